@@ -1,0 +1,37 @@
+"""ftengine: a plugin-based engine for fine-tuning pre-trained models.
+
+>>> from ftengine import Recipe, fine_tune, load_run
+
+Names are imported when first used, so that `import ftengine` and `ftengine --help` stay fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftengine.engine import Run, fine_tune, load_run, plan
+    from ftengine.hookspecs import hookimpl
+    from ftengine.recipe import Recipe
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Recipe": "ftengine.recipe",
+    "Run": "ftengine.engine",
+    "fine_tune": "ftengine.engine",
+    "hookimpl": "ftengine.hookspecs",
+    "load_run": "ftengine.engine",
+    "plan": "ftengine.engine",
+}
+
+__all__ = ["Recipe", "Run", "__version__", "fine_tune", "hookimpl", "load_run", "plan"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'ftengine' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

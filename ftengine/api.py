@@ -1,0 +1,431 @@
+"""The contracts: what a plugin implements, and the small objects that cross between rooms.
+
+Nothing here imports torch at run time, so that `--help`, `plugins list` and recipe errors stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from ftengine.errors import DataError, NotMergeable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+Example = Mapping[str, Any]
+"""One row of the user's data, by column name."""
+
+Features = dict[str, Any]
+"""One encoded example: plain Python lists and numbers, ready for `Task.collate`."""
+
+Batch = dict[str, Any]
+"""A collated batch: tensors by name, leading dimension = number of examples."""
+
+Prediction = dict[str, Any]
+"""What a task says of one example, in plain Python values; evaluators read it by key."""
+
+
+class Config(BaseModel):
+    """Options of a component. Unknown keys are errors; the field's description is its help text."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Component:
+    """Anything with a name that a user can choose in a recipe.
+
+    Subclasses set `name`, may replace `Config`, and start their docstring with the line that
+    `ftengine plugins list` shows. A component is built with its validated config.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Config]] = Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a classification head predicts.
+
+    Args:
+        kind: "single" (one of `names`), "multi" (any subset of `names`) or "regression" (a number).
+        names: label names in id order; for regression one name an output.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a task and a recipe ask of a model loader.
+
+    Args:
+        source: the recipe's `model.source`, untouched.
+        head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
+        labels: the classification targets, or None where the task has none.
+        dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
+        skeleton: build the module on the meta device, without reading weights.
+    """
+
+    source: str
+    head: str
+    labels: Labels | None = None
+    dtype: str = "auto"
+    skeleton: bool = False
+
+
+@dataclass
+class LoadedModel:
+    """A model as the strategy receives it.
+
+    Args:
+        module: the torch module; every parameter arrives with requires_grad as the loader left it.
+        processor: tokenizer, image processor or feature extractor that goes with it.
+        source: where it came from.
+        head: the head that was asked for.
+        new_modules: names of modules that were initialised afresh (a classifier head). They train
+            and are saved under every strategy.
+        labels: the classification targets, or None.
+        fingerprint: identity of the base weights and of the processor; the engine fills it in.
+        max_length: longest input in tokens that the model accepts, or None where it has no limit.
+    """
+
+    module: nn.Module
+    processor: Any
+    source: str
+    head: str
+    new_modules: tuple[str, ...] = ()
+    labels: Labels | None = None
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+
+
+class ModelLoader(Component):
+    """Turns a model source into a module and its processor."""
+
+    def accepts(self, source: str) -> bool:
+        """Say whether this loader can read `source`; must be quick and must not raise."""
+        raise NotImplementedError
+
+    def check(self, source: str) -> None:
+        """Find out, without reading weights, whether the source can be loaded.
+
+        Raises:
+            SourceError: something is missing, or the files are of a kind that is not read.
+        """
+
+    def load_processor(self, source: str) -> Any:
+        """Load the tokenizer (or image processor) alone, so that data is checked before the model loads."""
+        raise NotImplementedError
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        """Load the model.
+
+        Raises:
+            SourceError: nothing can be loaded from the source.
+        """
+        raise NotImplementedError
+
+
+class Task(Component):
+    """Says what an example looks like, how it is encoded, and what the loss is."""
+
+    head: ClassVar[str]
+    """What the loader puts on top of the model."""
+    default_evaluators: ClassVar[tuple[str, ...]] = ()
+    predicts: ClassVar[frozenset[str]] = frozenset()
+    """Keys that every `Prediction` of this task has; an evaluator needs a subset of them."""
+    labels: Labels | None = None
+    """Classification targets; set by `bind`."""
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse data whose columns this task cannot use.
+
+        Raises:
+            DataError: names the columns found and the shapes of row that are allowed.
+        """
+
+    def bind(self, splits: Mapping[str, Iterable[Example]]) -> None:
+        """Learn labels (and whatever else depends on the data) from the training split.
+
+        `splits` holds "train" and, where present, "validation" and "test"; a label that occurs only
+        outside of training is an error.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return what `bind` learnt, as JSON values; `restore` takes it back."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Set what `bind` learnt in an earlier run."""
+
+    def identity(self, example: Example) -> Any:
+        """Return what makes two examples duplicates (a JSON value): by default all of the row."""
+        return dict(example)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Encode one example; `max_length` is the model's limit in tokens.
+
+        The result has at least "length" (tokens), "weight" (what this example adds to the loss's
+        denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
+
+        Raises:
+            DataError: the row lacks a field or holds a value of the wrong kind.
+        """
+        raise NotImplementedError
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad and stack features into tensors."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight."""
+        raise NotImplementedError
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return one prediction an example, in the batch's order; called without gradients."""
+        raise NotImplementedError
+
+    def infer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Answer raw examples without labels: what `ftengine predict` writes, one mapping an example.
+
+        `options` are the task's own (`max_new_tokens`, …); unknown ones are an InputError.
+        """
+        raise NotImplementedError
+
+    def check_input(self, example: Example) -> None:
+        """Refuse an example that `infer` cannot answer.
+
+        Raises:
+            DataError: says what is missing.
+        """
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode an encoded example into (text, is trained on) pieces, for `ftengine plan`."""
+        return []
+
+
+class Strategy(Component):
+    """Decides which parameters train. After `prepare`, requires_grad is the only truth."""
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Add modules to `loaded.module` or freeze parts of it, so that requires_grad says what trains.
+
+        `loaded.new_modules` need no attention: the engine makes them trainable afterwards.
+
+        Raises:
+            NoMatch: a pattern matches no module; the message shows close names.
+        """
+        raise NotImplementedError
+
+    def matches(self) -> dict[str, list[str]]:
+        """Return the modules that each pattern matched in `prepare`, for `ftengine plan`."""
+        return {}
+
+    def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser's parameter groups over trainable parameters.
+
+        The default decays matrices and leaves vectors (biases, norms) alone.
+        """
+        from ftengine.parameters import default_param_groups
+
+        return default_param_groups(model, learning_rate, weight_decay)
+
+    def save(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write the trained part to an existing empty directory, in its ecosystem's format.
+
+        The default writes every trainable tensor, by parameter name, to `trained.safetensors`.
+        """
+        from ftengine.parameters import save_trained
+
+        save_trained(loaded.module, directory)
+
+    def load(self, loaded: LoadedModel, directory: Path) -> None:
+        """Read back what `save` wrote into a model that `prepare` has seen.
+
+        Raises:
+            BaseMismatch: keys are missing or unexpected, or a shape differs.
+        """
+        from ftengine.parameters import load_trained
+
+        load_trained(loaded.module, directory)
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Fold the trained part into the base weights, leaving the original architecture.
+
+        Raises:
+            NotMergeable: this strategy (or this base) has no such form.
+        """
+        raise NotMergeable(
+            f"strategy {self.name!r} cannot be merged into its base: it changes more than weights. "
+            "Serve the base with the trained part instead."
+        )
+
+
+class RandomSource(Protocol):
+    """The part of `random.Random` that augmenters use."""
+
+    def random(self) -> float: ...
+    def choice(self, seq: Sequence[Any]) -> Any: ...
+    def randrange(self, start: int, stop: int | None = None) -> int: ...
+
+
+class Augmenter(Component):
+    """Makes training examples from a training example; never sees validation or test rows."""
+
+    def augment(self, example: Example, rng: RandomSource) -> Iterable[Example]:
+        """Yield the examples that replace this one; `rng` is a function of (seed, epoch, row) alone."""
+        raise NotImplementedError
+
+
+class Regularizer(Component):
+    """Adds a penalty to the loss, or changes the model while it trains."""
+
+    def attach(self, loaded: LoadedModel) -> None:
+        """See the model once, after the strategy prepared it and before the first step."""
+
+    def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor:
+        """Return a scalar that is added to the batch's mean loss."""
+        raise NotImplementedError
+
+    def detach(self, loaded: LoadedModel) -> None:
+        """Undo `attach` (hooks, wrapped modules) before the model is saved."""
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """What an evaluator may know beside the predictions."""
+
+    task: str
+    labels: Labels | None = None
+
+
+class Evaluator(Component):
+    """Measures predictions. Its figures are functions of sums over examples.
+
+    One example gives a row of S numbers (`statistics`); a metric is a function of the rows' sum
+    (`metrics`). The engine adds rows up as a stream, so memory does not grow with the data, resamples
+    the sums for intervals (Poisson bootstrap, Chamandy et al. 2012), and compares tuned and base on the
+    same resamples, which pairs them by example.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Keys of `Prediction` that `statistics` needs."""
+    higher_is_better: ClassVar[Mapping[str, bool]] = {}
+    """For each metric, whether more is better."""
+
+    def bind(self, context: EvaluationContext) -> None:
+        """Learn the labels before the first prediction."""
+
+    def statistics(self, prediction: Prediction) -> Sequence[float]:
+        """Return this example's S numbers; S is the same for every example."""
+        raise NotImplementedError
+
+    def metrics(self, sums: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Turn sums of shape (..., S) into metrics of shape (...); nan where undefined."""
+        raise NotImplementedError
+
+    def details(self, sums: np.ndarray) -> Mapping[str, Any]:
+        """Return further JSON values from the sums of shape (S,), e.g. a confusion matrix."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure with its interval.
+
+    Args:
+        value: the point estimate.
+        low, high: ends of the 95 % interval; None where it cannot be computed.
+        n: examples it rests on.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Tuned minus base on the same examples.
+
+    Args:
+        value: the difference of the two point estimates.
+        low, high: ends of the paired 95 % interval.
+        p: two-sided bootstrap p-value of no difference.
+        better: True where tuned is better beyond chance, False where it is worse, None where neither.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    better: bool | None
+
+
+class Listener(Protocol):
+    """Receives what happens during a run; the CLI prints it, a notebook may plot it."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A new phase begins ("load", "encode", "train", …); `total` is its number of steps where known."""
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """Some steps of the phase are done; `figures` are the latest numbers (loss, learning_rate, …)."""
+
+    def message(self, text: str) -> None:
+        """Something worth one line."""
+
+
+class SilentListener:
+    """The listener that does nothing."""
+
+    def phase(self, name: str, total: int | None = None) -> None: ...
+    def advance(self, steps: int = 1, **figures: float) -> None: ...
+    def message(self, text: str) -> None: ...
+
+
+def iterate(listener: Listener, items: Iterable[Any], phase: str, total: int | None = None) -> Iterator[Any]:
+    """Yield `items` and advance the listener after each."""
+    listener.phase(phase, total)
+    for item in items:
+        yield item
+        listener.advance()
+
+
+__all__ = [
+    "Augmenter",
+    "Batch",
+    "Component",
+    "Config",
+    "DataError",
+    "Difference",
+    "EvaluationContext",
+    "Evaluator",
+    "Example",
+    "Features",
+    "Labels",
+    "Listener",
+    "LoadRequest",
+    "LoadedModel",
+    "Metric",
+    "ModelLoader",
+    "Prediction",
+    "Regularizer",
+    "SilentListener",
+    "Strategy",
+    "Task",
+    "iterate",
+]

@@ -1,0 +1,68 @@
+"""One tree of errors; every message says what was wrong, the value, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FtengineError(Exception):
+    """Base of every error that ftengine raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(FtengineError):
+    """The user's input is wrong: a recipe, a data file, an option. The command exits with 2."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe has an unknown key, a value out of range, or a contradiction."""
+
+
+class DataError(InputError):
+    """A data file is missing, malformed, or does not hold what the task needs."""
+
+
+class SourceError(InputError):
+    """A model source cannot be found or read."""
+
+
+class UnknownName(InputError):
+    """A component name that no installed plugin offers."""
+
+
+class NoMatch(InputError):
+    """A pattern matches no module of the model."""
+
+
+class PluginError(FtengineError):
+    """A plugin cannot be loaded, or two plugins claim one name."""
+
+
+class RunError(InputError):
+    """A run directory is missing, incomplete, occupied, or was made by something else."""
+
+
+class BaseMismatch(RunError):
+    """A trained part meets a base model, tokenizer or shape that it was not trained on."""
+
+
+class NotMergeable(InputError):
+    """The strategy cannot fold its parameters into the base weights."""
+
+
+class MergeChangedOutputs(FtengineError):
+    """The merged model's outputs differ from the unmerged ones by more than the dtype explains."""
+
+
+class TrainingError(FtengineError):
+    """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known word, or "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,160 @@
+"""Trainable parameters: what trains, how it is grouped, how it is written and identified.
+
+requires_grad is the only truth; everything here derives from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ftengine.errors import BaseMismatch, RunError
+
+TRAINED_FILE = "trained.safetensors"
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters with requires_grad by name, shared ones once."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def count(module: nn.Module) -> tuple[int, int]:
+    """Return (trainable, total) numbers of parameters; packed quantised ones count as they are stored."""
+    total = sum(p.numel() for p in module.parameters())
+    return sum(p.numel() for p in trainable(module).values()), total
+
+
+def default_param_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Group trainable parameters for the optimiser: weight decay on matrices, none on vectors."""
+    parameters = list(trainable(module).values())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors by name as safetensors: on the CPU, contiguous, none sharing memory with another.
+
+    Raises:
+        RunError: the file cannot be written (disk full, no permission).
+    """
+    plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, file, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file to the CPU.
+
+    Raises:
+        RunError: the file is missing, truncated, or of another format.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError:
+        raise RunError(f"{str(file)!r} is missing.") from None
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{str(file)!r} is no readable safetensors file: {error}. Pickled weights are not read; "
+            "convert them to safetensors first."
+        ) from None
+
+
+def save_trained(module: nn.Module, directory: Path) -> None:
+    """Write every trainable tensor, by parameter name, to `trained.safetensors` in `directory`."""
+    save_tensors(trainable(module), Path(directory) / TRAINED_FILE)
+
+
+def load_trained(module: nn.Module, directory: Path) -> None:
+    """Read what `save_trained` wrote into the module's trainable parameters.
+
+    Raises:
+        BaseMismatch: keys are missing or unexpected, or a shape differs.
+    """
+    file = Path(directory) / TRAINED_FILE
+    copy_into(trainable(module), read_tensors(file), str(file))
+
+
+@torch.no_grad()
+def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy tensors into parameters of the same names, all or none.
+
+    Args:
+        parameters: targets by name; each keeps its dtype and device.
+        tensors: sources by name.
+        origin: where the tensors come from, for the message.
+
+    Raises:
+        BaseMismatch: keys are missing or unexpected, or a shape differs.
+    """
+    missing, unexpected = parameters.keys() - tensors.keys(), tensors.keys() - parameters.keys()
+    if missing or unexpected:
+        raise BaseMismatch(
+            f"{origin} does not fit this model: {len(missing)} keys missing{_some(missing)}, "
+            f"{len(unexpected)} unexpected{_some(unexpected)}. It was trained with another base or other options."
+        )
+    wrong = {n: (tuple(tensors[n].shape), tuple(p.shape)) for n, p in parameters.items() if tensors[n].shape != p.shape}
+    if wrong:
+        name, (found, expected) = next(iter(wrong.items()))
+        raise BaseMismatch(
+            f"{origin} does not fit this model: {name!r} has shape {found}, the model expects {expected}"
+            f" ({len(wrong)} of {len(parameters)} tensors differ)."
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+
+
+@torch.no_grad()
+def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
+    """Return a hash that identifies base weights, whatever dtype they were loaded in.
+
+    Names, shapes and up to 256 evenly spaced elements of each tensor, rounded to bfloat16, enter the
+    hash: reading every element of a large model would cost minutes, and weights that differ at all
+    differ nearly everywhere.
+
+    Args:
+        module: the model before a strategy touched it.
+        exclude: names of modules initialised afresh, which differ from run to run.
+    """
+    digest = hashlib.sha256()
+    skipped = tuple(f"{name}." for name in exclude)
+    for name, tensor in sorted(module.named_parameters()):
+        if name.startswith(skipped):
+            continue
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        step = max(1, flat.numel() // 256)
+        sample = flat[::step][:256].cpu()
+        if sample.is_floating_point():
+            sample = sample.to(torch.bfloat16).view(torch.int16)
+        digest.update(sample.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def fingerprint_processor(processor: Any) -> str:
+    """Return a hash of a tokenizer's vocabulary and chat template (or of a processor's settings)."""
+    digest = hashlib.sha256()
+    if hasattr(processor, "get_vocab"):
+        for token, index in sorted(processor.get_vocab().items()):
+            digest.update(f"{token}\0{index}\0".encode("utf-8", "surrogatepass"))
+        digest.update(str(getattr(processor, "chat_template", None)).encode())
+    elif hasattr(processor, "to_dict"):
+        digest.update(repr(sorted(processor.to_dict().items(), key=lambda item: item[0])).encode())
+    return digest.hexdigest()[:32]

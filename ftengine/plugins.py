@@ -1,0 +1,142 @@
+"""Plugin discovery: guarded, fail-closed, and without a global."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass
+from importlib import metadata
+
+import pluggy
+
+from ftengine import hookspecs
+from ftengine.errors import PluginError
+
+GROUP = "ftengine"
+BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
+TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"
+
+
+@dataclass(frozen=True)
+class PluginOrigin:
+    """Where a plugin comes from.
+
+    Args:
+        name: the entry point's name.
+        distribution: name of the installed distribution.
+        version: its version.
+        target: what the entry point names, `module:object`.
+        status: "loaded", "blocked" or "broken".
+        cause: why it is broken; "" otherwise.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    status: str
+    cause: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+class Plugins:
+    """The loaded plugins, with the origin of each."""
+
+    def __init__(self, manager: pluggy.PluginManager, origins: dict[str, PluginOrigin]) -> None:
+        self.manager = manager
+        self.origins = origins
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        return self.manager.hook
+
+    def origin(self, plugin_name: str) -> PluginOrigin:
+        """Return the origin of a registered plugin; one registered by hand has no distribution."""
+        unknown = PluginOrigin(plugin_name, plugin_name, "unversioned", plugin_name, "loaded")
+        return self.origins.get(plugin_name, unknown)
+
+    def broken(self) -> list[PluginOrigin]:
+        return [origin for origin in self.origins.values() if origin.status == "broken"]
+
+    def require_sound(self) -> None:
+        """Refuse to go on beside a plugin that failed to load.
+
+        Raises:
+            PluginError: names each broken plugin with version and cause.
+        """
+        broken = self.broken()
+        if broken:
+            causes = "; ".join(f"{o.name!r} of {o} ({o.target}): {o.cause}" for o in broken)
+            names = ",".join(sorted({o.distribution for o in broken}))
+            raise PluginError(
+                f"plugin failed to load: {causes}. Repair or uninstall it, or run with {BLOCK_VARIABLE}={names}."
+            )
+
+
+def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: bool = True) -> Plugins:
+    """Find and load every plugin of the entry-point group `ftengine`.
+
+    Args:
+        extra: further plugin objects by name, for tests and notebooks.
+        discover: look at installed distributions; False leaves only `extra`.
+
+    A plugin that cannot be loaded is kept as broken; `Plugins.require_sound` turns it into an error, so
+    that `plugins list` and `doctor` can still report it. Distributions named (comma-separated) in
+    FTENGINE_BLOCK_PLUGINS are not loaded at all.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    if os.environ.get(TRACE_VARIABLE):
+        manager.trace.root.setwriter(print)
+        manager.enable_tracing()
+    origins: dict[str, PluginOrigin] = {}
+    entry_points = sorted(metadata.entry_points(group=GROUP), key=_entry_point_key) if discover else []
+    blocked = {_normal(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",") if name.strip()}
+    for ep in entry_points:
+        distribution = ep.dist.name if ep.dist else "unknown"
+        version = ep.dist.version if ep.dist else "unversioned"
+        key = f"{distribution}:{ep.name}"
+        if key in origins:  # an editable install may be listed twice on sys.path
+            continue
+        status, cause = "loaded", ""
+        if _normal(distribution) in blocked:
+            status = "blocked"
+        else:
+            cause = _register(manager, key, ep.load)
+            status = "broken" if cause else "loaded"
+        origins[key] = PluginOrigin(ep.name, distribution, version, ep.value, status, cause)
+    for name, plugin in (extra or {}).items():
+        cause = _register(manager, name, lambda plugin=plugin: plugin)
+        if cause:
+            raise PluginError(f"plugin {name!r} failed to load: {cause}")
+    return Plugins(manager, origins)
+
+
+def _register(manager: pluggy.PluginManager, name: str, load) -> str:
+    """Load and register one plugin; return the cause of failure, or ""."""
+    plugin = None
+    try:
+        plugin = load()
+        manager.register(plugin, name=name)
+        misspelt = [hook.name for hook in manager.get_hookcallers(plugin) or [] if not hook.has_spec()]
+        if misspelt:
+            manager.unregister(name=name)
+            return f"implements a hook that does not exist: {', '.join(misspelt)}"
+    # Third-party code may raise anything, SystemExit included; whatever it is becomes this plugin's cause.
+    except (Exception, SystemExit) as error:
+        if plugin is not None and manager.has_plugin(name):
+            manager.unregister(name=name)
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
+    return ""
+
+
+def _normal(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def _entry_point_key(ep: metadata.EntryPoint) -> tuple[str, str]:
+    return (ep.dist.name if ep.dist else "", ep.name)

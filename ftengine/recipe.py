@@ -1,0 +1,203 @@
+"""What a user writes: the recipe, read from YAML, with unknown keys forbidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ftengine.errors import RecipeError
+from ftengine.registry import explain
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
+        raise ValueError("a component is a name, or a mapping with `name` and its options")
+    return dict(value)
+
+
+Named = Annotated[dict[str, Any], BeforeValidator(_named)]
+"""A component: a name, or a mapping with `name` and its options."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSection(_Section):
+    """Which model, and how it is loaded."""
+
+    source: str = Field(min_length=1, description="hub id, folder, model.gguf, package://NAME/FILE, or module:callable")
+    loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="dtype of frozen weights; auto follows train.precision"
+    )
+
+
+def _held_out(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("write a fraction between 0 and 1, a file, or null")
+    if isinstance(value, (int, float)) and not 0 < value < 1:
+        raise ValueError("a fraction lies between 0 and 1 (exclusive)")
+    return value
+
+
+HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
+
+
+class DataSection(_Section):
+    """Where examples come from and how they are split."""
+
+    train: str = Field(min_length=1, description=".jsonl .json .csv .tsv .parquet .txt, a folder, or a hub id")
+    validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
+    test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
+    on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
+    columns: dict[str, str] = Field({}, description="rename columns: {what the task expects: what the file has}")
+
+    @model_validator(mode="after")
+    def _something_left(self) -> DataSection:
+        taken = sum(part for part in (self.validation, self.test) if isinstance(part, float))
+        if taken >= 1:
+            raise ValueError(f"validation and test together take {taken:g} of the data; leave some for training")
+        return self
+
+
+class EarlyStopping(_Section):
+    """Stop when the validation loss no longer falls."""
+
+    patience: int = Field(2, ge=1, description="validations without improvement before training stops")
+    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement")
+
+
+class TrainSection(_Section):
+    """How training runs."""
+
+    epochs: float = Field(3, gt=0, description="passes over the training data")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
+    batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
+    learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
+    early_stopping: EarlyStopping | None = None
+    keep_best: bool = Field(True, description="end with the weights of the best validation loss")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: once an epoch")
+    keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
+    )
+    gradient_checkpointing: bool = False
+
+
+class EvaluationSection(_Section):
+    """How figures are made."""
+
+    batch_size: int | None = Field(None, ge=1, description="null: train.batch_size")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+
+
+class Recipe(_Section):
+    """A complete description of a run."""
+
+    model: ModelSection
+    task: Named
+    data: DataSection
+    strategy: Named
+    augment: list[Named] = []
+    regularize: list[Named] = []
+    train: TrainSection = TrainSection()  # type: ignore[call-arg]
+    evaluate: list[Named] = Field([], description="evaluators beyond the task's defaults")
+    evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
+    seed: int = Field(0, ge=0)
+    output: str = Field("runs/run", min_length=1)
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe file.
+
+        Paths in it (data, model folder, output) are taken relative to the working directory, as the
+        shell would.
+
+        Args:
+            path: a YAML file.
+            overrides: "train.max_steps=40": dotted key, then a YAML value.
+
+        Raises:
+            RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError(f"no recipe file {str(path)!r}. `ftengine init` writes one to start from.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            problem = getattr(error, "problem", None) or str(error)
+            raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
+        if not isinstance(content, dict):
+            raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}.")
+        return cls.make(content, overrides, origin=str(path))
+
+    @classmethod
+    def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
+        """Validate a mapping after applying `key=value` overrides.
+
+        Raises:
+            RecipeError: names key, value and what is allowed.
+        """
+        content = apply_overrides(content, overrides)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(f"{origin}: {explain(error, cls)}") from None
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the recipe as plain values with every default written out."""
+        return self.model_dump(mode="json")
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of `content` with dotted `key=value` overrides applied; values are YAML."""
+    result = _copy(content)
+    for override in overrides:
+        key, equals, raw = override.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {override!r}: write key=value, for example train.max_steps=40.")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {override!r}: {raw!r} is not a YAML value.") from None
+        *parents, last = key.strip().split(".")
+        place = result
+        for step in parents:
+            inner = place.get(step)
+            if isinstance(inner, str):  # `strategy: lora` grows options: {name: lora, …}
+                inner = {"name": inner}
+            elif inner is None:
+                inner = {}
+            if not isinstance(inner, dict):
+                raise RecipeError(f"--set {override!r}: {step!r} is no mapping in this recipe.")
+            place[step] = inner
+            place = inner
+        place[last] = value
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+

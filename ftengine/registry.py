@@ -1,0 +1,150 @@
+"""kind + name -> class. Duplicates and unknown names are errors with suggestions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ftengine.api import Augmenter, Component, Evaluator, ModelLoader, Regularizer, Strategy, Task
+from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
+from ftengine.plugins import PluginOrigin, Plugins, make_plugin_manager
+
+KINDS: dict[str, tuple[type[Component], str]] = {
+    "loader": (ModelLoader, "ftengine_model_loaders"),
+    "task": (Task, "ftengine_tasks"),
+    "strategy": (Strategy, "ftengine_strategies"),
+    "augmenter": (Augmenter, "ftengine_augmenters"),
+    "regularizer": (Regularizer, "ftengine_regularizers"),
+    "evaluator": (Evaluator, "ftengine_evaluators"),
+}
+"""Component kinds: the base class of each and the hook that lists its classes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component class and where it comes from."""
+
+    kind: str
+    cls: type[Component]
+    origin: PluginOrigin
+
+    @property
+    def name(self) -> str:
+        return self.cls.name
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+
+class Registry:
+    """All components of all loaded plugins."""
+
+    def __init__(self, plugins: Plugins | None = None) -> None:
+        self.plugins = plugins if plugins is not None else make_plugin_manager()
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        for kind, (base, hook_name) in KINDS.items():
+            for impl in getattr(self.plugins.hook, hook_name).get_hookimpls():
+                for cls in _classes(impl, hook_name):
+                    self._add(kind, base, cls, self.plugins.origin(impl.plugin_name))
+
+    def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise PluginError(f"{origin} offers {cls!r} as a {kind}; it must be a subclass of {base.__name__}.")
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not name:
+            raise PluginError(f"{origin} offers the {kind} {cls.__qualname__} without a name; set `name = '…'`.")
+        known = self._entries[kind].get(name)
+        if known is not None:
+            raise PluginError(
+                f"two {kind} plugins are named {name!r}: one of {known.origin}, one of {origin}. "
+                f"Uninstall one, or block one with FTENGINE_BLOCK_PLUGINS={origin.distribution}."
+            )
+        self._entries[kind][name] = Entry(kind, cls, origin)
+
+    def entries(self, kind: str) -> list[Entry]:
+        """Return all components of a kind, by name."""
+        return sorted(self._entries[kind].values(), key=lambda entry: entry.name)
+
+    def get(self, kind: str, name: str, key: str = "") -> Entry:
+        """Find a component.
+
+        Args:
+            kind: one of `KINDS`.
+            name: the component's name.
+            key: the recipe key that asked for it, for the message.
+
+        Raises:
+            UnknownName: lists what is installed and the nearest name.
+        """
+        entry = self._entries[kind].get(name)
+        if entry is None:
+            where = f" (recipe key {key})" if key else ""
+            installed = ", ".join(f"{e.name} ({e.origin})" for e in self.entries(kind)) or "none"
+            raise UnknownName(
+                f"no {kind} named {name!r}{where}. Installed: {installed}."
+                + did_you_mean(name, self._entries[kind])
+            )
+        return entry
+
+    def build(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Any:
+        """Build a component from a name, or from a mapping with `name` and its options.
+
+        Raises:
+            UnknownName: no such component.
+            RecipeError: an option is unknown or out of range; the message names the recipe key.
+        """
+        options = {} if isinstance(spec, str) else {k: v for k, v in spec.items() if k != "name"}
+        name = spec if isinstance(spec, str) else spec["name"]
+        entry = self.get(kind, name, f"{key}.name" if not isinstance(spec, str) else key)
+        try:
+            config = entry.cls.Config.model_validate(options)
+        except ValidationError as error:
+            raise RecipeError(explain(error, entry.cls.Config, f"{key}.")) from None
+        return entry.cls(config)
+
+
+def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
+    """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key."""
+    parts = []
+    for item in error.errors():
+        path = [str(step) for step in item["loc"]]
+        key = prefix + ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, path[:-1])
+            parts.append(
+                f"unknown key {key!r}. Allowed: {', '.join(known)}." + did_you_mean(path[-1], known)
+            )
+        elif item["type"] == "missing":
+            parts.append(f"key {key!r} is missing; it is required.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = item.get("input")
+            shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+            where = f"key {key!r}: {message}" if path else message
+            parts.append(where + (f" (got {shown})" if path else "") + ("" if message.endswith(".") else "."))
+    return " ".join(parts)
+
+
+def _known_keys(model: type[Any], path: list[str]) -> list[str]:
+    for step in path:
+        inner = model.model_fields.get(step)
+        if inner is None or not hasattr(inner.annotation, "model_fields"):
+            return []
+        model = inner.annotation
+    return sorted(model.model_fields)
+
+
+def _classes(impl: Any, hook_name: str) -> list[Any]:
+    try:
+        return list(impl.function() or ())
+    # A hook of third-party code may raise anything; fail closed and name it.
+    except Exception as error:
+        raise PluginError(
+            f"{impl.plugin_name} failed in {hook_name}: {type(error).__name__}: {error}."
+        ) from error
