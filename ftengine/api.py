@@ -113,6 +113,9 @@ class LoadedModel:
 class ModelLoader(Component):
     """Turns a model source into a module and its processor."""
 
+    skeletons: ClassVar[bool] = True
+    """Whether `load` honours `LoadRequest.skeleton`; without it, patterns are checked only after loading."""
+
     def accepts(self, source: str) -> bool:
         """Say whether this loader can read `source`; must be quick and must not raise."""
         raise NotImplementedError
@@ -196,6 +199,21 @@ class Task(Component):
         """Return one prediction an example, in the batch's order; called without gradients."""
         raise NotImplementedError
 
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the model's raw outputs (logits) for a batch; `merge` compares them before and after."""
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        result = model(**inputs)
+        return result.logits if hasattr(result, "logits") else result
+
+    def probe(self, loaded: LoadedModel) -> Batch:
+        """Return a small batch made without data, which exercises the model's layers; by default random tokens."""
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        tokens = loaded.module.get_input_embeddings().num_embeddings
+        ids = torch.randint(tokens, (2, 16), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
     def infer(
         self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
@@ -232,6 +250,10 @@ class Strategy(Component):
 
     def matches(self) -> dict[str, list[str]]:
         """Return the modules that each pattern matched in `prepare`, for `ftengine plan`."""
+        return {}
+
+    def environment(self) -> dict[str, Any]:
+        """Return what a run should record of how this strategy computes (kernel path and the reason)."""
         return {}
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -158,3 +158,16 @@ def fingerprint_processor(processor: Any) -> str:
     elif hasattr(processor, "to_dict"):
         digest.update(repr(sorted(processor.to_dict().items(), key=lambda item: item[0])).encode())
     return digest.hexdigest()[:32]
+
+
+def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
+    """Write a whole model as its ecosystem does: a transformers folder, safetensors only, processor beside it.
+
+    A module without `save_pretrained` is written as `model.safetensors`, its state by name.
+    """
+    if hasattr(module, "save_pretrained"):
+        module.save_pretrained(directory)
+    else:
+        save_tensors(module.state_dict(), Path(directory) / "model.safetensors")
+    if hasattr(processor, "save_pretrained"):
+        processor.save_pretrained(directory)

@@ -87,8 +87,7 @@ class Registry:
             where = f" (recipe key {key})" if key else ""
             installed = ", ".join(f"{e.name} ({e.origin})" for e in self.entries(kind)) or "none"
             raise UnknownName(
-                f"no {kind} named {name!r}{where}. Installed: {installed}."
-                + did_you_mean(name, self._entries[kind])
+                f"no {kind} named {name!r}{where}. Installed: {installed}." + did_you_mean(name, self._entries[kind])
             )
         return entry
 
@@ -117,9 +116,7 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
             known = _known_keys(model, path[:-1])
-            parts.append(
-                f"unknown key {key!r}. Allowed: {', '.join(known)}." + did_you_mean(path[-1], known)
-            )
+            parts.append(f"unknown key {key!r}. Allowed: {', '.join(known)}." + did_you_mean(path[-1], known))
         elif item["type"] == "missing":
             parts.append(f"key {key!r} is missing; it is required.")
         else:
@@ -145,6 +142,4 @@ def _classes(impl: Any, hook_name: str) -> list[Any]:
         return list(impl.function() or ())
     # A hook of third-party code may raise anything; fail closed and name it.
     except Exception as error:
-        raise PluginError(
-            f"{impl.plugin_name} failed in {hook_name}: {type(error).__name__}: {error}."
-        ) from error
+        raise PluginError(f"{impl.plugin_name} failed in {hook_name}: {type(error).__name__}: {error}.") from error

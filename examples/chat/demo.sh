@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Fine-tune SmolLM2-135M-Instruct on small talk and compare it with what it was before.
+# `make demo` runs this; by hand, first: source .venv/bin/activate
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+run() {
+    printf '\n$ %s\n' "$*"
+    "$@"
+}
+
+# A run never overwrites another one, so each demo takes the first free folder.
+output=runs/demo
+for ((n = 2; ; n++)); do
+    [[ -e $output ]] || break
+    output=runs/demo-$n
+done
+
+run python examples/chat/prepare.py
+run ftengine plan examples/chat/demo.yaml
+run ftengine train examples/chat/demo.yaml --set output="$output"
+
+echo
+echo "The trained part is $output/adapter, in PEFT's format; everything about the run lies in $output."

@@ -1,0 +1,60 @@
+"""Batches of similar length: padding costs time and carries no signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BUCKET_BATCHES = 64
+"""Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
+
+
+def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Shuffle examples into effective batches whose members have similar lengths.
+
+    Examples are shuffled, cut into buckets of `BUCKET_BATCHES` batches, sorted by length inside each
+    bucket, and the batches are shuffled again. A function of (lengths, size, seed, epoch) alone, so that
+    a resumed run sees the same batches.
+
+    Args:
+        lengths: (examples,) tokens of each example.
+        size: examples an optimiser step, over all micro-batches and processes.
+        seed: the run's seed.
+        epoch: 0, 1, ….
+
+    Returns:
+        One index array a step, longest example first; the last one made may be smaller.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), size * BUCKET_BATCHES):
+        bucket = order[start : start + size * BUCKET_BATCHES]
+        bucket = bucket[np.argsort(-lengths[bucket], kind="stable")]
+        batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def micro_batches(batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
+    """Split an effective batch into one process's micro-batches, neighbours in length together.
+
+    Args:
+        batch: indices, longest first.
+        size: examples a micro-batch.
+        rank, ranks: this process and their number; each takes every ranks-th example.
+    """
+    mine = batch[rank::ranks]
+    return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+
+def ordered_batches(lengths: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
+    """Split a whole split into batches by length, longest first, for evaluation."""
+    return micro_batches(np.argsort(-lengths, kind="stable"), size, rank, ranks)
+
+
+def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    """Return padded tokens for each real token when every batch is padded to its longest example."""
+    real = sum(int(lengths[batch].sum()) for batch in batches)
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches if len(batch))
+    return (padded - real) / real if real else 0.0

@@ -1,0 +1,142 @@
+"""The engine: load, prepare, train, evaluate, save. Reads like a table of contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import Listener, LoadedModel, SilentListener
+from ftengine.environment import versions
+from ftengine.errors import RunError
+from ftengine.evaluation.results import comparison
+from ftengine.finished import Run, load_run
+from ftengine.job import Job, described
+from ftengine.planning import Plan, plan
+from ftengine.recipe import Recipe
+from ftengine.registry import Registry
+from ftengine.run import SIDECAR, RunDirectory
+from ftengine.session import Session, held_out
+
+__all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
+
+
+def fine_tune(
+    recipe: Recipe, *, resume: bool = False, listener: Listener | None = None, registry: Registry | None = None
+) -> Run:
+    """Fine-tune a model as a recipe says.
+
+    Args:
+        recipe: what to do.
+        resume: continue an unfinished run in `recipe.output`; a finished one is returned as it is, and
+            where there is none, a new one begins.
+        listener: told of phases and steps.
+        registry: components; by default those of all installed plugins.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: recipe, data, model source or output folder are wrong; nothing has been written then.
+        TrainingError: training cannot go on; the run keeps its last checkpoint.
+    """
+    listener = listener or SilentListener()
+    run = RunDirectory(recipe.output)
+    resuming = resume and run.is_run()
+    if not resuming:
+        run.require_free()
+
+    job = Job.open(recipe, registry, listener)
+    if resuming:
+        require_same_recipe(run, job.resolved())
+        if run.finished:
+            listener.message(f"{run.path} is finished; nothing to resume")
+            return load_run(run.path, registry=job.registry, listener=listener)
+    splits = job.read_data()
+    job.load_skeleton()
+    encoded = job.encode(splits)
+    evaluators = job.evaluators()
+    session = Session(job)
+
+    loaded = job.load_model()
+    begin(run, job, session, resuming)
+    job.registry.plugins.hook.ftengine_run_started(run=run)
+    base = session.evaluate(loaded, encoded, evaluators, "evaluate base")
+    session.prepare(loaded)
+    result = session.train(loaded, encoded, run, resuming)
+    tuned = session.evaluate(loaded, encoded, evaluators, "evaluate tuned")
+    if session.is_main:
+        save(run, job, loaded)
+        run.write_json("training.json", session.training_facts(loaded, result))
+        run.write_json("evaluation.json", comparison(held_out(encoded), base, tuned))
+    session.wait()
+    job.registry.plugins.hook.ftengine_run_finished(run=run)
+    return load_run(run.path, registry=job.registry, listener=listener)
+
+
+def begin(run: RunDirectory, job: Job, session: Session, resuming: bool) -> None:
+    """Make the run directory and record what the run is; on resume, check that the data is the same.
+
+    Raises:
+        RunError: the data changed since the run began, or the folder cannot be written.
+    """
+    if resuming:
+        stored = run.read_json("audit.json")
+        if stored["encoded"] != job.audit["encoded"]:
+            raise RunError(
+                f"run {str(run.path)!r} cannot be resumed: the data files changed since it began. "
+                "Restore them, or start a new run with --set output=DIR."
+            )
+        run.clear_partial()
+        return
+    if session.is_main:
+        run.create()
+        run.write_json("audit.json", job.audit)
+        run.write_json("environment.json", session.environment())
+        run.write_yaml("recipe.yaml", job.resolved())
+    session.wait()
+
+
+def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
+    """Refuse to resume a run under another recipe.
+
+    Raises:
+        RunError: names the keys that differ.
+    """
+    stored = Recipe.read(run.path / "recipe.yaml").resolved()
+    differing = [key for key in _flat(resolved) if _flat(resolved)[key] != _flat(stored).get(key) and key != "output"]
+    if differing:
+        raise RunError(
+            f"run {str(run.path)!r} was started with another recipe; {', '.join(differing)} "
+            f"{'differs' if len(differing) == 1 else 'differ'}. Resume with the recipe that it began with "
+            f"({run.path / 'recipe.yaml'}), or start a new run with --set output=DIR."
+        )
+
+
+def save(run: RunDirectory, job: Job, loaded: LoadedModel) -> None:
+    """Write the trained part, its processor and ftengine's own facts."""
+    job.listener.phase("save")
+
+    def fill(folder: Path) -> None:
+        job.strategy.save(loaded, folder)
+        if hasattr(loaded.processor, "save_pretrained"):
+            loaded.processor.save_pretrained(folder)
+        RunDirectory(folder).write_json(SIDECAR, sidecar(job, loaded))
+
+    run.write_folder(run.trained, fill)
+
+
+def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
+    """Return ftengine's own facts about a trained part."""
+    return {
+        "ftengine": versions()["ftengine"],
+        "base": {"source": loaded.source, **loaded.fingerprint},
+        "strategy": described(job.strategy),
+        "task": {**described(job.task), "state": job.task.state()},
+        "new_modules": list(loaded.new_modules),
+    }
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix.rstrip("."): content}
+    return {k: v for key, value in content.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

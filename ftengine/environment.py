@@ -1,0 +1,86 @@
+"""What a run ran on: versions, plugins, hardware. Read by `doctor` and recorded in every run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from ftengine.plugins import Plugins
+
+PACKAGES = ("ftengine", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "pluggy", "numpy")
+
+
+def versions() -> dict[str, str | None]:
+    """Return the installed versions of what matters, None for what is absent."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return what the machine offers to torch."""
+    import psutil
+    import torch
+
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "memory_bytes": torch.cuda.get_device_properties(i).total_memory,
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
+        }
+        for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    ]
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpus,
+    }
+
+
+def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:
+    """Return distribution, version, origin and status of every plugin."""
+    return [
+        {
+            "name": origin.name,
+            "distribution": origin.distribution,
+            "version": origin.version,
+            "target": origin.target,
+            "status": origin.status,
+            **({"cause": origin.cause} if origin.cause else {}),
+        }
+        for origin in plugins.origins.values()
+    ]
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process held: on the GPU where one is used, else resident memory."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,310 @@
+"""The streaming bootstrap of evaluators: sums in, figures with intervals and comparisons out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Difference, EvaluationContext, Evaluator, Metric, Prediction
+from ftengine.errors import PluginError, RecipeError
+from ftengine.evaluation.proportions import difference_interval, score_interval
+from ftengine.evaluation.resampling import CONFIDENCE, Interval, p_value, percentile_interval, poisson_weights
+
+BATCH = 256
+"""Examples whose weights are drawn together: 2 MB at 1,000 resamples."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric with its resamples.
+
+    Args:
+        value: from the plain sums; nan where undefined.
+        resampled: (B,) from the weighted sums.
+        interval: 95 %.
+        proportion: whether the interval is a score interval.
+        higher_is_better: None where the evaluator does not say.
+    """
+
+    value: float
+    resampled: np.ndarray
+    interval: Interval
+    proportion: bool
+    higher_is_better: bool | None
+
+
+class Accumulator:
+    """Adds up evaluators' statistics over the examples of one split, and over all resamples at once.
+
+    Memory is (resamples + 1) × (1 + the evaluators' S numbers), whatever the number of examples. Each
+    example is given once, in any order, to any of the accumulators that are merged later.
+    """
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        context: EvaluationContext,
+        resamples: int = 1000,
+        seed: int = 0,
+        *,
+        predicts: Collection[str] | None = None,
+    ) -> None:
+        """Check the evaluators and bind them.
+
+        Args:
+            evaluators: what is measured.
+            context: what they may know beside the predictions.
+            resamples: bootstrap resamples behind each interval.
+            seed: with an example's index, decides its weights.
+            predicts: the keys of the task's predictions; None where `check_evaluators` has seen them before.
+
+        Raises:
+            RecipeError: an evaluator does not suit the task, or two report one metric.
+        """
+        check_evaluators(evaluators, context.task, predicts)
+        for evaluator in evaluators:
+            evaluator.bind(context)
+        self.evaluators = list(evaluators)
+        self.resamples = resamples
+        self.seed = seed
+        self._widths: list[int] = []
+        # (resamples + 1, 1 + all S): row 0 plain, the others weighted; column 0 counts examples.
+        self._sums: np.ndarray | None = None
+        self._counts: list[Counter[Hashable]] = [Counter() for _ in self.evaluators]
+        self._waiting: list[tuple[int, np.ndarray]] = []
+
+    def update(self, index: int, prediction: Prediction) -> None:
+        """Add one example.
+
+        Args:
+            index: its position in the split.
+            prediction: what the task said of it.
+        """
+        rows = [np.asarray(evaluator.statistics(prediction), dtype=np.float64) for evaluator in self.evaluators]
+        for evaluator, counts in zip(self.evaluators, self._counts, strict=True):
+            counts.update(_counts(evaluator, prediction))
+        self._expect([len(row) for row in rows])
+        self._waiting.append((index, np.concatenate([np.ones(1), *rows])))
+        if len(self._waiting) == BATCH:
+            self._flush()
+
+    def merge(self, other: Accumulator) -> None:
+        """Add what another process accumulated over other examples of the split.
+
+        Raises:
+            ValueError: the other one resamples differently or runs other evaluators.
+        """
+        self.require_alike(other)
+        other._flush()
+        self._flush()
+        if other._sums is not None:
+            self._expect(other._widths)
+            self._sums = other._sums.copy() if self._sums is None else self._sums + other._sums
+        for mine, theirs in zip(self._counts, other._counts, strict=True):
+            mine.update(theirs)
+
+    @property
+    def examples(self) -> int:
+        """How many examples were added."""
+        self._flush()
+        return 0 if self._sums is None else round(self._sums[0, 0])
+
+    def weight_totals(self) -> np.ndarray:
+        """Return the weights' sum in each resample, shape (resamples,): equal for equal sets of examples."""
+        self._flush()
+        return np.zeros(self.resamples) if self._sums is None else self._sums[1:, 0]
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """Return the sums by evaluator name, each (resamples + 1, S), row 0 plain; empty before any example."""
+        return {evaluator.name: sums for evaluator, sums, _ in self._measured()}
+
+    def figures(self) -> dict[str, Figure]:
+        """Return every metric with its resamples; none before any example."""
+        figures: dict[str, Figure] = {}
+        owners: dict[str, str] = {}
+        n = self.examples
+        for evaluator, sums, _ in self._measured():
+            # Resamples may well be without a class or a token; what is undefined there is nan, not a warning.
+            with np.errstate(all="ignore"):
+                trials = _trials(evaluator, sums[0])
+                metrics = evaluator.metrics(sums)
+            for name, values in metrics.items():
+                _claim(owners, name, evaluator)
+                value, resampled = float(values[0]), np.asarray(values[1:])
+                interval = (
+                    score_interval(value, resampled, float(trials[name]), n)
+                    if name in trials
+                    else percentile_interval(resampled, n)
+                )
+                better = evaluator.higher_is_better.get(name)
+                figures[name] = Figure(value, resampled, interval, name in trials, better)
+        return figures
+
+    def results(self) -> dict[str, Metric]:
+        """Return every metric with its 95 % interval."""
+        n = self.examples
+        return {name: Metric(figure.value, *figure.interval, n) for name, figure in self.figures().items()}
+
+    def details(self) -> dict[str, Any]:
+        """Return what evaluators tell beside their metrics (JSON values), by evaluator name."""
+        with np.errstate(all="ignore"):
+            details = {e.name: _details(e, sums[0], counts) for e, sums, counts in self._measured()}
+        return {name: dict(content) for name, content in details.items() if content}
+
+    def require_alike(self, other: Accumulator) -> None:
+        """Refuse an accumulator whose sums mean something else.
+
+        Raises:
+            ValueError: resamples, seed or evaluators differ; the message gives both.
+        """
+        mine, theirs = ((a.resamples, a.seed, [evaluator.name for evaluator in a.evaluators]) for a in (self, other))
+        if mine != theirs:
+            raise ValueError(f"accumulators differ in (resamples, seed, evaluators): {mine} and {theirs}.")
+
+    def _measured(self) -> Iterator[tuple[Evaluator, np.ndarray, Counter[Hashable]]]:
+        self._flush()
+        if self._sums is None:
+            return
+        start = 1
+        for evaluator, width, counts in zip(self.evaluators, self._widths, self._counts, strict=True):
+            yield evaluator, self._sums[:, start : start + width], counts
+            start += width
+
+    def _expect(self, widths: list[int]) -> None:
+        self._widths = self._widths or widths
+        if widths != self._widths:
+            for evaluator, before, now in zip(self.evaluators, self._widths, widths, strict=True):
+                if before != now:
+                    raise PluginError(
+                        f"evaluator {evaluator.name!r} returned {now} statistics for an example and {before} for "
+                        "another; every example gives equally many."
+                    )
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        indices, rows = zip(*self._waiting, strict=True)
+        self._waiting = []
+        matrix = np.stack(rows)
+        if self._sums is None:
+            self._sums = np.zeros((self.resamples + 1, matrix.shape[1]))
+        with np.errstate(all="ignore"):  # a statistic that is not finite shows in the figures
+            self._sums[0] += matrix.sum(axis=0)
+            self._sums[1:] += poisson_weights(self.seed, indices, self.resamples).T @ matrix
+
+
+def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
+    """Return tuned minus base for every metric.
+
+    Both saw the same examples, so each resample weighs them equally in both, and what makes an example hard
+    for both cancels.
+
+    Raises:
+        ValueError: the two were not made alike, or saw different examples.
+    """
+    base.require_alike(tuned)
+    if base.examples != tuned.examples or not np.array_equal(base.weight_totals(), tuned.weight_totals()):
+        raise ValueError(
+            f"base ({base.examples} examples) and tuned ({tuned.examples}) were not evaluated on the same examples."
+        )
+    before, after = base.figures(), tuned.figures()
+    return {name: _difference(before[name], after[name], base.examples) for name in before if name in after}
+
+
+def _difference(base: Figure, tuned: Figure, n: int) -> Difference:
+    value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
+    if math.isnan(value):
+        return Difference(value, None, None, None, None)
+    resampled = _subtract(tuned.resampled, base.resampled, n)
+    if base.proportion:
+        low, high = difference_interval(
+            base.value, tuned.value, base.interval, tuned.interval, base.resampled, tuned.resampled
+        )
+    else:
+        low, high = percentile_interval(resampled, n)
+    p = p_value(resampled, n)
+    return Difference(value, low, high, p, _better(low, high, p, tuned.higher_is_better))
+
+
+def _better(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
+    """Return the verdict; both the interval and the p-value must exclude zero."""
+    if low is None or high is None or p is None or higher_is_better is None:
+        return None
+    if low <= 0 <= high or p > 1 - CONFIDENCE:
+        return None
+    return (low > 0) == higher_is_better
+
+
+def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
+    """Return the difference, with 0 for what the order of adding n numbers explains.
+
+    Two models that say the same may be added up in different orders; rounding must not decide which is better.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = tuned - base
+        rounding = n * np.finfo(np.float64).eps * np.maximum(np.abs(tuned), np.abs(base))
+        return np.where(np.abs(difference) <= rounding, 0.0, difference)
+
+
+def to_json(figure: Metric | Difference) -> dict[str, Any]:
+    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p}.
+
+    JSON has no nan and no infinity; they become null.
+    """
+    keys = ("value", "low", "high", "n" if isinstance(figure, Metric) else "p")
+    values = asdict(figure)
+    return {key: None if values[key] is None or not math.isfinite(values[key]) else values[key] for key in keys}
+
+
+def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str] | None = None) -> None:
+    """Refuse evaluators that a task's predictions do not serve, or that report one metric twice.
+
+    Args:
+        evaluators: those that are to run; they need not be bound.
+        task: the task's name.
+        predicts: the keys of its predictions; None checks the metrics alone.
+
+    Raises:
+        RecipeError: names the evaluator, what it reads and what there is.
+    """
+    owners: dict[str, str] = {}
+    for evaluator in evaluators:
+        missing = evaluator.reads - set(predicts) if predicts is not None else ()
+        if missing:
+            raise RecipeError(
+                f"evaluator {evaluator.name!r} reads {_listed(missing)}, which task {task!r} does not predict "
+                f"(it predicts {_listed(predicts or ())}). Take it out of recipe key 'evaluate'."
+            )
+        for metric in evaluator.higher_is_better:
+            _claim(owners, metric, evaluator)
+
+
+def _claim(owners: dict[str, str], metric: str, evaluator: Evaluator) -> None:
+    owner = owners.setdefault(metric, evaluator.name)
+    if owner != evaluator.name:
+        raise RecipeError(
+            f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
+            "Take one of them out of recipe key 'evaluate'."
+        )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(repr(key) for key in sorted(keys)) or "nothing"
+
+
+# The contract's three optional methods; these go when `Evaluator` has them with such defaults.
+def _counts(evaluator: Any, prediction: Prediction) -> Iterable[Hashable]:
+    return evaluator.counts(prediction) if hasattr(evaluator, "counts") else ()
+
+
+def _trials(evaluator: Any, sums: np.ndarray) -> Mapping[str, float]:
+    return evaluator.trials(sums) if hasattr(evaluator, "trials") else {}
+
+
+def _details(evaluator: Any, sums: np.ndarray, counts: Mapping[Hashable, int]) -> Mapping[str, Any]:
+    return evaluator.details(sums, counts) if hasattr(evaluator, "counts") else evaluator.details(sums)

@@ -1,0 +1,84 @@
+"""Intervals for metrics that lie between 0 and 1.
+
+Resampling twenty right answers gives twenty right answers, so the bootstrap's interval at 0 or 1 has no
+width and next to them too little. Score intervals do not have this fault; the bootstrap still contributes
+what they need to know of the data, a variance and a correlation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtri
+
+from ftengine.evaluation.resampling import CONFIDENCE, Interval
+
+
+def score_interval(value: float, resampled: np.ndarray, trials: float, n: int) -> Interval:
+    """Return the 95 % Wilson score interval at the effective number of trials.
+
+    For a plain proportion that is the number of examples. For another figure it is the number of coin
+    tosses whose mean varies as much as the bootstrap says that the figure does (Korn & Graubard 1998).
+
+    Args:
+        value: in [0, 1].
+        resampled: (B,) the figure in each resample; nan where undefined.
+        trials: the most independent trials that can be behind the figure.
+        n: examples; a bound on the trials where nothing varies, since examples are what was sampled.
+    """
+    if n < 2 or math.isnan(value):
+        return None, None
+    variance = _variance(resampled)
+    effective = min(trials, value * (1 - value) / variance if variance > 0 else n)
+    if not effective > 0:
+        return None, None
+    z = float(ndtri((1 + CONFIDENCE) / 2))
+    ratio = z * z / effective
+    center = (value + ratio / 2) / (1 + ratio)
+    half = z / (1 + ratio) * math.sqrt((value * (1 - value) + ratio / 4) / effective)
+    # Rounding must not push an end past the value that it encloses, nor out of [0, 1].
+    return max(0.0, min(value, center - half)), min(1.0, max(value, center + half))
+
+
+def difference_interval(
+    base: float,
+    tuned: float,
+    base_interval: Interval,
+    tuned_interval: Interval,
+    base_resampled: np.ndarray,
+    tuned_resampled: np.ndarray,
+) -> Interval:
+    """Return the 95 % interval of tuned - base from the two score intervals and their correlation.
+
+    Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", method 10, with the correlation taken from the paired resamples (0 where one of the two
+    does not vary).
+    """
+    (base_low, base_high), (tuned_low, tuned_high) = base_interval, tuned_interval
+    if base_low is None or base_high is None or tuned_low is None or tuned_high is None:
+        return None, None
+    r = _correlation(base_resampled, tuned_resampled)
+    low = _distance(tuned - tuned_low, base_high - base, r)
+    high = _distance(tuned_high - tuned, base - base_low, r)
+    return tuned - base - low, tuned - base + high
+
+
+def _distance(a: float, b: float, r: float) -> float:
+    return math.sqrt(max(0.0, a * a - 2 * r * a * b + b * b))
+
+
+def _variance(resampled: np.ndarray) -> float:
+    """Return the variance of the defined resamples; 0 where they differ by rounding alone."""
+    known = resampled[~np.isnan(resampled)]
+    if not len(known) or np.ptp(known) <= 1e-12:  # a proportion of n moves by 1/n at least
+        return 0.0
+    return float(known.var())
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    known = ~np.isnan(x + y)
+    x, y = x[known], y[known]
+    if _variance(x) == 0 or _variance(y) == 0:
+        return 0.0
+    return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))

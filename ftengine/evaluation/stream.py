@@ -1,0 +1,44 @@
+"""Evaluate a model over a split as a stream: one batch at a time, nothing of it is kept but sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from ftengine.api import EvaluationContext, Evaluator, Listener, Task
+from ftengine.data.batching import ordered_batches
+from ftengine.data.encoding import EncodedSplit
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.training.loop import to_device
+
+
+@torch.no_grad()
+def evaluate_split(
+    accelerator: Accelerator,
+    module: torch.nn.Module,
+    task: Task,
+    split: EncodedSplit,
+    evaluators: Sequence[Evaluator],
+    *,
+    batch_size: int,
+    resamples: int,
+    seed: int,
+    listener: Listener,
+    phase: str,
+) -> Accumulator:
+    """Predict every example of a split and add up its evaluators' statistics, over all processes."""
+    context = EvaluationContext(task.name, task.labels)
+    result = Accumulator(evaluators, context, resamples=resamples, seed=seed)
+    module.eval()
+    listener.phase(phase, len(split))
+    ranks = accelerator.num_processes
+    for members in ordered_batches(split.lengths, batch_size, accelerator.process_index, ranks):
+        batch = to_device(split.batch(members), accelerator.device)
+        with accelerator.autocast():
+            predictions = task.predict(module, batch)
+        for index, prediction in zip(members, predictions, strict=True):
+            result.update(int(index), prediction)
+        listener.advance(len(members) * ranks)
+    return result

@@ -1,0 +1,185 @@
+"""A finished run: load it, evaluate it, predict with it, merge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import Example, Listener, LoadedModel, SilentListener
+from ftengine.data.encoding import EncodedSplit
+from ftengine.data.read import read_rows
+from ftengine.errors import DataError, InputError
+from ftengine.evaluation.results import comparison
+from ftengine.job import Job, require_same_base
+from ftengine.merging import MergeReport, merge_into
+from ftengine.recipe import Recipe
+from ftengine.registry import Registry
+from ftengine.run import SIDECAR, RunDirectory, read_json
+from ftengine.session import Session, held_out
+
+
+class Run:
+    """A run that `fine_tune` finished.
+
+    Args:
+        path: the run directory.
+        registry: components; by default those of all installed plugins.
+        listener: told of phases and steps.
+
+    Raises:
+        RunError: the folder holds no finished run.
+    """
+
+    def __init__(self, path: str | Path, *, registry: Registry | None = None, listener: Listener | None = None) -> None:
+        self.directory = RunDirectory(path)
+        self.directory.require_finished()
+        self.path = self.directory.path
+        self.recipe = Recipe.read(self.path / "recipe.yaml")
+        self.facts: dict[str, Any] = read_json(self.directory.trained / SIDECAR)
+        self.listener = listener or SilentListener()
+        self._registry = registry
+        self._ready: tuple[Session, LoadedModel] | None = None
+
+    @property
+    def trained(self) -> Path:
+        """Folder of the trained part, in its ecosystem's format."""
+        return self.directory.trained
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The figures made at the end of training: base, tuned, difference."""
+        return self.directory.read_json("evaluation.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping a training step or validation."""
+        return self.directory.metrics()
+
+    def evaluate(self, data: str | Path | None = None) -> dict[str, Any]:
+        """Evaluate base and tuned model on the same examples.
+
+        Args:
+            data: a data file; by default the run's own test (else validation) split.
+
+        Returns:
+            {split, base, tuned, difference, details}, as in evaluation.json.
+
+        Raises:
+            InputError: the data cannot be used, or the base is not the one trained on.
+        """
+        job = self.open_job()
+        split = self._split(job, data)
+        session = Session(job)
+        evaluators = job.evaluators()
+        loaded = self._load_base(job)
+        base = session.evaluate_split(loaded, split, evaluators, "evaluate base")
+        self._load_trained(job, session, loaded)
+        tuned = session.evaluate_split(loaded, split, evaluators, "evaluate tuned")
+        return comparison(str(data) if data is not None else self.evaluation["split"], base, tuned)
+
+    def predict(
+        self, examples: Iterable[Example], *, base: bool = False, batch_size: int | None = None, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Answer examples one after the other, in their order.
+
+        Args:
+            examples: rows such as the task takes; labels are not needed. They are read as a stream.
+            base: answer with the base model instead, for comparison.
+            batch_size: examples answered together; by default the recipe's.
+            options: the task's own, e.g. `max_new_tokens`.
+
+        Raises:
+            DataError: an example cannot be answered; the message has its number.
+            InputError: an option is unknown to the task.
+        """
+        session, loaded = self._model(base)
+        task, size = session.job.task, batch_size or self.recipe.train.batch_size
+        stream, done = iter(examples), 0
+        while chunk := list(islice(stream, size)):
+            for number, example in enumerate(chunk, done + 1):
+                try:
+                    task.check_input(example)
+                except DataError as error:
+                    raise DataError(f"example {number}: {error}") from None
+            with session.inference(loaded):
+                answers = task.infer(loaded, chunk, options)
+            yield from answers
+            done += len(chunk)
+
+    def merge(self, out: str | Path, dtype: str = "auto") -> MergeReport:
+        """Fold the trained part into the base and save a plain model, after checking that outputs agree.
+
+        Args:
+            out: a folder that does not exist yet or is empty.
+            dtype: of the merged weights; "auto" keeps the base checkpoint's.
+
+        Raises:
+            RunError: `out` is in use.
+            NotMergeable: the strategy has no merged form.
+            MergeChangedOutputs: merging changed the outputs by more than the dtype explains; nothing is written.
+        """
+        target = RunDirectory(out)
+        target.require_free()
+        job = self.open_job()
+        loaded = self._load_base(job, dtype)
+        job.prepare(loaded)
+        job.strategy.load(loaded, self.trained)
+        return merge_into(target, job, loaded)
+
+    def open_job(self) -> Job:
+        """Build the run's components with what they learnt."""
+        content = self.recipe.resolved()
+        content["strategy"] = self.facts["strategy"]
+        job = Job.open(Recipe.make(content), self._registry, self.listener)
+        job.task.restore(self.facts["task"]["state"])
+        job.regularizers = []  # they act in training alone
+        return job
+
+    def _split(self, job: Job, data: str | Path | None) -> EncodedSplit:
+        if data is None:
+            splits = job.read_data().mapping()
+            name = held_out(splits)
+            if name is None:
+                raise InputError("this run has no held-out split; name a data file with --data FILE.")
+            rows = splits[name]
+        else:
+            name = "test"
+            rows = read_rows(str(data), on_error=self.recipe.data.on_error, columns=self.recipe.data.columns)
+            job.task.check(rows.columns)
+        job.load_skeleton()
+        job.processor = job.loader.load_processor(self.recipe.model.source)
+        return job.encode_rows(name, rows)
+
+    def _load_base(self, job: Job, dtype: str | None = None) -> LoadedModel:
+        loaded = job.load_model(dtype)
+        require_same_base(loaded, self.facts["base"], str(self.trained))
+        return loaded
+
+    def _load_trained(self, job: Job, session: Session, loaded: LoadedModel) -> None:
+        job.prepare(loaded)
+        job.strategy.load(loaded, self.trained)
+        session.place(loaded)
+
+    def _model(self, base: bool) -> tuple[Session, LoadedModel]:
+        if base:
+            job = self.open_job()
+            session, loaded = Session(job), self._load_base(job)
+            session.place(loaded)
+            return session, loaded
+        if self._ready is None:
+            job = self.open_job()
+            session, loaded = Session(job), self._load_base(job)
+            self._load_trained(job, session, loaded)
+            self._ready = session, loaded
+        return self._ready
+
+
+def load_run(path: str | Path, *, registry: Registry | None = None, listener: Listener | None = None) -> Run:
+    """Open a finished run; weights are read when first needed.
+
+    Raises:
+        RunError: the folder holds no finished run.
+    """
+    return Run(path, registry=registry, listener=listener)

@@ -1,0 +1,273 @@
+"""What a recipe becomes: built components, then data, then a model. Each step is one method of `Job`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftengine.api import (
+    Augmenter,
+    EvaluationContext,
+    Evaluator,
+    Example,
+    Listener,
+    LoadedModel,
+    LoadRequest,
+    ModelLoader,
+    Regularizer,
+    SilentListener,
+    Strategy,
+    Task,
+)
+from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.read import Rows
+from ftengine.data.split import Splits, make_splits
+from ftengine.errors import BaseMismatch, DataError, SourceError
+from ftengine.recipe import Recipe
+from ftengine.registry import Registry
+
+
+@dataclass
+class Job:
+    """A recipe's components, and what they have produced so far."""
+
+    recipe: Recipe
+    registry: Registry
+    listener: Listener
+    loader: ModelLoader
+    task: Task
+    strategy: Strategy
+    augmenters: Sequence[Augmenter]
+    regularizers: Sequence[Regularizer]
+    processor: Any = None
+    audit: dict[str, Any] = field(default_factory=dict)
+    skeleton: LoadedModel | None = None
+    trained_base: frozenset[str] | None = None
+    """Base parameters that the strategy trains, known from the skeleton; None without one."""
+    targets: dict[str, list[str]] = field(default_factory=dict)
+    """Modules that each of the strategy's patterns matched."""
+
+    @classmethod
+    def open(cls, recipe: Recipe, registry: Registry | None = None, listener: Listener | None = None) -> Job:
+        """Build a recipe's components and check its model source, without reading data or weights.
+
+        Raises:
+            PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
+        """
+        registry = registry or Registry()
+        registry.plugins.require_sound()
+        loader = choose_loader(recipe, registry)
+        job = cls(
+            recipe,
+            registry,
+            listener or SilentListener(),
+            loader,
+            registry.build("task", recipe.task, "task"),
+            registry.build("strategy", recipe.strategy, "strategy"),
+            [registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)],
+            [registry.build("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)],
+        )
+        for i, spec in enumerate(recipe.evaluate):
+            registry.build("evaluator", spec, f"evaluate.{i}")
+        loader.check(recipe.model.source)
+        return job
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the recipe as plain values, the options of every component written out."""
+        content = self.recipe.resolved()
+        content["model"]["loader"] = described(self.loader)
+        content["task"], content["strategy"] = described(self.task), described(self.strategy)
+        content["augment"] = [described(augmenter) for augmenter in self.augmenters]
+        content["regularize"] = [described(regularizer) for regularizer in self.regularizers]
+        return content
+
+    def read_data(self) -> Splits:
+        """Read and split the data, and let the task learn its labels.
+
+        Raises:
+            DataError: a file is missing or malformed, or does not hold what the task needs.
+        """
+        self.listener.phase("read data")
+        splits = make_splits(self.recipe.data, self.task, self.recipe.seed)
+        for rows in splits.mapping().values():
+            self.task.check(rows.columns)
+        located = {name: Located(rows) for name, rows in splits.mapping().items()}
+        try:
+            self.task.bind(located)
+        except DataError as error:
+            place = next((x.place() for x in located.values() if x.place()), "")
+            raise DataError(f"{place}: {error}" if place else str(error)) from None
+        self.audit = dict(splits.audit)
+        return splits
+
+    def load_skeleton(self) -> None:
+        """Let the strategy prepare a model without weights, so that a wrong pattern is found early.
+
+        Raises:
+            NoMatch: a pattern matches no module.
+        """
+        if not self.loader.skeletons:
+            return
+        self.listener.phase("check strategy")
+        self.skeleton = self.loader.load(self._request(skeleton=True))
+        original = dict(self.skeleton.module.named_parameters())
+        prepare(self.strategy, self.skeleton)
+        self.trained_base = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
+        self.targets = self.strategy.matches()
+        # The model itself is prepared by a fresh strategy: one object, one model.
+        self.strategy = type(self.strategy)(self.strategy.config)
+
+    def encode(self, splits: Splits) -> dict[str, EncodedSplit]:
+        """Encode every split once, to count tokens and to find bad rows.
+
+        Raises:
+            DataError: a row cannot be encoded, or nothing is left to train on.
+        """
+        self.processor = self.loader.load_processor(self.recipe.model.source)
+        return {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
+
+    def encode_rows(self, name: str, rows: Rows) -> EncodedSplit:
+        """Encode one split; only the training split is augmented."""
+        encoded = encode_split(
+            name,
+            rows,
+            self.task,
+            self.processor,
+            self.skeleton.max_length if self.skeleton else None,
+            on_error=self.recipe.data.on_error,
+            listener=self.listener,
+            augmenters=self.augmenters if name == "train" else (),
+            seed=self.recipe.seed,
+        )
+        self.audit.setdefault("encoded", {})[name] = encoded.summary() | {
+            "content": hashlib.sha256(encoded.lengths.tobytes() + encoded.weights.tobytes()).hexdigest()[:16]
+        }
+        return encoded
+
+    def load_model(self, dtype: str | None = None) -> LoadedModel:
+        """Load the base model with its weights and take its fingerprint.
+
+        Raises:
+            SourceError: it cannot be loaded.
+        """
+        from accelerate.utils import set_seed
+
+        from ftengine.parameters import fingerprint_processor, fingerprint_weights
+
+        self.listener.phase("load model")
+        set_seed(self.recipe.seed)  # a fresh head is a function of the recipe
+        loaded = self.loader.load(self._request(dtype=dtype or self.recipe.model.dtype))
+        loaded.fingerprint = {
+            "weights": fingerprint_weights(loaded.module, loaded.new_modules),
+            "processor": fingerprint_processor(loaded.processor),
+        }
+        if self.trained_base is not None:
+            for name, parameter in loaded.module.named_parameters():
+                parameter.requires_grad_(name in self.trained_base and parameter.is_floating_point())
+        self.processor = loaded.processor
+        return loaded
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Apply the strategy to the loaded model, reproducibly."""
+        from accelerate.utils import set_seed
+
+        set_seed(self.recipe.seed)
+        prepare(self.strategy, loaded)
+        self.targets = self.strategy.matches()
+        for regularizer in self.regularizers:
+            regularizer.attach(loaded)
+
+    def evaluators(self) -> list[Evaluator]:
+        """Build the task's evaluators and those that the recipe adds, each once, bound to the labels."""
+        specs: dict[str, Any] = {name: name for name in self.task.default_evaluators}
+        specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
+        built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
+        for evaluator in built:
+            evaluator.bind(EvaluationContext(self.task.name, self.task.labels))
+        return built
+
+    def _request(self, dtype: str = "auto", skeleton: bool = False) -> LoadRequest:
+        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, dtype, skeleton)
+
+
+def prepare(strategy: Strategy, loaded: LoadedModel) -> None:
+    """Apply a strategy; freshly initialised modules train under every one.
+
+    Raises:
+        SourceError: the loader named a new module that does not exist.
+    """
+    strategy.prepare(loaded)
+    for name in loaded.new_modules:
+        try:
+            loaded.module.get_submodule(name).requires_grad_(True)
+        except AttributeError:
+            raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
+
+
+def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
+    """Refuse a base model or tokenizer that differs from the one trained on.
+
+    Args:
+        loaded: the base at hand.
+        stored: the fingerprint saved with the trained part.
+        where: the trained part's place, for the message.
+
+    Raises:
+        BaseMismatch: weights, vocabulary or chat template differ.
+    """
+    names = {"weights": "weights", "processor": "tokenizer (vocabulary or chat template)"}
+    changed = [text for key, text in names.items() if loaded.fingerprint.get(key) != stored.get(key)]
+    if changed:
+        raise BaseMismatch(
+            f"{where} was trained on another base: the {' and the '.join(changed)} of {loaded.source!r} differ from "
+            "what the run recorded. Restore the base that it was trained on, or train again."
+        )
+
+
+def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
+    """Build the loader that the recipe names, or the first that accepts its source.
+
+    Raises:
+        UnknownName: no loader has that name.
+        SourceError: no loader accepts the source.
+    """
+    spec, source = recipe.model.loader, recipe.model.source
+    if spec["name"] != "auto":
+        return registry.build("loader", spec, "model.loader")
+    options = {key: value for key, value in spec.items() if key != "name"}
+    for entry in registry.entries("loader"):
+        if entry.cls().accepts(source):  # type: ignore[attr-defined]
+            return registry.build("loader", {"name": entry.name, **options}, "model.loader")
+    known = ", ".join(entry.name for entry in registry.entries("loader"))
+    hint = "" if os.path.exists(source) else " There is no such file or folder here."
+    raise SourceError(
+        f"no loader accepts model.source {source!r} (tried: {known}).{hint} Give a folder with config.json, a .gguf "
+        "file, a hub id, or package://NAME/FILE; name model.loader for anything else."
+    )
+
+
+def described(component: Any) -> dict[str, Any]:
+    """Return a component as a recipe writes it, with every option."""
+    return {"name": component.name, **component.config.model_dump(mode="json")}
+
+
+class Located:
+    """Rows that remember which one is being read, so that an error can say where."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self._at = rows, -1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        for i in range(len(self._rows)):
+            self._at = i
+            yield self._rows[i]
+        self._at = -1
+
+    def place(self) -> str:
+        return self._rows.where(self._at) if self._at >= 0 else ""

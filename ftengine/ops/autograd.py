@@ -1,0 +1,90 @@
+"""The two low-rank layers with their gradients.
+
+Both keep x, s and the seed for the backward, and otherwise only references to parameters: no mask, no dropout(x), no
+copy of the weight in another dtype. Neither overwrites anything it was given.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from ftengine.ops import reference
+from ftengine.ops.eligibility import why_reference
+
+
+def operators(x: Tensor, rank: int) -> ModuleType:
+    """Return where the operators for this layer live: the dispatcher, or the reference for what is not eligible."""
+    if why_reference(x.device.type, x.dtype, rank, x.layout) is None:
+        return torch.ops.ftengine
+    return reference
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """Return x (..., K) as contiguous (M, K); a view wherever x is contiguous."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+class LowRankLinear(torch.autograd.Function):
+    """y = x Wᵀ + bias + scale · dropout(x) Aᵀ Bᵀ, W and bias frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        p: float,
+        seed: Tensor | None,
+    ) -> Tensor:
+        ctx.ops, rows = operators(x, a.shape[0]), as_matrix(x)
+        s = ctx.ops.lowrank_shrink(rows, a, p, seed)
+        y = linear(rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        ctx.ops.lowrank_expand_(y, s, b, scale)
+        ctx.save_for_backward(x, s, seed, weight, a, b)
+        ctx.scale, ctx.p = scale, p
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, s, seed, weight, a, b = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            dy_rows = as_matrix(dy)
+            dx = dy_rows @ weight.to(x.dtype) if ctx.needs_input_grad[0] else None
+            ds, db = ctx.ops.lowrank_backward_output(dy_rows, s, b, ctx.scale)
+            da = ctx.ops.lowrank_backward_input_(dx, as_matrix(x), ds, a, ctx.p, seed)
+        return None if dx is None else dx.view(x.shape), None, None, da, db, None, None, None
+
+
+class LowRankAdd(torch.autograd.Function):
+    """out = y + scale · dropout(x) Aᵀ Bᵀ, for y = f(x) with any frozen f."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, p: float, seed: Tensor | None
+    ) -> Tensor:
+        ctx.ops = operators(x, a.shape[0])
+        s = ctx.ops.lowrank_shrink(as_matrix(x), a, p, seed)
+        out = y.clone(memory_format=torch.contiguous_format)
+        ctx.ops.lowrank_expand_(out.view(-1, out.shape[-1]), s, b, scale)
+        ctx.save_for_backward(x, s, seed, a, b)
+        ctx.scale, ctx.p = scale, p
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, s, seed, a, b = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            rows = as_matrix(x)
+            dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
+            ds, db = ctx.ops.lowrank_backward_output(as_matrix(dy), s, b, ctx.scale)
+            da = ctx.ops.lowrank_backward_input_(dx, rows, ds, a, ctx.p, seed)
+        return dy, None if dx is None else dx.view(x.shape), da, db, None, None, None

@@ -1,0 +1,52 @@
+"""Which layers may take a compiled kernel, and why the others do not."""
+
+import torch
+
+from ftengine.ops.schemas import NAMES
+
+DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
+MAX_RANK = 256
+
+
+def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype a layer computes in: autocast's where autocast is on, as torch does, else its own."""
+    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:  # autocast leaves fp64 alone
+        return torch.get_autocast_dtype(device_type)
+    return dtype
+
+
+def why_reference(
+    device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided
+) -> str | None:
+    """Say why a layer takes the reference, or None when it may take a compiled kernel.
+
+    Args:
+        device_type: "cpu", "cuda", …
+        dtype: of the layer's input; autocast, where it is on, has the last word.
+        rank: r.
+        layout: of the layer's input and frozen weight.
+    """
+    dtype = compute_dtype(device_type, dtype)
+    if device_type not in DTYPES:
+        return f"device {device_type}: kernels exist for {', '.join(DTYPES)}"
+    if dtype not in DTYPES[device_type]:
+        return f"dtype {dtype} on {device_type}: kernels exist for {', '.join(map(str, DTYPES[device_type]))}"
+    if layout != torch.strided:
+        return f"layout {layout}: kernels need {torch.strided}"
+    if not 1 <= rank <= MAX_RANK:
+        return f"rank {rank}: kernels need 1 to {MAX_RANK}"
+    return None
+
+
+def active_backend(device_type: str = "cpu") -> tuple[str, str]:
+    """Return (name, reason) of what serves eligible layers on a device: ("compiled", …) or ("reference", …).
+
+    The dispatcher answers, so this is what runs, not what was meant to.
+    """
+    key = device_type.upper()
+    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in NAMES):
+        return "compiled", f"kernels are registered for {key}"
+    return "reference", f"no compiled library is installed for {device_type}"

@@ -1,0 +1,138 @@
+"""What a strategy calls: low-rank updates of frozen layers, checked, cast and seeded."""
+
+import torch
+from torch import Tensor
+
+from ftengine.ops.autograd import LowRankAdd, LowRankLinear, operators
+from ftengine.ops.dropout import draw_seed, quantise_dropout
+from ftengine.ops.eligibility import compute_dtype
+
+
+def lowrank_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """Apply a frozen linear map and its low-rank update.
+
+    y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ      (Hu et al. 2021, arXiv:2106.09685, §4.1)
+
+    Args:
+        x: (..., K) input; fp32, bf16 or fp16. Under autocast it is cast, as torch.nn.functional.linear casts it.
+        weight: (N, K), frozen; receives no gradient. In x's dtype, or any under autocast.
+        bias: (N,) or None, frozen.
+        a: (r, K); b: (N, r); trained. May be fp32 masters of any compute dtype; gradients come in their own.
+        scale: alpha / r, dimensionless.
+        p: dropout probability on the low-rank path only; rounded to a multiple of 1/65536.
+        seed: () int64 tensor; drawn from torch's generator when None and p > 0.
+
+    Returns:
+        (..., N) in x's dtype (autocast's, under autocast); products accumulate in fp32.
+
+    Raises:
+        ValueError: shapes disagree; the message gives both. Or weight or bias requires a gradient, which it would
+            not get; or x and weight differ in dtype outside autocast.
+    """
+    _check_update(x, a, b)
+    _check(weight.dim() == 2 and weight.shape[1] == x.shape[-1], "weight (N, K)", weight, "x (..., K)", x)
+    _check(weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
+    if bias is not None:
+        _check(bias.shape == weight.shape[:1], "bias (N,)", bias, "weight (N, K)", weight)
+    for name, frozen in (("weight", weight), ("bias", bias)):
+        if frozen is not None and frozen.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False")
+    dtype = compute_dtype(x.device.type, x.dtype)
+    if dtype == x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
+    p, seed = _dropout(x, p, seed)
+    return LowRankLinear.apply(x.to(dtype), weight, bias, a, b, scale, p, seed)
+
+
+def lowrank_add(
+    y: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+    p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """Add a low-rank update to the output of any frozen layer: 4-bit, packed, or a module nobody has seen.
+
+    out = y + scale · (dropout(x) Aᵀ) Bᵀ, with y = layer(x)
+
+    y is read and never overwritten: its layer may have saved it for its own backward, and hooks may hold it. That
+    costs one copy of y; a dense layer avoids it through lowrank_linear.
+
+    Args:
+        y: (..., N) output of the frozen layer.
+        x: (..., K) its input. Under autocast it is cast, as torch.nn.functional.linear casts it.
+        a: (r, K); b: (N, r); trained. May be fp32 masters of any compute dtype; gradients come in their own.
+        scale: alpha / r, dimensionless.
+        p: dropout probability on the low-rank path; rounded to a multiple of 1/65536.
+        seed: () int64 tensor; drawn from torch's generator when None and p > 0.
+
+    Returns:
+        (..., N), fresh, in y's dtype. Gradients flow to y (unchanged), x (the low-rank part), a and b.
+
+    Raises:
+        ValueError: shapes disagree; the message gives both.
+    """
+    _check_update(x, a, b)
+    _check(y.shape[-1:] == b.shape[:1], "y (..., N)", y, "b (N, r)", b)
+    _check(y.shape[:-1] == x.shape[:-1], "y (..., N)", y, "x (..., K)", x)
+    p, seed = _dropout(x, p, seed)
+    return LowRankAdd.apply(y, x.to(compute_dtype(x.device.type, x.dtype)), a, b, scale, p, seed)
+
+
+@torch.no_grad()
+def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Merge a low-rank update into the weight it belongs to, in place.
+
+    W += scale · B A, accumulated in fp32 (fp64 for fp64) and rounded once. With -scale it is taken out again, up to
+    that rounding.
+
+    Args:
+        weight: (N, K).
+        a: (r, K); b: (N, r).
+        scale: alpha / r, dimensionless.
+
+    Returns:
+        weight.
+
+    Raises:
+        ValueError: shapes disagree; the message gives both.
+    """
+    _check_update(weight, a, b)
+    _check(weight.dim() == 2 and weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
+    dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
+    with torch.autocast(weight.device.type, enabled=False):
+        operators(weight, a.shape[0]).lowrank_merge_(dense, a, b, scale)
+    return weight if dense is weight else weight.copy_(dense)
+
+
+def _check_update(x: Tensor, a: Tensor, b: Tensor) -> None:
+    _check(x.dim() >= 1 and a.dim() == 2 and a.shape[1] == x.shape[-1], "a (r, K)", a, "x (..., K)", x)
+    _check(b.dim() == 2 and b.shape[1] == a.shape[0], "b (N, r)", b, "a (r, K)", a)
+
+
+def _check(agree: bool, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if not agree:
+        raise ValueError(f"{name} is {tuple(tensor.shape)} but {other_name} is {tuple(other.shape)}")
+
+
+def _dropout(x: Tensor, p: float, seed: Tensor | None) -> tuple[float, Tensor | None]:
+    """Return the quantised p with its seed; no seed where there is no dropout, so that no generator moves."""
+    p = quantise_dropout(p)
+    if p == 0.0:
+        return p, None
+    if seed is None:
+        return p, draw_seed(x.device)
+    if seed.shape != () or seed.dtype != torch.int64:
+        raise ValueError(f"seed is {seed.dtype} of shape {tuple(seed.shape)}; it must be a () torch.int64 tensor")
+    return p, seed

@@ -1,0 +1,177 @@
+"""A recipe's consequences, without training: what `ftengine plan` shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Listener
+from ftengine.data.batching import epoch_batches, micro_batches, padding_share
+from ftengine.data.encoding import EncodedSplit
+from ftengine.job import Job
+from ftengine.recipe import Recipe
+from ftengine.registry import Registry
+from ftengine.run import RunDirectory
+from ftengine.session import Session, held_out
+
+PLANNED_EPOCHS = 3
+"""Epochs whose padding is counted exactly; later ones are alike."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe would do.
+
+    Args:
+        recipe: the resolved recipe.
+        model: source, loader, class, and numbers of parameters.
+        targets: modules matched by each of the strategy's patterns.
+        data: audit and token counts of each split.
+        steps: optimiser steps, tokens, padding.
+        example: one training example as (text, is trained on) pieces.
+        precision: compute dtype and the reason.
+        estimate: expected seconds and bytes; None when not measured.
+        warnings: what deserves attention, in plain words.
+    """
+
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    targets: dict[str, list[str]]
+    data: dict[str, Any]
+    steps: dict[str, Any]
+    example: list[tuple[str, bool]]
+    precision: dict[str, str]
+    estimate: dict[str, Any] | None
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return asdict(self)
+
+
+def plan(
+    recipe: Recipe, *, measure: bool = True, listener: Listener | None = None, registry: Registry | None = None
+) -> Plan:
+    """Work out what a recipe would do; nothing is written.
+
+    Args:
+        recipe: the recipe.
+        measure: load the weights and time a few batches; without it there is no estimate.
+
+    Raises:
+        InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
+    """
+    from ftengine.parameters import count
+    from ftengine.training.loop import plan_steps
+
+    job = Job.open(recipe, registry, listener)
+    splits = job.read_data()
+    job.load_skeleton()
+    encoded = job.encode(splits)
+    session = Session(job)
+    train = encoded["train"]
+    section = recipe.train
+    schedule = plan_steps(len(train), section, session.accelerator.num_processes)
+    batches = _planned(train, recipe, schedule.total, session.accelerator.num_processes)
+    micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
+    step_tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
+    loaded, figures = job.skeleton, None
+    if measure or loaded is None:
+        loaded = job.load_model()
+        session.prepare(loaded)
+    if measure:
+        figures = _estimate(session, loaded, encoded, schedule.total, schedule.per_epoch, step_tokens)
+    trained, total = count(loaded.module)
+    return Plan(
+        recipe=job.resolved(),
+        model={
+            "source": recipe.model.source,
+            "loader": job.loader.name,
+            "class": type(loaded.module).__name__,
+            "trainable_parameters": trained,
+            "total_parameters": total,
+            "new_modules": list(loaded.new_modules),
+            "max_length": loaded.max_length,
+            "labels": list(job.task.labels.names) if job.task.labels else None,
+        },
+        targets=job.targets,
+        data=job.audit,
+        steps={
+            "total": schedule.total,
+            "per_epoch": schedule.per_epoch,
+            "examples_a_step": section.batch_size * section.accumulate * session.accelerator.num_processes,
+            "tokens": int(step_tokens * schedule.total),
+            "tokens_a_step": step_tokens,
+            "padding_share": padding_share(train.lengths, micro),
+            "label_share": float(train.weights.sum() / train.lengths.sum()),
+        },
+        example=_example(train),
+        precision={"compute": session.precision.name, "reason": session.precision.reason},
+        estimate=figures,
+        warnings=_warnings(recipe, job, encoded),
+    )
+
+
+def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) -> list[np.ndarray]:
+    size = recipe.train.batch_size * recipe.train.accumulate * processes
+    batches: list[np.ndarray] = []
+    for epoch in range(PLANNED_EPOCHS):
+        batches += epoch_batches(train.lengths, size, recipe.seed, epoch)
+        if len(batches) >= steps:
+            break
+    return batches[:steps]
+
+
+def _estimate(
+    session: Session, loaded: Any, encoded: dict[str, EncodedSplit], steps: int, per_epoch: int, step_tokens: float
+) -> dict[str, Any]:
+    from ftengine.training.estimate import estimate
+
+    section = session.job.recipe.train
+    validations = -(-steps // (section.validate_every or per_epoch))
+    tokens = {name: float(split.lengths.sum()) for name, split in encoded.items()}
+    evaluated = tokens.get("validation", 0.0) * validations + 2 * tokens.get(held_out(encoded) or "", 0.0)
+    figures = estimate(
+        session.accelerator,
+        loaded.module,
+        session.job.task,
+        encoded["train"],
+        section.batch_size,
+        step_tokens * steps,
+        evaluated,
+    )
+    return {**asdict(figures), "peak_bytes": figures.peak_bytes}
+
+
+def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
+    """Show the example of median length."""
+    middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
+    features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
+    return train.task.show(features, train.processor)
+
+
+def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
+    """Say what is legal but probably not meant."""
+    found = list(job.audit.get("warnings", ()))
+    for name, split in encoded.items():
+        if split.truncated:
+            found.append(f"{name}: {split.truncated} of {len(split.rows)} examples are cut to the length limit.")
+        if split.masked:
+            found.append(f"{name}: {split.masked} examples have nothing to train on and are left out.")
+        if split.skipped:
+            found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
+    if "validation" not in encoded:
+        found.append("no validation split: over-fitting will not be seen (data.validation).")
+    if held_out(encoded) == "validation":
+        found.append("no test split: base and tuned are compared on validation, which also picks the best weights.")
+    output = RunDirectory(recipe.output)
+    if output.path.is_dir() and any(output.path.iterdir()):
+        found.append(f"output {recipe.output!r} is not empty; train will refuse it.")
+    matched = Counter(module for modules in job.targets.values() for module in modules)
+    reused = [module for module, times in matched.items() if times > 1]
+    if reused:
+        found.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
+    return found

@@ -1,0 +1,219 @@
+"""A run directory: what is written where, atomically."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftengine.errors import RunError
+
+TRAINED = "adapter"
+"""Folder of the trained part, in its ecosystem's format."""
+SIDECAR = "ftengine.json"
+"""ftengine's own facts beside the trained part."""
+PARTIAL = ".partial"
+"""Ending of what is still being written; such leftovers of a killed run are removed on resume."""
+
+
+class RunDirectory:
+    """The files of one run. Everything is written beside its place and renamed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def trained(self) -> Path:
+        return self.path / TRAINED
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "evaluation.json").is_file() and self.trained.is_dir()
+
+    def require_free(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            RunError: the path is a file, or a folder with content.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
+            hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
+            raise RunError(
+                f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose another "
+                "with --set output=DIR."
+            )
+        self._require_directory()
+
+    def require_run(self) -> None:
+        """Refuse a path that holds no run.
+
+        Raises:
+            RunError: there is no recipe.yaml.
+        """
+        if not self.is_run():
+            what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
+            raise RunError(f"{str(self.path)!r} is no run directory: it {what}. `ftengine train` makes one.")
+
+    def require_finished(self) -> None:
+        """Refuse a run whose training has not ended.
+
+        Raises:
+            RunError: the trained part is missing.
+        """
+        self.require_run()
+        if not (self.trained / SIDECAR).is_file():
+            raise RunError(
+                f"run {str(self.path)!r} is not finished: it has no {TRAINED}/. "
+                "Continue it with `ftengine train RECIPE --resume`."
+            )
+
+    def is_run(self) -> bool:
+        return (self.path / "recipe.yaml").is_file()
+
+    def _require_directory(self) -> None:
+        for place in (self.path, *self.path.parents):
+            if place.exists():
+                if not place.is_dir():
+                    raise RunError(f"output {str(self.path)!r}: {str(place)!r} is a file, not a folder.")
+                if not os.access(place, os.W_OK):
+                    raise RunError(f"output {str(self.path)!r}: no permission to write in {str(place)!r}.")
+                return
+
+    def create(self) -> None:
+        """Make the folder and its parents."""
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file atomically.
+
+        Raises:
+            RunError: it cannot be written; nothing half-written stays.
+        """
+        target = self.path / name
+        partial = target.with_name(target.name + PARTIAL)
+        with _writing(target, partial):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+        return target
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON atomically; see `write_text`."""
+        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_yaml(self, name: str, value: Any) -> Path:
+        """Write YAML atomically; see `write_text`."""
+        return self.write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+    def read_json(self, name: str) -> Any:
+        """Read one of the run's JSON files.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        return read_json(self.path / name)
+
+    def write_folder(self, target: Path, fill: Callable[[Path], None]) -> Path:
+        """Fill a folder beside its place and rename it, replacing an older one.
+
+        Args:
+            target: where the folder ends up.
+            fill: writes the content into the folder that it is given.
+
+        Raises:
+            RunError: it cannot be written; the older folder stays.
+        """
+        return write_folder(target, fill)
+
+    def clear_partial(self) -> None:
+        """Remove what a killed run left half-written."""
+        for leftover in self.path.rglob("*" + PARTIAL):
+            remove(leftover)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with _writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read metrics.jsonl; a last line cut off by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        lines = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def keep_metrics(self, up_to_step: int) -> None:
+        """Drop the lines after a step, which a resumed run writes again."""
+        kept = [line for line in self.metrics() if line["step"] <= up_to_step]
+        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder beside its place and rename it; see `RunDirectory.write_folder`."""
+    partial = target.with_name(target.name + PARTIAL)
+    with _writing(target, partial):
+        remove(partial)
+        partial.mkdir(parents=True)
+        fill(partial)
+        if target.exists():
+            old = target.with_name(target.name + ".old" + PARTIAL)
+            remove(old)
+            target.rename(old)
+            partial.rename(target)
+            remove(old)
+        else:
+            partial.rename(target)
+    return target
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{str(file)!r} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
+
+
+@contextmanager
+def _writing(target: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn failures of the file system into one error, and remove what is half-written."""
+    try:
+        yield
+    except BaseException as error:
+        if partial is not None:
+            remove(partial)
+        if not isinstance(error, OSError):
+            raise
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise RunError(f"cannot write {str(target)!r}: {reason}. What was complete before is kept.") from None
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink()

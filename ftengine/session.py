@@ -1,0 +1,142 @@
+"""A job on a device: Accelerate, the precision, training and evaluation there, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+
+from ftengine.api import Evaluator, LoadedModel
+from ftengine.data.encoding import EncodedSplit
+from ftengine.environment import hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.stream import evaluate_split
+from ftengine.job import Job
+from ftengine.parameters import count
+from ftengine.run import RunDirectory
+from ftengine.training.loop import Trainer, TrainingResult
+from ftengine.training.precision import apply_precision, choose_precision
+
+
+class Session:
+    """A job on a device: Accelerate, the precision, and what is measured there."""
+
+    def __init__(self, job: Job) -> None:
+        section = job.recipe.train
+        self.precision = choose_precision(section.precision, job.recipe.model.dtype, PartialState().device)
+        AcceleratorState._reset_state()  # a second run in one process may want another precision
+        self.job = job
+        self.accelerator = Accelerator(mixed_precision=self.precision.accelerate_name)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def wait(self) -> None:
+        """Wait for the other processes."""
+        self.accelerator.wait_for_everyone()
+
+    def place(self, loaded: LoadedModel) -> None:
+        """Give a model its dtypes and its device."""
+        apply_precision(loaded.module, self.precision)
+        loaded.module.to(self.accelerator.device)
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        """Let the strategy decide what trains, then keep that in float32."""
+        self.job.prepare(loaded)
+        self.place(loaded)
+
+    def evaluate(
+        self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], evaluators: Sequence[Evaluator], phase: str
+    ) -> Accumulator | None:
+        """Evaluate on the held-out split; None where there is none."""
+        name = held_out(encoded)
+        if name is None:
+            return None
+        return self.evaluate_split(loaded, encoded[name], evaluators, phase)
+
+    def evaluate_split(
+        self, loaded: LoadedModel, split: EncodedSplit, evaluators: Sequence[Evaluator], phase: str
+    ) -> Accumulator:
+        """Evaluate a model on one split."""
+        recipe = self.job.recipe
+        if self.job.trained_base is not None or phase != "evaluate base":
+            self.place(loaded)
+        return evaluate_split(
+            self.accelerator,
+            loaded.module,
+            self.job.task,
+            split,
+            evaluators,
+            batch_size=recipe.evaluation.batch_size or recipe.train.batch_size,
+            resamples=recipe.evaluation.resamples,
+            seed=recipe.seed,
+            listener=self.job.listener,
+            phase=phase,
+        )
+
+    def train(
+        self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], run: RunDirectory, resuming: bool
+    ) -> TrainingResult:
+        """Train what the strategy left trainable."""
+        job = self.job
+        trainer = Trainer(
+            self.accelerator,
+            loaded,
+            job.task,
+            job.strategy,
+            job.regularizers,
+            encoded["train"],
+            encoded.get("validation"),
+            job.recipe.train,
+            job.recipe.seed,
+            run,
+            job.listener,
+        )
+        if resuming:
+            trainer.resume()
+        return trainer.train()
+
+    @contextmanager
+    def inference(self, loaded: LoadedModel) -> Iterator[None]:
+        """Run a model for its answers: no dropout, no gradients, the session's precision."""
+        loaded.module.eval()
+        with torch.inference_mode(), self.accelerator.autocast():
+            yield
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the run runs on, for environment.json."""
+        return {
+            "versions": versions(),
+            "plugins": plugin_origins(self.job.registry.plugins),
+            "hardware": hardware(),
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "precision": {
+                "compute": self.precision.name,
+                "frozen_weights": str(self.precision.frozen).removeprefix("torch."),
+                "reason": self.precision.reason,
+            },
+            "strategy": self.job.strategy.environment(),
+        }
+
+    def training_facts(self, loaded: LoadedModel, result: TrainingResult) -> dict[str, Any]:
+        """Return what training came to, for training.json."""
+        trained, total = count(loaded.module)
+        return {
+            **asdict(result),
+            "trainable_parameters": trained,
+            "total_parameters": total,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "base_fingerprint": loaded.fingerprint,
+        }
+
+
+def held_out(encoded: Mapping[str, Any]) -> str | None:
+    """Return the split that figures are made on: test, else validation."""
+    return next((name for name in ("test", "validation") if name in encoded), None)

@@ -1,0 +1,126 @@
+"""Checkpoints: what is trainable, the optimiser and the position, in safetensors and JSON.
+
+Random states need no place here: the loop draws them anew at every step, from (seed, step, process).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftengine.errors import RunError
+from ftengine.parameters import copy_into, read_tensors, save_tensors, trainable
+from ftengine.run import RunDirectory, read_json, remove, write_folder
+
+
+@dataclass
+class Progress:
+    """Where training stands.
+
+    Args:
+        step: optimiser steps done.
+        epoch: epoch of the next step.
+        step_in_epoch: steps of that epoch that are done.
+        best_loss: lowest validation loss so far, None before the first validation.
+        best_step: the step that it belongs to.
+        bad_validations: validations since then.
+        seconds: training time so far, of all processes that worked on this run.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    bad_validations: int = 0
+    seconds: float = 0.0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    run: RunDirectory, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write `checkpoints/step-NNNNNN` atomically and drop all but the newest `keep`."""
+
+    def fill(folder: Path) -> None:
+        save_tensors(state_tensors(module), folder / "trained.safetensors")
+        tensors, scalars = _optimizer_state(module, optimizer)
+        save_tensors(tensors, folder / "optimizer.safetensors")
+        state = {"progress": asdict(progress), "optimizer": scalars}
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+    target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
+    for old in checkpoint_folders(run)[:-keep]:
+        remove(old)
+    return target
+
+
+def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Set module and optimiser to a checkpoint's state and return where it stood.
+
+    Raises:
+        RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
+    """
+    state = read_json(folder / "state.json")
+    copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
+    _restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
+    return Progress(**state["progress"])
+
+
+def checkpoint_folders(run: RunDirectory) -> list[Path]:
+    """Return complete checkpoints, oldest first."""
+    if not run.checkpoints.is_dir():
+        return []
+    return sorted(path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name))
+
+
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes: trainable parameters, and buffers that move with them.
+
+    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, by the same
+    rule that decides whether they move at all.
+    """
+    tensors: dict[str, Tensor] = dict(trainable(module))
+    for prefix, child in module.named_modules():
+        if any(p.requires_grad for p in child.parameters(recurse=False)):
+            persistent = child.state_dict(prefix=f"{prefix}." if prefix else "").keys()
+            for name, buffer in child.named_buffers(prefix=prefix, recurse=False):
+                if name in persistent:
+                    tensors[name] = buffer
+    return tensors
+
+
+def _names(module: nn.Module) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in module.named_parameters()}
+
+
+def _optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    names, tensors, scalars = _names(module), {}, {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            slot = f"{names[id(parameter)]}|{key}"
+            if isinstance(value, Tensor):
+                tensors[slot] = value
+            else:
+                scalars[slot] = value
+    return tensors, scalars
+
+
+def _restore_optimizer(
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]
+) -> None:
+    by_name = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for slot, value in {**tensors, **scalars}.items():
+        name, _, key = slot.rpartition("|")
+        if name not in by_name:
+            raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
+        parameter = by_name[name]
+        if isinstance(value, Tensor) and key != "step":
+            value = value.to(parameter.device)
+        optimizer.state[parameter][key] = value

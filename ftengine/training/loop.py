@@ -1,0 +1,341 @@
+"""The training loop on Accelerate.
+
+The loss is divided once, by the weight of the whole effective batch over all micro-batches and
+processes, so that 8×1 equals 1×8. Gradients are added up over processes here rather than by a wrapper
+around the model: the wrapper would average them, and a task's loss need not pass through the model's
+own forward.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from ftengine.api import Batch, Listener, LoadedModel, Regularizer, Strategy, Task
+from ftengine.data.batching import epoch_batches, micro_batches, ordered_batches
+from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import RecipeError, TrainingError
+from ftengine.parameters import copy_into, read_tensors, save_tensors, trainable
+from ftengine.recipe import TrainSection
+from ftengine.run import RunDirectory
+from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint, state_tensors
+from ftengine.training.schedule import factor, warmup_steps
+
+BEST = "best.safetensors"
+SAVE_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many optimiser steps a run has.
+
+    Args:
+        total: all steps.
+        per_epoch: steps in a whole epoch.
+    """
+
+    total: int
+    per_epoch: int
+
+
+def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Schedule:
+    """Count the optimiser steps of a run over `examples` training examples."""
+    per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
+    total = math.ceil(per_epoch * section.epochs)
+    return Schedule(min(total, section.max_steps or total), per_epoch)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training came to.
+
+    Args:
+        steps: optimiser steps done.
+        planned_steps: steps that the recipe asked for.
+        stopped_early: whether early stopping ended it.
+        best_step, best_loss: the step with the lowest validation loss, which is kept; None without validation.
+        seconds: training time, validation included.
+    """
+
+    steps: int
+    planned_steps: int
+    stopped_early: bool
+    best_step: int | None
+    best_loss: float | None
+    seconds: float
+
+
+class Trainer:
+    """Trains what requires gradients, step by step.
+
+    Args:
+        accelerator: device, mixed precision and processes.
+        loaded: the model after `strategy.prepare`.
+        task, strategy, regularizers: the recipe's components.
+        train: the training split.
+        validation: the validation split, or None.
+        section: the recipe's `train`.
+        seed: the run's seed.
+        run: where metrics and checkpoints go.
+        listener: told of every step.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        loaded: LoadedModel,
+        task: Task,
+        strategy: Strategy,
+        regularizers: Sequence[Regularizer],
+        train: EncodedSplit,
+        validation: EncodedSplit | None,
+        section: TrainSection,
+        seed: int,
+        run: RunDirectory,
+        listener: Listener,
+    ) -> None:
+        self.accelerator, self.loaded, self.task, self.regularizers = accelerator, loaded, task, regularizers
+        self.train_split, self.validation, self.section, self.seed = train, validation, section, seed
+        self.run, self.listener = run, listener
+        self.module = loaded.module
+        self.parameters = list(trainable(self.module).values())
+        if not self.parameters:
+            raise TrainingError(f"strategy {strategy.name!r} left nothing to train: no parameter requires a gradient.")
+        groups = strategy.param_groups(self.module, section.learning_rate, section.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=_fused(self.parameters))
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaled = accelerator.prepare_optimizer(self.optimizer)
+        self.schedule = plan_steps(len(train), section, accelerator.num_processes)
+        self.progress = Progress()
+        if section.gradient_checkpointing:
+            if not hasattr(self.module, "gradient_checkpointing_enable"):
+                raise RecipeError(
+                    f"train.gradient_checkpointing: {type(self.module).__name__} does not support it. Set it to false."
+                )
+            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint of the run, or from the start when it has none yet."""
+        folders = checkpoint_folders(self.run)
+        if folders:
+            self.progress = load_checkpoint(folders[-1], self.module, self.optimizer)
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        if self.accelerator.is_main_process:
+            self.run.keep_metrics(self.progress.step)
+
+    def train(self) -> TrainingResult:
+        """Train to the end of the schedule or until early stopping.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+        """
+        progress, section = self.progress, self.section
+        self.listener.phase("train", self.schedule.total)
+        self.listener.advance(progress.step)
+        clock = _Clock(progress.seconds)
+        stopped = self._patience_is_over()
+        while progress.step < self.schedule.total and not stopped:
+            size = section.batch_size * section.accumulate * self.accelerator.num_processes
+            batches = epoch_batches(self.train_split.lengths, size, self.seed, progress.epoch)
+            for members in batches[progress.step_in_epoch :]:
+                self._step(members, clock)
+                last = progress.step_in_epoch == len(batches)
+                if last:
+                    progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+                ended = progress.step == self.schedule.total
+                if self.validation is not None and self._due(section.validate_every, last, ended):
+                    self._validate(self.validation)
+                    stopped = self._patience_is_over()
+                if self._due(section.checkpoint_every, last, ended) or stopped or self._overdue(clock):
+                    self._save(clock)
+                if ended or stopped:
+                    break
+        self._restore_best()
+        for regularizer in self.regularizers:
+            regularizer.detach(self.loaded)
+        return TrainingResult(
+            progress.step, self.schedule.total, stopped, progress.best_step, progress.best_loss, clock.seconds()
+        )
+
+    def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
+        return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
+
+    def _overdue(self, clock: _Clock) -> bool:
+        """Without `checkpoint_every`, long epochs are saved every ten minutes as well."""
+        return self.section.checkpoint_every is None and clock.seconds() - self.progress.seconds > SAVE_SECONDS
+
+    def _step(self, members: np.ndarray, clock: _Clock) -> None:
+        """One optimiser step over an effective batch."""
+        started, progress = clock.seconds(), self.progress
+        rate = factor(
+            self.section.schedule,
+            progress.step,
+            self.schedule.total,
+            warmup_steps(self.section.warmup, self.schedule.total),
+        )
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * rate
+        self.module.train()
+        self._draw_randomness()
+        totals = self._accumulate(members, progress.epoch)
+        loss_sum, weight = (float(x) for x in self.accelerator.reduce(totals, "sum"))
+        if not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"the loss is {loss_sum} at step {progress.step + 1}. Lower train.learning_rate "
+                f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from the "
+                "last checkpoint."
+            )
+        norm = self._update(weight)
+        progress.step += 1
+        progress.step_in_epoch += 1
+        loss = loss_sum / weight if weight else 0.0
+        tokens = int(self.train_split.lengths[members].sum())
+        seconds = clock.seconds() - started
+        if self.accelerator.is_main_process:
+            self.run.append_metrics(
+                {
+                    "step": progress.step,
+                    "epoch": progress.epoch,
+                    "loss": loss,
+                    "learning_rate": self.section.learning_rate * rate,
+                    "grad_norm": norm,
+                    "examples": len(members),
+                    "tokens": tokens,
+                    "trained_tokens": int(self.train_split.weights[members].sum()),
+                    "seconds": round(seconds, 4),
+                }
+            )
+        self.listener.advance(loss=loss, learning_rate=self.section.learning_rate * rate, tokens=tokens)
+
+    def _draw_randomness(self) -> None:
+        """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
+        path = [self.seed, self.progress.step, self.accelerator.process_index]
+        set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
+
+    def _accumulate(self, members: np.ndarray, epoch: int) -> Tensor:
+        """Add up gradients of summed losses; return (sum of losses, weight) of this process's share."""
+        accelerator = self.accelerator
+        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
+        for chosen in mine:
+            batch = to_device(self.train_split.batch(chosen, epoch), accelerator.device)
+            with accelerator.autocast():
+                loss_sum, weight = self.task.loss(self.module, batch)
+                for regularizer in self.regularizers:
+                    penalty = regularizer.penalty(self.module, batch, loss_sum / weight)
+                    loss_sum = loss_sum + penalty * weight
+            if loss_sum.requires_grad:
+                (accelerator.scaler.scale(loss_sum) if accelerator.scaler else loss_sum).backward()
+            totals += _pair(loss_sum, weight, accelerator.device)
+        return totals
+
+    def _update(self, weight: float) -> float:
+        """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.parameters:  # every process takes part, also one whose batch left a gradient out
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(grad, "sum")
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.unscale_(self.optimizer)
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        torch._foreach_div_(grads, weight or 1.0)
+        limit = self.section.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise TrainingError(
+                f"the gradient's norm is {norm} at step {self.progress.step + 1}. Lower train.learning_rate "
+                f"(now {self.section.learning_rate:g}); `--resume` continues from the last checkpoint."
+            )
+        self.scaled.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _validate(self, split: EncodedSplit) -> None:
+        """Measure the validation loss, remember the best weights."""
+        loss = mean_loss(self.accelerator, self.module, self.task, split, self.section.batch_size)
+        progress, patience = self.progress, self.section.early_stopping
+        least = patience.min_delta if patience else 0.0
+        better = progress.best_loss is None or loss < progress.best_loss - least
+        if better:
+            progress.best_loss, progress.best_step, progress.bad_validations = loss, progress.step, 0
+        else:
+            progress.bad_validations += 1
+        if self.accelerator.is_main_process:
+            self.run.append_metrics({"step": progress.step, "epoch": progress.epoch, "validation_loss": loss})
+            if better and self.section.keep_best:
+                save_best(self.run, self.module)
+        self.listener.message(f"step {progress.step}: validation loss {loss:.4f}{' (best)' if better else ''}")
+
+    def _patience_is_over(self) -> bool:
+        stopping = self.section.early_stopping
+        return stopping is not None and self.progress.bad_validations >= stopping.patience
+
+    def _save(self, clock: _Clock) -> None:
+        self.progress.seconds = clock.seconds()
+        if self.accelerator.scaler is not None:
+            self.progress.scaler = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.run, self.progress, self.module, self.optimizer, self.section.keep_checkpoints)
+
+    def _restore_best(self) -> None:
+        """End with the weights of the best validation loss."""
+        progress = self.progress
+        if self.section.keep_best and progress.best_step not in (None, progress.step):
+            tensors = read_tensors(self.run.checkpoints / BEST)
+            copy_into(state_tensors(self.module), tensors, BEST)
+            self.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
+
+
+def save_best(run: RunDirectory, module: torch.nn.Module) -> None:
+    """Write the present weights as the best, atomically."""
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    partial = run.checkpoints / f"{BEST}.partial"
+    save_tensors(state_tensors(module), partial)
+    partial.replace(run.checkpoints / BEST)
+
+
+@torch.no_grad()
+def mean_loss(accelerator: Accelerator, module: torch.nn.Module, task: Task, split: EncodedSplit, size: int) -> float:
+    """Return the loss over a split, divided once by its whole weight."""
+    module.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
+        batch = to_device(split.batch(members), accelerator.device)
+        with accelerator.autocast():
+            loss_sum, weight = task.loss(module, batch)
+        totals += _pair(loss_sum, weight, accelerator.device)
+    loss_sum, weight = (float(x) for x in accelerator.reduce(totals, "sum"))
+    return loss_sum / weight
+
+
+def _pair(loss_sum: Tensor, weight: Tensor | float, device: torch.device) -> Tensor:
+    """Stack (sum of losses, weight) on the device, without waiting for it."""
+    return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device).detach() for x in (loss_sum, weight)])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def _fused(parameters: Sequence[Tensor]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+class _Clock:
+    """Seconds of training, continued over resumes."""
+
+    def __init__(self, before: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._start = now, now() - before
+
+    def seconds(self) -> float:
+        return self._now() - self._start

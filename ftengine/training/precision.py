@@ -1,0 +1,94 @@
+"""Compute dtype: what a run multiplies in, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ftengine.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The dtypes of a run.
+
+    Args:
+        compute: dtype of matrix products under autocast; float32 means no autocast.
+        frozen: dtype in which frozen floating-point parameters are kept.
+        reason: why, in one phrase.
+    """
+
+    compute: torch.dtype
+    frozen: torch.dtype
+    reason: str
+
+    @property
+    def accelerate_name(self) -> str:
+        """The name that Accelerate uses."""
+        return {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.compute]
+
+    @property
+    def name(self) -> str:
+        return str(self.compute).removeprefix("torch.")
+
+
+def choose_precision(wanted: str, dtype: str, device: torch.device) -> Precision:
+    """Resolve `train.precision` and `model.dtype` for a device.
+
+    Args:
+        wanted: "auto" or a dtype's name.
+        dtype: the recipe's `model.dtype`: "auto" keeps frozen weights in the compute dtype.
+        device: where the run computes.
+
+    Raises:
+        RecipeError: the device cannot compute in the wanted dtype, or the two contradict each other.
+    """
+    if wanted == "auto" and dtype not in ("auto", "float32"):
+        compute, reason = getattr(torch, dtype), f"model.dtype is {dtype}"
+    elif wanted == "auto":
+        native, reason = native_bfloat16(device)
+        compute = torch.bfloat16 if native else torch.float32
+    else:
+        compute, reason = getattr(torch, wanted), "the recipe asks for it"
+    if compute is torch.float16 and device.type != "cuda":
+        raise RecipeError(
+            f"float16 trains only on a GPU, this device is {device.type!r}. Use bfloat16, float32 or auto "
+            "for train.precision and model.dtype."
+        )
+    frozen = compute if dtype == "auto" else getattr(torch, dtype)
+    if compute is torch.float32 and frozen is not torch.float32:
+        raise RecipeError(
+            f"train.precision float32 contradicts model.dtype {dtype}: frozen weights would have to be widened "
+            "at every use. Set both alike, or leave one at auto."
+        )
+    return Precision(compute, frozen, reason)
+
+
+def native_bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Say whether the device multiplies bfloat16 natively, and how that is known."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return native, "the GPU multiplies bfloat16 natively" if native else "the GPU has no native bfloat16"
+    if device.type == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+        return native, "the CPU multiplies bfloat16 natively" if native else "the CPU has no native bfloat16"
+    return False, f"device {device.type!r} is used in float32"
+
+
+def apply_precision(module: nn.Module, precision: Precision) -> None:
+    """Keep trainable parameters in float32 (as master weights) and frozen ones in `precision.frozen`.
+
+    Args:
+        module: the model; requires_grad says what trains.
+        precision: the run's dtypes.
+
+    Buffers stay as they are: rotary frequencies and running statistics lose meaning when rounded.
+    """
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            dtype = torch.float32 if parameter.requires_grad else precision.frozen
+            if parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)

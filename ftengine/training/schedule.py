@@ -1,0 +1,27 @@
+"""Learning-rate schedules as pure functions of the step, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """Return the number of warm-up steps: a share of `total` if below 1, else a number of steps."""
+    return min(total, math.ceil(warmup * total) if warmup < 1 else int(warmup))
+
+
+def factor(schedule: str, step: int, total: int, warmup: int) -> float:
+    """Return what the peak learning rate is multiplied with at a step.
+
+    Args:
+        schedule: "constant", "linear" (to 0) or "cosine" (to 0, half a period).
+        step: 0 for the first optimiser step.
+        total: all optimiser steps.
+        warmup: steps of linear growth before the schedule begins; the first step is not 0.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, total - warmup)
+    return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,24 @@
+"""Figures of language models."""
+
+import numpy as np
+
+from ftengine.api import Evaluator
+
+
+class Perplexity(Evaluator):
+    """Loss per token in nats, and perplexity.
+
+    Both are means over tokens, not over examples: summed negative log-likelihood / predicted tokens.
+    """
+
+    name = "perplexity"
+    reads = frozenset({"loss", "tokens"})
+    higher_is_better = {"loss": False, "perplexity": False}  # noqa: RUF012
+
+    def statistics(self, prediction):
+        """Return the example's summed negative log-likelihood and its number of predicted tokens."""
+        return prediction["loss"], prediction["tokens"]
+
+    def metrics(self, sums):
+        loss = np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
+        return {"loss": loss, "perplexity": np.exp(loss)}

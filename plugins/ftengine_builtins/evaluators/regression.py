@@ -1,0 +1,72 @@
+"""Figures of predicted numbers."""
+
+import numpy as np
+
+from ftengine.api import Evaluator
+from ftengine.errors import RecipeError
+
+
+class Regression(Evaluator):
+    """Mean squared and absolute error, R² and Pearson's correlation.
+
+    With several outputs each figure is the mean over outputs. R² is undefined where the targets do not vary,
+    the correlation where targets or values do not.
+    """
+
+    name = "regression"
+    reads = frozenset({"target", "value"})
+    higher_is_better = {"mse": False, "mae": False, "r2": True, "pearson": True}  # noqa: RUF012
+
+    def bind(self, context):
+        labels = context.labels
+        if labels is None or labels.kind != "regression":
+            raise RecipeError(
+                f"evaluator 'regression' needs numbers to predict, and task {context.task!r} has "
+                f"{'no labels' if labels is None else f'{labels.kind}-label classes'}. "
+                "Take it out of recipe key 'evaluate'."
+            )
+        self.outputs = labels.names
+
+    def statistics(self, prediction):
+        """Return 1, then of each output t, v, t², v², t·v, (v - t)², |v - t| for target t and value v."""
+        t = np.ravel(np.asarray(prediction["target"], dtype=np.float64))
+        v = np.ravel(np.asarray(prediction["value"], dtype=np.float64))
+        return np.concatenate([[1.0], t, v, t * t, v * v, t * v, (v - t) ** 2, np.abs(v - t)])
+
+    def metrics(self, sums):
+        return {name: values.mean(axis=-1) for name, values in self._by_output(sums).items()}
+
+    def details(self, sums, counts):
+        """Return the figures of each output, where there are several."""
+        if len(self.outputs) < 2:
+            return {}
+        by_output = {name: values.tolist() for name, values in self._by_output(sums).items()}
+        return {
+            "outputs": [
+                {"output": output} | {name: _known(values[i]) for name, values in by_output.items()}
+                for i, output in enumerate(self.outputs)
+            ]
+        }
+
+    def _by_output(self, sums):
+        """Return each figure by output, shape (..., outputs)."""
+        n = sums[..., :1]
+        t, v, tt, vv, tv, squared, absolute = np.split(sums[..., 1:], 7, axis=-1)
+        t_variation, v_variation = _variation(n, t, tt), _variation(n, v, vv)
+        covariation = tv - t * v / n
+        return {
+            "mse": squared / n,
+            "mae": absolute / n,
+            "r2": 1 - squared / t_variation,
+            "pearson": np.clip(covariation / np.sqrt(t_variation * v_variation), -1, 1),
+        }
+
+
+def _variation(n, x, xx):
+    """Return Σ(x - mean)² from n, Σx and Σx²; nan where it is below the rounding error of the sums."""
+    variation = xx - x * x / n
+    return np.where(variation > n * np.finfo(np.float64).eps * xx, variation, np.nan)
+
+
+def _known(value):
+    return value if np.isfinite(value) else None

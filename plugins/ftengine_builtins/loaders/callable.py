@@ -1,0 +1,144 @@
+"""Models that the user's own Python code builds."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.errors import FtengineError, SourceError, did_you_mean
+from ftengine_builtins.loaders.pretrained import longest_input
+from ftengine_builtins.loaders.quiet import cause
+from torch import nn
+
+SHAPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+REQUEST = inspect.Parameter("request", inspect.Parameter.POSITIONAL_ONLY)
+
+
+class CallableLoader(ModelLoader):
+    """Call module:function for the model; runs your code, so only where the recipe says `loader: callable`.
+
+    The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as
+    `function()`. It returns a torch module, or (module, processor), or a `LoadedModel`. One that takes
+    the request is first called for its processor alone, with `head=""` and `skeleton=True`. Modules are
+    imported as Python does, with the working directory searched last.
+    """
+
+    name = "callable"
+    skeletons = False
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._waiting: dict[str, Any] = {}
+
+    def accepts(self, source: str) -> bool:
+        """Accept nothing by itself: running code takes `loader: callable`."""
+        return False
+
+    def check(self, source: str) -> None:
+        """Look at the spelling and for the module, without importing it."""
+        if not SHAPE.fullmatch(source):
+            raise SourceError(f"{source!r}: loader callable takes module:function, for example my_models:small.")
+        top = source.partition(":")[0].partition(".")[0]
+        with _working_directory_importable():
+            if importlib.util.find_spec(top) is None:
+                raise SourceError(f"{source!r}: there is no module {top!r}, neither installed nor in {os.getcwd()!r}.")
+
+    def load_processor(self, source: str) -> Any:
+        """Return the processor that comes with the model, or None where it comes alone."""
+        self.check(source)
+        function = _find(source)
+        result = _call(function, LoadRequest(source, head="", skeleton=True))
+        if not _wants_request(function, source):  # nothing else to be had from a second call
+            self._waiting[source] = result
+        return _parts(result, source)[1]
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        # Each model is handed out once: the next caller must not meet one that was trained.
+        self.check(request.source)
+        waiting = self._waiting.pop(request.source, None)
+        result = waiting if waiting is not None else _call(_find(request.source), request)
+        module, processor = _parts(result, request.source)
+        if not isinstance(result, LoadedModel):
+            limit = longest_input(module, processor)
+            result = LoadedModel(module, processor, request.source, request.head, max_length=limit)
+        if result.head != request.head:
+            raise SourceError(
+                f"{request.source!r} returned a model with the head {result.head!r}; the task needs {request.head!r}."
+            )
+        return replace(result, source=request.source, labels=request.labels)
+
+
+def _find(source: str) -> Callable[..., Any]:
+    module_name, _, path = source.partition(":")
+    with _working_directory_importable():
+        try:
+            found = importlib.import_module(module_name)
+        # The user's module may raise anything while it is imported.
+        except Exception as error:
+            raise SourceError(f"cannot import {module_name!r} for {source!r}: {cause(error)}") from error
+    for step in path.split("."):
+        if not hasattr(found, step):
+            raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(found)))
+        found = getattr(found, step)
+    if not callable(found):
+        raise SourceError(f"{source!r} is a {type(found).__name__}; it has to be a function that returns a model.")
+    return found
+
+
+def _wants_request(function: Callable[..., Any], source: str) -> bool:
+    """Say whether to pass the request: a parameter of that name, or exactly one that has to be given."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # built-in callables have no signature
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or (needed and needed[0] not in positional):
+        names = ", ".join(p.name for p in needed)
+        raise SourceError(f"{source!r} needs the arguments {names}; it may take one, the LoadRequest, or none.")
+    return bool(needed) or bool(positional and positional[0].name == "request")
+
+
+def _call(function: Callable[..., Any], request: LoadRequest) -> Any:
+    arguments = [request] if _wants_request(function, request.source) else []
+    with _working_directory_importable():
+        try:
+            return function(*arguments)
+        except FtengineError:
+            raise
+        # The user's function may raise anything.
+        except Exception as error:
+            raise SourceError(f"{request.source!r} failed: {cause(error)}") from error
+
+
+def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
+    if isinstance(result, LoadedModel):
+        return result.module, result.processor
+    if isinstance(result, nn.Module):
+        return result, None
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module):
+        return result
+    shown = type(result).__name__
+    if isinstance(result, tuple):
+        shown = f"({', '.join(type(item).__name__ for item in result)})"
+    raise SourceError(f"{source!r} returned {shown}; return a torch module, (module, processor) or a LoadedModel.")
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """Search the working directory for modules, as `python -m` does, but after everything installed."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,81 @@
+"""Fresh modules: what a checkpoint did not bring and was therefore initialised at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import transformers
+from ftengine.errors import SourceError
+
+
+def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:
+    """Name the modules that begin afresh, the fewest that cover `keys`.
+
+    A head may begin afresh where the task teaches it, and so may a pooler, which belongs to the head
+    though it lives in the base. Any other missing weight would be noise in the middle of the model.
+
+    Args:
+        module: a transformers model.
+        keys: parameters that the checkpoint did not hold, or held in another shape.
+        source: for the message.
+        head_may_be_new: False for heads that a checkpoint has to bring.
+
+    Raises:
+        SourceError: names the weights that the checkpoint lacks.
+    """
+    keys = set(keys)
+    allowed = {key for key in keys if head_may_be_new and "." in key and not _in_base(module, key)}
+    lacking = sorted(keys - allowed)
+    if lacking:
+        some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise SourceError(
+            f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "
+            "holds them in another shape. Its config.json and its weights do not belong together, or it was saved "
+            "for another task."
+        )
+    return tuple(sorted({_outermost(module, key, keys) for key in keys}))
+
+
+def predicted_fresh(module: Any, saved_config: Any) -> set[str]:
+    """Guess which parameters a checkpoint will lack, from the class that its config says it was saved from.
+
+    Args:
+        module: the model that is wanted, on the meta device.
+        saved_config: the checkpoint's config before labels were written into it.
+    """
+    wanted = {key: value.shape for key, value in module.state_dict().items()}
+    saved = _saved_shapes(saved_config)
+    prefix = f"{module.base_model_prefix}."
+    if saved is None:
+        return {key for key in wanted if not _in_base(module, key)}
+    lacking = {key for key, shape in wanted.items() if saved.get(key.removeprefix(prefix)) != shape}
+    return {key for key in lacking if not _in_base(module, key)}
+
+
+def _saved_shapes(config: Any) -> dict[str, torch.Size] | None:
+    """Return parameter shapes, base prefix left out, of the class that wrote a checkpoint; None where unknown."""
+    cls = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        return None
+    with torch.device("meta"):
+        model = cls(config)
+    prefix = f"{cls.base_model_prefix}."
+    return {key.removeprefix(prefix): value.shape for key, value in model.state_dict().items()}
+
+
+def _in_base(module: Any, key: str) -> bool:
+    return key.startswith(f"{module.base_model_prefix}.") and "pooler" not in key.split(".")
+
+
+def _outermost(module: Any, key: str, fresh: set[str]) -> str:
+    """Climb from a parameter to the outermost module, short of the model itself, that is fresh throughout."""
+    name = key.rpartition(".")[0]
+    while "." in name:
+        parent = name.rpartition(".")[0]
+        inside = {k for k in module.state_dict(keep_vars=True) if k.startswith(f"{parent}.")}
+        if not inside <= fresh:
+            break
+        name = parent
+    return name

@@ -1,0 +1,107 @@
+"""Heads: which transformers class a head's name means, and how its output layer meets the task's labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from ftengine.api import Labels
+from ftengine.errors import SourceError, did_you_mean
+from torch import nn
+
+HEADS = {
+    "causal-lm": "AutoModelForCausalLM",
+    "image-classification": "AutoModelForImageClassification",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
+"""The transformers class behind each head."""
+
+GENERATIVE = frozenset({"causal-lm", "seq2seq-lm"})
+"""Heads over the vocabulary: a checkpoint brings them, nobody trains them afresh on a small data set."""
+
+PROBLEM_TYPES = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls each kind of `Labels`."""
+
+
+def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool = False) -> Any:
+    """Return the transformers auto class for a head.
+
+    Raises:
+        SourceError: no such head, or the architecture has none of that kind.
+    """
+    if head not in HEADS:
+        raise SourceError(
+            f"no loader knows the head {head!r}. Known: {', '.join(HEADS)}." + did_you_mean(head, HEADS)
+        )
+    auto = getattr(transformers, HEADS[head])
+    remote = trust_remote_code and HEADS[head] in (getattr(config, "auto_map", None) or {})
+    if type(config) not in auto._model_mapping and not remote:
+        fitting = [name for name, cls in HEADS.items() if type(config) in getattr(transformers, cls)._model_mapping]
+        raise SourceError(
+            f"{source!r} is a {config.model_type} model; transformers has no {head} head for it. "
+            f"Heads it has: {', '.join(fitting) or 'none that ftengine uses'}."
+        )
+    if head == "causal-lm" and _is_encoder(config):
+        raise SourceError(
+            f"{source!r} is a {config.model_type} encoder: each token sees the next one, so there is nothing to "
+            "learn in predicting it. Use a decoder (GPT-2, Llama, …) or a classification task."
+        )
+    return auto
+
+
+def _is_encoder(config: Any) -> bool:
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+    return masked and not config.is_encoder_decoder and getattr(config, "is_decoder", None) is False
+
+
+def set_labels(config: Any, labels: Labels) -> None:
+    """Write the task's labels into a transformers config."""
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = {name: i for i, name in enumerate(labels.names)}
+    config.problem_type = PROBLEM_TYPES[labels.kind]
+
+
+def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
+    """Find the output row of each requested label in a checkpoint's own numbering.
+
+    Args:
+        config: the checkpoint's config, before `set_labels`.
+        labels: what the task predicts.
+
+    Returns:
+        The rows in the order of `labels.names`, or None where the checkpoint's head answers another question.
+    """
+    problem = PROBLEM_TYPES[labels.kind]
+    if (config.problem_type or problem) != problem:
+        return None
+    names = [str(name) for _, name in sorted(config.id2label.items())]
+    if sorted(names) == sorted(labels.names):
+        return [names.index(name) for name in labels.names]
+    unnamed = names == [f"LABEL_{i}" for i in range(len(labels.names))]
+    if config.problem_type == "regression" and unnamed:
+        return list(range(len(names)))
+    return None
+
+
+def output_layer(module: Any, size: int) -> tuple[str, nn.Linear] | None:
+    """Find the layer that gives the logits: the last linear map outside the base with `size` outputs."""
+    prefix = f"{module.base_model_prefix}."
+    found = None
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.out_features == size and not name.startswith(prefix):
+            found = name, layer
+    return found
+
+
+def reorder(layer: nn.Linear, rows: list[int]) -> None:
+    """Permute a linear map's outputs in place, so that output i is what output rows[i] was."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[rows].clone())

@@ -1,0 +1,139 @@
+"""Models that travel as files of an installed Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.errors import SourceError, did_you_mean
+
+SCHEME = "package://"
+
+
+class PackageLoader(ModelLoader):
+    """Load a model that an installed package carries: package://NAME/PATH, with a folder or a GGUF file as PATH.
+
+    NAME is the package's import name or its name on the package index. The package is not imported.
+    """
+
+    name = "package"
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._loaders: dict[str, ModelLoader] = {}
+
+    def accepts(self, source: str) -> bool:
+        """Accept whatever begins with package://."""
+        return source.startswith(SCHEME)
+
+    def check(self, source: str) -> None:
+        """Find the package and the path in it, then check what lies there."""
+        path, loader = self._resolved(source)
+        loader.check(str(path))
+
+    def load_processor(self, source: str) -> Any:
+        path, loader = self._resolved(source)
+        return loader.load_processor(str(path))
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        from dataclasses import replace
+
+        path, loader = self._resolved(request.source)
+        return replace(loader.load(replace(request, source=str(path))), source=request.source)
+
+    def _resolved(self, source: str) -> tuple[Path, ModelLoader]:
+        path = resolve(source)
+        if source not in self._loaders:
+            self._loaders[source] = _loader_for(path, source)
+        return path, self._loaders[source]
+
+
+def _loader_for(path: Path, source: str) -> ModelLoader:
+    # Either import brings transformers along; finding the package does without.
+    if path.is_dir():
+        from ftengine_builtins.loaders.transformers import TransformersLoader
+
+        return TransformersLoader()
+    if path.suffix.lower() == ".gguf":
+        from ftengine_builtins.loaders.gguf import GgufLoader
+
+        return GgufLoader()
+    raise SourceError(f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file.")
+
+
+def resolve(source: str) -> Path:
+    """Find what package://NAME/PATH means on this machine, without importing the package.
+
+    Raises:
+        SourceError: the package is not installed, or PATH is not in it.
+    """
+    name, _, inside = source.removeprefix(SCHEME).partition("/")
+    parts = PurePosixPath(inside).parts
+    if not source.startswith(SCHEME) or not name or not parts or "\\" in inside:
+        raise SourceError(f"{source!r}: write {SCHEME}NAME/PATH, for example {SCHEME}my_models/small.gguf.")
+    if ".." in parts or PurePosixPath(inside).is_absolute():
+        raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
+    roots = package_folders(name)
+    for root in roots:
+        if root.joinpath(*parts).exists():
+            return root.joinpath(*parts)
+    raise SourceError(f"package {name!r} has no {inside!r}. {_present(roots, parts)}")
+
+
+def package_folders(name: str) -> list[Path]:
+    """Return the folders of a package, given by its import name or by its distribution's name.
+
+    Raises:
+        SourceError: nothing of that name is installed, or it has no folder.
+    """
+    modules = [name] if name.isidentifier() and _spec(name) else _modules_of(name)
+    if not modules:
+        raise SourceError(f"package {name!r} is not installed. Install it: pip install {name.replace('_', '-')}.")
+    folders = [Path(place) for module in modules for place in _locations(module) if Path(place).is_dir()]
+    if not folders:
+        raise SourceError(f"package {name!r} is a single module or an archive; it holds no files to load.")
+    return folders
+
+
+def _spec(module: str) -> Any:
+    # Of a name without dots, find_spec runs no code of the package. A module that was run as a script has none.
+    try:
+        return importlib.util.find_spec(module)
+    except ValueError:
+        return None
+
+
+def _locations(module: str) -> list[str]:
+    spec = _spec(module)
+    return list(spec.submodule_search_locations or []) if spec else []
+
+
+def _modules_of(name: str) -> list[str]:
+    """Return the top-level modules of an installed distribution."""
+    try:
+        distribution = metadata.distribution(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return []
+    tops = {file.parts[0] for file in distribution.files or [] if len(file.parts) > 1 and file.suffix == ".py"}
+    return sorted(top for top in tops | {name.replace("-", "_")} if top.isidentifier() and _spec(top))
+
+
+def _present(roots: list[Path], parts: tuple[str, ...]) -> str:
+    """Say what lies at the deepest part of the path that exists."""
+    for depth in range(len(parts) - 1, -1, -1):
+        folders = [root.joinpath(*parts[:depth]) for root in roots]
+        names = sorted(
+            path.name + ("/" if path.is_dir() else "")
+            for folder in folders
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if path.suffix not in (".py", ".pyc") and path.name != "__pycache__"
+        )
+        if any(folder.is_dir() for folder in folders):
+            where = "/".join(parts[:depth]) or "its top"
+            shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+            return f"In {where}: {shown or 'nothing'}." + did_you_mean(parts[depth], [n.rstrip("/") for n in names])
+    return ""

@@ -1,0 +1,171 @@
+"""From a folder or GGUF file that transformers reads to a `LoadedModel`."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from ftengine.api import LoadedModel, LoadRequest
+from ftengine.errors import SourceError
+from ftengine_builtins.loaders.fresh import fresh_modules, predicted_fresh
+from ftengine_builtins.loaders.heads import (
+    GENERATIVE,
+    auto_class,
+    checkpoint_rows,
+    output_layer,
+    reorder,
+    set_labels,
+)
+from ftengine_builtins.loaders.quiet import reading
+
+UNLIMITED = 10**9
+"""Tokenizers without a limit state one beyond this."""
+
+
+def load_pretrained(
+    request: LoadRequest, folder: Path, config: Any, processor: Any, *, trust_remote_code: bool = False, **options: Any
+) -> LoadedModel:
+    """Build the model that `request` asks for.
+
+    Args:
+        request: what to build.
+        folder: where `from_pretrained` finds the weights; unused for a skeleton.
+        config: the checkpoint's config; it is not modified.
+        processor: what goes with the model.
+        trust_remote_code: run model code that comes with the checkpoint.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        SourceError: the head is unknown, or weights of the base are missing.
+    """
+    auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
+    saved_config, config = config, copy.deepcopy(config)
+    if request.labels is not None:
+        set_labels(config, request.labels)
+    if request.skeleton:
+        dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
+        with reading(request.source), torch.device("meta"):
+            module = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+            fresh = set() if request.head in GENERATIVE else predicted_fresh(module, saved_config)
+    else:
+        with reading(request.source):
+            module, info = auto.from_pretrained(
+                folder,
+                config=config,
+                dtype=request.dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head of another size begins afresh; anything else is refused below
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+                **options,
+            )
+        fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    if request.labels is not None:
+        fresh |= _fit_output_layer(module, fresh, saved_config, request)
+    new = fresh_modules(module, fresh, request.source, head_may_be_new=request.head not in GENERATIVE)
+    _agree_on_special_tokens(module, processor)
+    return LoadedModel(
+        module=module,
+        processor=processor,
+        source=request.source,
+        head=request.head,
+        new_modules=new,
+        labels=request.labels,
+        max_length=longest_input(module, processor),
+    )
+
+
+def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:
+    """Make a head that came with the checkpoint answer the task's labels; return parameters that begin afresh."""
+    rows = checkpoint_rows(saved_config, request.labels)
+    found = output_layer(module, len(request.labels.names))
+    if found is None:
+        if fresh or rows == sorted(rows or []):
+            return set()
+        raise SourceError(
+            f"cannot tell which layer of {request.source!r} ({type(module).__name__}) gives the logits, so its head "
+            f"cannot be fitted to the labels {', '.join(request.labels.names)}."
+        )
+    name, layer = found
+    keys = {f"{name}.{key}" for key, _ in layer.named_parameters()}
+    if keys <= fresh:
+        return keys
+    if rows is None:  # a head of the same size that was trained on other labels
+        layer.reset_parameters()
+        return keys
+    if rows != sorted(rows):
+        reorder(layer, rows)
+    return set()
+
+
+def pad_with_eos(tokenizer: Any) -> Any:
+    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart."""
+    if getattr(tokenizer, "pad_token", "") is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def _agree_on_special_tokens(module: Any, processor: Any) -> None:
+    """Let config and generation config name the tokenizer's padding and end.
+
+    Only after the model is built: a config that names the padding token freezes its embedding row.
+    """
+    pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
+    generation = getattr(module, "generation_config", None)
+    if pad is not None:
+        module.config.get_text_config().pad_token_id = pad
+        if generation is not None:
+            generation.pad_token_id = pad
+    if eos is not None and generation is not None:
+        stops = generation.eos_token_id
+        if stops is None:
+            generation.eos_token_id = eos
+        elif eos not in (stops if isinstance(stops, list) else [stops]):
+            generation.eos_token_id = [*(stops if isinstance(stops, list) else [stops]), eos]
+
+
+def longest_input(module: Any, processor: Any) -> int | None:
+    """Return the most tokens that model and tokenizer accept, or None where neither has a limit."""
+    limits = [getattr(processor, "model_max_length", None)]
+    config = getattr(module, "config", None)
+    if hasattr(config, "get_text_config"):
+        limits.append(getattr(config.get_text_config(), "max_position_embeddings", None))
+    for name, table in module.named_modules():
+        # RoBERTa and its kin number positions from padding_idx + 1 on.
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            limits.append(table.num_embeddings - table.padding_idx - 1)
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
+    return min(known, default=None)
+
+
+def refuse_adapter(folder: Path, source: str) -> None:
+    """Refuse a folder with an adapter in it: transformers would apply it unasked.
+
+    Raises:
+        SourceError: names the adapter's base.
+    """
+    file = folder / "adapter_config.json"
+    if file.exists():
+        base = read_json(file, source).get("base_model_name_or_path") or "unknown"
+        raise SourceError(
+            f"{source!r} holds an adapter (adapter_config.json), trained on {base!r}. "
+            "Give the base as model.source, or merge the adapter into it first."
+        )
+
+
+def read_json(file: Path, source: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        SourceError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read {file.name} of {source!r}: {error}.") from None
+    if not isinstance(content, dict):
+        raise SourceError(f"{file.name} of {source!r} holds a {type(content).__name__}; it has to be a JSON object.")
+    return content

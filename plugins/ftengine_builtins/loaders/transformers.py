@@ -1,0 +1,185 @@
+"""Models in transformers' own layout: a folder, or a repository of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from ftengine import api
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.errors import SourceError, did_you_mean
+from ftengine_builtins.loaders.pretrained import load_pretrained, pad_with_eos, read_json, refuse_adapter
+from ftengine_builtins.loaders.quiet import cause, reading
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model", "spiece.model", "*.bpe.model", "tokenizer_config.json")
+IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class TransformersLoader(ModelLoader):
+    """Load a transformers folder or a model of the Hugging Face hub.
+
+    Weights are read from safetensors only; code that comes with a model runs only on request.
+    """
+
+    name = "transformers"
+
+    class Config(api.Config):
+        revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+        subfolder: str | None = Field(None, description="folder inside the source that holds the model")
+        trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+    def accepts(self, source: str) -> bool:
+        """Accept a folder that holds a model (or tries to), and whatever is spelt like a hub id."""
+        place = Path(source)
+        if place.is_dir():
+            inside = self._inside(place)
+            return any((inside / name).exists() for name in ("config.json", "adapter_config.json", WEIGHTS))
+        return not place.exists() and place.suffix.lower() != ".gguf" and HUB_ID.fullmatch(source) is not None
+
+    def check(self, source: str) -> None:
+        """Look for config and weights; of a hub model only the small files are fetched."""
+        folder = self._folder(source, weights=False)
+        self._check_config(folder, source)
+        if Path(source).is_dir():
+            check_weights(folder, source)
+
+    def load_processor(self, source: str) -> Any:
+        """Load the tokenizer, or the image processor of a model that has none."""
+        folder = self._folder(source, weights=False)
+        self._check_config(folder, source)
+        code = {"trust_remote_code": self.config.trust_remote_code}
+        if _holds(folder, VOCABULARIES):
+            with reading(source):
+                return pad_with_eos(AutoTokenizer.from_pretrained(folder, **code))
+        if _holds(folder, IMAGE_PROCESSORS):
+            with reading(source):
+                return AutoImageProcessor.from_pretrained(folder, **code)
+        raise SourceError(
+            f"{source!r} has no tokenizer and no image processor. Put the model's tokenizer.json and "
+            "tokenizer_config.json (or preprocessor_config.json) beside its config.json."
+        )
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        folder = self._folder(request.source, weights=not request.skeleton)
+        self._check_config(folder, request.source)
+        if not request.skeleton:
+            check_weights(folder, request.source)
+        with reading(request.source):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=self.config.trust_remote_code)
+        processor = self.load_processor(request.source)
+        return load_pretrained(
+            request, folder, config, processor, trust_remote_code=self.config.trust_remote_code
+        )
+
+    def _folder(self, source: str, *, weights: bool) -> Path:
+        """Return the folder that holds the model, fetched into the hub's cache where it is not local."""
+        place = Path(source)
+        if place.is_dir():
+            if self.config.revision is not None:
+                raise SourceError(
+                    f"{source!r} is a folder; a revision ({self.config.revision!r}) exists only of hub models."
+                )
+            return self._inside(place)
+        if place.exists() or not HUB_ID.fullmatch(source):
+            raise SourceError(f"{source!r} is neither a folder nor the name of a hub model (owner/name).")
+        return self._inside(Path(self._fetch(source, weights=weights)))
+
+    def _inside(self, folder: Path) -> Path:
+        return folder / self.config.subfolder if self.config.subfolder else folder
+
+    def _fetch(self, source: str, *, weights: bool) -> str:
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja"]  # configuration and vocabularies, never pickles
+        patterns += ["model.safetensors", "model-*.safetensors"] if weights else []
+        patterns += ["*.py"] if self.config.trust_remote_code else []
+        prefix = f"{self.config.subfolder}/" if self.config.subfolder else ""
+        try:
+            return huggingface_hub.snapshot_download(
+                source,
+                revision=self.config.revision,
+                allow_patterns=[prefix + pattern for pattern in patterns],
+                ignore_patterns=[f"{prefix}*/*"],  # `*` matches across folders
+            )
+        # The hub client raises its own, httpx's and the system's errors; all mean that the model did not come.
+        except Exception as error:
+            raise SourceError(
+                f"there is no folder {source!r}, and no hub model of that name could be fetched: {cause(error)} "
+                "Check the spelling, the connection, and for gated models the access token."
+            ) from error
+
+    def _check_config(self, folder: Path, source: str) -> None:
+        refuse_adapter(folder, source)
+        file = folder / "config.json"
+        if not file.is_file():
+            found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) if folder.is_dir() else ""
+            raise SourceError(
+                f"{source!r} has no config.json{f' in {folder.name!r}' if self.config.subfolder else ''} "
+                f"(found: {found or 'nothing'}). A model folder holds config.json, {WEIGHTS} and tokenizer files."
+            )
+        config = read_json(file, source)
+        kind = config.get("model_type")
+        remote = "auto_map" in config
+        if kind is not None and kind not in CONFIG_MAPPING and not (remote and self.config.trust_remote_code):
+            raise SourceError(
+                f"{source!r} has model_type {kind!r}, which this version of transformers does not know."
+                + (
+                    " Its code comes with it; read that, then write `loader: {name: transformers, "
+                    "trust_remote_code: true}` to run it."
+                    if remote
+                    else did_you_mean(str(kind), CONFIG_MAPPING)
+                )
+            )
+        named = config.get("transformers_weights")
+        if named is not None and named not in (WEIGHTS, INDEX):
+            raise SourceError(
+                f"config.json of {source!r} names {named!r} as its weights; only {WEIGHTS} and {INDEX} are read."
+            )
+
+
+def check_weights(folder: Path, source: str) -> None:
+    """Make sure that a folder holds whole safetensors weights, by reading their headers.
+
+    Raises:
+        SourceError: they are missing, damaged, or pickled.
+    """
+    if (folder / WEIGHTS).exists():
+        shards = [WEIGHTS]
+    elif (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX, source).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise SourceError(f"{INDEX} of {source!r} has no weight_map, so its shards are unknown.")
+        shards = sorted({str(shard) for shard in weight_map.values()})
+    else:
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if not pickles:
+            raise SourceError(f"{source!r} holds no weights: neither {WEIGHTS} nor {INDEX}.")
+        cls = (read_json(folder / "config.json", source).get("architectures") or ["AutoModel"])[0]
+        raise SourceError(
+            f"{source!r} holds weights only as {pickles[0]}, which can run code when read; only safetensors is read. "
+            f"If you trust it, convert it: transformers.{cls}.from_pretrained({source!r}).save_pretrained('NEW'), and "
+            "copy the tokenizer files."
+        )
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise SourceError(
+            f"{source!r} lacks {len(missing)} of {len(shards)} weight files, {missing[0]!r} first. Fetch them again."
+        )
+    for shard in shards:
+        try:
+            with safe_open(folder / shard, framework="np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SourceError(
+                f"{shard} of {source!r} is damaged or no safetensors file: {error}. Fetch it again."
+            ) from None
+
+
+def _holds(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)

@@ -1,0 +1,222 @@
+"""PEFT's files for LoRA: adapter_config.json and adapter_model.safetensors (PEFT 0.19 to 0.21)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ftengine.errors import RunError
+from ftengine.parameters import read_tensors, save_tensors
+from ftengine_builtins.strategies.targets import matches_name
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
+PREFIX = "base_model.model."
+
+TASK_TYPES = {
+    "causal-lm": "CAUSAL_LM",
+    "seq2seq-lm": "SEQ_2_SEQ_LM",
+    "sequence-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "feature-extraction": "FEATURE_EXTRACTION",
+}
+
+# Keys that say nothing about what the adapter computes, and those that `AdapterConfig` holds.
+_READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "modules_to_save"}
+_WITHOUT_EFFECT = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
+    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config"),
+    *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),  # read only by their initialisations
+}
+# Other initialisations change the base weights, so the adapter alone does not say what was trained.
+_PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter_config.json says of a LoRA; field names are the recipe's."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    rslora: bool
+    targets: str | list[str]
+    modules_to_save: tuple[str, ...]
+
+
+def read_config(directory: Path) -> AdapterConfig:
+    """Read adapter_config.json.
+
+    Raises:
+        RunError: it is missing, is no LoRA, or uses an option of PEFT that ftengine does not have.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
+        hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""
+        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a PEFT adapter folder has one.{hint}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that PEFT wrote.") from None
+    if not isinstance(content, dict) or content.get("peft_type") != "LORA":
+        kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
+        raise RunError(f"{str(file)!r} describes {kind!r}, not a PEFT LoRA (peft_type 'LORA').")
+    _refuse_unsupported(content, file)
+    _refuse_malformed(content, file)
+    return AdapterConfig(
+        rank=int(content["r"]),
+        alpha=float(content["lora_alpha"]),
+        dropout=float(content.get("lora_dropout", 0)),
+        rslora=bool(content.get("use_rslora")),
+        targets=content["target_modules"],
+        modules_to_save=tuple(content.get("modules_to_save") or ()),
+    )
+
+
+def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head: str, **facts: Any) -> None:
+    """Write adapter_config.json.
+
+    Args:
+        directory: where to.
+        config: what was trained; targets and modules_to_save in PEFT's terms.
+        module: the model, whose class is named where PEFT has no task type for `head`.
+        head: what the loader was asked for.
+        facts: base_model_name_or_path and fan_in_fan_out.
+    """
+    task_type = TASK_TYPES.get(head)
+    mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
+    content = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "auto_mapping": None if task_type else mapping,
+        "revision": None,
+        "inference_mode": True,
+        "r": config.rank,
+        # PEFT declares an integer; a whole number is written as one.
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
+        "target_modules": config.targets,
+        "modules_to_save": list(config.modules_to_save) or None,
+        "bias": "none",
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        **facts,
+    }
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (Path(directory) / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Read adapter_model.safetensors; an adapter name inside a key is left out.
+
+    Raises:
+        RunError: the file is missing, damaged, or a pickle.
+    """
+    directory = Path(directory)
+    if not (directory / WEIGHTS_FILE).exists() and (directory / PICKLE_FILE).exists():
+        raise RunError(
+            f"{str(directory / PICKLE_FILE)!r} is a pickle, which can run code when it is read; only {WEIGHTS_FILE} is "
+            "read. Convert it where you trust it: load it with PEFT and call save_pretrained(folder)."
+        )
+    tensors = read_tensors(directory / WEIGHTS_FILE)
+    return {re.sub(r"\.lora_(A|B)\.[^.]+\.weight$", r".lora_\1.weight", key): t for key, t in tensors.items()}
+
+
+def write_weights(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write adapter_model.safetensors, in float32."""
+    save_tensors({key: tensor.float() for key, tensor in tensors.items()}, Path(directory) / WEIGHTS_FILE)
+
+
+def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str:
+    """Return what makes PEFT adapt exactly the modules at `paths`, in the shortest form.
+
+    Last components where they are enough, whole paths where some other module ends the same way, and a
+    regular expression where even a whole path is the ending of another.
+    """
+    every = [path for path, _ in module.named_modules()]
+    wanted = set(paths)
+    for names in ({path.rpartition(".")[2] for path in wanted}, wanted):
+        # A name matches by exact path or by its ending, so whole endings are looked up in one set.
+        if {path for path in every if any(ending in names for ending in _endings(path))} == wanted:
+            return sorted(names)
+    return "|".join(re.escape(path) for path in sorted(wanted))
+
+
+def modules_to_save(module: nn.Module, whole: Collection[str]) -> tuple[str, ...]:
+    """Return PEFT's names of the modules at `whole`: last components where no other module ends so."""
+    every = [path for path, _ in module.named_modules()]
+    short = {path: path.rpartition(".")[2] for path in whole}
+    unclear = {name for name in short.values() if any(p.endswith(name) and p not in whole for p in every)}
+    return tuple(sorted({path if name in unclear else name for path, name in short.items()}))
+
+
+def refuse_other_whole_modules(config: AdapterConfig, module: nn.Module, whole: Collection[str], origin: str) -> None:
+    """Check that an adapter holds no whole modules beyond those that train whole here.
+
+    Raises:
+        RunError: names the first one.
+    """
+    for path, _ in module.named_modules():
+        inside = any(path == name or path.startswith(f"{name}.") for name in whole)
+        if matches_name(path, config.modules_to_save) and not inside:
+            raise RunError(
+                f"{origin} trains {path!r} whole (modules_to_save); here "
+                + (f"only {', '.join(map(repr, sorted(whole)))} trains whole" if whole else "no module trains whole")
+                + ". Merge that adapter with PEFT and start from the merged model."
+            )
+
+
+def _endings(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
+def _refuse_unsupported(content: Mapping[str, Any], file: Path) -> None:
+    used = {
+        key: value
+        for key, value in content.items()
+        if value and key not in _READ and key not in _WITHOUT_EFFECT and key not in ("bias", "init_lora_weights")
+    }
+    if content.get("bias", "none") != "none":
+        used["bias"] = content["bias"]
+    if content.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
+        used["init_lora_weights"] = content["init_lora_weights"]
+    if used:
+        shown = ", ".join(f"{key}={value!r}" for key, value in sorted(used.items()))
+        raise RunError(
+            f"{str(file)!r} uses what ftengine's LoRA does not have: {shown}. "
+            "Merge that adapter with PEFT and start from the merged model."
+        )
+
+
+def _refuse_malformed(content: Mapping[str, Any], file: Path) -> None:
+    rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout", 0)
+    names, whole = content.get("target_modules"), content.get("modules_to_save") or []
+    sound = {
+        "r": _is_number(rank) and rank == int(rank) and rank >= 1,
+        "lora_alpha": _is_number(alpha),
+        "lora_dropout": _is_number(dropout) and 0 <= dropout < 1,
+        "target_modules": bool(names) and (isinstance(names, str) or _are_names(names)),
+        "modules_to_save": _are_names(whole),
+    }
+    wrong = [f"{key}={content.get(key)!r}" for key, is_sound in sound.items() if not is_sound]
+    if wrong:
+        raise RunError(f"{str(file)!r} has no usable value for {', '.join(wrong)}; it must be as PEFT wrote it.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)

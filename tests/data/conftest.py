@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftengine.api import Task
+
+
+class TextTask(Task):
+    """Two rows are the same when their texts are."""
+
+    name = "text"
+
+    def identity(self, example):
+        return example["text"]
+
+
+@pytest.fixture
+def text_task() -> Task:
+    return TextTask()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep every test's cache to itself; the entries lie in the folder that is returned."""
+    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "data"
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | bytes], str]:
+    """Write a file in the working directory and return its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, content: str | bytes) -> str:
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return write

@@ -1,0 +1,46 @@
+"""Batches hold every example once, similar lengths together, and depend on (seed, epoch) alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftengine.data.batching import epoch_batches, micro_batches, ordered_batches, padding_share
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=300),
+    st.integers(1, 16),
+    st.integers(0, 5),
+    st.integers(0, 3),
+)
+def test_an_epoch_holds_every_example_once(lengths, size, seed, epoch):
+    batches = epoch_batches(np.array(lengths), size, seed, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size)
+    assert all(len(batch) <= size for batch in batches)
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4))
+def test_processes_and_micro_batches_share_a_batch_without_overlap(count, size, ranks):
+    batch = np.arange(count)
+    parts = [part for rank in range(ranks) for part in micro_batches(batch, size, rank, ranks)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+    assert all(len(part) <= size for part in parts)
+
+
+def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others():
+    lengths = np.random.default_rng(0).integers(1, 100, 200)
+    first, again, other = (epoch_batches(lengths, 8, 1, epoch) for epoch in (0, 0, 1))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True) if len(a) == len(b))
+
+
+@pytest.mark.parametrize("size", [4, 8, 32])
+def test_padding_stays_small_where_random_batches_waste_more_than_half(size):
+    lengths = np.random.default_rng(0).lognormal(3.5, 0.8, 2000).astype(int) + 1
+    shuffled = np.random.default_rng(1).permutation(2000)
+    random = [shuffled[i : i + size] for i in range(0, 2000, size)]
+    assert padding_share(lengths, random) > 0.5
+    assert padding_share(lengths, epoch_batches(lengths, size, 0, 0)) < 0.1
+    assert padding_share(lengths, ordered_batches(lengths, size)) < 0.1

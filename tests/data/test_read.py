@@ -1,0 +1,430 @@
+"""Every row comes back as it was written, with its place; what is wrong is said with file and line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import datasets
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from ftengine.data import parse, read
+from ftengine.data.read import read_rows
+from ftengine.errors import DataError
+
+TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
+ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+def fails(source: str, **options) -> str:
+    """Return the error's text, which is one line whatever was in the file."""
+    with pytest.raises(DataError) as caught:
+        read_rows(source, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    message.encode()  # it can be printed
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("data.jsonl", TWO, [1, 2]),
+        ("data.ndjson", "\n" + TWO + "\n\n", [2, 3]),
+        ("DATA.JSONL", TWO.replace("\n", "\r\n"), [1, 2]),
+        ("data.json", json.dumps(ROWS), [1, 1]),
+        ("pretty.json", json.dumps(ROWS, indent=2), [2, 6]),
+        ("data.csv", "text,label\na,x\n\nb,y", [2, 4]),
+        ("data.tsv", "text\tlabel\na\tx\nb\ty\n", [2, 3]),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with-byte-order-mark"])
+def test_each_text_format_gives_its_rows_and_lines(write, name, content, lines, mark):
+    rows = read_rows(write(name, mark + content.encode()))
+    assert list(rows) == [rows[0], rows[1]] == ROWS
+    assert rows.columns == ["text", "label"]
+    assert [rows.where(i) for i in range(len(rows))] == [f"{name}:{line}" for line in lines]
+
+
+def test_text_gives_a_row_for_each_line_that_is_not_blank(write):
+    rows = read_rows(write("notes.txt", "one\r\n\n  two \n \nthree"))
+    assert [row["text"] for row in rows] == ["one", "  two ", "three"]
+    assert rows.where(1) == "notes.txt:3"
+
+
+def test_parquet_keeps_its_types_and_is_told_by_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pa.table(
+        {
+            "label": pa.array(["x", "y", "x"]).dictionary_encode(),
+            "score": [0.5, None, 2.0],
+            "messages": [[{"role": "user"}], [{"role": "tool", "id": 7}], None],
+        }
+    )
+    parquet.write_table(table, "data.parquet", row_group_size=2)
+    rows = read_rows("data.parquet")
+    assert [row["label"] for row in rows] == ["x", "y", "x"]
+    assert [row["score"] for row in rows] == [0.5, None, 2.0]
+    # Arrow gives every message the key `id`; the file's first message has none.
+    assert [row["messages"] for row in rows] == [[{"role": "user"}], [{"role": "tool", "id": 7}], None]
+    assert rows.select([2, 1]).where(0) == "data.parquet row 3"
+
+
+def test_a_column_may_change_its_type_and_appear_late(write):
+    lines = [{"text": i} for i in range(2500)] + [{"text": "no number", "late": {"a": [1]}}, {"text": None, "late": 2}]
+    rows = read_rows(write("mixed.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    assert rows.columns == ["text", "late"]
+    assert list(rows) == [{"late": None, **line} for line in lines]
+
+
+def test_nested_messages_come_back_exactly(write):
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [{"arguments": {"city": "Ulm", "days": 2}}]},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, 3, "b"]},
+    ]
+    rows = read_rows(write("chat.jsonl", json.dumps({"messages": messages}) + "\n" + '{"messages": []}'))
+    assert rows[0]["messages"] == messages
+    assert rows[1]["messages"] == []
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size=1, max_size=8)
+
+
+@given(objects, st.sampled_from([None, 1]), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_object_comes_back(tmp_path, values, indent, ascii_only):
+    listed = tmp_path / "values.json"
+    listed.write_text(json.dumps(values, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
+    lined = tmp_path / "values.jsonl"
+    lined.write_text("".join(json.dumps(v, ensure_ascii=ascii_only) + "\n" for v in values), encoding="utf-8")
+    columns = {key: None for value in values for key in value}
+    for path in (listed, lined):
+        assert list(read_rows(str(path))) == [{**columns, **value} for value in values]
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=5)
+
+
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6), st.sampled_from(["csv", "tsv"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_cell_comes_back_as_text_or_none(tmp_path, pairs, kind):
+    import csv
+
+    path = tmp_path / f"cells.{kind}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter={"csv": ",", "tsv": "\t"}[kind], quoting=csv.QUOTE_ALL)
+        writer.writerows([("a", "b"), *pairs])
+    assert list(read_rows(str(path))) == [{"a": a or None, "b": b or None} for a, b in pairs]
+
+
+def test_numbers_in_csv_stay_text_and_empty_cells_are_none(write):
+    assert list(read_rows(write("n.csv", "text,label\n007,1.50\n,2\n"))) == [
+        {"text": "007", "label": "1.50"},
+        {"text": None, "label": "2"},
+    ]
+
+
+def test_a_cell_may_hold_line_breaks_and_be_longer_than_the_csv_modules_limit(write):
+    long = "x" * 200_000
+    rows = read_rows(write("cells.csv", f'text,label\n"one\r\ntwo\n",x\n{long},y\n'))
+    assert rows[0]["text"] == "one\r\ntwo\n"
+    assert rows[1]["text"] == long
+    assert [rows.where(0), rows.where(1)] == ["cells.csv:2", "cells.csv:5"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_a_json_list_is_read_alike_through_a_window_of_any_size(write, monkeypatch, size):
+    values = [{"text": "ä[{" * 20, "n": 12345}, {"text": '"}\\', "deep": [[{"a": None}]]}, {"n": -1.5e-7}]
+    source = write("list.json", "\n" + json.dumps(values, indent=3, ensure_ascii=False) + "\n\n")
+    monkeypatch.setattr(parse._JsonWindow, "SIZE", size)
+    rows = read_rows(source)
+    assert list(rows) == [{"text": None, "n": None, "deep": None, **value} for value in values]
+    assert [rows.where(i) for i in range(3)] == ["list.json:3", "list.json:7", "list.json:17"]
+
+
+MALFORMED = [
+    ("cut.jsonl", TWO + '{"text": "c"\n', 3, "not valid JSON: Expecting ',' delimiter at column 13"),
+    ("list.jsonl", TWO + "[1, 2]\n", 3, "a row is an object {…}, not [1, 2]"),
+    ("null.jsonl", TWO + "null\n", 3, "not null"),
+    ("deep.jsonl", TWO + '{"a": ' + "[" * 100_000 + "\n", 3, "nested too deeply"),
+    ("digits.jsonl", TWO + '{"a": ' + "1" * 5000 + "}\n", 3, "4300"),
+    ("half.jsonl", TWO + '{"text": "\\ud83d"}\n', 3, "'\\ud83d', half of a surrogate pair"),
+    ("latin.jsonl", TWO.encode() + b'{"text": "\xe9"}\n', 3, "byte 0xe9 at position 11 of the line"),
+    ("latin.txt", b"one\ntwo\ncaf\xe9\n", 3, "byte 0xe9 at position 4"),
+    ("many.csv", "text,label\na,x\nb,y,z\n", 3, '3 fields, but the header has 2: ["text", "label"]'),
+    ("few.tsv", "text\tlabel\na\tx\nb\n", 3, "1 fields, but the header has 2"),
+    ("after.csv", 'text,label\n"a\n2",x\nb,y,z\n', 4, "3 fields"),
+    ("quote.csv", 'text,label\na,x\n"b" c,y\n', 3, "not valid CSV: ',' expected after '\"'"),
+    ("open.csv", 'text,label\na,x\n"b,y\nc,z\n', 3, "a quote is opened and never closed"),
+    ("latin.csv", b'text,label\na,x\n"b\n\xe9",y\n', 4, "byte 0xe9 at position 1"),
+    ("item.json", '[{"text": "a"},\n\n5]', 3, "a row is an object {…}, not 5"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "line", "reason"), MALFORMED, ids=[case[0] for case in MALFORMED])
+def test_a_malformed_row_is_told_by_file_line_and_reason(write, cache, name, content, line, reason):
+    message = fails(write(name, content))
+    assert message.startswith(f"{name}:{line}: ")
+    assert reason in message
+    assert "data.on_error: skip" in message
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "content", "line", "reason"), MALFORMED, ids=[case[0] for case in MALFORMED])
+def test_a_malformed_row_can_be_skipped_and_is_counted(write, name, content, line, reason):
+    source = write(name, content)
+    for _ in range(2):  # parsed, then from the cache
+        rows = read_rows(source, on_error="skip")
+        assert 1 <= len(rows) <= 2
+        assert rows.skipped.count == 1
+        assert rows.skipped.first[0].startswith(f"{name}:{line}: ")
+        assert reason in rows.skipped.first[0]
+    fails(source)  # what was skipped once is not forgiven for ever
+
+
+def test_rows_after_a_malformed_one_keep_their_lines(write):
+    rows = read_rows(write("bad.jsonl", '{"n": 1}\noops\n{"n": 3}\n'), on_error="skip")
+    assert [(row["n"], rows.where(i)) for i, row in enumerate(rows)] == [(1, "bad.jsonl:1"), (3, "bad.jsonl:3")]
+
+
+def test_all_skips_are_counted_and_the_first_are_shown(write):
+    rows = read_rows(write("bad.jsonl", "{}\n" + "oops\n" * 50), on_error="skip")
+    assert rows.skipped.count == 50
+    assert len(rows.skipped.first) == read.SHOWN_SKIPS
+    assert rows.skipped.first[-1].startswith(f"bad.jsonl:{read.SHOWN_SKIPS + 1}: ")
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "line", "reason"),
+    [
+        ("object.json", '\n{"data": []}', 2, "begins with '{' (a file with one object a line has the suffix .jsonl)"),
+        ("cut.json", '[{"a": 1},\n{"a": ', 2, "Expecting value"),
+        ("comma.json", '[{"a": 1},\n]', 2, "Expecting value"),
+        ("between.json", '[{"a": 1}\n{"a": 2}]', 2, "'{' where ',' or ']' must stand"),
+        ("end.json", '[{"a": 1}\n', 2, "'end of file' where ',' or ']' must stand"),
+        ("more.json", '[{"a": 1}]\n[]', 2, "'[' after the end of the list"),
+        ("latin.json", b'[{"a": 1},\n{"a": "\xe9"}]', 2, "byte 0xe9 at position 8"),
+        ("cutchar.json", b'[{"a": 1},\n{"a": "\xc3', 2, "byte 0xc3 at position 8"),
+        ("twice.csv", "text,label,text\na,b,c\n", 1, "two columns are named 'text'"),
+        ("header.csv", b"text,\xe9\na,b\n", 1, "byte 0xe9"),
+    ],
+)
+def test_what_makes_the_rest_unreadable_is_never_skipped(write, on_error, name, content, line, reason):
+    message = fails(write(name, content), on_error=on_error)
+    assert message.startswith(f"{name}:{line}: ")
+    assert reason in message
+    assert "data.on_error" not in message
+
+
+def test_utf_16_is_recognised(write):
+    assert "iconv -f UTF-16" in fails(write("wide.csv", "text,label\na,b\n".encode("utf-16")))
+
+
+def test_one_list_in_a_jsonl_file_is_recognised(write):
+    assert "has the suffix .json)" in fails(write("list.jsonl", json.dumps(ROWS, indent=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("none.jsonl", "", "is empty (0 bytes)"),
+        ("none.parquet", "", "is empty (0 bytes)"),
+        ("blank.txt", "\n \n", "holds no rows"),
+        ("list.json", " [ ] ", "holds no rows"),
+        ("space.json", "  \n", "holds no rows"),
+        ("header.csv", "text,label\n", "holds no rows"),
+        ("fake.parquet", "not parquet", "no Parquet file that can be read"),
+        ("data.xlsx", "x", "files with the suffix '.xlsx' are not read. Data is one file (.csv .json .jsonl"),
+        ("data", "x", "files with the suffix '' are not read"),
+    ],
+)
+def test_a_file_without_rows_or_of_another_format_is_refused(write, cache, name, content, reason):
+    assert reason in fails(write(name, content))
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_a_file_whose_rows_are_all_malformed_is_refused_with_the_reason(write):
+    assert "all 2 were skipped, the first (line 1) as not valid JSON" in fails(
+        write("b.jsonl", "a\nb\n"), on_error="skip"
+    )
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
+    path = tmp_path / "none.parquet"
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    assert "holds no rows" in fails(str(path))
+
+
+def test_a_missing_file_is_told_with_near_names(write):
+    write("support.jsonl", TWO)
+    assert "Did you mean 'support.jsonl'?" in fails("suport.jsonl")
+    assert "there is no folder 'data'" in fails("data/support.jsonl")
+
+
+def test_a_folder_is_refused(tmp_path):
+    assert "is a folder" in fails(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused(write):
+    source = write("locked.jsonl", TWO)
+    os.chmod(source, 0)
+    assert "Permission denied" in fails(source)
+
+
+def test_columns_are_renamed(write):
+    source = write("data.csv", "body,label,label_id\na,x,1\n")
+    rows = read_rows(source, columns={"text": "body"})
+    assert rows[0] == next(iter(rows)) == {"text": "a", "label": "x", "label_id": "1"}
+    assert sorted(rows.columns) == ["label", "label_id", "text"]
+    swapped = read_rows(source, columns={"label": "label_id", "name": "label"})
+    assert swapped[0] == {"body": "a", "label": "1", "name": "x"}
+
+
+def test_an_unknown_column_is_told_with_those_of_the_file(write):
+    message = fails(write("data.csv", "body,label\na,x\n"), columns={"text": "boody"})
+    assert "no column 'boody' (recipe key data.columns.text). Its columns: body, label. Did you mean 'body'?" in message
+
+
+def test_a_renamed_column_does_not_hide_another(write):
+    assert "has a column 'label' beside 'body'" in fails(write("d.csv", "body,label\na,x\n"), columns={"label": "body"})
+
+
+def test_selected_rows_keep_their_places(write):
+    rows = read_rows(write("n.jsonl", "".join(f'{{"n": {i}}}\n' for i in range(3000))))
+    some = rows.select([2500, 3, 999]).select([2, 0])
+    assert [row["n"] for row in some] == [some[0]["n"], some[1]["n"]] == [999, 2500]
+    assert [some.where(0), some.where(1)] == ["n.jsonl:1000", "n.jsonl:2501"]
+    assert len(rows.select([])) == 0
+    with pytest.raises(IndexError):
+        some[2]
+
+
+def test_rows_are_mapped_from_disk_not_held_in_memory(write, cache):
+    rows = read_rows(write("data.jsonl", TWO))
+    assert [Path(file["filename"]).parents[1] for file in rows.dataset.cache_files] == [cache]
+
+
+def test_a_second_read_does_not_parse(write, monkeypatch):
+    source = write("data.jsonl", TWO)
+    first = list(read_rows(source))
+    monkeypatch.setattr(read, "parse", mock.Mock(side_effect=AssertionError("parsed again")))
+    assert list(read_rows(source)) == first
+
+
+def test_a_changed_file_is_never_taken_for_the_old_one(write):
+    source = write("data.jsonl", '{"n": 1}\n')
+    times = os.stat(source)
+    assert read_rows(source)[0] == {"n": 1}
+    write("data.jsonl", '{"n": 2}\n')
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time
+    assert read_rows(source)[0] == {"n": 2}
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypatch):
+    source = write("data.jsonl", TWO)
+    whole = read._write_text
+
+    def write_and_append(*arguments):
+        facts = whole(*arguments)
+        with open(source, "a") as file:
+            file.write("{}\n")
+        return facts
+
+    monkeypatch.setattr(read, "_write_text", write_and_append)
+    assert "changed while it was read" in fails(source)
+    assert list(cache.iterdir()) == []
+
+
+def test_the_same_content_in_another_format_is_another_entry(write):
+    assert read_rows(write("a.txt", TWO))[0] == {"text": TWO.splitlines()[0]}
+    assert read_rows(write("a.jsonl", TWO))[0] == ROWS[0]
+
+
+def test_a_full_disk_is_told_with_the_way_out(write, cache, monkeypatch):
+    source = write("data.jsonl", TWO)
+    monkeypatch.setattr(read, "_write_text", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    message = fails(source)
+    assert "No space left on device" in message
+    assert "FTENGINE_CACHE" in message
+    assert list(cache.iterdir()) == []
+
+
+def test_a_process_killed_while_reading_leaves_no_half_cache(write, tmp_path, cache):
+    source = write("data.jsonl", TWO)
+    code = (
+        "import os, pathlib, signal\n"
+        "from ftengine.data.read import read_rows\n"
+        "pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"read_rows({source!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
+    assert [entry.suffix for entry in cache.iterdir()] == [".tmp"]
+    assert list(read_rows(source)) == ROWS
+
+
+def test_a_reader_that_another_overtakes_uses_the_others_entry(write, cache, monkeypatch):
+    source = write("data.jsonl", TWO)
+    whole = read._write_text
+    others = []
+
+    def overtaken(*arguments):
+        facts = whole(*arguments)
+        monkeypatch.setattr(read, "_write_text", whole)
+        others.append(read_rows(source))
+        return facts
+
+    monkeypatch.setattr(read, "_write_text", overtaken)
+    assert list(read_rows(source)) == list(others[0]) == ROWS
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("owner/name", ("owner/name", None, "train")),
+        ("owner/name:test", ("owner/name", None, "test")),
+        ("owner/name:train[:10%]", ("owner/name", None, "train[:10%]")),
+        ("owner/name/config", ("owner/name", "config", "train")),
+        ("owner/name-2.0/en.fr:validation", ("owner/name-2.0", "en.fr", "validation")),
+    ],
+)
+def test_a_data_set_of_the_hub_is_loaded_by_name_config_and_split(monkeypatch, tmp_path, source, asked):
+    monkeypatch.chdir(tmp_path)
+    load = mock.Mock(return_value=datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 0]}))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = read_rows(source, columns={"content": "text"}).select([2, 0])
+    name, config, split = asked
+    load.assert_called_once_with(name, config, split=split)
+    assert list(rows) == [{"content": "c", "label": 0}, {"content": "a", "label": 0}]
+    assert rows.where(0) == f"{source} row 3"
+
+
+def test_a_hub_out_of_reach_is_one_clear_error(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "no file 'nobody/nothing', and as a data set of the hub it cannot be loaded" in fails("nobody/nothing")
+
+
+def test_a_path_in_a_folder_that_exists_is_not_asked_of_the_hub(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", mock.Mock(side_effect=AssertionError("asked the hub")))
+    write("support.jsonl", TWO)
+    (tmp_path / "data").mkdir()
+    assert "no data file 'data/support'" in fails("data/support")

@@ -1,0 +1,176 @@
+"""Equal examples stay on one side, nothing is lost, and the seed alone decides."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftengine.api import Task
+from ftengine.data.audit import identities
+from ftengine.data.split import cut, make_splits
+from ftengine.errors import DataError
+from ftengine.recipe import DataSection
+
+
+def lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def texts(names) -> str:
+    return lines({"text": name} for name in names)
+
+
+def places(rows) -> list[str]:
+    return [] if rows is None else [rows.where(i) for i in range(len(rows))]
+
+
+def digest(groups) -> np.ndarray:
+    return np.array([f"{group:016}" for group in groups], dtype="S16")
+
+
+groups = st.lists(st.integers(0, 30), min_size=1, max_size=80)
+fractions = st.fixed_dictionaries(
+    {}, optional={"test": st.floats(0.01, 0.49), "validation": st.floats(0.01, 0.49)}
+).filter(bool)
+
+
+@given(groups, fractions)
+def test_a_cut_keeps_all_rows_and_puts_no_identity_on_two_sides(groups, fractions):
+    rows = np.array(groups)
+    try:
+        sides = cut(digest(groups), fractions)
+    except DataError:
+        assert len(set(groups)) <= len(fractions)
+        return
+    assert sorted(np.concatenate(list(sides.values()))) == list(range(len(groups)))
+    assert all(len(side) for side in sides.values())
+    assert all(list(side) == sorted(side) for side in sides.values())
+    identities = [set(rows[side]) for side in sides.values()]
+    assert sum(map(len, identities)) == len(set(groups))
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.99))
+def test_distinct_rows_are_cut_to_the_nearest_number(count, fraction):
+    held = len(cut(digest(range(count)), {"validation": fraction})["validation"])
+    assert held == pytest.approx(min(max(fraction * count, 1), count - 1), abs=0.5)
+
+
+@given(groups, st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.floats(0.01, 0.4))
+def test_the_validation_fraction_does_not_move_the_test_set(groups, test, one, other):
+    if len(set(groups)) > 2:
+        first = cut(digest(groups), {"test": test, "validation": one})["test"]
+        second = cut(digest(groups), {"test": test, "validation": other})["test"]
+        assert list(first) == list(second)
+
+
+def test_a_large_group_does_not_swell_a_small_fraction():
+    one_large = [0] * 900 + list(range(1, 101))
+    assert len(cut(digest(one_large), {"validation": 0.05})["validation"]) == 50
+
+
+def test_the_smallest_group_is_held_out_where_all_are_too_large():
+    assert list(cut(digest([7, 7, 7, 3, 3, 7]), {"validation": 0.1})["validation"]) == [3, 4]
+
+
+def test_identities_are_equal_where_the_task_says_so(write, text_task):
+    from ftengine.data.read import read_rows
+
+    rows = read_rows(write("a.jsonl", lines([{"text": "a", "n": 1}, {"n": 2, "text": "a"}, {"text": "b", "n": 1}])))
+    assert len(set(identities(rows, text_task, 0))) == 2
+    assert len(set(identities(rows, Task(), 0))) == 3
+    assert set(identities(rows, Task(), 0)).isdisjoint(identities(rows, Task(), 1))
+
+
+def test_the_order_of_keys_makes_no_difference_to_identity(write):
+    source = write("a.jsonl", '{"m": {"a": 1, "b": [2]}, "t": "x"}\n{"t": "x", "m": {"b": [2], "a": 1}}\n{"t": "y"}\n')
+    splits = make_splits(DataSection(train=source, validation=None), Task(), 0)
+    assert splits.audit["splits"]["train"]["distinct"] == 2
+
+
+def test_a_split_depends_on_seed_and_content_alone(write, text_task):
+    names = [f"text {i % 70}" for i in range(100)]
+    section = DataSection(train=write("a.jsonl", texts(names)), validation=0.2, test=0.1)
+    other = section.model_copy(update={"train": write("b.jsonl", texts(reversed(names)))})
+
+    def held(section, seed):
+        splits = make_splits(section, text_task, seed)
+        return {name: sorted(row["text"] for row in rows) for name, rows in splits.items()}
+
+    assert held(section, 3) == held(section, 3) == held(other, 3)
+    assert held(section, 3) != held(section, 4)
+
+
+def test_splits_are_given_by_name_and_know_their_places(write, text_task):
+    section = DataSection(
+        train=write("a.jsonl", "\n" + texts(f"text {i}" for i in range(20))), validation=0.1, test=0.2
+    )
+    splits = make_splits(section, text_task, 0)
+    assert list(splits.mapping()) == [name for name, _ in splits.items()] == ["train", "validation", "test"]
+    assert [len(rows) for rows in splits.mapping().values()] == [14, 2, 4]
+    assert sorted(sum((places(rows) for _, rows in splits.items()), [])) == sorted(
+        f"a.jsonl:{i + 2}" for i in range(20)
+    )
+    for _, rows in splits.items():
+        assert [f"a.jsonl:{int(row['text'].split()[1]) + 2}" for row in rows] == places(rows)
+
+
+def test_null_holds_nothing_out(write, text_task):
+    splits = make_splits(DataSection(train=write("a.jsonl", texts("aab")), validation=None), text_task, 0)
+    assert splits.validation is splits.test is None
+    assert list(splits.mapping()) == ["train"]
+    assert len(splits.train) == 3
+
+
+def test_few_rows_still_give_one_to_validation(write, text_task):
+    splits = make_splits(DataSection(train=write("a.jsonl", texts("abc"))), text_task, 0)
+    assert (len(splits.train), len(splits.validation)) == (2, 1)
+
+
+def test_too_few_distinct_examples_are_told(write, text_task):
+    source = write("a.jsonl", texts("aaaabb"))
+    make_splits(DataSection(train=source, validation=0.1), text_task, 0)
+    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows hold 2 distinct; .* hold out test and validation"):
+        make_splits(DataSection(train=source, validation=0.1, test=0.1), text_task, 0)
+    with pytest.raises(DataError, match=r"its 3 rows hold 1 distinct; .* set data\.validation: null"):
+        make_splits(DataSection(train=write("b.jsonl", texts("aaa"))), text_task, 0)
+
+
+def test_files_are_taken_as_they_are(write, text_task):
+    section = DataSection(
+        train=write("a.csv", "body\na\nb\nc\n"),
+        validation=write("v.csv", "body\nd\n"),
+        test=write("t.jsonl", '{"body": "e"}\noops\n'),
+        columns={"text": "body"},
+        on_error="skip",
+    )
+    splits = make_splits(section, text_task, 0)
+    assert [[row["text"] for row in rows] for _, rows in splits.items()] == [["a", "b", "c"], ["d"], ["e"]]
+    assert splits.test.skipped.count == 1
+
+
+def test_a_fraction_is_cut_beside_a_file(write, text_task):
+    section = DataSection(
+        train=write("a.jsonl", texts(f"text {i}" for i in range(10))),
+        validation=0.2,
+        test=write("t.jsonl", texts("xyz")),
+    )
+    assert [len(rows) for _, rows in make_splits(section, text_task, 0).items()] == [8, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name):
+    class Strict(Task):
+        name = "strict"
+
+        def check(self, columns):
+            if "text" not in columns:
+                raise DataError(f"no column 'text', only {', '.join(columns)}.")
+
+    good, bad = write("good.jsonl", texts("abc")), write("bad.jsonl", '{"body": "a"}\n')
+    section = DataSection(**{"train": good, "validation": None, name: bad})
+    with pytest.raises(DataError, match=r"^bad\.jsonl: no column 'text', only body\.$"):
+        make_splits(section, Strict(), 0)

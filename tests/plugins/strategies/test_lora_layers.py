@@ -1,0 +1,271 @@
+"""LoRA computes what PEFT computes, and leaves what is frozen alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine.parameters import count, trainable
+from ftengine_builtins.strategies import lora_layers
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+
+
+def prepared(loaded: LoadedModel, **options) -> Lora:
+    torch.manual_seed(0)
+    strategy = Lora(LoraConfig(**{"dropout": 0.0, **options}))
+    strategy.prepare(loaded)
+    return strategy
+
+
+def as_peft(base: nn.Module, ours: nn.Module, head: str) -> nn.Module:
+    """Wrap a copy of the base with PEFT, holding the same A, B and head as ours."""
+    layers = lora_layers.lora_layers(ours)
+    task = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}[head]
+    config = PeftConfig(r=8, lora_alpha=16, target_modules=list(layers), task_type=task)
+    wrapped = get_peft_model(copy.deepcopy(base), config)
+    own = dict(ours.named_parameters())
+    with torch.no_grad():
+        for name, parameter in trainable(wrapped).items():
+            parameter.copy_(own[ours_name(name)])
+    return wrapped
+
+
+def ours_name(peft_name: str) -> str:
+    return (
+        peft_name.removeprefix("base_model.model.")
+        .replace(".lora_A.default.weight", ".lora_a")
+        .replace(".lora_B.default.weight", ".lora_b")
+        .replace(".modules_to_save.default", "")
+    )
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    """Switch off the architecture's own dropout, which differs from run to run."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return module
+
+
+def both_gradients(loaded, numbers, base, *, autocast: bool = False, checkpointing: bool = False):
+    """Return gradients by name: ours, PEFT's, and PEFT's in float64."""
+    peft = as_peft(base, loaded.module, loaded.head)
+    exact = numbers.gradients(copy.deepcopy(peft).double(), base)
+    for module in (loaded.module, peft):
+        without_dropout(module).train()
+        if checkpointing:
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours, theirs = numbers.gradients(loaded.module), numbers.gradients(peft, base)
+    return ours, renamed(theirs), renamed(exact)
+
+
+def renamed(gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {ours_name(name): gradient for name, gradient in gradients.items()}
+
+
+@pytest.fixture
+def base(loaded) -> nn.Module:
+    """The model as it was before LoRA."""
+    return without_dropout(copy.deepcopy(loaded.module))
+
+
+def test_outputs_equal_the_base_bit_for_bit_before_training(loaded, base, numbers) -> None:
+    prepared(loaded, dropout=0.5)
+    assert torch.equal(numbers.logits(loaded.module), numbers.logits(base))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_in_float32_equal_pefts(loaded, base, numbers, checkpointing) -> None:
+    prepared(loaded)
+    numbers.shake(loaded.module)
+    numbers.assert_as_exact(*both_gradients(loaded, numbers, base, checkpointing=checkpointing), torch.float32)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_under_bfloat16_autocast_are_as_good_as_pefts(loaded, base, numbers, checkpointing) -> None:
+    prepared(loaded)
+    numbers.shake(loaded.module)
+    gradients = both_gradients(loaded, numbers, base, autocast=True, checkpointing=checkpointing)
+    numbers.assert_as_exact(*gradients, torch.bfloat16)
+
+
+def test_gradients_in_float64_equal_pefts(loaded, base, numbers, doubled) -> None:
+    prepared(loaded)
+    numbers.shake(loaded.module)
+    peft = as_peft(base, loaded.module, loaded.head).eval()
+    single, theirs = renamed(numbers.gradients(peft, base)), renamed(numbers.gradients(peft.double(), base))
+    ours = numbers.gradients(doubled(loaded.module).eval())
+    # No wider dtype is at hand to say what is exact, but rounding errors scale with the unit roundoff: what
+    # float32 loses, times 2⁻²⁹, is what PEFT's float64 loses, and ours may lose twice that.
+    shrink = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    lost = {name: theirs[name] + shrink * (single[name] - theirs[name]) for name in theirs}
+    numbers.assert_as_exact(ours, lost, theirs, torch.float64)
+
+
+def test_checkpointing_replays_the_dropout_mask(loaded, numbers) -> None:
+    prepared(loaded, dropout=0.3)
+    numbers.shake(loaded.module)
+    without_dropout(loaded.module).train()
+    torch.manual_seed(3)
+    plain = numbers.gradients(loaded.module)
+    loaded.module.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(3)
+    replayed = numbers.gradients(loaded.module)
+    assert all(torch.equal(plain[name], replayed[name]) for name in plain)
+
+
+def test_frozen_weights_do_not_move(loaded, numbers) -> None:
+    strategy = prepared(loaded)
+    module = loaded.module
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    trained = set(trainable(module))
+    optimizer = torch.optim.AdamW(strategy.param_groups(module, 1e-2, weight_decay=0.1))
+    for _ in range(2):  # B is zero at first, so A moves from the second step on
+        module.train()(**numbers.batch(module)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == trained
+
+
+def test_only_lora_and_the_new_head_train(loaded) -> None:
+    prepared(loaded)
+    names = trainable(loaded.module)
+    assert all(name.endswith((".lora_a", ".lora_b")) or name.startswith(loaded.new_modules) for name in names)
+    assert any(name.startswith("classifier.") for name in names) == bool(loaded.new_modules)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_scale_is_alpha_over_rank_or_its_root(rslora: bool) -> None:
+    layer = nn.Linear(6, 5)
+    loaded = LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm")
+    strategy = prepared(loaded, rank=4, alpha=3, rslora=rslora)
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(7, 6)
+    update = layer(x) - nn.functional.linear(x, layer.weight, layer.bias)
+    expected = (x @ layer.lora_a.T @ layer.lora_b.T) * (3 / (math.sqrt(4) if rslora else 4))
+    torch.testing.assert_close(update, expected)
+    assert strategy.config.scale == 3 / (math.sqrt(4) if rslora else 4)
+
+
+def test_a_and_b_are_float32_whatever_the_base_holds(llama_folder, load, numbers) -> None:
+    loaded = load(llama_folder, dtype=torch.bfloat16)
+    prepared(loaded)
+    assert {p.dtype for p in trainable(loaded.module).values()} == {torch.float32}
+    grads = numbers.gradients(loaded.module.train())
+    assert all(grad.isfinite().all() for grad in grads.values())
+
+
+def test_one_seed_gives_one_initialisation(llama_folder, load) -> None:
+    first, second = load(llama_folder), load(llama_folder)
+    prepared(first)
+    prepared(second)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(trainable(first.module).values(), trainable(second.module).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("init", "deviation"), [("kaiming", 1 / math.sqrt(3 * 400)), ("gaussian", 1 / 50)])
+def test_a_has_the_spread_that_peft_gives_it(init: str, deviation: float) -> None:
+    layer = nn.Linear(400, 3)
+    prepared(LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm"), rank=50, init=init)
+    # The deviation of n = 20,000 draws is known to about 1/sqrt(2n) of itself; five of those.
+    assert layer.lora_a.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(2 * 20_000))
+    assert not layer.lora_b.any()
+
+
+def test_dropout_acts_only_while_training(llama_folder, load, numbers) -> None:
+    loaded = load(llama_folder)
+    prepared(loaded, dropout=0.5)
+    numbers.shake(loaded.module)
+    assert torch.equal(numbers.logits(loaded.module), numbers.logits(loaded.module))
+    with torch.no_grad():
+        one, other = (loaded.module.train()(**numbers.batch(loaded.module)).logits for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_a_skeleton_on_the_meta_device_can_be_prepared(llama_folder, load) -> None:
+    real = load(llama_folder)
+    with torch.device("meta"):
+        skeleton = LoadedModel(type(real.module)(real.module.config), None, str(llama_folder), "causal-lm")
+    prepared(real)
+    prepared(skeleton)
+    assert count(skeleton.module) == count(real.module)
+    assert all(p.is_meta for p in skeleton.module.parameters())
+
+
+def test_a_copy_is_independent(llama_folder, load, numbers) -> None:
+    loaded = load(llama_folder)
+    prepared(loaded)
+    duplicate = copy.deepcopy(loaded.module)
+    before = numbers.logits(loaded.module)
+    numbers.shake(duplicate)
+    assert torch.equal(numbers.logits(loaded.module), before)
+    assert not torch.equal(numbers.logits(duplicate), before)
+
+
+def test_a_compiled_model_computes_the_same(llama_folder, load, numbers) -> None:
+    loaded = load(llama_folder)
+    prepared(loaded)
+    numbers.shake(loaded.module)
+    eager = numbers.gradients(loaded.module)
+    compiled = numbers.gradients(torch.compile(loaded.module, backend="aot_eager"), loaded.module)
+    assert all(torch.equal(eager[name], compiled[f"_orig_mod.{name}"]) for name in eager)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with int8 weights, as quantisers make them: no Linear, no float weight."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.step = linear.weight.abs().max().item() / 127
+        packed = (linear.weight.detach() / self.step).round().to(torch.int8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.weight.float() * self.step).T
+
+
+class DoublingLinear(nn.Linear):
+    """A Linear with a forward of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("kind", ["packed", "subclass"])
+def test_any_layer_with_its_own_forward_keeps_it(kind: str) -> None:
+    torch.manual_seed(0)
+    layer = PackedLinear(nn.Linear(6, 5)) if kind == "packed" else DoublingLinear(6, 5)
+    x = torch.randn(7, 6, requires_grad=True)
+    frozen = layer(x)
+    prepared(LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm"), rank=2, alpha=2)
+    assert torch.equal(layer(x), frozen)
+    nn.init.normal_(layer.lora_b)
+    torch.testing.assert_close(layer(x), frozen + x @ layer.lora_a.T @ layer.lora_b.T)
+    layer(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert layer.lora_a.grad.abs().sum() > 0
+    assert layer.lora_b.grad.abs().sum() > 0
+
+
+def test_removing_lora_restores_the_module(llama_folder, load, numbers) -> None:
+    loaded = load(llama_folder)
+    kinds = {path: type(part) for path, part in loaded.module.named_modules()}
+    keys, before = list(loaded.module.state_dict()), numbers.logits(loaded.module)
+    prepared(loaded)
+    for layer in lora_layers.lora_layers(loaded.module).values():
+        lora_layers.remove(layer)
+    assert {path: type(part) for path, part in loaded.module.named_modules()} == kinds
+    assert list(loaded.module.state_dict()) == keys
+    assert torch.equal(numbers.logits(loaded.module), before)

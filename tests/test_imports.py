@@ -1,0 +1,358 @@
+"""Imports run one way, plugins see only public names, and what must answer quickly loads nothing heavy.
+
+The rules are about source, so the source is parsed and nothing of it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS = (
+    ("__init__",),  # the front door: it names what is public and imports it on use
+    ("errors",),
+    ("parameters", "api"),
+    ("hookspecs",),
+    ("plugins", "registry", "recipe"),
+    ("data", "training", "evaluation", "run", "report", "environment"),
+    ("job", "session", "merging", "planning", "finished", "prediction", "engine"),  # the engine, a step a file
+    ("cli", "testing"),
+    ("__main__",),
+)
+"""The rooms of ftengine: each imports from its own line and from the lines above it."""
+
+OPS = "ops"
+"""The room beside the others: it imports only torch and the standard library, and no other room imports it."""
+
+PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.ops", "ftengine.parameters", "ftengine.testing")
+"""What plugins may import, beside the names that `ftengine` itself offers."""
+
+QUICK = ("__init__", "api", "errors", "hookspecs", "plugins", "registry", "recipe", "cli")
+"""The rooms that `--help` and recipe errors load; a plugin's `__init__` is loaded with them."""
+
+HEAVY = ("accelerate", "datasets", "peft", "safetensors.torch", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported thing.
+
+    Args:
+        source: the module that imports; a package's own module ends in `.__init__`.
+        line: where it does.
+        target: the module that is imported.
+        name: what is taken out of it, or "" where the module itself is meant.
+        when: "loading" (runs when `source` is loaded), "called" (inside a function) or "typing".
+    """
+
+    source: str
+    line: int
+    target: str
+    name: str
+    when: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line} imports {self.target}{self.name and '.' + self.name}"
+
+
+class Reader(ast.NodeVisitor):
+    """Collects what a module imports; `import_module("literal")` counts as well."""
+
+    def __init__(self, module: str, known: Iterable[str]) -> None:
+        self.module = module
+        self.known = {name.removesuffix(".__init__") for name in known}
+        self.when = "loading"
+        self.found: list[Import] = []
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self._add(node.lineno, alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        package = self.module.split(".")[: -node.level] if node.level else []
+        target = ".".join([*package, *filter(None, [node.module])])
+        for alias in node.names:
+            inner = f"{target}.{alias.name}"
+            if inner in self.known:
+                self._add(node.lineno, inner)
+            else:
+                self._add(node.lineno, target, alias.name)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        called = ast.unparse(node.func).split(".")[-1]
+        if called in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+            self._add(node.lineno, str(node.args[0].value))
+        self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        typing = ast.unparse(node.test).endswith("TYPE_CHECKING") and not isinstance(node.test, ast.UnaryOp)
+        self._visit_as("typing" if typing else self.when, node.body)
+        self._visit_as(self.when, [node.test, *node.orelse])
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._visit_as(self.when, [*node.decorator_list, node.args])
+        self._visit_as("called", node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 (ast names it)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self._visit_as("called", [node.body])
+
+    def _visit_as(self, when: str, nodes: Iterable[ast.AST]) -> None:
+        outer, self.when = self.when, when
+        for node in nodes:
+            self.visit(node)
+        self.when = outer
+
+    def _add(self, line: int, target: str, name: str = "") -> None:
+        self.found.append(Import(self.module, line, target, name, self.when))
+
+
+def read_package(folder: Path) -> dict[str, str]:
+    """Return the source of every module of a package, by dotted name."""
+    files = sorted(folder.rglob("*.py"))
+    return {".".join(f.relative_to(folder.parent).with_suffix("").parts): f.read_text("utf-8") for f in files}
+
+
+def imports_of(modules: Mapping[str, str], beside: Iterable[str] = ()) -> list[Import]:
+    """Return what modules import, given the names of further modules that they may import from."""
+    found = []
+    for module, source in modules.items():
+        reader = Reader(module, [*modules, *beside])
+        reader.visit(ast.parse(source))
+        found += reader.found
+    return found
+
+
+def offered_names(front: str) -> dict[str, str]:
+    """Return the names that ftengine's front door offers, and the module that each comes from."""
+    tables = {ast.unparse(n.targets[0]): n.value for n in ast.parse(front).body if isinstance(n, ast.Assign)}
+    return {"__version__": "ftengine", **ast.literal_eval(tables["_HOME"])}
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), "__init__"][1]
+
+
+def layer_of(room: str) -> int:
+    """Return a room's line in LAYERS, or -1 where it has none."""
+    return next((line for line, rooms in enumerate(LAYERS) if room in rooms), -1)
+
+
+def engine_faults(found: Iterable[Import], offered: Mapping[str, str]) -> Iterator[str]:
+    """Say which imports of ftengine's own modules open a door the wrong way."""
+    for item in found:
+        here, top = room_of(item.source), item.target.split(".")[0]
+        # A name taken from the front door comes from the module behind it.
+        behind = offered.get(item.name, item.target) if item.target == "ftengine" else item.target
+        there = room_of(behind)
+        if top.startswith("ftengine_"):
+            yield f"{item}: the engine knows no plugin"
+        elif here == OPS:
+            if top not in {*sys.stdlib_module_names, "torch"} and (top, there) != ("ftengine", OPS):
+                yield f"{item}: ops imports only torch and the standard library"
+        elif layer_of(here) < 0:
+            yield f"{item}: the room {here!r} has no place in LAYERS"
+        elif top != "ftengine" or item.when == "typing":
+            continue
+        elif there == OPS:
+            yield f"{item}: strategies import ops, the engine does not"
+        elif layer_of(there) < 0:
+            yield f"{item}: the room {there!r} has no place in LAYERS"
+        elif layer_of(there) > layer_of(here):
+            yield f"{item}: {there} lies behind {here}"
+
+
+def circle(found: Iterable[Import]) -> list[str]:
+    """Return rooms that import one another in a circle, or nothing."""
+    graph: dict[str, set[str]] = {}
+    for item in found:
+        here, there = room_of(item.source), room_of(item.target)
+        if item.target.startswith("ftengine.") and item.when != "typing" and here != there:
+            graph.setdefault(here, set()).add(there)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def plugin_faults(found: Iterable[Import], offered: Mapping[str, str], own: Iterable[str]) -> Iterator[str]:
+    """Say which imports of a plugin distribution, whose packages are `own`, reach for what is not public."""
+    for item in found:
+        top, *inner = item.target.split(".")
+        private = item.name.startswith("_") and not item.name.endswith("__")
+        if top == "ftengine":
+            module_is_public = not inner or f"{item.target}.".startswith(tuple(f"{name}." for name in PUBLIC))
+            name_is_public = item.name in ("", *offered) if not inner else not private
+            if not (module_is_public and name_is_public) or any(part.startswith("_") for part in inner):
+                yield f"{item}: not public"
+        elif top in own:
+            if private:
+                yield f"{item}: another module's private name"
+        elif top.startswith("ftengine_"):
+            yield f"{item}: plugins do not import one another"
+
+
+def heavy_loads(found: Iterable[Import], start: str) -> list[str]:
+    """Return how loading the module `start` comes to load something heavy, one chain of imports each."""
+    loads: dict[str, list[Import]] = {}
+    for item in found:
+        if item.when == "loading":
+            loads.setdefault(item.source, []).append(item)
+    chains, seen, waiting = [], {start}, [(start, "")]
+    while waiting:
+        module, before = waiting.pop()
+        for item in loads.get(module, ()):
+            chain = f"{before}; {item}" if before else str(item)
+            if f"{item.target}.".startswith(tuple(f"{name}." for name in HEAVY)):
+                chains.append(chain)
+            parts = item.target.split(".")
+            parents = [".".join([*parts[:end], "__init__"]) for end in range(1, len(parts) + 1)]
+            for loaded in {*parents, item.target} - seen:  # a.b loads a as well
+                seen.add(loaded)
+                waiting.append((loaded, chain))
+    return chains
+
+
+def plugin_distributions() -> dict[str, dict[str, str]]:
+    """Return the modules of each distribution in plugins/: a hyphen folder holds packages, any other is one."""
+    result: dict[str, dict[str, str]] = {}
+    for folder in sorted(path.parent for path in (ROOT / "plugins").glob("**/ftengine_*/__init__.py")):
+        distribution = folder.relative_to(ROOT / "plugins").parts[0]
+        result.setdefault(distribution, {}).update(read_package(folder))
+    return result
+
+
+ENGINE = read_package(ROOT / "ftengine")
+OFFERED = offered_names(ENGINE["ftengine.__init__"])
+PLUGINS = plugin_distributions()
+EVERYTHING = imports_of(
+    {**ENGINE, **{name: source for modules in PLUGINS.values() for name, source in modules.items()}}
+)
+
+
+def test_engine_imports_run_one_way() -> None:
+    assert list(engine_faults(imports_of(ENGINE), OFFERED)) == []
+
+
+def test_rooms_do_not_import_one_another_in_a_circle() -> None:
+    assert circle(imports_of(ENGINE)) == []
+
+
+@pytest.mark.parametrize("distribution", PLUGINS)
+def test_plugins_import_only_public_names(distribution: str) -> None:
+    modules = PLUGINS[distribution]
+    own = {module.split(".")[0] for module in modules}
+    assert list(plugin_faults(imports_of(modules, beside=ENGINE), OFFERED, own)) == []
+
+
+QUICK_MODULES = [
+    *(module for module in ENGINE if room_of(module) in QUICK),
+    *(module for modules in PLUGINS.values() for module in modules if module.count(".") == 1 and "__init__" in module),
+]
+
+
+@pytest.mark.parametrize("module", QUICK_MODULES)
+def test_what_answers_quickly_loads_nothing_heavy(module: str) -> None:
+    assert heavy_loads(EVERYTHING, module) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ftengine.errors", "import ftengine.api"),
+        ("ftengine.errors", "from ftengine import fine_tune"),
+        ("ftengine.api", "def later():\n    from ftengine.registry import Registry"),
+        ("ftengine.hookspecs", "from .run import RunDirectory"),
+        ("ftengine.data.batching", "from ..engine import Run"),
+        ("ftengine.data.__init__", "from ftengine import cli"),
+        ("ftengine.training.loop", "import importlib\nimportlib.import_module('ftengine.cli')"),
+        ("ftengine.engine", "import ftengine_builtins"),
+        ("ftengine.engine", "from ftengine.ops import lowrank_linear"),
+        ("ftengine.ops.reference", "import numpy"),
+        ("ftengine.ops.reference", "from ftengine.errors import InputError"),
+        ("ftengine.cupboard", "import json"),
+        ("ftengine.engine", "from ftengine import cupboard"),
+    ],
+)
+def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> None:
+    planted = imports_of({module: source}, beside=[*ENGINE, "ftengine.cupboard"])
+    assert len(list(engine_faults(planted, OFFERED))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ftengine.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run import RunDirectory"),
+        ("ftengine.data.batching", "from .encoding import encode"),
+        ("ftengine.engine", "from ftengine import __version__, hookspecs\nfrom ftengine.data import batching"),
+        ("ftengine.ops.lowrank", "import math\nimport torch\nfrom ftengine.ops import reference\nfrom . import schema"),
+    ],
+)
+def test_an_import_the_right_way_passes(module: str, source: str) -> None:
+    assert list(engine_faults(imports_of({module: source}, beside=ENGINE), OFFERED)) == []
+
+
+def test_a_planted_circle_is_caught() -> None:
+    planted = {"ftengine.plugins": "import ftengine.recipe", "ftengine.recipe": "import ftengine.plugins"}
+    assert set(circle(imports_of(planted))) == {"plugins", "recipe"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ftengine.engine import fine_tune",
+        "from ftengine import recipe",
+        "from ftengine import _HOME",
+        "from ftengine.api import _hidden",
+        "import ftengine.ops._backend",
+        "import ftengine.apiary",
+        "from ftengine_builtins.strategies.full import Full",
+        "from .layers import _hidden",
+    ],
+)
+def test_a_planted_import_behind_the_public_names_is_caught(source: str) -> None:
+    planted = imports_of({"ftengine_mine.strategy": source}, beside=ENGINE)
+    assert len(list(plugin_faults(planted, OFFERED, {"ftengine_mine"}))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ftengine import Recipe, __version__, api, hookimpl",
+        "import ftengine.ops\nfrom ftengine.ops.reference import lowrank_linear",
+        "from __future__ import annotations\nimport torch\nfrom . import layers\nfrom .layers import Layer",
+    ],
+)
+def test_public_names_are_open_to_plugins(source: str) -> None:
+    planted = imports_of({"ftengine_mine.strategy": source}, beside=ENGINE)
+    assert list(plugin_faults(planted, OFFERED, {"ftengine_mine"})) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "chains"),
+    [
+        ("import torch", 1),
+        ("from torch.nn import functional", 1),
+        ("from safetensors.torch import load_file", 1),
+        ("try:\n    import transformers\nexcept ImportError:\n    pass", 1),
+        ("class Late:\n    import datasets", 1),
+        ("import ftengine.middle", 1),
+        ("from ftengine.middle import name", 1),
+        ("if TYPE_CHECKING:\n    import torch", 0),
+        ("def later():\n    import torch", 0),
+        ("import torchless, safetensors", 0),
+    ],
+)
+def test_a_planted_heavy_import_is_caught(source: str, chains: int) -> None:
+    planted = {"ftengine.cli.__init__": source, "ftengine.middle.__init__": "import torch", "ftengine.middle.leaf": ""}
+    assert len(heavy_loads(imports_of(planted), "ftengine.cli.__init__")) == chains

@@ -1,0 +1,142 @@
+"""Discovery is guarded and closed: a broken plugin is named and stops the run, nothing is skipped in silence."""
+
+import sys
+import types
+from importlib import metadata
+
+import pytest
+
+from ftengine import hookimpl
+from ftengine.api import Config, Evaluator, Strategy
+from ftengine.errors import PluginError, RecipeError, UnknownName
+from ftengine.plugins import make_plugin_manager
+from ftengine.registry import KINDS, Registry
+
+
+class Nothing(Strategy):
+    """Train nothing.
+
+    More text that a list does not show.
+    """
+
+    name = "nothing"
+
+    class Config(Config):
+        depth: int = 3
+
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(False)
+
+
+def plugin(**hooks):
+    module = types.ModuleType("some_plugin")
+    for name, result in hooks.items():
+
+        def hook(result=result):
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        hook.__name__ = name
+        setattr(module, name, hookimpl(hook))
+    return module
+
+
+def registry(**plugins):
+    return Registry(make_plugin_manager(plugins, discover=False))
+
+
+def installed(monkeypatch, tmp_path, body, name="ftengine-thing", module="ftengine_thing"):
+    """Install a distribution that consists of one module and one entry point."""
+    (tmp_path / f"{module}.py").write_text(body)
+    info = tmp_path / f"{module}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[ftengine]\nthing = {module}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k != module})
+
+
+def test_built_in_plugins_come_through_the_same_entry_point_group():
+    names = {ep.value for ep in metadata.entry_points(group="ftengine")}
+    assert "ftengine_builtins" in names
+    assert {e.origin.distribution for e in Registry().entries("strategy")} == {"ftengine"}
+
+
+def test_every_component_has_a_summary_and_options_with_known_types():
+    for kind in KINDS:
+        for entry in Registry().entries(kind):
+            assert entry.summary, entry
+            assert entry.cls.Config.model_config["extra"] == "forbid", entry
+
+
+def test_a_component_is_found_by_kind_and_name_and_built_with_its_options():
+    built = registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", {"name": "nothing", "depth": 5}, "strategy")
+    assert isinstance(built, Nothing)
+    assert built.config.depth == 5
+
+
+def test_summary_is_the_first_line_of_the_docstring():
+    assert registry(p=plugin(ftengine_strategies=[Nothing])).get("strategy", "nothing").summary == "Train nothing."
+
+
+def test_unknown_names_are_answered_with_what_is_installed_and_the_nearest():
+    with pytest.raises(UnknownName, match=r"no strategy named 'nothng' \(recipe key strategy\).*nothing.*Did you mean 'nothing'"):
+        registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", "nothng", "strategy")
+
+
+def test_unknown_options_are_answered_with_the_nearest():
+    with pytest.raises(RecipeError, match=r"unknown key 'strategy\.dept'.*Did you mean 'depth'"):
+        registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", {"name": "nothing", "dept": 1}, "strategy")
+
+
+def test_two_components_of_one_name_are_an_error_that_names_both():
+    with pytest.raises(PluginError, match=r"two strategy plugins are named 'nothing': one of first.*one of second"):
+        registry(first=plugin(ftengine_strategies=[Nothing]), second=plugin(ftengine_strategies=[Nothing]))
+
+
+@pytest.mark.parametrize(
+    ("offer", "message"),
+    [
+        ([Evaluator], "must be a subclass of Strategy"),
+        ([Nothing()], "must be a subclass of Strategy"),
+        ([type("Unnamed", (Strategy,), {})], "without a name"),
+        (RuntimeError("no licence"), "p failed in ftengine_strategies: RuntimeError: no licence"),
+    ],
+)
+def test_wrong_offers_are_refused(offer, message):
+    with pytest.raises(PluginError, match=message):
+        registry(p=plugin(ftengine_strategies=offer))
+
+
+def test_a_hook_that_does_not_exist_is_refused():
+    with pytest.raises(PluginError, match="ftengine_strategy"):
+        registry(p=plugin(ftengine_strategy=[Nothing]))
+
+
+def test_an_installed_distribution_is_found(monkeypatch, tmp_path):
+    installed(
+        monkeypatch,
+        tmp_path,
+        "from ftengine import hookimpl\nfrom ftengine.api import Strategy\n"
+        "class Thing(Strategy):\n    'Do a thing.'\n    name = 'thing'\n"
+        "@hookimpl\ndef ftengine_strategies():\n    return [Thing]\n",
+    )
+    origin = Registry().get("strategy", "thing").origin
+    assert (origin.distribution, origin.version, origin.status) == ("ftengine-thing", "1.2", "loaded")
+
+
+@pytest.mark.parametrize("body", ["import absent_module\n", "raise SystemExit(3)\n", "def broken(:\n"])
+def test_a_broken_plugin_is_named_with_version_and_cause(monkeypatch, tmp_path, body):
+    installed(monkeypatch, tmp_path, body)
+    plugins = make_plugin_manager()
+    with pytest.raises(PluginError, match=r"ftengine-thing 1\.2.*FTENGINE_BLOCK_PLUGINS=ftengine-thing"):
+        plugins.require_sound()
+
+
+def test_a_blocked_plugin_is_not_even_imported(monkeypatch, tmp_path):
+    installed(monkeypatch, tmp_path, "raise RuntimeError('imported')\n")
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine_thing")
+    plugins = make_plugin_manager()
+    plugins.require_sound()
+    assert plugins.origins["ftengine-thing:thing"].status == "blocked"

@@ -1,0 +1,70 @@
+"""Recipes: defaults, overrides, and errors that name key, value and what is allowed."""
+
+import pytest
+
+from ftengine import Recipe
+from ftengine.errors import RecipeError
+
+SMALL = {"model": {"source": "m"}, "task": "causal-lm", "data": {"train": "a.jsonl"}, "strategy": "lora"}
+
+
+def test_a_name_and_a_mapping_mean_the_same_component():
+    assert Recipe.make(SMALL).strategy == Recipe.make(SMALL | {"strategy": {"name": "lora"}}).strategy
+
+
+def test_overrides_reach_nested_keys_and_keep_the_original():
+    recipe = Recipe.make(SMALL, ["train.max_steps=40", "train.learning_rate=2e-4", "strategy.rank=4", "seed=7"])
+    assert recipe.train.max_steps == 40
+    assert recipe.train.learning_rate == 2e-4
+    assert recipe.strategy == {"name": "lora", "rank": 4}
+    assert SMALL["strategy"] == "lora"
+
+
+def test_resolved_recipe_reads_back_as_itself():
+    recipe = Recipe.make(SMALL)
+    assert Recipe.make(recipe.resolved()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        (SMALL | {"strategi": "x"}, [], r"unknown key 'strategi'.*Did you mean 'strategy'"),
+        (SMALL | {"train": {"epoch": 3}}, [], r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
+        (SMALL | {"train": {"batch_size": 0}}, [], r"train\.batch_size.*greater than or equal to 1.*got 0"),
+        (SMALL | {"train": {"schedule": "cosin"}}, [], r"train\.schedule.*'cosine', 'linear' or 'constant'"),
+        (SMALL | {"data": {"train": "a", "validation": 1.5}}, [], r"data\.validation.*between 0 and 1"),
+        (SMALL | {"data": {"train": "a", "validation": True}}, [], r"data\.validation.*fraction"),
+        (SMALL | {"data": {"train": "a", "validation": 0.5, "test": 0.5}}, [], r"take 1 of the data"),
+        (SMALL | {"strategy": {"rank": 8}}, [], r"strategy.*a component is a name"),
+        ({k: v for k, v in SMALL.items() if k != "model"}, [], r"key 'model' is missing"),
+        (SMALL, ["train.max_steps"], r"write key=value"),
+        (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is no mapping"),
+        (SMALL, ["train.max_steps=[1"], r"not a YAML value"),
+    ],
+)
+def test_wrong_recipes_are_explained(content, overrides, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        Recipe.make(content, overrides)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1", r"recipe.yaml:\d+: not valid YAML"),
+        ("- a\n- b\n", "a recipe is a mapping"),
+        ("", "a recipe is a mapping"),
+        ("model: !!python/object/apply:os.system ['echo hi']\n", "not valid YAML"),
+    ],
+)
+def test_wrong_files_are_explained(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        Recipe.read(path)
+
+
+def test_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(RecipeError, match="ftengine init"):
+        Recipe.read(tmp_path / "absent.yaml")

@@ -1,0 +1,68 @@
+"""A run directory is written atomically: complete or not at all."""
+
+import errno
+import json
+
+import pytest
+
+from ftengine.errors import RunError
+from ftengine.run import RunDirectory, write_folder
+
+
+def test_an_empty_or_absent_folder_is_free(tmp_path):
+    RunDirectory(tmp_path).require_free()
+    RunDirectory(tmp_path / "a" / "b").require_free()
+
+
+@pytest.mark.parametrize("content", ["notes.txt", "recipe.yaml"])
+def test_a_folder_with_content_is_refused(tmp_path, content):
+    (tmp_path / content).write_text("x")
+    with pytest.raises(RunError, match="is not empty"):
+        RunDirectory(tmp_path).require_free()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        RunDirectory(tmp_path / "file" / "run").require_free()
+
+
+def test_a_failed_folder_leaves_the_older_one(tmp_path):
+    target = tmp_path / "trained"
+    write_folder(target, lambda folder: (folder / "a").write_text("old"))
+
+    def full(folder):
+        (folder / "a").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="disk is full"):
+        write_folder(target, full)
+    assert (target / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["trained"]
+
+
+def test_an_interrupted_folder_leaves_nothing(tmp_path):
+    def interrupted(folder):
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "trained", interrupted)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_metrics_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.append_metrics({"step": 1, "loss": 2.0})
+    run.append_metrics({"step": 2, "loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert [line["step"] for line in run.metrics()] == [1, 2]
+    run.keep_metrics(1)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def test_numbers_that_json_does_not_know_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        RunDirectory(tmp_path).write_json("figures.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
