@@ -92,8 +92,6 @@ class Job:
         """
         self.listener.phase("read data")
         splits = make_splits(self.recipe.data, self.task, self.recipe.seed)
-        for rows in splits.mapping().values():
-            self.task.check(rows.columns)
         located = {name: Located(rows) for name, rows in splits.mapping().items()}
         try:
             self.task.bind(located)
@@ -264,9 +262,8 @@ class Located:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Example]:
-        for i in range(len(self._rows)):
-            self._at = i
-            yield self._rows[i]
+        for self._at, row in enumerate(self._rows):  # noqa: B020 (self is not what is iterated)
+            yield row
         self._at = -1
 
     def place(self) -> str:

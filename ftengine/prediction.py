@@ -55,7 +55,8 @@ def predict_file(
         DataError: a row cannot be answered; found before the model loads.
     """
     output = Path(output)
-    rows = read_rows(str(source), on_error=run.recipe.data.on_error, columns=run.recipe.data.columns)
+    section = run.recipe.data
+    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True)
     _check(run, rows)
     kept = _kept(output, rows, resume)
     if kept == len(rows):

@@ -12,6 +12,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` whatever pytest's import mode
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep the rows that tests read out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTENGINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory) -> Path:
     """A tiny Llama with a ChatML tokenizer."""

@@ -1,1 +1,35 @@
+"""The command line: parses and prints, decides nothing.
 
+Every command lies in a module of its own, which is imported when the command is called, and each is a
+short Python call as well. Only click and the standard library are imported here, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ftengine import __version__
+from ftengine.cli.group import Commands
+from ftengine.cli.options import debug_option
+
+COMMANDS = {
+    "init": ("ftengine.cli.init:init", "Write a commented recipe to start from."),
+    "plan": ("ftengine.cli.plan:plan", "Show what a recipe would do, without training."),
+    "train": ("ftengine.cli.train:train", "Fine-tune a model as a recipe says."),
+    "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
+    "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
+    "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
+    "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
+    "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
+}
+"""Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""
+
+
+@click.group(cls=Commands, builtin=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="ftengine", message="%(prog)s %(version)s")
+@debug_option
+def main() -> None:
+    """Fine-tune pre-trained models, and see what came of it.
+
+    Begin with `ftengine init`, look at `ftengine plan`, then `ftengine train`.
+    """

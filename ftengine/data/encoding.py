@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Batch, Features, Listener, Task, iterate
+from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.read import Rows
 from ftengine.errors import DataError
 
@@ -53,7 +53,7 @@ class EncodedSplit:
         return self.task.collate(features, self.processor)
 
     def _features(self, row: int, epoch: int | None) -> Iterator[Features]:
-        examples = [self.rows[row]]
+        examples: list[Example] = [self.rows[row]]
         if epoch is not None and self.augmenters:
             rng = random.Random(f"{self.seed}/{epoch}/{row}")
             for augmenter in self.augmenters:
@@ -93,9 +93,9 @@ def encode_split(
     """
     lengths, weights, index, skipped = [], [], [], []
     truncated = masked = 0
-    for i in iterate(listener, range(len(rows)), f"encode {name}", len(rows)):
+    for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
         try:
-            features = task.encode(rows[i], processor, max_length=max_length)
+            features = task.encode(row, processor, max_length=max_length)
         except DataError as error:
             reason = f"{rows.where(i)}: {error}"
             if on_error == "fail":

@@ -104,7 +104,9 @@ class Rows:
         return f"{self.source}:{line}" if _ROW in self.dataset.column_names else f"{self.source} row {line}"
 
 
-def read_rows(source: str, *, on_error: str = "fail", columns: Mapping[str, str] | None = None) -> Rows:
+def read_rows(
+    source: str, *, on_error: str = "fail", columns: Mapping[str, str] | None = None, partial: bool = False
+) -> Rows:
     """Read a file or a data set of the hub.
 
     A file is parsed once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a
@@ -117,6 +119,7 @@ def read_rows(source: str, *, on_error: str = "fail", columns: Mapping[str, str]
             lines are no rows.
         on_error: "fail" raises at the first malformed row, "skip" leaves such rows out and counts them.
         columns: renames columns, {new name: name in the file}.
+        partial: leave out renames of columns that the file does not have, as of labels in data to predict.
 
     Raises:
         DataError: the source is missing, of another format, malformed or without rows; or a renamed
@@ -132,7 +135,8 @@ def read_rows(source: str, *, on_error: str = "fail", columns: Mapping[str, str]
         names, skipped = [name for name in dataset.column_names if name != _LINE], Skipped()
     else:
         raise DataError(_missing(source, path))
-    return Rows(dataset, source, _renamed(source, names, columns or {}), skipped)
+    wanted = {new: old for new, old in (columns or {}).items() if old in names or not partial}
+    return Rows(dataset, source, _renamed(source, names, wanted), skipped)
 
 
 _ALLOWED = f"one file ({' '.join(SUFFIXES)}) or a data set of the hub (owner/name[/config][:split])"

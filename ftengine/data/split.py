@@ -74,9 +74,9 @@ def cut(digests: np.ndarray, fractions: Mapping[str, float], source: str = "the 
 
     Groups of equal rows are taken in the order of their hashes, which is a shuffle by the seed: for the
     first split from the front, for the second from the back, so that the fraction of one does not move
-    the other. A group is taken if it brings the number of rows closer to the fraction; where no group
-    does, because all are large, the smallest is taken. One group at least is left for training. The same
-    rows in another order, or in a file with further rows, mostly stay where they were.
+    the other as long as they do not meet. A group is taken if it brings the number of rows closer to the
+    fraction; where no group does, because all are large, the smallest is taken. One group at least is left
+    for training. The same rows in another order, or among further rows, mostly stay where they were.
 
     Args:
         digests: (rows,) a hash of each row, as from `identities`.

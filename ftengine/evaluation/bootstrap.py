@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -307,4 +308,5 @@ def _trials(evaluator: Any, sums: np.ndarray) -> Mapping[str, float]:
 
 
 def _details(evaluator: Any, sums: np.ndarray, counts: Mapping[Hashable, int]) -> Mapping[str, Any]:
-    return evaluator.details(sums, counts) if hasattr(evaluator, "counts") else evaluator.details(sums)
+    takes_counts = len(signature(evaluator.details).parameters) == 2
+    return evaluator.details(sums, counts) if takes_counts else evaluator.details(sums)

@@ -52,8 +52,8 @@ def difference_interval(
     """Return the 95 % interval of tuned - base from the two score intervals and their correlation.
 
     Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
-    paired data", method 10, with the correlation taken from the paired resamples (0 where one of the two
-    does not vary).
+    paired data": method 10 without its correction of the correlation, which needs a fourfold table. The
+    correlation is that of the paired resamples, 0 where one of the two does not vary.
     """
     (base_low, base_high), (tuned_low, tuned_high) = base_interval, tuned_interval
     if base_low is None or base_high is None or tuned_low is None or tuned_high is None:

@@ -51,7 +51,7 @@ def percentile_interval(resampled: np.ndarray, n: int) -> Interval:
 
     Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
     are therefore moved outwards, by as much as Student's t interval is wider (the expanded percentile
-    interval of Hesterberg 2015, arXiv:1411.5279, §3.3).
+    interval of Hesterberg 2015, arXiv:1411.5279). tests/evaluation/test_coverage.py has what it covers.
 
     Args:
         resampled: (B,); nan (a resample where the figure is undefined) is left out.

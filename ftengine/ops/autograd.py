@@ -72,11 +72,11 @@ class LowRankAdd(torch.autograd.Function):
     ) -> Tensor:
         ctx.ops = operators(x, a.shape[0])
         s = ctx.ops.lowrank_shrink(as_matrix(x), a, p, seed)
-        out = y.clone(memory_format=torch.contiguous_format)
-        ctx.ops.lowrank_expand_(out.view(-1, out.shape[-1]), s, b, scale)
+        out = as_matrix(y).clone()
+        ctx.ops.lowrank_expand_(out, s, b, scale)
         ctx.save_for_backward(x, s, seed, a, b)
         ctx.scale, ctx.p = scale, p
-        return out
+        return out.view(y.shape)
 
     @staticmethod
     @once_differentiable

@@ -18,9 +18,7 @@ def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def why_reference(
-    device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided
-) -> str | None:
+def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
     """Say why a layer takes the reference, or None when it may take a compiled kernel.
 
     Args:

@@ -45,7 +45,9 @@ def lowrank_linear(
         _check(bias.shape == weight.shape[:1], "bias (N,)", bias, "weight (N, K)", weight)
     for name, frozen in (("weight", weight), ("bias", bias)):
         if frozen is not None and frozen.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False")
+            raise ValueError(
+                f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False"
+            )
     dtype = compute_dtype(x.device.type, x.dtype)
     if dtype == x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")

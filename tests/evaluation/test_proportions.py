@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from ftengine.evaluation.proportions import difference_interval, score_interval
 from scipy import stats
+
+from ftengine.evaluation.proportions import difference_interval, score_interval
 
 CERTAIN = np.ones(1000)
 
@@ -54,7 +55,7 @@ def test_an_undefined_proportion_has_no_interval():
 
 
 def newcombe(a, b, c, d):
-    """Method 10 from the fourfold table, uncorrected phi: both right, only tuned, only base, both wrong."""
+    """The interval from a fourfold table: both right, only tuned right, only base right, both wrong."""
     n = a + b + c + d
     tuned, base = (a + b) / n, (a + c) / n
     l1, u1 = stats.binomtest(a + b, n).proportion_ci(method="wilson")
@@ -75,7 +76,11 @@ def intervals(a, b, c, d):
     return difference_interval(base.mean(), tuned.mean(), *each, *resampled)
 
 
-# Newcombe 1998, table II: 36 / 12 / 2 / 0 and others, in its spirit.
+def test_the_reference_gives_the_published_interval():
+    # Newcombe 1998's first example, where the correlation is negative and needs no correction.
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
 @pytest.mark.parametrize("table", [(36, 12, 2, 0), (30, 10, 4, 6), (150, 20, 5, 25)])
 def test_difference_has_newcombes_interval(table):
     n = sum(table)

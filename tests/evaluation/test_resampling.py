@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from ftengine.evaluation.resampling import p_value, percentile_interval, poisson_weights
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+
+from ftengine.evaluation.resampling import p_value, percentile_interval, poisson_weights
 
 
 def test_weights_are_poisson_with_mean_one():

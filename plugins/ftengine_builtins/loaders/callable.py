@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import FtengineError, SourceError, did_you_mean
 from ftengine_builtins.loaders.pretrained import longest_input
 from ftengine_builtins.loaders.quiet import cause
-from torch import nn
 
 SHAPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-REQUEST = inspect.Parameter("request", inspect.Parameter.POSITIONAL_ONLY)
 
 
 class CallableLoader(ModelLoader):
@@ -49,7 +49,7 @@ class CallableLoader(ModelLoader):
             raise SourceError(f"{source!r}: loader callable takes module:function, for example my_models:small.")
         top = source.partition(":")[0].partition(".")[0]
         with _working_directory_importable():
-            if importlib.util.find_spec(top) is None:
+            if top not in sys.modules and importlib.util.find_spec(top) is None:
                 raise SourceError(f"{source!r}: there is no module {top!r}, neither installed nor in {os.getcwd()!r}.")
 
     def load_processor(self, source: str) -> Any:
@@ -57,9 +57,10 @@ class CallableLoader(ModelLoader):
         self.check(source)
         function = _find(source)
         result = _call(function, LoadRequest(source, head="", skeleton=True))
+        processor = _parts(result, source)[1]
         if not _wants_request(function, source):  # nothing else to be had from a second call
             self._waiting[source] = result
-        return _parts(result, source)[1]
+        return processor
 
     def load(self, request: LoadRequest) -> LoadedModel:
         # Each model is handed out once: the next caller must not meet one that was trained.
@@ -73,6 +74,11 @@ class CallableLoader(ModelLoader):
         if result.head != request.head:
             raise SourceError(
                 f"{request.source!r} returned a model with the head {result.head!r}; the task needs {request.head!r}."
+            )
+        if result.labels not in (None, request.labels):
+            raise SourceError(
+                f"{request.source!r} returned a model for {result.labels}; the data has {request.labels}. "
+                "Take the labels, and their order, from the request."
             )
         return replace(result, source=request.source, labels=request.labels)
 
@@ -137,6 +143,9 @@ def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
 def _working_directory_importable() -> Iterator[None]:
     """Search the working directory for modules, as `python -m` does, but after everything installed."""
     here = os.getcwd()
+    if here in sys.path:
+        yield
+        return
     sys.path.append(here)
     try:
         yield

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+
 from ftengine.errors import SourceError
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import transformers
+from transformers import AutoConfig, AutoTokenizer, modeling_gguf_pytorch_utils
+
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.gguf_header import read_header
 from ftengine_builtins.loaders.pretrained import load_pretrained, pad_with_eos, refuse_adapter
 from ftengine_builtins.loaders.quiet import reading
-from transformers import AutoConfig, AutoTokenizer, modeling_gguf_pytorch_utils
 
 
 class GgufLoader(ModelLoader):
@@ -85,17 +87,30 @@ def _forget_packing(module: Any) -> None:
         quantizer.remove_quantization_config(module)
 
 
+class _PlainReader(gguf.GGUFReader):
+    """A GGUFReader over a plain array: it takes a slice for each vocabulary entry, three times slower on a memmap."""
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._plain
+
+    @data.setter
+    def data(self, mapped: np.memmap) -> None:
+        self._plain = np.asarray(mapped)
+
+
 @contextmanager
 def parsed_once() -> Iterator[None]:
     """Let transformers parse a file once, build its name map once, and draw no bar, while it loads.
 
     It parses the file anew for config, tokenizer and weights, and builds the same name map for every
     submodule. Both are pure functions of an unchanged file, so remembering them changes nothing but
-    the time: 20 s become 5 s for a model of 135M parameters with 30 layers.
+    the time: 20 s become 5 s for a model of 135M parameters in 30 layers.
     """
+    once = functools.lru_cache(maxsize=1)
     with ExitStack() as stack:
-        for name in ("GGUFReader", "get_tensor_name_map"):
-            stack.enter_context(_replaced(gguf, name, functools.lru_cache(maxsize=1)(getattr(gguf, name))))
+        stack.enter_context(_replaced(gguf, "GGUFReader", once(_PlainReader)))
+        stack.enter_context(_replaced(gguf, "get_tensor_name_map", once(gguf.get_tensor_name_map)))
         stack.enter_context(_replaced(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items))
         yield
 

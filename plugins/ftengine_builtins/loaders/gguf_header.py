@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftengine.errors import SourceError
 from gguf import GGML_QUANT_SIZES, GGUFValueType
+
+from ftengine.errors import SourceError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -66,9 +67,7 @@ def read_header(path: Path) -> GgufHeader:
         raise SourceError(f"{str(path)!r} is damaged: its header cannot be read ({error}). Fetch it again.") from None
     found = path.stat().st_size
     if found < header.size:
-        raise SourceError(
-            f"{str(path)!r} is cut short: {found:,} bytes of {header.size:,}. Fetch it again."
-        )
+        raise SourceError(f"{str(path)!r} is cut short: {found:,} bytes of {header.size:,}. Fetch it again.")
     return header
 
 

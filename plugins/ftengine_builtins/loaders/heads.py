@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
+
 from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
-from torch import nn
 
 HEADS = {
     "causal-lm": "AutoModelForCausalLM",
@@ -37,9 +38,7 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
         SourceError: no such head, or the architecture has none of that kind.
     """
     if head not in HEADS:
-        raise SourceError(
-            f"no loader knows the head {head!r}. Known: {', '.join(HEADS)}." + did_you_mean(head, HEADS)
-        )
+        raise SourceError(f"no loader knows the head {head!r}. Known: {', '.join(HEADS)}." + did_you_mean(head, HEADS))
     auto = getattr(transformers, HEADS[head])
     remote = trust_remote_code and HEADS[head] in (getattr(config, "auto_map", None) or {})
     if type(config) not in auto._model_mapping and not remote:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
+from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 SCHEME = "package://"
 
@@ -39,8 +42,6 @@ class PackageLoader(ModelLoader):
         return loader.load_processor(str(path))
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        from dataclasses import replace
-
         path, loader = self._resolved(request.source)
         return replace(loader.load(replace(request, source=str(path))), source=request.source)
 
@@ -52,16 +53,13 @@ class PackageLoader(ModelLoader):
 
 
 def _loader_for(path: Path, source: str) -> ModelLoader:
-    # Either import brings transformers along; finding the package does without.
     if path.is_dir():
-        from ftengine_builtins.loaders.transformers import TransformersLoader
-
         return TransformersLoader()
     if path.suffix.lower() == ".gguf":
-        from ftengine_builtins.loaders.gguf import GgufLoader
-
         return GgufLoader()
-    raise SourceError(f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file.")
+    raise SourceError(
+        f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
+    )
 
 
 def resolve(source: str) -> Path:

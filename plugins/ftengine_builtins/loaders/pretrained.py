@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.fresh import fresh_modules, predicted_fresh
@@ -111,12 +113,14 @@ def pad_with_eos(tokenizer: Any) -> Any:
 def _agree_on_special_tokens(module: Any, processor: Any) -> None:
     """Let config and generation config name the tokenizer's padding and end.
 
-    Only after the model is built: a config that names the padding token freezes its embedding row.
+    Only after the model is built: a config that names the padding token freezes its embedding row. And
+    not where positions are counted from the padding token: there the config's own is part of the model.
     """
     pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
     generation = getattr(module, "generation_config", None)
     if pad is not None:
-        module.config.get_text_config().pad_token_id = pad
+        if not _tables_counted_from_padding(module):
+            module.config.get_text_config().pad_token_id = pad
         if generation is not None:
             generation.pad_token_id = pad
     if eos is not None and generation is not None:
@@ -133,12 +137,18 @@ def longest_input(module: Any, processor: Any) -> int | None:
     config = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):
         limits.append(getattr(config.get_text_config(), "max_position_embeddings", None))
-    for name, table in module.named_modules():
-        # RoBERTa and its kin number positions from padding_idx + 1 on.
-        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
-            limits.append(table.num_embeddings - table.padding_idx - 1)
+    limits += [table.num_embeddings - table.padding_idx - 1 for table in _tables_counted_from_padding(module)]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
     return min(known, default=None)
+
+
+def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
+    """Return position tables of RoBERTa and its kin, whose first position is padding_idx + 1."""
+    return [
+        table
+        for name, table in module.named_modules()
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None
+    ]
 
 
 def refuse_adapter(folder: Path, source: str) -> None:

@@ -6,8 +6,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ftengine.errors import FtengineError, SourceError
 from transformers.utils import logging
+
+from ftengine.errors import FtengineError, SourceError
+
+LONGEST_CAUSE = 240
+"""Characters of a library's message that an error line repeats."""
 
 
 @contextmanager
@@ -27,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def reading(source: str, advice: str = "") -> Iterator[None]:
+def reading(source: str) -> Iterator[None]:
     """Turn whatever a library raises over a damaged or unknown model into a SourceError that names the source."""
     try:
         with quiet():
@@ -36,10 +40,11 @@ def reading(source: str, advice: str = "") -> Iterator[None]:
         raise
     # Libraries answer damaged files with errors of every class; each means that this source cannot be read.
     except Exception as error:
-        raise SourceError(f"cannot load {source!r}: {cause(error)}{advice}") from error
+        raise SourceError(f"cannot load {source!r}: {cause(error)}") from error
 
 
 def cause(error: BaseException) -> str:
-    """Say an error's class and message in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}".rstrip(".: ") + "."
+    """Say an error's class and message in one line of bearable length."""
+    text = " ".join(str(error).split()).rstrip(".: ")
+    text = text if len(text) <= LONGEST_CAUSE else text[:LONGEST_CAUSE] + "…"
+    return f"{type(error).__name__}: {text}." if text else f"{type(error).__name__}."

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
+
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
 from ftengine_builtins.loaders.pretrained import load_pretrained, pad_with_eos, read_json, refuse_adapter
 from ftengine_builtins.loaders.quiet import cause, reading
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
-VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model", "spiece.model", "*.bpe.model", "tokenizer_config.json")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model*", "spiece.model", "*.bpe.model", "tekken.json")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -56,14 +57,17 @@ class TransformersLoader(ModelLoader):
         folder = self._folder(source, weights=False)
         self._check_config(folder, source)
         code = {"trust_remote_code": self.config.trust_remote_code}
-        if _holds(folder, VOCABULARIES):
+        if _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists():
             with reading(source):
-                return pad_with_eos(AutoTokenizer.from_pretrained(folder, **code))
-        if _holds(folder, IMAGE_PROCESSORS):
+                tokenizer = AutoTokenizer.from_pretrained(folder, **code)
+            # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
+            if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
+                return pad_with_eos(tokenizer)
+        elif _holds(folder, IMAGE_PROCESSORS):
             with reading(source):
                 return AutoImageProcessor.from_pretrained(folder, **code)
         raise SourceError(
-            f"{source!r} has no tokenizer and no image processor. Put the model's tokenizer.json and "
+            f"{source!r} has no tokenizer vocabulary and no image processor. Put the model's tokenizer.json and "
             "tokenizer_config.json (or preprocessor_config.json) beside its config.json."
         )
 
@@ -75,9 +79,7 @@ class TransformersLoader(ModelLoader):
         with reading(request.source):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.config.trust_remote_code)
         processor = self.load_processor(request.source)
-        return load_pretrained(
-            request, folder, config, processor, trust_remote_code=self.config.trust_remote_code
-        )
+        return load_pretrained(request, folder, config, processor, trust_remote_code=self.config.trust_remote_code)
 
     def _folder(self, source: str, *, weights: bool) -> Path:
         """Return the folder that holds the model, fetched into the hub's cache where it is not local."""
@@ -159,7 +161,10 @@ def check_weights(folder: Path, source: str) -> None:
     else:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if not pickles:
-            raise SourceError(f"{source!r} holds no weights: neither {WEIGHTS} nor {INDEX}.")
+            raise SourceError(
+                f"{source!r} holds no weights that are read: neither {WEIGHTS} nor {INDEX}. Pickled weights "
+                "(pytorch_model.bin, …) can run code when read, so they have to be converted first."
+            )
         cls = (read_json(folder / "config.json", source).get("architectures") or ["AutoModel"])[0]
         raise SourceError(
             f"{source!r} holds weights only as {pickles[0]}, which can run code when read; only safetensors is read. "

@@ -65,9 +65,11 @@ def features(layer: nn.Module) -> tuple[int, int] | None:
     """Return (in, out) of a layer that LoRA can adapt: Linear, Conv1D, a quantised linear layer; else None."""
     if isinstance(layer, Conv1D):
         return layer.nx, layer.nf
-    size = (getattr(layer, "in_features", None), getattr(layer, "out_features", None))
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     is_leaf = next(layer.children(), None) is None
-    return size if is_leaf and all(isinstance(n, int) for n in size) else None  # type: ignore[return-value]
+    return (n_in, n_out) if is_leaf and isinstance(n_in, int) and isinstance(n_out, int) else None
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:
@@ -118,10 +120,10 @@ def refuse_unmergeable(module: nn.Module) -> None:
     for path, layer in lora_layers(module).items():
         weight = layer._parameters.get("weight")
         if not isinstance(layer, LoraLinear) or weight is None or weight.dtype not in MERGEABLE:
-            kind = layer.lora_base.__name__ + (f" with {str(weight.dtype)[6:]} weights" if weight is not None else "")
+            kind = "computed" if weight is None else str(weight.dtype)[6:]
             raise NotMergeable(
-                f"{path!r} is a {kind}; LoRA merges only into plain float weights "
-                "(float32, bfloat16, float16). Load the base dequantised and merge there."
+                f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "
+                "with float weights. Load the base dequantised and merge there."
             )
         others = [name for name in holders[id(weight)] if name != f"{path}.weight"]
         if others:

@@ -1,0 +1,177 @@
+"""What is installed and which options it takes, read from its classes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
+from ftengine.plugins import PluginOrigin, Plugins, make_plugin_manager
+from ftengine.registry import KINDS, Entry, Registry
+
+CONSTRAINTS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "minLength": "length ≥",
+    "maxLength": "length ≤",
+    "minItems": "items ≥",
+    "maxItems": "items ≤",
+    "multipleOf": "a multiple of",
+    "pattern": "matches",
+}
+"""JSON schema's words for what pydantic checks, and ours."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key that a component takes.
+
+    Args:
+        name: the key.
+        type: what its values are, in words.
+        choices: the values, where there are few; else "".
+        required: whether a recipe must give it.
+        default: its value otherwise.
+        description: what it does.
+        constraints: what is allowed beyond the type.
+    """
+
+    name: str
+    type: str
+    choices: str
+    required: bool
+    default: Any
+    description: str
+    constraints: list[str]
+
+    @property
+    def allowed(self) -> str:
+        """Type and constraints in one phrase."""
+        return ", ".join([self.type, *self.constraints])
+
+
+@dataclass
+class Installed:
+    """Everything that plugins offer, also where some of them are broken.
+
+    Args:
+        plugins: the plugins with their origins.
+        entries: the components that work.
+        problems: what is wrong, a sentence each.
+    """
+
+    plugins: Plugins
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def installed() -> Installed:
+    """Find what is installed; where one plugin is broken, the others are still listed."""
+    plugins = make_plugin_manager()
+    result = Installed(plugins, problems=[_broken(origin) for origin in plugins.broken()])
+    try:
+        result.entries = _entries(Registry(plugins))
+    except PluginError as whole:
+        result.problems.append(str(whole))
+        for name, plugin in plugins.manager.list_name_plugin():
+            alone = make_plugin_manager({name: plugin}, discover=False)
+            alone.origins.update(plugins.origins)
+            try:
+                result.entries += _entries(Registry(alone))
+            except PluginError as error:
+                if str(error) not in result.problems:
+                    result.problems.append(str(error))
+    return result
+
+
+def require_kind(kind: str | None) -> None:
+    """Refuse a kind of component that does not exist.
+
+    Raises:
+        InputError: lists the kinds.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"--kind {kind!r}: kinds are {', '.join(KINDS)}." + did_you_mean(kind, KINDS))
+
+
+def find(everything: Installed, name: str, kind: str | None) -> Entry:
+    """Find a component by name alone, or by name and kind.
+
+    Raises:
+        UnknownName: there is none of that name.
+        PluginError: there is none, and it may be one of a broken plugin.
+        InputError: several kinds have one.
+    """
+    entries = [entry for entry in everything.entries if kind in (None, entry.kind)]
+    found = [entry for entry in entries if entry.name == name]
+    if not found and everything.problems:
+        raise PluginError(" ".join(everything.problems))
+    if not found:
+        names = sorted({entry.name for entry in entries})
+        what = kind or "component"
+        raise UnknownName(f"no {what} named {name!r}. Installed: {', '.join(names)}." + did_you_mean(name, names))
+    if len(found) > 1:
+        kinds = " and a ".join(entry.kind for entry in found)
+        raise InputError(f"{name!r} is a {kinds}; say which with --kind {found[0].kind}.")
+    return found[0]
+
+
+def docstring(cls: type) -> str:
+    """Return a class's own docstring, unindented."""
+    return inspect.getdoc(cls) or ""
+
+
+def options(config: type[BaseModel]) -> list[Option]:
+    """Describe the keys of a component's Config, or of a section of the recipe."""
+    schema = config.model_json_schema()
+    definitions = schema.get("$defs", {})
+    found = []
+    for name, part in schema.get("properties", {}).items():
+        model_field = config.model_fields[name]
+        found.append(
+            Option(
+                name,
+                _type(part, definitions),
+                " | ".join(map(str, part.get("enum", ()))),
+                model_field.is_required(),
+                part.get("default"),
+                model_field.description or "",
+                _constraints(part),
+            )
+        )
+    return found
+
+
+def _entries(registry: Registry) -> list[Entry]:
+    return [entry for kind in KINDS for entry in registry.entries(kind)]
+
+
+def _broken(origin: PluginOrigin) -> str:
+    return f"plugin {origin.name!r} of {origin} ({origin.target}) failed to load: {origin.cause}"
+
+
+def _type(part: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Name the values that a piece of JSON schema allows."""
+    if "$ref" in part:
+        return _type(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    if "enum" in part or "const" in part:
+        return " | ".join(str(value) for value in part.get("enum", [part.get("const")]))
+    if "anyOf" in part:
+        return " | ".join(dict.fromkeys(_type(choice, definitions) for choice in part["anyOf"]))
+    if part.get("type") == "array":
+        return f"list of {_type(part.get('items', {}), definitions)}"
+    if part.get("type") == "object":
+        return "mapping"
+    return str(part.get("type", "any value"))
+
+
+def _constraints(part: dict[str, Any]) -> list[str]:
+    found = [f"{sign} {part[word]}" for word, sign in CONSTRAINTS.items() if word in part]
+    for choice in part.get("anyOf", ()):
+        found += _constraints(choice)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,184 @@
+"""`ftengine doctor`: is this installation sound, and what is it made of?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import click
+
+from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.text import size
+
+Check = Callable[[list[str]], Any]
+"""Returns facts as JSON values, and adds what is wrong, with what to do, to the list it is given."""
+
+
+@click.command()
+@json_option
+@debug_option
+def doctor(as_json: bool) -> None:
+    """Check this installation and say what to repair.
+
+    Exits with 1 when there is something to repair.
+    """
+    found, problems = examine()
+    if as_json:
+        print_json({**found, "problems": problems})
+    else:
+        _show(found, problems)
+    if problems:
+        sys.exit(1)
+
+
+def examine() -> tuple[dict[str, Any], list[str]]:
+    """Run every check; one that fails is a problem and does not keep the others from running."""
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, check in CHECKS.items():
+        try:
+            found[name] = check(problems)
+        # Broken installations raise anything, at import already; to report that is what this command is for.
+        except Exception as error:
+            found[name] = None
+            problems.append(f"{name} cannot be found out: {type(error).__name__}: {error}")
+    return found, problems
+
+
+def _versions(problems: list[str]) -> dict[str, str | None]:
+    from ftengine.environment import versions
+
+    return versions()
+
+
+def _requirements(problems: list[str]) -> dict[str, str]:
+    """Compare what is installed with what ftengine asks for."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata.requires("ftengine") or ()]
+    found = {}
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = "missing"
+        found[requirement.name] = version
+        if version == "missing" or not requirement.specifier.contains(version, prereleases=True):
+            problems.append(
+                f"{requirement.name} is {version}; ftengine needs {requirement}. "
+                f"Repair with: pip install '{requirement}'"
+            )
+    return found
+
+
+def _hardware(problems: list[str]) -> dict[str, Any]:
+    from ftengine.environment import hardware
+
+    return hardware()
+
+
+def _precision(problems: list[str]) -> dict[str, str]:
+    """Say what `precision: auto` would choose here, and why."""
+    from accelerate.state import PartialState
+
+    from ftengine.training.precision import choose_precision
+
+    device = PartialState().device
+    precision = choose_precision("auto", "auto", device)
+    return {"device": str(device), "compute": precision.name, "reason": precision.reason}
+
+
+def _kernels(problems: list[str]) -> dict[str, str]:
+    """Say what serves low-rank layers here."""
+    from accelerate.state import PartialState
+
+    from ftengine.ops import active_backend
+
+    backend, reason = active_backend(PartialState().device.type)
+    return {"backend": backend, "reason": reason}
+
+
+def _plugins(problems: list[str]) -> list[dict[str, str]]:
+    from ftengine.cli.components import installed
+    from ftengine.environment import plugin_origins
+
+    found = installed()
+    problems += found.problems
+    return plugin_origins(found.plugins)
+
+
+def _commands(problems: list[str]) -> list[dict[str, str]]:
+    """Load the commands of plugins, as calling them would."""
+    from ftengine.cli import main
+    from ftengine.errors import PluginError
+
+    found = []
+    with click.Context(main, info_name="ftengine") as ctx:
+        for name, offers in sorted(main.external.items()):
+            try:
+                main.get_command(ctx, name)
+            except PluginError as error:
+                problems.append(str(error))
+            found += [{"name": name, "distribution": o.distribution, "version": o.version} for o in offers]
+    return found
+
+
+CHECKS: dict[str, Check] = {
+    "versions": _versions,
+    "requirements": _requirements,
+    "hardware": _hardware,
+    "precision": _precision,
+    "kernels": _kernels,
+    "plugins": _plugins,
+    "commands": _commands,
+}
+
+
+def _show(found: dict[str, Any], problems: list[str]) -> None:
+    out = page()
+    out.print(facts(_lines(found)))
+    out.print()
+    if problems:
+        out.print(facts(("problem", problem) for problem in problems))
+    else:
+        out.print("no problems found")
+
+
+def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was found out, in words; what was not is left out, as a problem tells of it."""
+    lines = []
+    if found["versions"]:
+        known = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+        lines.append(("versions", known))
+    if found["hardware"]:
+        machine = found["hardware"]
+        lines += [
+            ("machine", machine["platform"]),
+            (
+                "processor",
+                f"{machine['processor']}: {machine['cores']} cores, torch uses {machine['threads']} threads "
+                f"and {machine['cpu_capability']}",
+            ),
+            ("memory", size(machine["memory_bytes"])),
+        ]
+        lines += [
+            ("GPU", f"{gpu['name']}, {size(gpu['memory_bytes'])}, capability {gpu['capability']}")
+            for gpu in machine["gpus"]
+        ] or [("GPU", "none")]
+    if found["precision"]:
+        precision = found["precision"]
+        lines.append(("precision", f"auto is {precision['compute']} on {precision['device']}: {precision['reason']}"))
+    if found["kernels"]:
+        lines.append(("kernels", f"{found['kernels']['backend']}: {found['kernels']['reason']}"))
+    for plugin in found["plugins"] or ():
+        lines.append(
+            ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")
+        )
+    for command in found["commands"] or ():
+        lines.append(("command", f"{command['name']} of {command['distribution']} {command['version']}"))
+    return lines

@@ -1,0 +1,31 @@
+"""`ftengine evaluate`: tuned against base."""
+
+from __future__ import annotations
+
+import click
+
+from ftengine.cli.figures import show_confusion, show_figures
+from ftengine.cli.options import debug_option, json_option, run_argument
+from ftengine.cli.page import page, print_json
+from ftengine.cli.progress import is_main_process, listening
+
+
+@click.command()
+@run_argument
+@click.option("--data", metavar="FILE", help="Evaluate on these examples instead of the run's own held-out split.")
+@json_option
+@debug_option
+def evaluate(run_folder: str, data: str | None, as_json: bool) -> None:
+    """Compare a tuned model with its base on the same examples."""
+    from ftengine.engine import load_run
+
+    with listening() as listener:
+        figures = load_run(run_folder, listener=listener).evaluate(data)
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(figures)
+    else:
+        out = page()
+        show_figures(out, figures)
+        show_confusion(out, figures)

@@ -1,0 +1,118 @@
+"""The command group: commands are imported when called, and every failure ends as one `error:` line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from ftengine.cli.external import Offers, conflict, external_commands, load_command
+from ftengine.cli.failure import exit_code, report
+from ftengine.cli.quiet import quiet
+from ftengine.errors import PluginError, did_you_mean
+
+
+class Suggesting(click.Group):
+    """A group that names the nearest command when one is unknown."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        # What begins with a dash is a misspelt option; click says so itself.
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            ctx.fail(f"no command {name!r}. There are {', '.join(known)}.{did_you_mean(name, known)}")
+        return super().resolve_command(ctx, args)
+
+
+class Commands(Suggesting):
+    """ftengine's own commands, and those of installed plugins."""
+
+    def __init__(self, *args: Any, builtin: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        """Take the table of commands.
+
+        Args:
+            builtin: by name, the place of each command (`module:object`) and its line of help.
+        """
+        super().__init__(*args, **kwargs)
+        self.builtin = builtin
+        self._external: dict[str, Offers] | None = None
+
+    @property
+    def external(self) -> dict[str, Offers]:
+        """Commands of plugins, found once; finding them reads metadata and imports nothing."""
+        if self._external is None:
+            self._external = external_commands()
+        return self._external
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.builtin, *sorted(self.external.keys() - self.builtin.keys())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load a command.
+
+        Raises:
+            PluginError: it is broken, or more than one distribution offers it.
+        """
+        offers = self.external.get(name, ())
+        try:
+            if name in self.builtin:
+                if offers:
+                    raise PluginError(conflict(name, offers, builtin=True))
+                module, _, attribute = self.builtin[name][0].partition(":")
+                return getattr(import_module(module), attribute)
+            return load_command(name, offers) if offers else None
+        except PluginError:
+            if ctx.resilient_parsing:  # shell completion has nowhere to report to
+                return None
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.builtin.items()])
+        if self.external:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(
+                    [
+                        (name, ", ".join(str(offer) for offer in offers))
+                        for name, offers in sorted(self.external.items())
+                    ]
+                )
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run a command; what it returns means nothing, so that `main` sees exit codes alone."""
+        super().invoke(ctx)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run as a program: print one line for every error and exit with its status."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
+        debug = "--debug" in (sys.argv[1:] if args is None else args)
+        _tolerate_any_text()
+        with nullcontext() if debug else quiet():
+            try:
+                sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
+            # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
+            except Exception as error:
+                _fail(error, debug)
+
+
+def _fail(error: Exception, debug: bool) -> NoReturn:
+    report(error, debug)
+    sys.exit(exit_code(error))
+
+
+def _tolerate_any_text() -> None:
+    """Print what the terminal's encoding lacks as an escape rather than fail over it."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")

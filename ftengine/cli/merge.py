@@ -1,0 +1,46 @@
+"""`ftengine merge`: a plain model, with nothing of ftengine in it."""
+
+from __future__ import annotations
+
+import click
+
+from ftengine.cli.options import debug_option, json_option, run_argument
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.progress import listening
+from ftengine.cli.text import number
+
+
+@click.command()
+@run_argument
+@click.argument("out", metavar="OUT")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the merged weights; auto keeps the base's.",
+)
+@json_option
+@debug_option
+def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
+    """Fold what was trained into the base and save a plain model in the new folder OUT.
+
+    Outputs before and after are compared first; where they differ by more than rounding, nothing is written.
+    """
+    from ftengine.engine import load_run
+
+    with listening() as listener:
+        report = load_run(run_folder, listener=listener).merge(out, dtype)
+    if as_json:
+        print_json(report.to_json())
+        return
+    lines = [
+        ("merged into", report.path),
+        ("dtype", report.dtype),
+        (
+            "check",
+            f"outputs differ by at most {number(report.largest_difference)} "
+            f"({number(report.tolerance)} is rounding; the largest output is {number(report.largest_output)})",
+        ),
+    ]
+    page().print(facts(lines))

@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+# Declared on every command, so that it may stand anywhere; `Commands.main` looks for it before click parses.
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON alone to stdout; progress and messages go to stderr."
+)
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the recipe, e.g. train.max_steps=40; may be given several times.",
+)
+
+
+def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add RECIPE, a file."""
+    return click.argument("recipe_file", metavar="RECIPE")(command)
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add RUN, the folder of a finished run."""
+    return click.argument("run_folder", metavar="RUN")(command)
+
+
+def yaml_values(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Read `key=value` pairs, values in YAML.
+
+    Raises:
+        InputError: a pair has no key or its value is no YAML.
+    """
+    import yaml
+
+    from ftengine.errors import InputError
+
+    values = {}
+    for pair in pairs:
+        key, equals, raw = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"{option} {pair!r}: write key=value, for example max_new_tokens=40.")
+        try:
+            values[key.strip()] = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise InputError(f"{option} {pair!r}: {raw!r} is not a YAML value.") from None
+    return values

@@ -1,0 +1,97 @@
+"""What goes to stdout: JSON for programs, pages and tables for people. rich is imported when used."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+FILE_WIDTH = 200
+"""Columns where stdout is no terminal: wide enough that tables do not break."""
+
+
+def print_json(value: Any) -> None:
+    """Print JSON in ASCII, so that no text in it can steer a terminal or fail to be encoded."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def page() -> Console:
+    """Return a console for stdout that takes text as it is: no markup, no highlighting."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(markup=False, highlight=False, emoji=False)
+    return Console(file=_Trimmed(), width=FILE_WIDTH, markup=False, highlight=False, emoji=False)
+
+
+class _Trimmed(io.StringIO):
+    """Stdout without the blanks that fill a table's last column."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(re.sub(r" +(?=\n)", "", text))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
+    """Return a plain table, its cells safe to print.
+
+    Args:
+        columns: headings.
+        rows: cells by column.
+        left: columns aligned to the left; the others are numbers.
+    """
+    from rich.table import Table
+
+    result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(one_line(cell) for cell in row))
+    return result
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
+    """Return lines of a name and what there is to say about it, which is text or anything that rich prints."""
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    result.add_column(style="bold", no_wrap=True)
+    result.add_column(overflow="fold")
+    for name, value in pairs:
+        result.add_row(name, Text(one_line(value)) if isinstance(value, str) else value)
+    return result
+
+
+def marked(pieces: Iterable[tuple[str, bool]], *, brackets: bool) -> Text:
+    """Return text with some pieces marked.
+
+    Args:
+        pieces: (text, is marked); the text must be safe to print.
+        brackets: mark with ⟦ ⟧, for where there is no colour.
+    """
+    from rich.text import Text
+
+    result = Text()
+    for text, is_marked in pieces:
+        if not is_marked:
+            result.append(text)
+        elif brackets:
+            result.append(f"⟦{text}⟧")
+        else:
+            result.append(text, style="green underline")
+    return result

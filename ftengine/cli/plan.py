@@ -1,0 +1,135 @@
+"""`ftengine plan`: what a recipe would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.page import facts, marked, page, print_json, table
+from ftengine.cli.progress import listening
+from ftengine.cli.text import cut, duration, number, printable, share, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftengine.engine import Plan
+
+SHOWN_MODULES = 3
+SHOWN_PIECE = 600
+"""Characters shown of each piece of the example; `--json` has all."""
+
+
+@click.command()
+@recipe_argument
+@set_option
+@click.option(
+    "--measure/--no-measure",
+    default=True,
+    help="Load the weights and time a few batches, for an estimate of time and memory (default), or not.",
+)
+@json_option
+@debug_option
+def plan(recipe_file: str, overrides: tuple[str, ...], measure: bool, as_json: bool) -> None:
+    """Show what a recipe would do, without training.
+
+    The data is read, checked and counted, and the strategy is tried on the model. Nothing is written.
+    """
+    from ftengine.engine import plan as make_plan
+    from ftengine.recipe import Recipe
+
+    recipe = Recipe.read(recipe_file, overrides)
+    with listening() as listener:
+        result = make_plan(recipe, measure=measure, listener=listener)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result)
+
+
+def show(plan: Plan) -> None:
+    """Print a plan as a page."""
+    out = page()
+    out.print(facts(_lines(plan)))
+    out.print()
+    out.print(_data(plan.data))
+    if plan.example:
+        out.print()
+        _example(out, plan.example)
+    if plan.warnings:
+        out.print()
+        out.print(facts(("warning" if i == 0 else "", text) for i, text in enumerate(plan.warnings)))
+
+
+def _lines(plan: Plan) -> list[tuple[str, str]]:
+    model, steps = plan.model, plan.steps
+    trained, total = model["trainable_parameters"], model["total_parameters"]
+    lines = [
+        ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
+        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+    ]
+    if model["new_modules"]:
+        lines.append(("", f"initialised afresh: {', '.join(model['new_modules'])}"))
+    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(_strategy(plan))]
+    lines.append(("task", plan.recipe["task"]["name"]))
+    if model["labels"]:
+        lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
+    lines += [
+        ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
+        (
+            "tokens",
+            f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step; "
+            f"padding {share(steps['padding_share'])}; {share(steps['label_share'])} are trained on",
+        ),
+        ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
+        ("estimate", _estimate(plan.estimate)),
+        ("output", plan.recipe["output"]),
+    ]
+    return lines
+
+
+def _strategy(plan: Plan) -> list[str]:
+    name = plan.recipe["strategy"]["name"]
+    if not plan.targets:
+        return [name]
+    lines = []
+    for pattern, modules in plan.targets.items():
+        named = ", ".join(modules[:SHOWN_MODULES]) + (", …" if len(modules) > SHOWN_MODULES else "")
+        lines.append(f"{name}: {pattern} matches {len(modules):,} modules ({named})")
+    return lines
+
+
+def _estimate(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return "not measured"
+    return (
+        f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation; "
+        f"{size(estimate['peak_bytes'])} of memory at the peak (weights {size(estimate['weight_bytes'])}, "
+        f"optimiser {size(estimate['optimizer_bytes'])}, activations {size(estimate['activation_bytes'])})"
+    )
+
+
+def _data(audit: dict[str, Any]) -> Any:
+    columns = ("split", "source", "rows", "distinct", "tokens", "longest", "truncated", "masked", "skipped")
+    rows = []
+    for name, split in audit["splits"].items():
+        encoded = audit["encoded"][name]
+        counts = (
+            split["rows"],
+            split["distinct"],
+            encoded["tokens"],
+            encoded["longest"],
+            encoded["truncated"],
+            encoded["masked"],
+            split["skipped"]["count"] + encoded["skipped"],
+        )
+        rows.append((name, split["source"], *(f"{count:,}" for count in counts)))
+    return table(columns, rows, left=2)
+
+
+def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+    brackets = out.color_system is None or out.no_color
+    how = "in ⟦ ⟧" if brackets else "underlined"
+    out.print(f"One example as the model sees it; what is trained on is {how}:")
+    out.print(marked([(cut(printable(text), SHOWN_PIECE), trained) for text, trained in example], brackets=brackets))

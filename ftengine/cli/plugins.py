@@ -1,0 +1,141 @@
+"""`ftengine plugins`: what is installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.group import Suggesting
+from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.page import facts, page, print_json, table
+
+if TYPE_CHECKING:
+    from ftengine.cli.components import Installed, Option
+    from ftengine.registry import Entry
+
+kind_option = click.option(
+    "--kind", metavar="KIND", help="Only this kind: loader, task, strategy, augmenter, regularizer or evaluator."
+)
+
+
+@click.group(cls=Suggesting)
+@debug_option
+def plugins() -> None:
+    """List and describe what is installed."""
+
+
+@plugins.command("list")
+@kind_option
+@json_option
+@debug_option
+def list_plugins(kind: str | None, as_json: bool) -> None:
+    """List components and the distributions that they come from.
+
+    Exits with 1 when a plugin is broken; the others are listed all the same.
+    """
+    from ftengine.cli.components import installed, require_kind
+
+    require_kind(kind)
+    found = installed()
+    found.entries = [entry for entry in found.entries if kind in (None, entry.kind)]
+    if as_json:
+        print_json(_as_json(found))
+    else:
+        _show(found)
+    if found.problems:
+        sys.exit(1)
+
+
+@plugins.command("show")
+@click.argument("name")
+@kind_option
+@json_option
+@debug_option
+def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
+    """Describe one component: what it does, its options, where it comes from."""
+    from dataclasses import asdict
+
+    from ftengine.cli.components import docstring, find, installed, options, require_kind
+
+    require_kind(kind)
+    entry = find(installed(), name, kind)
+    described = options(entry.cls.Config)
+    if as_json:
+        print_json(
+            {
+                **_component(entry),
+                "docstring": docstring(entry.cls),
+                "citation": getattr(entry.cls, "citation", None),
+                "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
+                "options": [asdict(option) for option in described],
+            }
+        )
+    else:
+        _show_component(entry, docstring(entry.cls), described)
+
+
+def _component(entry: Entry) -> dict[str, str]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "summary": entry.summary,
+        "distribution": entry.origin.distribution,
+        "version": entry.origin.version,
+    }
+
+
+def _as_json(found: Installed) -> dict[str, Any]:
+    from ftengine.environment import plugin_origins
+
+    return {
+        "components": [_component(entry) for entry in found.entries],
+        "plugins": plugin_origins(found.plugins),
+        "problems": found.problems,
+    }
+
+
+def _show(found: Installed) -> None:
+    out = page()
+    rows = [(entry.kind, entry.name, str(entry.origin), entry.summary) for entry in found.entries]
+    out.print(table(("kind", "name", "from", "what it is"), rows, left=4))
+    blocked = [origin for origin in found.plugins.origins.values() if origin.status == "blocked"]
+    if blocked or found.problems:
+        out.print()
+        out.print(facts([*(("blocked", str(o)) for o in blocked), *(("broken", text) for text in found.problems)]))
+
+
+def _show_component(entry: Entry, docstring: str, options: list[Option]) -> None:
+    from rich.text import Text
+
+    from ftengine.cli.text import printable
+
+    out = page()
+    out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))
+    out.print()
+    out.print(Text(printable(docstring) or "no description"))
+    citation = getattr(entry.cls, "citation", None)
+    if citation:
+        out.print()
+        out.print(Text(printable(f"cite: {citation}")))
+    out.print()
+    if not options:
+        out.print("no options")
+        return
+    rows = [
+        (
+            option.name,
+            "required" if option.required else _yaml(option.default),
+            option.allowed,
+            option.description,
+        )
+        for option in options
+    ]
+    out.print(table(("option", "default", "allowed", "what it does"), rows, left=4))
+
+
+def _yaml(value: Any) -> str:
+    from ftengine.cli.starter import yaml_value
+
+    return yaml_value(value)

@@ -1,0 +1,87 @@
+"""`ftengine predict`: answers for the rows of a file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.options import debug_option, json_option, run_argument, yaml_values
+from ftengine.cli.page import print_json
+from ftengine.cli.progress import listening
+from ftengine.cli.text import printable
+
+if TYPE_CHECKING:
+    from ftengine.engine import Run
+
+
+@click.command()
+@run_argument
+@click.option("--input", "source", metavar="FILE", required=True, help="The rows to answer; labels are not needed.")
+@click.option("--output", metavar="FILE", help="Where JSONL goes, a line a row; without it, to stdout at the end.")
+@click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
+@click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows answered together (default: the recipe's)."
+)
+@click.option(
+    "--option",
+    "options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the task, e.g. max_new_tokens=40; may be given several times.",
+)
+@json_option
+@debug_option
+def predict(
+    run_folder: str,
+    source: str,
+    output: str | None,
+    resume: bool,
+    base: bool,
+    batch_size: int | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Answer the rows of a file: each line of the output is the row with its `prediction`."""
+    from ftengine.engine import load_run
+    from ftengine.prediction import predict_file
+
+    if output is None and (resume or as_json):
+        raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
+    settings: dict[str, Any] = {
+        "base": base,
+        "batch_size": batch_size,
+        "options": yaml_values(options, "--option"),
+    }
+    with listening() as listener:
+        run = load_run(run_folder, listener=listener)
+        if output is not None:
+            report = predict_file(run, source, output, resume=resume, **settings)
+        else:
+            lines = _answers(run, source, settings)
+    if output is None:
+        _print_lines(lines)
+    elif as_json:
+        print_json(asdict(report))
+    else:
+        kept = f" ({report.kept:,} were there before)" if report.kept else ""
+        click.echo(printable(f"wrote {report.written:,} answers to {report.output}{kept}"))
+
+
+def _answers(run: Run, source: str, settings: dict[str, Any]) -> list[str]:
+    from ftengine.prediction import predict_file
+
+    with TemporaryDirectory(prefix="ftengine-") as folder:
+        file = Path(folder, "answers.jsonl")
+        predict_file(run, source, file, **settings)
+        return file.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(printable(line) if sys.stdout.isatty() else line)

@@ -1,0 +1,176 @@
+"""Progress on stderr: bars on a terminal, a few lines in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.text import duration, number, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftengine.api import Listener
+
+DELAY = 2.0
+"""Seconds that a phase may take before it gets a bar, or another line in a log."""
+
+
+def is_main_process() -> bool:
+    """Say whether this process does the talking; torchrun and accelerate number their processes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def listening(*, bars: bool = True) -> Iterator[Listener]:
+    """Give a listener that suits stderr.
+
+    Args:
+        bars: False where stdout and stderr may be one terminal and results stream to it.
+    """
+    from ftengine.api import SilentListener
+
+    if not is_main_process():
+        yield SilentListener()
+    elif bars and sys.stderr.isatty():
+        with terminal_listener() as listener:
+            yield listener
+    else:
+        yield LineListener()
+
+
+class Pace:
+    """How far a phase is, and how fast.
+
+    Args:
+        name: the phase.
+        total: its number of steps, or None.
+    """
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.started = time.monotonic()
+        self.figures: dict[str, float] = {}
+        self._first: tuple[float, int] | None = None
+        self._tokens = 0.0
+
+    def advance(self, steps: int, figures: dict[str, float]) -> None:
+        self.done += steps
+        self._tokens += figures.pop("tokens", 0.0)
+        self.figures = figures
+        if self._first is None:  # a resumed phase starts with a jump, which says nothing about speed
+            self._first = (time.monotonic(), self.done)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def describe(self) -> str:
+        """Say the latest figures, the speed and the time that is left."""
+        parts = [f"{name.replace('_', ' ')} {number(value)}" for name, value in self.figures.items()]
+        since, before = self._first or (self.started, 0)
+        seconds, steps = time.monotonic() - since, self.done - before
+        if seconds > 0 and steps > 0:
+            rate, unit = (self._tokens, " tokens/s") if self._tokens else (steps, "/s")
+            parts.append(f"{number(rate / seconds)}{unit}")
+            if self.total is not None and self.done < self.total:
+                parts.append(f"{duration(seconds / steps * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+
+class LineListener:
+    """For logs: a line a phase, and one about every tenth of those that take long."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._shown, self._tenth = 0.0, 0
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._pace = Pace(name, total)
+        self._shown, self._tenth = time.monotonic(), 0
+        self.message(name if total is None else f"{name}: {total:,}")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        pace = self._pace
+        if pace is None:
+            return
+        pace.advance(steps, figures)
+        tenth = 10 * pace.done // pace.total if pace.total else 0
+        if tenth > self._tenth and steps and time.monotonic() - self._shown >= DELAY:
+            self._shown, self._tenth = time.monotonic(), tenth
+            details = pace.describe()
+            self.message(f"{pace.name} {pace.done:,}/{pace.total:,}{': ' if details else ''}{details}")
+
+    def message(self, text: str) -> None:
+        click.echo(one_line(text), err=True)
+
+
+def terminal_listener(console: Console | None = None) -> Any:
+    """Return a listener, to be entered with `with`, that shows one bar for the phase that goes on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
+
+    out = console or Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+    class Bars(Progress):
+        """Shows a phase once it has taken a while."""
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) >= DELAY])
+
+    class TerminalListener:
+        def __init__(self) -> None:
+            self._bars = Bars(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[state]}", markup=False),
+                console=out,
+                transient=True,
+                refresh_per_second=4,
+                redirect_stdout=False,
+            )
+            self._pace: Pace | None = None
+            self._task: Any = None
+
+        def __enter__(self) -> TerminalListener:
+            self._bars.start()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._end_phase()
+            self._bars.stop()
+
+        def phase(self, name: str, total: int | None = None) -> None:
+            self._end_phase()
+            self._pace = Pace(one_line(name), total)
+            self._task = self._bars.add_task(self._pace.name, total=total, state="")
+
+        def advance(self, steps: int = 1, **figures: float) -> None:
+            pace = self._pace
+            if pace is None:
+                return
+            pace.advance(steps, figures)
+            count = f"{pace.done:,}/{pace.total:,}" if pace.total is not None else f"{pace.done:,}"
+            state = ", ".join(filter(None, [count, pace.describe()]))
+            self._bars.update(self._task, completed=pace.done, state=state)
+
+        def message(self, text: str) -> None:
+            out.print(Text(one_line(text)))
+
+        def _end_phase(self) -> None:
+            """Take the bar away; what took long leaves a line."""
+            if self._pace is None:
+                return
+            self._bars.remove_task(self._task)
+            if self._pace.seconds >= DELAY:
+                self.message(f"{self._pace.name}: {duration(self._pace.seconds)}")
+            self._pace = None
+
+    return TerminalListener()

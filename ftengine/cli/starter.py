@@ -1,0 +1,137 @@
+"""A recipe to start from, its comments made from the recipe's own descriptions so that they cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from ftengine.cli.components import Option, options
+from ftengine.recipe import Recipe
+from ftengine.registry import Entry, Registry
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DATA = "train.jsonl"
+COMMENT_COLUMN = 32
+KINDS_OF_LISTS = {"augment": "augmenter", "regularize": "regularizer", "evaluate": "evaluator"}
+"""Recipe keys that hold a list of components, and the kind of those."""
+
+
+def starter(
+    registry: Registry,
+    *,
+    task: str | None = None,
+    model: str = MODEL,
+    data: str = DATA,
+    strategy: str | None = None,
+) -> str:
+    """Return a commented recipe with every key and its default.
+
+    Args:
+        registry: what is installed.
+        task, strategy: names of components; by default the ones that their plugins propose to beginners.
+        model: the recipe's `model.source`.
+        data: the recipe's `data.train`.
+
+    Raises:
+        UnknownName: no such task or strategy.
+    """
+    chosen = {
+        "task": registry.get("task", task, "task") if task else _proposed(registry, "task"),
+        "strategy": registry.get("strategy", strategy, "strategy") if strategy else _proposed(registry, "strategy"),
+    }
+    given = {("model", "source"): model, ("data", "train"): data}
+    lines = [
+        "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
+        "# What is not listed as required may be left out; then it has the value written here.",
+    ]
+    before = None
+    for option in options(Recipe):
+        section = _section(option.name)
+        block = section is not None or option.name in chosen
+        if block or before:
+            lines.append("")
+        before = block
+        if option.name in chosen:
+            lines += _component(registry, option, chosen[option.name])
+        elif section is not None:
+            lines.append(_commented(f"{option.name}:", _summary(section)))
+            lines += [_line(inner, section, given.get((option.name, inner.name)), 2) for inner in options(section)]
+        else:
+            lines.append(_line(option, Recipe))
+            lines += _others(registry, KINDS_OF_LISTS.get(option.name), "may hold")
+    return "\n".join(lines) + "\n"
+
+
+def yaml_value(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
+
+
+def _proposed(registry: Registry, kind: str) -> Entry:
+    """Return the component that its plugin calls a good start, or the first of its kind."""
+    entries = registry.entries(kind)
+    return next((entry for entry in entries if getattr(entry.cls, "starter", False)), entries[0])
+
+
+def _component(registry: Registry, key: Option, chosen: Entry) -> Iterator[str]:
+    yield _commented(f"{key.name}:", "required")
+    yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
+    yield from (f"  {line}" for line in _others(registry, chosen.kind, "or", but=chosen.name))
+    for option in options(chosen.cls.Config):
+        line = _line(option, chosen.cls.Config, indent=2)
+        yield f"  # {line.strip()}" if option.required else line
+
+
+def _others(registry: Registry, kind: str | None, word: str, but: str = "") -> Iterator[str]:
+    """Name what else is installed of a kind."""
+    for entry in registry.entries(kind) if kind else ():
+        if entry.name != but:
+            yield f"# {word} {entry.name}: {_flat(entry.summary)}"
+
+
+def _line(option: Option, section: type[BaseModel], value: Any = None, indent: int = 0) -> str:
+    """Write a key with its default (or another value) and what there is to know about it."""
+    shown = yaml_value(_plain(option.default if value is None else value))
+    inner = _optional_section(section, option.name)
+    known = [
+        "required" if option.required else "",
+        option.description or (_summary(inner) if inner else ""),
+        f"for example {yaml_value(inner().model_dump(mode='json'))}" if inner else "",
+        option.choices,
+        # Any text may be given where a string is; its description says what it means.
+        "" if "string" in option.type else ", ".join(option.constraints),
+    ]
+    return _commented(f"{' ' * indent}{option.name}: {shown}", "; ".join(part.rstrip(".") for part in known if part))
+
+
+def _commented(text: str, comment: str) -> str:
+    return f"{text:<{COMMENT_COLUMN}}  # {_flat(comment)}" if comment else text
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _plain(value: Any) -> Any:
+    """Return a component without options as its name."""
+    return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+
+
+def _section(name: str) -> type[BaseModel] | None:
+    """Return the section behind a key of the recipe, or None where it holds a plain value."""
+    annotation = Recipe.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _optional_section(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Return the section that a key may hold instead of null."""
+    choices = get_args(section.model_fields[name].annotation)
+    return next((kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").partition("\n")[0]

@@ -1,0 +1,92 @@
+"""`ftengine train`: fine-tune as a recipe says."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.figures import show_figures
+from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.progress import is_main_process, listening
+from ftengine.cli.text import duration, share, size
+
+if TYPE_CHECKING:
+    from ftengine.engine import Run
+    from ftengine.recipe import Recipe
+
+
+@click.command()
+@recipe_argument
+@set_option
+@click.option("--resume", is_flag=True, help="Continue an unfinished run in the recipe's output folder.")
+@json_option
+@debug_option
+def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Fine-tune a model as a recipe says, and compare the tuned model with its base."""
+    from ftengine.engine import fine_tune
+    from ftengine.recipe import Recipe
+
+    recipe = Recipe.read(recipe_file, overrides)
+    with listening() as listener:
+        listener.message(_intention(recipe))
+        try:
+            run = fine_tune(recipe, resume=resume, listener=listener)
+        except KeyboardInterrupt:
+            listener.message("the same command with --resume continues from the last checkpoint")
+            raise
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(_result(run))
+    else:
+        _show(run)
+
+
+def _intention(recipe: Recipe) -> str:
+    return (
+        f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
+        f"data {recipe.data.train}, output {recipe.output}"
+    )
+
+
+def _result(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "trained": str(run.trained),
+        "training": run.directory.read_json("training.json"),
+        "evaluation": run.evaluation,
+    }
+
+
+def _show(run: Run) -> None:
+    out, training = page(), run.directory.read_json("training.json")
+    show_figures(out, run.evaluation)
+    out.print()
+    out.print(facts(_lines(run, training)))
+    path = shlex.quote(str(run.path))
+    out.print()
+    out.print("next:")
+    for command in (
+        f"ftengine evaluate {path} --data FILE",
+        f"ftengine predict {path} --input FILE --output FILE",
+        f"ftengine merge {path} OUT",
+    ):
+        out.print(f"  {command}", soft_wrap=True)
+
+
+def _lines(run: Run, training: dict[str, Any]) -> list[tuple[str, str]]:
+    trained, total = training["trainable_parameters"], training["total_parameters"]
+    steps = f"{training['steps']:,} of {training['planned_steps']:,} steps"
+    if training["stopped_early"]:
+        steps += ", stopped early as the validation loss no longer fell"
+    best = training["best_step"]
+    return [
+        ("time", f"{duration(training['seconds'])}, {steps}"),
+        *([("kept", f"the weights of step {best}, whose validation loss is lowest")] if best is not None else []),
+        ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
+        ("peak memory", size(training["peak_memory_bytes"])),
+        ("trained part", str(run.trained)),
+    ]

@@ -1,0 +1,235 @@
+"""Causal language modelling on conversations, prompts with completions, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.errors import DataError, RecipeError
+from pydantic import Field
+from torch import Tensor, nn
+
+from ftengine_builtins.tasks.chat import (
+    Message,
+    encode_conversation,
+    end_of_turn,
+    has_template,
+    render,
+    with_system,
+)
+from ftengine_builtins.tasks.generation import GenerationOptions, generate
+from ftengine_builtins.tasks.language_rows import (
+    as_messages,
+    check_columns,
+    content_of,
+    read_text,
+    shape_of,
+)
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.spans import encode_spans
+from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
+
+DEFAULT_MAX_LENGTH = 1024
+
+
+class CausalLMConfig(Config):
+    """Options of task causal-lm."""
+
+    max_length: int | None = Field(
+        None, ge=2, description=f"longest example in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+    )
+    truncate: Literal["right", "left"] = Field("right", description="which end of a longer example is cut off")
+    loss_on: Literal["completions", "all"] = Field(
+        "completions", description="train on the assistant's turns and completions alone, or on every token"
+    )
+    chat_template: Literal["auto", "never"] = Field(
+        "auto", description="auto writes prompt and completion as a chat where the model has a template; never: as text"
+    )
+    system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
+
+
+class CausalLM(Task):
+    """Predict the next token of conversations, completions or text.
+
+    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and
+    `completion`, or `text`. Conversations are written in the model's own chat template, and so are prompt and
+    completion where the model has one. Without a template a completion follows its prompt as it stands;
+    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a
+    conversation, the assistant's turns are trained on, each with the token that ends it.
+    """
+
+    name = "causal-lm"
+    head = "causal-lm"
+    Config = CausalLMConfig
+    default_evaluators = ("perplexity",)
+    predicts = frozenset({"loss", "tokens"})
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self._loss = TokenLoss()
+
+    def check(self, columns: Sequence[str]) -> None:
+        check_columns(columns)
+
+    def identity(self, example: Example) -> Any:
+        """Two rows are duplicates when they say the same; other columns do not count."""
+        return content_of(example)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
+
+        `weight` counts the labels that are predicted: all but the first token's. An example that is cut
+        before its first label has weight 0.
+        """
+        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+        ids, labels = self._tokens(example, processor)
+        truncated = len(ids) > limit
+        kept = slice(limit) if self.config.truncate == "right" else slice(-limit, None)
+        ids, labels = ids[kept], labels[kept]
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "length": len(ids),
+            "weight": sum(label != IGNORED for label in labels[1:]),
+            "truncated": truncated,
+        }
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad on the right; input_ids, attention_mask and labels are (examples, longest) int64."""
+        ids = [f["input_ids"] for f in features]
+        return {
+            "input_ids": pad(ids, processor.pad_token_id or 0),
+            "attention_mask": attention_mask(ids),
+            "labels": pad([f["labels"] for f in features], IGNORED),
+        }
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        """Return (summed cross entropy of the labelled tokens, their number)."""
+        return self._loss.sum(model, _inputs(batch), batch["labels"])
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return each example's summed loss and its number of labelled tokens."""
+        losses, tokens = self._loss.by_example(model, _inputs(batch), batch["labels"])
+        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
+
+    def check_input(self, example: Example) -> None:
+        """Refuse a row that holds nothing to answer."""
+        shape = shape_of(example, answered=False)
+        if shape == "text":
+            read_text(example, "text")
+        else:
+            _question(as_messages(example, shape))
+
+    def infer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
+
+        Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
+        and made anew. Options are those of `GenerationOptions`; all examples form one batch.
+        """
+        chosen, processor = GenerationOptions.read(options), loaded.processor
+        prompts = [self._prompt(example, processor) for example in examples]
+        answers = generate(loaded, prompts, chosen, _stop_tokens(loaded)) if prompts else []
+        return [{"completion": processor.decode(answer, skip_special_tokens=True)} for answer in answers]
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode with special tokens visible; the first token is never predicted, so never trained on."""
+        tokens = zip(features["input_ids"], [IGNORED, *features["labels"][1:]], strict=True)
+        runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
+        return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]
+
+    def _tokens(self, example: Example, processor: Any) -> tuple[list[int], list[int]]:
+        """Return all input_ids and labels of a row."""
+        shape = shape_of(example)
+        if self._is_chat(shape, processor):
+            messages = as_messages(example, shape)
+            if self.config.loss_on == "all":
+                ids = _plain(processor, render(processor, with_system(messages, self.config.system)))
+                return ids, list(ids)
+            if not any(message["role"] == "assistant" for message in messages[1:]):
+                raise DataError("the conversation has no assistant turn that answers something; nothing to train on.")
+            return encode_conversation(processor, with_system(messages, self.config.system))
+        if shape == "prompt":
+            prompt = read_text(example, "prompt")
+            text, start = prompt + read_text(example, "completion"), len(prompt)
+        else:
+            text, start = read_text(example, "text"), 0
+        ids, labels = encode_spans(processor, text, [(start, len(text))])
+        begin, end = _begin(processor, ids), _end(processor, ids)
+        ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
+        return ids, list(ids) if self.config.loss_on == "all" else labels
+
+    def _prompt(self, example: Example, processor: Any) -> list[int]:
+        """Return the tokens that the answer to a row continues."""
+        shape = shape_of(example, answered=False)
+        if self._is_chat(shape, processor):
+            question = with_system(_question(as_messages(example, shape)), self.config.system)
+            return _plain(processor, render(processor, question, prompt=True))
+        ids = _plain(processor, read_text(example, shape))
+        return _begin(processor, ids) + ids
+
+    def _is_chat(self, shape: str, processor: Any) -> bool:
+        """Say whether a row of this shape is written in the chat template.
+
+        Raises:
+            RecipeError: it would have to be but cannot, or the recipe's system message has no place in it.
+        """
+        if shape == "messages" and self.config.chat_template == "never":
+            raise RecipeError(
+                "task.chat_template is never, but the data has `messages`. Set it to auto, or give `prompt` and "
+                "`completion`."
+            )
+        if shape == "messages" and not has_template(processor):
+            raise RecipeError(
+                "the data has `messages`, but this model's tokenizer has no chat template. Use a model that was tuned "
+                "for chat, put a chat_template.jinja into the model's folder, or give `prompt` and `completion`."
+            )
+        chat = shape != "text" and self.config.chat_template == "auto" and has_template(processor)
+        if self.config.system is not None and not chat:
+            raise RecipeError(
+                f"task.system is set, but rows of `{shape}` are read as plain text here, where a system message has "
+                "no place. Leave task.system out, or give `messages` to a model with a chat template."
+            )
+        return chat
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def _question(messages: list[Message]) -> list[Message]:
+    """Leave out the assistant's last turn, which is to be answered anew."""
+    question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not any(message["role"] == "user" for message in question):
+        raise DataError("the conversation holds no user turn to answer.")
+    return question
+
+
+def _plain(processor: Any, text: str) -> list[int]:
+    return processor(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _begin(processor: Any, ids: list[int]) -> list[int]:
+    """Return the BOS that the tokenizer puts in front of text, unless the text brings it."""
+    bos = processor.bos_token_id
+    if bos is None or ids[:1] == [bos]:
+        return []
+    return [bos] if processor("")["input_ids"][:1] == [bos] else []
+
+
+def _end(processor: Any, ids: list[int]) -> list[int]:
+    """Return the EOS that ends text, unless the text brings it."""
+    eos = processor.eos_token_id
+    return [] if eos is None or ids[-1:] == [eos] else [eos]
+
+
+def _stop_tokens(loaded: LoadedModel) -> list[int]:
+    """Return what ends an answer: the tokenizer's EOS, the model's own, the template's end of turn."""
+    own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
+    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
+    if has_template(loaded.processor):
+        stop.append(end_of_turn(loaded.processor))
+    return [token for token in stop if token is not None]

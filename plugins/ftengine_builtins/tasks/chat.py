@@ -1,0 +1,137 @@
+"""Conversations in a model's own chat template, and which part of the result the assistant wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftengine.errors import DataError
+from jinja2 import TemplateError
+
+from ftengine_builtins.tasks.shown import shown
+from ftengine_builtins.tasks.spans import Span, encode_spans
+from ftengine_builtins.tasks.token_loss import IGNORED
+
+Message = dict[str, str]
+"""{"role": one of `ROLES`, "content": text}."""
+
+ROLES = ("system", "user", "assistant")
+
+_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_REPLY = "REPLY"
+
+
+def read_messages(value: Any) -> list[Message]:
+    """Check a row's `messages`; keys beside role and content are left out.
+
+    Raises:
+        DataError: not a list of {role, content} with a known role and some text.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise DataError(f"`messages` is {shown(value)}; it must be a list of {{role, content}}.")
+    if not value:
+        raise DataError("`messages` is empty; a conversation has at least one message.")
+    return [_read_message(message, number) for number, message in enumerate(value, 1)]
+
+
+def _read_message(message: Any, number: int) -> Message:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise DataError(f"message {number} is {shown(message)}; it must have `role` and `content`.")
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.")
+    if not isinstance(content, str):
+        raise DataError(f"message {number} ({role}) has content {shown(content)}; it must be text.")
+    if not content.strip():
+        raise DataError(f"message {number} ({role}) has no text; leave it out or give it some.")
+    return {"role": role, "content": content}
+
+
+def with_system(messages: list[Message], system: str | None) -> list[Message]:
+    """Put a system message in front, unless the conversation has one."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def has_template(processor: Any) -> bool:
+    """Say whether the processor can write conversations."""
+    return bool(getattr(processor, "chat_template", None))
+
+
+def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> str:
+    """Write a conversation as the model reads it; with `prompt`, up to where the assistant's reply begins.
+
+    Raises:
+        DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
+    """
+    try:
+        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
+
+    Where the template marks the assistant's text with {% generation %}, those marks are taken. Otherwise
+    each turn is found by writing the conversation up to it and past it. A template that rewrites history
+    (drops the reasoning of earlier turns, say) leaves only the last turn as the model would write it, so
+    only that one is labelled. A conversation cannot be labelled where not even the last turn continues
+    its prompt.
+
+    Returns:
+        (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.
+
+    Raises:
+        DataError: the template refuses the conversation, or hides where the assistant's text begins.
+    """
+    text = render(processor, messages)
+    if _GENERATION_BLOCK.search(processor.get_chat_template()):
+        encoded = processor.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        return ids, [token if written else IGNORED for token, written in zip(ids, mask, strict=True)]
+    return encode_spans(processor, text, _assistant_spans(processor, messages, text))
+
+
+def _assistant_spans(processor: Any, messages: list[Message], text: str) -> list[Span]:
+    replies = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
+    spans = [_span(processor, messages, k, text) for k in replies]
+    if None in spans:
+        spans = spans[-1:]
+    if None in spans:
+        raise DataError(
+            "the model's chat template writes the assistant's last turn differently from the prompt it is to "
+            "answer, so what to train on is unknown. Give the tokenizer a template with {% generation %} marks, or "
+            "set task.loss_on: all."
+        )
+    return spans
+
+
+def _span(processor: Any, messages: list[Message], k: int, text: str) -> Span | None:
+    """Return the span of reply k in `text`, or None where the template writes it differently there."""
+    prompt = render(processor, messages[:k], prompt=True)
+    past = render(processor, messages[: k + 1])
+    if not (text.startswith(past) and past.startswith(prompt)):
+        return None
+    return len(prompt), _turn_end(processor, past)
+
+
+def _turn_end(processor: Any, past: str) -> int:
+    """Leave out the line break that templates write behind the token that ends a turn."""
+    stripped = past.rstrip()
+    ends = any(stripped.endswith(token) for token in processor.get_added_vocab())
+    return len(stripped) if ends else len(past)
+
+
+def end_of_turn(processor: Any) -> int | None:
+    """Return the token that the template writes behind an assistant's reply, or None where it writes none."""
+    question = [{"role": "user", "content": "Hello"}]
+    try:
+        past = render(processor, [*question, {"role": "assistant", "content": _REPLY}])
+    except DataError:
+        return None
+    ids = processor(past.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
+    return ids[0] if ids and ids[0] in processor.get_added_vocab().values() else None

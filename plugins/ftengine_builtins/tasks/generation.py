@@ -1,0 +1,115 @@
+"""Batched generation that a model's padding does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from ftengine.api import Config, LoadedModel
+from ftengine.errors import DataError, InputError, did_you_mean
+from pydantic import Field, ValidationError
+from transformers import GenerationConfig
+
+from ftengine_builtins.tasks.lengths import attention_mask, pad
+
+
+class GenerationOptions(Config):
+    """How answers are generated."""
+
+    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
+    temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are sampled")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
+    seed: int | None = Field(None, ge=0, description="of sampling; null draws differently every time")
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any] | None) -> GenerationOptions:
+        """Validate options.
+
+        Raises:
+            InputError: names the option, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(dict(options or {}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            known = list(cls.model_fields)
+            raise InputError(f"unknown option {name!r}. Allowed: {', '.join(known)}." + did_you_mean(name, known))
+        raise InputError(f"option {name!r}: {problem['msg']} (got {problem['input']!r}).")
+
+
+def generate(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
+) -> list[list[int]]:
+    """Continue prompts, all in one batch, padded on the left so that each ends where its answer begins.
+
+    Args:
+        loaded: a decoder with transformers' `generate`.
+        prompts: token ids of each.
+        options: how to choose tokens.
+        stop: tokens that end an answer.
+
+    Returns:
+        The new tokens of each prompt, without the one that ended it.
+
+    Raises:
+        DataError: a prompt leaves no room for its answer.
+        InputError: the model cannot generate.
+    """
+    if not hasattr(loaded.module, "generate"):
+        raise InputError(f"{type(loaded.module).__name__} cannot generate text; it has no `generate` method.")
+    longest = max(map(len, prompts))
+    if loaded.max_length is not None and longest + options.max_new_tokens > loaded.max_length:
+        raise DataError(
+            f"a prompt of {longest} tokens and max_new_tokens {options.max_new_tokens} exceed the "
+            f"{loaded.max_length} tokens that this model reads. Shorten the prompt or lower max_new_tokens."
+        )
+    device = next(loaded.module.parameters()).device
+    filler = loaded.processor.pad_token_id or 0
+    sampling = options.temperature > 0
+    config = GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=sampling,
+        temperature=options.temperature if sampling else 1.0,
+        top_p=options.top_p if sampling else 1.0,
+        top_k=0 if sampling else 50,  # transformers' default, without meaning when nothing is sampled
+        eos_token_id=sorted(set(stop)) or None,
+        pad_token_id=filler,
+    )
+    with torch.no_grad(), _without_dropout(loaded.module), _seeded(options.seed, device):
+        output = loaded.module.generate(
+            input_ids=pad(prompts, filler, left=True).to(device),
+            attention_mask=attention_mask(prompts, left=True).to(device),
+            generation_config=config,
+        )
+    return [_until(answer, stop) for answer in output[:, longest:].tolist()]
+
+
+def _until(answer: list[int], stop: Sequence[int]) -> list[int]:
+    return answer[: next((i for i, token in enumerate(answer) if token in stop), None)]
+
+
+@contextmanager
+def _without_dropout(module: torch.nn.Module) -> Iterator[None]:
+    """Generate in evaluation mode, whatever mode the model is in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed sampling, and leave everybody else's random numbers as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

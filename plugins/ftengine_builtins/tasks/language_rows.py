@@ -1,0 +1,107 @@
+"""The three shapes of row that a language model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ftengine.api import Example
+from ftengine.errors import DataError
+
+from ftengine_builtins.tasks.chat import Message, read_messages
+from ftengine_builtins.tasks.shown import shown
+
+SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion`, or `text`"
+
+Shape = Literal["messages", "prompt", "text"]
+
+_OTHER_NAMES = {
+    "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
+    "prompt": ("question", "instruction", "input", "query", "source"),
+    "completion": ("answer", "response", "output", "reply", "target"),
+    "text": ("content", "document", "body", "sentence"),
+}
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuse data that has none of the shapes.
+
+    Raises:
+        DataError: lists the columns and shapes, and a renaming that looks right.
+    """
+    if "messages" in columns or "text" in columns or {"prompt", "completion"} <= set(columns):
+        return
+    raise DataError(
+        f"the data has columns {', '.join(columns) or '(none)'}; a language model needs {SHAPES}. "
+        f"Rename columns with data.columns, e.g. {{{_renaming(columns)}}}."
+    )
+
+
+def _renaming(columns: Sequence[str]) -> str:
+    known = {name.lower(): name for name in columns}
+    found = {
+        ours: next((known[name] for name in (ours, *theirs) if name in known), None)
+        for ours, theirs in _OTHER_NAMES.items()
+    }
+    for wanted in (("messages",), ("prompt", "completion"), ("text",)):
+        if all(found[name] for name in wanted):
+            return ", ".join(f"{name}: {found[name]}" for name in wanted if found[name] != name)
+    return "text: " + (columns[0] if columns else "COLUMN")
+
+
+def shape_of(example: Example, *, answered: bool = True) -> Shape:
+    """Say which shape a row has; of several, messages come before prompt and completion, text comes last.
+
+    Args:
+        example: the row; a field that is None is not there.
+        answered: whether a prompt must have its completion.
+
+    Raises:
+        DataError: the row has none.
+    """
+    has = {name for name in _OTHER_NAMES if example.get(name) is not None}
+    if "messages" in has:
+        return "messages"
+    if {"prompt", "completion"} <= has or ("prompt" in has and not answered):
+        return "prompt"
+    if "text" in has:
+        return "text"
+    if half := has & {"prompt", "completion"}:
+        missing = ({"prompt", "completion"} - half).pop()
+        raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
+    raise DataError(f"the row holds nothing to learn from; it needs {SHAPES}.")
+
+
+def read_text(example: Example, name: str) -> str:
+    """Return a field that must hold some text.
+
+    Raises:
+        DataError: it is missing, no text, or empty.
+    """
+    value = example.get(name)
+    if not isinstance(value, str):
+        raise DataError(f"`{name}` is {shown(value)}; it must be text.")
+    if not value.strip():
+        raise DataError(f"`{name}` is empty; it must hold some text.")
+    return value
+
+
+def as_messages(example: Example, shape: Shape) -> list[Message]:
+    """Return a messages or prompt row as a conversation; a prompt without completion has one message."""
+    if shape == "messages":
+        return read_messages(example["messages"])
+    messages = [{"role": "user", "content": read_text(example, "prompt")}]
+    if example.get("completion") is not None:
+        messages.append({"role": "assistant", "content": read_text(example, "completion")})
+    return messages
+
+
+def content_of(example: Example) -> Any:
+    """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
+    for names in (("messages",), ("prompt", "completion"), ("text",)):
+        if example.get(names[0]) is not None:
+            break
+    content = [example.get(name) for name in names]
+    if names == ("messages",) and isinstance(content[0], (list, tuple)):
+        return [[m.get("role"), m.get("content")] if isinstance(m, dict) else m for m in content[0]]
+    return content

@@ -1,0 +1,45 @@
+"""How long an input may be, and how inputs of different lengths become one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from ftengine.errors import RecipeError
+from torch import Tensor
+
+
+def length_limit(wanted: int | None, model_limit: int | None, default: int) -> int:
+    """Return the longest input in tokens.
+
+    Args:
+        wanted: the task's `max_length`; None takes `default`, or the model's limit where that is less.
+        model_limit: what the model reads at most, or None where it has no limit.
+        default: for `wanted` None.
+
+    Raises:
+        RecipeError: more is wanted than the model reads.
+    """
+    if wanted is None:
+        return min(default, model_limit or default)
+    if model_limit is not None and wanted > model_limit:
+        raise RecipeError(
+            f"max_length {wanted} (recipe key task.max_length) is more than the {model_limit} tokens that this "
+            f"model reads. Set at most {model_limit}, or leave it out."
+        )
+    return wanted
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    """Pad to the longest sequence, on the right unless `left`; returns (sequences, longest) int64."""
+    longest = max(map(len, sequences))
+    padded = torch.full((len(sequences), longest), value, dtype=torch.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        place = slice(longest - len(sequence), None) if left else slice(len(sequence))
+        row[place] = torch.tensor(sequence, dtype=torch.int64)
+    return padded
+
+
+def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
+    """Return 1 at tokens and 0 at the padding that `pad` adds."""
+    return pad([[1] * len(sequence) for sequence in sequences], 0, left=left)

@@ -1,0 +1,254 @@
+"""Cross entropy over labelled tokens, without the logits of a whole batch ever existing.
+
+Logits are the largest tensors of a language model: 49,152 numbers a token for SmolLM2, where its hidden
+state has 576. So only the hidden states of labelled positions reach the output head, `CHUNK` at a time,
+and each chunk's gradient is taken before the next chunk is computed (Liger-Kernel, arXiv:2410.10989, §3.2).
+
+torch.nn.functional.linear_cross_entropy has the same idea but needs a plain weight matrix, cuts 150
+positions of SmolLM2 on a CPU into pieces of one or two (20 times slower), and in bfloat16 returns the sum
+rounded to three digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+IGNORED = -100
+"""Label of a token that is not trained on, as everywhere in torch and transformers."""
+
+CHUNK = 128
+"""Positions whose logits exist at one time: enough for a matrix product to be as fast as over all of them."""
+
+PROBE_TOKENS = 4
+"""Length of the input with which a model's tail is found out."""
+
+Tail = Callable[[Tensor], Tensor]
+"""What a model does with the output of its head, position by position: nothing, a cap, a scale."""
+
+
+class TokenLoss:
+    """Sums of cross entropy over labelled tokens of one or more models."""
+
+    def __init__(self) -> None:
+        self._tails: WeakKeyDictionary[nn.Module, Tail | None] = WeakKeyDictionary()
+
+    def sum(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, int]:
+        """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
+
+        Args:
+            model: a causal language model; called with `inputs`, without labels.
+            inputs: input_ids and attention_mask, each (B, T).
+            labels: (B, T) token ids at their own positions, `IGNORED` where nothing is trained.
+        """
+        found = self._labelled(model, inputs, labels)
+        parameters = found.parameters if torch.is_grad_enabled() else ()
+        return _ChunkedSum.apply(found.states, found.targets, found.logits, *parameters), len(found.targets)
+
+    @torch.no_grad()
+    def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B,) summed losses and (B,) token counts, one of each an example."""
+        found = self._labelled(model, inputs, labels)
+        counts = torch.bincount(found.examples, minlength=len(labels))
+        sums = None
+        for states, targets, examples in found.chunks():
+            losses = F.cross_entropy(found.logits(states), targets, reduction="none")
+            sums = losses.new_zeros(len(labels)) if sums is None else sums
+            sums.index_add_(0, examples, losses)
+        return torch.zeros(len(labels), device=labels.device) if sums is None else sums, counts
+
+    def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
+        wanted = labels[:, 1:] != IGNORED
+        targets, examples = labels[:, 1:][wanted], wanted.nonzero()[:, 0]
+        head = _output_head(model)
+        tail = self._tail(model, head) if head is not None else None
+        if tail is None:  # what follows the head is unknown, so the model computes its logits itself
+            logits = _logits(model, inputs)[:, :-1][wanted]
+            return _Labelled(logits, targets, examples, _widen, ())
+        with _intercepted(head) as seen:
+            model(**inputs, **_no_cache(model))
+        states = seen[0][:, :-1][wanted]
+        parameters = tuple(p for p in head.parameters() if p.requires_grad)
+        return _Labelled(states, targets, examples, lambda states: tail(_widen(head(states))), parameters)
+
+    def _tail(self, model: nn.Module, head: nn.Module) -> Tail | None:
+        if head not in self._tails:
+            self._tails[head] = find_tail(model, head)
+        return self._tails[head]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The labelled positions of a batch.
+
+    Args:
+        states: (N, H) what predicts each labelled token.
+        targets: (N,) the labelled tokens.
+        examples: (N,) the row of the batch each belongs to.
+        logits: turns (n, H) states into (n, V) logits in at least fp32.
+        parameters: trainable parameters that `logits` uses.
+    """
+
+    states: Tensor
+    targets: Tensor
+    examples: Tensor
+    logits: Callable[[Tensor], Tensor]
+    parameters: tuple[nn.Parameter, ...]
+
+    def chunks(self) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(x.split(CHUNK) if len(x) else () for x in (self.states, self.targets, self.examples)), strict=True)
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """Summed cross entropy whose gradients are computed in the forward pass, a chunk at a time.
+
+    Nothing is computed twice, and dropout inside the head draws once. Parameters' gradients are added up
+    in at least fp32; where none is trainable, none is computed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], *parameters: nn.Parameter
+    ) -> Tensor:
+        leaves = [states, *parameters] if states.requires_grad else list(parameters)
+        total = torch.zeros((), dtype=_wide(states.dtype), device=states.device)
+        slopes = torch.zeros_like(states) if states.requires_grad else None
+        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in parameters]
+        for start in range(0, len(targets), CHUNK):
+            rows = slice(start, start + CHUNK)
+            chunk = states[rows].detach().requires_grad_(states.requires_grad)
+            with torch.set_grad_enabled(bool(leaves)):
+                loss = F.cross_entropy(logits(chunk), targets[rows], reduction="sum")
+            total += loss.detach()
+            if not leaves:
+                continue
+            if slopes is None:
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            else:
+                slopes[rows], *gradients = torch.autograd.grad(loss, [chunk, *parameters], allow_unused=True)
+            for added, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    added += gradient
+        ctx.slopes, ctx.sums, ctx.dtypes = slopes, sums, [p.dtype for p in parameters]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = None if ctx.slopes is None else (ctx.slopes * upstream).to(ctx.slopes.dtype)
+        return slopes, None, None, *((s * upstream).to(dtype) for s, dtype in zip(ctx.sums, ctx.dtypes, strict=True))
+
+
+@torch.no_grad()
+def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
+    """Find out what a model does after its output head, by handing it a ramp in place of the head's output.
+
+    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against
+    what the model really returns. The probe runs without dropout and draws no random numbers.
+
+    Returns:
+        A function of logits, or None when nothing known explains the model's output; then its logits can
+        only be had from its own forward pass.
+    """
+    ramps: list[Tensor] = []
+
+    def ramp(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not (isinstance(output, Tensor) and args and output.shape[:2] == args[0].shape[:2] == ids.shape):
+            return None
+        ramps.append(torch.linspace(-100, 100, output.numel()).to(output).reshape(output.shape))
+        return ramps[-1]
+
+    ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
+    handle = head.register_forward_hook(ramp)
+    try:
+        with _evaluating(model):
+            returned = _logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    finally:
+        handle.remove()
+        # Autocast keeps casts of trainable weights; those made here have no graph and must not be used again.
+        torch.clear_autocast_cache()
+    if len(ramps) != 1 or ramps[0].shape != returned.shape:
+        return None
+    # A cap takes up to three roundings in the logits' dtype; a missing cap or scale shows in the first digit.
+    tolerance = 4 * torch.finfo(ramps[0].dtype).eps
+    for tail in _known_tails(getattr(model, "config", None)):
+        expected = tail(_widen(ramps[0]))
+        if (expected - _widen(returned)).abs().max() <= tolerance * expected.abs().max():
+            return tail
+    return None
+
+
+def _known_tails(config: Any) -> Iterator[Tail]:
+    """Yield what architectures of transformers do with their logits, the most special first."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if cap := getattr(config, "final_logit_softcapping", None):
+        yield lambda logits: cap * torch.tanh(logits / cap)  # Gemma 2, 3n, 4
+    if cap := getattr(config, "logits_soft_cap", None):
+        yield lambda logits: cap * torch.tanh(logits / cap)  # RecurrentGemma
+    if scale := getattr(config, "logit_scale", None):
+        yield lambda logits: scale * logits  # Cohere
+    if divisor := getattr(config, "logits_scaling", None):
+        yield lambda logits: logits / divisor  # Granite
+    if scale := getattr(config, "lm_head_multiplier", None):
+        yield lambda logits: scale * logits  # Falcon-H1
+    yield lambda logits: logits
+
+
+@contextmanager
+def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the head is called with, and let it compute one position only."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen.append(args[0])
+        return (args[0][:1, :1], *args[1:])
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and put every module back as it was: some may stay in evaluation while others train."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _output_head(model: nn.Module) -> nn.Module | None:
+    """Return the module from hidden states to logits, or None where the model does not name it."""
+    getter = getattr(model, "get_output_embeddings", None)
+    return getter() if getter is not None else None
+
+
+def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    output = model(**inputs, **_no_cache(model))
+    return output.logits if hasattr(output, "logits") else output
+
+
+def _no_cache(model: nn.Module) -> dict[str, bool]:
+    """Keys and values of past tokens are of use in generation alone."""
+    return {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _widen(logits: Tensor) -> Tensor:
+    return logits.to(_wide(logits.dtype))

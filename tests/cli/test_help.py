@@ -1,0 +1,90 @@
+"""`--help` is quick because it loads nothing, and complete because it is read from what exists."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from ftengine.cli import COMMANDS, main
+from ftengine.registry import KINDS
+
+
+def every_command(group=main, path=()):
+    with click.Context(group) as ctx:
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            yield (*path, name), command
+            if isinstance(command, click.Group):
+                yield from every_command(command, (*path, name))
+
+
+ALL = [((), main), *every_command()]
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["train", "--help"], ["plugins", "list", "-h"], ["--version"]])
+def test_help_loads_nothing_heavy(args):
+    heavy = ("torch", "transformers", "pydantic", "rich", "datasets", "accelerate", "numpy", "yaml", "pluggy")
+    script = f"""
+import sys
+from ftengine.cli import main
+try:
+    main({args!r})
+except SystemExit as end:
+    assert end.code == 0, end.code
+print("LOADED", [name for name in {heavy!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_every_option_is_in_the_help_with_a_text(ftengine, path, command):
+    text = ftengine(*path, "--help").stdout
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert all(flag in text for flag in parameter.opts)
+        else:
+            assert parameter.make_metavar(click.Context(command)).strip("[]") in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_the_command_says_of_itself(ftengine, name):
+    line = COMMANDS[name][1]
+    with click.Context(main) as ctx:
+        help_text = " ".join(main.get_command(ctx, name).help.split())
+    assert line.rstrip(".") in help_text
+    assert f"{name} " in ftengine("--help").stdout
+
+
+@pytest.mark.parametrize("name", ["plan", "train", "evaluate", "predict", "merge", "doctor"])
+def test_what_reports_also_reports_in_json(ftengine, name):
+    assert "--json" in ftengine(name, "--help").stdout
+
+
+def test_every_kind_is_named_in_the_help_of_kind(ftengine):
+    text = ftengine("plugins", "list", "--help").stdout
+    assert [kind for kind in KINDS if kind not in text] == []
+
+
+def test_version(ftengine):
+    import ftengine as package
+
+    assert ftengine("--version").stdout == f"ftengine {package.__version__}\n"
+
+
+def test_python_m_ftengine_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "ftengine", "trian"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean 'train'?" in done.stderr
+
+
+def test_the_shell_completes_commands_and_options(monkeypatch, distribution):
+    distribution("raise ValueError('torn')\n", "[ftengine.commands]\nbroken = ftengine_thing:command\n")
+    from click.shell_completion import ShellComplete
+
+    complete = ShellComplete(main, {}, "ftengine", "_FTENGINE_COMPLETE")
+    assert {"train", "plan"} <= {item.value for item in complete.get_completions([], "")}
+    assert "--resume" in {item.value for item in complete.get_completions(["train"], "--")}

@@ -1,0 +1,127 @@
+"""`plugins list` and `plugins show` tell what is installed, also beside something broken."""
+
+import json
+
+import pytest
+
+from ftengine.registry import Registry
+
+STRATEGY = '''
+from typing import Literal
+from pydantic import Field
+from ftengine import hookimpl
+from ftengine.api import Config, Strategy
+
+class Thing(Strategy):
+    """Do a thing.
+
+    In a certain way.
+    """
+
+    name = "{name}"
+    citation = "Somebody 2020"
+
+    class Config(Config):
+        depth: int = Field(3, ge=1, le=9, description="how deep")
+        mode: Literal["fast", "slow"] = Field("fast", description="how it goes")
+        source: str = Field(description="what it starts from")
+
+@hookimpl
+def ftengine_strategies():
+    {body}
+'''
+
+
+def strategy(name="thing", body="return [Thing]"):
+    return STRATEGY.format(name=name, body=body)
+
+
+ENTRY = "[ftengine]\nthing = ftengine_thing\n"
+
+
+def test_list_names_every_component_with_its_origin(ftengine):
+    listed = json.loads(ftengine("plugins", "list", "--json").stdout)
+    expected = {(kind, e.name) for kind in ("loader", "task", "strategy", "evaluator") for e in Registry().entries(kind)}
+    assert {(c["kind"], c["name"]) for c in listed["components"]} == expected
+    assert listed["problems"] == []
+    assert listed["plugins"][0]["version"]
+    text = ftengine("plugins", "list").stdout
+    assert [name for _, name in expected if name not in text] == []
+
+
+def test_list_can_be_narrowed_to_one_kind(ftengine):
+    listed = json.loads(ftengine("plugins", "list", "--kind", "task", "--json").stdout)
+    assert {c["kind"] for c in listed["components"]} == {"task"}
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("raise ValueError('torn')", "ValueError: torn"),
+        (strategy(body="raise ValueError('hook')"), "ValueError: hook"),
+    ],
+)
+def test_a_broken_plugin_is_listed_with_its_cause_beside_the_sound_ones(ftengine, distribution, body, cause):
+    distribution(body, ENTRY)
+    result = ftengine("plugins", "list", "--json", code=1)
+    listed = json.loads(result.stdout)
+    (problem,) = listed["problems"]
+    assert cause in problem
+    assert "ftengine-thing" in problem
+    assert {"lora", "full"} <= {c["name"] for c in listed["components"]}
+    assert cause in ftengine("plugins", "list", code=1).stdout
+
+
+def test_two_components_of_one_name_are_a_problem_that_names_both(ftengine, distribution):
+    distribution(strategy("lora"), ENTRY)
+    (problem,) = json.loads(ftengine("plugins", "list", "--json", code=1).stdout)["problems"]
+    assert "ftengine-thing 1.2" in problem
+    assert "one of ftengine 0" in problem
+
+
+def test_a_blocked_plugin_is_listed_as_blocked(ftengine, distribution, monkeypatch):
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
+    distribution("raise ValueError('torn')", ENTRY)
+    result = ftengine("plugins", "list")
+    assert "blocked" in result.stdout
+    assert "ftengine-thing 1.2" in result.stdout
+
+
+def test_show_describes_a_component_and_its_options(ftengine, distribution):
+    distribution(strategy(), ENTRY)
+    shown = json.loads(ftengine("plugins", "show", "thing", "--json").stdout)
+    assert shown["docstring"].startswith("Do a thing.\n\nIn a certain way.")
+    assert (shown["distribution"], shown["version"], shown["kind"]) == ("ftengine-thing", "1.2", "strategy")
+    depth, mode, source = shown["options"]
+    assert (depth["type"], depth["default"], depth["description"]) == ("integer", 3, "how deep")
+    assert depth["constraints"] == ["≥ 1", "≤ 9"]
+    assert mode["choices"] == "fast | slow"
+    assert source["required"] is True
+    text = ftengine("plugins", "show", "thing").stdout
+    for expected in ("In a certain way.", "Somebody 2020", "how deep", "≥ 1", "fast | slow", "required", "1.2"):
+        assert expected in text
+
+
+@pytest.mark.parametrize("kind", ["loader", "task", "strategy", "evaluator"])
+def test_show_works_for_everything_in_the_box(ftengine, kind):
+    for entry in Registry().entries(kind):
+        text = ftengine("plugins", "show", entry.name, "--kind", kind).stdout
+        assert [option for option in entry.cls.Config.model_fields if option not in text] == []
+
+
+def test_show_of_an_unknown_name_suggests_the_nearest(ftengine):
+    line = ftengine("plugins", "show", "lroa", code=2).stderr
+    assert "Did you mean 'lora'?" in line
+
+
+def test_show_of_a_name_that_two_kinds_have_asks_for_the_kind(ftengine, distribution):
+    distribution(strategy("causal-lm"), ENTRY)
+    assert "--kind" in ftengine("plugins", "show", "causal-lm", code=2).stderr
+    assert "Do a thing." in ftengine("plugins", "show", "causal-lm", "--kind", "strategy").stdout
+
+
+def test_a_docstring_cannot_steer_the_terminal(ftengine, distribution):
+    distribution(strategy().replace("In a certain way.", "[red]\\x1b[31mway"), ENTRY)
+    text = ftengine("plugins", "show", "thing").stdout
+    assert "\x1b" not in text
+    assert "[red]\\x1b[31mway" in text

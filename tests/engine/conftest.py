@@ -1,0 +1,79 @@
+"""Small real runs: a tiny Llama on chat rows, a tiny BERT on labelled sentences."""
+
+import json
+import random
+
+import pytest
+
+from ftengine import Recipe
+
+SUBJECTS = ("the printer", "my screen", "the network", "this laptop", "the mouse", "our server")
+ACTIONS = ("does not start", "is very slow", "shows an error", "makes a noise", "was stolen")
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_file(tmp_path_factory):
+    """60 distinct conversations of different lengths."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(60):
+        question = f"{rng.choice(SUBJECTS)} {rng.choice(ACTIONS)} ({i})" + " please help" * rng.randrange(6)
+        answer = f"Restart {rng.choice(SUBJECTS)}." + " Then wait." * rng.randrange(4)
+        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    return write_rows(tmp_path_factory.mktemp("data") / "chat.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def label_file(tmp_path_factory):
+    """90 sentences in three classes that a word tells apart."""
+    rng = random.Random(0)
+    words = {"sport": "goal match team", "money": "profit shares bank", "film": "actor scene music"}
+    rows = []
+    for i in range(90):
+        label = sorted(words)[i % 3]
+        text = " ".join(rng.choice([*words[label].split(), "the", "of", "said", str(i)]) for _ in range(12))
+        rows.append({"text": text + f" {words[label].split()[0]} {i}", "label": label})
+    return write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", rows)
+
+
+@pytest.fixture
+def chat_recipe(llama_folder, chat_file, tmp_path):
+    """Build a recipe for the tiny Llama; keyword arguments are `--set` overrides with __ for dots."""
+
+    def build(**overrides):
+        content = {
+            "model": {"source": str(llama_folder)},
+            "task": "causal-lm",
+            "data": {"train": str(chat_file), "validation": 0.2},
+            "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
+            "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
+            "evaluation": {"resamples": 100},
+            "output": str(tmp_path / "run"),
+        }
+        return Recipe.make(content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()])
+
+    return build
+
+
+@pytest.fixture
+def label_recipe(bert_folder, label_file, tmp_path):
+    """Build a recipe for the tiny BERT; keyword arguments are overrides."""
+
+    def build(**overrides):
+        content = {
+            "model": {"source": str(bert_folder)},
+            "task": "text-classification",
+            "data": {"train": str(label_file), "validation": 0.2, "test": 0.2},
+            "strategy": "full",
+            "train": {"epochs": 6, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
+            "evaluation": {"resamples": 100},
+            "output": str(tmp_path / "run"),
+        }
+        return Recipe.make(content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()])
+
+    return build

@@ -1,0 +1,208 @@
+"""A whole run, small and real: what is learnt, what is written, what stays still."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.errors import BaseMismatch, RunError, TrainingError
+from ftengine.parameters import read_tensors
+
+
+def losses(run):
+    return [line["loss"] for line in run.metrics if "loss" in line]
+
+
+def validations(run):
+    return {line["step"]: line["validation_loss"] for line in run.metrics if "validation_loss" in line}
+
+
+def trained_tensors(run):
+    return read_tensors(run.trained / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(request, llama_folder, chat_file, tmp_path_factory):
+    """One LoRA run that several tests look at."""
+    return fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": str(llama_folder)},
+                "task": "causal-lm",
+                "data": {"train": str(chat_file), "validation": 0.2, "test": 0.2},
+                "strategy": {"name": "lora", "rank": 4},
+                "train": {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "precision": "float32"},
+                "evaluation": {"resamples": 100},
+                "output": str(tmp_path_factory.mktemp("finished") / "run"),
+            }
+        )
+    )
+
+
+def test_the_loss_falls_and_the_tuned_model_beats_its_base_on_held_out_data(finished):
+    assert sum(losses(finished)[-3:]) < 0.8 * sum(losses(finished)[:3])
+    figures = finished.evaluation
+    assert figures["split"] == "test"
+    assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]
+    assert figures["difference"]["loss"]["better"] is True
+
+
+def test_a_run_holds_what_the_design_says(finished):
+    names = {path.name for path in finished.path.iterdir()}
+    assert {
+        "recipe.yaml", "environment.json", "audit.json", "metrics.jsonl", "evaluation.json", "training.json",
+        "adapter", "checkpoints",
+    } <= names  # fmt: skip
+    assert not [path for path in finished.path.rglob("*.partial")]
+    environment = json.loads((finished.path / "environment.json").read_text())
+    assert environment["plugins"][0]["version"]
+    assert environment["precision"]["reason"]
+    line = finished.metrics[0]
+    assert {
+        "step", "epoch", "loss", "learning_rate", "grad_norm", "examples", "tokens", "trained_tokens", "seconds",
+    } == line.keys()  # fmt: skip
+
+
+def test_the_resolved_recipe_writes_every_default_out_and_runs_again(finished):
+    content = yaml.safe_load((finished.path / "recipe.yaml").read_text())
+    assert content["strategy"]["dropout"] == 0.05
+    assert content["model"]["loader"]["name"] == "transformers"
+    assert Recipe.read(finished.path / "recipe.yaml").strategy["rank"] == 4
+
+
+def test_a_finished_run_evaluates_to_the_figures_of_its_training(finished):
+    again = load_run(finished.path).evaluate()
+    for side in ("base", "tuned"):
+        assert again[side]["loss"]["value"] == pytest.approx(finished.evaluation[side]["loss"]["value"], rel=1e-5)
+
+
+def test_a_run_predicts_and_its_base_predicts_otherwise(finished):
+    rows = [{"prompt": "the printer is very slow (3)"}, {"prompt": "my screen shows an error"}]
+    tuned = list(finished.predict(rows, max_new_tokens=12))
+    base = list(finished.predict(rows, base=True, max_new_tokens=12))
+    assert len(tuned) == len(base) == 2
+    assert tuned != base
+
+
+def test_a_merged_run_loads_with_transformers_alone_and_gives_the_same_logits(finished, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    report = finished.merge(tmp_path / "merged")
+    assert report.largest_difference <= report.tolerance
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    AutoTokenizer.from_pretrained(tmp_path / "merged")
+    session, loaded = finished._model(base=False)
+    probe = session.job.task.probe(loaded)
+    with torch.no_grad():
+        difference = model(**probe).logits - loaded.module.eval()(**probe).logits
+    assert difference.abs().max() <= report.tolerance
+    with pytest.raises(RunError, match="not empty"):
+        finished.merge(tmp_path / "merged")
+
+
+def test_another_base_is_refused(finished, tmp_path):
+    from tiny import tiny_llama
+
+    run = tmp_path / "run"
+    __import__("shutil").copytree(finished.path, run)
+    other = tiny_llama(tmp_path / "other", seed=1)
+    content = yaml.safe_load((run / "recipe.yaml").read_text())
+    content["model"]["source"] = str(other)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(BaseMismatch, match="trained on another base: the weights"):
+        load_run(run).evaluate()
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_a_fresh_head_trains_and_is_saved_under_every_strategy(label_recipe, strategy):
+    run = fine_tune(label_recipe(strategy=strategy, train__learning_rate=0.002 if strategy == "full" else 0.02))
+    figures = run.evaluation
+    assert figures["tuned"]["accuracy"]["value"] > figures["base"]["accuracy"]["value"] + 0.2
+    again = load_run(run.path).evaluate()
+    assert again["tuned"] == figures["tuned"]
+    answers = list(run.predict([{"text": "goal match team goal"}, {"text": "bank shares profit bank"}]))
+    assert [answer["label"] for answer in answers] == ["sport", "money"]
+
+
+def test_one_batch_of_eight_equals_eight_accumulated_batches_of_one(chat_recipe, tmp_path):
+    common = {"strategy__dropout": 0.0, "train__max_steps": 6, "train__max_grad_norm": 0.5}
+    whole = fine_tune(chat_recipe(**common, output=str(tmp_path / "whole")))
+    parts = fine_tune(
+        chat_recipe(**common, train__batch_size=1, train__accumulate=8, output=str(tmp_path / "parts"))
+    )
+    # float32 sums in another order: a few roundings, grown over six steps
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    for name, tensor in trained_tensors(whole).items():
+        torch.testing.assert_close(trained_tensors(parts)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_recipe_gives_the_same_run(chat_recipe, tmp_path):
+    first = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "a")))
+    second = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "b")))
+    other = fine_tune(chat_recipe(train__max_steps=5, seed=1, output=str(tmp_path / "c")))
+    assert losses(first) == losses(second)
+    assert losses(first) != losses(other)
+
+
+def test_early_stopping_ends_with_the_best_weights(chat_recipe):
+    run = fine_tune(
+        chat_recipe(
+            train__epochs=30, train__validate_every=2, train__learning_rate=0.3, train__early_stopping={"patience": 2}
+        )
+    )
+    facts = json.loads((run.path / "training.json").read_text())
+    assert facts["stopped_early"]
+    assert facts["steps"] < facts["planned_steps"]
+    measured = validations(run)
+    assert facts["best_step"] == min(measured, key=measured.get)
+    assert run.evaluation["tuned"]["loss"]["value"] == pytest.approx(min(measured.values()), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(chat_recipe, tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite|is nan|is inf"):
+        fine_tune(
+            chat_recipe(train__learning_rate=1e30, train__checkpoint_every=1, train__warmup=0, train__max_grad_norm=None)
+        )
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_an_output_folder_in_use_is_refused_before_anything_loads(chat_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(RunError, match="not empty"):
+        fine_tune(chat_recipe(model__source="nowhere"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):
+    recipe = chat_recipe()
+    planned = plan(recipe)
+    assert not (tmp_path / "run").exists()
+    run = fine_tune(recipe)
+    facts = json.loads((run.path / "training.json").read_text())
+    steps = [line for line in run.metrics if "loss" in line]
+    assert planned.steps["total"] == facts["steps"] == len(steps)
+    assert planned.model["trainable_parameters"] == facts["trainable_parameters"]
+    assert planned.model["total_parameters"] == facts["total_parameters"]
+    assert sum(line["tokens"] for line in steps) == pytest.approx(planned.steps["tokens"], rel=0.01)
+    assert planned.estimate["peak_bytes"] > 0
+    assert any(trained for _, trained in planned.example)
+    assert any(not trained for _, trained in planned.example)
+    unmeasured = plan(recipe, measure=False)
+    assert unmeasured.estimate is None
+    assert unmeasured.targets == planned.targets
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_result(chat_recipe, tmp_path):
+    plain = fine_tune(chat_recipe(train__max_steps=4, output=str(tmp_path / "a")))
+    saving = fine_tune(chat_recipe(train__max_steps=4, train__gradient_checkpointing=True, output=str(tmp_path / "b")))
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_bfloat16_keeps_what_trains_in_float32(chat_recipe):
+    run = fine_tune(chat_recipe(train__precision="bfloat16", train__epochs=3))
+    assert all(tensor.dtype == torch.float32 for tensor in trained_tensors(run).values())
+    assert run.evaluation["tuned"]["loss"]["value"] < run.evaluation["base"]["loss"]["value"]

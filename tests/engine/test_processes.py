@@ -1,0 +1,42 @@
+"""Two processes with half the batch each do what one process does with the whole."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ftengine import fine_tune, load_run
+from ftengine.parameters import read_tensors
+
+CHILD = """
+import sys, json
+from ftengine import Recipe, fine_tune
+fine_tune(Recipe.make(json.loads(sys.argv[1])))
+"""
+
+
+def test_two_processes_equal_one(chat_recipe, tmp_path):
+    settings = {"strategy__dropout": 0.0, "train__epochs": 1}
+    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    two = chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two"))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(script),
+         json.dumps(two.resolved())],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        timeout=300,
+    )  # fmt: skip
+    run = load_run(tmp_path / "two")
+    curves = [[line["loss"] for line in r.metrics if "loss" in line] for r in (one, run)]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)  # float32 sums in another order
+    first, second = (read_tensors(r.trained / "adapter_model.safetensors") for r in (one, run))
+    for name, tensor in first.items():
+        assert (tensor - second[name]).abs().max() < 1e-3 * tensor.abs().max()
+    for side in ("base", "tuned"):
+        assert run.evaluation[side]["loss"]["value"] == pytest.approx(one.evaluation[side]["loss"]["value"], rel=1e-4)
+        assert run.evaluation[side]["loss"]["n"] == one.evaluation[side]["loss"]["n"]

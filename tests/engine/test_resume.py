@@ -1,0 +1,137 @@
+"""A run killed at any instant continues as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ftengine import fine_tune
+from ftengine.errors import RunError
+from ftengine.run import RunDirectory
+
+CHILD = """
+import sys, json
+from ftengine import Recipe, fine_tune
+fine_tune(Recipe.make(json.loads(sys.argv[1])), resume=True)
+"""
+
+
+def curve(path):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
+
+
+def start(recipe):
+    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(recipe.resolved())], stderr=subprocess.PIPE)
+
+
+def wait_for_step(path, step, child, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and child.poll() is None:
+        if any(line["step"] >= step for line in RunDirectory(path).metrics()):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was not reached: {child.stderr.read().decode() if child.poll() is not None else 'slow'}")
+
+
+def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, tmp_path):
+    settings = {"train__epochs": 8, "train__checkpoint_every": 5, "train__validate_every": 4}
+    whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
+    killed = chat_recipe(**settings, output=str(tmp_path / "killed"))
+    for step in (8, 23):  # once in the second epoch, once later, neither at a checkpoint
+        child = start(killed)
+        wait_for_step(tmp_path / "killed", step, child)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    resumed = fine_tune(killed, resume=True)
+    assert curve(resumed.path) == curve(whole.path)
+    assert resumed.evaluation == whole.evaluation
+    assert (resumed.trained / "adapter_model.safetensors").read_bytes() == (
+        whole.trained / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_resume_without_a_run_begins_one_and_of_a_finished_run_returns_it(chat_recipe):
+    recipe = chat_recipe(train__max_steps=2)
+    run = fine_tune(recipe, resume=True)
+    written = (run.path / "evaluation.json").stat().st_mtime_ns
+    assert fine_tune(recipe, resume=True).evaluation == run.evaluation
+    assert (run.path / "evaluation.json").stat().st_mtime_ns == written
+
+
+@pytest.fixture
+def unfinished(chat_recipe, monkeypatch):
+    """A run that lost its process after three steps."""
+    from ftengine.training.loop import Trainer
+
+    recipe = chat_recipe(train__checkpoint_every=2)
+    step = Trainer._step
+
+    def dying(self, *args):
+        if self.progress.step == 3:
+            raise KeyboardInterrupt
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(recipe)
+    return recipe
+
+
+def test_an_unfinished_run_is_not_overwritten_without_resume(unfinished):
+    with pytest.raises(RunError, match=r"unfinished run.*--resume"):
+        fine_tune(unfinished)
+
+
+def test_resume_under_another_recipe_names_the_keys(unfinished):
+    other = unfinished.model_copy(update={"train": unfinished.train.model_copy(update={"learning_rate": 0.5})})
+    with pytest.raises(RunError, match=r"another recipe; train\.learning_rate differs"):
+        fine_tune(other, resume=True)
+
+
+def test_resume_on_changed_data_is_refused(unfinished, tmp_path):
+    data = tmp_path / "chat.jsonl"
+    lines = open(unfinished.data.train).read().splitlines()
+    data.write_text("\n".join(lines))
+    recipe = unfinished.model_copy(
+        update={
+            "data": unfinished.data.model_copy(update={"train": str(data)}),
+            "output": str(tmp_path / "other"),
+        }
+    )
+    from ftengine.training.loop import Trainer
+
+    step = Trainer._step
+
+    def dying(self, *args):
+        if self.progress.step == 3:
+            raise KeyboardInterrupt
+        step(self, *args)
+
+    Trainer._step = dying
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(recipe)
+    finally:
+        Trainer._step = step
+    data.write_text("\n".join(lines[:-1]))
+    with pytest.raises(RunError, match="data files changed"):
+        fine_tune(recipe, resume=True)
+
+
+def test_leftovers_of_a_kill_are_removed(unfinished, tmp_path):
+    leftover = tmp_path / "run" / "checkpoints" / "step-000099.partial"
+    leftover.mkdir()
+    fine_tune(unfinished, resume=True)
+    assert not leftover.exists()
+
+
+def test_a_damaged_checkpoint_is_an_error_and_not_a_fresh_start(unfinished, tmp_path):
+    for file in (tmp_path / "run" / "checkpoints").glob("step-*/optimizer.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match="no readable safetensors"):
+        fine_tune(unfinished, resume=True)

@@ -1,0 +1,48 @@
+"""torch.compile(fullgraph=True) traces the layers whole, with operators as opaque calls."""
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from ftengine.ops import lowrank_add, lowrank_linear
+
+
+def both(x, weight, bias, a, b, scale, p=0.0, seed=None):
+    y = lowrank_linear(x, weight, bias, a, b, scale, p, seed)
+    return torch.relu(y) + lowrank_add(linear(x, weight), x, a, b, scale, p, seed)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo():
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
+    sample, seed = layer((2, 9), 40, 24, 4, dtype), torch.tensor(3) if p else None
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        eager, traced = sample.run(both, p, seed), sample.run(compiled, p, seed)
+    assert [t.dtype for t in traced] == [t.dtype for t in eager]
+    torch.testing.assert_close(traced, eager)
+
+
+def test_inductor_compiles_the_layers(layer):
+    sample, seed = layer((2, 9), 40, 24, 4), torch.tensor(3)
+    compiled = torch.compile(both, fullgraph=True)
+    torch.testing.assert_close(sample.run(compiled, 0.3, seed), sample.run(both, 0.3, seed))
+
+
+def test_traced_layers_draw_a_fresh_seed_each_time(layer):
+    sample = layer(9, 40, 24, 4)
+    compiled = torch.compile(lowrank_linear, fullgraph=True, backend="aot_eager")
+    assert not torch.equal(sample.run(compiled, 0.5)[0], sample.run(compiled, 0.5)[0])
+
+
+def test_one_trace_serves_every_number_of_rows(layer):
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows in (9, 10, 11):
+        sample = layer(rows, 40, 24, 4)
+        torch.testing.assert_close(sample.run(compiled, 0.3, torch.tensor(3)), sample.run(both, 0.3, torch.tensor(3)))

@@ -1,0 +1,70 @@
+"""torch.ops.ftengine: every operator is well formed, and a compiled kernel takes over from the dispatcher."""
+
+import pytest
+import torch
+
+from ftengine.ops import active_backend, lowrank_linear
+from ftengine.ops.schemas import NAMES
+
+SEED = torch.tensor(5)
+
+
+def tensors(*shapes, dtype=torch.float32):
+    return [torch.randn(shape, dtype=dtype) for shape in shapes]
+
+
+def samples():
+    """Yield (operator's name, arguments) for opcheck, in every form that the layers call."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for m, k, n, r in ((5, 24, 16, 4), (3, 7, 5, 1), (0, 8, 8, 2)):
+            x, dx, y = tensors((m, k), (m, k), (m, n), dtype=dtype)
+            s, ds = tensors((m, r), (m, r), dtype=dtype)
+            a, b = tensors((r, k), (n, r))
+            for p, seed in ((0.0, None), (0.25, SEED)):
+                yield "lowrank_shrink", (x, a, p, seed)
+                yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
+                yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
+            yield "lowrank_expand_", (y, s, b, 0.5)
+            yield "lowrank_backward_output", (y, s, b, 0.5)
+            yield "lowrank_merge_", (torch.randn(n, k, dtype=dtype), a, b, 0.5)
+
+
+def registered():
+    return {name.removeprefix("ftengine::") for name in torch._C._dispatch_get_all_op_names() if "ftengine::" in name}
+
+
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_operator_passes_opcheck(name):
+    arguments = [args for sample, args in samples() if sample == name]
+    assert arguments, f"torch.ops.ftengine.{name} has no opcheck: add samples for it"
+    for args in arguments:
+        torch.library.opcheck(getattr(torch.ops.ftengine, name).default, args)
+
+
+def test_every_operator_of_the_design_is_registered():
+    assert registered() == set(NAMES)
+
+
+def test_kernel_registered_later_takes_eligible_layers(layer):
+    calls = []
+
+    def kernel(x, a, p, seed):
+        calls.append(x.dtype)
+        return x @ a.to(x.dtype).T
+
+    with torch.library._scoped_library("ftengine", "IMPL") as library:
+        library.impl("lowrank_shrink", kernel, "CPU")
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            sample = layer(4, 8, 6, 2, dtype)
+            lowrank_linear(sample.x, sample.weight, None, sample.a, sample.b, 1.0)
+    assert calls == [torch.float32, torch.bfloat16], "fp64 is not eligible: it must take the reference"
+
+
+def test_backend_is_what_the_dispatcher_runs():
+    assert active_backend() == ("reference", "no compiled library is installed for cpu")
+    with torch.library._scoped_library("ftengine", "IMPL") as library:
+        for name in NAMES:
+            library.impl(name, lambda *_: None, "CPU")
+        assert active_backend("cpu")[0] == "compiled"
+        assert active_backend("cuda")[0] == "reference"
+    assert active_backend()[0] == "reference"

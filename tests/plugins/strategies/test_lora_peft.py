@@ -1,0 +1,389 @@
+"""Adapters cross between ftengine and PEFT in both directions, with zero missing and unexpected keys."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
+from ftengine_builtins.strategies.peft_format import target_modules
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from ftengine.api import LoadedModel
+from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.parameters import trainable
+
+TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
+
+
+def prepared(loaded: LoadedModel, **options) -> Lora:
+    strategy = Lora(LoraConfig(**options))
+    strategy.prepare(loaded)
+    return strategy
+
+
+def saved(strategy: Lora, loaded: LoadedModel, folder: Path) -> Path:
+    folder.mkdir()
+    strategy.save(loaded, folder)
+    return folder
+
+
+def opened_by_peft(base: nn.Module, folder: Path) -> PeftModel:
+    """Open an adapter with PEFT; it must find every key it looks for, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
+        model = PeftModel.from_pretrained(copy.deepcopy(base), folder)
+    result = model.load_adapter(folder, adapter_name="again")
+    assert result.missing_keys == []
+    assert result.unexpected_keys == []
+    in_file = load_file(folder / "adapter_model.safetensors")
+    in_model = get_peft_model_state_dict(model, save_embedding_layers=False)
+    assert in_model.keys() == in_file.keys()
+    assert all(torch.equal(in_model[key], in_file[key]) for key in in_file)
+    return model
+
+
+def trained_by_peft(loaded: LoadedModel, folder: Path, numbers, **options) -> PeftModel:
+    """Save an adapter with PEFT, for the model as it is."""
+    options = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.1, "target_modules": "all-linear", **options}
+    config = PeftConfig(task_type=TASKS[loaded.head], **options)
+    model = get_peft_model(copy.deepcopy(loaded.module), config)
+    numbers.shake(model)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rank": 3, "alpha": 5.5}, {"rslora": True}, {"targets": r".*\.(0|h\.0|layer\.0)\..*(q_proj|c_attn|query)"}],
+    ids=["defaults", "odd-rank", "rslora", "regex"],
+)
+def test_peft_loads_our_adapter_and_gives_the_same_logits(loaded, numbers, tmp_path, doubled, options) -> None:
+    base = copy.deepcopy(loaded.module)
+    strategy = prepared(loaded, **options)
+    numbers.shake(loaded.module)
+    peft = opened_by_peft(base, saved(strategy, loaded, tmp_path / "adapter"))
+    exact = numbers.logits(doubled(peft), base)
+    assert not torch.equal(exact.float(), numbers.logits(base))
+    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
+
+
+def test_config_says_what_peft_needs(loaded, tmp_path) -> None:
+    strategy = prepared(loaded, rank=4, alpha=6, dropout=0.1, rslora=True)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    text = (folder / "adapter_config.json").read_text()
+    content = json.loads(text)
+    assert text == json.dumps(content, indent=2, sort_keys=True) + "\n"
+    expected = {
+        "peft_type": "LORA",
+        "task_type": TASKS[loaded.head],
+        "base_model_name_or_path": loaded.source,
+        "inference_mode": True,
+        "r": 4,
+        "lora_alpha": 6,
+        "lora_dropout": 0.1,
+        "bias": "none",
+        "use_rslora": True,
+        "use_dora": False,
+        "fan_in_fan_out": type(loaded.module).__name__.startswith("GPT2"),
+        "modules_to_save": list(loaded.new_modules) or None,
+    }
+    assert {key: content[key] for key in expected} == expected
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32}  # noqa: SIM118
+
+
+def test_a_bfloat16_base_gives_a_float32_adapter_that_peft_reads(bert_folder, load, numbers, tmp_path) -> None:
+    loaded = load(bert_folder, "sequence-classification", torch.bfloat16)
+    base = copy.deepcopy(loaded.module)
+    strategy = prepared(loaded)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
+    PeftModel.from_pretrained(base, folder)
+
+
+def test_what_we_save_loads_here(loaded, numbers, tmp_path) -> None:
+    untouched = copy.deepcopy(loaded)
+    strategy = prepared(loaded)
+    numbers.shake(loaded.module)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    prepared(untouched).load(untouched, folder)
+    assert torch.equal(numbers.logits(untouched.module), numbers.logits(loaded.module))
+
+
+def test_pefts_adapter_loads_here(loaded, numbers, tmp_path, doubled) -> None:
+    base = copy.deepcopy(loaded.module)
+    peft = trained_by_peft(loaded, tmp_path / "adapter", numbers)
+    strategy = prepared(loaded, rank=4, alpha=6)
+    strategy.load(loaded, tmp_path / "adapter")
+    exact = numbers.logits(doubled(peft), base)
+    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
+
+
+def test_training_continues_from_pefts_adapter(loaded, numbers, tmp_path) -> None:
+    base = copy.deepcopy(loaded.module)
+    peft = trained_by_peft(loaded, tmp_path / "adapter", numbers, target_modules="all-linear", use_rslora=True)
+    strategy = prepared(loaded, start_from=str(tmp_path / "adapter"))
+    config = strategy.config
+    assert (config.rank, config.alpha, config.dropout, config.rslora) == (4, 6, 0.1, True)
+    assert set(lora_layers(loaded.module)) == set(peft.targeted_module_names)
+    started = {name: parameter.clone() for name, parameter in trainable(loaded.module).items()}
+
+    optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 1e-2, weight_decay=0.0))
+    losses = []
+    for _ in range(5):
+        loss = loaded.module.eval()(**numbers.batch(loaded.module)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    with torch.no_grad():
+        assert losses[0] == pytest.approx(peft.eval()(**numbers.batch(base)).loss.item(), rel=1e-5)
+    assert losses[-1] < losses[0]
+    assert all(not torch.equal(started[name], parameter) for name, parameter in trainable(loaded.module).items())
+    opened_by_peft(base, saved(strategy, loaded, tmp_path / "continued"))
+
+
+def test_start_from_passes_over_head_names_in_pefts_file(numbers, tmp_path) -> None:
+    # PEFT's all-linear lists classifier.dense of a RoBERTa, and then leaves it alone when it matches.
+    config = RobertaConfig(vocab_size=70, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
+    module = RobertaForSequenceClassification(config)
+    loaded = LoadedModel(module, None, "roberta", "sequence-classification", new_modules=("classifier",))
+    peft = trained_by_peft(loaded, tmp_path / "adapter", numbers)
+    assert any("classifier" in name for name in json_of(tmp_path / "adapter")["target_modules"])
+    prepared(loaded, start_from=str(tmp_path / "adapter"))
+    assert set(lora_layers(loaded.module)) == set(peft.targeted_module_names)
+
+
+def test_the_resolved_options_may_be_read_again(llama_folder, load, numbers, tmp_path) -> None:
+    trained_by_peft(load(llama_folder), tmp_path / "adapter", numbers)
+    resolved = LoraConfig(start_from=str(tmp_path / "adapter"), dropout=0.3).model_dump(mode="json")
+    assert resolved["rank"] == 4
+    assert LoraConfig(**resolved).model_dump(mode="json") == resolved
+    assert resolved["dropout"] == 0.3
+
+
+@pytest.mark.parametrize(("option", "value"), [("rank", 8), ("alpha", 16), ("targets", ["q_proj"]), ("rslora", True)])
+def test_options_that_contradict_start_from_are_refused(llama_folder, load, numbers, tmp_path, option, value) -> None:
+    trained_by_peft(load(llama_folder), tmp_path / "adapter", numbers)
+    with pytest.raises(RecipeError, match=f"strategy.{option} is .*Leave {option} out"):
+        LoraConfig(start_from=str(tmp_path / "adapter"), **{option: value})
+
+
+def json_of(folder: Path) -> dict:
+    return json.loads((folder / "adapter_config.json").read_text())
+
+
+def write_json(folder: Path, content: dict) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def adapter(llama_folder, load, tmp_path) -> Path:
+    """An adapter of rank 8 for the tiny Llama."""
+    loaded = load(llama_folder)
+    return saved(prepared(loaded), loaded, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_dora", True),
+        ("rank_pattern", {"q_proj": 4}),
+        ("alpha_pattern", {"q_proj": 4}),
+        ("bias", "all"),
+        ("lora_bias", True),
+        ("target_parameters", ["experts.weight"]),
+        ("layers_to_transform", [0]),
+        ("exclude_modules", ["q_proj"]),
+        ("trainable_token_indices", [1]),
+        ("init_lora_weights", "pissa"),
+        ("something_new", {"a": 1}),
+    ],
+)
+def test_what_peft_can_and_we_cannot_is_named(adapter, key: str, value) -> None:
+    write_json(adapter, {**json_of(adapter), key: value})
+    with pytest.raises(RunError, match=f"ftengine's LoRA does not have: {key}="):
+        LoraConfig(start_from=str(adapter))
+
+
+@pytest.mark.parametrize(
+    "version_keys", [{"init_lora_weights": "gaussian", "megatron_core": "megatron.core"}, {"eva_config": {"rho": 2}}]
+)
+def test_keys_without_effect_are_passed_over(adapter, version_keys) -> None:
+    write_json(adapter, {**json_of(adapter), **version_keys})
+    assert LoraConfig(start_from=str(adapter)).rank == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "LOHA"}, "describes 'LOHA', not a PEFT LoRA"),
+        ({"r": None}, "no usable value for r=None"),
+        ({"r": 0}, "no usable value for r=0"),
+        ({"r": "8"}, "no usable value for r='8'"),
+        ({"target_modules": None}, "no usable value for target_modules=None"),
+    ],
+)
+def test_a_malformed_config_is_an_error(adapter, change: dict, message: str) -> None:
+    write_json(adapter, {**json_of(adapter), **change})
+    with pytest.raises(RunError, match=message):
+        LoraConfig(start_from=str(adapter))
+
+
+def test_a_folder_that_is_no_adapter_is_an_error(adapter) -> None:
+    with pytest.raises(RunError, match=r"no adapter_config.json in .*nowhere"):
+        LoraConfig(start_from=str(adapter / "nowhere"))
+    with pytest.raises(RunError, match=r"Did you mean .*adapter'\?"):  # PEFT nests named adapters one level down
+        LoraConfig(start_from=str(adapter.parent))
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(RunError, match=r"cannot read .*JSON"):
+        LoraConfig(start_from=str(adapter))
+
+
+def test_a_pickle_is_not_read(llama_folder, load, adapter) -> None:
+    loaded = load(llama_folder)
+    strategy = prepared(loaded)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(RunError, match=r"is a pickle, .* only adapter_model.safetensors is read"):
+        strategy.load(loaded, adapter)
+
+
+def test_a_missing_or_truncated_file_is_an_error(llama_folder, load, adapter) -> None:
+    loaded = load(llama_folder)
+    strategy = prepared(loaded)
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(RunError, match="no readable safetensors file"):
+        strategy.load(loaded, adapter)
+    file.unlink()
+    with pytest.raises(RunError, match="is missing"):
+        strategy.load(loaded, adapter)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 4}, "was trained with rank 8; this model is prepared for rank 4"),
+        ({"alpha": 8}, "was trained with alpha 16.0; this model is prepared for alpha 8"),
+        ({"rslora": True}, "was trained with rslora False; this model is prepared for rslora True"),
+        ({"targets": ["q_proj"]}, "0 keys missing, 24 unexpected"),
+    ],
+)
+def test_an_adapter_of_other_options_is_refused(llama_folder, load, adapter, options, message: str) -> None:
+    loaded = load(llama_folder)
+    strategy = prepared(loaded, **options)
+    before = {name: parameter.clone() for name, parameter in trainable(loaded.module).items()}
+    with pytest.raises(BaseMismatch, match=message):
+        strategy.load(loaded, adapter)
+    assert all(torch.equal(before[name], parameter) for name, parameter in trainable(loaded.module).items())
+
+
+def test_an_adapter_of_another_base_is_refused(load, adapter, tmp_path, gpt2_folder) -> None:
+    from tiny import tiny_llama
+
+    wider = load(tiny_llama(tmp_path / "wider", hidden_size=96))
+    with pytest.raises(BaseMismatch, match=r"has shape \(8, 64\), the model expects \(8, 96\)"):
+        prepared(wider).load(wider, adapter)
+    deeper = load(tiny_llama(tmp_path / "deeper", num_hidden_layers=3))
+    with pytest.raises(BaseMismatch, match="14 keys missing"):
+        prepared(deeper).load(deeper, adapter)
+    other = load(gpt2_folder)
+    with pytest.raises(BaseMismatch, match=r"16 keys missing.*28 unexpected"):
+        prepared(other).load(other, adapter)
+
+
+def test_another_number_of_labels_is_refused(bert_folder, load, tmp_path) -> None:
+    loaded = load(bert_folder, "sequence-classification")
+    folder = saved(prepared(loaded), loaded, tmp_path / "adapter")
+    other = load(bert_folder, "sequence-classification")
+    other.module.classifier = nn.Linear(32, 5)
+    with pytest.raises(BaseMismatch, match=r"classifier.weight' has shape \(3, 32\), the model expects \(5, 32\)"):
+        prepared(other).load(other, folder)
+
+
+def test_modules_that_peft_trained_whole_are_refused(llama_folder, load, numbers, tmp_path) -> None:
+    loaded = load(llama_folder)
+    trained_by_peft(loaded, tmp_path / "adapter", numbers, modules_to_save=["embed_tokens"])
+    with pytest.raises(RunError, match=r"trains 'model.embed_tokens' whole \(modules_to_save\); here no module"):
+        prepared(loaded, start_from=str(tmp_path / "adapter"))
+
+
+def test_adapter_names_inside_keys_are_left_out(llama_folder, load, adapter) -> None:
+    loaded = load(llama_folder)
+    strategy = prepared(loaded)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({key.replace(".weight", ".default.weight"): tensor for key, tensor in tensors.items()}, file)
+    strategy.load(loaded, adapter)
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    assert torch.equal(loaded.module.model.layers[0].self_attn.q_proj.lora_a, tensors[key])
+
+
+def test_target_names_are_short_where_they_can_be_and_exact_always() -> None:
+    block = nn.ModuleDict({"query": nn.Linear(2, 2), "dense": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"block": block, "head": nn.ModuleDict({"dense": nn.Linear(2, 2)})})
+    assert target_modules(model, ["block.query"]) == ["query"]
+    assert target_modules(model, ["block.query", "block.dense"]) == ["block.dense", "block.query"]
+    nested = nn.ModuleDict({"block": copy.deepcopy(block), "teacher": nn.ModuleDict({"block": block})})
+    assert target_modules(nested, ["block.query"]) == r"block\.query"
+    for module, paths in ((model, {"block.query", "block.dense"}), (nested, {"block.query"})):
+        config = PeftConfig(target_modules=target_modules(module, paths))
+        assert set(get_peft_model(copy.deepcopy(module), config).targeted_module_names) == paths
+
+
+def test_minilm_crosses_to_peft(minilm_folder, load, numbers, tmp_path, doubled) -> None:
+    loaded = load(minilm_folder, "sequence-classification")
+    base = copy.deepcopy(loaded.module)
+    strategy = prepared(loaded)
+    numbers.shake(loaded.module)
+    peft = opened_by_peft(base, saved(strategy, loaded, tmp_path / "adapter"))
+    exact = numbers.logits(doubled(peft), base)
+    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
+
+
+@pytest.mark.slow
+def test_smollm2_crosses_to_peft_and_back(smollm2_gguf, numbers, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    pristine = AutoModelForCausalLM.from_pretrained(
+        smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
+    )
+
+    def fresh() -> LoadedModel:
+        return LoadedModel(copy.deepcopy(pristine), None, str(smollm2_gguf), "causal-lm")
+
+    loaded = fresh()
+    strategy = prepared(loaded, dropout=0.0)
+    optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 1e-3, weight_decay=0.0))
+    for _ in range(2):
+        loaded.module.train()(**numbers.batch(loaded.module)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    ours = numbers.logits(loaded.module)
+
+    again = fresh()
+    continued = prepared(again, start_from=str(folder))
+    assert torch.equal(numbers.logits(again.module), ours)
+    continued.merge(again)
+
+    before = numbers.logits(pristine)
+    peft = opened_by_peft(pristine, folder)
+    theirs = numbers.logits(peft, pristine)
+    exact = numbers.logits(peft.double(), pristine)
+    numbers.assert_as_exact(ours, theirs, exact, torch.float32)
+    numbers.assert_as_exact(numbers.logits(again.module), theirs, exact, torch.float32)
+    assert not torch.equal(before, ours)

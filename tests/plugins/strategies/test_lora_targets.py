@@ -1,0 +1,174 @@
+"""`targets` mean what they mean in PEFT, and a pattern that misses says so."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from torch import nn
+from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from ftengine.api import LoadedModel
+from ftengine.errors import NoMatch
+
+TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
+
+
+def ours(loaded: LoadedModel, targets) -> set[str]:
+    strategy = Lora(LoraConfig(targets=targets))
+    strategy.prepare(loaded)
+    taken = {path for paths in strategy.matches().values() for path in paths}
+    assert taken == set(lora_layers(loaded.module))
+    return taken
+
+
+def pefts(loaded: LoadedModel, targets) -> set[str]:
+    config = PeftConfig(target_modules=targets, task_type=TASKS[loaded.head])
+    return set(get_peft_model(copy.deepcopy(loaded.module), config).targeted_module_names)
+
+
+def roberta() -> LoadedModel:
+    """A classifier whose head is a module with two linear layers of common names."""
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    module = RobertaForSequenceClassification(config)
+    return LoadedModel(module, None, "roberta", "sequence-classification", new_modules=("classifier",))
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        ("llama", "all-linear"),
+        ("llama", ["q_proj", "v_proj"]),
+        ("llama", ["self_attn.q_proj", "model.layers.1.mlp.down_proj"]),
+        ("llama", ["lm_head"]),
+        ("llama", r".*\.layers\.0\..*_proj"),
+        ("llama", r".*(q|v)_proj"),
+        ("gpt2", "all-linear"),
+        ("gpt2", ["c_attn", "mlp.c_proj"]),
+        ("gpt2", r"transformer\.h\.1\.attn\.c_\w+"),
+        ("bert", "all-linear"),
+        ("bert", ["query", "dense"]),
+        ("roberta", "all-linear"),
+        ("roberta", ["query", "dense"]),
+    ],
+)
+def test_targets_take_what_peft_takes(request, load, model: str, targets) -> None:
+    if model == "roberta":
+        loaded = roberta()
+    else:
+        folder = request.getfixturevalue(f"{model}_folder")
+        loaded = load(folder, "sequence-classification" if model == "bert" else "causal-lm")
+    expected = pefts(loaded, targets)
+    assert ours(loaded, targets) == expected != set()
+
+
+def test_all_linear_leaves_head_and_embeddings_alone(llama_folder, load) -> None:
+    taken = ours(load(llama_folder), "all-linear")
+    assert len(taken) == 2 * 7  # two blocks of q, k, v, o, gate, up, down
+    assert not any("lm_head" in path or "embed" in path for path in taken)
+
+
+def test_a_pretrained_head_trains_whole_as_in_peft(bert_folder, load) -> None:
+    loaded = load(bert_folder, "sequence-classification")
+    loaded.new_modules = ()
+    assert not any(path.startswith("classifier") for path in ours(loaded, "all-linear"))
+    assert all(parameter.requires_grad for parameter in loaded.module.classifier.parameters())
+
+
+def test_matches_count_each_pattern_apart(llama_folder, load) -> None:
+    strategy = Lora(LoraConfig(targets=["q_proj", "layers.1.mlp.up_proj"]))
+    strategy.prepare(load(llama_folder))
+    assert strategy.matches() == {
+        "q_proj": ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"],
+        "layers.1.mlp.up_proj": ["model.layers.1.mlp.up_proj"],
+    }
+
+
+def test_a_layer_that_two_patterns_match_is_adapted_once(llama_folder, load) -> None:
+    loaded = load(llama_folder)
+    ours(loaded, ["q_proj", "self_attn.q_proj"])
+    assert all(type(layer).__mro__.count(nn.Linear) == 1 for layer in lora_layers(loaded.module).values())
+    assert len(lora_layers(loaded.module)) == 2
+
+
+@pytest.mark.parametrize(
+    ("targets", "parts"),
+    [
+        (
+            ["q_porj"],
+            ["'q_porj' matches no module of LlamaForCausalLM", "Did you mean 'q_proj'", "named q_proj, k_proj"],
+        ),
+        (["q_proj", "qkv"], ["'qkv' matches no module"]),
+        ("q_proj", ["'q_proj' matches no module", "whole path; put plain names in a list"]),
+        (r"model\.layers\.9\..*", ["matches no module"]),
+        (["input_layernorm"], ["'model.layers.0.input_layernorm', which is a LlamaRMSNorm"]),
+        (["embed_tokens"], ["which is a Embedding"]),
+        (["mlp"], ["'model.layers.0.mlp', which is a LlamaMLP"]),
+        (r".*layernorm", ["which is a LlamaRMSNorm"]),
+    ],
+)
+def test_a_pattern_without_a_layer_is_an_error(llama_folder, load, targets, parts: list[str]) -> None:
+    loaded = load(llama_folder)
+    with pytest.raises(NoMatch) as error:
+        Lora(LoraConfig(targets=targets)).prepare(loaded)
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert not lora_layers(loaded.module)
+    assert all(parameter.requires_grad for parameter in loaded.module.parameters())
+
+
+def test_naming_only_the_head_is_an_error(bert_folder, load) -> None:
+    with pytest.raises(NoMatch, match="already trains whole"):
+        ours(load(bert_folder, "sequence-classification"), ["classifier"])
+
+
+def test_a_model_without_linear_layers_is_an_error() -> None:
+    loaded = LoadedModel(nn.Sequential(nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
+    with pytest.raises(NoMatch, match="'all-linear' finds no linear layer in Sequential"):
+        ours(loaded, "all-linear")
+
+
+def test_preparing_twice_is_an_error(llama_folder, load) -> None:
+    loaded = load(llama_folder)
+    ours(loaded, ["q_proj"])
+    with pytest.raises(NoMatch, match="has a LoRA already"):
+        ours(loaded, ["q_proj"])
+
+
+def test_layers_whose_parent_reads_their_weights_are_left_out() -> None:
+    # nn.MultiheadAttention multiplies by out_proj.weight itself: a LoRA there would never be called.
+    module = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "up": nn.Linear(8, 8)})
+    loaded = LoadedModel(module, None, "memory", "causal-lm")
+    with pytest.raises(NoMatch, match="is never called: its parent, a MultiheadAttention"):
+        ours(loaded, ["out_proj"])
+    assert ours(loaded, "all-linear") == {"up"}
+
+
+def test_layers_with_a_replaced_forward_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    module[1].forward = lambda x: x
+    with pytest.raises(NoMatch, match="'1' has its forward replaced"):
+        ours(LoadedModel(module, None, "memory", "causal-lm"), "all-linear")
+
+
+def test_every_adapted_layer_is_called(loaded) -> None:
+    """Each A and B gets a gradient: no LoRA hangs beside a layer that nothing runs through."""
+    ours(loaded, "all-linear")
+    module = loaded.module
+    ids = torch.arange(5, 15).view(1, -1)
+    module(input_ids=ids).logits.sum().backward()
+    silent = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert silent == []
+
+
+@pytest.mark.parametrize("targets", ["", [], [""], "(q_proj", [3]])
+def test_targets_of_the_wrong_kind_are_refused(targets) -> None:
+    with pytest.raises(ValueError, match=re.compile("targets", re.IGNORECASE)):
+        LoraConfig(targets=targets)
