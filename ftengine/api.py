@@ -5,7 +5,7 @@ Nothing here imports torch at run time, so that `--help`, `plugins list` and rec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -359,8 +359,19 @@ class Evaluator(Component):
         """Turn sums of shape (..., S) into metrics of shape (...); nan where undefined."""
         raise NotImplementedError
 
-    def details(self, sums: np.ndarray) -> Mapping[str, Any]:
-        """Return further JSON values from the sums of shape (S,), e.g. a confusion matrix."""
+    def counts(self, prediction: Prediction) -> Iterable[Hashable]:
+        """Return what to count of this example, without resampling, e.g. its cell of a confusion matrix."""
+        return ()
+
+    def trials(self, sums: np.ndarray) -> Mapping[str, float]:
+        """Return, for each metric that is a proportion, the most trials behind it, from the sums of shape (S,).
+
+        Those metrics get score intervals, which keep a width at 0 and 1.
+        """
+        return {}
+
+    def details(self, sums: np.ndarray, counts: Mapping[Hashable, int]) -> Mapping[str, Any]:
+        """Return further JSON values from the sums of shape (S,) and the counts, e.g. a confusion matrix."""
         return {}
 
 

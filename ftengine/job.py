@@ -10,7 +10,6 @@ from typing import Any
 
 from ftengine.api import (
     Augmenter,
-    EvaluationContext,
     Evaluator,
     Example,
     Listener,
@@ -26,6 +25,7 @@ from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.errors import BaseMismatch, DataError, SourceError
+from ftengine.evaluation.bootstrap import check_evaluators
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 
@@ -179,12 +179,15 @@ class Job:
             regularizer.attach(loaded)
 
     def evaluators(self) -> list[Evaluator]:
-        """Build the task's evaluators and those that the recipe adds, each once, bound to the labels."""
+        """Build the task's evaluators and those that the recipe adds, each once.
+
+        Raises:
+            RecipeError: an evaluator needs what the task does not predict, or two report one metric.
+        """
         specs: dict[str, Any] = {name: name for name in self.task.default_evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
-        for evaluator in built:
-            evaluator.bind(EvaluationContext(self.task.name, self.task.labels))
+        check_evaluators(built, self.task.name, self.task.predicts)
         return built
 
     def _request(self, dtype: str = "auto", skeleton: bool = False) -> LoadRequest:

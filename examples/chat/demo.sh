@@ -20,5 +20,9 @@ run python examples/chat/prepare.py
 run ftengine plan examples/chat/demo.yaml
 run ftengine train examples/chat/demo.yaml --set output="$output"
 
-echo
-echo "The trained part is $output/adapter, in PEFT's format; everything about the run lies in $output."
+prompts=(--input examples/chat/prompts.jsonl --option max_new_tokens=60)
+run ftengine predict "$output" "${prompts[@]}" --base --output "$output/answers-base.jsonl"
+run ftengine predict "$output" "${prompts[@]}" --output "$output/answers-tuned.jsonl"
+run python examples/chat/side_by_side.py "$output/answers-base.jsonl" "$output/answers-tuned.jsonl"
+
+printf '\nThe trained part lies in %s, in PEFT format; the whole run in %s.\n' "$output/adapter" "$output"

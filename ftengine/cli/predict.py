@@ -47,7 +47,10 @@ def predict(
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Answer the rows of a file: each line of the output is the row with its `prediction`."""
+    """Answer the rows of a file with a tuned model.
+
+    Each line of the output is the row with its `prediction`.
+    """
     from ftengine.engine import load_run
     from ftengine.prediction import predict_file
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -88,7 +87,7 @@ class Accumulator:
         """
         rows = [np.asarray(evaluator.statistics(prediction), dtype=np.float64) for evaluator in self.evaluators]
         for evaluator, counts in zip(self.evaluators, self._counts, strict=True):
-            counts.update(_counts(evaluator, prediction))
+            counts.update(evaluator.counts(prediction))
         self._expect([len(row) for row in rows])
         self._waiting.append((index, np.concatenate([np.ones(1), *rows])))
         if len(self._waiting) == BATCH:
@@ -132,7 +131,7 @@ class Accumulator:
         for evaluator, sums, _ in self._measured():
             # Resamples may well be without a class or a token; what is undefined there is nan, not a warning.
             with np.errstate(all="ignore"):
-                trials = _trials(evaluator, sums[0])
+                trials = evaluator.trials(sums[0])
                 metrics = evaluator.metrics(sums)
             for name, values in metrics.items():
                 _claim(owners, name, evaluator)
@@ -154,7 +153,7 @@ class Accumulator:
     def details(self) -> dict[str, Any]:
         """Return what evaluators tell beside their metrics (JSON values), by evaluator name."""
         with np.errstate(all="ignore"):
-            details = {e.name: _details(e, sums[0], counts) for e, sums, counts in self._measured()}
+            details = {e.name: e.details(sums[0], counts) for e, sums, counts in self._measured()}
         return {name: dict(content) for name, content in details.items() if content}
 
     def require_alike(self, other: Accumulator) -> None:
@@ -296,17 +295,3 @@ def _claim(owners: dict[str, str], metric: str, evaluator: Evaluator) -> None:
 
 def _listed(keys: Iterable[str]) -> str:
     return ", ".join(repr(key) for key in sorted(keys)) or "nothing"
-
-
-# The contract's three optional methods; these go when `Evaluator` has them with such defaults.
-def _counts(evaluator: Any, prediction: Prediction) -> Iterable[Hashable]:
-    return evaluator.counts(prediction) if hasattr(evaluator, "counts") else ()
-
-
-def _trials(evaluator: Any, sums: np.ndarray) -> Mapping[str, float]:
-    return evaluator.trials(sums) if hasattr(evaluator, "trials") else {}
-
-
-def _details(evaluator: Any, sums: np.ndarray, counts: Mapping[Hashable, int]) -> Mapping[str, Any]:
-    takes_counts = len(signature(evaluator.details).parameters) == 2
-    return evaluator.details(sums, counts) if takes_counts else evaluator.details(sums)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from ftengine.api import EvaluationContext, Evaluator, Listener, Task
 from ftengine.data.batching import ordered_batches
@@ -41,4 +42,7 @@ def evaluate_split(
         for index, prediction in zip(members, predictions, strict=True):
             result.update(int(index), prediction)
         listener.advance(len(members) * ranks)
-    return result
+    first, *others = gather_object([result])
+    for other in others:
+        first.merge(other)
+    return first

@@ -57,9 +57,8 @@ def keep_mask(seed: Tensor, n: int, first_row: int, rows: int, columns: int) -> 
     block = torch.arange((columns + 7) // 8, device=seed.device)[None, :]
     zero = row.new_zeros(1, 1)
     w0, w1, w2, w3 = philox4x32(row, block, zero, zero, seed)
-    words = torch.stack(
-        (w1.bitwise_left_shift_(32).bitwise_or_(w0), w3.bitwise_left_shift_(32).bitwise_or_(w2)), dim=-1
-    )
+    low, high = (w1 << 32).bitwise_or_(w0), (w3 << 32).bitwise_or_(w2)
+    words = torch.stack((low, high), dim=-1)
     half_words = words.view(torch.int16).flatten(-2)[:, :columns]
     threshold = n - 32768
     # To {threshold - 1, threshold}, to {0, 1}, to {0, -1}: five times faster than a comparison with bool output.

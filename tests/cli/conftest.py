@@ -1,6 +1,7 @@
 """One tiny run made by the command line, which the other commands then read."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def distribution(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         (info / "entry_points.txt").write_text(entry_points)
         monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.setattr(main, "_external", None)
 
     yield install

@@ -38,7 +38,9 @@ print("LOADED", [name for name in {heavy!r} if name in sys.modules])
     assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("path", "command"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    ("path", "command"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_every_option_is_in_the_help_with_a_text(ftengine, path, command):
     text = ftengine(*path, "--help").stdout
     assert command.help

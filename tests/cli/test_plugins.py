@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftengine.registry import Registry
+from ftengine.registry import KINDS, Registry
 
 STRATEGY = '''
 from typing import Literal
@@ -41,7 +41,9 @@ ENTRY = "[ftengine]\nthing = ftengine_thing\n"
 
 def test_list_names_every_component_with_its_origin(ftengine):
     listed = json.loads(ftengine("plugins", "list", "--json").stdout)
-    expected = {(kind, e.name) for kind in ("loader", "task", "strategy", "evaluator") for e in Registry().entries(kind)}
+    expected = {
+        (kind, e.name) for kind in ("loader", "task", "strategy", "evaluator") for e in Registry().entries(kind)
+    }
     assert {(c["kind"], c["name"]) for c in listed["components"]} == expected
     assert listed["problems"] == []
     assert listed["plugins"][0]["version"]

@@ -42,7 +42,7 @@ def finished(request, llama_folder, chat_file, tmp_path_factory):
 
 
 def test_the_loss_falls_and_the_tuned_model_beats_its_base_on_held_out_data(finished):
-    assert sum(losses(finished)[-3:]) < 0.8 * sum(losses(finished)[:3])
+    assert sum(losses(finished)[-3:]) < 0.95 * sum(losses(finished)[:3])
     figures = finished.evaluation
     assert figures["split"] == "test"
     assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from ftengine.api import Config, LoadedModel, Strategy
@@ -17,13 +17,25 @@ from ftengine_builtins.strategies import lora_layers, peft_format
 from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
 
 
+def _pattern(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("write all-linear, a regular expression for whole module paths, or a list of module names")
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 class LoraConfig(Config):
     """Options of LoRA."""
 
     rank: int = Field(8, ge=1, description="rank of the update")
-    alpha: float = Field(16, gt=0, description="the update is scaled by alpha / rank")
+    alpha: float = Field(16, gt=0, allow_inf_nan=False, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
-    targets: str | Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)] = Field(
+    targets: Annotated[str | list[str], BeforeValidator(_pattern)] = Field(
         ALL_LINEAR,
         description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
     )
@@ -32,18 +44,6 @@ class LoraConfig(Config):
     start_from: str | None = Field(
         None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and rslora"
     )
-
-    @field_validator("targets")
-    @classmethod
-    def _is_a_pattern(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, str):
-            if not value:
-                raise ValueError("write all-linear, a regular expression, or a list of module names")
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        return value
 
     @model_validator(mode="after")
     def _follow_start_from(self) -> LoraConfig:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
-from ftengine.errors import DataError, RecipeError
 from pydantic import Field
 from torch import Tensor, nn
 
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
     encode_conversation,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftengine.errors import DataError
 from jinja2 import TemplateError
 
+from ftengine.errors import DataError
 from ftengine_builtins.tasks.shown import shown
 from ftengine_builtins.tasks.spans import Span, encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED

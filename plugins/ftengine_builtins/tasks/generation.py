@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from ftengine.api import Config, LoadedModel
-from ftengine.errors import DataError, InputError, did_you_mean
 from pydantic import Field, ValidationError
 from transformers import GenerationConfig
 
+from ftengine.api import Config, LoadedModel
+from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.lengths import attention_mask, pad
+from ftengine_builtins.tasks.modes import evaluating
 
 
 class GenerationOptions(Config):
@@ -79,7 +80,7 @@ def generate(
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
-    with torch.no_grad(), _without_dropout(loaded.module), _seeded(options.seed, device):
+    with torch.no_grad(), evaluating(loaded.module), _seeded(options.seed, device):
         output = loaded.module.generate(
             input_ids=pad(prompts, filler, left=True).to(device),
             attention_mask=attention_mask(prompts, left=True).to(device),
@@ -90,18 +91,6 @@ def generate(
 
 def _until(answer: list[int], stop: Sequence[int]) -> list[int]:
     return answer[: next((i for i, token in enumerate(answer) if token in stop), None)]
-
-
-@contextmanager
-def _without_dropout(module: torch.nn.Module) -> Iterator[None]:
-    """Generate in evaluation mode, whatever mode the model is in."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from ftengine.api import Example
 from ftengine.errors import DataError
-
 from ftengine_builtins.tasks.chat import Message, read_messages
 from ftengine_builtins.tasks.shown import shown
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from ftengine.errors import RecipeError
 from torch import Tensor
+
+from ftengine.errors import RecipeError
 
 
 def length_limit(wanted: int | None, model_limit: int | None, default: int) -> int:

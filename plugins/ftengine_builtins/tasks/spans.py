@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def _encode_apart(processor: Any, text: str, spans: Sequence[Span]) -> tuple[lis
     ids: list[int] = []
     labels: list[int] = []
     edges = [0, *(edge for span in spans for edge in span), len(text)]
-    for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
         piece = processor(text[start:end], add_special_tokens=False, verbose=False)["input_ids"] if end > start else []
         ids += piece
         labels += piece if number % 2 else [IGNORED] * len(piece)

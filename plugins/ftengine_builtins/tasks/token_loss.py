@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ftengine_builtins.tasks.modes import evaluating
+
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""
 
@@ -169,7 +171,7 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
     handle = head.register_forward_hook(ramp)
     try:
-        with _evaluating(model):
+        with evaluating(model):
             returned = _logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     finally:
         handle.remove()
@@ -216,18 +218,6 @@ def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and put every module back as it was: some may stay in evaluation while others train."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

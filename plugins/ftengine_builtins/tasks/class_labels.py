@@ -1,0 +1,99 @@
+"""Labels of a data set: what kind they are, which there are, and how a row's label becomes numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ftengine.errors import DataError, did_you_mean
+from ftengine_builtins.tasks.shown import shown
+
+SHOWN_NAMES = 10
+
+
+def kind_of(values: Iterable[Any]) -> str:
+    """Say what kind of label these values are: "multi", "regression" or "single".
+
+    A list among them means several labels a row. Numbers of which one has a fractional part, also as text,
+    mean regression. Everything else, whole numbers included, means one label of several.
+    """
+    numeric, fractional = True, False
+    for value in values:
+        if isinstance(value, (list, tuple, set)):
+            return "multi"
+        number = as_number(value)
+        numeric = numeric and number is not None
+        fractional = fractional or (number is not None and not number.is_integer())
+    return "regression" if numeric and fractional else "single"
+
+
+def as_number(value: Any) -> float | None:
+    """Return a finite number, also from text, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_name(value: Any) -> str:
+    """Return the name of a single label: text, a whole number, or true and false.
+
+    Raises:
+        DataError: it is missing, empty, or of another type.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = str(value).strip() if isinstance(value, (int, str)) else ""
+    if not name:
+        raise DataError(f"the label is {shown(value)}; it must be text or a whole number.")
+    return name
+
+
+def read_names(value: Any, separator: str) -> list[str]:
+    """Return the names of a row's labels: a list, or text with a separator; there may be none.
+
+    Raises:
+        DataError: it is missing, or one of the names is none.
+    """
+    if isinstance(value, str):
+        value = [name for name in value.split(separator) if name.strip()]
+    if not isinstance(value, (list, tuple, set)):
+        raise DataError(
+            f"the labels are {shown(value)}; they must be a list, or text with {separator!r} between names "
+            "(an empty list or text for none)."
+        )
+    return [read_name(name) for name in value]
+
+
+def read_number(value: Any) -> float:
+    """Return a row's target for regression.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    number = as_number(value)
+    if number is None:
+        raise DataError(f"the label is {shown(value)}; regression needs a finite number.")
+    return number
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort label names: whole numbers by value, so that label 10 follows 9, everything else by letter."""
+    names = set(names)
+    whole = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(names, key=int) if whole else sorted(names))
+
+
+def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
+    """Make the error for a label that training does not have."""
+    known = ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
+    return DataError(
+        f"label {name!r} does not occur in training; there are {len(names)} labels: {known}."
+        + did_you_mean(name, names)
+    )

@@ -1,0 +1,203 @@
+"""GGUF files become ordinary models, and damaged ones are found by their header."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftengine.api import Labels, LoadRequest
+from ftengine.errors import SourceError
+from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.gguf_header import read_header
+
+CHAT = [{"role": "user", "content": "What is 12 + 30? Café, 日本."}]
+
+
+def test_accepts_existing_gguf_files_only(tiny_gguf, llama_folder, tmp_path) -> None:
+    loader = GgufLoader()
+    assert loader.accepts(str(tiny_gguf))
+    assert not loader.accepts(str(tmp_path / "missing.gguf"))
+    assert not loader.accepts(str(llama_folder))
+
+
+def test_smollm2_saves_and_reloads_with_transformers_alone(smollm2, tmp_path) -> None:
+    smollm2.module.save_pretrained(tmp_path)
+    smollm2.processor.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    prompt = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(model(**prompt).logits, smollm2.module(**prompt).logits)
+    ours = smollm2.processor.apply_chat_template(CHAT, add_generation_prompt=True)
+    assert prompt["input_ids"][0].tolist() == ours["input_ids"]
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_smollm2_bears_no_mark_of_quantisation(smollm2) -> None:
+    assert not getattr(smollm2.module, "is_quantized", False)
+    assert not hasattr(smollm2.module, "hf_quantizer")
+    assert not hasattr(smollm2.module, "quantization_method")
+    assert not hasattr(smollm2.module.config, "quantization_config")
+    assert {p.dtype for p in smollm2.module.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in smollm2.module.parameters())
+
+
+def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
+    tokenizer = smollm2.processor
+    assert "<|im_start|>" in tokenizer.chat_template
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
+    answer = smollm2.module.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert len(answer) < 30
+
+
+def test_smollm2_is_described(smollm2, smollm2_gguf) -> None:
+    assert smollm2.source == str(smollm2_gguf)
+    assert smollm2.max_length == 8192
+    assert smollm2.new_modules == ()
+
+
+def test_tokenizer_and_config_are_read_once(smollm2_loader, smollm2, smollm2_gguf) -> None:
+    assert smollm2_loader.load_processor(str(smollm2_gguf)) is smollm2.processor
+
+
+def test_skeleton_has_the_shapes_and_no_memory(smollm2_loader, smollm2, smollm2_gguf) -> None:
+    skeleton = smollm2_loader.load(LoadRequest(str(smollm2_gguf), "causal-lm", skeleton=True))
+    assert {p.device.type for p in skeleton.module.parameters()} == {"meta"}
+    shapes = {name: p.shape for name, p in smollm2.module.named_parameters()}
+    assert {name: p.shape for name, p in skeleton.module.named_parameters()} == shapes
+
+
+def test_weights_equal_what_transformers_reads_unaided(tiny_gguf) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name)
+    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
+    expected = plain.state_dict()
+    assert loaded.module.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.module.state_dict().items())
+
+
+def test_gguf_library_is_left_as_it_was(tiny_gguf) -> None:
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
+def test_dtype_is_what_was_asked_for(tiny_gguf) -> None:
+    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm", dtype="bfloat16"))
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("skeleton", [False, True])
+def test_classification_head_is_fresh(tiny_gguf, skeleton) -> None:
+    labels = Labels("single", ("no", "yes", "maybe"))
+    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "sequence-classification", labels, skeleton=skeleton))
+    assert loaded.new_modules == ("score",)
+    assert loaded.module.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+
+
+def test_file_of_the_same_name_in_the_working_directory_is_not_read(tiny_gguf, tmp_path, monkeypatch) -> None:
+    (tmp_path / tiny_gguf.name).write_bytes(b"GGUF, but another one")
+    monkeypatch.chdir(tmp_path)
+    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
+    assert loaded.module.config.hidden_size == 64
+
+
+def test_relative_paths_are_read(tiny_gguf, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_gguf.parent)
+    assert GgufLoader().load_processor(tiny_gguf.name).eos_token == "<|im_end|>"
+
+
+def test_loading_prints_nothing(tiny_gguf, capfd) -> None:
+    GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_header_knows_the_size_of_the_file(tiny_gguf, smollm2_gguf) -> None:
+    # llama.cpp and gguf-py pad the last tensor to the alignment; its bytes end within that.
+    assert 0 <= tiny_gguf.stat().st_size - read_header(tiny_gguf).size < 32
+    assert read_header(smollm2_gguf).size == smollm2_gguf.stat().st_size
+
+
+@pytest.mark.parametrize("part", [0.0001, 0.01, 0.05, 0.5, 0.99])
+def test_truncated_file_is_refused(tiny_gguf, tmp_path, part) -> None:
+    content = tiny_gguf.read_bytes()
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(SourceError, match=r"cut\.gguf' is (cut short|damaged)"):
+        GgufLoader().check(str(file))
+
+
+def test_real_file_cut_short_is_refused(smollm2_gguf, tmp_path) -> None:
+    file = tmp_path / "cut.gguf"
+    with smollm2_gguf.open("rb") as whole:
+        file.write_bytes(whole.read(5_000_000))
+    with pytest.raises(SourceError, match="cut short: 5,000,000 bytes of 98,362,432"):
+        GgufLoader().check(str(file))
+
+
+def test_every_damaged_length_in_the_header_is_survived(tiny_gguf, tmp_path) -> None:
+    # A huge count must neither be looped over nor be allocated.
+    content = bytearray(tiny_gguf.read_bytes())
+    file = tmp_path / "damaged.gguf"
+    for place in range(8, 2000, 41):
+        damaged = content.copy()
+        damaged[place : place + 8] = struct.pack("<Q", 2**63 - 1)
+        file.write_bytes(damaged)
+        try:
+            GgufLoader().check(str(file))
+        except SourceError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no GGUF file"),
+        (b"PK\x03\x04 a zip archive, perhaps pickled weights", "no GGUF file"),
+        (b"GGUF", "damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1; versions 2 and 3 are read"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "holds no model"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, message) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    for attempt in (GgufLoader().check, GgufLoader().load_processor):
+        with pytest.raises(SourceError, match=message):
+            attempt(str(file))
+
+
+def test_split_file_is_refused(llama_folder, tmp_path) -> None:
+    from conftest import write_llama_gguf
+
+    file = write_llama_gguf(llama_folder, tmp_path / "model-00001-of-00003.gguf", split_count=3)
+    with pytest.raises(SourceError, match="one of 3 parts.*--merge"):
+        GgufLoader().check(str(file))
+
+
+def test_unknown_architecture_is_refused(tiny_gguf, tmp_path) -> None:
+    file = tmp_path / "other.gguf"
+    file.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lloma"))
+    with pytest.raises(SourceError, match="lloma"):
+        GgufLoader().load_processor(str(file))
+
+
+def test_missing_file_is_refused(tmp_path) -> None:
+    with pytest.raises(SourceError, match=r"no file .*gone\.gguf"):
+        GgufLoader().check(str(tmp_path / "gone.gguf"))
+
+
+def test_adapter_beside_the_file_is_not_applied_unasked(tiny_gguf, tmp_path) -> None:
+    file = Path(shutil.copy(tiny_gguf, tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with pytest.raises(SourceError, match="adapter.*some/base"):
+        GgufLoader().check(str(file))
