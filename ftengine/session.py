@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import parse_flag_from_env
 
 from ftengine.api import Evaluator, LoadedModel
 from ftengine.data.encoding import EncodedSplit
@@ -28,10 +29,13 @@ class Session:
 
     def __init__(self, job: Job) -> None:
         section = job.recipe.train
-        self.precision = choose_precision(section.precision, job.recipe.model.dtype, PartialState().device)
+        # Without being told, Accelerate takes several processes on CPUs for as many single ones.
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        device = PartialState(cpu=cpu).device
+        self.precision = choose_precision(section.precision, job.recipe.model.dtype, device)
         AcceleratorState._reset_state()  # a second run in one process may want another precision
         self.job = job
-        self.accelerator = Accelerator(mixed_precision=self.precision.accelerate_name)
+        self.accelerator = Accelerator(mixed_precision=self.precision.accelerate_name, cpu=cpu)
 
     @property
     def is_main(self) -> bool:

@@ -77,16 +77,23 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     lines += [
         ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
-        (
-            "tokens",
-            f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step; "
-            f"padding {share(steps['padding_share'])}; {share(steps['label_share'])} are trained on",
-        ),
+        ("tokens", _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
         ("estimate", _estimate(plan.estimate)),
         ("output", plan.recipe["output"]),
     ]
     return lines
+
+
+def _tokens(plan: Plan) -> str:
+    steps = plan.steps
+    parts = [
+        f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step",
+        f"padding {share(steps['padding_share'])}",
+    ]
+    if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
+        parts.append(f"{share(steps['label_share'])} are trained on")
+    return "; ".join(parts)
 
 
 def _strategy(plan: Plan) -> list[str]:
@@ -132,4 +139,7 @@ def _example(out: Console, example: list[tuple[str, bool]]) -> None:
     brackets = out.color_system is None or out.no_color
     how = "in ⟦ ⟧" if brackets else "underlined"
     out.print(f"One example as the model sees it; what is trained on is {how}:")
-    out.print(marked([(cut(printable(text), SHOWN_PIECE), trained) for text, trained in example], brackets=brackets))
+    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in example]
+    text = marked(pieces, brackets=brackets)
+    text.rstrip()
+    out.print(text)

@@ -72,15 +72,17 @@ class Pace:
         return time.monotonic() - self.started
 
     def describe(self) -> str:
-        """Say the latest figures, the speed and the time that is left."""
-        parts = [f"{name.replace('_', ' ')} {number(value)}" for name, value in self.figures.items()]
+        """Say how far it is, the time that is left, the latest figures and the speed."""
+        parts = [f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"]
         since, before = self._first or (self.started, 0)
         seconds, steps = time.monotonic() - since, self.done - before
-        if seconds > 0 and steps > 0:
+        moving = seconds > 0 and steps > 0
+        if moving and self.total is not None and self.done < self.total:
+            parts.append(f"{duration(seconds / steps * (self.total - self.done))} left")
+        parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures.items()]
+        if moving:
             rate, unit = (self._tokens, " tokens/s") if self._tokens else (steps, "/s")
             parts.append(f"{number(rate / seconds)}{unit}")
-            if self.total is not None and self.done < self.total:
-                parts.append(f"{duration(seconds / steps * (self.total - self.done))} left")
         return ", ".join(parts)
 
 
@@ -104,8 +106,7 @@ class LineListener:
         tenth = 10 * pace.done // pace.total if pace.total else 0
         if tenth > self._tenth and steps and time.monotonic() - self._shown >= DELAY:
             self._shown, self._tenth = time.monotonic(), tenth
-            details = pace.describe()
-            self.message(f"{pace.name} {pace.done:,}/{pace.total:,}{': ' if details else ''}{details}")
+            self.message(f"{pace.name} {pace.describe()}")
 
     def message(self, text: str) -> None:
         click.echo(one_line(text), err=True)
@@ -129,7 +130,7 @@ def terminal_listener(console: Console | None = None) -> Any:
         def __init__(self) -> None:
             self._bars = Bars(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
+                BarColumn(bar_width=20),
                 TextColumn("{task.fields[state]}", markup=False),
                 console=out,
                 transient=True,
@@ -157,9 +158,7 @@ def terminal_listener(console: Console | None = None) -> Any:
             if pace is None:
                 return
             pace.advance(steps, figures)
-            count = f"{pace.done:,}/{pace.total:,}" if pace.total is not None else f"{pace.done:,}"
-            state = ", ".join(filter(None, [count, pace.describe()]))
-            self._bars.update(self._task, completed=pace.done, state=state)
+            self._bars.update(self._task, completed=pace.done, state=pace.describe())
 
         def message(self, text: str) -> None:
             out.print(Text(one_line(text)))

@@ -252,13 +252,14 @@ def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
 
 
 def to_json(figure: Metric | Difference) -> dict[str, Any]:
-    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p}.
+    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p, better}.
 
     JSON has no nan and no infinity; they become null.
     """
-    keys = ("value", "low", "high", "n" if isinstance(figure, Metric) else "p")
-    values = asdict(figure)
-    return {key: None if values[key] is None or not math.isfinite(values[key]) else values[key] for key in keys}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(figure).items()
+    }
 
 
 def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from ftengine.ops import reference
 from ftengine.ops.eligibility import why_reference
+from ftengine.ops.precision import without_autocast
 
 
 def operators(x: Tensor, rank: int) -> ModuleType:
@@ -55,7 +56,7 @@ class LowRankLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, s, seed, weight, a, b = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             dy_rows = as_matrix(dy)
             dx = dy_rows @ weight.to(x.dtype) if ctx.needs_input_grad[0] else None
             ds, db = ctx.ops.lowrank_backward_output(dy_rows, s, b, ctx.scale)
@@ -82,7 +83,7 @@ class LowRankAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, s, seed, a, b = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             rows = as_matrix(x)
             dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
             ds, db = ctx.ops.lowrank_backward_output(as_matrix(dy), s, b, ctx.scale)

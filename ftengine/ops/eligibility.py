@@ -2,6 +2,7 @@
 
 import torch
 
+from ftengine.ops.precision import compute_dtype
 from ftengine.ops.schemas import NAMES
 
 DTYPES = {
@@ -9,13 +10,6 @@ DTYPES = {
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
 MAX_RANK = 256
-
-
-def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype a layer computes in: autocast's where autocast is on, as torch does, else its own."""
-    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:  # autocast leaves fp64 alone
-        return torch.get_autocast_dtype(device_type)
-    return dtype
 
 
 def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:

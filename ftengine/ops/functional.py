@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ftengine.ops.autograd import LowRankAdd, LowRankLinear, operators
 from ftengine.ops.dropout import draw_seed, quantise_dropout
-from ftengine.ops.eligibility import compute_dtype
+from ftengine.ops.precision import autocast_enabled, compute_dtype, without_autocast
 
 
 def lowrank_linear(
@@ -48,11 +48,11 @@ def lowrank_linear(
             raise ValueError(
                 f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False"
             )
-    dtype = compute_dtype(x.device.type, x.dtype)
-    if dtype == x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight.dtype != x.dtype and not autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
     p, seed = _dropout(x, p, seed)
-    return LowRankLinear.apply(x.to(dtype), weight, bias, a, b, scale, p, seed)
+    x = x.to(compute_dtype(x.device.type, x.dtype))
+    return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
 
 
 def lowrank_add(
@@ -89,7 +89,8 @@ def lowrank_add(
     _check(y.shape[-1:] == b.shape[:1], "y (..., N)", y, "b (N, r)", b)
     _check(y.shape[:-1] == x.shape[:-1], "y (..., N)", y, "x (..., K)", x)
     p, seed = _dropout(x, p, seed)
-    return LowRankAdd.apply(y, x.to(compute_dtype(x.device.type, x.dtype)), a, b, scale, p, seed)
+    x = x.to(compute_dtype(x.device.type, x.dtype))
+    return LowRankAdd.apply(y, x, a, b, scale, p, seed)
 
 
 @torch.no_grad()
@@ -113,7 +114,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     _check_update(weight, a, b)
     _check(weight.dim() == 2 and weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device.type):
         operators(weight, a.shape[0]).lowrank_merge_(dense, a, b, scale)
     return weight if dense is weight else weight.copy_(dense)
 

@@ -25,26 +25,33 @@ MASK = 0xFFFFFFFF
 ROUNDS = 10
 
 
-def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Encrypt counters (c0, c1, c2, c3) under a 64-bit seed: four 32-bit words each.
+def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> Tensor:
+    """Encrypt counters (c0, c1, c2, c3) under a 64-bit seed.
 
-    Words live in the low half of int64 lanes, because torch has no 32x32 -> 64 bit product; ATen vectorises these.
-    The words broadcast: while they depend on the row or the column alone they stay vectors, which saves a quarter of
-    the work. Whole products are carried as c1 and c3, whose upper halves fall to the mask one round later.
+    Words live in the low half of int64 lanes, because torch has no 32x32 -> 64 bit product. They broadcast: while a
+    word depends on the row or the column alone it stays a vector, which saves a quarter of the work. Whole products
+    are carried as c1 and c3; their upper halves fall to the mask a round later.
 
     Args:
         c0, c1, c2, c3: int64 in [0, 2^32), of shapes that broadcast.
         seed: () int64; read as 64 bits.
+
+    Returns:
+        (..., 4) int32: the words of each block, as bits.
     """
-    rounds = torch.arange(ROUNDS, device=c0.device)
-    k0 = (seed + rounds * W0) & MASK
-    k1 = ((seed >> 32) + rounds * W1) & MASK
-    for key0, key1 in zip(k0.unbind(), k1.unbind(), strict=True):
+    rounds = torch.arange(ROUNDS, device=seed.device)
+    k0 = ((seed + rounds * W0) & MASK).unbind()
+    k1 = (((seed >> 32) + rounds * W1) & MASK).unbind()
+    for i in range(ROUNDS):
+        xor = torch.bitwise_xor if i < 3 else Tensor.bitwise_xor_  # in place once every product has the full shape
         p0, p1 = c0 * M0, c2 * M1
-        c0 = (p1 >> 32).bitwise_xor(c1).bitwise_xor_(key0).bitwise_and_(MASK)
-        c2 = (p0 >> 32).bitwise_xor(c3).bitwise_xor_(key1).bitwise_and_(MASK)
+        c0 = xor(p1 >> 32, c1).bitwise_xor_(k0[i]).bitwise_and_(MASK)
+        c2 = xor(p0 >> 32, c3).bitwise_xor_(k1[i]).bitwise_and_(MASK)
         c1, c3 = p1, p0
-    return c0, c1 & MASK, c2, c3 & MASK
+    block = torch.empty(*c0.shape, 4, dtype=torch.int32, device=c0.device)
+    for i, word in enumerate((c0, c1, c2, c3)):
+        block[..., i] = word  # keeps the low half
+    return block
 
 
 def keep_mask(seed: Tensor, n: int, first_row: int, rows: int, columns: int) -> Tensor:
@@ -54,12 +61,10 @@ def keep_mask(seed: Tensor, n: int, first_row: int, rows: int, columns: int) -> 
         (rows, columns) int16, -1 (all bits set) for kept, 0 for dropped: rows first_row, first_row + 1, … of the mask.
     """
     row = torch.arange(first_row, first_row + rows, device=seed.device)[:, None]
-    block = torch.arange((columns + 7) // 8, device=seed.device)[None, :]
+    column = torch.arange((columns + 7) // 8, device=seed.device)[None, :]
     zero = row.new_zeros(1, 1)
-    w0, w1, w2, w3 = philox4x32(row, block, zero, zero, seed)
-    low, high = (w1 << 32).bitwise_or_(w0), (w3 << 32).bitwise_or_(w2)
-    words = torch.stack((low, high), dim=-1)
-    half_words = words.view(torch.int16).flatten(-2)[:, :columns]
+    half_words = philox4x32(row, column, zero, zero, seed).view(torch.int16).flatten(-2)[:, :columns]
     threshold = n - 32768
-    # To {threshold - 1, threshold}, to {0, 1}, to {0, -1}: five times faster than a comparison with bool output.
-    return half_words.clamp_(threshold - 1, threshold).sub_(threshold - 1).neg_()
+    # To {threshold - 1, threshold}, then to {0, -1}: several times faster than a comparison that gives bool.
+    half_words.clamp_(threshold - 1, threshold)
+    return torch.sub(threshold - 1, half_words, out=half_words)

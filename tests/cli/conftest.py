@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli_samples import HOSTILE
 from click.testing import CliRunner
 
 from ftengine.cli import main
@@ -39,10 +40,6 @@ def distribution(tmp_path, monkeypatch):
 
     yield install
     main._external = None
-
-
-HOSTILE = "\x1b[31m[bold]red[/bold]\x07 \u202e ⟦"
-"""What would colour, ring, or turn the direction of writing, if it reached a terminal."""
 
 
 @pytest.fixture(scope="session")

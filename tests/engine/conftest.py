@@ -36,8 +36,8 @@ def label_file(tmp_path_factory):
     rows = []
     for i in range(90):
         label = sorted(words)[i % 3]
-        text = " ".join(rng.choice([*words[label].split(), "the", "of", "said", str(i)]) for _ in range(12))
-        rows.append({"text": text + f" {words[label].split()[0]} {i}", "label": label})
+        text = " ".join(rng.choice(words[label].split()) for _ in range(6))
+        rows.append({"text": f"{text} {i}", "label": label})
     return write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", rows)
 
 
@@ -70,7 +70,7 @@ def label_recipe(bert_folder, label_file, tmp_path):
             "task": "text-classification",
             "data": {"train": str(label_file), "validation": 0.2, "test": 0.2},
             "strategy": "full",
-            "train": {"epochs": 6, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
+            "train": {"epochs": 12, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
             "evaluation": {"resamples": 100},
             "output": str(tmp_path / "run"),
         }

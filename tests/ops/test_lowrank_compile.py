@@ -18,9 +18,15 @@ def _fresh_dynamo():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "p", "autocast"),
+    [
+        (torch.float32, 0.0, False),
+        (torch.float32, 0.3, False),
+        (torch.float32, 0.3, True),
+        (torch.float64, 0.3, False),  # not eligible: the reference itself is traced
+    ],
+)
 def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
     sample, seed = layer((2, 9), 40, 24, 4, dtype), torch.tensor(3) if p else None
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")

@@ -149,6 +149,24 @@ def test_dropped_elements_count_for_nothing_even_if_infinite(whole_mask):
     assert torch.ops.ftengine.lowrank_shrink(x, torch.ones(1, 16), p, seed).isfinite().all()
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_shapes_propagate_on_the_meta_device(layer, p):
+    sample = layer((2, 5), 16, 12, 3).to(torch.float32)
+    meta = {name: getattr(sample, name).detach().to("meta") for name in ("x", "weight", "bias", "a", "b")}
+    y = lowrank_linear(**meta | {"x": meta["x"].requires_grad_()}, scale=1.0, p=p)
+    y.sum().backward()
+    assert y.shape == (2, 5, 12)
+    assert meta["x"].grad.shape == (2, 5, 16)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_serves_inference(layer, p):
+    sample = layer(5, 16, 12, 3)
+    with torch.inference_mode():
+        y = lowrank_linear(sample.x, sample.weight, None, sample.a, sample.b, 1.0, p)
+    assert not y.requires_grad
+
+
 WRONG = [
     ({"a": (3, 15)}, r"a \(r, K\) is \(3, 15\) but x \(\.\.\., K\) is \(5, 16\)"),
     ({"b": (12, 4)}, r"b \(N, r\) is \(12, 4\) but a \(r, K\) is \(3, 16\)"),

@@ -15,18 +15,21 @@ def tensors(*shapes, dtype=torch.float32):
 
 def samples():
     """Yield (operator's name, arguments) for opcheck, in every form that the layers call."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for m, k, n, r in ((5, 24, 16, 4), (3, 7, 5, 1), (0, 8, 8, 2)):
-            x, dx, y = tensors((m, k), (m, k), (m, n), dtype=dtype)
-            s, ds = tensors((m, r), (m, r), dtype=dtype)
-            a, b = tensors((r, k), (n, r))
-            for p, seed in ((0.0, None), (0.25, SEED)):
-                yield "lowrank_shrink", (x, a, p, seed)
-                yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
-                yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
-            yield "lowrank_expand_", (y, s, b, 0.5)
-            yield "lowrank_backward_output", (y, s, b, 0.5)
-            yield "lowrank_merge_", (torch.randn(n, k, dtype=dtype), a, b, 0.5)
+    for dtype, m, k, n, r in (
+        (torch.float32, 5, 24, 16, 4),
+        (torch.bfloat16, 3, 7, 5, 1),
+        (torch.float32, 0, 8, 8, 2),
+    ):
+        x, dx, y = tensors((m, k), (m, k), (m, n), dtype=dtype)
+        s, ds = tensors((m, r), (m, r), dtype=dtype)
+        a, b = tensors((r, k), (n, r))
+        for p, seed in ((0.0, None), (0.25, SEED)):
+            yield "lowrank_shrink", (x, a, p, seed)
+            yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
+            yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
+        yield "lowrank_expand_", (y, s, b, 0.5)
+        yield "lowrank_backward_output", (y, s, b, 0.5)
+        yield "lowrank_merge_", (torch.randn(n, k, dtype=dtype), a, b, 0.5)
 
 
 def registered():

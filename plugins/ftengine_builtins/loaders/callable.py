@@ -96,7 +96,9 @@ def _find(source: str) -> Callable[..., Any]:
             raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(found)))
         found = getattr(found, step)
     if not callable(found):
-        raise SourceError(f"{source!r} is a {type(found).__name__}; it has to be a function that returns a model.")
+        raise SourceError(
+            f"{source!r} is of type {type(found).__name__}; it has to be a function that returns a model."
+        )
     return found
 
 

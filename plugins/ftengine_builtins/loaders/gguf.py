@@ -96,7 +96,7 @@ class _PlainReader(gguf.GGUFReader):
 
     @data.setter
     def data(self, mapped: np.memmap) -> None:
-        self._plain = np.asarray(mapped)
+        self._plain = np.asarray(mapped)[:]
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _parse(data: mmap.mmap, path: Path) -> GgufHeader:
         end = max(end, cursor.scalar("<Q") + math.prod(shape) // block * width)
     alignment = metadata.get("general.alignment", 32)
     start = -(-cursor.at // alignment) * alignment
-    return GgufHeader(metadata, tensors, start + end)
+    return GgufHeader(metadata, tensors, start + end if tensors else cursor.at)
 
 
 class _Cursor:

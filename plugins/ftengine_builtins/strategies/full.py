@@ -11,6 +11,7 @@ from torch import nn
 from ftengine.api import LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.parameters import copy_into
+from ftengine_builtins.loaders.quiet import cause, quiet
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -34,11 +35,15 @@ class Full(Strategy):
             super().save(loaded, directory)
             return
         try:
-            _save_pretrained(loaded.module, Path(directory))
-            if hasattr(loaded.processor, "save_pretrained"):
-                loaded.processor.save_pretrained(directory)
+            with quiet():
+                _save_pretrained(loaded.module, Path(directory))
+                if hasattr(loaded.processor, "save_pretrained"):
+                    loaded.processor.save_pretrained(directory)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"cannot write the model to {str(directory)!r}: {error}.") from None
+            raise RunError(
+                f"cannot write the model to {str(directory)!r}: {cause(error)} "
+                "Free some space or choose another output."
+            ) from None
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
@@ -52,11 +57,15 @@ class Full(Strategy):
             )
         # transformers undoes what it did to the names on saving; shards and ties are its business too.
         try:
-            trained, info = type(loaded.module).from_pretrained(
-                directory, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise RunError(f"cannot read the model in {str(directory)!r}: {error}".rstrip(".") + ".") from None
+            with quiet():
+                trained, info = type(loaded.module).from_pretrained(
+                    directory, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+                )
+        except MemoryError:
+            raise
+        # transformers answers damaged files with errors of every class; each means that this folder is unusable.
+        except Exception as error:
+            raise RunError(f"cannot read the model in {str(directory)!r}: {cause(error)}") from error
         wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
         if wrong:
             raise BaseMismatch(

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.ops import active_backend
 from ftengine.parameters import copy_into
 from ftengine_builtins.strategies import lora_layers, peft_format
 from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
@@ -97,6 +99,14 @@ class Lora(Strategy):
     def matches(self) -> dict[str, list[str]]:
         return self._matches
 
+    def environment(self) -> dict[str, Any]:
+        """Return which implementation computes the low-rank updates on each device, and why."""
+        found = {}
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            backend, reason = active_backend(device)
+            found[device] = {"backend": backend, "reason": reason}
+        return {"lowrank": found}
+
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter: adapter_config.json and adapter_model.safetensors."""
         layers = lora_layers.lora_layers(loaded.module)
@@ -139,12 +149,9 @@ class Lora(Strategy):
 
     def merge(self, loaded: LoadedModel) -> None:
         """Add scale · BA to each base weight and put the original layers back."""
-        layers = lora_layers.lora_layers(loaded.module)
-        if not layers:
+        if not lora_layers.lora_layers(loaded.module):
             raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
-        lora_layers.refuse_unmergeable(loaded.module)
-        for layer in layers.values():
-            lora_layers.merge(layer)
+        lora_layers.merge_all(loaded.module)
 
 
 def _tensors(loaded: LoadedModel) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ class LoraLinear(LoraLayer):
     def forward(self, x: Tensor) -> Tensor:
         return lowrank_linear(x, self.weight, self.bias, self.lora_a, self.lora_b, self.lora_scale, self._dropout())
 
+    @torch.no_grad()
     def fold(self) -> None:
         """Add the update to the base weight in place."""
         lowrank_merge_(self.weight, self.lora_a, self.lora_b, self.lora_scale)
@@ -56,6 +57,7 @@ class LoraConv1D(LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
         return lowrank_linear(x, self.weight.t(), self.bias, self.lora_a, self.lora_b, self.lora_scale, self._dropout())
 
+    @torch.no_grad()
     def fold(self) -> None:
         # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
         lowrank_merge_(self.weight, self.lora_b.t().contiguous(), self.lora_a.t().contiguous(), self.lora_scale)
@@ -107,8 +109,8 @@ def remove(layer: LoraLayer) -> None:
     layer.__class__ = layer.lora_base
 
 
-def refuse_unmergeable(module: nn.Module) -> None:
-    """Check that every LoRA layer of a model can be folded into its base.
+def merge_all(module: nn.Module) -> None:
+    """Fold every LoRA layer's update into its base weight and restore the original layers; all or none.
 
     Raises:
         NotMergeable: a base weight is quantised or computed, or another module holds it too.
@@ -117,6 +119,7 @@ def refuse_unmergeable(module: nn.Module) -> None:
     for path, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
             holders.setdefault(id(parameter), []).append(f"{path}.{name}")
+    dense: list[LoraLinear] = []
     for path, layer in lora_layers(module).items():
         weight = layer._parameters.get("weight")
         if not isinstance(layer, LoraLinear) or weight is None or weight.dtype not in MERGEABLE:
@@ -131,13 +134,10 @@ def refuse_unmergeable(module: nn.Module) -> None:
                 f"'{path}.weight' is tied to {', '.join(map(repr, others))}; merging would change both. "
                 "Serve the base with the adapter, or untie the weights of the base first."
             )
-
-
-@torch.no_grad()
-def merge(layer: LoraLinear) -> None:
-    """Fold the update into the base weight and restore the original layer."""
-    layer.fold()
-    remove(layer)
+        dense.append(layer)
+    for layer in dense:
+        layer.fold()
+        remove(layer)
 
 
 def kaiming(a: Tensor) -> None:

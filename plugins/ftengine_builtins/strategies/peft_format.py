@@ -90,6 +90,9 @@ def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head
         module: the model, whose class is named where PEFT has no task type for `head`.
         head: what the loader was asked for.
         facts: base_model_name_or_path and fan_in_fan_out.
+
+    Raises:
+        RunError: the file cannot be written.
     """
     task_type = TASK_TYPES.get(head)
     mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
@@ -112,8 +115,11 @@ def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head
         "alpha_pattern": {},
         **facts,
     }
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (Path(directory) / CONFIG_FILE).write_text(text, encoding="utf-8")
+    file = Path(directory) / CONFIG_FILE
+    try:
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -200,7 +206,8 @@ def _refuse_unsupported(content: Mapping[str, Any], file: Path) -> None:
 
 
 def _refuse_malformed(content: Mapping[str, Any], file: Path) -> None:
-    rank, alpha, dropout = content.get("r"), content.get("lora_alpha"), content.get("lora_dropout", 0)
+    rank: Any = content.get("r")
+    alpha, dropout = content.get("lora_alpha"), content.get("lora_dropout", 0)
     names, whole = content.get("target_modules"), content.get("modules_to_save") or []
     sound = {
         "r": _is_number(rank) and rank == int(rank) and rank >= 1,

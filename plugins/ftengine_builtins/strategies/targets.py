@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -20,6 +20,9 @@ HEADS = {"sequence-classification": ("classifier", "score"), "token-classificati
 
 # Their forward reads the weights of these children directly, so an adapted child would never be called.
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+_WHOLE = "already trains whole, as part of the head"
+_HOOKED = "has its forward replaced on the instance, as accelerate's device_map does"
 
 
 def matches_name(path: str, names: Iterable[str]) -> bool:
@@ -54,34 +57,30 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     """
     module = loaded.module
     obstacles = _obstacles(module, whole_modules(loaded))
-    if heads_are_welcome and not isinstance(targets, str):
-        heads = [path for path, why in obstacles.items() if why == _WHOLE]
-        targets = [
-            name
-            for name in targets
-            if not any(matches_name(path, [name]) for path in heads)
-            or any(matches_name(path, [name]) for path in obstacles if path not in heads)
-        ]
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-        hooked = [path for path, why in obstacles.items() if why == _HOOKED]
-        if hooked:
-            raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}; load the model on one device.")
-        taken = [path for path, why in obstacles.items() if not why and module.get_submodule(path) is not head]
-        if not taken:
-            raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}. {_names(module)}")
-        return {ALL_LINEAR: taken}
+        return {ALL_LINEAR: _all_linear(module, obstacles)}
     if isinstance(targets, str):
         matched = [path for path in obstacles if re.fullmatch(targets, path)]
         return {targets: _usable(module, targets, matched, obstacles)}
-    return {
-        name: _usable(module, name, [path for path in obstacles if matches_name(path, [name])], obstacles, strict=True)
-        for name in targets
-    }
+    named = {name: [path for path in obstacles if matches_name(path, [name])] for name in targets}
+    if heads_are_welcome:
+        named = {n: paths for n, paths in named.items() if not paths or any(obstacles[p] != _WHOLE for p in paths)}
+    return {name: _usable(module, name, paths, obstacles, strict=True) for name, paths in named.items()}
+
+
+def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+    hooked = [path for path, why in obstacles.items() if why == _HOOKED]
+    if hooked:
+        raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}. Load the model on one device.")
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    taken = [path for path, why in obstacles.items() if not why and module.get_submodule(path) is not head]
+    if not taken:
+        raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}.")
+    return taken
 
 
 def _usable(
-    module: nn.Module, pattern: str, matched: list[str], obstacles: dict[str, str], strict: bool = False
+    module: nn.Module, pattern: str, matched: list[str], obstacles: Mapping[str, str], strict: bool = False
 ) -> list[str]:
     if not matched:
         raise NoMatch(
@@ -101,10 +100,6 @@ def _usable(
     return taken
 
 
-_WHOLE = "already trains whole, as part of the head"
-_HOOKED = "has its forward replaced on the instance, as accelerate's device_map does"
-
-
 def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
     """Return for each module path why LoRA cannot adapt it, or ""."""
     named = dict(module.named_modules())
@@ -112,9 +107,9 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
     inside = tuple(f"{path}." for path in whole)
     result = {}
     for path, layer in named.items():
-        parent = named[path.rpartition(".")[0]] if path else None
         if not path:
             continue
+        parent = named[path.rpartition(".")[0]]
         if path in whole or path.startswith(inside):
             result[path] = _WHOLE
         elif isinstance(layer, LoraLayer):

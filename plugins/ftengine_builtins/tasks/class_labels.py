@@ -87,7 +87,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Sort label names: whole numbers by value, so that label 10 follows 9, everything else by letter."""
     names = set(names)
     whole = all(name.removeprefix("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=int) if whole else sorted(names))
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if whole else sorted(names))
 
 
 def unknown_label(name: str, names: tuple[str, ...]) -> DataError:

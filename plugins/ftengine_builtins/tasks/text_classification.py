@@ -80,7 +80,7 @@ class TextClassification(Task):
             self._learn(kind, [self.config.label])
             return
         names = in_order(name for example in splits["train"] for name in self._names(example, kind))
-        if len(names) < 2:
+        if not names or (kind == "single" and len(names) == 1):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         self._learn(kind, names)
@@ -157,16 +157,20 @@ class TextClassification(Task):
             logits = _logits(loaded.module, batch)
         if self._kind == "regression":
             return [{"value": value} for value in logits[:, 0].tolist()]
-        answers = map(self._named, self._decide(logits))
         scores = [dict(zip(self.labels.names, row, strict=True)) for row in self._scores(logits)]
-        return [{**answer, "scores": row} for answer, row in zip(answers, scores, strict=True)]
+        decided = zip(self._decide(logits), scores, strict=True)
+        if self._kind == "single":
+            return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
+        return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""
         text, label = processor.decode(features["input_ids"]), features["label"]
-        if self._kind == "regression":
-            return [(text, False), (f"{label:g}", True)]
-        return [(text, False), (" ".join(map(str, self._named(label).values())), True)]
+        if self._kind == "single":
+            label = self.labels.names[label]
+        elif self._kind == "multi":
+            label = ", ".join(self._switched_on(label)) or "(none)"
+        return [(text, False), (str(label), True)]
 
     def _learn(self, kind: str, names: Sequence[str]) -> None:
         self.labels = Labels(kind, tuple(names))
@@ -231,10 +235,8 @@ class TextClassification(Task):
     def _scores(self, logits: Tensor) -> list[list[float]]:
         return (logits.softmax(dim=1) if self._kind == "single" else logits.sigmoid()).tolist()
 
-    def _named(self, answer: int | list[int]) -> dict[str, Any]:
-        if isinstance(answer, int):
-            return {"label": self.labels.names[answer]}
-        return {"labels": [name for name, on in zip(self.labels.names, answer, strict=True) if on]}
+    def _switched_on(self, indicators: list[int]) -> list[str]:
+        return [name for name, on in zip(self.labels.names, indicators, strict=True) if on]
 
 
 def _stack(features: Sequence[Features], processor: Any) -> Batch:

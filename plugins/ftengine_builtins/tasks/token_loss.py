@@ -72,7 +72,7 @@ class TokenLoss:
         targets, examples = labels[:, 1:][wanted], wanted.nonzero()[:, 0]
         head = _output_head(model)
         tail = self._tail(model, head) if head is not None else None
-        if tail is None:  # what follows the head is unknown, so the model computes its logits itself
+        if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
             logits = _logits(model, inputs)[:, :-1][wanted]
             return _Labelled(logits, targets, examples, _widen, ())
         with _intercepted(head) as seen:

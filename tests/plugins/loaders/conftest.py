@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import pytest
+from ftengine_builtins.loaders.gguf import GgufLoader
 from safetensors.numpy import load_file
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine_builtins.loaders.gguf import GgufLoader
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,11 @@ def smollm2(smollm2_loader, smollm2_gguf) -> LoadedModel:
 def tiny_gguf(llama_folder, tmp_path_factory) -> Path:
     """The tiny Llama as llama.cpp's converter would lay it out, in float32."""
     return write_llama_gguf(llama_folder, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def write_gguf() -> Callable[..., Path]:
+    return write_llama_gguf
 
 
 def write_llama_gguf(folder: Path, path: Path, split_count: int | None = None) -> Path:

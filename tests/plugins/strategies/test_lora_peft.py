@@ -17,7 +17,15 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
@@ -105,6 +113,36 @@ def test_config_says_what_peft_needs(loaded, tmp_path) -> None:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32}  # noqa: SIM118
 
 
+@pytest.mark.parametrize(
+    ("kind", "fresh", "names"),
+    [
+        # PEFT wraps whatever ends in 'classifier', so this 'pre_classifier' has to be in the file as well.
+        ("distilbert", ("classifier",), ["classifier", "pre_classifier"]),
+        ("bert", ("bert.pooler", "classifier"), ["classifier", "pooler"]),
+        # Other modules end in 'dense' too: only the whole path is clear.
+        ("bert", ("bert.pooler.dense", "classifier"), ["bert.pooler.dense", "classifier"]),
+        ("roberta", ("classifier",), ["classifier"]),
+    ],
+)
+def test_peft_loads_heads_of_every_kind(numbers, tmp_path, kind: str, fresh, names: list[str]) -> None:
+    size = {"vocab_size": 70, "num_labels": 3}
+    layers = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    module = {
+        "distilbert": lambda: DistilBertForSequenceClassification(
+            DistilBertConfig(dim=8, n_layers=1, n_heads=2, hidden_dim=8, **size)
+        ),
+        "bert": lambda: BertForSequenceClassification(BertConfig(**layers, **size)),
+        "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**layers, **size)),
+    }[kind]()
+    base = copy.deepcopy(module)
+    loaded = LoadedModel(module, None, kind, "sequence-classification", new_modules=fresh)
+    strategy = prepared(loaded)
+    numbers.shake(module)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    assert json_of(folder)["modules_to_save"] == names
+    opened_by_peft(base, folder)
+
+
 def test_a_bfloat16_base_gives_a_float32_adapter_that_peft_reads(bert_folder, load, numbers, tmp_path) -> None:
     loaded = load(bert_folder, "sequence-classification", torch.bfloat16)
     base = copy.deepcopy(loaded.module)
@@ -165,6 +203,30 @@ def test_start_from_passes_over_head_names_in_pefts_file(numbers, tmp_path) -> N
     assert any("classifier" in name for name in json_of(tmp_path / "adapter")["target_modules"])
     prepared(loaded, start_from=str(tmp_path / "adapter"))
     assert set(lora_layers(loaded.module)) == set(peft.targeted_module_names)
+
+
+def test_a_skeleton_shows_early_that_an_adapter_does_not_fit(llama_folder, load, adapter, tmp_path) -> None:
+    config = load(llama_folder).module.config
+    with torch.device("meta"):
+        skeleton = LoadedModel(LlamaForCausalLM(config), None, str(llama_folder), "causal-lm")
+        config.hidden_size = 96
+        wider = LoadedModel(LlamaForCausalLM(config), None, str(llama_folder), "causal-lm")
+    prepared(skeleton, start_from=str(adapter))
+    assert len(lora_layers(skeleton.module)) == 14
+    with pytest.raises(BaseMismatch, match="the model expects"):
+        prepared(wider, start_from=str(adapter))
+
+
+def test_an_adapter_that_cannot_be_written_is_an_error(llama_folder, load, tmp_path) -> None:
+    loaded = load(llama_folder)
+    with pytest.raises(RunError, match="cannot write"):
+        prepared(loaded).save(loaded, tmp_path / "missing")
+
+
+def test_the_run_records_which_kernels_compute() -> None:
+    cpu = Lora().environment()["lowrank"]["cpu"]
+    assert cpu["backend"] in ("compiled", "reference")
+    assert cpu["reason"]
 
 
 def test_the_resolved_options_may_be_read_again(llama_folder, load, numbers, tmp_path) -> None:

@@ -106,6 +106,7 @@ def test_a_layer_that_two_patterns_match_is_adapted_once(llama_folder, load) -> 
             ["q_porj"],
             ["'q_porj' matches no module of LlamaForCausalLM", "Did you mean 'q_proj'", "named q_proj, k_proj"],
         ),
+        (["proj"], ["'proj' matches no module"]),
         (["q_proj", "qkv"], ["'qkv' matches no module"]),
         ("q_proj", ["'q_proj' matches no module", "whole path; put plain names in a list"]),
         (r"model\.layers\.9\..*", ["matches no module"]),

@@ -3,47 +3,15 @@
 import json
 
 import pytest
+from cli_samples import ENTRY, strategy
 
 from ftengine.registry import KINDS, Registry
-
-STRATEGY = '''
-from typing import Literal
-from pydantic import Field
-from ftengine import hookimpl
-from ftengine.api import Config, Strategy
-
-class Thing(Strategy):
-    """Do a thing.
-
-    In a certain way.
-    """
-
-    name = "{name}"
-    citation = "Somebody 2020"
-
-    class Config(Config):
-        depth: int = Field(3, ge=1, le=9, description="how deep")
-        mode: Literal["fast", "slow"] = Field("fast", description="how it goes")
-        source: str = Field(description="what it starts from")
-
-@hookimpl
-def ftengine_strategies():
-    {body}
-'''
-
-
-def strategy(name="thing", body="return [Thing]"):
-    return STRATEGY.format(name=name, body=body)
-
-
-ENTRY = "[ftengine]\nthing = ftengine_thing\n"
 
 
 def test_list_names_every_component_with_its_origin(ftengine):
     listed = json.loads(ftengine("plugins", "list", "--json").stdout)
-    expected = {
-        (kind, e.name) for kind in ("loader", "task", "strategy", "evaluator") for e in Registry().entries(kind)
-    }
+    registry = Registry()
+    expected = {(kind, entry.name) for kind in KINDS for entry in registry.entries(kind)}
     assert {(c["kind"], c["name"]) for c in listed["components"]} == expected
     assert listed["problems"] == []
     assert listed["plugins"][0]["version"]

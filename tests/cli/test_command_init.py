@@ -80,7 +80,7 @@ def test_a_folder_that_does_not_exist_is_an_input_error(ftengine, tmp_path):
 
 
 def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distribution, tmp_path):
-    from test_plugins import ENTRY, strategy
+    from cli_samples import ENTRY, strategy
 
     distribution(strategy(), ENTRY)
     ftengine("init", tmp_path / "recipe.yaml", "--strategy", "thing")

@@ -1,0 +1,60 @@
+"""`doctor` says what is there and what to repair, also where something is broken."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+from cli_samples import ENTRY
+
+
+def test_a_sound_installation_has_no_problems(ftengine):
+    found = json.loads(ftengine("doctor", "--json").stdout)
+    assert found["problems"] == []
+    assert found["versions"]["torch"]
+    assert found["precision"]["reason"]
+    assert found["kernels"]["backend"] in ("compiled", "reference")
+    text = ftengine("doctor").stdout
+    for expected in (
+        "no problems found",
+        found["versions"]["torch"],
+        found["kernels"]["reason"],
+        "builtins of ftengine",
+    ):
+        assert expected in text
+
+
+def test_a_broken_plugin_is_a_problem(ftengine, distribution):
+    distribution("raise ValueError('torn')", ENTRY)
+    result = ftengine("doctor", "--json", code=1)
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert "ValueError: torn" in problem
+
+
+def test_a_broken_command_is_a_problem(ftengine, distribution):
+    distribution("raise ValueError('torn')", "[ftengine.commands]\nsay = ftengine_thing:command\n")
+    (problem,) = json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"]
+    assert "'say' of ftengine-thing 1.2" in problem
+
+
+@pytest.mark.parametrize("missing", ["torch", "pluggy"])
+def test_a_broken_library_is_reported_and_the_rest_is_still_examined(missing):
+    script = f"""
+import sys
+sys.modules[{missing!r}] = None  # what Python does for a module that cannot be imported
+from ftengine.cli import main
+main(["doctor", "--json"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert any(missing in problem for problem in found["problems"])
+    assert found["requirements"]["torch"]
+
+
+def test_an_outdated_requirement_is_a_problem_with_its_remedy(ftengine, monkeypatch):
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "safetensors" else version(name))
+    problems = json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"]
+    assert any("safetensors is 0.1" in problem and "pip install" in problem for problem in problems)

@@ -1,0 +1,197 @@
+"""plan, train, evaluate, predict and merge on one tiny run."""
+
+import json
+
+import pytest
+import yaml
+from cli_samples import HOSTILE
+
+from ftengine import load_run
+from ftengine.cli.figures import show_confusion, verdict
+from ftengine.cli.page import page
+
+
+def is_safe(text):
+    return not set(text) & set(HOSTILE[:1] + "\x07\u202e")
+
+
+def without_output(recipe, tmp_path):
+    return recipe, "--set", f"output={tmp_path / 'other'}"
+
+
+def test_plan_shows_what_matters(ftengine, recipe, tmp_path):
+    text = ftengine("plan", *without_output(recipe, tmp_path)).stdout
+    expected = (
+        "LlamaForCausalLM", "parameters (", "all-linear matches 14 modules", "model.layers.0.self_attn.q_proj",
+        "train", "validation", "4 of 8 examples", "padding", "are trained on", "float32: the recipe asks for it",
+        "of training", "memory at the peak", "warning",
+    )  # fmt: skip
+    assert [word for word in expected if word not in text] == []
+    assert not (tmp_path / "other").exists()
+
+
+def test_plan_marks_what_is_trained_on_and_disarms_what_is_in_the_data(ftengine, recipe, tmp_path):
+    text = ftengine("plan", *without_output(recipe, tmp_path), "--no-measure").stdout
+    assert is_safe(text)
+    assert "[bold]red[/bold]" in text  # markup is text
+    marked = text[text.index("⟦It is") : text.rindex("⟧")]
+    assert "<|im_end|>" in marked
+    assert "What is" not in marked
+    assert "not measured" in text
+
+
+def test_plan_in_json_is_the_plan(ftengine, recipe, tmp_path):
+    result = ftengine("plan", *without_output(recipe, tmp_path), "--no-measure", "--json")
+    content = json.loads(result.stdout)
+    assert content["estimate"] is None
+    assert content["steps"]["total"] == 4
+    assert content["recipe"]["output"] == str(tmp_path / "other")
+    assert result.stderr  # progress
+
+
+def test_plan_obeys_every_set(ftengine, recipe, tmp_path):
+    args = [*without_output(recipe, tmp_path), "--set", "train.max_steps=2", "--set", "strategy.rank=2"]
+    content = json.loads(ftengine("plan", *args, "--no-measure", "--json").stdout)
+    assert content["steps"]["total"] == 2
+    assert content["recipe"]["strategy"]["rank"] == 2
+
+
+def test_a_misspelt_override_is_an_error(ftengine, recipe):
+    line = ftengine("plan", recipe, "--set", "train.epoch=2", code=2).stderr
+    assert "'train.epoch'" in line
+    assert "Did you mean 'epochs'?" in line
+
+
+def test_train_shows_figures_and_what_to_type_next(trained, run):
+    for expected in (
+        "loss",
+        "perplexity",
+        "base",
+        "tuned",
+        "difference",
+        "trained (",
+        "peak memory",
+        str(run / "adapter"),
+    ):
+        assert expected in trained.stdout
+    for command in ("evaluate", "predict", "merge"):
+        assert f"ftengine {command} {run}" in trained.stdout
+    assert "train: 4" in trained.stderr
+    assert "lora on " in trained.stderr
+
+
+def test_train_refuses_an_output_in_use_and_resume_returns_a_finished_run(ftengine, recipe, run):
+    assert "not empty" in ftengine("train", recipe, code=2).stderr
+    result = ftengine("train", recipe, "--resume", "--json")
+    content = json.loads(result.stdout)
+    assert content["run"] == str(run)
+    assert content["evaluation"] == load_run(run).evaluation
+    assert content["training"]["steps"] == 4
+    assert "nothing to resume" in result.stderr
+
+
+def test_interrupted_training_says_how_to_go_on(ftengine, recipe, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftengine.engine.fine_tune", interrupted)
+    result = ftengine("train", recipe, code=130)
+    assert "--resume" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_only_the_main_process_prints(ftengine, recipe, run, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = ftengine("train", recipe, "--resume")
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_evaluate_prints_the_figures_of_the_run(ftengine, run):
+    content = json.loads(ftengine("evaluate", run, "--json").stdout)
+    stored = load_run(run).evaluation
+    assert content["tuned"]["loss"]["value"] == pytest.approx(stored["tuned"]["loss"]["value"], rel=1e-5)
+    text = ftengine("evaluate", run).stdout
+    assert "validation (8 examples)" in text
+    assert "perplexity" in text
+
+
+def test_evaluate_takes_other_data(ftengine, run, chat_rows):
+    content = json.loads(ftengine("evaluate", run, "--data", chat_rows, "--json").stdout)
+    assert content["tuned"]["loss"]["n"] == 40
+    assert "no data file" in ftengine("evaluate", run, "--data", "no.jsonl", code=2).stderr
+
+
+def test_predict_writes_a_line_a_row_and_continues(ftengine, run, chat_rows, tmp_path):
+    output = tmp_path / "answers.jsonl"
+    options = ("--option", "max_new_tokens=3", "--batch-size", 16)
+    ftengine("predict", run, "--input", chat_rows, "--output", output, *options)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(rows) == 40
+    assert all("prediction" in row and "messages" in row for row in rows)
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) // 2])
+    result = ftengine("predict", run, "--input", chat_rows, "--output", output, *options, "--resume", "--json")
+    report = json.loads(result.stdout)
+    assert report["written"] + report["kept"] == 40
+    assert output.read_bytes() == whole
+
+
+def test_predict_without_output_prints_jsonl(ftengine, run, chat_rows):
+    result = ftengine("predict", run, "--input", chat_rows, "--option", "max_new_tokens=2", "--base")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 40
+    assert rows[0]["messages"][0]["content"].startswith("What is 0")
+
+
+def test_predict_names_an_unknown_option(ftengine, run, chat_rows, tmp_path):
+    args = ("--input", chat_rows, "--output", tmp_path / "x.jsonl", "--option", "max_new_token=2")
+    assert "max_new_token" in ftengine("predict", run, *args, code=2).stderr
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_merge_reports_its_check(ftengine, run, tmp_path):
+    out = tmp_path / "merged"
+    report = json.loads(ftengine("merge", run, out, "--dtype", "float32", "--json").stdout)
+    assert report["dtype"] == "float32"
+    assert report["largest_difference"] <= report["tolerance"]
+    assert (out / "model.safetensors").is_file()
+    assert "not empty" in ftengine("merge", run, out, code=2).stderr
+    assert "outputs differ by at most" in ftengine("merge", run, tmp_path / "again").stdout
+
+
+@pytest.mark.parametrize(
+    ("figure", "expected"),
+    [
+        ({"value": 1, "low": 0.5, "high": 2, "p": 0.01, "better": True}, "better (p = 0.01)"),
+        ({"value": 1, "low": 0.5, "high": 2, "p": 0.01, "better": False}, "worse (p = 0.01)"),
+        ({"value": 1, "low": -1, "high": 2, "p": 0.4, "better": None}, "no difference beyond chance"),
+        ({"value": 1, "low": 0.1, "high": 2, "p": 0.06, "better": None}, "no difference beyond chance"),
+        ({"value": -1, "low": -2, "high": -0.5, "p": 0.01, "better": None}, "lower (p = 0.01)"),
+        ({"value": 1, "low": None, "high": None, "p": None, "better": None}, "no difference beyond chance"),
+        ({"value": None, "low": None, "high": None, "p": None, "better": None}, ""),
+        (None, ""),
+    ],
+)
+def test_a_difference_in_words(figure, expected):
+    assert verdict(figure) == expected
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(2, True), (12, True), (13, False)])
+def test_a_small_confusion_matrix_is_shown(capsys, labels, shown):
+    details = {
+        "labels": [{"label": f"label{i}"} for i in range(labels)],
+        "confusion": [[100 * i + j for j in range(labels)] for i in range(labels)],
+    }
+    show_confusion(page(), {"details": {"base": {}, "tuned": {"classification": details}}})
+    out = capsys.readouterr().out
+    assert ("label1" in out) == shown
+    assert ("101" in out) == shown
+
+
+def test_a_run_without_held_out_data_says_so(ftengine, recipe, tmp_path):
+    content = yaml.safe_load(recipe.read_text())
+    content["data"]["validation"] = None
+    content["train"]["max_steps"] = 1
+    content["output"] = str(tmp_path / "run")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    assert "no held-out data" in ftengine("train", tmp_path / "r.yaml").stdout

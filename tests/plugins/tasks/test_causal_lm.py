@@ -1,0 +1,270 @@
+"""Rows of a language model: shapes, labels, lengths, and what is refused."""
+
+import pytest
+import torch
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+
+from ftengine.errors import DataError, RecipeError
+
+QUESTION = {"role": "user", "content": "How do I reset my password?"}
+ANSWER = {"role": "assistant", "content": "Open the settings."}
+CHAT = {"messages": [QUESTION, ANSWER]}
+PAIR = {"prompt": QUESTION["content"], "completion": ANSWER["content"]}
+
+
+def task(**options):
+    return CausalLM(CausalLMConfig(**options))
+
+
+def trained(features, tokenizer):
+    return tokenizer.decode([token for token in features["labels"] if token != -100])
+
+
+def ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def without_template(tokenizer):
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+def with_bos(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    bos, number = tokenizer.bos_token, tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, number)]
+    )
+    return tokenizer
+
+
+def test_a_conversation_is_labelled_and_counted(llama_tokenizer):
+    features = task().encode(CHAT, llama_tokenizer)
+    assert llama_tokenizer.decode(features["input_ids"]) == (
+        "<|im_start|>user\nHow do I reset my password?<|im_end|>\n<|im_start|>assistant\nOpen the settings.<|im_end|>\n"
+    )
+    assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
+    assert features["length"] == len(features["input_ids"]) == len(features["labels"])
+    assert features["weight"] == len(ids(llama_tokenizer, "Open the settings.<|im_end|>"))
+    assert features["truncated"] is False
+
+
+def test_a_prompt_and_its_completion_are_a_conversation_where_there_is_a_template(llama_tokenizer):
+    assert task().encode(PAIR, llama_tokenizer) == task().encode(CHAT, llama_tokenizer)
+
+
+@pytest.mark.parametrize("how", ["no template", "never"])
+def test_a_completion_follows_its_prompt_as_text_otherwise(llama_tokenizer, how):
+    if how == "no template":
+        features = task().encode(PAIR, without_template(llama_tokenizer))
+    else:
+        features = task(chat_template="never").encode(PAIR, llama_tokenizer)
+    text = "How do I reset my password?Open the settings."
+    assert features["input_ids"] == [*ids(llama_tokenizer, text), llama_tokenizer.eos_token_id]
+    assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
+
+
+def test_text_is_trained_whole_and_ends_with_eos(llama_tokenizer):
+    features = task().encode({"text": "The quick brown fox"}, llama_tokenizer)
+    assert features["input_ids"] == [*ids(llama_tokenizer, "The quick brown fox"), llama_tokenizer.eos_token_id]
+    assert features["labels"] == features["input_ids"]
+    assert features["weight"] == features["length"] - 1  # nothing predicts the first token
+
+
+def test_text_begins_with_the_bos_that_the_tokenizer_adds(llama_tokenizer):
+    tokenizer = with_bos(llama_tokenizer)
+    for text in ("The fox", tokenizer.bos_token + "The fox" + tokenizer.eos_token):
+        features = task().encode({"text": text}, tokenizer)
+        assert features["input_ids"] == [tokenizer.bos_token_id, *ids(tokenizer, "The fox"), tokenizer.eos_token_id]
+        assert features["weight"] == features["length"] - 1
+
+
+def test_loss_on_all_trains_on_every_token(llama_tokenizer):
+    for row in (CHAT, PAIR, {"text": "The fox"}):
+        features = task(loss_on="all").encode(row, llama_tokenizer)
+        assert features["input_ids"] == task().encode(row, llama_tokenizer)["input_ids"]
+        assert features["labels"] == features["input_ids"]
+
+
+def test_a_system_message_is_read_but_not_trained_on(llama_tokenizer):
+    features = task(system="Be brief.").encode(PAIR, llama_tokenizer)
+    assert llama_tokenizer.decode(features["input_ids"]).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_st")
+    assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
+
+
+def test_of_several_shapes_messages_come_first_and_text_last(llama_tokenizer):
+    one = task().encode(CHAT, llama_tokenizer)
+    row = {**CHAT, "prompt": "x", "completion": "y", "text": "z"}
+    assert task().encode(row, llama_tokenizer) == one
+    assert task().encode({**row, "messages": None, **PAIR}, llama_tokenizer) == one
+    text = task().encode({"text": "z"}, llama_tokenizer)
+    assert task().encode({**row, "messages": None, "completion": None}, llama_tokenizer) == text
+
+
+@pytest.mark.parametrize("truncate", ["right", "left"])
+def test_a_long_example_is_cut_and_says_so(llama_tokenizer, truncate):
+    whole = task().encode(CHAT, llama_tokenizer)
+    cut = task(max_length=20, truncate=truncate).encode(CHAT, llama_tokenizer)
+    kept = slice(20) if truncate == "right" else slice(-20, None)
+    assert (cut["input_ids"], cut["labels"]) == (whole["input_ids"][kept], whole["labels"][kept])
+    assert (cut["length"], cut["truncated"]) == (20, True)
+    assert cut["weight"] == sum(label != -100 for label in cut["labels"][1:])
+
+
+def test_an_example_that_is_cut_before_its_answer_has_no_weight(llama_tokenizer):
+    features = task(max_length=10).encode(CHAT, llama_tokenizer)
+    assert (features["weight"], features["truncated"]) == (0, True)
+
+
+def test_an_example_of_just_the_limit_is_not_cut(llama_tokenizer):
+    length = task().encode(CHAT, llama_tokenizer)["length"]
+    assert task(max_length=length).encode(CHAT, llama_tokenizer)["truncated"] is False
+
+
+@pytest.mark.parametrize(("model_limit", "length"), [(None, 1024), (4096, 1024), (100, 100)])
+def test_without_max_length_the_models_limit_counts_up_to_1024(llama_tokenizer, model_limit, length):
+    features = task().encode({"text": "fox " * 2000}, llama_tokenizer, max_length=model_limit)
+    assert features["length"] == length
+
+
+def test_more_than_the_model_reads_is_an_error(llama_tokenizer):
+    with pytest.raises(RecipeError, match=r"max_length 600 .* more than the 512 tokens"):
+        task(max_length=600).encode(CHAT, llama_tokenizer, max_length=512)
+
+
+def test_batches_are_padded_on_the_right(llama_tokenizer):
+    features = [task().encode(row, llama_tokenizer) for row in (CHAT, {"text": "The fox"})]
+    batch = task().collate(features, llama_tokenizer)
+    short = features[1]["length"]
+    assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), (torch.int64, (2, features[0]["length"]))
+    )
+    assert batch["input_ids"][1, :short].tolist() == features[1]["input_ids"]
+    assert batch["labels"][0].tolist() == features[0]["labels"]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [f["length"] for f in features]
+    assert (batch["input_ids"][1, short:] == llama_tokenizer.pad_token_id).all()
+    assert (batch["labels"][1, short:] == -100).all()
+
+
+def test_show_marks_what_is_trained(llama_tokenizer):
+    pieces = task().show(task().encode(CHAT, llama_tokenizer), llama_tokenizer)
+    assert pieces == [
+        ("<|im_start|>user\nHow do I reset my password?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("Open the settings.<|im_end|>", True),
+        ("\n", False),
+    ]
+
+
+def test_show_does_not_count_the_first_token_as_trained(llama_tokenizer):
+    pieces = task().show(task().encode({"text": "Shares rose"}, llama_tokenizer), llama_tokenizer)
+    assert [is_trained for _, is_trained in pieces] == [False, True]
+    assert "".join(text for text, _ in pieces) == "Shares rose<|im_end|>"
+
+
+def test_duplicates_are_rows_that_say_the_same():
+    identity = task().identity
+    assert identity({**CHAT, "id": 1}) == identity({**CHAT, "id": 2, "prompt": None})
+    assert identity({"messages": [{**QUESTION, "time": 1}]}) == identity({"messages": [QUESTION]})
+    assert identity(PAIR) != identity({**PAIR, "completion": "No."})
+    assert identity({"text": "a", "source": "x"}) == identity({"text": "a"}) != identity({"text": "b"})
+
+
+@pytest.mark.parametrize("row", [{}, {"messages": 3}, {"messages": ["x", None]}, {"messages": [{}]}, {"prompt": [1]}])
+def test_identity_takes_malformed_rows(row):
+    task().identity(row)
+
+
+@pytest.mark.parametrize("columns", [["messages"], ["prompt", "completion", "id"], ["text"], ["id", "text", "prompt"]])
+def test_known_columns_are_accepted(columns):
+    task().check(columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "suggestion"),
+    [
+        (["id", "conversations"], "{messages: conversations}"),
+        (["Question", "Answer"], "{prompt: Question, completion: Answer}"),
+        (["prompt", "response"], "{completion: response}"),
+        (["document", "id"], "{text: document}"),
+        (["a", "b"], "{text: a}"),
+    ],
+)
+def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
+    with pytest.raises(DataError) as caught:
+        task().check(columns)
+    message = str(caught.value)
+    assert ", ".join(columns) in message
+    assert "`messages`" in message
+    assert "`prompt` and `completion`" in message
+    assert f"data.columns, e.g. {suggestion}" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "the row holds nothing to learn from; it needs `messages`"),
+        ({"messages": None, "text": None}, "the row holds nothing to learn from"),
+        ({"prompt": "Hello"}, "the row has `prompt` but no `completion`"),
+        ({"completion": "Hello"}, "the row has `completion` but no `prompt`"),
+        ({"prompt": "Hello", "completion": 3}, "`completion` is 3; it must be text"),
+        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is .* it must be text"),
+        ({"prompt": "", "completion": "x"}, "`prompt` is empty"),
+        ({"prompt": "x", "completion": "  "}, "`completion` is empty"),
+        ({"text": ""}, "`text` is empty"),
+        ({"text": 3.5}, "`text` is 3.5; it must be text"),
+        ({"messages": "Hello"}, "`messages` is 'Hello'"),
+        ({"messages": [QUESTION]}, "no assistant turn that answers something"),
+        ({"messages": [ANSWER]}, "no assistant turn that answers something"),
+        ({"messages": [ANSWER, QUESTION]}, "no assistant turn that answers something"),
+    ],
+)
+def test_a_malformed_row_is_refused_with_its_reason(llama_tokenizer, row, reason):
+    for template in ["auto"] if row.get("messages") else ["auto", "never"]:
+        with pytest.raises(DataError, match=reason):
+            task(chat_template=template).encode(row, llama_tokenizer)
+
+
+def test_messages_without_a_chat_template_are_refused(llama_tokenizer):
+    with pytest.raises(RecipeError, match=r"no chat template.*chat_template\.jinja"):
+        task().encode(CHAT, without_template(llama_tokenizer))
+    with pytest.raises(RecipeError, match=r"task\.chat_template is never"):
+        task(chat_template="never").encode(CHAT, llama_tokenizer)
+
+
+@pytest.mark.parametrize("row", [{"text": "The fox"}, PAIR])
+def test_a_system_message_without_a_place_is_refused(llama_tokenizer, row):
+    with pytest.raises(RecipeError, match=r"task\.system is set"):
+        task(system="Be brief.").encode(row, without_template(llama_tokenizer))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        CHAT,
+        {"messages": [QUESTION]},
+        {"prompt": "Hello"},
+        PAIR,
+        {"text": "Once upon a time"},
+        {"prompt": "Hello", "messages": None, "completion": None},
+    ],
+)
+def test_rows_that_can_be_answered_are_accepted(row):
+    task().check_input(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"completion": "x"}, "no `prompt`"),
+        ({}, "holds nothing"),
+        ({"prompt": " "}, "`prompt` is empty"),
+        ({"text": 3}, "`text` is 3"),
+        ({"messages": [ANSWER]}, "no user turn to answer"),
+        ({"messages": [{"role": "system", "content": "Be brief."}]}, "no user turn to answer"),
+        ({"messages": [{"role": "bot", "content": "Hello"}]}, "Allowed: system, user, assistant"),
+    ],
+)
+def test_rows_that_cannot_be_answered_are_refused(row, reason):
+    with pytest.raises(DataError, match=reason):
+        task().check_input(row)

@@ -1,0 +1,146 @@
+"""Answers: what they continue, where they stop, and that a batch does not change them."""
+
+import pytest
+import torch
+from ftengine_builtins.tasks import causal_lm
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.generation import GenerationOptions, generate
+
+from ftengine.api import LoadedModel
+from ftengine.errors import DataError, InputError
+
+ROWS = [
+    {"messages": [{"role": "user", "content": "How are you?"}]},
+    {"prompt": "What is the capital of France? Tell me at some length, and do not leave anything out."},
+    {"text": "The quick"},
+    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Good morning!"}]},
+]
+
+
+@pytest.fixture
+def loaded(llama, llama_tokenizer):
+    with torch.no_grad():
+        for parameter in llama.parameters():  # as initialised, the tiny model repeats one token whatever it reads
+            parameter.mul_(6) if parameter.ndim > 1 else None
+    return LoadedModel(llama, llama_tokenizer, "tiny", "causal-lm", max_length=512)
+
+
+def answers(loaded, rows, options=None, **config):
+    return [answer["completion"] for answer in CausalLM(CausalLMConfig(**config)).infer(loaded, rows, options)]
+
+
+def greedy_by_hand(loaded, prompt, tokens):
+    """Take the likeliest token, one at a time, without cache, padding or batch."""
+    ids = loaded.processor(prompt, add_special_tokens=False)["input_ids"]
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(tokens):
+            token = loaded.module(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item()
+            if token == loaded.processor.eos_token_id:
+                break
+            ids.append(token)
+    return loaded.processor.decode(ids[start:], skip_special_tokens=True)
+
+
+def test_a_batch_answers_as_one_by_one_does(loaded):
+    together = answers(loaded, ROWS, {"max_new_tokens": 12})
+    assert together == [answers(loaded, [row], {"max_new_tokens": 12})[0] for row in ROWS]
+    assert len(set(together)) == len(ROWS)
+
+
+def test_the_answer_is_the_greedy_one(loaded):
+    prompt = "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
+    found = answers(loaded, [ROWS[0], ROWS[2]], {"max_new_tokens": 10})
+    assert found == [greedy_by_hand(loaded, prompt, 10), greedy_by_hand(loaded, "The quick", 10)]
+
+
+def test_an_answer_that_is_given_is_made_anew(loaded):
+    options = {"max_new_tokens": 8}
+    question = {"role": "user", "content": "Hello"}
+    expected = answers(loaded, [{"messages": [question]}], options)
+    answered = {"messages": [question, {"role": "assistant", "content": "Hi."}]}
+    assert answers(loaded, [answered], options) == expected
+    assert answers(loaded, [{"prompt": "Hello", "completion": "Hi."}], options) == expected
+
+
+def test_the_system_message_is_part_of_the_prompt(loaded):
+    options = {"max_new_tokens": 8}
+    assert answers(loaded, [{"prompt": "Good morning!"}], options, system="Be brief.") == answers(
+        loaded, [ROWS[3]], options
+    )
+
+
+def test_without_template_a_prompt_is_continued_as_text(loaded):
+    options = {"max_new_tokens": 8}
+    expected = answers(loaded, [{"text": "The quick"}], options)
+    assert answers(loaded, [{"prompt": "The quick"}], options, chat_template="never") == expected
+
+
+@pytest.mark.parametrize("where", ["tokenizer", "generation config", "chat template"])
+def test_generation_stops_at_any_end(loaded, where, monkeypatch):
+    """A base model's EOS may differ from the token that ends a turn in its chat template."""
+    tokenizer = loaded.processor
+    prompt = tokenizer("<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    free = generate(loaded, [prompt], GenerationOptions(max_new_tokens=6), [])[0]
+    assert len(free) == 6
+    fourth = free[3]
+    assert fourth not in free[:3]
+    tokenizer.eos_token_id = fourth if where == "tokenizer" else 0
+    loaded.module.generation_config.eos_token_id = [fourth, 0] if where == "generation config" else 0
+    monkeypatch.setattr(causal_lm, "end_of_turn", lambda tokenizer: fourth if where == "chat template" else None)
+    assert answers(loaded, [ROWS[0]], {"max_new_tokens": 6}) == [tokenizer.decode(free[:3], skip_special_tokens=True)]
+
+
+def test_no_more_than_max_new_tokens_are_made(loaded):
+    prompt = loaded.processor("The quick")["input_ids"]
+    assert len(generate(loaded, [prompt], GenerationOptions(max_new_tokens=5), [])[0]) == 5
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_other_randomness_alone(loaded):
+    options = {"max_new_tokens": 16, "temperature": 2.0, "top_p": 0.95}
+    state = torch.get_rng_state()
+    once = answers(loaded, ROWS, {**options, "seed": 1})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert answers(loaded, ROWS, {**options, "seed": 1}) == once
+    assert answers(loaded, ROWS, {**options, "seed": 2}) != once
+
+
+def test_a_model_that_is_training_answers_without_dropout_and_goes_on_training(loaded):
+    expected = answers(loaded, ROWS, {"max_new_tokens": 6})
+    loaded.module.config.attention_dropout = 0.9
+    for layer in loaded.module.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    loaded.module.train()
+    assert answers(loaded, ROWS, {"max_new_tokens": 6}) == expected
+    assert all(module.training for module in loaded.module.modules())
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(loaded):
+    loaded.max_length = 20
+    with pytest.raises(DataError, match=r"max_new_tokens 15 exceed the 20 tokens"):
+        answers(loaded, [{"prompt": "How are you today, my friend?"}], {"max_new_tokens": 15})
+
+
+def test_no_rows_have_no_answers(loaded):
+    assert answers(loaded, []) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_tokens": 5}, "unknown option 'max_tokens'. Allowed: .* Did you mean 'max_new_tokens'?"),
+        ({"max_new_tokens": 0}, r"option 'max_new_tokens': .* \(got 0\)"),
+        ({"temperature": -1}, r"option 'temperature': .* \(got -1\)"),
+        ({"top_p": 2}, r"option 'top_p'"),
+        ({"max_new_tokens": "many"}, r"option 'max_new_tokens': .* \(got 'many'\)"),
+    ],
+)
+def test_wrong_options_are_named(loaded, options, reason):
+    with pytest.raises(InputError, match=reason):
+        answers(loaded, ROWS, options)
+
+
+def test_a_module_that_cannot_generate_is_named(loaded):
+    loaded.module = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match="Linear cannot generate text"):
+        answers(loaded, ROWS)

@@ -1,0 +1,42 @@
+"""Which tokens of a text are labelled."""
+
+import pytest
+from ftengine_builtins.tasks.spans import encode_spans
+from transformers import ByT5Tokenizer
+
+
+def labelled(tokenizer, text, *spans):
+    ids, labels = encode_spans(tokenizer, text, spans)
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+    return tokenizer.convert_ids_to_tokens([token for token in labels if token != -100])
+
+
+def test_a_token_across_the_boundary_is_labelled(smollm2_tokenizer):
+    """ "A: " and "Paris" meet in the token " Paris"; without it nothing of the answer would be learnt."""
+    assert labelled(smollm2_tokenizer, "Q? A: Paris", (6, 11)) == ["ĠParis"]
+
+
+def test_the_token_before_the_boundary_is_not_labelled(smollm2_tokenizer):
+    assert labelled(smollm2_tokenizer, "Q? A: Paris", (5, 11)) == ["ĠParis"]
+
+
+@pytest.mark.parametrize("blank", [" ", "  ", "\n\n", "\t", " \n \n"])
+def test_blanks_inside_of_a_span_are_labelled(smollm2_tokenizer, blank):
+    """This tokenizer trims spaces off its offsets, to nothing where a token is all spaces."""
+    text = f"Say{blank}yes{blank}no"
+    first, stop = len(f"Say{blank}yes"), len(text) - 2
+    tokens = labelled(smollm2_tokenizer, text, (first, stop))
+    assert len(tokens) >= 1
+    assert labelled(smollm2_tokenizer, text, (0, len(text))) == smollm2_tokenizer.tokenize(text)
+
+
+def test_all_bytes_of_a_character_are_labelled(smollm2_tokenizer):
+    tokens = labelled(smollm2_tokenizer, "Smile: 😀!", (7, 8))
+    assert smollm2_tokenizer.convert_tokens_to_string(tokens).strip() == "😀"
+
+
+def test_a_tokenizer_without_offsets_labels_the_same():
+    tokenizer = ByT5Tokenizer()
+    assert not tokenizer.is_fast
+    assert labelled(tokenizer, "one two three four", (4, 7), (14, 18)) == list("twofour")

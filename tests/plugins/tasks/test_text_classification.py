@@ -1,0 +1,406 @@
+"""Labels, losses and answers of classifiers and regressors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from ftengine.api import Labels, LoadedModel
+from ftengine.errors import DataError, InputError, RecipeError
+
+TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]
+LABELS = {
+    "single": ["good", "bad", "mixed", "good"],
+    "multi": [["film", "praise"], ["acting", "music"], [], ["praise"]],
+    "regression": [4.5, -1.0, 0.25, 3.0],
+}
+
+
+def rows(kind):
+    return [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS[kind], strict=True)]
+
+
+def task(train=(), validation=(), **options):
+    made = TextClassification(TextClassificationConfig(**options))
+    splits = {"train": list(train)} | ({"validation": list(validation)} if validation else {})
+    made.bind(splits)
+    return made
+
+
+def labels(values, **options):
+    return task([{"text": "x", "label": value} for value in values], **options).labels
+
+
+@pytest.fixture(scope="session")
+def tokenizer(bert_folder):
+    return AutoTokenizer.from_pretrained(bert_folder)
+
+
+@pytest.fixture
+def load(bert_folder, tokenizer):
+    """A tiny BERT with a fresh head for a bound task."""
+
+    def load(bound, dtype=torch.float64):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            bert_folder, num_labels=len(bound.labels.names), dtype=dtype
+        ).eval()
+        for parameter in model.classifier.parameters():
+            torch.nn.init.normal_(parameter)
+        return LoadedModel(model, tokenizer, "tiny", "sequence-classification", ("classifier",), bound.labels)
+
+    return load
+
+
+def make_batch(bound, kind, tokenizer):
+    return bound.collate([bound.encode(row, tokenizer, max_length=128) for row in rows(kind)], tokenizer)
+
+
+def model_inputs(batch):
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+# What the labels are
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["b", "a", "b"], Labels("single", ("a", "b"))),
+        (["b", None, "a", {}, "b "], Labels("single", ("a", "b"))),
+        ([10, 9, 0, 9], Labels("single", ("0", "9", "10"))),
+        (["10", "9", "0"], Labels("single", ("0", "9", "10"))),
+        ([1.0, 2.0], Labels("single", ("1", "2"))),
+        ([True, False], Labels("single", ("false", "true"))),
+        (["1.5", "a"], Labels("single", ("1.5", "a"))),
+        (["1", "nan"], Labels("single", ("1", "nan"))),
+        ([0.5, 1, 2], Labels("regression", ("label",))),
+        (["0.5", "1"], Labels("regression", ("label",))),
+        ([["b", "a"], []], Labels("multi", ("a", "b"))),
+        ([["b"], "a;c"], Labels("multi", ("a", "b", "c"))),
+    ],
+)
+def test_kind_and_names_follow_from_training(values, expected):
+    assert labels(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        (["1.5", "2.5"], {"kind": "single"}, Labels("single", ("1.5", "2.5"))),
+        ([1, 2, 5], {"kind": "regression", "label": "label"}, Labels("regression", ("label",))),
+        (["b; a", "", "c"], {"kind": "multi"}, Labels("multi", ("a", "b", "c"))),
+        (["b|a", "c;d"], {"kind": "multi", "separator": "|"}, Labels("multi", ("a", "b", "c;d"))),
+        ([["a"], []], {}, Labels("multi", ("a",))),
+    ],
+)
+def test_the_kind_can_be_given(values, options, expected):
+    assert labels(values, **options) == expected
+
+
+@pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None], [{}]])
+def test_fewer_than_two_labels_are_refused(values):
+    with pytest.raises(DataError, match=r"only the label '\w'|no label.* in column 'label'; at least two"):
+        labels(values)
+
+
+def test_a_label_outside_of_training_is_refused_while_its_row_is_read():
+    reached = []
+
+    def validation():
+        for row in [{"text": "x", "label": "a"}, {"text": "x", "label": "goood"}, {"text": "x", "label": "b"}]:
+            reached.append(row["label"])
+            yield row
+
+    made = TextClassification()
+    with pytest.raises(DataError, match=r"label 'goood' does not occur in training.*Did you mean 'good'.*validation"):
+        made.bind({"train": [{"label": x} for x in ("a", "b", "good")], "validation": validation()})
+    assert reached == ["a", "goood"]
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_what_was_learnt_survives_as_json(kind, tokenizer):
+    import json
+
+    bound = task(rows(kind))
+    restored = TextClassification()
+    restored.restore(json.loads(json.dumps(bound.state())))
+    assert restored.labels == bound.labels
+    assert restored.predicts == bound.predicts
+    assert restored.default_evaluators == bound.default_evaluators
+    assert restored.encode(rows(kind)[0], tokenizer) == bound.encode(rows(kind)[0], tokenizer)
+
+
+def test_evaluators_fit_the_kind():
+    assert task(rows("single")).default_evaluators == task(rows("multi")).default_evaluators == ("classification",)
+    assert task(rows("regression")).default_evaluators == ("regression",)
+    assert TextClassification(TextClassificationConfig(kind="regression")).default_evaluators == ("regression",)
+    assert TextClassification.default_evaluators == ("classification",)
+
+
+# How rows are encoded
+
+
+def test_a_text_is_encoded_as_the_tokenizer_does(tokenizer):
+    features = task(rows("single")).encode(rows("single")[1], tokenizer)
+    expected = tokenizer(TEXTS[1])
+    assert features["input_ids"] == expected["input_ids"]
+    assert features["token_type_ids"] == expected["token_type_ids"]
+    assert (features["label"], features["weight"], features["truncated"]) == (0, 1, False)
+    assert features["length"] == len(expected["input_ids"])
+
+
+def test_a_pair_is_encoded_as_a_pair(tokenizer):
+    bound = task([{"a": "x", "b": "y", "c": name} for name in "no"], text="a", pair="b", label="c")
+    features = bound.encode({"a": TEXTS[0], "b": TEXTS[1], "c": "o"}, tokenizer)
+    expected = tokenizer(TEXTS[0], TEXTS[1])
+    assert features["input_ids"] == expected["input_ids"]
+    assert features["token_type_ids"] == expected["token_type_ids"]
+    assert 1 in features["token_type_ids"]
+
+
+@pytest.mark.parametrize(("max_length", "model_limit", "length"), [(10, 128, 10), (None, 100, 100), (None, None, 512)])
+def test_a_long_text_is_cut_and_keeps_its_end_marker(tokenizer, max_length, model_limit, length):
+    bound = task(rows("single"), max_length=max_length)
+    features = bound.encode({"text": "film " * 600, "label": "good"}, tokenizer, max_length=model_limit)
+    assert (features["length"], len(features["input_ids"]), features["truncated"]) == (length, length, True)
+    assert features["input_ids"][-1] == tokenizer.sep_token_id
+
+
+def test_more_than_the_model_reads_is_refused(tokenizer):
+    with pytest.raises(RecipeError, match="max_length 200"):
+        task(rows("single"), max_length=200).encode(rows("single")[0], tokenizer, max_length=128)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "values"),
+    [
+        ("single", torch.int64, [1, 0, 2, 1]),
+        ("multi", torch.float32, [[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]),
+        ("regression", torch.float32, [[4.5], [-1.0], [0.25], [3.0]]),
+    ],
+)
+def test_batches_hold_padded_inputs_and_labels(tokenizer, kind, dtype, values):
+    batch = make_batch(task(rows(kind)), kind, tokenizer)
+    expected = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert batch.keys() == {*expected.keys(), "labels"}
+    for key in expected:
+        assert torch.equal(batch[key], expected[key])
+    assert (batch["labels"].dtype, batch["labels"].tolist()) == (dtype, values)
+
+
+def test_a_tokenizer_without_token_types_needs_none(llama_tokenizer):
+    batch = make_batch(task(rows("single")), "single", llama_tokenizer)
+    assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces"),
+    [
+        ("single", [("good", True), ("bad", True), ("mixed", True), ("good", True)]),
+        ("multi", [("film, praise", True), ("acting, music", True), ("(none)", True), ("praise", True)]),
+        ("regression", [("4.5", True), ("-1.0", True), ("0.25", True), ("3.0", True)]),
+    ],
+)
+def test_show_gives_the_text_and_then_the_label(tokenizer, kind, pieces):
+    bound = task(rows(kind))
+    shown = [bound.show(bound.encode(row, tokenizer), tokenizer) for row in rows(kind)]
+    assert shown[0][0] == ("[CLS] the film was wonderful. [SEP]", False)
+    assert [one[1] for one in shown] == pieces
+
+
+def test_contradicting_labels_are_duplicates():
+    bound = task(rows("single"))
+    assert bound.identity({"text": "x", "label": "good"}) == bound.identity({"text": "x", "label": "bad", "id": 3})
+    paired = TextClassification(TextClassificationConfig(pair="other"))
+    assert paired.identity({"text": "x", "other": "y"}) != paired.identity({"text": "x", "other": "z"})
+
+
+# Loss, predictions, answers
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_the_loss_is_that_of_transformers(load, tokenizer, kind):
+    bound = task(rows(kind))
+    loaded, batch = load(bound, torch.float32), make_batch(bound, kind, tokenizer)
+    loaded.module.config.problem_type = {
+        "single": "single_label_classification",
+        "multi": "multi_label_classification",
+        "regression": "regression",
+    }[kind]
+    total, weight = bound.loss(loaded.module, batch)
+    assert weight == 4
+    torch.testing.assert_close(total / weight, loaded.module(**batch).loss)
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_gradients_are_those_of_a_plain_loss(load, tokenizer, kind):
+    bound = task(rows(kind))
+    model, batch = load(bound).module, make_batch(bound, kind, tokenizer)
+    logits, truth = model(**model_inputs(batch)).logits, batch["labels"]
+    expected = {
+        "single": lambda: -logits.log_softmax(1)[range(4), truth].sum(),
+        "multi": lambda: -torch.where(truth == 1, F.logsigmoid(logits), F.logsigmoid(-logits)).mean(1).sum(),
+        "regression": lambda: (logits[:, 0] - truth[:, 0]).pow(2).sum(),
+    }[kind]()
+    total, _ = bound.loss(model, batch)
+    torch.testing.assert_close(total, expected)
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    found = torch.autograd.grad(total, list(model.parameters()))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_loss_is_taken_in_fp32_under_autocast(load, tokenizer):
+    bound = task(rows("single"))
+    model, batch = load(bound, torch.float32).module, make_batch(bound, "single", tokenizer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = bound.loss(model, batch)
+        logits = model(**model_inputs(batch)).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(total, F.cross_entropy(logits.float(), batch["labels"], reduction="sum"))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_predictions_hold_what_evaluators_read_and_add_up_to_the_loss(load, tokenizer, kind):
+    bound = task(rows(kind))
+    loaded, batch = load(bound), make_batch(bound, kind, tokenizer)
+    predictions = bound.predict(loaded.module, batch)
+    with torch.no_grad():
+        logits = loaded.module(**model_inputs(batch)).logits
+        torch.testing.assert_close(sum(p["loss"] for p in predictions), bound.loss(loaded.module, batch)[0].item())
+    assert all(bound.predicts <= p.keys() for p in predictions)
+    if kind == "regression":
+        assert [p["target"] for p in predictions] == LABELS[kind]
+        assert [p["value"] for p in predictions] == logits[:, 0].tolist()
+        return
+    assert [p["label"] for p in predictions] == batch["labels"].long().tolist()
+    scores = torch.tensor([p["scores"] for p in predictions])
+    if kind == "single":
+        assert [p["predicted"] for p in predictions] == logits.argmax(1).tolist()
+        torch.testing.assert_close(scores, logits.softmax(1).float())
+    else:
+        assert [p["predicted"] for p in predictions] == (logits.sigmoid() > 0.5).long().tolist()
+        torch.testing.assert_close(scores, logits.sigmoid().float())
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_the_evaluator_of_the_kind_takes_the_predictions(load, tokenizer, kind):
+    from ftengine_builtins.evaluators.classification import Classification
+    from ftengine_builtins.evaluators.regression import Regression
+
+    from ftengine.api import EvaluationContext
+
+    bound = task(rows(kind))
+    evaluator = next(e for e in (Classification(), Regression()) if e.name == bound.default_evaluators[0])
+    evaluator.bind(EvaluationContext(bound.name, bound.labels))
+    assert evaluator.reads <= bound.predicts
+    for prediction in bound.predict(load(bound).module, make_batch(bound, kind, tokenizer)):
+        evaluator.statistics(prediction)
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_batch_answers_as_one_by_one_does(load, kind):
+    bound = task(rows(kind))
+    loaded = load(bound)
+    examples = [{"text": text} for text in TEXTS]
+    together = bound.infer(loaded, examples)
+    alone = [bound.infer(loaded, [example])[0] for example in examples]
+    for one, other in zip(together, alone, strict=True):
+        if kind == "regression":
+            assert one == {"value": pytest.approx(other["value"], rel=1e-9)}
+        else:
+            assert one == {**other, "scores": pytest.approx(other["scores"], rel=1e-9)}
+
+
+def test_answers_have_names(load):
+    bound = task(rows("single"))
+    for answer in bound.infer(load(bound), [{"text": text} for text in TEXTS]):
+        assert answer["label"] == max(answer["scores"], key=answer["scores"].get)
+        assert sum(answer["scores"].values()) == pytest.approx(1)
+    bound = task(rows("multi"))
+    for answer in bound.infer(load(bound), [{"text": text} for text in TEXTS]):
+        assert answer["labels"] == [name for name, p in answer["scores"].items() if p > 0.5]
+
+
+def test_answering_needs_no_gradient_and_leaves_the_mode(load):
+    bound = task(rows("single"))
+    loaded = load(bound)
+    loaded.module.train()
+    assert bound.infer(loaded, [{"text": TEXTS[0]}]) == bound.infer(loaded, [{"text": TEXTS[0]}])
+    assert loaded.module.training
+    assert bound.infer(loaded, []) == []
+
+
+def test_a_decoder_without_a_pad_token_of_its_own_classifies_the_last_token(gpt2_folder):
+    """Right padding must not be what GPT-2 reads its answer from."""
+    bound = task(rows("single"))
+    tokenizer = AutoTokenizer.from_pretrained(gpt2_folder)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(gpt2_folder, num_labels=3, dtype=torch.float64).eval()
+    model.config.pad_token_id = tokenizer.pad_token_id
+    batch = make_batch(bound, "single", tokenizer)
+    together = [p["loss"] for p in bound.predict(model, batch)]
+    for row, loss in zip(rows("single"), together, strict=True):
+        alone = bound.collate([bound.encode(row, tokenizer)], tokenizer)
+        assert bound.predict(model, alone)[0]["loss"] == pytest.approx(loss, rel=1e-9)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "reason"),
+    [
+        (["body", "label"], {}, r"no column 'text' \(columns: body, label\).*task\.text.*data\.columns"),
+        (["text", "lable"], {}, r"no column 'label'.*task\.label.*Did you mean 'lable'"),
+        (["text", "label"], {"pair": "other"}, r"no column 'other'.*task\.pair"),
+        ([], {}, r"columns: none"),
+    ],
+)
+def test_missing_columns_are_named(columns, options, reason):
+    with pytest.raises(DataError, match=reason):
+        TextClassification(TextClassificationConfig(**options)).check(columns)
+
+
+def test_columns_that_are_there_are_accepted():
+    TextClassification(TextClassificationConfig(text="a", pair="b", label="c")).check(["c", "b", "a", "id"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "reason"),
+    [
+        ("single", {"label": "good"}, "`text` is missing"),
+        ("single", {"text": 3, "label": "good"}, "`text` is 3; it must be text"),
+        ("single", {"text": " ", "label": "good"}, "`text` is empty"),
+        ("single", {"text": "x"}, "the label is missing; it must be text or a whole number"),
+        ("single", {"text": "x", "label": ""}, "the label is ''; it must be"),
+        ("single", {"text": "x", "label": 0.5}, "the label is 0.5; it must be"),
+        ("single", {"text": "x", "label": ["good"]}, r"the label is \['good'\]; it must be"),
+        ("single", {"text": "x", "label": "god"}, "'god' does not occur in training.*3 labels: 'bad', 'good', 'mixed'"),
+        ("multi", {"text": "x", "label": None}, "the labels are missing; they must be a list"),
+        ("multi", {"text": "x", "label": 3}, "the labels are 3; they must be a list"),
+        ("multi", {"text": "x", "label": ["film", None]}, "the label is missing"),
+        ("multi", {"text": "x", "label": "film;moosic"}, "label 'moosic' does not occur.*Did you mean 'music'"),
+        ("regression", {"text": "x", "label": "much"}, "the label is 'much'; regression needs a finite number"),
+        ("regression", {"text": "x", "label": float("nan")}, "regression needs a finite number"),
+        ("regression", {"text": "x", "label": True}, "regression needs a finite number"),
+        ("regression", {"text": "x"}, "the label is missing; regression"),
+    ],
+)
+def test_a_malformed_row_is_refused_with_its_reason(tokenizer, kind, row, reason):
+    with pytest.raises(DataError, match=reason):
+        task(rows(kind)).encode(row, tokenizer)
+
+
+def test_rows_to_answer_need_text_but_no_label():
+    paired = TextClassification(TextClassificationConfig(pair="other"))
+    paired.check_input({"text": "x", "other": "y"})
+    with pytest.raises(DataError, match="`other` is missing"):
+        paired.check_input({"text": "x"})
+
+
+def test_there_are_no_options_for_answers(load):
+    bound = task(rows("single"))
+    with pytest.raises(InputError, match="unknown option 'temperature'"):
+        bound.infer(load(bound), [{"text": "x"}], {"temperature": 1})

@@ -1,0 +1,340 @@
+"""The loss in chunks against a plain one: values, gradients, memory, and models that change their logits."""
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ftengine_builtins.tasks import token_loss
+from ftengine_builtins.tasks.token_loss import TokenLoss, find_tail
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+SMALL = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+"""Two orders of summing some hundred numbers of size one in fp64 (eps 2e-16)."""
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Seven positions a chunk, so that a small batch has several and a last one that is not full."""
+    monkeypatch.setattr(token_loss, "CHUNK", 7)
+
+
+def build(cls=LlamaForCausalLM, config=LlamaConfig, dtype=torch.float64, **changes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = cls(config(**{**SMALL, **changes})).to(dtype)
+        for parameter in model.parameters():  # larger than at initialisation, so that a cap or scale shows
+            parameter.data.mul_(4) if parameter.ndim > 1 else None
+    return model
+
+
+def make_batch(examples=5, length=12, vocab=101, share=0.6, seed=0):
+    """Right-padded examples of different lengths, some of whose tokens are labelled."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, vocab, (examples, length), generator=generator)
+    lengths = torch.arange(length, length - examples, -1)
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    labels = ids.masked_fill((mask == 0) | (torch.rand(ids.shape, generator=generator) > share), -100)
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
+
+
+def inputs(batch):
+    return {key: batch[key] for key in ("input_ids", "attention_mask")}
+
+
+def plain(model, batch):
+    """The definition: all logits, shifted by hand, cross entropy in at least fp32."""
+    logits = model(**inputs(batch)).logits
+    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
+
+
+def chunked(model, batch, loss=None):
+    return (loss or TokenLoss()).sum(model, inputs(batch), batch["labels"])
+
+
+def gradients(model, total):
+    model.zero_grad(set_to_none=True)
+    total.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, batch, loss=None, **tolerance):
+    expected = plain(model, batch)
+    total, weight = chunked(model, batch, loss)
+    torch.testing.assert_close(total, expected, **(tolerance or EXACT))
+    assert weight == (batch["labels"][:, 1:] != -100).sum()
+    wanted, found = gradients(model, expected), gradients(model, total)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], **(tolerance or EXACT))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("trains", ["all", "body", "head"])
+def test_loss_and_gradients_equal_the_plain_ones(tied, trains):
+    model = build(tie_word_embeddings=tied)
+    for name, parameter in model.named_parameters():
+        vocabulary = "lm_head" in name or (tied and "embed_tokens" in name)
+        parameter.requires_grad_(trains == "all" or vocabulary == (trains == "head"))
+    assert_same(model, make_batch())
+
+
+def test_the_loss_is_that_of_transformers(llama_folder):
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32)
+    batch = make_batch(vocab=400)
+    total, weight = chunked(model, batch)
+    torch.testing.assert_close(total / weight, model(**batch).loss)
+
+
+def test_the_sum_is_scaled_like_any_loss():
+    model, batch = build(), make_batch()
+    whole = gradients(model, chunked(model, batch)[0])
+    half = gradients(model, chunked(model, batch)[0] / 2)
+    for name in whole:
+        torch.testing.assert_close(half[name] * 2, whole[name], **EXACT)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    model = build(tie_word_embeddings=False)
+    model.lm_head.requires_grad_(False)
+    found = gradients(model, chunked(model, make_batch())[0])
+    assert "lm_head.weight" not in found
+    assert "model.layers.0.self_attn.q_proj.weight" in found
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_autocast_rounds_no_more_than_the_plain_loss_does(tied):
+    """The error against fp32 is at most twice that of a plain computation under the same autocast."""
+    model, batch = build(dtype=torch.float32, tie_word_embeddings=tied), make_batch(examples=8, length=24)
+    exact = plain(model, batch)
+    truth = {"loss": exact.detach(), **gradients(model, exact)}
+
+    def under_autocast(compute):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total = compute(model, batch)
+        assert total.dtype == torch.float32
+        return {"loss": total.detach(), **gradients(model, total)}
+
+    reference, found = under_autocast(plain), under_autocast(lambda model, batch: chunked(model, batch)[0])
+    assert found.keys() == reference.keys() == truth.keys()
+    for name, value in truth.items():
+        error, allowed = (found[name] - value).norm(), (reference[name] - value).norm()
+        assert error <= 2 * allowed + 1e-6 * value.norm(), name
+
+
+def test_the_sum_of_a_bfloat16_model_is_not_rounded_to_bfloat16():
+    model, batch = build(dtype=torch.bfloat16), make_batch(examples=8, length=24)
+    total, _ = chunked(model, batch)
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, plain(model, batch), rtol=1e-5, atol=0)  # bfloat16 alone would be off by 4e-3
+
+
+def test_activation_checkpointing_changes_nothing():
+    model = build()
+    batch = make_batch()
+    expected = gradients(model, plain(model, batch))
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    found = gradients(model, chunked(model, batch)[0])
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **EXACT)
+
+
+class LargestLogits(TorchDispatchMode):
+    """Records the most rows of any tensor whose last dimension is the vocabulary.
+
+    The head's weight and gradient, which torch turns around, are known by their size.
+    """
+
+    def __init__(self, head):
+        super().__init__()
+        self.vocab, self.weights, self.rows = len(head.weight), head.weight.numel(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor) and leaf.shape[-1:] == (self.vocab,) and leaf.numel() != self.weights:
+                self.rows = max(self.rows, leaf.numel() // self.vocab)
+        return output
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_logits_of_more_than_a_chunk_never_exist(trainable):
+    model = build(tie_word_embeddings=False, vocab_size=103).requires_grad_(trainable)
+    model.model.requires_grad_(True)
+    loss, batch = TokenLoss(), make_batch(vocab=103, share=1.0)
+    with LargestLogits(model.lm_head) as seen:
+        chunked(model, batch, loss)[0].backward()
+        loss.by_example(model, inputs(batch), batch["labels"])
+    assert seen.rows == 7
+    with LargestLogits(model.lm_head) as seen:
+        plain(model, batch).backward()
+    assert seen.rows == batch["input_ids"].numel()
+
+
+SPECIAL = {
+    "Gemma 2 caps": (Gemma2ForCausalLM, Gemma2Config, {"final_logit_softcapping": 3.0, "head_dim": 8}),
+    "Gemma 2 without cap": (Gemma2ForCausalLM, Gemma2Config, {"final_logit_softcapping": None, "head_dim": 8}),
+    "Cohere multiplies": (Cohere2ForCausalLM, Cohere2Config, {"logit_scale": 0.0625}),
+    "Granite divides": (GraniteForCausalLM, GraniteConfig, {"logits_scaling": 8.0}),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_models_that_change_their_logits_are_computed_right_and_in_chunks(name):
+    cls, config, changes = SPECIAL[name]
+    model = build(cls, config, attn_implementation="eager", **changes)
+    assert find_tail(model, model.get_output_embeddings()) is not None
+    assert_same(model, make_batch())
+
+
+def test_a_tail_that_nobody_knows_is_computed_by_the_model():
+    class Squared(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits + 0.1 * output.logits**2
+            return output
+
+    model = build(Squared)
+    assert find_tail(model, model.lm_head) is None
+    assert_same(model, make_batch())
+
+
+def test_a_head_that_is_not_called_as_a_module_is_left_to_the_model():
+    class Functional(LlamaForCausalLM):
+        def forward(self, input_ids=None, attention_mask=None, **kwargs):
+            states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return {"logits": F.linear(states, self.lm_head.weight)}["logits"]
+
+    model = build(Functional)
+    batch = make_batch()
+    total, _ = chunked(model, batch)
+    logits = model(batch["input_ids"], batch["attention_mask"])[:, :-1].flatten(0, 1)
+    expected = F.cross_entropy(logits, batch["labels"][:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(total, expected, **EXACT)
+
+
+def test_any_torch_module_that_returns_logits_will_do():
+    class Bigram(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(101, 101, dtype=torch.float64)
+
+        def forward(self, input_ids, attention_mask):
+            return self.table(input_ids)
+
+    model, batch = Bigram(), make_batch()
+    total, _ = chunked(model, batch)
+    expected = F.cross_entropy(
+        model.table(batch["input_ids"])[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(total, expected, **EXACT)
+    torch.testing.assert_close(gradients(model, total), gradients(model, expected), **EXACT)
+
+
+def test_a_wrapped_head_is_called_as_it_is():
+    """As LoRA on lm_head: the head is a module of its own with a frozen weight and trained ones."""
+    from peft import LoraConfig, get_peft_model
+
+    model = build(tie_word_embeddings=False)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["lm_head", "q_proj"], r=3, init_lora_weights=False))
+    assert_same(wrapped, make_batch())
+    assert any("lm_head" in name for name in gradients(wrapped, chunked(wrapped, make_batch())[0]))
+
+
+def test_a_head_that_is_wrapped_later_is_noticed():
+    model, batch, loss = build(tie_word_embeddings=False), make_batch(), TokenLoss()
+    chunked(model, batch, loss)
+    model.lm_head = nn.Sequential(model.lm_head, nn.Softplus())
+    assert_same(model, batch, loss)
+
+
+def test_finding_the_tail_leaves_no_trace():
+    model = build(attention_dropout=0.5)
+    model.train()
+    model.model.norm.eval()
+    modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    find_tail(model, model.lm_head)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.lm_head._forward_hooks
+    assert not model.lm_head._forward_pre_hooks
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_dropout_of_the_body_is_that_of_a_plain_forward_pass():
+    model, batch, loss = build(attention_dropout=0.5), make_batch(), TokenLoss()
+    model.train()
+    chunked(model, batch, loss)
+    torch.manual_seed(1)
+    expected = plain(model, batch)
+    torch.manual_seed(1)
+    torch.testing.assert_close(chunked(model, batch, loss)[0], expected, **EXACT)
+
+
+def test_models_are_not_kept_alive():
+    import weakref
+
+    model, loss = build(), TokenLoss()
+    chunked(model, make_batch(), loss)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_without_gradients_none_are_computed():
+    model, batch = build(), make_batch()
+    with torch.no_grad():
+        total, weight = chunked(model, batch)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, plain(model, batch).detach(), **EXACT)
+    assert weight > 0
+
+
+def test_a_batch_without_labels_weighs_nothing():
+    model, batch = build(), make_batch()
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    total, weight = chunked(model, batch)
+    assert (total.item(), weight) == (0.0, 0)
+    assert all(not g.any() for g in gradients(model, total).values())
+    losses, tokens = TokenLoss().by_example(model, inputs(batch), batch["labels"])
+    assert losses.tolist() == tokens.tolist() == [0] * 5
+
+
+def test_losses_by_example_add_up_and_do_not_depend_on_the_batch():
+    model, batch = build(), make_batch(examples=8)
+    losses, tokens = TokenLoss().by_example(model, inputs(batch), batch["labels"])
+    torch.testing.assert_close(losses.sum(), plain(model, batch).detach(), **EXACT)
+    for i in range(8):
+        length = batch["attention_mask"][i].sum()
+        alone = {key: value[i : i + 1, :length] for key, value in batch.items()}
+        loss, count = TokenLoss().by_example(model, inputs(alone), alone["labels"])
+        torch.testing.assert_close(loss[0], losses[i], **EXACT)
+        assert count[0] == tokens[i] == (alone["labels"][:, 1:] != -100).sum()
