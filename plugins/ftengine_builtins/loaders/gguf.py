@@ -40,10 +40,10 @@ class GgufLoader(ModelLoader):
             raise SourceError(f"no file {source!r}. A GGUF source is the path of one .gguf file.")
         refuse_adapter(path.parent, source)
         header = read_header(path)
-        if header.metadata.get("split.count", 1) > 1:
+        parts = header.metadata.get("split.count", 0)
+        if parts not in (0, 1):
             raise SourceError(
-                f"{source!r} is one of {header.metadata['split.count']} parts. "
-                "Join them first: llama-gguf-split --merge FIRST_PART OUT.gguf."
+                f"{source!r} is one of {parts} parts. Join them first: llama-gguf-split --merge FIRST_PART OUT.gguf."
             )
         if not header.tensors or "general.architecture" not in header.metadata:
             raise SourceError(f"{source!r} holds no model: {header.tensors} tensors and no usable metadata.")
@@ -54,15 +54,13 @@ class GgufLoader(ModelLoader):
 
     def load(self, request: LoadRequest) -> LoadedModel:
         config, tokenizer = self._config_and_tokenizer(request.source)
-        path = Path(request.source).resolve()
+        path = Path(request.source).absolute()
         with parsed_once():
-            loaded = load_pretrained(request, path.parent, config, tokenizer, gguf_file=str(path), **_unpacked())
-        _forget_packing(loaded.module)
-        return loaded
+            return load_pretrained(request, path.parent, config, tokenizer, gguf_file=str(path), **_unpacked())
 
     def _config_and_tokenizer(self, source: str) -> tuple[Any, Any]:
         """Read config and tokenizer once: walking the vocabulary takes seconds."""
-        path = Path(source).resolve()
+        path = Path(source).absolute()  # links stay: what they lead to may have no suffix, by which it is known
         if path not in self._read:
             self.check(source)
             # The whole path goes in: transformers prefers a file of that bare name in the working directory.
@@ -75,16 +73,12 @@ class GgufLoader(ModelLoader):
 
 
 def _unpacked() -> dict[str, Any]:
-    """Ask for plain weights, of versions of transformers that could keep them packed."""
+    """Ask for plain weights without a mark of quantisation on them, so that the model saves and reloads as any other.
+
+    Versions of transformers without GgufConfig know nothing else.
+    """
     packing = getattr(transformers, "GgufConfig", None)
     return {} if packing is None else {"quantization_config": packing(dequantize=True)}
-
-
-def _forget_packing(module: Any) -> None:
-    """Take off every mark of quantisation, so that the model saves and reloads as an ordinary one."""
-    quantizer = getattr(module, "hf_quantizer", None)
-    if quantizer is not None:
-        quantizer.remove_quantization_config(module)
 
 
 class _PlainReader(gguf.GGUFReader):
@@ -96,7 +90,7 @@ class _PlainReader(gguf.GGUFReader):
 
     @data.setter
     def data(self, mapped: np.memmap) -> None:
-        self._plain = np.asarray(mapped)[:]
+        self._plain = np.asarray(mapped)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise SourceError(f"cannot read {str(path)!r}: {error.strerror}.") from None
     # Lengths and offsets of a damaged file point anywhere; each way of stumbling over them means the same.
-    except (struct.error, UnicodeDecodeError, ValueError, KeyError, OverflowError) as error:
+    except (struct.error, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise SourceError(f"{str(path)!r} is damaged: its header cannot be read ({error}). Fetch it again.") from None
     found = path.stat().st_size
     if found < header.size:

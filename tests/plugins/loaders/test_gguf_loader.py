@@ -127,6 +127,13 @@ def test_relative_paths_are_read(tiny_gguf, monkeypatch) -> None:
     assert GgufLoader().load_processor(tiny_gguf.name).eos_token == "<|im_end|>"
 
 
+def test_link_to_a_file_without_suffix_is_read(tiny_gguf, tmp_path) -> None:
+    shutil.copy(tiny_gguf, tmp_path / "blob")  # as the hub's cache stores files
+    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "blob")
+    loaded = GgufLoader().load(LoadRequest(str(tmp_path / "tiny.gguf"), "causal-lm"))
+    assert loaded.module.config.hidden_size == 64
+
+
 def test_loading_prints_nothing(tiny_gguf, capfd) -> None:
     GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
     assert capfd.readouterr() == ("", "")
@@ -175,6 +182,7 @@ def test_every_damaged_length_in_the_header_is_survived(tiny_gguf, tmp_path) -> 
         (b"GGUF", "damaged"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1; versions 2 and 3 are read"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "holds no model"),
+        (b"GGUF" + struct.pack("<IQQQ17sII", 3, 0, 1, 17, b"general.alignment", 4, 0), "damaged"),
     ],
 )
 def test_other_content_is_refused(tmp_path, content, message) -> None:
