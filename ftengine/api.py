@@ -256,6 +256,10 @@ class Strategy(Component):
         """Return what a run should record of how this strategy computes (kernel path and the reason)."""
         return {}
 
+    def reopened(self) -> dict[str, Any]:
+        """Return the options under which a finished run is prepared again, e.g. without where it started from."""
+        return self.config.model_dump(mode="json")
+
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups over trainable parameters.
 

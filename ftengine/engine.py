@@ -130,7 +130,7 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
-        "strategy": described(job.strategy),
+        "strategy": {"name": job.strategy.name, **job.strategy.reopened()},
         "task": {**described(job.task), "state": job.task.state()},
         "new_modules": list(loaded.new_modules),
     }

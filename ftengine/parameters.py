@@ -6,7 +6,8 @@ requires_grad is the only truth; everything here derives from it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,55 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
     """Write a whole model as its ecosystem does: a transformers folder, safetensors only, processor beside it.
 
     A module without `save_pretrained` is written as `model.safetensors`, its state by name.
+
+    Raises:
+        RunError: it cannot be written (disk full, no permission).
     """
-    if hasattr(module, "save_pretrained"):
-        module.save_pretrained(directory)
+    directory = Path(directory)
+    try:
+        with _quiet_transformers(module):
+            if hasattr(module, "save_pretrained"):
+                _save_pretrained(module, directory)
+            else:
+                save_tensors(module.state_dict(), directory / "model.safetensors")
+            if hasattr(processor, "save_pretrained"):
+                processor.save_pretrained(directory)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"cannot write the model to {str(directory)!r}: {error}. Free some space or choose another output."
+        ) from None
+
+
+def _save_pretrained(module: Any, directory: Path) -> None:
+    generation = getattr(module, "generation_config", None)
+    try:
+        if generation is not None:
+            generation.validate(strict=True)
+    except ValueError:
+        # Published models contradict themselves here (a temperature without sampling), and transformers
+        # refuses to save what it considers changed. The settings are passed on as they were.
+        module.generation_config = type(generation)()
+        try:
+            module.save_pretrained(directory)
+        finally:
+            module.generation_config = generation
+        generation.to_json_file(directory / "generation_config.json")
     else:
-        save_tensors(module.state_dict(), Path(directory) / "model.safetensors")
-    if hasattr(processor, "save_pretrained"):
-        processor.save_pretrained(directory)
+        module.save_pretrained(directory)
+
+
+@contextmanager
+def _quiet_transformers(module: nn.Module) -> Iterator[None]:
+    """Hold back the progress bar that transformers draws while it saves."""
+    if not hasattr(module, "save_pretrained"):
+        yield
+        return
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -71,7 +71,9 @@ def test_every_component_has_a_summary_and_options_with_known_types():
 
 
 def test_a_component_is_found_by_kind_and_name_and_built_with_its_options():
-    built = registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", {"name": "nothing", "depth": 5}, "strategy")
+    built = registry(p=plugin(ftengine_strategies=[Nothing])).build(
+        "strategy", {"name": "nothing", "depth": 5}, "strategy"
+    )
     assert isinstance(built, Nothing)
     assert built.config.depth == 5
 
@@ -81,7 +83,9 @@ def test_summary_is_the_first_line_of_the_docstring():
 
 
 def test_unknown_names_are_answered_with_what_is_installed_and_the_nearest():
-    with pytest.raises(UnknownName, match=r"no strategy named 'nothng' \(recipe key strategy\).*nothing.*Did you mean 'nothing'"):
+    with pytest.raises(
+        UnknownName, match=r"no strategy named 'nothng' \(recipe key strategy\).*nothing.*Did you mean 'nothing'"
+    ):
         registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", "nothng", "strategy")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BUCKET_BATCHES = 64
+BUCKET_BATCHES = 256
 """Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
 from ftengine.registry import Registry
@@ -16,10 +17,11 @@ def keys(content, prefix=""):
 
 def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
-    ftengine("init", file, "--model", "some/model", "--data", "a file: with.jsonl")
+    model, data = f"some/{'long-' * 20}model", "a file: with #.jsonl"
+    ftengine("init", file, "--model", model, "--data", data)
     recipe = Recipe.read(file)
-    assert (recipe.model.source, recipe.data.train) == ("some/model", "a file: with.jsonl")
-    smallest = {"model": {"source": "some/model"}, "data": {"train": "a file: with.jsonl"}}
+    assert (recipe.model.source, recipe.data.train) == (model, data)
+    smallest = {"model": {"source": model}, "data": {"train": data}}
     defaults = Recipe.make({**smallest, "task": recipe.task, "strategy": recipe.strategy})
     assert recipe == defaults
     written = yaml.safe_load(file.read_text())
@@ -80,9 +82,13 @@ def test_a_folder_that_does_not_exist_is_an_input_error(ftengine, tmp_path):
 
 
 def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distribution, tmp_path):
-    from cli_samples import ENTRY, strategy
-
     distribution(strategy(), ENTRY)
     ftengine("init", tmp_path / "recipe.yaml", "--strategy", "thing")
     assert "# source: " in (tmp_path / "recipe.yaml").read_text()
     assert Recipe.read(tmp_path / "recipe.yaml").strategy == {"name": "thing", "depth": 3, "mode": "fast"}
+
+
+def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution, tmp_path):
+    distribution(strategy().replace('name = "thing"', 'name = "thing"\n    starter = True'), ENTRY)
+    ftengine("init", tmp_path / "recipe.yaml")
+    assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "thing"

@@ -55,7 +55,9 @@ def chat_recipe(llama_folder, chat_file, tmp_path):
             "evaluation": {"resamples": 100},
             "output": str(tmp_path / "run"),
         }
-        return Recipe.make(content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()])
+        return Recipe.make(
+            content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
+        )
 
     return build
 
@@ -74,6 +76,8 @@ def label_recipe(bert_folder, label_file, tmp_path):
             "evaluation": {"resamples": 100},
             "output": str(tmp_path / "run"),
         }
-        return Recipe.make(content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()])
+        return Recipe.make(
+            content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
+        )
 
     return build

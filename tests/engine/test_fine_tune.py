@@ -55,7 +55,7 @@ def test_a_run_holds_what_the_design_says(finished):
         "recipe.yaml", "environment.json", "audit.json", "metrics.jsonl", "evaluation.json", "training.json",
         "adapter", "checkpoints",
     } <= names  # fmt: skip
-    assert not [path for path in finished.path.rglob("*.partial")]
+    assert not list(finished.path.rglob("*.partial"))
     environment = json.loads((finished.path / "environment.json").read_text())
     assert environment["plugins"][0]["version"]
     assert environment["precision"]["reason"]
@@ -129,9 +129,7 @@ def test_a_fresh_head_trains_and_is_saved_under_every_strategy(label_recipe, str
 def test_one_batch_of_eight_equals_eight_accumulated_batches_of_one(chat_recipe, tmp_path):
     common = {"strategy__dropout": 0.0, "train__max_steps": 6, "train__max_grad_norm": 0.5}
     whole = fine_tune(chat_recipe(**common, output=str(tmp_path / "whole")))
-    parts = fine_tune(
-        chat_recipe(**common, train__batch_size=1, train__accumulate=8, output=str(tmp_path / "parts"))
-    )
+    parts = fine_tune(chat_recipe(**common, train__batch_size=1, train__accumulate=8, output=str(tmp_path / "parts")))
     # float32 sums in another order: a few roundings, grown over six steps
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     for name, tensor in trained_tensors(whole).items():
@@ -163,7 +161,9 @@ def test_early_stopping_ends_with_the_best_weights(chat_recipe):
 def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(chat_recipe, tmp_path):
     with pytest.raises(TrainingError, match=r"not finite|is nan|is inf"):
         fine_tune(
-            chat_recipe(train__learning_rate=1e30, train__checkpoint_every=1, train__warmup=0, train__max_grad_norm=None)
+            chat_recipe(
+                train__learning_rate=1e30, train__checkpoint_every=1, train__warmup=0, train__max_grad_norm=None
+            )
         )
     assert (tmp_path / "run" / "checkpoints").is_dir()
     assert not (tmp_path / "run" / "adapter").exists()

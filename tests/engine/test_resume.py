@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_resume_under_another_recipe_names_the_keys(unfinished):
 
 def test_resume_on_changed_data_is_refused(unfinished, tmp_path):
     data = tmp_path / "chat.jsonl"
-    lines = open(unfinished.data.train).read().splitlines()
+    lines = Path(unfinished.data.train).read_text().splitlines()
     data.write_text("\n".join(lines))
     recipe = unfinished.model_copy(
         update={

@@ -12,12 +12,12 @@ import math
 
 import numpy as np
 import pytest
-from ftengine_builtins.evaluators.classification import Classification
-from ftengine_builtins.evaluators.language import Perplexity
 from scipy import stats
 
 from ftengine.api import EvaluationContext, Labels
 from ftengine.evaluation.bootstrap import Accumulator, compare
+from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.language import Perplexity
 
 MEASURED = {
     "loss": {20: 0.941, 50: 0.939, 200: 0.937},

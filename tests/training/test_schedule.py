@@ -1,5 +1,7 @@
 """Schedules are pure functions of the step."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def test_rates_grow_to_the_peak_and_never_reach_zero_before_the_end(schedule):
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert all(rate > 0 for rate in rates)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[5:]))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

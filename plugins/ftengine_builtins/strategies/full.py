@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from ftengine.api import LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import copy_into
+from ftengine.parameters import copy_into, save_model
 from ftengine_builtins.loaders.quiet import cause, quiet
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -34,16 +32,7 @@ class Full(Strategy):
         if not hasattr(loaded.module, "save_pretrained"):
             super().save(loaded, directory)
             return
-        try:
-            with quiet():
-                _save_pretrained(loaded.module, Path(directory))
-                if hasattr(loaded.processor, "save_pretrained"):
-                    loaded.processor.save_pretrained(directory)
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"cannot write the model to {str(directory)!r}: {cause(error)} "
-                "Free some space or choose another output."
-            ) from None
+        save_model(loaded.module, loaded.processor, directory)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
@@ -80,21 +69,3 @@ class Full(Strategy):
 
 def _is_quantized(module: nn.Module) -> bool:
     return getattr(module, "hf_quantizer", None) is not None
-
-
-def _save_pretrained(module: Any, directory: Path) -> None:
-    generation = getattr(module, "generation_config", None)
-    try:
-        if generation is not None:
-            generation.validate(strict=True)
-    except ValueError:
-        # Published models contradict themselves here (a temperature without sampling), and transformers
-        # refuses to save what it considers changed. The settings are passed on as they were.
-        module.generation_config = type(generation)()
-        try:
-            module.save_pretrained(directory)
-        finally:
-            module.generation_config = generation
-        generation.to_json_file(directory / "generation_config.json")
-    else:
-        module.save_pretrained(directory)

@@ -107,6 +107,9 @@ class Lora(Strategy):
             found[device] = {"backend": backend, "reason": reason}
         return {"lowrank": found}
 
+    def reopened(self) -> dict[str, Any]:
+        return super().reopened() | {"start_from": None}  # the run's own adapter has all that came from there
+
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter: adapter_config.json and adapter_model.safetensors."""
         layers = lora_layers.lora_layers(loaded.module)

@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from ftengine_builtins.evaluators.classification import Classification
 from sklearn import metrics
 
 from ftengine.api import EvaluationContext, Labels
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.resampling import poisson_weights
+from ftengine_builtins.evaluators.classification import Classification
 
 NAMES = ("business", "politics", "sport", "tech")
 B = 60

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from ftengine_builtins.evaluators.language import Perplexity
 
 from ftengine.api import EvaluationContext
 from ftengine.evaluation.bootstrap import Accumulator, compare
+from ftengine_builtins.evaluators.language import Perplexity
 
 
 def accumulate(loss, tokens):

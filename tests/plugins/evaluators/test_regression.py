@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from ftengine_builtins.evaluators.regression import Regression
 from scipy import stats
 from sklearn import metrics
 
@@ -12,6 +11,7 @@ from ftengine.api import EvaluationContext, Labels
 from ftengine.errors import RecipeError
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.resampling import poisson_weights
+from ftengine_builtins.evaluators.regression import Regression
 
 N, B = 30, 60
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import gguf
 import pytest
-from ftengine_builtins.loaders.gguf import GgufLoader
 from safetensors.numpy import load_file
 
 from ftengine.api import LoadedModel, LoadRequest
+from ftengine_builtins.loaders.gguf import GgufLoader
 
 
 @pytest.fixture(scope="session")

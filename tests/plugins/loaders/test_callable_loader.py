@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ftengine_builtins.loaders.callable import CallableLoader
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import DataError, SourceError
+from ftengine_builtins.loaders.callable import CallableLoader
 
 LABELS = Labels("single", ("no", "yes"))
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from ftengine_builtins.loaders.gguf import GgufLoader
-from ftengine_builtins.loaders.gguf_header import read_header
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
+from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.gguf_header import read_header
 
 CHAT = [{"role": "user", "content": "What is 12 + 30? Café, 日本."}]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ftengine_builtins.loaders.transformers import TransformersLoader
 from tiny import word_piece_tokenizer
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from ftengine.api import Labels, LoadedModel, LoadRequest
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 THREE = Labels("single", ("sport", "tech", "trade"))
 TOPICS = Labels("single", ("business", "entertainment", "politics", "sport", "tech"))

@@ -7,10 +7,10 @@ import shutil
 import sys
 
 import pytest
-from ftengine_builtins.loaders.package import PackageLoader, resolve
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
+from ftengine_builtins.loaders.package import PackageLoader, resolve
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from ftengine_builtins.loaders.transformers import TransformersLoader
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_llama
 from transformers import (
@@ -30,6 +29,7 @@ from transformers import (
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 SENTIMENT = Labels("single", ("negative", "positive"))
 

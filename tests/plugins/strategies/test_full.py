@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from ftengine_builtins.strategies.full import Full
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -21,6 +20,7 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError, RunError
 from ftengine.parameters import count, trainable
+from ftengine_builtins.strategies.full import Full
 
 
 def tuned(loaded: LoadedModel, numbers) -> Full:

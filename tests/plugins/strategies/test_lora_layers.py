@@ -7,8 +7,6 @@ import math
 
 import pytest
 import torch
-from ftengine_builtins.strategies import lora_layers
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
@@ -16,6 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.parameters import count, trainable
+from ftengine_builtins.strategies import lora_layers
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
 
 
 def prepared(loaded: LoadedModel, **options) -> Lora:

@@ -6,14 +6,14 @@ import copy
 
 import pytest
 import torch
-from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_layers import lora_layers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NotMergeable, RunError
+from ftengine_builtins.strategies.full import Full
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
 def tuned(loaded: LoadedModel, numbers, **options) -> Lora:

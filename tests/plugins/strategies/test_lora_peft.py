@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_layers import lora_layers
-from ftengine_builtins.strategies.peft_format import target_modules
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
@@ -30,6 +27,9 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.parameters import trainable
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
+from ftengine_builtins.strategies.peft_format import target_modules
 
 TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
 

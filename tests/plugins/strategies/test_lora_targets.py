@@ -7,8 +7,6 @@ import re
 
 import pytest
 import torch
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_layers import lora_layers
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
@@ -16,6 +14,8 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
 

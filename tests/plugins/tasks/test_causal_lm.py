@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 from ftengine.errors import DataError, RecipeError
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 QUESTION = {"role": "user", "content": "How do I reset my password?"}
 ANSWER = {"role": "assistant", "content": "Open the settings."}

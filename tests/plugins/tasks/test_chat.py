@@ -1,9 +1,9 @@
 """What of a conversation is trained on, compared with masks put together by hand."""
 
 import pytest
-from ftengine_builtins.tasks.chat import encode_conversation, end_of_turn, read_messages, render, with_system
 
 from ftengine.errors import DataError
+from ftengine_builtins.tasks.chat import encode_conversation, end_of_turn, read_messages, render, with_system
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 QUESTION = {"role": "user", "content": "What is the capital of France?"}

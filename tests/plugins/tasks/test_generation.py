@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ftengine_builtins.tasks import causal_lm
-from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.generation import GenerationOptions, generate
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError
+from ftengine_builtins.tasks import causal_lm
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.generation import GenerationOptions, generate
 
 ROWS = [
     {"messages": [{"role": "user", "content": "How are you?"}]},

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine.api import Labels, LoadedModel
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]
 LABELS = {
@@ -251,14 +251,14 @@ def test_gradients_are_those_of_a_plain_loss(load, tokenizer, kind):
     torch.testing.assert_close(found, wanted)
 
 
-def test_the_loss_is_taken_in_fp32_under_autocast(load, tokenizer):
-    bound = task(rows("single"))
-    model, batch = load(bound, torch.float32).module, make_batch(bound, "single", tokenizer)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, _ = bound.loss(model, batch)
-        logits = model(**model_inputs(batch)).logits
-    assert logits.dtype == torch.bfloat16
-    torch.testing.assert_close(total, F.cross_entropy(logits.float(), batch["labels"], reduction="sum"))
+@pytest.mark.parametrize("kind", LABELS)
+def test_the_loss_of_a_bfloat16_model_is_taken_in_fp32(load, tokenizer, kind):
+    bound = task(rows(kind))
+    model, batch = load(bound, torch.bfloat16).module, make_batch(bound, kind, tokenizer)
+    total, _ = bound.loss(model, batch)
+    expected, _ = bound.loss(lambda **inputs: model(**inputs).logits.double(), batch)
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", LABELS)
@@ -286,10 +286,9 @@ def test_predictions_hold_what_evaluators_read_and_add_up_to_the_loss(load, toke
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_the_evaluator_of_the_kind_takes_the_predictions(load, tokenizer, kind):
+    from ftengine.api import EvaluationContext
     from ftengine_builtins.evaluators.classification import Classification
     from ftengine_builtins.evaluators.regression import Regression
-
-    from ftengine.api import EvaluationContext
 
     bound = task(rows(kind))
     evaluator = next(e for e in (Classification(), Regression()) if e.name == bound.default_evaluators[0])

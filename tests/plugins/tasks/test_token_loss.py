@@ -5,8 +5,6 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from ftengine_builtins.tasks import token_loss
-from ftengine_builtins.tasks.token_loss import TokenLoss, find_tail
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,6 +19,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+
+from ftengine_builtins.tasks import token_loss
+from ftengine_builtins.tasks.token_loss import TokenLoss, find_tail
 
 SMALL = {
     "vocab_size": 101,
@@ -309,9 +310,11 @@ def test_models_are_not_kept_alive():
     assert gone() is None
 
 
-def test_without_gradients_none_are_computed():
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_none_are_computed(context, monkeypatch):
     model, batch = build(), make_batch()
-    with torch.no_grad():
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    with context():
         total, weight = chunked(model, batch)
     assert not total.requires_grad
     torch.testing.assert_close(total, plain(model, batch).detach(), **EXACT)
