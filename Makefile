@@ -19,8 +19,6 @@ help: ## show this list
 	@echo
 	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes."
 	@echo "  PYTHON=python3.12 make test   uses another Python (3.10 or newer)"
-	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
-	@echo "                                downloads the smaller torch for machines without a GPU"
 
 env: $(INSTALLED) ## make the environment; the others do so by themselves
 

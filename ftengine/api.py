@@ -46,9 +46,11 @@ class Component:
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[BaseModel]] = Config
+    starter: ClassVar[bool] = False
+    """Whether `ftengine init` proposes it among its kind."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Any = None) -> None:
         self.config: Any = config if config is not None else self.Config()
 
 
@@ -145,8 +147,9 @@ class Task(Component):
 
     head: ClassVar[str]
     """What the loader puts on top of the model."""
-    default_evaluators: ClassVar[tuple[str, ...]] = ()
-    predicts: ClassVar[frozenset[str]] = frozenset()
+    default_evaluators: tuple[str, ...] = ()
+    """Evaluators that every run of this task uses; may depend on what `bind` learns."""
+    predicts: frozenset[str] = frozenset()
     """Keys that every `Prediction` of this task has; an evaluator needs a subset of them."""
     labels: Labels | None = None
     """Classification targets; set by `bind`."""
@@ -210,7 +213,8 @@ class Task(Component):
         import torch
 
         generator = torch.Generator().manual_seed(0)
-        tokens = loaded.module.get_input_embeddings().num_embeddings
+        module: Any = loaded.module
+        tokens = module.get_input_embeddings().num_embeddings
         ids = torch.randint(tokens, (2, 16), generator=generator)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

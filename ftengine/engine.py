@@ -11,6 +11,7 @@ from ftengine.errors import RunError
 from ftengine.evaluation.results import comparison
 from ftengine.finished import Run, load_run
 from ftengine.job import Job, described
+from ftengine.parameters import count
 from ftengine.planning import Plan, plan
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
@@ -62,6 +63,8 @@ def fine_tune(
     job.registry.plugins.hook.ftengine_run_started(run=run)
     base = session.evaluate(loaded, encoded, evaluators, "evaluate base")
     session.prepare(loaded)
+    trained, total = count(loaded.module)
+    listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
     result = session.train(loaded, encoded, run, resuming)
     tuned = session.evaluate(loaded, encoded, evaluators, "evaluate tuned")
     if session.is_main:

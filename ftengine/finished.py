@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,12 @@ class Run:
         return comparison(str(data) if data is not None else self.evaluation["split"], base, tuned)
 
     def predict(
-        self, examples: Iterable[Example], *, base: bool = False, batch_size: int | None = None, **options: Any
+        self,
+        examples: Iterable[Example],
+        *,
+        base: bool = False,
+        batch_size: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Answer examples one after the other, in their order.
 
@@ -88,7 +93,7 @@ class Run:
             examples: rows such as the task takes; labels are not needed. They are read as a stream.
             base: answer with the base model instead, for comparison.
             batch_size: examples answered together; by default the recipe's.
-            options: the task's own, e.g. `max_new_tokens`.
+            options: the task's own, e.g. {"max_new_tokens": 40}.
 
         Raises:
             DataError: an example cannot be answered; the message has its number.
@@ -166,6 +171,7 @@ class Run:
         if base:
             job = self.open_job()
             session, loaded = Session(job), self._load_base(job)
+            loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             session.place(loaded)
             return session, loaded
         if self._ready is None:

@@ -185,7 +185,7 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
 
 
 def _save_pretrained(module: Any, directory: Path) -> None:
-    generation = getattr(module, "generation_config", None)
+    generation: Any = getattr(module, "generation_config", None)
     try:
         if generation is not None:
             generation.validate(strict=True)

@@ -106,7 +106,8 @@ def plan(
             "tokens": int(step_tokens * schedule.total),
             "tokens_a_step": step_tokens,
             "padding_share": padding_share(train.lengths, micro),
-            "label_share": float(train.weights.sum() / train.lengths.sum()),
+            # Only where the loss is a sum over tokens; a label of a whole example has no share of its tokens.
+            "label_share": None if job.task.labels else float(train.weights.sum() / train.lengths.sum()),
         },
         example=_example(train),
         precision={"compute": session.precision.name, "reason": session.precision.reason},

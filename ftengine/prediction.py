@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,39 @@ class PredictionReport:
     kept: int
 
 
+def predict_rows(
+    run: Run,
+    source: str | Path,
+    *,
+    start: int = 0,
+    base: bool = False,
+    batch_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Answer the rows of a file one after the other; each is yielded as the row with its `prediction`.
+
+    Args:
+        run: a finished run.
+        source: any data file that the task can read; labels are not needed.
+        start: number of rows to leave out at the beginning.
+        base: answer with the base model.
+        batch_size: rows answered together.
+        options: the task's own, e.g. {"max_new_tokens": 40}.
+
+    Raises:
+        DataError: a row cannot be answered; found before the model loads.
+        InputError: an option is unknown to the task.
+    """
+    rows = _checked(run, source)
+    answers = run.predict(_rest(rows, start), base=base, batch_size=batch_size, options=options)
+    for i, answer in enumerate(answers, start):
+        if i == start:  # the model is loaded
+            run.listener.phase("predict", len(rows))
+            run.listener.advance(start)
+        yield {**rows[i], "prediction": answer}
+        run.listener.advance()
+
+
 def predict_file(
     run: Run,
     source: str | Path,
@@ -37,43 +71,33 @@ def predict_file(
     resume: bool = False,
     base: bool = False,
     batch_size: int | None = None,
-    options: dict[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> PredictionReport:
-    """Answer every row of a file; each line of `output` is the row with its `prediction`.
+    """Answer every row of a file into a JSONL file, whose lines are written as they are made.
 
     Args:
-        run: a finished run.
-        source: any data file that the task can read; labels are not needed.
-        output: a JSONL file; lines are written as they are made.
+        output: the JSONL file.
         resume: keep the complete lines of an interrupted output and go on behind them.
-        base: answer with the base model.
-        batch_size: rows answered together.
-        options: the task's own, e.g. `max_new_tokens`.
+        The other arguments are those of `predict_rows`.
 
     Raises:
         RunError: `output` exists (without resume), or holds lines of another input.
-        DataError: a row cannot be answered; found before the model loads.
+        DataError, InputError: as `predict_rows`; the output is not made then.
     """
     output = Path(output)
-    section = run.recipe.data
-    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True)
-    _check(run, rows)
+    rows = _checked(run, source)
     kept = _kept(output, rows, resume)
-    if kept == len(rows):
-        return PredictionReport(str(output), 0, kept)
-    answers = run.predict(_rest(rows, kept), base=base, batch_size=batch_size, **(options or {}))
-    run.listener.phase("predict", len(rows))
-    run.listener.advance(kept)
+    lines = predict_rows(run, source, start=kept, base=base, batch_size=batch_size, options=options)
     written = 0
     try:
-        first = next(answers)  # whatever is wrong with model or options shows before the file is made
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with open(output, "a", encoding="utf-8") as file:
-            for i, answer in enumerate(_chain(first, answers), kept):
-                file.write(json.dumps({**rows[i], "prediction": answer}, ensure_ascii=False) + "\n")
-                file.flush()
-                written += 1
-                run.listener.advance()
+        first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
+        if first is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with open(output, "a", encoding="utf-8") as file:
+                for line in chain([first], lines):
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.flush()
+                    written += 1
     except OSError as error:
         raise RunError(
             f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
@@ -82,23 +106,21 @@ def predict_file(
     return PredictionReport(str(output), written, kept)
 
 
-def _check(run: Run, rows: Rows) -> None:
-    task = run.open_job().task
-    for i in range(len(rows)):
+def _checked(run: Run, source: str | Path) -> Rows:
+    """Read a file and make sure that every row can be answered."""
+    section, task = run.recipe.data, run.open_job().task
+    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True)
+    for i, row in enumerate(rows):
         try:
-            task.check_input(rows[i])
+            task.check_input(row)
         except DataError as error:
             raise DataError(f"{rows.where(i)}: {error}") from None
+    return rows
 
 
 def _rest(rows: Rows, start: int) -> Iterator[Example]:
     for i in range(start, len(rows)):
         yield rows[i]
-
-
-def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield first
-    yield from rest
 
 
 def _kept(output: Path, rows: Rows, resume: bool) -> int:

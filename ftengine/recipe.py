@@ -81,9 +81,9 @@ class TrainSection(_Section):
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW's learning rate at its peak")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices; vectors (biases, norms) are left alone")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
@@ -94,7 +94,7 @@ class TrainSection(_Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
 
 
 class EvaluationSection(_Section):
@@ -111,13 +111,13 @@ class Recipe(_Section):
     task: Named
     data: DataSection
     strategy: Named
-    augment: list[Named] = []
-    regularize: list[Named] = []
+    augment: list[Named] = Field([], description="augmenters of the training split, in order")
+    regularize: list[Named] = Field([], description="regularizers of the loss")
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
     evaluate: list[Named] = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
-    seed: int = Field(0, ge=0)
-    output: str = Field("runs/run", min_length=1)
+    seed: int = Field(0, ge=0, description="of splits, batches, dropout and fresh weights")
+    output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,14 +14,11 @@ from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
 from ftengine.cli.text import printable
 
-if TYPE_CHECKING:
-    from ftengine.engine import Run
-
 
 @click.command()
 @run_argument
 @click.option("--input", "source", metavar="FILE", required=True, help="The rows to answer; labels are not needed.")
-@click.option("--output", metavar="FILE", help="Where JSONL goes, a line a row; without it, to stdout at the end.")
+@click.option("--output", metavar="FILE", help="Where JSONL goes, a line a row; without it, to stdout.")
 @click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option(
@@ -52,7 +48,7 @@ def predict(
     Each line of the output is the row with its `prediction`.
     """
     from ftengine.engine import load_run
-    from ftengine.prediction import predict_file
+    from ftengine.prediction import predict_file, predict_rows
 
     if output is None and (resume or as_json):
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
@@ -63,28 +59,14 @@ def predict(
     }
     with listening() as listener:
         run = load_run(run_folder, listener=listener)
-        if output is not None:
-            report = predict_file(run, source, output, resume=resume, **settings)
-        else:
-            lines = _answers(run, source, settings)
-    if output is None:
-        _print_lines(lines)
-    elif as_json:
+        if output is None:
+            for row in predict_rows(run, source, **settings):
+                line = json.dumps(row, ensure_ascii=False)
+                click.echo(printable(line) if sys.stdout.isatty() else line)
+            return
+        report = predict_file(run, source, output, resume=resume, **settings)
+    if as_json:
         print_json(asdict(report))
     else:
         kept = f" ({report.kept:,} were there before)" if report.kept else ""
         click.echo(printable(f"wrote {report.written:,} answers to {report.output}{kept}"))
-
-
-def _answers(run: Run, source: str, settings: dict[str, Any]) -> list[str]:
-    from ftengine.prediction import predict_file
-
-    with TemporaryDirectory(prefix="ftengine-") as folder:
-        file = Path(folder, "answers.jsonl")
-        predict_file(run, source, file, **settings)
-        return file.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def _print_lines(lines: list[str]) -> None:
-    for line in lines:
-        click.echo(printable(line) if sys.stdout.isatty() else line)

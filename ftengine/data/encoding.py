@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
+from ftengine.data.audit import identities
 from ftengine.data.read import Rows
 from ftengine.errors import DataError
 
@@ -26,6 +27,7 @@ class EncodedSplit:
         lengths: (examples,) tokens.
         weights: (examples,) what each adds to the loss's denominator; never 0.
         index: (examples,) row of `rows` behind each example.
+        groups: (examples,) equal for duplicates, which say no more than one of them; None where not needed.
         truncated: number of examples that were cut to the length limit.
         masked: number of rows left out because nothing of them is trained on.
         skipped: reasons of rows that could not be encoded (only with on_error: skip).
@@ -43,6 +45,7 @@ class EncodedSplit:
     skipped: list[str] = field(default_factory=list)
     augmenters: Sequence[Augmenter] = ()
     seed: int = 0
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -128,4 +131,5 @@ def encode_split(
         skipped,
         augmenters,
         seed,
+        None if name == "train" else np.unique(identities(rows, task, 0)[index], return_inverse=True)[1],
     )

@@ -82,7 +82,7 @@ class Accumulator:
         """Add one example.
 
         Args:
-            index: its position in the split.
+            index: what its weights hang on: its position in the split, or a number that duplicates share.
             prediction: what the task said of it.
         """
         rows = [np.asarray(evaluator.statistics(prediction), dtype=np.float64) for evaluator in self.evaluators]

@@ -39,8 +39,9 @@ def evaluate_split(
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
             predictions = task.predict(module, batch)
-        for index, prediction in zip(members, predictions, strict=True):
-            result.update(int(index), prediction)
+        for member, prediction in zip(members, predictions, strict=True):
+            # Duplicates share their weights: the interval counts what is distinct, not how often it stands there.
+            result.update(int(member if split.groups is None else split.groups[member]), prediction)
         listener.advance(len(members) * ranks)
     first, *others = gather_object([result])
     for other in others:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,11 +117,12 @@ class Trainer:
         self.schedule = plan_steps(len(train), section, accelerator.num_processes)
         self.progress = Progress()
         if section.gradient_checkpointing:
-            if not hasattr(self.module, "gradient_checkpointing_enable"):
+            module: Any = self.module
+            if not hasattr(module, "gradient_checkpointing_enable"):
                 raise RecipeError(
                     f"train.gradient_checkpointing: {type(self.module).__name__} does not support it. Set it to false."
                 )
-            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run, or from the start when it has none yet."""
@@ -184,7 +186,7 @@ class Trainer:
         )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        self.module.train()
+        train_mode(self.module)
         self._draw_randomness()
         totals = self._accumulate(members, progress.epoch)
         loss_sum, weight = (float(x) for x in self.accelerator.reduce(totals, "sum"))
@@ -194,6 +196,8 @@ class Trainer:
                 f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from the "
                 "last checkpoint."
             )
+        if progress.step == 0:
+            self._tell_untouched()
         norm = self._update(weight)
         progress.step += 1
         progress.step_in_epoch += 1
@@ -237,6 +241,15 @@ class Trainer:
                 (accelerator.scaler.scale(loss_sum) if accelerator.scaler else loss_sum).backward()
             totals += _pair(loss_sum, weight, accelerator.device)
         return totals
+
+    def _tell_untouched(self) -> None:
+        """Say which parameters would train but are not part of the model's computation."""
+        untouched = [name for name, p in trainable(self.module).items() if p.grad is None]
+        if untouched:
+            self.listener.message(
+                f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
+                f"stay as they are, e.g. {untouched[0]}"
+            )
 
     def _update(self, weight: float) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
@@ -295,6 +308,14 @@ class Trainer:
             self.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
 
 
+def train_mode(module: torch.nn.Module) -> None:
+    """Set training mode, but keep running statistics (BatchNorm) of frozen modules still."""
+    module.train()
+    for part in module.modules():
+        if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+
+
 def save_best(run: RunDirectory, module: torch.nn.Module) -> None:
     """Write the present weights as the best, atomically."""
     run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -313,8 +334,8 @@ def mean_loss(accelerator: Accelerator, module: torch.nn.Module, task: Task, spl
         with accelerator.autocast():
             loss_sum, weight = task.loss(module, batch)
         totals += _pair(loss_sum, weight, accelerator.device)
-    loss_sum, weight = (float(x) for x in accelerator.reduce(totals, "sum"))
-    return loss_sum / weight
+    total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
+    return total / count
 
 
 def _pair(loss_sum: Tensor, weight: Tensor | float, device: torch.device) -> Tensor:

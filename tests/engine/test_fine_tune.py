@@ -80,8 +80,8 @@ def test_a_finished_run_evaluates_to_the_figures_of_its_training(finished):
 
 def test_a_run_predicts_and_its_base_predicts_otherwise(finished):
     rows = [{"prompt": "the printer is very slow (3)"}, {"prompt": "my screen shows an error"}]
-    tuned = list(finished.predict(rows, max_new_tokens=12))
-    base = list(finished.predict(rows, base=True, max_new_tokens=12))
+    tuned = list(finished.predict(rows, options={"max_new_tokens": 12}))
+    base = list(finished.predict(rows, base=True, options={"max_new_tokens": 12}))
     assert len(tuned) == len(base) == 2
     assert tuned != base
 

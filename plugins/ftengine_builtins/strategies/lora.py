@@ -74,6 +74,7 @@ class Lora(Strategy):
     """Low-rank updates beside frozen linear layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "lora"
+    starter = True
     Config = LoraConfig
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 

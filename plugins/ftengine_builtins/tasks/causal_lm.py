@@ -61,6 +61,7 @@ class CausalLM(Task):
     """
 
     name = "causal-lm"
+    starter = True
     head = "causal-lm"
     Config = CausalLMConfig
     default_evaluators = ("perplexity",)
