@@ -9,7 +9,7 @@ from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.read import read_rows
+from ftengine.data.split import read_for
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.results import comparison
 from ftengine.job import Job, require_same_base
@@ -151,8 +151,7 @@ class Run:
             rows = splits[name]
         else:
             name = "test"
-            rows = read_rows(str(data), on_error=self.recipe.data.on_error, columns=self.recipe.data.columns)
-            job.task.check(rows.columns)
+            rows = read_for(str(data), self.recipe.data, job.task)
         job.load_skeleton()
         job.processor = job.loader.load_processor(self.recipe.model.source)
         return job.encode_rows(name, rows)

@@ -47,14 +47,14 @@ def make_splits(section: DataSection, task: Task, seed: int) -> Splits:
         DataError: a source cannot be read, its columns do not suit the task, or too few distinct examples
             are left for a fraction.
     """
-    train = _read(section.train, section, task)
+    train = read_for(section.train, section, task)
     digests = {"train": identities(train, task, seed)}
     fractions: dict[str, float] = {}
     held: dict[str, Rows] = {}
     for name in ("test", "validation"):  # test is cut first
         part = getattr(section, name)
         if isinstance(part, str):
-            held[name] = _read(part, section, task)
+            held[name] = read_for(part, section, task)
             digests[name] = identities(held[name], task, seed)
         elif part is not None:
             fractions[name] = part
@@ -121,7 +121,12 @@ def _take(sizes: np.ndarray, order: Iterable[int], target: float, most: int) -> 
     return taken or [min(order, key=lambda group: sizes[group])]
 
 
-def _read(source: str, section: DataSection, task: Task) -> Rows:
+def read_for(source: str, section: DataSection, task: Task) -> Rows:
+    """Read a source as the recipe says and let the task check its columns.
+
+    Raises:
+        DataError: it cannot be read, or its columns do not suit the task; the message names it.
+    """
     rows = read_rows(source, on_error=section.on_error, columns=section.columns)
     try:
         task.check(rows.columns)

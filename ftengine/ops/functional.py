@@ -138,4 +138,4 @@ def _dropout(x: Tensor, p: float, seed: Tensor | None) -> tuple[float, Tensor | 
         return p, draw_seed(x.device)
     if seed.shape != () or seed.dtype != torch.int64:
         raise ValueError(f"seed is {seed.dtype} of shape {tuple(seed.shape)}; it must be a () torch.int64 tensor")
-    return p, seed
+    return p, seed.to(x.device)

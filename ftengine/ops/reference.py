@@ -103,7 +103,6 @@ def _select(x: Tensor, mask: Tensor) -> Tensor:
 def _masks(x: Tensor, n: int, seed: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     if seed is None:
         raise ValueError(f"dropout with p = {n / LEVELS} needs a seed; draw one with ftengine.ops.draw_seed()")
-    seed = seed.to(x.device)
     for rows in _row_chunks(x):
         yield rows, keep_mask(seed, n, rows.start, rows.stop - rows.start, x.shape[1])
 

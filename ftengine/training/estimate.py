@@ -14,7 +14,7 @@ from ftengine.api import Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.parameters import trainable
-from ftengine.training.loop import to_device
+from ftengine.training.loop import to_device, train_mode
 
 ADAM_BYTES = 8
 """AdamW keeps two float32 moments for each trainable parameter."""
@@ -52,9 +52,10 @@ def estimate(
     train_tokens: float,
     evaluate_tokens: float,
 ) -> Estimate:
-    """Time forward and backward on a short and on the largest micro-batch and scale by tokens.
+    """Time forward and backward on a micro-batch of median length and scale by tokens.
 
-    The model's weights stay as they are; its gradients are dropped.
+    The model's weights stay as they are; its gradients are dropped. Attention grows faster than by tokens, so
+    where the longest examples are far longer than most, memory is estimated low.
 
     Args:
         train_tokens: tokens of the whole training.
@@ -62,13 +63,12 @@ def estimate(
     """
     batches = ordered_batches(train.lengths, batch_size)
     typical, largest = batches[len(batches) // 2], batches[0]
-    module.train()
+    train_mode(module)
     _step(accelerator, module, task, train, typical)  # the first call allocates and warms caches
-    seconds, _, _ = _step(accelerator, module, task, train, typical)
-    largest_seconds, forward, saved = _step(accelerator, module, task, train, largest)
-    tokens = float(train.lengths[typical].sum() + train.lengths[largest].sum())
-    per_token = (seconds + largest_seconds) / tokens
-    share = forward / largest_seconds
+    seconds, forward, saved = _step(accelerator, module, task, train, typical)
+    per_token = seconds / float(train.lengths[typical].sum())
+    share = forward / seconds
+    growth = float(train.lengths[largest].max() * len(largest)) / float(train.lengths[typical].max() * len(typical))
     parameters = list(module.parameters())
     trained = sum(p.numel() for p in trainable(module).values())
     module.zero_grad(set_to_none=True)
@@ -77,7 +77,7 @@ def estimate(
         evaluate_seconds=per_token * share * evaluate_tokens,
         weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
         optimizer_bytes=trained * (4 + ADAM_BYTES),
-        activation_bytes=saved,
+        activation_bytes=int(saved * growth),
     )
 
 

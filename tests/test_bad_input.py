@@ -1,0 +1,396 @@
+"""What a user can get wrong: each mistake is one line, early, with the documented status, and leaves no trace."""
+
+import errno
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from ftengine.cli import main
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"What is {i} and {i}?"}, {"role": "assistant", "content": f"{2 * i}"}]}
+    for i in range(20)
+]
+LABELLED = [{"text": f"text number {i}", "label": "odd" if i % 2 else "even"} for i in range(20)]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+class Workplace:
+    """A folder with a sound recipe, sound data and a sound model, to be spoilt."""
+
+    def __init__(self, folder: Path, llama: Path, bert: Path) -> None:
+        self.folder, self.llama, self.bert = folder, llama, bert
+        (folder / "chat.jsonl").write_text(lines(ROWS))
+        (folder / "labels.jsonl").write_text(lines(LABELLED))
+        self.recipe(model={"source": str(llama)})
+
+    def recipe(self, **sections):
+        content = {
+            "model": {"source": str(self.llama)},
+            "task": "causal-lm",
+            "data": {"train": "chat.jsonl", "validation": 0.2},
+            "strategy": {"name": "lora", "rank": 2},
+            "train": {"max_steps": 2, "batch_size": 4, "precision": "float32"},
+            "evaluation": {"resamples": 100},
+            "output": "run",
+        }
+        for key, value in sections.items():
+            content[key] = content[key] | value if isinstance(content.get(key), dict) else value
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+
+    def classification(self, **sections):
+        self.recipe(
+            **{"model": {"source": str(self.bert)}, "task": "text-classification", "data": {"train": "labels.jsonl"}}
+            | sections
+        )
+
+    def data(self, content):
+        (self.folder / "chat.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def model(self, name="model"):
+        copy = self.folder / name
+        shutil.copytree(self.llama, copy)
+        self.recipe(model={"source": name})
+        return copy
+
+    def files(self):
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in self.folder.rglob("*")}
+
+
+def unknown_key(w):
+    w.recipe(train={"epoch": 3})
+
+
+def unknown_section(w):
+    w.recipe(regularise=[])
+
+
+def value_out_of_range(w):
+    w.recipe(strategy={"rank": 0})
+
+
+def unknown_strategy(w):
+    w.recipe(strategy={"name": "lroa"})
+
+
+def unknown_option_of_a_strategy(w):
+    w.recipe(strategy={"rnk": 4})
+
+
+def pattern_without_match(w):
+    w.recipe(strategy={"targets": ["q_proj", "qury_proj"]})
+
+
+def missing_file(w):
+    w.recipe(data={"train": "chta.jsonl"})
+
+
+def empty_file(w):
+    w.data("")
+
+
+def wrong_column(w):
+    w.data(lines([{"question": "a", "answer": "b"}] * 3))
+
+
+def broken_json_line(w):
+    w.data(lines(ROWS[:5]) + '{"messages": [\n' + lines(ROWS[5:]))
+
+
+def wrong_encoding(w):
+    w.data(lines(ROWS[:2]).encode() + '{"text": "café"}\n'.encode("latin-1"))
+
+
+def wrong_role(w):
+    w.data(lines([*ROWS, {"messages": [{"role": "bot", "content": "hi"}]}]))
+
+
+def label_unseen_in_training(w):
+    (w.folder / "test.jsonl").write_text(lines([{"text": "x", "label": "prime"}]))
+    w.classification(data={"train": "labels.jsonl", "validation": 0.2, "test": "test.jsonl"})
+
+
+def one_label_only(w):
+    (w.folder / "labels.jsonl").write_text(lines([row | {"label": "same"} for row in LABELLED]))
+    w.classification()
+
+
+def label_missing_in_a_row(w):
+    (w.folder / "labels.jsonl").write_text(lines([*LABELLED, {"text": "no label", "label": None}]))
+    w.classification()
+
+
+def everything_masked(w):
+    w.recipe(task={"name": "causal-lm", "max_length": 4})
+
+
+def too_few_rows(w):
+    w.data(lines(ROWS[:1]))
+
+
+def model_missing(w):
+    w.recipe(model={"source": "./no-such-model"})
+
+
+def package_missing(w):
+    w.recipe(model={"source": "package://no_such_package/model"})
+
+
+def pickle_instead_of_safetensors(w):
+    model = w.model()
+    (model / "model.safetensors").unlink()
+    torch.save({"weight": torch.ones(2)}, model / "pytorch_model.bin")
+
+
+def truncated_weights(w):
+    weights = w.model() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def not_a_gguf(w):
+    (w.folder / "model.gguf").write_bytes(b"not a model" * 100)
+    w.recipe(model={"source": "model.gguf"})
+
+
+def code_without_opting_in(w):
+    (w.folder / "mine.py").write_text("open('executed', 'w')\ndef build(): ...\n")
+    w.recipe(model={"source": "mine:build"})
+
+
+def output_in_use(w):
+    (w.folder / "run").mkdir()
+    (w.folder / "run" / "thesis.txt").write_text("do not lose me")
+
+
+def output_is_a_file(w):
+    (w.folder / "run").write_text("a file")
+
+
+def float16_without_a_gpu(w):
+    w.recipe(train={"precision": "float16"})
+
+
+def contradicting_precision(w):
+    w.recipe(train={"precision": "float32"}, model={"dtype": "bfloat16"})
+
+
+def wrong_evaluator(w):
+    w.recipe(evaluate=["classification"])
+
+
+def recipe_is_a_list(w):
+    (w.folder / "recipe.yaml").write_text("- model\n")
+
+
+def recipe_with_code(w):
+    (w.folder / "recipe.yaml").write_text("model: !!python/object/apply:os.system ['touch executed']\n")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, llama_folder, bert_folder):
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path, llama_folder, bert_folder)
+
+
+def failure(result, code):
+    assert result.exit_code == code, f"{result.stdout}{result.stderr}"
+    found = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(found) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.rstrip().splitlines()[-1] == found[0]
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (unknown_key, r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
+        (unknown_section, r"unknown key 'regularise'.*Did you mean 'regularize'"),
+        (value_out_of_range, r"strategy\.rank.*greater than or equal to 1.*got 0"),
+        (unknown_strategy, r"no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'"),
+        (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
+        (pattern_without_match, r"qury_proj.*q_proj"),
+        (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),
+        (empty_file, r"chat\.jsonl is empty"),
+        (wrong_column, r"chat\.jsonl.*question.*messages"),
+        (broken_json_line, r"chat\.jsonl:6: .*data\.on_error: skip"),
+        (wrong_encoding, r"chat\.jsonl:3: .*UTF-8"),
+        (wrong_role, r"chat\.jsonl:21: .*'bot'"),
+        (label_unseen_in_training, r"test\.jsonl:1: .*prime"),
+        (one_label_only, r"only the label 'same'"),
+        (label_missing_in_a_row, r"labels\.jsonl:21: .*label"),
+        (everything_masked, r"nothing is left to learn from"),
+        (too_few_rows, r"chat\.jsonl.*1 distinct"),
+        (model_missing, r"no-such-model"),
+        (package_missing, r"package 'no_such_package' is not installed"),
+        (pickle_instead_of_safetensors, r"pytorch_model\.bin.*only safetensors"),
+        (truncated_weights, r"model\.safetensors.*damaged"),
+        (not_a_gguf, r"model\.gguf"),
+        (code_without_opting_in, r"mine:build"),
+        (output_in_use, r"output 'run' is not empty"),
+        (output_is_a_file, r"is a file"),
+        (float16_without_a_gpu, r"float16 trains only on a GPU"),
+        (contradicting_precision, r"train\.precision float32 contradicts model\.dtype bfloat16"),
+        (wrong_evaluator, r"evaluator 'classification' reads"),
+        (recipe_is_a_list, r"a recipe is a mapping"),
+        (recipe_with_code, r"recipe\.yaml:1: not valid YAML"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_mistake_is_one_line_with_status_2_and_leaves_no_trace(workplace, spoil, message):
+    spoil(workplace)
+    before = workplace.files()
+    line = failure(CliRunner().invoke(main, ["train", "recipe.yaml"]), 2)
+    assert re.search(message, line), line
+    assert workplace.files() == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, llama_folder, bert_folder):
+    """A finished run in a folder of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    workplace = Workplace(folder, llama_folder, bert_folder)
+    workplace.recipe(data={"train": str(folder / "chat.jsonl")}, output=str(folder / "run"))
+    result = CliRunner().invoke(main, ["train", str(folder / "recipe.yaml")])
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, workplace):
+    shutil.copytree(finished, workplace.folder / "run")
+    return workplace
+
+
+def another_base(w):
+    from tiny import tiny_llama
+
+    other = tiny_llama(w.folder / "other", seed=1)
+    recipe = w.folder / "run" / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"model": {"source": str(other)}}))
+
+
+def another_chat_template(w):
+    other = w.folder / "other"
+    shutil.copytree(w.llama, other)
+    for file in other.glob("chat_template.jinja"):
+        file.write_text(file.read_text().replace("<|im_start|>", "<|im_end|>"))
+    recipe = w.folder / "run" / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"model": {"source": str(other)}}))
+
+
+def adapter_of_another_shape(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name] = torch.zeros(3, 3)
+    save_file(tensors, file)
+
+
+def adapter_with_a_missing_key(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, file)
+
+
+def adapter_missing(w):
+    (w.folder / "run" / "adapter" / "adapter_model.safetensors").unlink()
+
+
+def not_a_run(w):
+    shutil.rmtree(w.folder / "run")
+
+
+def unfinished(w):
+    shutil.rmtree(w.folder / "run" / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (another_base, r"another base: the weights"),
+        (another_chat_template, r"another base: the tokenizer"),
+        (adapter_of_another_shape, r"has shape \(3, 3\)"),
+        (adapter_with_a_missing_key, r"1 keys missing"),
+        (adapter_missing, r"adapter_model\.safetensors"),
+        (not_a_run, r"no run directory"),
+        (unfinished, r"not finished"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, message):
+    spoil(run)
+    before = run.files()
+    line = failure(CliRunner().invoke(main, ["merge", "run", "merged"]), 2)
+    assert re.search(message, line), line
+    assert run.files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "run", "--data", "absent.jsonl"], r"absent\.jsonl"),
+        (["evaluate", "run", "--data", "labels.jsonl"], r"labels\.jsonl"),
+        (["predict", "run", "--input", "absent.jsonl", "--output", "out.jsonl"], r"absent\.jsonl"),
+        (["predict", "run", "--input", "chat.jsonl", "--output", "labels.jsonl"], r"labels\.jsonl.*exists"),
+        (["predict", "run", "--input", "bad.jsonl", "--output", "out.jsonl"], r"bad\.jsonl:2"),
+        (
+            ["predict", "run", "--input", "chat.jsonl", "--output", "out.jsonl", "--option", "max_tokens=3"],
+            r"max_tokens",
+        ),
+        (["merge", "run", "run"], r"not empty"),
+        (["merge", "run", "out", "--dtype", "int3"], r"int3"),
+    ],
+)
+def test_wrong_use_of_a_run_is_refused(run, arguments, message):
+    (run.folder / "labels.jsonl").write_text(lines([{"sentence": "x", "label": 1}]))
+    (run.folder / "bad.jsonl").write_text(lines([{"prompt": "a"}, {"prompt": 7}]))
+    before = run.files()
+    line = failure(CliRunner().invoke(main, arguments), 2)
+    assert re.search(message, line), line
+    assert run.files() == before
+
+
+@pytest.mark.parametrize("where", ["checkpoints", "adapter"])
+def test_a_full_disk_while_saving_keeps_what_was_complete(workplace, monkeypatch, where):
+    """The n-th safetensors file of the run does not fit any more."""
+    import ftengine.parameters as parameters
+
+    save_file = parameters.save_file
+
+    def full(tensors, file, metadata=None):
+        if where in str(file) and ("checkpoints" not in where or "step-000002" in str(file)):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, file, metadata=metadata)
+
+    workplace.recipe(train={"checkpoint_every": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(parameters, "save_file", full)
+        if where == "adapter":
+            import ftengine_builtins.strategies.peft_format as peft_format
+
+            if hasattr(peft_format, "save_file"):
+                patch.setattr(peft_format, "save_file", full)
+        line = failure(CliRunner().invoke(main, ["train", "recipe.yaml"]), 2)
+    assert "cannot write" in line
+    left = workplace.files()
+    assert not [name for name in left if name.endswith(".partial")]
+    assert "run/checkpoints/step-000001/trained.safetensors" in left
+    assert "run/adapter" not in left
+    resumed = CliRunner().invoke(main, ["train", "recipe.yaml", "--resume"])
+    assert resumed.exit_code == 0, resumed.stderr
