@@ -9,7 +9,6 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 4
 
 C_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
-BENCHMARKS = $(shell find benchmarks -name 'test_*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench clean
@@ -38,9 +37,9 @@ lint: $(INSTALLED) ## check style and types
 	elif command -v clang-format >/dev/null; then clang-format --dry-run --Werror $(C_SOURCES); \
 	else echo "clang-format is not installed: csrc/ is not checked"; fi
 
-bench: $(INSTALLED) ## run the benchmarks
-	@if [ -z "$(BENCHMARKS)" ]; then echo "benchmarks/ holds none yet"; \
-	else $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only; fi
+bench: $(INSTALLED) ## compare a training step with PEFT's (a few minutes)
+	$(BIN)/python examples/chat/prepare.py
+	$(BIN)/python benchmarks/lora_step.py
 
 clean: ## remove what was built and cached; runs/ and the installed packages stay
 	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED)

@@ -74,7 +74,9 @@ def lowrank_backward_input_(
     for rows, mask in _masks(x, n, seed):
         da += _product(ds[rows].T, _select(x[rows], mask), inverse)
         if dx is not None:
-            dx[rows] += _select(_product(ds[rows], factor, inverse), mask)
+            update = _product(ds[rows], factor, inverse)
+            update.view(mask.dtype).bitwise_and_(mask)
+            dx[rows] += update
     return da.to(a.dtype)
 
 
@@ -97,14 +99,16 @@ def _product(left: Tensor, right: Tensor, scale: float) -> Tensor:
 
 def _select(x: Tensor, mask: Tensor) -> Tensor:
     """Return x where the mask is -1, exact zeros where it is 0."""
-    return (x.view(BITS[x.element_size()]) & mask).view(x.dtype)
+    return (x.view(mask.dtype) & mask).view(x.dtype)
 
 
 def _masks(x: Tensor, n: int, seed: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yield rows of x and their mask, -1 or 0, as integers of the size of x's elements."""
     if seed is None:
         raise ValueError(f"dropout with p = {n / LEVELS} needs a seed; draw one with ftengine.ops.draw_seed()")
     for rows in _row_chunks(x):
-        yield rows, keep_mask(seed, n, rows.start, rows.stop - rows.start, x.shape[1])
+        mask = keep_mask(seed, n, rows.start, rows.stop - rows.start, x.shape[1])
+        yield rows, mask.to(BITS[x.element_size()])
 
 
 def _row_chunks(x: Tensor) -> Iterator[slice]:

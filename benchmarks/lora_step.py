@@ -1,0 +1,153 @@
+"""Time and memory of LoRA training on the demo's data: ftengine against PEFT with transformers' own loss.
+
+Both train SmolLM2-135M-Instruct with the same rank, targets, dropout, dtype and examples, eight to a batch.
+`peft` is what a user of PEFT writes: batches in random order, logits of every position, labels masked with -100.
+`peft-sorted` gets ftengine's batches, which tells how much of the difference is padding.
+
+Times are interleaved in one process, provider by provider, round by round; figures are medians over rounds of
+milliseconds a real (unpadded) token. Memory is the peak of a process of its own for each provider.
+
+    python examples/chat/prepare.py
+    python benchmarks/lora_step.py --json benchmarks/results/lora_step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ftengine import Recipe
+from ftengine.data.batching import epoch_batches, padding_share
+from ftengine.environment import hardware, versions
+from ftengine.job import Job
+from ftengine.session import Session
+from ftengine.training.loop import train_mode
+
+PROVIDERS = ("ftengine", "peft", "peft-sorted")
+RECIPE = Path(__file__).parents[1] / "examples" / "chat" / "demo.yaml"
+
+
+def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, tuple[Callable[[], None], dict]]:
+    """Build, for each provider, a function that trains on all examples once, and facts about its batches."""
+    recipe = Recipe.read(RECIPE, [f"strategy.dropout={arguments.dropout}", f"train.precision={arguments.precision}"])
+    job = Job.open(recipe)
+    rows = job.read_data().train
+    job.load_skeleton()
+    job.processor = job.loader.load_processor(recipe.model.source)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: arguments.examples])
+    split = job.encode_rows("train", rows.select(chosen))
+    session = Session(job)
+    sorted_batches = epoch_batches(split.lengths, 8, 0, 0)
+    order = np.random.default_rng(1).permutation(len(split))
+    random_batches = [order[i : i + 8] for i in range(0, len(order), 8)]
+    built = {}
+    for name in names:
+        batches = random_batches if name == "peft" else sorted_batches
+        loaded = job.load_model()
+        if name == "ftengine":
+            session.prepare(loaded)
+            model, loss = loaded.module, job.task.loss
+        else:
+            model, loss = peft_model(loaded.module, recipe.strategy, session.precision.frozen), transformers_loss
+        train_mode(model)
+
+        def epoch(model=model, loss=loss, batches=batches):
+            for members in batches:
+                batch = split.batch(members)
+                with session.accelerator.autocast():
+                    total, _ = loss(model, batch)
+                total.backward()
+                for parameter in model.parameters():
+                    parameter.grad = None
+
+        built[name] = epoch, {"tokens": int(split.lengths.sum()), "padding": padding_share(split.lengths, batches)}
+    return built
+
+
+def peft_model(module: torch.nn.Module, strategy: dict, dtype: torch.dtype) -> torch.nn.Module:
+    """Wrap the base with PEFT's LoRA, frozen weights in the compute dtype."""
+    from peft import LoraConfig, get_peft_model
+
+    module.to(dtype)
+    config = LoraConfig(
+        r=strategy["rank"],
+        lora_alpha=strategy["alpha"],
+        lora_dropout=strategy["dropout"],
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(module, config)
+
+
+def transformers_loss(model: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, int]:
+    """Return the model's own mean loss, over logits of every position."""
+    return model(**batch).loss, 1
+
+
+def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
+    """Return the peak memory of a process that runs one provider once."""
+    command = [sys.executable, __file__, "--only", name, "--examples", str(arguments.examples)]
+    command += ["--dropout", str(arguments.dropout), "--precision", arguments.precision]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=64, help="examples trained on in a round (default: 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all providers (default: 3)")
+    parser.add_argument("--dropout", type=float, default=0.05, help="LoRA dropout (default: 0.05)")
+    parser.add_argument("--precision", default="auto", help="compute dtype (default: auto)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--only", choices=PROVIDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        providers((arguments.only,), arguments)[arguments.only][0]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+
+    memory = {name: peak_bytes(name, arguments) for name in PROVIDERS}
+    built = providers(PROVIDERS, arguments)
+    times: dict[str, list[float]] = {name: [] for name in PROVIDERS}
+    for round_ in range(arguments.rounds + 1):
+        for name, (epoch, facts) in built.items():
+            start = time.perf_counter()
+            epoch()
+            if round_:  # the first round warms up
+                times[name].append(1000 * (time.perf_counter() - start) / facts["tokens"])
+    figures = {
+        name: {
+            "ms_a_token": statistics.median(times[name]),
+            "rounds": times[name],
+            "padding": built[name][1]["padding"],
+            "peak_bytes": memory[name],
+            "time_over_ftengine": statistics.median(
+                other / own for other, own in zip(times[name], times["ftengine"], strict=True)
+            ),
+        }
+        for name in PROVIDERS
+    }
+    print(f"{'':12} ms a token   times ftengine   padding   peak memory")
+    for name, row in figures.items():
+        print(
+            f"{name:12} {row['ms_a_token']:10.2f} {row['time_over_ftengine']:16.2f} {row['padding']:9.1%}"
+            f" {row['peak_bytes'] / 2**30:9.2f} GiB"
+        )
+    if arguments.json:
+        settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "only")}
+        content = {"settings": settings, "hardware": hardware(), "versions": versions(), "figures": figures}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the documents say, in pieces that can be run or compared: blocks, tables, code, commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ftengine.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+SHORTER = {
+    r"\btrain\.max_steps=40\b": "train.max_steps=2",
+    r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
+}
+"""How a command or a snippet is made to take less time; whatever else stands there is run as it stands."""
+
+ROWS = 40
+"""Rows that are left of a file after a command wrote data; with `SHORTER`, all that is changed."""
+
+NOT_RUN = {
+    "source .venv/bin/activate": "the tests run in that environment already",
+}
+"""Commands that are not run, and why. Of `make` commands the target is looked up: they take minutes."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Args:
+        language: what stands behind the fence.
+        text: what lies inside.
+        file: the name that a line such as `` `name.py`: `` above it gives, or "".
+        heading: of the section.
+        place: document and line, for messages.
+    """
+
+    language: str
+    text: str
+    file: str
+    heading: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its section's heading and its cells, without the header."""
+
+    heading: str
+    rows: list[list[str]]
+
+    def names(self) -> list[str]:
+        """Return what stands in code in the first column, without what is in parentheses there."""
+        return [name for row in self.rows for name in code(row[0])]
+
+
+def blocks(document: Path, *languages: str) -> list[Block]:
+    """Return a document's fenced blocks in these languages, in order."""
+    found = []
+    text = document.read_text(encoding="utf-8")
+    for match in re.finditer(r"(?:^`([\w.-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", text, re.M | re.S):
+        file, language, inside = match.groups()
+        line = text.count("\n", 0, match.start(2)) + 1
+        headings = re.findall(r"^#+ (.*)$", prose(text[: match.start()]), re.M)
+        if language in languages:
+            place = f"{document.relative_to(ROOT)}:{line}"
+            found.append(Block(language, inside, file or "", (headings or [""])[-1], place))
+    return found
+
+
+def prose(text: str) -> str:
+    """Return Markdown without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+
+
+def headings(document: Path) -> list[str]:
+    return re.findall(r"^#+ (.*)$", prose(document.read_text(encoding="utf-8")), re.M)
+
+
+def tables(document: Path) -> list[Table]:
+    """Return a document's tables in order."""
+    found = []
+    heading = ""
+    for part in re.split(r"^(#+ .*)$", prose(document.read_text(encoding="utf-8")), flags=re.M):
+        if part.startswith("#"):
+            heading = part.lstrip("# ")
+        for rows in re.findall(r"(?:^\|.*\|\n?)+", part, re.M):
+            cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows.splitlines()]
+            found.append(Table(heading, cells[2:]))
+    return found
+
+
+def table(document: Path, heading: str) -> Table:
+    """Return the one table of a section."""
+    (found,) = [table for table in tables(document) if table.heading == heading]
+    return found
+
+
+def code(text: str) -> list[str]:
+    """Return what stands between single backticks."""
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+def commands(block: Block) -> list[str]:
+    """Return what a console block has typed, lines that end in a backslash joined with the next."""
+    joined = re.sub(r"\\\n\s*", "", block.text)
+    return [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def shortened(text: str) -> str:
+    for long, short in SHORTER.items():
+        text = re.sub(long, short, text)
+    return text
+
+
+def run_command(command: str, folder: Path) -> None:
+    """Run what a document has typed, in a folder, which is the working directory as well.
+
+    Raises:
+        AssertionError: it fails, or is no command that these tests know how to run.
+    """
+    if command in NOT_RUN:
+        return
+    program, *arguments = shlex.split(shortened(command))
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+        assert set(arguments) <= set(targets), f"{command}: the Makefile has {targets}"
+    elif program == "ftengine":
+        result = CliRunner().invoke(main, arguments, prog_name="ftengine")
+        assert result.exit_code == 0, f"{command}: exit {result.exit_code}\n{result.output}"
+    else:
+        programs = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
+        assert program in programs, f"{command}: add {program!r} here, or the command to NOT_RUN"
+        line = [*programs[program], *arguments]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        for file in [Path(folder, name) for name in arguments if name.endswith(".jsonl")]:
+            file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]))
+
+
+def run_block(block: Block, folder: Path) -> None:
+    """Type a console block's commands, or execute a Python block; one with a file name becomes that file."""
+    if block.language == "console":
+        for command in commands(block):
+            run_command(command, folder)
+    elif block.file:
+        (folder / block.file).write_text(block.text, encoding="utf-8")
+    else:
+        exec(compile(shortened(block.text), block.place, "exec"), {"__name__": "__main__"})

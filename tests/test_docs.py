@@ -1,0 +1,447 @@
+"""README and docs/ say what is true: commands and snippets run, and whatever is named exists and is named."""
+
+import inspect
+import json
+import re
+import sys
+from typing import get_args
+
+import click
+import pytest
+import yaml
+from docs_commands import (
+    DOCS,
+    README,
+    ROOT,
+    blocks,
+    code,
+    commands,
+    headings,
+    prose,
+    run_block,
+    run_command,
+    table,
+    tables,
+)
+from pydantic import BaseModel
+
+from ftengine import Recipe, api, fine_tune, hookspecs, load_run
+from ftengine.cli import main
+from ftengine.data.read import SUFFIXES
+from ftengine.parameters import read_tensors
+from ftengine.registry import KINDS, Registry
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
+
+RECIPE, DATA, RUNS, PLUGINS = (ROOT / "docs" / f"{name}.md" for name in ("recipe", "data", "runs", "plugins"))
+TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
+BASE = "FOLDER-OF-THE-BASE"
+"""Stands in a snippet for a transformers folder that the reader has."""
+
+WORDS = {"sport": "goal match team", "money": "profit shares bank", "film": "actor scene music"}
+LABELLED = [
+    {"text": " ".join([*words.split()[i % 3 :], str(i)]), "label": label}
+    for i in range(20)
+    for label, words in WORDS.items()
+]
+
+
+# What the documents type
+
+
+@pytest.fixture(scope="module")
+def desk(llama_folder, bert_folder, tmp_path_factory):
+    """Where the reader of docs/ sits, tiny: the README's support.yaml and finished run, and some other recipe."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in (
+            "python examples/chat/prepare.py --distinct --output support.jsonl",
+            f"ftengine init support.yaml --data support.jsonl --model {llama_folder}",
+            "ftengine train support.yaml --set output=runs/support",
+            f"ftengine init recipe.yaml --task text-classification --data labelled.jsonl --model {bert_folder}",
+        ):
+            run_command(command, folder)
+    return folder
+
+
+def install(folder, patch):
+    """Install the distribution that docs/plugins.md describes into a folder, and put that on the path."""
+    for block in blocks(PLUGINS, "python"):
+        if block.file:
+            run_block(block, folder)
+            patch.delitem(sys.modules, block.file.removesuffix(".py"), raising=False)
+    contents = [tomllib.loads(block.text) for block in blocks(PLUGINS, "toml")]
+    (project,) = [content["project"] for content in contents if "name" in content["project"]]
+    groups = [content["project"]["entry-points"] for content in contents]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in names.items())
+            for found in groups
+            for group, names in found.items()
+        )
+    )
+    patch.syspath_prepend(folder)
+    patch.setattr(main, "_external", None)
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda document: document.name)
+def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
+    monkeypatch.chdir(desk)
+    if document == PLUGINS:
+        install(tmp_path, monkeypatch)
+    for block in blocks(document, "console", "python"):
+        with monkeypatch.context() as patch:
+            if document == PLUGINS and block.language == "python":  # given by hand there, not as installed
+                patch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-bitfit")
+            run_block(block, tmp_path if block.file else desk)
+
+
+@pytest.mark.slow
+def test_what_the_readme_types_works(smollm2_gguf, tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(README, "console", "python"):
+        if BASE not in block.text:
+            run_block(block, tmp_path)
+
+
+def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkeypatch):
+    monkeypatch.chdir(desk)
+    (block,) = [block for block in blocks(README, "python") if BASE in block.text]
+    names = {}
+    exec(compile(block.text.replace(BASE, str(llama_folder)), block.place, "exec"), names)
+    tuned = names["model"]
+    assert any(parameter.abs().max() > 0 for name, parameter in tuned.named_parameters() if "lora_B" in name)
+
+
+# The plugin of docs/plugins.md
+
+
+def test_the_documented_plugin_trains_biases_alone_and_opens_again(bert_folder, tmp_path, monkeypatch):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    monkeypatch.chdir(tmp_path)
+    install(tmp_path, monkeypatch)
+    origin = Registry().get("strategy", "bitfit").origin
+    assert (origin.distribution, origin.status) == ("ftengine-bitfit", "loaded")
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
+    content = {
+        "model": {"source": str(bert_folder)},
+        "task": "text-classification",
+        "data": {"train": str(data), "validation": 0.2},
+        "strategy": "bitfit",
+        "train": {"epochs": 4, "learning_rate": 0.01, "precision": "float32"},
+        "output": str(tmp_path / "run"),
+    }
+    run = fine_tune(Recipe.make(content))
+
+    trained = read_tensors(run.trained / "trained.safetensors")
+    base = read_tensors(bert_folder / "model.safetensors")
+    known = {name.removeprefix("bert."): tensor for name, tensor in trained.items() if name.startswith("bert.")}
+    assert known.keys() == {name for name in base if name.endswith("bias")}
+    assert {name for name in trained if not name.startswith("bert.")} == {"classifier.weight", "classifier.bias"}
+    assert any((tensor != base[name]).any() for name, tensor in known.items())
+
+    again = load_run(run.path)
+    # The same weights on the same batches: nothing may differ.
+    assert again.evaluate() == run.evaluation
+    again.merge(tmp_path / "merged")
+    texts = [row["text"] for row in LABELLED]
+    model, tokenizer = (
+        kind.from_pretrained(tmp_path / "merged") for kind in (AutoModelForSequenceClassification, AutoTokenizer)
+    )
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    expected = [list(answer["scores"].values()) for answer in again.predict([{"text": text} for text in texts])]
+    # Batches of another size pad differently; float32 rounds there.
+    torch.testing.assert_close(logits.softmax(dim=1), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_documented_plugin_refuses_what_matches_nothing(llama_folder, tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch)
+    strategy = Registry().build("strategy", {"name": "bitfit", "ends": ["biass"]}, "strategy")
+    from transformers import AutoModelForCausalLM
+
+    module = AutoModelForCausalLM.from_pretrained(llama_folder)
+    with pytest.raises(Exception, match=r"strategy\.ends: no parameter of LlamaForCausalLM ends in 'biass'"):
+        strategy.prepare(api.LoadedModel(module, None, "", "causal-lm"))
+
+
+# Recipes and data
+
+
+def sections(model=Recipe, path=()):
+    """Yield the heading and the model of the recipe and of every section in it."""
+    yield f"`{'.'.join(path)}`" if path else "The recipe", model
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from sections(kind, (*path, name))
+
+
+def defaults(model):
+    """Return what a table has to say of each key: its default, "required", or "below" for a section."""
+    shown = {}
+    for name, field in model.model_fields.items():
+        value = field.default
+        if field.is_required():
+            shown[name] = "required"
+        elif isinstance(value, BaseModel):
+            shown[name] = "below"
+        else:
+            shown[name] = value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+    return shown
+
+
+def told(found):
+    """Return what a table says of each key."""
+    return {
+        name: yaml.safe_load(row[1].strip("`")) if row[1].startswith("`") else row[1]
+        for row in found.rows
+        for name in code(row[0])
+    }
+
+
+@pytest.mark.parametrize(("heading", "model"), list(sections()), ids=lambda value: str(value))
+def test_every_key_of_the_recipe_is_told_with_its_default(heading, model):
+    assert told(table(RECIPE, heading)) == defaults(model)
+
+
+BUILT_IN = {
+    f"{kind.capitalize()} `{entry.name}`": entry
+    for kind in KINDS
+    for entry in Registry().entries(kind)
+    if entry.origin.distribution == "ftengine"
+}
+
+
+def test_every_built_in_component_has_its_section_and_no_other_has():
+    kinds = tuple(f"{kind.capitalize()} `" for kind in KINDS)
+    assert {heading for heading in headings(RECIPE) if heading.startswith(kinds)} == BUILT_IN.keys()
+
+
+@pytest.mark.parametrize("heading", BUILT_IN)
+def test_every_option_of_a_component_is_told_with_its_default(heading):
+    config = BUILT_IN[heading].cls.Config
+    if config.model_fields:
+        assert told(table(RECIPE, heading)) == defaults(config)
+    else:
+        assert heading not in [found.heading for found in tables(RECIPE)]
+
+
+def test_every_option_of_a_prediction_is_told_with_its_default():
+    from ftengine_builtins.tasks.generation import GenerationOptions
+
+    assert told(table(RUNS, "Predicting")) == defaults(GenerationOptions)
+
+
+def test_recipes_in_the_documents_are_recipes():
+    (whole,) = [yaml.safe_load(block.text) for block in blocks(RECIPE, "yaml")]
+    for document in TEXTS:
+        for block in blocks(document, "yaml"):
+            Recipe.make({**whole, **yaml.safe_load(block.text)}, origin=block.place)
+
+
+def test_every_kind_of_file_is_told():
+    assert set(table(DATA, "Files").names()) == set(SUFFIXES)
+
+
+def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
+    from transformers import AutoTokenizer
+
+    for document in TEXTS:
+        for block in blocks(document, "json"):
+            classify = "text-classification" in block.heading
+            task = Registry().build("task", "text-classification" if classify else "causal-lm", "task")
+            tokenizer = AutoTokenizer.from_pretrained(bert_folder if classify else llama_folder)
+            rows = [json.loads(line) for line in block.text.splitlines()]
+            task.bind({"train": rows})
+            for row in rows:
+                task.check(list(row))
+                assert task.encode(row, tokenizer)["weight"] > 0, block.place
+
+
+# A run's folder
+
+
+def test_every_file_of_a_run_is_told(desk):
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in (desk / "runs" / "support").iterdir()}
+    assert set(table(RUNS, "The folder of a run").names()) == found
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "file"),
+    [
+        (DATA, "What the audit says", "audit.json"),
+        (RUNS, "`environment.json`", "environment.json"),
+        (RUNS, "`metrics.jsonl`", "metrics.jsonl"),
+        (RUNS, "`training.json`", "training.json"),
+        (RUNS, "`evaluation.json`", "evaluation.json"),
+        (RUNS, "`adapter/`", "adapter/ftengine.json"),
+    ],
+)
+def test_every_field_of_a_file_is_told(desk, document, heading, file):
+    text = (desk / "runs" / "support" / file).read_text()
+    values = [json.loads(line) for line in text.splitlines()] if file.endswith("l") else [json.loads(text)]
+    assert set(table(document, heading).names()) == {key for value in values for key in value}
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "name", "file"),
+    [
+        (DATA, "What the audit says", "splits", "audit.json"),
+        (DATA, "What the audit says", "encoded", "audit.json"),
+        (RUNS, "`environment.json`", "plugins", "environment.json"),
+        (RUNS, "`environment.json`", "hardware", "environment.json"),
+        (RUNS, "`environment.json`", "precision", "environment.json"),
+        (RUNS, "`evaluation.json`", "tuned", "evaluation.json"),
+        (RUNS, "`evaluation.json`", "difference", "evaluation.json"),
+    ],
+)
+def test_fields_inside_are_told_too(desk, document, heading, name, file):
+    (row,) = [row for row in table(document, heading).rows if name in code(row[0])]
+    value = json.loads((desk / "runs" / "support" / file).read_text())[name]
+    if name in ("splits", "encoded", "tuned", "difference"):  # by split, by metric
+        value = next(iter(value.values()))
+    elif isinstance(value, list):
+        value = value[0]
+    assert set(value) <= set(code(row[1]))
+
+
+def test_every_file_of_a_checkpoint_is_told(desk):
+    text = TEXTS[RUNS].partition("### `checkpoints/`")[2].partition("\n#")[0]
+    places = [path for path in (desk / "runs" / "support" / "checkpoints").rglob("*") if path.is_file()]
+    assert {path.name for path in places} == {name for name in code(text) if "." in name and "/" not in name} - {
+        "train.keep_checkpoints"
+    }
+
+
+# Plugins
+
+
+def hooks():
+    return {name: function for name, function in vars(hookspecs).items() if hasattr(function, "ftengine_spec")}
+
+
+def test_every_hook_is_told_with_its_arguments():
+    called = {f"{name}({', '.join(inspect.signature(function).parameters)})" for name, function in hooks().items()}
+    assert set(table(PLUGINS, "Hooks").names()) == called
+
+
+def test_hooks_that_documents_name_exist():
+    modules = {block.file.removesuffix(".py") for block in blocks(PLUGINS, "python") if block.file}
+    modules |= {path.parent.name for path in (ROOT / "plugins").glob("**/ftengine_*/__init__.py")}
+    for document, text in TEXTS.items():
+        assert set(re.findall(r"\bftengine_[a-z_]+", text)) <= hooks().keys() | modules, document
+
+
+CONTRACTS = {f"`{base.__name__}`": base for base in (api.Component, *(base for base, _ in KINDS.values()))}
+
+
+def test_every_contract_has_its_section():
+    assert CONTRACTS.keys() <= set(headings(PLUGINS))
+
+
+@pytest.mark.parametrize("heading", CONTRACTS)
+def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
+    base, found = CONTRACTS[heading], table(PLUGINS, heading)
+    members = {name: value for name, value in vars(base).items() if not name.startswith("_")}
+    bare = {name for name in inspect.get_annotations(base) if name not in members}
+    unwritten = {
+        name for name, x in members.items() if inspect.isfunction(x) and "NotImplementedError" in inspect.getsource(x)
+    }
+    assert set(found.names()) == members.keys() | bare
+    assert {name for row in found.rows if row[1].startswith("required") for name in code(row[0])} == bare | unwritten
+
+
+# The command line
+
+
+def every_command(group=main, path=("ftengine",)):
+    """Yield the words and the object of every command that is no group."""
+    with click.Context(group) as ctx:
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            if isinstance(command, click.Group):
+                yield from every_command(command, (*path, name))
+            else:
+                yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(every_command())
+EVERYWHERE = {"--help", "--debug"}
+
+
+def long_options(command):
+    flags = [flag for p in command.params if isinstance(p, click.Option) for flag in (*p.opts, *p.secondary_opts)]
+    return {flag for flag in flags if flag.startswith("--")}
+
+
+def test_every_command_and_option_is_told():
+    told_options = {code(row[0])[0]: set(code(row[1])) for row in table(RUNS, "Commands").rows}
+    assert told_options == {name: long_options(command) - EVERYWHERE for name, command in COMMANDS.items()}
+
+
+def mentioned(document):
+    """Return the calls of ftengine that a document shows, in blocks and in running text."""
+    typed = [line for block in blocks(document, "console", "sh") for line in commands(block)]
+    shown = typed + code(prose(TEXTS[document]))
+    return [found[0] for text in shown if (found := re.search(r"(?<![\w/.-])ftengine [a-z].*", text))]
+
+
+@pytest.mark.parametrize("document", TEXTS, ids=lambda document: document.name)
+def test_commands_and_options_that_a_document_names_exist(document):
+    own = {"ftengine curve": click.Command("curve")} if document == PLUGINS else {}  # the plugin of that page
+    for call in mentioned(document):
+        known = {**COMMANDS, **own}
+        words = call.split()
+        name = next((" ".join(words[:n]) for n in (2, 3) if " ".join(words[:n]) in known), None)
+        assert name, f"no such command: {call}"
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert options <= long_options(known[name]) | EVERYWHERE, call
+    alone = {text.split()[0].partition("=")[0] for text in code(prose(TEXTS[document])) if text.startswith("--")}
+    assert alone <= EVERYWHERE.union(*map(long_options, COMMANDS.values()))
+
+
+def test_every_command_is_shown_in_use():
+    calls = [call for document in TEXTS for call in mentioned(document)]
+    assert [name for name in COMMANDS if not any(f"{call} ".startswith(f"{name} ") for call in calls)] == []
+
+
+# Everything else
+
+
+def test_every_environment_variable_is_told_and_exists():
+    variable = r"(?<![A-Z_])FTENGINE_[A-Z_]+"
+    sources = [file.read_text("utf-8") for folder in ("ftengine", "plugins") for file in (ROOT / folder).rglob("*.py")]
+    read = {name for source in sources for name in re.findall(variable, source)}
+    assert {name for text in TEXTS.values() for name in re.findall(variable, text)} == read
+    assert {name for name in table(RUNS, "Environment variables").names() if name.startswith("FTENGINE")} == read
+
+
+LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
+
+
+@pytest.mark.parametrize("document", LINKING, ids=lambda document: str(document.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text(encoding="utf-8"))):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        anchors = (
+            [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings(target)]
+            if anchor
+            else [""]
+        )
+        assert anchor in anchors, link
