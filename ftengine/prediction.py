@@ -59,7 +59,7 @@ def predict_rows(
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
             run.listener.advance(start)
-        yield {**rows[i], "prediction": answer}
+        yield {**_json_values(rows[i]), "prediction": answer}
         run.listener.advance()
 
 
@@ -118,6 +118,11 @@ def _checked(run: Run, source: str | Path) -> Rows:
     return rows
 
 
+def _json_values(row: Example) -> dict[str, Any]:
+    """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
+    return json.loads(json.dumps(row, default=str))
+
+
 def _rest(rows: Rows, start: int) -> Iterator[Example]:
     for i in range(start, len(rows)):
         yield rows[i]
@@ -140,7 +145,7 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
                 content = None
             if content is None:
                 break
-            if kept >= len(rows) or {k: v for k, v in content.items() if k != "prediction"} != rows[kept]:
+            if kept >= len(rows) or {k: v for k, v in content.items() if k != "prediction"} != _json_values(rows[kept]):
                 raise RunError(f"output {str(output)!r}: line {kept + 1} belongs to another input; name another file.")
             kept, good = kept + 1, good + len(line)
     with open(output, "r+b") as file:

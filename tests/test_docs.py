@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from ftengine import Recipe, api, fine_tune, hookspecs, load_run
 from ftengine.cli import main
 from ftengine.data.read import SUFFIXES
+from ftengine.errors import NoMatch
 from ftengine.parameters import read_tensors
 from ftengine.registry import KINDS, Registry
 
@@ -123,6 +124,18 @@ def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkey
 # The plugin of docs/plugins.md
 
 
+def bitfit_recipe(model, folder):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
+    return {
+        "model": {"source": str(model)},
+        "task": "text-classification",
+        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
+        "strategy": "bitfit",
+        "train": {"epochs": 4, "learning_rate": 0.01, "precision": "float32"},
+        "output": str(folder / "run"),
+    }
+
+
 def test_the_documented_plugin_trains_biases_alone_and_opens_again(bert_folder, tmp_path, monkeypatch):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -132,17 +145,7 @@ def test_the_documented_plugin_trains_biases_alone_and_opens_again(bert_folder, 
     origin = Registry().get("strategy", "bitfit").origin
     assert (origin.distribution, origin.status) == ("ftengine-bitfit", "loaded")
 
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
-    content = {
-        "model": {"source": str(bert_folder)},
-        "task": "text-classification",
-        "data": {"train": str(data), "validation": 0.2},
-        "strategy": "bitfit",
-        "train": {"epochs": 4, "learning_rate": 0.01, "precision": "float32"},
-        "output": str(tmp_path / "run"),
-    }
-    run = fine_tune(Recipe.make(content))
+    run = fine_tune(Recipe.make(bitfit_recipe(bert_folder, tmp_path)))
 
     trained = read_tensors(run.trained / "trained.safetensors")
     base = read_tensors(bert_folder / "model.safetensors")
@@ -166,13 +169,21 @@ def test_the_documented_plugin_trains_biases_alone_and_opens_again(bert_folder, 
     torch.testing.assert_close(logits.softmax(dim=1), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_the_documented_plugin_trains_in_bfloat16_as_well(bert_folder, tmp_path, monkeypatch):
+    # A norm's bias is then trained in float32 beside its frozen weight in bfloat16.
+    install(tmp_path, monkeypatch)
+    recipe = Recipe.make(bitfit_recipe(bert_folder, tmp_path), ["train.precision=bfloat16", "train.max_steps=2"])
+    run = fine_tune(recipe)
+    assert load_run(run.path).evaluate() == run.evaluation
+
+
 def test_the_documented_plugin_refuses_what_matches_nothing(llama_folder, tmp_path, monkeypatch):
     install(tmp_path, monkeypatch)
     strategy = Registry().build("strategy", {"name": "bitfit", "ends": ["biass"]}, "strategy")
     from transformers import AutoModelForCausalLM
 
     module = AutoModelForCausalLM.from_pretrained(llama_folder)
-    with pytest.raises(Exception, match=r"strategy\.ends: no parameter of LlamaForCausalLM ends in 'biass'"):
+    with pytest.raises(NoMatch, match=r"strategy\.ends: no parameter of LlamaForCausalLM ends in 'biass'"):
         strategy.prepare(api.LoadedModel(module, None, "", "causal-lm"))
 
 

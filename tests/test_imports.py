@@ -22,7 +22,7 @@ LAYERS = (
     ("parameters", "api"),
     ("hookspecs",),
     ("plugins", "registry", "recipe"),
-    ("data", "training", "evaluation", "run", "report", "environment"),
+    ("data", "training", "evaluation", "run", "environment"),
     ("job", "session", "merging", "planning", "finished", "prediction", "engine"),  # the engine, a step a file
     ("cli", "testing"),
     ("__main__",),

@@ -25,8 +25,9 @@ from ftengine.ops.dropout import LEVELS, dropout_level
 from ftengine.ops.philox import keep_mask
 
 # Elements of x that are masked at once. On a CPU, Philox's int64 lanes for them (0.5 MB each) stay in cache and are
-# still enough for ATen to use its threads; elsewhere fewer, larger launches.
-CHUNK = {"cpu": 1 << 19}
+# still enough for ATen to use two threads; elsewhere fewer, larger launches. Constants, so that sums do not depend on
+# the number of threads.
+CHUNK_ON_CPU = 1 << 19
 CHUNK_ELSEWHERE = 1 << 24
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size
@@ -113,6 +114,6 @@ def _masks(x: Tensor, n: int, seed: Tensor | None) -> Iterator[tuple[slice, Tens
 
 def _row_chunks(x: Tensor) -> Iterator[slice]:
     rows, columns = x.shape
-    step = max(1, CHUNK.get(x.device.type, CHUNK_ELSEWHERE) // max(1, columns))
+    step = max(1, (CHUNK_ON_CPU if x.device.type == "cpu" else CHUNK_ELSEWHERE) // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -302,6 +302,7 @@ class Trainer:
     def _restore_best(self) -> None:
         """End with the weights of the best validation loss."""
         progress = self.progress
+        self.accelerator.wait_for_everyone()  # the main process may still be writing them
         if self.section.keep_best and progress.best_step not in (None, progress.step):
             tensors = read_tensors(self.run.checkpoints / BEST)
             copy_into(state_tensors(self.module), tensors, BEST)

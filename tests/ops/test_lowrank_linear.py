@@ -42,7 +42,7 @@ def test_as_accurate_as_the_composition(
 def test_several_chunks_of_rows_are_as_accurate_as_one(monkeypatch, layer, composition, whole_mask, assert_as_accurate):
     from ftengine.ops import reference
 
-    monkeypatch.setattr(reference, "CHUNK", {"cpu": 400})
+    monkeypatch.setattr(reference, "CHUNK_ON_CPU", 400)
     p, seed = 0.25, torch.tensor(3)
     sample = layer(200, 40, 24, 4, torch.bfloat16, torch.float32)
     mask = whole_mask(seed, p, sample.x)

@@ -30,7 +30,7 @@ def test_chunks_of_rows_and_transposed_weights_change_nothing(layer, monkeypatch
     sample = layer(1, 40, 24, 4)
     transposed = sample.weight.T.contiguous().T
     lowrank_merge_(sample.weight, sample.a, sample.b, 1.5)
-    monkeypatch.setattr(reference, "CHUNK", {"cpu": 100})
+    monkeypatch.setattr(reference, "CHUNK_ON_CPU", 100)
     lowrank_merge_(transposed, sample.a, sample.b, 1.5)
     torch.testing.assert_close(transposed, sample.weight)
 

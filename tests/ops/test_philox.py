@@ -104,7 +104,7 @@ def test_mask_of_a_row_depends_neither_on_where_it_starts_nor_on_its_width():
 def test_operators_apply_one_mask_however_they_divide_the_rows(monkeypatch, chunk):
     seed, p, k = torch.tensor(7), quantise_dropout(0.3), 37
     mask = keep_mask(seed, dropout_level(p), 0, 29, k).bool()
-    monkeypatch.setattr(reference, "CHUNK", {"cpu": chunk})
+    monkeypatch.setattr(reference, "CHUNK_ON_CPU", chunk)
     x, identity, dx = torch.ones(29, k), torch.eye(k), torch.zeros(29, k)
     s = reference.lowrank_shrink(x, identity, p, seed)
     assert torch.equal(s != 0, mask)
