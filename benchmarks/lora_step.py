@@ -4,8 +4,9 @@ Both train SmolLM2-135M-Instruct with the same rank, targets, dropout, dtype and
 `peft` is what a user of PEFT writes: batches in random order, logits of every position, labels masked with -100.
 `peft-sorted` gets ftengine's batches, which tells how much of the difference is padding.
 
-Times are interleaved in one process, provider by provider, round by round; figures are medians over rounds of
-milliseconds a real (unpadded) token. Memory is the peak of a process of its own for each provider.
+Each provider trains on a few of the batches that its epoch has, drawn at random. Times are interleaved in one
+process, provider by provider, round by round; figures are medians over rounds of milliseconds a real (unpadded)
+token. Memory is the peak of a process of its own for each provider.
 
     python examples/chat/prepare.py
     python benchmarks/lora_step.py --json benchmarks/results/lora_step.json
@@ -38,17 +39,17 @@ RECIPE = Path(__file__).parents[1] / "examples" / "chat" / "demo.yaml"
 
 
 def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, tuple[Callable[[], None], dict]]:
-    """Build, for each provider, a function that trains on all examples once, and facts about its batches."""
-    recipe = Recipe.read(RECIPE, [f"strategy.dropout={arguments.dropout}", f"train.precision={arguments.precision}"])
+    """Build, for each provider, a function that trains on its batches once, and facts about its batches."""
+    overrides = [] if arguments.dropout is None else [f"strategy.dropout={arguments.dropout}"]
+    recipe = Recipe.read(RECIPE, [*overrides, f"train.precision={arguments.precision}"])
     job = Job.open(recipe)
     rows = job.read_data().train
     job.load_skeleton()
     job.processor = job.loader.load_processor(recipe.model.source)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: arguments.examples])
-    split = job.encode_rows("train", rows.select(chosen))
+    split = job.encode_rows("train", rows)
     session = Session(job)
-    sorted_batches = epoch_batches(split.lengths, 8, 0, 0)
-    order = np.random.default_rng(1).permutation(len(split))
+    sorted_batches = epoch_batches(split.lengths, 8, 0, 0)[: arguments.batches]
+    order = np.random.default_rng(1).permutation(len(split))[: 8 * arguments.batches]
     random_batches = [order[i : i + 8] for i in range(0, len(order), 8)]
     built = {}
     for name in names:
@@ -70,7 +71,8 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
                 for parameter in model.parameters():
                     parameter.grad = None
 
-        built[name] = epoch, {"tokens": int(split.lengths.sum()), "padding": padding_share(split.lengths, batches)}
+        tokens = sum(int(split.lengths[members].sum()) for members in batches)
+        built[name] = epoch, {"tokens": tokens, "padding": padding_share(split.lengths, batches)}
     return built
 
 
@@ -96,16 +98,17 @@ def transformers_loss(model: torch.nn.Module, batch: dict) -> tuple[torch.Tensor
 
 def peak_bytes(name: str, arguments: argparse.Namespace) -> int:
     """Return the peak memory of a process that runs one provider once."""
-    command = [sys.executable, __file__, "--only", name, "--examples", str(arguments.examples)]
-    command += ["--dropout", str(arguments.dropout), "--precision", arguments.precision]
+    command = [sys.executable, __file__, "--only", name, "--batches", str(arguments.batches)]
+    command += ["--precision", arguments.precision]
+    command += [] if arguments.dropout is None else ["--dropout", str(arguments.dropout)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=64, help="examples trained on in a round (default: 64)")
+    parser.add_argument("--batches", type=int, default=8, help="batches trained on in a round (default: 8)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all providers (default: 3)")
-    parser.add_argument("--dropout", type=float, default=0.05, help="LoRA dropout (default: 0.05)")
+    parser.add_argument("--dropout", type=float, help="LoRA dropout (default: the demo's)")
     parser.add_argument("--precision", default="auto", help="compute dtype (default: auto)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--only", choices=PROVIDERS, help=argparse.SUPPRESS)
