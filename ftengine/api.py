@@ -35,7 +35,7 @@ Prediction = dict[str, Any]
 class Config(BaseModel):
     """Options of a component. Unknown keys are errors; the field's description is its help text."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Component:

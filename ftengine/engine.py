@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Listener, LoadedModel, SilentListener
+from ftengine.data.encoding import EncodedSplit
 from ftengine.environment import versions
-from ftengine.errors import RunError
+from ftengine.errors import RecipeError, RunError
 from ftengine.evaluation.results import comparison
 from ftengine.finished import Run, load_run
 from ftengine.job import Job, described
@@ -59,29 +60,51 @@ def fine_tune(
     session = Session(job)
 
     loaded = job.load_model()
-    begin(run, job, session, resuming)
-    job.registry.plugins.hook.ftengine_run_started(run=run)
+    require_room(loaded, encoded)
+    session.place_base(loaded)
     base = session.evaluate(loaded, encoded, evaluators, "evaluate base")
     session.prepare(loaded)
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
-    result = session.train(loaded, encoded, run, resuming)
+    trainer = session.trainer(loaded, encoded, run)
+    begin(run, job, session, loaded, resuming)
+    if session.is_main:
+        job.registry.plugins.hook.ftengine_run_started(run=run)
+    if resuming:
+        trainer.resume()
+    result = trainer.train()
     tuned = session.evaluate(loaded, encoded, evaluators, "evaluate tuned")
     if session.is_main:
         save(run, job, loaded)
         run.write_json("training.json", session.training_facts(loaded, result))
         run.write_json("evaluation.json", comparison(held_out(encoded), base, tuned))
+        job.registry.plugins.hook.ftengine_run_finished(run=run)
     session.wait()
-    job.registry.plugins.hook.ftengine_run_finished(run=run)
     return load_run(run.path, registry=job.registry, listener=listener)
 
 
-def begin(run: RunDirectory, job: Job, session: Session, resuming: bool) -> None:
-    """Make the run directory and record what the run is; on resume, check that the data is the same.
+def require_room(loaded: LoadedModel, encoded: dict[str, EncodedSplit]) -> None:
+    """Refuse examples longer than the model, which a loader without skeletons can tell only now.
 
     Raises:
-        RunError: the data changed since the run began, or the folder cannot be written.
+        RecipeError: names the lengths.
     """
+    longest = max(int(split.lengths.max()) for split in encoded.values())
+    if loaded.max_length is not None and longest > loaded.max_length:
+        raise RecipeError(
+            f"the longest example has {longest} tokens, the model takes {loaded.max_length}. "
+            f"Set task.max_length={loaded.max_length}, or less."
+        )
+
+
+def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, resuming: bool) -> None:
+    """Make the run directory and record what the run is; on resume, check that it is still the same.
+
+    Raises:
+        RunError: data, base model, number of processes or precision changed since the run began, or the folder
+            cannot be written.
+    """
+    environment = session.environment(loaded)
     if resuming:
         stored = run.read_json("audit.json")
         if stored["encoded"] != job.audit["encoded"]:
@@ -89,12 +112,21 @@ def begin(run: RunDirectory, job: Job, session: Session, resuming: bool) -> None
                 f"run {str(run.path)!r} cannot be resumed: the data files changed since it began. "
                 "Restore them, or start a new run with --set output=DIR."
             )
-        run.clear_partial()
+        before = run.read_json("environment.json")
+        for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
+            if before[key] != environment[key]:
+                raise RunError(
+                    f"run {str(run.path)!r} cannot be resumed: its {what} was {before[key]!r} and is now "
+                    f"{environment[key]!r}. Restore that, or start a new run with --set output=DIR."
+                )
+        if session.is_main:
+            run.clear_partial()
+        session.wait()
         return
     if session.is_main:
         run.create()
         run.write_json("audit.json", job.audit)
-        run.write_json("environment.json", session.environment())
+        run.write_json("environment.json", environment)
         run.write_yaml("recipe.yaml", job.resolved())
     session.wait()
 

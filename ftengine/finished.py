@@ -74,6 +74,7 @@ class Run:
         session = Session(job)
         evaluators = job.evaluators()
         loaded = self._load_base(job)
+        session.place_base(loaded)
         base = session.evaluate_split(loaded, split, evaluators, "evaluate base")
         self._load_trained(job, session, loaded)
         tuned = session.evaluate_split(loaded, split, evaluators, "evaluate tuned")
@@ -123,15 +124,12 @@ class Run:
         Raises:
             RunError: `out` is in use.
             NotMergeable: the strategy has no merged form.
-            MergeChangedOutputs: merging changed the outputs by more than the dtype explains; nothing is written.
+            MergeChangedOutputs: merging changed the outputs by more than rounding explains; nothing is written.
         """
         target = RunDirectory(out)
         target.require_free()
         job = self.open_job()
-        loaded = self._load_base(job, dtype)
-        job.prepare(loaded)
-        job.strategy.load(loaded, self.trained)
-        return merge_into(target, job, loaded)
+        return merge_into(target, job, self._load_base(job), self.trained, dtype)
 
     def open_job(self) -> Job:
         """Build the run's components with what they learnt."""
@@ -153,18 +151,23 @@ class Run:
             name = "test"
             rows = read_for(str(data), self.recipe.data, job.task)
         job.load_skeleton()
-        job.processor = job.loader.load_processor(self.recipe.model.source)
-        return job.encode_rows(name, rows)
+        job.load_processor()
+        split = job.encode_rows(name, rows)
+        if data is None and split.content != self.directory.read_json("audit.json")["encoded"][name]["content"]:
+            raise DataError(
+                f"the data files changed since run {str(self.path)!r} was made, so its {name} split may now hold what "
+                "it was trained on. Restore them, or name new data with --data FILE."
+            )
+        return split
 
-    def _load_base(self, job: Job, dtype: str | None = None) -> LoadedModel:
-        loaded = job.load_model(dtype)
+    def _load_base(self, job: Job) -> LoadedModel:
+        loaded = job.load_model()
         require_same_base(loaded, self.facts["base"], str(self.trained))
         return loaded
 
     def _load_trained(self, job: Job, session: Session, loaded: LoadedModel) -> None:
-        job.prepare(loaded)
+        session.prepare(loaded)  # what trains is float32 from here on, so that nothing of it is rounded
         job.strategy.load(loaded, self.trained)
-        session.place(loaded)
 
     def _model(self, base: bool) -> tuple[Session, LoadedModel]:
         if base:

@@ -53,9 +53,9 @@ def ftengine_evaluators() -> Iterable[type[Evaluator]]:
 
 @hookspec
 def ftengine_run_started(run: RunDirectory) -> None:
-    """See a run after its recipe is resolved and before its first step."""
+    """See a run before its first step; called in the main process."""
 
 
 @hookspec
 def ftengine_run_finished(run: RunDirectory) -> None:
-    """See a run after everything is saved."""
+    """See a run after everything is saved; called in the main process."""

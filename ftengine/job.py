@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +123,7 @@ class Job:
         Raises:
             DataError: a row cannot be encoded, or nothing is left to train on.
         """
-        self.processor = self.loader.load_processor(self.recipe.model.source)
+        self.load_processor()
         return {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
 
     def encode_rows(self, name: str, rows: Rows) -> EncodedSplit:
@@ -140,13 +139,18 @@ class Job:
             augmenters=self.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
-        self.audit.setdefault("encoded", {})[name] = encoded.summary() | {
-            "content": hashlib.sha256(encoded.lengths.tobytes() + encoded.weights.tobytes()).hexdigest()[:16]
-        }
+        self.audit.setdefault("encoded", {})[name] = encoded.summary() | {"content": encoded.content}
         return encoded
 
-    def load_model(self, dtype: str | None = None) -> LoadedModel:
-        """Load the base model with its weights and take its fingerprint.
+    def load_processor(self) -> None:
+        """Load the tokenizer or image processor alone."""
+        from accelerate.utils import set_seed
+
+        set_seed(self.recipe.seed)  # a callable may build its model here already
+        self.processor = self.loader.load_processor(self.recipe.model.source)
+
+    def load_model(self) -> LoadedModel:
+        """Load the base model in its checkpoint's dtype and take its fingerprint.
 
         Raises:
             SourceError: it cannot be loaded.
@@ -157,7 +161,7 @@ class Job:
 
         self.listener.phase("load model")
         set_seed(self.recipe.seed)  # a fresh head is a function of the recipe
-        loaded = self.loader.load(self._request(dtype=dtype or self.recipe.model.dtype))
+        loaded = self.loader.load(self._request())
         loaded.fingerprint = {
             "weights": fingerprint_weights(loaded.module, loaded.new_modules),
             "processor": fingerprint_processor(loaded.processor),
@@ -190,8 +194,8 @@ class Job:
         check_evaluators(built, self.task.name, self.task.predicts)
         return built
 
-    def _request(self, dtype: str = "auto", skeleton: bool = False) -> LoadRequest:
-        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, dtype, skeleton)
+    def _request(self, skeleton: bool = False) -> LoadRequest:
+        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, skeleton=skeleton)
 
 
 def prepare(strategy: Strategy, loaded: LoadedModel) -> None:

@@ -15,10 +15,10 @@ from ftengine.parameters import save_model
 from ftengine.run import RunDirectory, write_folder
 
 ALLOWED_ROUNDINGS = 64
-"""Largest accepted output difference, in units of the dtype's rounding error at the largest output.
+"""Largest accepted difference of the outputs, in units of float32's rounding error.
 
-Merged and unmerged models round at different places in every layer, so their outputs differ by a few
-roundings; a merge that went wrong differs by thousands.
+The check is made in float32, whatever dtype the result is stored in, so that rounding explains little: merged and
+unmerged models round at different places in every layer and differ by some roundings, a wrong merge by thousands.
 """
 
 
@@ -29,16 +29,16 @@ class MergeReport:
     Args:
         path: the merged model's folder.
         dtype: of its weights.
-        largest_difference: over all outputs of the probe batch.
-        largest_output: the largest absolute output, for scale.
-        tolerance: the largest difference that the dtype explains.
+        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32.
+        tolerance: the largest difference that is accepted.
+        effect: ‖unmerged - base‖ / ‖base‖, for scale.
     """
 
     path: str
     dtype: str
-    largest_difference: float
-    largest_output: float
+    difference: float
     tolerance: float
+    effect: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -46,34 +46,55 @@ class MergeReport:
 
 
 @torch.no_grad()
-def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel) -> MergeReport:
-    """Merge a prepared and loaded model, check it, and write it as a plain model.
+def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
+    """Merge a trained part into its base, check it, and write it as a plain model.
+
+    Args:
+        target: where the model goes.
+        job: the run's components.
+        loaded: the base as it was loaded.
+        trained: folder of the trained part.
+        dtype: of the merged weights; "auto" keeps the base's.
 
     Raises:
         NotMergeable: the strategy has no merged form.
-        MergeChangedOutputs: outputs differ by more than the dtype explains; nothing is written.
+        MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
-    loaded.module.eval()
+    module = loaded.module
+    kept = next(p.dtype for p in module.parameters() if p.is_floating_point())
+    stored = kept if dtype == "auto" else getattr(torch, dtype)
+    _cast(module, torch.float32)
     probe = job.task.probe(loaded)
     job.listener.phase("merge")
-    before = job.task.outputs(loaded.module, probe).float()
+    base = job.task.outputs(module.eval(), probe)
+    job.prepare(loaded)
+    job.strategy.load(loaded, trained)
+    before = job.task.outputs(module.eval(), probe)
     job.strategy.merge(loaded)
-    after = job.task.outputs(loaded.module, probe).float()
-    dtype = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
-    largest = float(before.abs().max())
-    difference = float((before - after).abs().max())
-    tolerance = ALLOWED_ROUNDINGS * torch.finfo(dtype).eps * largest
+    after = job.task.outputs(module.eval(), probe)
+    difference, effect = _distance(after, before), _distance(before, base)
+    tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
     if not difference <= tolerance:
         raise MergeChangedOutputs(
-            f"merging changed the outputs on a probe batch by {difference:.3g}; {str(dtype).removeprefix('torch.')} "
-            f"explains at most {tolerance:.3g}. Nothing was written. Merge with --dtype float32."
+            f"merging changed the outputs on a probe batch by {difference:.3g} of their size; rounding explains at "
+            f"most {tolerance:.3g}. Nothing was written. Serve the base with {str(trained)!r} instead, and please "
+            "report this."
         )
-
-    def fill(folder: Path) -> None:
-        save_model(loaded.module, loaded.processor, folder)
-
+    _cast(module, stored)
     if target.path.is_dir():
         target.path.rmdir()  # it is empty: require_free has seen it
     target.path.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(target.path, fill)
-    return MergeReport(str(target.path), str(dtype).removeprefix("torch."), difference, largest, tolerance)
+    write_folder(target.path, lambda folder: save_model(module, loaded.processor, folder))
+    return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
+
+
+def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    if hasattr(module, "config"):
+        module.config.dtype = dtype  # what a reader of the saved model takes
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())

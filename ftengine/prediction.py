@@ -110,6 +110,11 @@ def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
     section, task = run.recipe.data, run.open_job().task
     rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True)
+    if "prediction" in rows.columns:
+        raise DataError(
+            f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "
+            "with data.columns, or leave it out."
+        )
     for i, row in enumerate(rows):
         try:
             task.check_input(row)
@@ -120,7 +125,8 @@ def _checked(run: Run, source: str | Path) -> Rows:
 
 def _json_values(row: Example) -> dict[str, Any]:
     """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
-    return json.loads(json.dumps(row, default=str))
+    text = json.dumps(row, default=str)
+    return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 
 def _rest(rows: Rows, start: int) -> Iterator[Example]:
@@ -129,7 +135,7 @@ def _rest(rows: Rows, start: int) -> Iterator[Example]:
 
 
 def _kept(output: Path, rows: Rows, resume: bool) -> int:
-    """Count the complete lines of an interrupted output and cut off a half-written last one."""
+    """Count the complete lines of an interrupted output and cut off a last line that a kill left half-written."""
     if output.is_dir():
         raise RunError(f"output {str(output)!r} is a folder; name a file.")
     if not output.exists():
@@ -139,15 +145,21 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
     kept = good = 0
     with open(output, "rb") as file:
         for line in file:
+            if not line.endswith(b"\n"):
+                break
             try:
-                content = json.loads(line) if line.endswith(b"\n") else None
+                content = json.loads(line)
             except ValueError:
                 content = None
-            if content is None:
-                break
-            if kept >= len(rows) or {k: v for k, v in content.items() if k != "prediction"} != _json_values(rows[kept]):
-                raise RunError(f"output {str(output)!r}: line {kept + 1} belongs to another input; name another file.")
+            answered = isinstance(content, dict) and "prediction" in content and kept < len(rows)
+            if not answered or {k: v for k, v in content.items() if k != "prediction"} != _json_values(rows[kept]):
+                raise RunError(
+                    f"output {str(output)!r}: line {kept + 1} is no answer to row {kept + 1} of the input. "
+                    "Name another file; this one is left as it is."
+                )
             kept, good = kept + 1, good + len(line)
+    if not kept and good != output.stat().st_size:
+        raise RunError(f"output {str(output)!r} holds no complete answer. Delete it, or name another file.")
     with open(output, "r+b") as file:
         file.truncate(good)
     return kept

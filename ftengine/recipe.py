@@ -26,13 +26,16 @@ Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field(min_length=1, description="hub id, folder, model.gguf, package://NAME/FILE, or module:callable")
+    source: str = Field(
+        min_length=1,
+        description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
+    )
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of frozen weights; auto follows train.precision"
@@ -53,7 +56,7 @@ HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: str = Field(min_length=1, description=".jsonl .json .csv .tsv .parquet .txt, a folder, or a hub id")
+    train: str = Field(min_length=1, description=".jsonl .json .csv .tsv .parquet .txt, or a hub id")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
@@ -116,7 +119,7 @@ class Recipe(_Section):
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
     evaluate: list[Named] = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
-    seed: int = Field(0, ge=0, description="of splits, batches, dropout and fresh weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
     @classmethod

@@ -93,7 +93,7 @@ class RunDirectory:
 
     def create(self) -> None:
         """Make the folder and its parents."""
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
@@ -104,7 +104,7 @@ class RunDirectory:
         """
         target = self.path / name
         partial = target.with_name(target.name + PARTIAL)
-        with _writing(target, partial):
+        with writing(target, partial):
             partial.write_text(text, encoding="utf-8")
             partial.replace(target)
         return target
@@ -144,7 +144,7 @@ class RunDirectory:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with _writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ class RunDirectory:
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder beside its place and rename it; see `RunDirectory.write_folder`."""
     partial = target.with_name(target.name + PARTIAL)
-    with _writing(target, partial):
+    with writing(target, partial):
         remove(partial)
         partial.mkdir(parents=True)
         fill(partial)
@@ -199,7 +199,7 @@ def read_json(file: Path) -> Any:
 
 
 @contextmanager
-def _writing(target: Path, partial: Path | None = None) -> Iterator[None]:
+def writing(target: Path, partial: Path | None = None) -> Iterator[None]:
     """Turn failures of the file system into one error, and remove what is half-written."""
     try:
         yield
@@ -215,5 +215,5 @@ def _writing(target: Path, partial: Path | None = None) -> Iterator[None]:
 def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        path.unlink()
+    else:
+        path.unlink(missing_ok=True)

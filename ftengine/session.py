@@ -55,6 +55,13 @@ class Session:
         self.job.prepare(loaded)
         self.place(loaded)
 
+    def place_base(self, loaded: LoadedModel) -> None:
+        """Give a base model its device, and its dtypes where it is known what the strategy will train."""
+        if self.job.trained_base is None:
+            loaded.module.to(self.accelerator.device)
+        else:
+            self.place(loaded)
+
     def evaluate(
         self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], evaluators: Sequence[Evaluator], phase: str
     ) -> Accumulator | None:
@@ -69,8 +76,6 @@ class Session:
     ) -> Accumulator:
         """Evaluate a model on one split."""
         recipe = self.job.recipe
-        if self.job.trained_base is not None or phase != "evaluate base":
-            self.place(loaded)
         return evaluate_split(
             self.accelerator,
             loaded.module,
@@ -84,12 +89,10 @@ class Session:
             phase=phase,
         )
 
-    def train(
-        self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], run: RunDirectory, resuming: bool
-    ) -> TrainingResult:
-        """Train what the strategy left trainable."""
+    def trainer(self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], run: RunDirectory) -> Trainer:
+        """Make ready to train what the strategy left trainable; nothing is written yet."""
         job = self.job
-        trainer = Trainer(
+        return Trainer(
             self.accelerator,
             loaded,
             job.task,
@@ -102,9 +105,6 @@ class Session:
             run,
             job.listener,
         )
-        if resuming:
-            trainer.resume()
-        return trainer.train()
 
     @contextmanager
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
@@ -113,7 +113,7 @@ class Session:
         with torch.inference_mode(), self.accelerator.autocast():
             yield
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self, loaded: LoadedModel) -> dict[str, Any]:
         """Return what the run runs on, for environment.json."""
         return {
             "versions": versions(),
@@ -127,6 +127,7 @@ class Session:
                 "reason": self.precision.reason,
             },
             "strategy": self.job.strategy.environment(),
+            "base": {"source": loaded.source, **loaded.fingerprint},
         }
 
     def training_facts(self, loaded: LoadedModel, result: TrainingResult) -> dict[str, Any]:
@@ -137,7 +138,6 @@ class Session:
             "trainable_parameters": trained,
             "total_parameters": total,
             "peak_memory_bytes": peak_memory_bytes(),
-            "base_fingerprint": loaded.fingerprint,
         }
 
 

@@ -20,7 +20,7 @@ def show_figures(out: Console, figures: dict[str, Any]) -> None:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
     examples = next(iter(figures["tuned"].values()))["n"]
-    out.print(f"figures on {figures['split']} ({examples:,} examples), with 95 % intervals:")
+    out.print(f"figures on {figures['split']} ({examples:,} distinct examples), with 95 % intervals:")
     rows = [
         (
             metric,

@@ -39,8 +39,8 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
         ("dtype", report.dtype),
         (
             "check",
-            f"outputs differ by at most {number(report.largest_difference)} "
-            f"({number(report.tolerance)} is rounding; the largest output is {number(report.largest_output)})",
+            f"outputs differ by {number(report.difference)} of their size ({number(report.tolerance)} is rounding; "
+            f"training changed them by {number(report.effect)})",
         ),
     ]
     page().print(facts(lines))

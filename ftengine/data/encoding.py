@@ -6,9 +6,11 @@ can give another text in every epoch.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ class EncodedSplit:
         lengths: (examples,) tokens.
         weights: (examples,) what each adds to the loss's denominator; never 0.
         index: (examples,) row of `rows` behind each example.
+        content: a hash of all rows in their order, labels included.
         groups: (examples,) equal for duplicates, which say no more than one of them; None where not needed.
         truncated: number of examples that were cut to the length limit.
         masked: number of rows left out because nothing of them is trained on.
@@ -42,6 +45,7 @@ class EncodedSplit:
     index: np.ndarray
     truncated: int
     masked: int
+    content: str
     skipped: list[str] = field(default_factory=list)
     augmenters: Sequence[Augmenter] = ()
     seed: int = 0
@@ -96,7 +100,9 @@ def encode_split(
     """
     lengths, weights, index, skipped = [], [], [], []
     truncated = masked = 0
+    content = blake2b(digest_size=16)
     for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
+        content.update(json.dumps(row, sort_keys=True, default=str).encode())
         try:
             features = task.encode(row, processor, max_length=max_length)
         except DataError as error:
@@ -128,6 +134,7 @@ def encode_split(
         np.asarray(index, dtype=np.int64),
         truncated,
         masked,
+        content.hexdigest(),
         skipped,
         augmenters,
         seed,

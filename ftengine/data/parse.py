@@ -150,8 +150,9 @@ def _records(reader: Any) -> Iterator[Line]:
         except StopIteration:
             return
         except csv.Error as error:
-            unclosed = "unexpected end of data" in str(error)
-            fields = Malformed(start, f"not valid CSV: {'a quote is opened and never closed' if unclosed else error}")
+            if "unexpected end of data" in str(error):  # it has swallowed the rest of the file
+                raise Malformed(start, "not valid CSV: a quote is opened and never closed") from None
+            fields = Malformed(start, f"not valid CSV: {error}")
         finally:
             csv.field_size_limit(limit)
         yield start, fields

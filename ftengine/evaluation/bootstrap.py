@@ -53,6 +53,7 @@ class Accumulator:
         seed: int = 0,
         *,
         predicts: Collection[str] | None = None,
+        distinct: int | None = None,
     ) -> None:
         """Check the evaluators and bind them.
 
@@ -62,6 +63,8 @@ class Accumulator:
             resamples: bootstrap resamples behind each interval.
             seed: with an example's index, decides its weights.
             predicts: the keys of the task's predictions; None where `check_evaluators` has seen them before.
+            distinct: how many different examples the split holds, where some stand there more than once; they
+                decide how wide the intervals are.
 
         Raises:
             RecipeError: an evaluator does not suit the task, or two report one metric.
@@ -72,6 +75,7 @@ class Accumulator:
         self.evaluators = list(evaluators)
         self.resamples = resamples
         self.seed = seed
+        self.distinct = distinct
         self._widths: list[int] = []
         # (resamples + 1, 1 + all S): row 0 plain, the others weighted; column 0 counts examples.
         self._sums: np.ndarray | None = None
@@ -114,6 +118,11 @@ class Accumulator:
         self._flush()
         return 0 if self._sums is None else round(self._sums[0, 0])
 
+    @property
+    def independent(self) -> int:
+        """How many examples count in intervals: all that were added, duplicates once."""
+        return self.examples if self.distinct is None else min(self.examples, self.distinct)
+
     def weight_totals(self) -> np.ndarray:
         """Return the weights' sum in each resample, shape (resamples,): equal for equal sets of examples."""
         self._flush()
@@ -127,7 +136,7 @@ class Accumulator:
         """Return every metric with its resamples; none before any example."""
         figures: dict[str, Figure] = {}
         owners: dict[str, str] = {}
-        n = self.examples
+        n = self.independent
         for evaluator, sums, _ in self._measured():
             # Resamples may well be without a class or a token; what is undefined there is nan, not a warning.
             with np.errstate(all="ignore"):
@@ -137,7 +146,7 @@ class Accumulator:
                 _claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
                 interval = (
-                    score_interval(value, resampled, float(trials[name]), n)
+                    score_interval(value, resampled, min(float(trials[name]), n), n)
                     if name in trials
                     else percentile_interval(resampled, n)
                 )
@@ -147,7 +156,7 @@ class Accumulator:
 
     def results(self) -> dict[str, Metric]:
         """Return every metric with its 95 % interval."""
-        n = self.examples
+        n = self.independent
         return {name: Metric(figure.value, *figure.interval, n) for name, figure in self.figures().items()}
 
     def details(self) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
             f"base ({base.examples} examples) and tuned ({tuned.examples}) were not evaluated on the same examples."
         )
     before, after = base.figures(), tuned.figures()
-    return {name: _difference(before[name], after[name], base.examples) for name in before if name in after}
+    return {name: _difference(before[name], after[name], base.independent) for name in before if name in after}
 
 
 def _difference(base: Figure, tuned: Figure, n: int) -> Difference:

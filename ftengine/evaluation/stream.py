@@ -31,7 +31,13 @@ def evaluate_split(
 ) -> Accumulator:
     """Predict every example of a split and add up its evaluators' statistics, over all processes."""
     context = EvaluationContext(task.name, task.labels)
-    result = Accumulator(evaluators, context, resamples=resamples, seed=seed)
+    result = Accumulator(
+        evaluators,
+        context,
+        resamples=resamples,
+        seed=seed,
+        distinct=None if split.groups is None else int(split.groups.max()) + 1,
+    )
     module.eval()
     listener.phase(phase, len(split))
     ranks = accelerator.num_processes

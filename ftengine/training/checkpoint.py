@@ -29,7 +29,8 @@ class Progress:
         step_in_epoch: steps of that epoch that are done.
         best_loss: lowest validation loss so far, None before the first validation.
         best_step: the step that it belongs to.
-        bad_validations: validations since then.
+        level: the validation loss from which early stopping counts.
+        bad_validations: validations since it was reached.
         seconds: training time so far, of all processes that worked on this run.
     """
 
@@ -38,6 +39,7 @@ class Progress:
     step_in_epoch: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    level: float | None = None
     bad_validations: int = 0
     seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +79,8 @@ def checkpoint_folders(run: RunDirectory) -> list[Path]:
     """Return complete checkpoints, oldest first."""
     if not run.checkpoints.is_dir():
         return []
-    return sorted(path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name))
+    found = [path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -116,11 +119,13 @@ def _restore_optimizer(
     module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> None:
     by_name = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for slot, value in {**tensors, **scalars}.items():
         name, _, key = slot.rpartition("|")
         if name not in by_name:
             raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
         parameter = by_name[name]
-        if isinstance(value, Tensor) and key != "step":
+        # A fused optimiser wants its step count on the device, any other on the CPU.
+        if isinstance(value, Tensor) and (key != "step" or fused):
             value = value.to(parameter.device)
         optimizer.state[parameter][key] = value

@@ -26,7 +26,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.parameters import copy_into, read_tensors, save_tensors, trainable
 from ftengine.recipe import TrainSection
-from ftengine.run import RunDirectory
+from ftengine.run import PARTIAL, RunDirectory, writing
 from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint, state_tensors
 from ftengine.training.schedule import factor, warmup_steps
 
@@ -118,7 +118,7 @@ class Trainer:
         self.progress = Progress()
         if section.gradient_checkpointing:
             module: Any = self.module
-            if not hasattr(module, "gradient_checkpointing_enable"):
+            if not getattr(module, "supports_gradient_checkpointing", False):
                 raise RecipeError(
                     f"train.gradient_checkpointing: {type(self.module).__name__} does not support it. Set it to false."
                 )
@@ -211,7 +211,7 @@ class Trainer:
                     "epoch": progress.epoch,
                     "loss": loss,
                     "learning_rate": self.section.learning_rate * rate,
-                    "grad_norm": norm,
+                    "grad_norm": norm if math.isfinite(norm) else None,
                     "examples": len(members),
                     "tokens": tokens,
                     "trained_tokens": int(self.train_split.weights[members].sum()),
@@ -228,7 +228,7 @@ class Trainer:
     def _accumulate(self, members: np.ndarray, epoch: int) -> Tensor:
         """Add up gradients of summed losses; return (sum of losses, weight) of this process's share."""
         accelerator = self.accelerator
-        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        totals = torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device)
         mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
         for chosen in mine:
             batch = to_device(self.train_split.batch(chosen, epoch), accelerator.device)
@@ -275,11 +275,17 @@ class Trainer:
     def _validate(self, split: EncodedSplit) -> None:
         """Measure the validation loss, remember the best weights."""
         loss = mean_loss(self.accelerator, self.module, self.task, split, self.section.batch_size)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss is {loss} at step {self.progress.step}. Lower train.learning_rate "
+                f"(now {self.section.learning_rate:g}) or use train.precision float32."
+            )
         progress, patience = self.progress, self.section.early_stopping
-        least = patience.min_delta if patience else 0.0
-        better = progress.best_loss is None or loss < progress.best_loss - least
+        better = progress.best_loss is None or loss < progress.best_loss
         if better:
-            progress.best_loss, progress.best_step, progress.bad_validations = loss, progress.step, 0
+            progress.best_loss, progress.best_step = loss, progress.step
+        if progress.level is None or loss < progress.level - (patience.min_delta if patience else 0.0):
+            progress.level, progress.bad_validations = loss, 0
         else:
             progress.bad_validations += 1
         if self.accelerator.is_main_process:
@@ -319,17 +325,19 @@ def train_mode(module: torch.nn.Module) -> None:
 
 def save_best(run: RunDirectory, module: torch.nn.Module) -> None:
     """Write the present weights as the best, atomically."""
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    partial = run.checkpoints / f"{BEST}.partial"
-    save_tensors(state_tensors(module), partial)
-    partial.replace(run.checkpoints / BEST)
+    target = run.checkpoints / BEST
+    partial = target.with_name(BEST + PARTIAL)
+    with writing(target, partial):
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        save_tensors(state_tensors(module), partial)
+        partial.replace(target)
 
 
 @torch.no_grad()
 def mean_loss(accelerator: Accelerator, module: torch.nn.Module, task: Task, split: EncodedSplit, size: int) -> float:
     """Return the loss over a split, divided once by its whole weight."""
     module.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    totals = torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device)
     for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
@@ -341,7 +349,13 @@ def mean_loss(accelerator: Accelerator, module: torch.nn.Module, task: Task, spl
 
 def _pair(loss_sum: Tensor, weight: Tensor | float, device: torch.device) -> Tensor:
     """Stack (sum of losses, weight) on the device, without waiting for it."""
-    return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device).detach() for x in (loss_sum, weight)])
+    dtype = _widest(device)
+    return torch.stack([torch.as_tensor(x, dtype=dtype, device=device).detach() for x in (loss_sum, weight)])
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return the dtype in which losses are added up; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -85,10 +85,15 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
         module: the model; requires_grad says what trains.
         precision: the run's dtypes.
 
-    Buffers stay as they are: rotary frequencies and running statistics lose meaning when rounded.
+    Vectors of a module that also holds a trainable parameter stay in float32 with it: normalisation layers take
+    weight and bias of one dtype. Buffers stay as they are: rotary frequencies and running statistics lose meaning
+    when rounded.
     """
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            dtype = torch.float32 if parameter.requires_grad else precision.frozen
+    for part in module.modules():
+        own = [p for p in part.parameters(recurse=False) if p.is_floating_point()]
+        trains = any(p.requires_grad for p in own)
+        for parameter in own:
+            master = parameter.requires_grad or (trains and parameter.ndim <= 1)
+            dtype = torch.float32 if master else precision.frozen
             if parameter.dtype != dtype:
                 parameter.data = parameter.data.to(dtype)

@@ -89,6 +89,6 @@ def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distributio
 
 
 def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution, tmp_path):
-    distribution(strategy().replace('name = "thing"', 'name = "thing"\n    starter = True'), ENTRY)
+    distribution(strategy().replace('name = "thing"', 'name = "a-thing"\n    starter = True'), ENTRY)
     ftengine("init", tmp_path / "recipe.yaml")
-    assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "thing"
+    assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "a-thing"  # the first of those proposed

@@ -153,7 +153,7 @@ def test_merge_reports_its_check(ftengine, run, tmp_path):
     out = tmp_path / "merged"
     report = json.loads(ftengine("merge", run, out, "--dtype", "float32", "--json").stdout)
     assert report["dtype"] == "float32"
-    assert report["largest_difference"] <= report["tolerance"]
+    assert report["difference"] <= report["tolerance"]
     assert (out / "model.safetensors").is_file()
     assert "not empty" in ftengine("merge", run, out, code=2).stderr
     assert "outputs differ by at most" in ftengine("merge", run, tmp_path / "again").stdout

@@ -47,6 +47,7 @@ def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, 
         wait_for_step(tmp_path / "killed", step, child)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
+        assert not RunDirectory(tmp_path / "killed").finished
     resumed = fine_tune(killed, resume=True)
     assert curve(resumed.path) == curve(whole.path)
     assert resumed.evaluation == whole.evaluation
