@@ -127,7 +127,7 @@ class Run:
             MergeChangedOutputs: merging changed the outputs by more than rounding explains; nothing is written.
         """
         target = RunDirectory(out)
-        target.require_free()
+        target.require_free("another folder")
         job = self.open_job()
         return merge_into(target, job, self._load_base(job), self.trained, dtype)
 

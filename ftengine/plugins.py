@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 from importlib import metadata
@@ -89,7 +90,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     if os.environ.get(TRACE_VARIABLE):
-        manager.trace.root.setwriter(print)
+        manager.trace.root.setwriter(lambda text: print(text, end="", file=sys.stderr))
         manager.enable_tracing()
     origins: dict[str, PluginOrigin] = {}
     entry_points = sorted(metadata.entry_points(group=GROUP), key=_entry_point_key) if discover else []

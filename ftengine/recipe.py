@@ -122,6 +122,12 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
+    @model_validator(mode="after")
+    def _something_to_stop_on(self) -> Recipe:
+        if self.train.early_stopping is not None and self.data.validation is None:
+            raise ValueError("train.early_stopping needs a validation split; set data.validation, or take it out")
+        return self
+
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file.

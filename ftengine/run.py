@@ -41,8 +41,11 @@ class RunDirectory:
     def finished(self) -> bool:
         return (self.path / "evaluation.json").is_file() and self.trained.is_dir()
 
-    def require_free(self) -> None:
+    def require_free(self, other: str = "another with --set output=DIR") -> None:
         """Refuse a folder that already holds something.
+
+        Args:
+            other: how the user names another folder, for the message.
 
         Raises:
             RunError: the path is a file, or a folder with content.
@@ -51,8 +54,7 @@ class RunDirectory:
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
             hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
             raise RunError(
-                f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose another "
-                "with --set output=DIR."
+                f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose {other}."
             )
         self._require_directory()
 

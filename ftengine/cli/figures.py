@@ -52,7 +52,9 @@ def verdict(difference: dict[str, Any] | None) -> str:
     low, high, p, better = difference["low"], difference["high"], difference["p"], difference.get("better")
     if better is not None:
         word = "better" if better else "worse"
-    elif low is None or high is None or p is None or low <= 0 <= high or p > 0.05:
+    elif low is None or high is None or p is None:
+        return "too few examples to tell"
+    elif low <= 0 <= high or p > 0.05:
         return "no difference beyond chance"
     else:  # the evaluator does not say which direction is good
         word = "higher" if low > 0 else "lower"

@@ -85,13 +85,13 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
         module: the model; requires_grad says what trains.
         precision: the run's dtypes.
 
-    Vectors of a module that also holds a trainable parameter stay in float32 with it: normalisation layers take
+    Vectors of a module that also holds a trainable vector stay in float32 with it: normalisation layers take
     weight and bias of one dtype. Buffers stay as they are: rotary frequencies and running statistics lose meaning
     when rounded.
     """
     for part in module.modules():
         own = [p for p in part.parameters(recurse=False) if p.is_floating_point()]
-        trains = any(p.requires_grad for p in own)
+        trains = any(p.requires_grad and p.ndim <= 1 for p in own)
         for parameter in own:
             master = parameter.requires_grad or (trains and parameter.ndim <= 1)
             dtype = torch.float32 if master else precision.frozen

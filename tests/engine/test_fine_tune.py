@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from ftengine import Recipe, fine_tune, load_run, plan
-from ftengine.errors import BaseMismatch, RunError, TrainingError
+from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
 from ftengine.parameters import read_tensors
 
 
@@ -101,6 +101,18 @@ def test_a_merged_run_loads_with_transformers_alone_and_gives_the_same_logits(fi
     assert difference.norm() <= report.tolerance * unmerged.norm()
     with pytest.raises(RunError, match="not empty"):
         finished.merge(tmp_path / "merged")
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.01])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merge_that_changes_the_outputs_is_refused_and_writes_nothing(finished, tmp_path, monkeypatch, factor, dtype):
+    from ftengine_builtins.strategies import lora_layers
+
+    merge = lora_layers.lowrank_merge_
+    monkeypatch.setattr(lora_layers, "lowrank_merge_", lambda w, a, b, scale: merge(w, a, b, factor * scale))
+    with pytest.raises(MergeChangedOutputs, match="Nothing was written"):
+        finished.merge(tmp_path / "merged", dtype)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_base_is_refused(finished, tmp_path):

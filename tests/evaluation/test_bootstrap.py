@@ -242,3 +242,20 @@ def test_figures_become_json():
     difference = Difference(-0.5, -0.75, -0.25, 0.01, True)
     assert to_json(difference) == {"value": -0.5, "low": -0.75, "high": -0.25, "p": 0.01, "better": True}
     json.dumps(to_json(difference), allow_nan=False)
+
+
+def test_copies_of_an_example_do_not_narrow_its_interval():
+    """Three different examples, all right, say the same whether each stands there once or a hundred times."""
+    from ftengine.api import Labels
+    from ftengine_builtins.evaluators.classification import Classification
+
+    context = EvaluationContext("text-classification", Labels("single", ("a", "b")))
+    widths = []
+    for copies in (1, 100):
+        result = Accumulator([Classification()], context, resamples=200, distinct=3)
+        for index in range(3):
+            for _ in range(copies):
+                result.update(index, {"label": index % 2, "predicted": index % 2})
+        accuracy = result.results()["accuracy"]
+        widths.append((accuracy.low, accuracy.high, accuracy.n))
+    assert widths[0] == widths[1]
