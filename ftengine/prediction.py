@@ -53,8 +53,11 @@ def predict_rows(
         DataError: a row cannot be answered; found before the model loads.
         InputError: an option is unknown to the task.
     """
-    rows = _checked(run, source)
-    answers = run.predict(_rest(rows, start), base=base, batch_size=batch_size, options=options)
+    yield from _answered(run, _checked(run, source), start, base=base, batch_size=batch_size, options=options)
+
+
+def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
+    answers = run.predict(_rest(rows, start), **settings)
     for i, answer in enumerate(answers, start):
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
@@ -87,7 +90,7 @@ def predict_file(
     output = Path(output)
     rows = _checked(run, source)
     kept = _kept(output, rows, resume)
-    lines = predict_rows(run, source, start=kept, base=base, batch_size=batch_size, options=options)
+    lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
     written = 0
     try:
         first = next(lines, None)  # whatever is wrong with model or options shows before the file is made

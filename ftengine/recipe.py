@@ -193,7 +193,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         place = result
         for step in parents:
             inner = place.get(step)
-            if isinstance(inner, str):  # `strategy: lora` grows options: {name: lora, …}
+            if isinstance(inner, str):  # a bare component name grows options: {name: NAME, …}
                 inner = {"name": inner}
             elif inner is None:
                 inner = {}
