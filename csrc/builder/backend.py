@@ -1,0 +1,42 @@
+"""The build backend: setuptools, and build requirements that depend on what will be compiled.
+
+torch is a large download. It is asked for only where something will be compiled and the environment that pip installs
+into has no torch to compile against; without a compiler nothing is asked for at all.
+"""
+
+import os
+import shutil
+from typing import Any
+
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403 (the hooks that stay as they are)
+
+from builder.parts import AT_LEAST_TORCH, wants_compiler
+from builder.steps import find_ninja
+from builder.toolchain import Unavailable, find_compiler, find_torch
+
+Settings = dict[str, Any] | None
+
+
+def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
+    return build_meta.get_requires_for_build_wheel(config_settings) + to_compile()
+
+
+def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
+    return build_meta.get_requires_for_build_editable(config_settings) + to_compile()
+
+
+def to_compile() -> list[str]:
+    """Return what compiling needs beyond what is there."""
+    try:
+        if not wants_compiler(os.environ):
+            return []
+        find_compiler(os.environ)
+    except Unavailable:
+        return []
+    missing = [] if find_ninja() or shutil.which("ninja") else ["ninja"]
+    try:
+        find_torch(AT_LEAST_TORCH)
+    except Unavailable:
+        missing.append("torch>=" + ".".join(map(str, AT_LEAST_TORCH)))
+    return missing

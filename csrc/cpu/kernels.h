@@ -1,0 +1,68 @@
+// What each instruction set provides to the operators; no torch here, so that an object file compiled for a newer
+// processor shares no inline function with the rest.
+//
+// The long dimension L is K for x, dx and a, N for y, dy and b, K for w. Large matrices are row-major and contiguous in
+// element type T, small ones are packed in fp32: a and the transpose of b as (r, L), s and ds as (M, r), rounded to T
+// before (except in merge). A kernel works on a range of rows or columns, whose results depend on nothing outside it:
+// the number of threads does not change a bit of the result.
+
+#pragma once
+
+#include <cstdint>
+
+namespace ftengine::cpu {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+// Dropout with p = level / 65536 under a seed; none when level is 0.
+struct Dropout {
+  uint64_t seed;
+  int level;
+
+  float inverse() const { return 65536.0f / static_cast<float>(65536 - level); }  // 1 / (1 - p)
+};
+
+template <class T>
+struct Kernels {
+  // s[m] = factor · dropout(x[m]) aᵀ for rows begin <= m < end.  x (M, L), a (r, L), s (M, r)
+  void (*project)(int64_t begin, int64_t end, const T* x, const float* a, T* s, int64_t length, int64_t rank,
+                  float factor, Dropout dropout);
+
+  // y[m] += factor · s[m] b for rows begin <= m < end.  y (M, L), s (M, r), b (r, L)
+  void (*expand)(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
+                 float factor);
+
+  // g = factor · sᵀ dropout(x) and, unless dx is null, dx += factor · mask ∘ (s a), for columns begin <= l < end,
+  // begin a multiple of kColumnUnit.  x, dx (M, L), s (M, r), a, g (r, L)
+  void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const float* s, const float* a, float* g,
+                   int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout);
+
+  // As expand, where y is a weight and s and b are in full fp32.
+  void (*merge)(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
+                float factor);
+};
+
+constexpr int64_t kColumnUnit = 64;
+constexpr int64_t kMaxRank = 256;
+
+struct InstructionSet {
+  const char* name;
+  bool (*usable)();
+  Kernels<float> float32;
+  Kernels<bfloat16> bfloat16_;
+};
+
+extern const InstructionSet kBaseline;
+#ifdef FTENGINE_HAVE_AVX2
+extern const InstructionSet kAvx2;
+#endif
+#ifdef FTENGINE_HAVE_AVX512
+extern const InstructionSet kAvx512;
+#endif
+#ifdef FTENGINE_HAVE_AVX512BF16
+extern const InstructionSet kAvx512Bf16;
+#endif
+
+}  // namespace ftengine::cpu

@@ -1,0 +1,305 @@
+// torch.ops.ftengine for CPU: check, pack the small operands, allocate, share the work out among torch's threads.
+//
+// ftengine/ops/schemas.py holds the schemas, reference.py the meaning. Only LibTorch's stable ABI is used.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+
+#include "cpu/bfloat16.h"
+#include "cpu/choose.h"
+
+namespace ftengine::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kElementsATask = 1 << 15;  // fewer are not worth another thread
+
+// --- checks ----------------------------------------------------------------------------------------------------------
+
+void check_large(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(x.dim() == 2, name, " must have two dimensions; it has ", x.dim());
+  STD_TORCH_CHECK(x.is_contiguous(), name, " must be contiguous");
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16, name, " is ",
+                  torch::headeronly::toString(x.scalar_type()), "; kernels exist for Float and BFloat16");
+}
+
+void check_small(const Tensor& a, const char* name, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(a.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(a.dim() == 2 && a.size(0) == rows && a.size(1) == columns, name, " must be (", rows, ", ", columns,
+                  ")");
+}
+
+void check_rank(int64_t rank) {
+  STD_TORCH_CHECK(rank >= 1 && rank <= kMaxRank, "rank is ", rank, "; kernels exist for 1 to ", kMaxRank);
+}
+
+void check_same(const Tensor& x, const char* name, const Tensor& other, const char* other_name) {
+  STD_TORCH_CHECK(x.size(0) == other.size(0) && x.size(1) == other.size(1) && x.scalar_type() == other.scalar_type(),
+                  name, " and ", other_name, " must agree in shape and dtype");
+}
+
+Dropout read_dropout(double p, const std::optional<Tensor>& seed) {
+  const double level = p * 65536;
+  STD_TORCH_CHECK(level >= 0 && level < 65536 && level == std::floor(level), "p is ", p,
+                  "; it must be a multiple of 1/65536 in [0, 1)");
+  if (level == 0) return {0, 0};
+  STD_TORCH_CHECK(seed.has_value(), "dropout with p = ", p, " needs a seed; draw one with ftengine.ops.draw_seed()");
+  STD_TORCH_CHECK(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
+                  "seed must be a () int64 tensor on the CPU");
+  return {static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr())), static_cast<int>(level)};
+}
+
+// --- dtypes ----------------------------------------------------------------------------------------------------------
+
+// Calls body(T{}) with the element type of x.
+template <class Body>
+auto by_large_type(const Tensor& x, const Body& body) {
+  return x.scalar_type() == ScalarType::Float ? body(float{}) : body(bfloat16{});
+}
+
+template <class Body>
+void by_small_type(const Tensor& a, const Body& body) {
+  switch (a.scalar_type()) {
+    case ScalarType::Float: return body(float{});
+    case ScalarType::BFloat16: return body(torch::headeronly::BFloat16{});
+    case ScalarType::Half: return body(torch::headeronly::Half{});
+    case ScalarType::Double: return body(double{});
+    default:
+      STD_TORCH_CHECK(false, torch::headeronly::toString(a.scalar_type()),
+                      " is no dtype of low-rank factors: they are Float, BFloat16, Half or Double");
+  }
+}
+
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (std::is_same_v<T, float>) {
+    return instruction_set().float32;
+  } else {
+    return instruction_set().bfloat16_;
+  }
+}
+
+template <class T>
+T* data(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+template <class T>
+const T* const_data(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+// --- small operands --------------------------------------------------------------------------------------------------
+
+template <class Body>
+void parallel(int64_t count, int64_t elements_each, const Body& body) {
+  const int64_t grain = elements_each > 0 ? 1 + kElementsATask / elements_each : kElementsATask;
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
+// A small matrix in fp32, row-major, rounded to T: a copy, or the tensor's own memory where that is the same.
+template <class T>
+class Packed {
+ public:
+  Packed(const Tensor& a, bool transposed) {
+    const int64_t rows = a.size(transposed ? 1 : 0), columns = a.size(transposed ? 0 : 1);
+    const int64_t row_stride = a.stride(transposed ? 1 : 0), column_stride = a.stride(transposed ? 0 : 1);
+    const bool in_order = (column_stride == 1 || columns == 1) && (row_stride == columns || rows == 1);
+    if (std::is_same_v<T, float> && a.scalar_type() == ScalarType::Float && in_order) {
+      data_ = const_data<float>(a);
+      return;
+    }
+    copy_.reset(new float[rows * columns]);
+    data_ = copy_.get();
+    by_small_type(a, [&](auto zero) {
+      const auto* from = const_data<decltype(zero)>(a);
+      // By columns, in pieces that a transposition keeps in cache.
+      parallel(columns, rows, [&](int64_t begin, int64_t end) {
+        for (int64_t row = 0; row < rows; ++row) {
+          for (int64_t column = begin; column < end; ++column) {
+            const float value = static_cast<float>(from[row * row_stride + column * column_stride]);
+            copy_[row * columns + column] = rounded(value);
+          }
+        }
+      });
+    });
+  }
+
+  const float* get() const { return data_; }
+
+ private:
+  static float rounded(float value) {
+    T result;
+    round_to(value, &result);
+    return to_float(result);
+  }
+
+  std::unique_ptr<float[]> copy_;
+  const float* data_;
+};
+
+// Writes (rows, columns) of fp32 as (columns, rows) of a's dtype, or as (rows, columns).
+void unpack(const float* from, int64_t rows, int64_t columns, bool transposed, const Tensor& to) {
+  by_small_type(to, [&](auto zero) {
+    using T = decltype(zero);
+    T* out = data<T>(to);
+    const int64_t row_stride = transposed ? 1 : columns, column_stride = transposed ? rows : 1;
+    parallel(columns, rows, [&](int64_t begin, int64_t end) {
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t column = begin; column < end; ++column) {
+          out[row * row_stride + column * column_stride] = static_cast<T>(from[row * columns + column]);
+        }
+      }
+    });
+  });
+}
+
+// --- the operators ---------------------------------------------------------------------------------------------------
+
+template <class T>
+void project(const T* x, const float* a, T* s, int64_t rows, int64_t length, int64_t rank, float factor,
+             Dropout dropout) {
+  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+    kernels<T>().project(begin, end, x, a, s, length, rank, factor, dropout);
+  });
+}
+
+template <class T>
+void expand(T* y, const float* s, const float* b, int64_t rows, int64_t length, int64_t rank, float factor) {
+  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+    kernels<T>().expand(begin, end, y, s, b, length, rank, factor);
+  });
+}
+
+template <class T>
+void merge(T* w, const float* b, const float* a, int64_t rows, int64_t length, int64_t rank, float factor) {
+  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+    kernels<T>().merge(begin, end, w, b, a, length, rank, factor);
+  });
+}
+
+template <class T>
+void contract(T* dx, const T* x, const float* s, const float* a, float* g, int64_t rows, int64_t length, int64_t rank,
+              float factor, Dropout dropout) {
+  const int64_t units = (length + kColumnUnit - 1) / kColumnUnit;
+  parallel(units, rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
+    kernels<T>().contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, s, a, g, rows, length, rank,
+                          factor, dropout);
+  });
+}
+
+Tensor lowrank_shrink_cpu(const Tensor& x, const Tensor& a, double p, const std::optional<Tensor>& seed) {
+  check_large(x, "x");
+  const int64_t rows = x.size(0), length = x.size(1), rank = a.size(0);
+  check_rank(rank);
+  check_small(a, "a", rank, length);
+  const Dropout dropout = read_dropout(p, seed);
+  Tensor s = torch::stable::new_empty(x, {rows, rank});
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Packed<T> packed_a(a, false);
+    project(const_data<T>(x), packed_a.get(), data<T>(s), rows, length, rank, dropout.inverse(), dropout);
+  });
+  return s;
+}
+
+void lowrank_expand_cpu_(const Tensor& y, const Tensor& s, const Tensor& b, double scale) {
+  check_large(y, "y");
+  const int64_t rows = y.size(0), length = y.size(1), rank = b.size(1);
+  check_rank(rank);
+  check_small(b, "b", length, rank);
+  check_small(s, "s", rows, rank);
+  by_large_type(y, [&](auto zero) {
+    using T = decltype(zero);
+    const Packed<T> packed_s(s, false), packed_b(b, true);
+    expand(data<T>(y), packed_s.get(), packed_b.get(), rows, length, rank, static_cast<float>(scale));
+  });
+}
+
+std::tuple<Tensor, Tensor> lowrank_backward_output_cpu(const Tensor& dy, const Tensor& s, const Tensor& b,
+                                                       double scale) {
+  check_large(dy, "dy");
+  const int64_t rows = dy.size(0), length = dy.size(1), rank = b.size(1);
+  check_rank(rank);
+  check_small(b, "b", length, rank);
+  check_small(s, "s", rows, rank);
+  Tensor ds = torch::stable::new_empty(dy, {rows, rank});
+  Tensor db = torch::stable::new_empty(b, {length, rank});
+  by_large_type(dy, [&](auto zero) {
+    using T = decltype(zero);
+    const T* from = const_data<T>(dy);
+    const Packed<T> packed_s(s, false), packed_b(b, true);
+    const float factor = static_cast<float>(scale);
+    project(from, packed_b.get(), data<T>(ds), rows, length, rank, factor, {});
+    const std::unique_ptr<float[]> g(new float[rank * length]);
+    contract<T>(nullptr, from, packed_s.get(), nullptr, g.get(), rows, length, rank, factor, {});
+    unpack(g.get(), rank, length, true, db);
+  });
+  return {ds, db};
+}
+
+Tensor lowrank_backward_input_cpu_(const std::optional<Tensor>& dx, const Tensor& x, const Tensor& ds, const Tensor& a,
+                                   double p, const std::optional<Tensor>& seed) {
+  check_large(x, "x");
+  const int64_t rows = x.size(0), length = x.size(1), rank = a.size(0);
+  check_rank(rank);
+  check_small(a, "a", rank, length);
+  check_small(ds, "ds", rows, rank);
+  if (dx) {
+    check_large(*dx, "dx");
+    check_same(*dx, "dx", x, "x");
+  }
+  const Dropout dropout = read_dropout(p, seed);
+  Tensor da = torch::stable::new_empty(a, {rank, length});
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Packed<T> packed_ds(ds, false), packed_a(a, false);
+    const bool direct = da.scalar_type() == ScalarType::Float;
+    const std::unique_ptr<float[]> copy(direct ? nullptr : new float[rank * length]);
+    float* g = direct ? data<float>(da) : copy.get();
+    contract(dx ? data<T>(*dx) : nullptr, const_data<T>(x), packed_ds.get(), packed_a.get(), g, rows, length, rank,
+             dropout.inverse(), dropout);
+    if (!direct) unpack(g, rank, length, false, da);
+  });
+  return da;
+}
+
+void lowrank_merge_cpu_(const Tensor& w, const Tensor& a, const Tensor& b, double scale) {
+  check_large(w, "w");
+  const int64_t rows = w.size(0), length = w.size(1), rank = a.size(0);
+  check_rank(rank);
+  check_small(a, "a", rank, length);
+  check_small(b, "b", rows, rank);
+  const Packed<float> packed_b(b, false), packed_a(a, false);  // not rounded to w's dtype
+  by_large_type(w, [&](auto zero) {
+    using T = decltype(zero);
+    merge(data<T>(w), packed_b.get(), packed_a.get(), rows, length, rank, static_cast<float>(scale));
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ftengine, CPU, library) {
+  library.impl("lowrank_shrink", TORCH_BOX(&lowrank_shrink_cpu));
+  library.impl("lowrank_expand_", TORCH_BOX(&lowrank_expand_cpu_));
+  library.impl("lowrank_backward_output", TORCH_BOX(&lowrank_backward_output_cpu));
+  library.impl("lowrank_backward_input_", TORCH_BOX(&lowrank_backward_input_cpu_));
+  library.impl("lowrank_merge_", TORCH_BOX(&lowrank_merge_cpu_));
+}
+
+}  // namespace ftengine::cpu

@@ -1,0 +1,75 @@
+// Four fp32 lanes in plain C++, for any processor; compilers make of it what theirs has.
+
+#pragma once
+
+#include "cpu/bfloat16.h"
+#include "cpu/compiler.h"
+#include "cpu/kernels.h"
+#include "cpu/philox_keys.h"
+
+namespace ftengine::cpu {
+namespace {
+
+struct Vector {
+  static constexpr int kWidth = 4;
+
+  FTENGINE_INLINE Vector() : Vector(0.0f) {}
+  FTENGINE_INLINE explicit Vector(float value) {
+    for (float& lane : lanes) lane = value;
+  }
+
+  template <class T>
+  static FTENGINE_INLINE Vector load(const T* from) {
+    Vector result;
+    for (int i = 0; i < kWidth; ++i) result.lanes[i] = to_float(from[i]);
+    return result;
+  }
+  template <class T>
+  static FTENGINE_INLINE Vector load(const T* from, int n) {
+    Vector result;
+    for (int i = 0; i < n; ++i) result.lanes[i] = to_float(from[i]);
+    return result;
+  }
+
+  template <class T>
+  FTENGINE_INLINE void store(T* to) const {
+    for (int i = 0; i < kWidth; ++i) round_to(lanes[i], to + i);
+  }
+  template <class T>
+  FTENGINE_INLINE void store(T* to, int n) const {
+    for (int i = 0; i < n; ++i) round_to(lanes[i], to + i);
+  }
+
+  FTENGINE_INLINE Vector keep(const uint8_t* bits, int64_t column) const {
+    Vector result;
+    const int kept = bits[column / 8] >> (column % 8);
+    for (int i = 0; i < kWidth; ++i) result.lanes[i] = (kept >> i & 1) != 0 ? lanes[i] : 0.0f;
+    return result;
+  }
+
+  FTENGINE_INLINE float sum() const { return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]); }
+
+  float lanes[kWidth];
+};
+
+FTENGINE_INLINE Vector fma(Vector a, Vector b, Vector c) {
+  for (int i = 0; i < Vector::kWidth; ++i) c.lanes[i] += a.lanes[i] * b.lanes[i];
+  return c;
+}
+
+FTENGINE_INLINE Vector add(Vector a, Vector b) {
+  for (int i = 0; i < Vector::kWidth; ++i) a.lanes[i] += b.lanes[i];
+  return a;
+}
+
+constexpr int kDotRows = 2, kDotRanks = 4;
+constexpr int kExpandRows = 4, kExpandVectors = 2;
+constexpr int kOuterRanks = 4, kOuterVectors = 2;
+
+FTENGINE_INLINE void keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold, uint8_t* bits) {
+  const uint64_t seed = static_cast<uint64_t>(keys.k1[0]) << 32 | keys.k0[0];
+  for (uint32_t i = 0; i < 8; ++i) bits[i] = static_cast<uint8_t>(kept(philox(seed, row, block + i), threshold));
+}
+
+}  // namespace
+}  // namespace ftengine::cpu
