@@ -5,7 +5,6 @@ into has no torch to compile against; without a compiler nothing is asked for at
 """
 
 import os
-import shutil
 from typing import Any
 
 from setuptools import build_meta
@@ -34,7 +33,7 @@ def to_compile() -> list[str]:
         find_compiler(os.environ)
     except Unavailable:
         return []
-    missing = [] if find_ninja() or shutil.which("ninja") else ["ninja"]
+    missing = [] if find_ninja() else ["ninja"]
     try:
         find_torch(AT_LEAST_TORCH)
     except Unavailable:

@@ -168,7 +168,6 @@ class Plan:
     def _cpu(self) -> Part:
         compiler, folder = self._compiler, Path("csrc") / "cpu"
         options = (*HOST_OPTIONS, TORCH_TARGET)
-        flags = (*options, *_includes(self._torch))
         usable = {}
         for name, extra in INSTRUCTION_SETS.items():
             if extra and platform.machine() not in ("x86_64", "AMD64"):
@@ -177,12 +176,12 @@ class Plan:
                 usable[name] = extra
             else:
                 self.left_out[f"{name} kernels"] = f"{compiler.version} does not know {' '.join(extra)}"
-        steps = []
-        for source in _sources(folder, "*.cpp"):
-            if source.stem in INSTRUCTION_SETS and source.stem not in usable:
-                continue
-            extra = usable.get(source.stem, ()) + (_have(usable) if source.stem == "choose" else ())
-            steps.append(_compile((*compiler.command, *flags, *extra), source))
+        command = (*compiler.command, *options, *_have(usable), *_includes(self._torch))
+        steps = [
+            _compile((*command, *usable.get(source.stem, ())), source)
+            for source in _sources(folder, "*.cpp")
+            if source.stem in usable or source.stem not in INSTRUCTION_SETS
+        ]
         steps.append(_link((*compiler.command, "-shared"), "cpu", steps, self._torch))
         return Part(
             FILES["cpu"],
@@ -230,7 +229,11 @@ class Plan:
                 f"It knows {', '.join(known)}"
             )
         if unknown:
-            self.left_out[", ".join(f"sm_{name}" for name in unknown)] = f"nvcc {version} does not know it"
+            self.left_out[", ".join(f"sm_{name}" for name in unknown)] = (
+                f"nvcc {version} does not know {'it' if len(unknown) == 1 else 'them'}"
+            )
+        if set(unknown) == set(ARCHITECTURES):
+            raise Unavailable(f"nvcc {version} knows none of {', '.join(ARCHITECTURES)}")
         return named or [name for name in ARCHITECTURES if name in known]
 
     def _native(self) -> Part:

@@ -79,8 +79,8 @@ def find_ninja() -> str | None:
 def ninja_file(steps: Sequence[Step], build: Path) -> str:
     lines = [
         f"builddir = {_escape(build)}",
-        "rule compile\n  command = $call\n  depfile = $depfile\n  deps = gcc",
-        "rule link\n  command = $call",
+        "rule compile\n  command = $call\n  description = $in\n  depfile = $depfile\n  deps = gcc",
+        "rule link\n  command = $call\n  description = $out",
     ]
     for step in steps:
         rule = "compile" if step.depfile else "link"

@@ -73,9 +73,7 @@ def find_compiler(environ: Mapping[str, str]) -> Compiler:
     if command is None:
         raise Unavailable("no C++ compiler: neither CXX nor c++, g++ or clang++ in PATH")
     called = f"CXX={environ['CXX']}" if named else command[0]
-    program = (
-        "#include <vector>\ntemplate <class... T> auto sum(T... t) { return (t + ...); }\nint f() { return sum(1); }\n"
-    )
+    program = "#include <vector>\ntemplate <class... T> auto sum(T... t) { return (t + ...); }\nint i = sum(1);\n"
     problem = _compiles([*command, "-std=c++17", "-shared", "-fPIC"], program, "probe.cpp")
     if problem is not None:
         raise Unavailable(f"{called} does not compile C++17: {problem}")

@@ -31,9 +31,10 @@ class Scratch {
 };
 
 FTENGINE_INLINE int64_t pairs(int64_t count) { return (count + 1) / 2; }
-FTENGINE_INLINE int64_t padded(int64_t columns) { return (columns + kPairWidth - 1) / kPairWidth * kPairWidth; }
 FTENGINE_INLINE __mmask32 first_halves(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
-FTENGINE_INLINE __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << n) - 1); }
+FTENGINE_INLINE __mmask16 first_lanes(int64_t n) {
+  return n >= 16 ? 0xFFFF : n > 0 ? static_cast<__mmask16>((1u << n) - 1) : 0;
+}
 
 FTENGINE_INLINE __m512i load_bits(const float* from, __mmask16 lanes) {
   return _mm512_castps_si512(_mm512_maskz_loadu_ps(lanes, from));
@@ -72,101 +73,114 @@ FTENGINE_INLINE __m512 product(__m512 acc, __m512i x, __m512i a) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(a));
 }
 
-FTENGINE_INLINE __mmask32 kept_halves(const uint8_t* bits, int64_t column) {
-  uint32_t mask;
-  __builtin_memcpy(&mask, bits + column / 8, sizeof mask);
-  return mask;
+// Copies columns of a row of x, dropped ones as zeros, and zeros up to a multiple of 64: calls store(at, 32 columns).
+template <bool kDropout, class Store>
+FTENGINE_INLINE void copy_halves(const bfloat16* x, int64_t columns, const Masks& masks, int64_t row, int64_t column,
+                                 uint64_t* bits, const Store& store) {
+  for (int64_t at = 0; at < columns; at += 64) {
+    const uint64_t kept = kDropout ? masks(row, column + at) : ~uint64_t{0};
+    if (kDropout && bits != nullptr) bits[at / 64] = kept;
+    if (at + 64 <= columns && !kDropout) {
+      store(at, _mm512_loadu_si512(x + at));
+      store(at + kPairWidth, _mm512_loadu_si512(x + at + kPairWidth));
+    } else {
+      const uint64_t present = columns - at >= 64 ? kept : kept & ((uint64_t{1} << (columns - at)) - 1);
+      store(at, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(present), x + at));
+      store(at + kPairWidth, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(present >> 32), x + at + kPairWidth));
+    }
+  }
 }
 
 // --- project ---------------------------------------------------------------------------------------------------------
 
-template <int kRows, int kRanks, bool kDropout>
-FTENGINE_INLINE void dot_pairs(const DotTile& tile, const bfloat16* x, const uint16_t* a, float* sums) {
-  __m512 acc[kRows][kRanks];
-  FTENGINE_UNROLL
-  for (int i = 0; i < kRows; ++i) {
+constexpr int64_t kPairColumns = kDotTileBytes / sizeof(bfloat16);
+
+// sums[i][j] += x[i] · a[j] for kDotRows rows and kRanks ranks; x and a are padded with zeros, kPairColumns wide.
+template <int kRanks>
+FTENGINE_INLINE void dot_pairs(const uint16_t* x, const uint16_t* a, int64_t columns, float* sums,
+                               int64_t sums_stride) {
+  Vector acc[kDotRows][kDotRanks];
+  for (int64_t column = 0; column < columns; column += kPairWidth) {
+    __m512i values[kDotRows];
     FTENGINE_UNROLL
-    for (int j = 0; j < kRanks; ++j) acc[i][j] = _mm512_setzero_ps();
-  }
-  for (int64_t column = 0; column < tile.length; column += kPairWidth) {
-    const __mmask32 present = first_halves(tile.length - column);
-    __m512i values[kRows];
-    FTENGINE_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      const __mmask32 mask = kDropout ? present & kept_halves(tile.bits + i * tile.bits_stride, column) : present;
-      values[i] = _mm512_maskz_loadu_epi16(mask, x + i * tile.x_stride + column);
-    }
+    for (int i = 0; i < kDotRows; ++i) values[i] = _mm512_load_si512(x + i * kPairColumns + column);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
-      const __m512i factor = _mm512_load_si512(a + j * tile.a_stride + column);
+      const __m512i factor = _mm512_load_si512(a + j * kPairColumns + column);
       FTENGINE_UNROLL
-      for (int i = 0; i < kRows; ++i) acc[i][j] = product(acc[i][j], values[i], factor);
+      for (int i = 0; i < kDotRows; ++i) acc[i][j].lanes = product(acc[i][j].lanes, values[i], factor);
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kRanks; ++j) sums[i * tile.sums_stride + j] += _mm512_reduce_add_ps(acc[i][j]);
+  FTENGINE_UNROLL
+  for (int i = 0; i < kDotRows; ++i) add_sums(acc[i], sums + i * sums_stride);
+}
+
+FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t rows, const uint16_t* a, int64_t columns, float* sums,
+                                    int64_t rank) {
+  const int64_t sums_stride = multiple(rank, kDotRanks);
+  const auto ranks = [&](int64_t j, auto dot_ranks) FTENGINE_LAMBDA {
+    for (int64_t i = 0; i < rows; i += kDotRows) {
+      dot_ranks(x + i * kPairColumns, a + j * kPairColumns, columns, sums + i * sums_stride + j, sums_stride);
+    }
+  };
+  int64_t j = 0;
+  for (; j + kDotRanks <= rank; j += kDotRanks) ranks(j, dot_pairs<kDotRanks>);
+  switch (rank - j) {
+    case 1: return ranks(j, dot_pairs<1>);
+    case 2: return ranks(j, dot_pairs<2>);
+    case 3: return ranks(j, dot_pairs<3>);
   }
 }
 
-template <int kRows, int kRanks, bool kDropout>
-void dot_pairs_ranks(const DotTile& tile, const bfloat16* x, const uint16_t* a, float* sums, int64_t ranks) {
-  for (; ranks >= kRanks; ranks -= kRanks, a += kRanks * tile.a_stride, sums += kRanks) {
-    dot_pairs<kRows, kRanks, kDropout>(tile, x, a, sums);
-  }
-  if constexpr (kRanks > 1) {
-    if (ranks > 0) dot_pairs_ranks<kRows, kRanks / 2, kDropout>(tile, x, a, sums, ranks);
-  }
-}
-
-template <bool kDropout>
-void dot_pairs_rows(DotTile tile, int64_t rows, const bfloat16* x, const uint16_t* a, float* sums, int64_t rank) {
-  int64_t i = 0;
-  for (; i + kDotRows <= rows; i += kDotRows, tile.bits += kDotRows * tile.bits_stride) {
-    dot_pairs_ranks<kDotRows, kDotRanks, kDropout>(tile, x + i * tile.x_stride, a, sums + i * rank, rank);
-  }
-  for (; i < rows; ++i, tile.bits += tile.bits_stride) {
-    dot_pairs_ranks<1, kDotRanks, kDropout>(tile, x + i * tile.x_stride, a, sums + i * rank, rank);
+// (r, L) -> (chunks of kPairColumns, r, kPairColumns) in bf16, zeros after the end.
+void pack_chunks(const float* a, int64_t length, int64_t rank, uint16_t* to) {
+  for (int64_t column = 0; column < length; column += kPairColumns) {
+    for (int64_t j = 0; j < rank; ++j, to += kPairColumns) {
+      const int64_t columns = least(kPairColumns, length - column);
+      for (int64_t at = 0; at < multiple(columns, kPairWidth); at += W) {
+        const __m512i bits = load_bits(a + j * length + column + at, first_lanes(columns - at));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + at), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+      }
+    }
   }
 }
 
 void project_pairs(int64_t begin, int64_t end, const bfloat16* x, const float* a, bfloat16* s, int64_t length,
                    int64_t rank, float factor, Dropout dropout) {
-  const PhiloxKeys keys(dropout.seed);
-  const int64_t stride = padded(length);
-  const Scratch<uint16_t> packed(rank * stride);
-  for (int64_t j = 0; j < rank; ++j) {
-    for (int64_t column = 0; column < stride; column += W) {
-      const __m512i bits = load_bits(a + j * length + column, first_lanes(length > column ? length - column : 0));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(packed.get() + j * stride + column),
-                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
-    }
-  }
-  Mask<kRowTile, kDotChunk> mask;
-  float sums[kRowTile * kMaxRank];
-  for (int64_t first = begin; first < end; first += kRowTile) {
-    const int64_t rows = least(kRowTile, end - first);
-    for (int64_t i = 0; i < rows * rank; ++i) sums[i] = 0;
-    for (int64_t column = 0; column < length; column += kDotChunk) {
-      const int64_t columns = least(kDotChunk, length - column);
-      const DotTile tile{length, columns, stride, rank, mask.row(0), mask.kStride};
-      const bfloat16* from = x + first * length + column;
-      if (dropout.level != 0) {
-        mask.fill(keys, dropout.level - 32768, first, rows, column, columns);
-        dot_pairs_rows<true>(tile, rows, from, packed.get() + column, sums, rank);
-      } else {
-        dot_pairs_rows<false>(tile, rows, from, packed.get() + column, sums, rank);
+  const Masks masks(dropout);
+  const Scratch<uint16_t> packed(rank * multiple(length, kPairColumns));
+  pack_chunks(a, length, rank, packed.get());
+  alignas(64) uint16_t tile[kDotTileRows * kPairColumns] = {};
+  float sums[kDotTileRows * kMaxRank];
+  const int64_t sums_stride = multiple(rank, kDotRanks);
+  for (int64_t first = begin; first < end; first += kDotTileRows) {
+    const int64_t rows = least(kDotTileRows, end - first);
+    for (int64_t i = 0; i < kDotTileRows * sums_stride; ++i) sums[i] = 0;
+    for (int64_t column = 0; column < length; column += kPairColumns) {
+      const int64_t columns = least(kPairColumns, length - column);
+      for (int64_t i = 0; i < rows; ++i) {
+        const bfloat16* from = x + (first + i) * length + column;
+        uint16_t* to = tile + i * kPairColumns;
+        const auto store = [to](int64_t at, __m512i value) FTENGINE_LAMBDA { _mm512_store_si512(to + at, value); };
+        if (dropout.level != 0) {
+          copy_halves<true>(from, columns, masks, first + i, column, nullptr, store);
+        } else {
+          copy_halves<false>(from, columns, masks, first + i, column, nullptr, store);
+        }
       }
+      dot_pairs_tile(tile, rows, packed.get() + column * rank, columns, sums, rank);
     }
-    for (int64_t i = 0; i < rows * rank; ++i) round_to(factor * sums[i], s + first * rank + i);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < rank; ++j) round_to(factor * sums[i * sums_stride + j], s + (first + i) * rank + j);
+    }
   }
 }
 
 // --- expand ----------------------------------------------------------------------------------------------------------
 
 struct PairTile {
-  int64_t y_stride, s_stride, b_stride, pairs;
-  const uint8_t* bits;
-  int64_t bits_stride;
+  int64_t y_stride, b_stride, pairs;
+  const uint64_t* bits;  // kStrip / 64 words a row, or null
   __m512 factor;
 };
 
@@ -187,7 +201,7 @@ FTENGINE_INLINE void update_pairs(const PairTile& tile, bfloat16* y, const uint3
     for (int v = 0; v < 2 * kVectors; ++v) row[v] = _mm512_load_si512(b + j * tile.b_stride + column + v * W);
     FTENGINE_UNROLL
     for (int i = 0; i < kRows; ++i) {
-      const __m512i weight = _mm512_set1_epi32(static_cast<int>(s[i * tile.s_stride + j]));
+      const __m512i weight = _mm512_set1_epi32(static_cast<int>(s[i * tile.pairs + j]));
       FTENGINE_UNROLL
       for (int v = 0; v < 2 * kVectors; ++v) acc[i][v] = product(acc[i][v], weight, row[v]);
     }
@@ -201,7 +215,7 @@ FTENGINE_INLINE void update_pairs(const PairTile& tile, bfloat16* y, const uint3
       const __m512i old = _mm512_maskz_loadu_epi16(present, to);
       __m512 low = acc[i][2 * v], high = acc[i][2 * v + 1];
       if constexpr (kDropout) {
-        const __mmask32 kept = kept_halves(tile.bits + i * tile.bits_stride, at);
+        const auto kept = static_cast<__mmask32>(tile.bits[i * (kStrip / 64) + at / 64] >> (at % 64));
         low = _mm512_maskz_mov_ps(static_cast<__mmask16>(kept), low);
         high = _mm512_maskz_mov_ps(static_cast<__mmask16>(kept >> 16), high);
       }
@@ -233,25 +247,25 @@ void update_pairs_rows(PairTile tile, int64_t rows, bfloat16* y, const uint32_t*
                        int64_t columns) {
   int64_t i = 0;
   for (; i + kExpandRows <= rows; i += kExpandRows) {
-    update_pairs_columns<kExpandRows, kDropout>(tile, y + i * tile.y_stride, s + i * tile.s_stride, b, columns);
-    if (kDropout) tile.bits += kExpandRows * tile.bits_stride;
+    update_pairs_columns<kExpandRows, kDropout>(tile, y + i * tile.y_stride, s + i * tile.pairs, b, columns);
+    if (kDropout) tile.bits += kExpandRows * (kStrip / 64);
   }
   for (; i < rows; ++i) {
-    update_pairs_columns<1, kDropout>(tile, y + i * tile.y_stride, s + i * tile.s_stride, b, columns);
-    if (kDropout) tile.bits += tile.bits_stride;
+    update_pairs_columns<1, kDropout>(tile, y + i * tile.y_stride, s + i * tile.pairs, b, columns);
+    if (kDropout) tile.bits += kStrip / 64;
   }
 }
 
 void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const float* s, const float* b, int64_t length, int64_t rank,
                   float factor) {
-  const int64_t stride = padded(length);
+  const int64_t stride = multiple(length, kPairWidth);
   const Scratch<uint32_t> b_pairs(pairs(rank) * stride), s_pairs((end - begin) * pairs(rank));
   pair_rows(b, length, rank, length, b_pairs.get(), stride);
   pair_ranks(s + begin * rank, end - begin, rank, s_pairs.get());
-  const PairTile tile{length, pairs(rank), stride, pairs(rank), nullptr, 0, _mm512_set1_ps(factor)};
-  for (int64_t first = begin; first < end; first += kRowTile) {
+  const PairTile tile{length, stride, pairs(rank), nullptr, _mm512_set1_ps(factor)};
+  for (int64_t first = begin; first < end; first += kExpandTileRows) {
     for (int64_t column = 0; column < length; column += kExpandChunk) {
-      update_pairs_rows<false>(tile, least(kRowTile, end - first), y + first * length + column,
+      update_pairs_rows<false>(tile, least(kExpandTileRows, end - first), y + first * length + column,
                                s_pairs.get() + (first - begin) * pairs(rank), b_pairs.get() + column,
                                least(kExpandChunk, length - column));
     }
@@ -260,46 +274,67 @@ void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const float* s, const
 
 // --- contract --------------------------------------------------------------------------------------------------------
 
-// sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and 32 columns, rows by pairs. Interleaving two rows leaves the columns
-// in the order 0-3, 8-11, 16-19, 24-27, then 4-7, 12-15, …; sums keep it, in_order() undoes it.
-template <int kRanks, bool kDropout>
-FTENGINE_INLINE void outer_pairs(const OuterTile& tile, const bfloat16* x, const uint32_t* s, float* sums,
-                                 int64_t column, __mmask32 present) {
+// Pairs of rows, interleaved. That leaves 32 columns in the order 0-3, 8-11, 16-19, 24-27, then 4-7, 12-15, …; sums keep
+// it, in_order() undoes it.
+constexpr int64_t kPairStrip = 2 * kStrip;  // halves of a pair of rows
+constexpr int64_t kPairStripRows = 64;
+
+// sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and 32 columns.
+template <int kRanks>
+FTENGINE_INLINE void outer_pairs(const uint16_t* x, int64_t row_pairs, const uint32_t* s, int64_t s_stride,
+                                 float* sums) {
   __m512 acc[kRanks][2];
   FTENGINE_UNROLL
   for (int j = 0; j < kRanks; ++j) acc[j][0] = acc[j][1] = _mm512_setzero_ps();
-  const auto row = [&](int64_t i) FTENGINE_LAMBDA {
-    const __mmask32 mask = kDropout ? present & kept_halves(tile.bits + i * tile.bits_stride, column) : present;
-    return _mm512_maskz_loadu_epi16(mask, x + i * tile.x_stride + column);
-  };
-  for (int64_t i = 0; i < tile.rows; i += 2) {
-    const __m512i even = row(i), odd = i + 1 < tile.rows ? row(i + 1) : _mm512_setzero_si512();
-    const __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
+  for (int64_t i = 0; i < row_pairs; ++i) {
+    const __m512i low = _mm512_load_si512(x + i * kPairStrip), high = _mm512_load_si512(x + i * kPairStrip + kPairWidth);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
-      const __m512i weight = _mm512_set1_epi32(static_cast<int>(s[i / 2 * tile.s_stride + j]));
+      const __m512i weight = _mm512_set1_epi32(static_cast<int>(s[i * s_stride + j]));
       acc[j][0] = product(acc[j][0], weight, low);
       acc[j][1] = product(acc[j][1], weight, high);
     }
   }
   FTENGINE_UNROLL
   for (int j = 0; j < kRanks; ++j) {
-    float* to = sums + j * kStrip + column;
+    float* to = sums + j * kStrip;
     _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), acc[j][0]));
     _mm512_store_ps(to + W, _mm512_add_ps(_mm512_load_ps(to + W), acc[j][1]));
   }
 }
 
-template <int kRanks, bool kDropout>
-void outer_pairs_ranks(const OuterTile& tile, const bfloat16* x, const uint32_t* s, float* sums, int64_t columns,
-                       int64_t ranks) {
+template <int kRanks>
+FTENGINE_INLINE void outer_pairs_tile(const uint16_t* x, int64_t row_pairs, int64_t columns, const uint32_t* s,
+                                      int64_t s_stride, float* sums, int64_t ranks) {
   for (; ranks >= kRanks; ranks -= kRanks, s += kRanks, sums += kRanks * kStrip) {
     for (int64_t column = 0; column < columns; column += kPairWidth) {
-      outer_pairs<kRanks, kDropout>(tile, x, s, sums, column, first_halves(columns - column));
+      outer_pairs<kRanks>(x + 2 * column, row_pairs, s, s_stride, sums + column);
     }
   }
-  if constexpr (kRanks > 1) {
-    if (ranks > 0) outer_pairs_ranks<kRanks / 2, kDropout>(tile, x, s, sums, columns, ranks);
+  if constexpr (kRanks > 1) outer_pairs_tile<kRanks / 2>(x, row_pairs, columns, s, s_stride, sums, ranks);
+}
+
+// Copies a tile of x by pairs of rows; after an odd last row come zeros.
+template <bool kDropout>
+FTENGINE_INLINE void copy_row_pairs(const bfloat16* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* tile,
+                                    const Masks& masks, int64_t row, int64_t column, uint64_t* bits) {
+  for (int64_t i = 0; i < rows; i += 2) {
+    __m512i even[kStrip / kPairWidth], odd[kStrip / kPairWidth];
+    const auto keep_row = [&](int64_t k, __m512i* to) FTENGINE_LAMBDA {
+      copy_halves<kDropout>(x + k * stride, columns, masks, row + k, column, bits + k * (kStrip / 64),
+                            [to](int64_t at, __m512i value) FTENGINE_LAMBDA { to[at / kPairWidth] = value; });
+    };
+    keep_row(i, even);
+    if (i + 1 < rows) {
+      keep_row(i + 1, odd);
+    } else {
+      for (__m512i& value : odd) value = _mm512_setzero_si512();
+    }
+    uint16_t* to = tile + i / 2 * kPairStrip;
+    for (int64_t v = 0; v * kPairWidth < columns; ++v, to += 2 * kPairWidth) {
+      _mm512_store_si512(to, _mm512_unpacklo_epi16(even[v], odd[v]));
+      _mm512_store_si512(to + kPairWidth, _mm512_unpackhi_epi16(even[v], odd[v]));
+    }
   }
 }
 
@@ -315,33 +350,36 @@ FTENGINE_INLINE void in_order(const float* sums, __m512 factor, float* to, int64
 
 void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x, const float* s, const float* a,
                     float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
-  const PhiloxKeys keys(dropout.seed);
+  const Masks masks(dropout);
   const Scratch<uint32_t> s_by_rows(pairs(rows) * rank), s_by_ranks(dx ? rows * pairs(rank) : 0);
   const Scratch<uint32_t> a_pairs(dx ? pairs(rank) * kStrip : 0);
   pair_rows(s, rank, rows, rank, s_by_rows.get(), rank);
   if (dx) pair_ranks(s, rows, rank, s_by_ranks.get());
-  Mask<kStripRows, kStrip> mask;
+  alignas(64) uint16_t tile[kPairStripRows / 2 * kPairStrip];
   alignas(64) float sums[kMaxRank * kStrip];
+  uint64_t bits[kPairStripRows * (kStrip / 64)];
   for (int64_t column = begin; column < end; column += kStrip) {
     const int64_t columns = least(kStrip, end - column);
     for (int64_t i = 0; i < rank * kStrip; ++i) sums[i] = 0;
     if (dx) pair_rows(a + column, length, rank, columns, a_pairs.get(), kStrip);
-    for (int64_t first = 0; first < rows; first += kStripRows) {
-      const int64_t tile_rows = least(kStripRows, rows - first);
-      const OuterTile outer_tile{tile_rows, length, rank, mask.row(0), mask.kStride};
-      const PairTile pair_tile{length, pairs(rank), kStrip, pairs(rank), mask.row(0), mask.kStride,
-                               _mm512_set1_ps(factor)};
-      const uint32_t* by_rows = s_by_rows.get() + first / 2 * rank;
-      const uint32_t* by_ranks = s_by_ranks.get() + first * pairs(rank);
+    for (int64_t first = 0; first < rows; first += kPairStripRows) {
+      const int64_t tile_rows = least(kPairStripRows, rows - first);
       const bfloat16* from = x + first * length + column;
+      if (dropout.level != 0) {
+        copy_row_pairs<true>(from, length, tile_rows, columns, tile, masks, first, column, bits);
+      } else {
+        copy_row_pairs<false>(from, length, tile_rows, columns, tile, masks, first, column, bits);
+      }
+      outer_pairs_tile<kOuterRanks>(tile, pairs(tile_rows), columns, s_by_rows.get() + first / 2 * rank, rank, sums,
+                                    rank);
+      if (dx == nullptr) continue;
+      const PairTile pair_tile{length, kStrip, pairs(rank), bits, _mm512_set1_ps(factor)};
+      const uint32_t* weights = s_by_ranks.get() + first * pairs(rank);
       bfloat16* to = dx + first * length + column;
       if (dropout.level != 0) {
-        mask.fill(keys, dropout.level - 32768, first, tile_rows, column, columns);
-        outer_pairs_ranks<kOuterRanks, true>(outer_tile, from, by_rows, sums, columns, rank);
-        if (dx) update_pairs_rows<true>(pair_tile, tile_rows, to, by_ranks, a_pairs.get(), columns);
+        update_pairs_rows<true>(pair_tile, tile_rows, to, weights, a_pairs.get(), columns);
       } else {
-        outer_pairs_ranks<kOuterRanks, false>(outer_tile, from, by_rows, sums, columns, rank);
-        if (dx) update_pairs_rows<false>(pair_tile, tile_rows, to, by_ranks, a_pairs.get(), columns);
+        update_pairs_rows<false>(pair_tile, tile_rows, to, weights, a_pairs.get(), columns);
       }
     }
     for (int64_t j = 0; j < rank; ++j) {

@@ -128,12 +128,16 @@ class Packed {
     data_ = copy_.get();
     by_small_type(a, [&](auto zero) {
       const auto* from = const_data<decltype(zero)>(a);
-      // By columns, in pieces that a transposition keeps in cache.
-      parallel(columns, rows, [&](int64_t begin, int64_t end) {
-        for (int64_t row = 0; row < rows; ++row) {
-          for (int64_t column = begin; column < end; ++column) {
-            const float value = static_cast<float>(from[row * row_stride + column * column_stride]);
-            copy_[row * columns + column] = rounded(value);
+      float* to = copy_.get();
+      parallel((columns + kPiece - 1) / kPiece, rows * kPiece, [=](int64_t begin, int64_t end) {
+        for (int64_t first = begin * kPiece; first < std::min(end * kPiece, columns); first += kPiece) {
+          const int64_t last = std::min(first + kPiece, columns);
+          for (int64_t row = 0; row < rows; ++row) {
+            const auto* values = from + row * row_stride;
+            float* packed = to + row * columns;
+            float piece[kPiece];
+            for (int64_t i = first; i < last; ++i) piece[i - first] = static_cast<float>(values[i * column_stride]);
+            for (int64_t i = first; i < last; ++i) packed[i] = rounded(piece[i - first]);  // a loop of vectors
           }
         }
       });
@@ -143,6 +147,8 @@ class Packed {
   const float* get() const { return data_; }
 
  private:
+  static constexpr int64_t kPiece = 64;  // columns: a transposed piece stays in the first-level cache
+
   static float rounded(float value) {
     T result;
     round_to(value, &result);

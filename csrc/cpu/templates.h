@@ -2,16 +2,16 @@
 // namespace,
 //
 //   struct Vector {
-//     static constexpr int kWidth;                       // lanes
-//     Vector(); explicit Vector(float);                  // zeros; one value in every lane
-//     static Vector load(const T*);  static Vector load(const T*, int n);    // n < kWidth lanes, zeros above
-//     void store(T*) const;          void store(T*, int n) const;            // rounds to nearest even
-//     Vector keep(const uint8_t* bits, int64_t column) const;  // zero where bit `column + lane` is 0; kWidth | column
-//     float sum() const;
+//     static constexpr int kWidth;                     // lanes: 16 or a divisor of it
+//     Vector(); explicit Vector(float);                // zeros; one value in every lane
+//     static Vector load(const T*);  static Vector load(const T*, int n);  // n < kWidth lanes, zeros above
+//     void store(T*) const;          void store(T*, int n) const;          // rounds to nearest even
+//     Vector keep(uint64_t bits) const;                // zero in the lanes whose bit is 0
 //   };
-//   Vector fma(Vector a, Vector b, Vector c);            // a b + c
+//   Vector fma(Vector a, Vector b, Vector c);          // a b + c
 //   Vector add(Vector a, Vector b);
-//   void keep_bits(const PhiloxKeys&, uint32_t row, uint32_t block, int threshold, uint8_t* bits);  // 8 blocks
+//   void add_sums(const Vector (&v)[4], float* to);    // to[j] += the sum of v[j]'s lanes
+//   uint64_t keep_bits(const PhiloxKeys&, uint32_t row, uint32_t block, int threshold);  // the mask of 64 columns
 //
 // and the tiles that its registers hold: kDotRows x kDotRanks, kExpandRows x kExpandVectors and kOuterRanks x
 // kOuterVectors accumulators.
@@ -27,15 +27,16 @@ namespace ftengine::cpu {
 namespace {
 
 constexpr int W = Vector::kWidth;
-constexpr int64_t kRowTile = 48;       // rows whose mask and sums are held at once
-constexpr int64_t kDotChunk = 1024;    // columns: (r, chunk) of a stays in the second-level cache for every row
-constexpr int64_t kExpandChunk = 256;  // columns: (r, chunk) of b
-constexpr int64_t kStrip = 128;        // columns: (kStripRows, strip) of x and (r, strip) of a stay in cache
-constexpr int64_t kStripRows = 32;
+constexpr int kDotRanks = 4;
+constexpr int kDotTileRows = 12, kDotTileBytes = 2048;  // of a row: with as many of a, within the first-level cache
+constexpr int64_t kExpandChunk = 256;                   // columns: (r, chunk) of b
+constexpr int64_t kExpandTileRows = 48;
+constexpr int64_t kStrip = 128, kStripRows = 32;  // columns and rows: a tile of x, and (r, strip) of a
 constexpr int64_t kRankBlock = 64;  // long sums are sums of sums, whose rounding errors grow more slowly
-static_assert(kDotChunk % kColumnUnit == 0 && kStrip % kColumnUnit == 0, "a mask is made by 64 columns");
+static_assert(kDotTileRows % kDotRows == 0 && kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
 
 FTENGINE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+FTENGINE_INLINE int64_t multiple(int64_t value, int64_t of) { return (value + of - 1) / of * of; }
 
 struct Full {};  // the number of lanes of a whole vector
 
@@ -56,115 +57,123 @@ FTENGINE_INLINE void store(Vector value, T* to, int lanes) {
   value.store(to, lanes);
 }
 
-// The mask of a tile, a bit an element.
-template <int64_t kRows, int64_t kColumns>
-class Mask {
+// Makes the masks of one call: 64 columns of a row at a time, all ones where there is no dropout.
+class Masks {
  public:
-  static constexpr int64_t kStride = kColumns / 8;
+  explicit Masks(const Dropout& dropout) : keys_(dropout.seed), level_(dropout.level) {}
 
-  void fill(const PhiloxKeys& keys, int threshold, int64_t first_row, int64_t rows, int64_t first_column,
-            int64_t columns) {
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t column = 0; column < columns; column += 64) {
-        keep_bits(keys, static_cast<uint32_t>(first_row + i), static_cast<uint32_t>((first_column + column) / 8),
-                  threshold, bits_ + i * kStride + column / 8);
+  FTENGINE_INLINE uint64_t operator()(int64_t row, int64_t column) const {
+    return keep_bits(keys_, static_cast<uint32_t>(row), static_cast<uint32_t>(column / 8), level_ - 32768);
+  }
+
+ private:
+  PhiloxKeys keys_;
+  int level_;
+};
+
+// Copies columns of a row of x as fp32, dropped ones as zeros, and zeros up to a multiple of 64. A copy lies in one
+// piece of cache, wherever x's rows lie, and is masked and widened once however many ranks there are. Leaves the masks
+// in bits, where that is asked for.
+template <bool kDropout, class T>
+FTENGINE_INLINE void copy_row(const T* x, int64_t columns, float* to, const Masks& masks, int64_t row, int64_t column,
+                              uint64_t* bits) {
+  for (int64_t at = 0; at < columns; at += 64) {
+    uint64_t kept = kDropout ? masks(row, column + at) : 0;
+    if (kDropout && bits != nullptr) bits[at / 64] = kept;
+    const auto copy = [&](int64_t i, auto lanes) FTENGINE_LAMBDA {
+      const Vector value = load(x + at + i, lanes);
+      store(kDropout ? value.keep(kept >> i) : value, to + at + i, Full{});
+    };
+    if (at + 64 <= columns) {
+      FTENGINE_UNROLL
+      for (int i = 0; i < 64; i += W) copy(i, Full{});
+    } else {
+      for (int64_t i = 0; i < 64; i += W) {
+        const int64_t left = columns - at - i;
+        copy(i, left >= W ? W : left > 0 ? static_cast<int>(left) : 0);
       }
     }
   }
-
-  const uint8_t* row(int64_t i) const { return bits_ + i * kStride; }
-
- private:
-  alignas(64) uint8_t bits_[kRows * kStride];
-};
+}
 
 // --- project: s = factor · dropout(x) aᵀ -----------------------------------------------------------------------------
 
-struct DotTile {
-  int64_t x_stride, length, a_stride, sums_stride;
-  const uint8_t* bits;  // of the first row; the others follow at bits_stride
-  int64_t bits_stride;
-};
-
-// sums[i][j] += x[i] · a[j] for kRows rows and kRanks ranks.
-template <int kRows, int kRanks, bool kDropout, class T>
-FTENGINE_INLINE void dot(const DotTile& tile, const T* x, const float* a, float* sums) {
-  Vector acc[kRows][kRanks];
-  auto step = [&](int64_t column, auto lanes) FTENGINE_LAMBDA {
-    Vector values[kRows];
+// sums[i][j] += x[i] · a[j] for kDotRows rows and kRanks ranks. Columns are cut off by a alone: x is padded with zeros.
+template <int kRanks>
+FTENGINE_INLINE void dot(const float* x, int64_t x_stride, const float* a, int64_t a_stride, int64_t columns,
+                         float* sums, int64_t sums_stride) {
+  Vector acc[kDotRows][kDotRanks];
+  const auto step = [&](int64_t column, auto lanes) FTENGINE_LAMBDA {
+    Vector values[kDotRows];
     FTENGINE_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      values[i] = load(x + i * tile.x_stride + column, lanes);
-      if constexpr (kDropout) values[i] = values[i].keep(tile.bits + i * tile.bits_stride, column);
-    }
+    for (int i = 0; i < kDotRows; ++i) values[i] = Vector::load(x + i * x_stride + column);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
-      const Vector factor = load(a + j * tile.a_stride + column, lanes);
+      const Vector factor = load(a + j * a_stride + column, lanes);
       FTENGINE_UNROLL
-      for (int i = 0; i < kRows; ++i) acc[i][j] = fma(values[i], factor, acc[i][j]);
+      for (int i = 0; i < kDotRows; ++i) acc[i][j] = fma(values[i], factor, acc[i][j]);
     }
   };
   int64_t column = 0;
-  for (; column + W <= tile.length; column += W) step(column, Full{});
-  if (column < tile.length) step(column, static_cast<int>(tile.length - column));
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kRanks; ++j) sums[i * tile.sums_stride + j] += acc[i][j].sum();
-  }
+  for (; column + W <= columns; column += W) step(column, Full{});
+  if (column < columns) step(column, static_cast<int>(columns - column));
+  FTENGINE_UNROLL
+  for (int i = 0; i < kDotRows; ++i) add_sums(acc[i], sums + i * sums_stride);
 }
 
-template <int kRows, int kRanks, bool kDropout, class T>
-void dot_ranks(const DotTile& tile, const T* x, const float* a, float* sums, int64_t ranks) {
-  for (; ranks >= kRanks; ranks -= kRanks, a += kRanks * tile.a_stride, sums += kRanks) {
-    dot<kRows, kRanks, kDropout>(tile, x, a, sums);
-  }
-  if constexpr (kRanks > 1) {
-    if (ranks > 0) dot_ranks<kRows, kRanks / 2, kDropout>(tile, x, a, sums, ranks);
-  }
-}
-
-template <bool kDropout, class T>
-void dot_rows(DotTile tile, int64_t rows, const T* x, const float* a, float* sums, int64_t rank) {
-  int64_t i = 0;
-  for (; i + kDotRows <= rows; i += kDotRows) {
-    dot_ranks<kDotRows, kDotRanks, kDropout>(tile, x + i * tile.x_stride, a, sums + i * rank, rank);
-    if (kDropout) tile.bits += kDotRows * tile.bits_stride;
-  }
-  for (; i < rows; ++i) {
-    dot_ranks<1, kDotRanks, kDropout>(tile, x + i * tile.x_stride, a, sums + i * rank, rank);
-    if (kDropout) tile.bits += tile.bits_stride;
+// For all rows of a tile and all ranks; sums are `multiple(rank, kDotRanks)` apart.
+FTENGINE_INLINE void dot_tile(const float* x, int64_t x_stride, int64_t rows, const float* a, int64_t a_stride,
+                              int64_t columns, float* sums, int64_t rank) {
+  const int64_t sums_stride = multiple(rank, kDotRanks);
+  const auto ranks = [&](int64_t j, auto dot_ranks) FTENGINE_LAMBDA {
+    for (int64_t i = 0; i < rows; i += kDotRows) {
+      dot_ranks(x + i * x_stride, x_stride, a + j * a_stride, a_stride, columns, sums + i * sums_stride + j,
+                sums_stride);
+    }
+  };
+  int64_t j = 0;
+  for (; j + kDotRanks <= rank; j += kDotRanks) ranks(j, dot<kDotRanks>);
+  switch (rank - j) {
+    case 1: return ranks(j, dot<1>);
+    case 2: return ranks(j, dot<2>);
+    case 3: return ranks(j, dot<3>);
   }
 }
 
 template <class T>
 void project(int64_t begin, int64_t end, const T* x, const float* a, T* s, int64_t length, int64_t rank, float factor,
              Dropout dropout) {
-  const PhiloxKeys keys(dropout.seed);
-  Mask<kRowTile, kDotChunk> mask;
-  float sums[kRowTile * kMaxRank];
-  for (int64_t first = begin; first < end; first += kRowTile) {
-    const int64_t rows = least(kRowTile, end - first);
-    for (int64_t i = 0; i < rows * rank; ++i) sums[i] = 0;
-    for (int64_t column = 0; column < length; column += kDotChunk) {
-      const int64_t columns = least(kDotChunk, length - column);
-      const DotTile tile{length, columns, length, rank, mask.row(0), mask.kStride};
-      const T* from = x + first * length + column;
-      if (dropout.level != 0) {
-        mask.fill(keys, dropout.level - 32768, first, rows, column, columns);
-        dot_rows<true>(tile, rows, from, a + column, sums, rank);
-      } else {
-        dot_rows<false>(tile, rows, from, a + column, sums, rank);
+  constexpr int64_t kColumns = kDotTileBytes / sizeof(float);
+  const Masks masks(dropout);
+  alignas(64) float tile[kDotTileRows * kColumns] = {};
+  float sums[kDotTileRows * kMaxRank];
+  const int64_t sums_stride = multiple(rank, kDotRanks);
+  for (int64_t first = begin; first < end; first += kDotTileRows) {
+    const int64_t rows = least(kDotTileRows, end - first);
+    for (int64_t i = 0; i < kDotTileRows * sums_stride; ++i) sums[i] = 0;
+    for (int64_t column = 0; column < length; column += kColumns) {
+      const int64_t columns = least(kColumns, length - column);
+      for (int64_t i = 0; i < rows; ++i) {
+        const T* from = x + (first + i) * length + column;
+        if (dropout.level != 0) {
+          copy_row<true>(from, columns, tile + i * kColumns, masks, first + i, column, nullptr);
+        } else {
+          copy_row<false>(from, columns, tile + i * kColumns, masks, first + i, column, nullptr);
+        }
       }
+      dot_tile(tile, kColumns, rows, a + column, length, columns, sums, rank);
     }
-    for (int64_t i = 0; i < rows * rank; ++i) round_to(factor * sums[i], s + first * rank + i);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < rank; ++j) round_to(factor * sums[i * sums_stride + j], s + (first + i) * rank + j);
+    }
   }
 }
 
 // --- expand: y += factor · s b ---------------------------------------------------------------------------------------
 
 struct ExpandTile {
-  int64_t y_stride, s_stride, b_stride, rank;
-  const uint8_t* bits;
-  int64_t bits_stride;
+  int64_t y_stride, b_stride, rank;
+  const uint64_t* bits;  // kStrip / 64 words a row, or null
   Vector factor;
 };
 
@@ -180,7 +189,7 @@ FTENGINE_INLINE void update(const ExpandTile& tile, T* y, const float* s, const 
       for (int v = 0; v < kVectors; ++v) row[v] = load(b + j * tile.b_stride + column + v * W, lanes);
       FTENGINE_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const Vector weight(s[i * tile.s_stride + j]);
+        const Vector weight(s[i * tile.rank + j]);
         FTENGINE_UNROLL
         for (int v = 0; v < kVectors; ++v) acc[i][v] = fma(weight, row[v], acc[i][v]);
       }
@@ -195,9 +204,10 @@ FTENGINE_INLINE void update(const ExpandTile& tile, T* y, const float* s, const 
   for (int i = 0; i < kRows; ++i) {
     FTENGINE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = column + v * W;
       Vector sum = sums[i][v];
-      if constexpr (kDropout) sum = sum.keep(tile.bits + i * tile.bits_stride, column + v * W);
-      T* to = y + i * tile.y_stride + column + v * W;
+      if constexpr (kDropout) sum = sum.keep(tile.bits[i * (kStrip / 64) + at / 64] >> (at % 64));
+      T* to = y + i * tile.y_stride + at;
       store(fma(tile.factor, sum, load(to, lanes)), to, lanes);
     }
   }
@@ -217,21 +227,21 @@ template <bool kDropout, class T>
 void update_rows(ExpandTile tile, int64_t rows, T* y, const float* s, const float* b, int64_t columns) {
   int64_t i = 0;
   for (; i + kExpandRows <= rows; i += kExpandRows) {
-    update_columns<kExpandRows, kDropout>(tile, y + i * tile.y_stride, s + i * tile.s_stride, b, columns);
-    if (kDropout) tile.bits += kExpandRows * tile.bits_stride;
+    update_columns<kExpandRows, kDropout>(tile, y + i * tile.y_stride, s + i * tile.rank, b, columns);
+    if (kDropout) tile.bits += kExpandRows * (kStrip / 64);
   }
   for (; i < rows; ++i) {
-    update_columns<1, kDropout>(tile, y + i * tile.y_stride, s + i * tile.s_stride, b, columns);
-    if (kDropout) tile.bits += tile.bits_stride;
+    update_columns<1, kDropout>(tile, y + i * tile.y_stride, s + i * tile.rank, b, columns);
+    if (kDropout) tile.bits += kStrip / 64;
   }
 }
 
 template <class T>
 void expand(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
             float factor) {
-  const ExpandTile tile{length, rank, length, rank, nullptr, 0, Vector(factor)};
-  for (int64_t first = begin; first < end; first += kRowTile) {
-    const int64_t rows = least(kRowTile, end - first);
+  const ExpandTile tile{length, length, rank, nullptr, Vector(factor)};
+  for (int64_t first = begin; first < end; first += kExpandTileRows) {
+    const int64_t rows = least(kExpandTileRows, end - first);
     for (int64_t column = 0; column < length; column += kExpandChunk) {
       update_rows<false>(tile, rows, y + first * length + column, s + first * rank, b + column,
                          least(kExpandChunk, length - column));
@@ -241,80 +251,70 @@ void expand(int64_t begin, int64_t end, T* y, const float* s, const float* b, in
 
 // --- contract: g = factor · sᵀ dropout(x); dx += factor · mask ∘ (s a) -----------------------------------------------
 
-struct OuterTile {
-  int64_t rows, x_stride, s_stride;
-  const uint8_t* bits;
-  int64_t bits_stride;
-};
-
-// sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and kVectors vectors from `column`; sums are kStrip apart.
-template <int kRanks, int kVectors, bool kDropout, class T, class Lanes>
-FTENGINE_INLINE void outer(const OuterTile& tile, const T* x, const float* s, float* sums, int64_t column,
-                           Lanes lanes) {
-  Vector acc[kRanks][kVectors];
-  for (int64_t i = 0; i < tile.rows; ++i) {
-    Vector values[kVectors];
+// sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and kOuterVectors vectors; x and sums are kStrip wide.
+template <int kRanks>
+FTENGINE_INLINE void outer(const float* x, int64_t rows, const float* s, int64_t s_stride, float* sums) {
+  Vector acc[kRanks][kOuterVectors];
+  for (int64_t i = 0; i < rows; ++i) {
+    Vector values[kOuterVectors];
     FTENGINE_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      values[v] = load(x + i * tile.x_stride + column + v * W, lanes);
-      if constexpr (kDropout) values[v] = values[v].keep(tile.bits + i * tile.bits_stride, column + v * W);
-    }
+    for (int v = 0; v < kOuterVectors; ++v) values[v] = Vector::load(x + i * kStrip + v * W);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
-      const Vector weight(s[i * tile.s_stride + j]);
+      const Vector weight(s[i * s_stride + j]);
       FTENGINE_UNROLL
-      for (int v = 0; v < kVectors; ++v) acc[j][v] = fma(weight, values[v], acc[j][v]);
+      for (int v = 0; v < kOuterVectors; ++v) acc[j][v] = fma(weight, values[v], acc[j][v]);
     }
   }
   FTENGINE_UNROLL
   for (int j = 0; j < kRanks; ++j) {
     FTENGINE_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      float* to = sums + j * kStrip + column + v * W;  // whole vectors: the strip is a multiple of them
+    for (int v = 0; v < kOuterVectors; ++v) {
+      float* to = sums + j * kStrip + v * W;
       add(acc[j][v], Vector::load(to)).store(to);
     }
   }
 }
 
-template <int kRanks, bool kDropout, class T>
-void outer_ranks(const OuterTile& tile, const T* x, const float* s, float* sums, int64_t columns, int64_t ranks) {
+template <int kRanks>
+FTENGINE_INLINE void outer_tile(const float* x, int64_t rows, int64_t columns, const float* s, int64_t s_stride,
+                                float* sums, int64_t ranks) {
   for (; ranks >= kRanks; ranks -= kRanks, s += kRanks, sums += kRanks * kStrip) {
-    int64_t column = 0;
-    for (; column + kOuterVectors * W <= columns; column += kOuterVectors * W) {
-      outer<kRanks, kOuterVectors, kDropout>(tile, x, s, sums, column, Full{});
-    }
-    for (; column + W <= columns; column += W) outer<kRanks, 1, kDropout>(tile, x, s, sums, column, Full{});
-    if (column < columns) {
-      outer<kRanks, 1, kDropout>(tile, x, s, sums, column, static_cast<int>(columns - column));
+    for (int64_t column = 0; column < columns; column += kOuterVectors * W) {
+      outer<kRanks>(x + column, rows, s, s_stride, sums + column);
     }
   }
-  if constexpr (kRanks > 1) {
-    if (ranks > 0) outer_ranks<kRanks / 2, kDropout>(tile, x, s, sums, columns, ranks);
-  }
+  if constexpr (kRanks > 1) outer_tile<kRanks / 2>(x, rows, columns, s, s_stride, sums, ranks);
 }
 
 template <class T>
 void contract(int64_t begin, int64_t end, T* dx, const T* x, const float* s, const float* a, float* g, int64_t rows,
               int64_t length, int64_t rank, float factor, Dropout dropout) {
-  const PhiloxKeys keys(dropout.seed);
-  Mask<kStripRows, kStrip> mask;
+  const Masks masks(dropout);
+  alignas(64) float tile[kStripRows * kStrip];
   alignas(64) float sums[kMaxRank * kStrip];
+  uint64_t bits[kStripRows * (kStrip / 64)];
   for (int64_t column = begin; column < end; column += kStrip) {
     const int64_t columns = least(kStrip, end - column);
     for (int64_t i = 0; i < rank * kStrip; ++i) sums[i] = 0;
     for (int64_t first = 0; first < rows; first += kStripRows) {
       const int64_t tile_rows = least(kStripRows, rows - first);
-      const OuterTile tile{tile_rows, length, rank, mask.row(0), mask.kStride};
-      const ExpandTile expand_tile{length, rank, length, rank, mask.row(0), mask.kStride, Vector(factor)};
-      const T* from = x + first * length + column;
-      const float* weights = s + first * rank;
+      for (int64_t i = 0; i < tile_rows; ++i) {
+        const T* from = x + (first + i) * length + column;
+        if (dropout.level != 0) {
+          copy_row<true>(from, columns, tile + i * kStrip, masks, first + i, column, bits + i * (kStrip / 64));
+        } else {
+          copy_row<false>(from, columns, tile + i * kStrip, masks, first + i, column, nullptr);
+        }
+      }
+      outer_tile<kOuterRanks>(tile, tile_rows, columns, s + first * rank, rank, sums, rank);
+      if (dx == nullptr) continue;
+      const ExpandTile expand_tile{length, length, rank, bits, Vector(factor)};
+      T* to = dx + first * length + column;
       if (dropout.level != 0) {
-        mask.fill(keys, dropout.level - 32768, first, tile_rows, column, columns);
-        outer_ranks<kOuterRanks, true>(tile, from, weights, sums, columns, rank);
-        if (dx) update_rows<true>(expand_tile, tile_rows, dx + first * length + column, weights, a + column, columns);
+        update_rows<true>(expand_tile, tile_rows, to, s + first * rank, a + column, columns);
       } else {
-        outer_ranks<kOuterRanks, false>(tile, from, weights, sums, columns, rank);
-        if (dx) update_rows<false>(expand_tile, tile_rows, dx + first * length + column, weights, a + column, columns);
+        update_rows<false>(expand_tile, tile_rows, to, s + first * rank, a + column, columns);
       }
     }
     for (int64_t j = 0; j < rank; ++j) {

@@ -39,16 +39,10 @@ struct Vector {
     __builtin_memcpy(to, &halves, n * sizeof *to);
   }
 
-  FTENGINE_INLINE Vector keep(const uint8_t* bits, int64_t column) const {
+  FTENGINE_INLINE Vector keep(uint64_t bits) const {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits[column / 8]), lane), lane);
+    const __m256i kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
     return Vector(_mm256_and_ps(lanes, _mm256_castsi256_ps(kept)));
-  }
-
-  FTENGINE_INLINE float sum() const {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
   }
 
   __m256 lanes;
@@ -77,7 +71,14 @@ struct Vector {
 FTENGINE_INLINE Vector fma(Vector a, Vector b, Vector c) { return Vector(_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
 FTENGINE_INLINE Vector add(Vector a, Vector b) { return Vector(_mm256_add_ps(a.lanes, b.lanes)); }
 
-constexpr int kDotRows = 2, kDotRanks = 4;
+FTENGINE_INLINE void add_sums(const Vector (&v)[4], float* to) {
+  const __m256 halves =
+      _mm256_hadd_ps(_mm256_hadd_ps(v[0].lanes, v[1].lanes), _mm256_hadd_ps(v[2].lanes, v[3].lanes));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+}
+
+constexpr int kDotRows = 3;
 constexpr int kExpandRows = 4, kExpandVectors = 2;
 constexpr int kOuterRanks = 4, kOuterVectors = 2;
 
@@ -116,10 +117,9 @@ FTENGINE_INLINE uint32_t keep_four_blocks(const PhiloxKeys& keys, uint32_t row, 
   return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(even, odd)));
 }
 
-FTENGINE_INLINE void keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold, uint8_t* bits) {
-  const uint32_t halves[2] = {keep_four_blocks(keys, row, block, threshold),
-                              keep_four_blocks(keys, row, block + 4, threshold)};
-  __builtin_memcpy(bits, halves, sizeof halves);
+FTENGINE_INLINE uint64_t keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold) {
+  const uint64_t low = keep_four_blocks(keys, row, block, threshold);
+  return low | static_cast<uint64_t>(keep_four_blocks(keys, row, block + 4, threshold)) << 32;
 }
 
 }  // namespace

@@ -32,12 +32,9 @@ struct Vector {
   FTENGINE_INLINE void store(bfloat16* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow()); }
   FTENGINE_INLINE void store(bfloat16* to, int n) const { _mm256_mask_storeu_epi16(to, first(n), narrow()); }
 
-  FTENGINE_INLINE Vector keep(const uint8_t* bits, int64_t column) const {
-    const __mmask16 mask = *reinterpret_cast<const uint16_t*>(bits + column / 8);
-    return Vector(_mm512_maskz_mov_ps(mask, lanes));
+  FTENGINE_INLINE Vector keep(uint64_t bits) const {
+    return Vector(_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), lanes));
   }
-
-  FTENGINE_INLINE float sum() const { return _mm512_reduce_add_ps(lanes); }
 
   __m512 lanes;
 
@@ -62,14 +59,27 @@ struct Vector {
 FTENGINE_INLINE Vector fma(Vector a, Vector b, Vector c) { return Vector(_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
 FTENGINE_INLINE Vector add(Vector a, Vector b) { return Vector(_mm512_add_ps(a.lanes, b.lanes)); }
 
-constexpr int kDotRows = 3, kDotRanks = 8;
+FTENGINE_INLINE void add_sums(const Vector (&v)[4], float* to) {
+  const auto transpose_add = [](__m512 a, __m512 b) FTENGINE_LAMBDA {  // a0+a2, b0+b2, a1+a3, b1+b3 in each quarter
+    return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  };
+  const __m512d left = _mm512_castps_pd(transpose_add(v[0].lanes, v[1].lanes));
+  const __m512d right = _mm512_castps_pd(transpose_add(v[2].lanes, v[3].lanes));
+  const __m512 quarters = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(left, right)),
+                                        _mm512_castpd_ps(_mm512_unpackhi_pd(left, right)));
+  const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+}
+
+constexpr int kDotRows = 6;
 constexpr int kExpandRows = 4, kExpandVectors = 4;
 constexpr int kOuterRanks = 8, kOuterVectors = 2;
 
 // The 64 mask bits of blocks block … block + 7. A 64-bit lane a block; a word lies in a lane's lower half, whose upper
 // half is never read again: the whole product serves as its lower word. Until the third round half of the words depend
 // on the row alone and stay scalars.
-FTENGINE_INLINE void keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold, uint8_t* bits) {
+FTENGINE_INLINE uint64_t keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold) {
   const __m512i m0 = _mm512_set1_epi64(kPhiloxM0), m1 = _mm512_set1_epi64(kPhiloxM1);
   const auto word = [](uint32_t value) FTENGINE_LAMBDA { return _mm512_set1_epi64(value); };
   const auto high = [](__m512i product) FTENGINE_LAMBDA { return _mm512_srli_epi64(product, 32); };
@@ -102,8 +112,8 @@ FTENGINE_INLINE void keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t bl
   const __m512i upper = _mm512_mask_shuffle_epi32(c2, 0xAAAA, c3, _MM_PERM_CCAA);
   const __m512i limit = _mm512_set1_epi16(static_cast<short>(threshold));
   const uint64_t low = _mm512_cmpge_epi16_mask(_mm512_unpacklo_epi64(lower, upper), limit);
-  const uint64_t all = low | static_cast<uint64_t>(_mm512_cmpge_epi16_mask(_mm512_unpackhi_epi64(lower, upper), limit)) << 32;
-  __builtin_memcpy(bits, &all, sizeof all);
+  const uint64_t high_half = _mm512_cmpge_epi16_mask(_mm512_unpackhi_epi64(lower, upper), limit);
+  return low | high_half << 32;
 }
 
 }  // namespace

@@ -40,14 +40,11 @@ struct Vector {
     for (int i = 0; i < n; ++i) round_to(lanes[i], to + i);
   }
 
-  FTENGINE_INLINE Vector keep(const uint8_t* bits, int64_t column) const {
+  FTENGINE_INLINE Vector keep(uint64_t bits) const {
     Vector result;
-    const int kept = bits[column / 8] >> (column % 8);
-    for (int i = 0; i < kWidth; ++i) result.lanes[i] = (kept >> i & 1) != 0 ? lanes[i] : 0.0f;
+    for (int i = 0; i < kWidth; ++i) result.lanes[i] = (bits >> i & 1) != 0 ? lanes[i] : 0.0f;
     return result;
   }
-
-  FTENGINE_INLINE float sum() const { return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]); }
 
   float lanes[kWidth];
 };
@@ -62,13 +59,21 @@ FTENGINE_INLINE Vector add(Vector a, Vector b) {
   return a;
 }
 
-constexpr int kDotRows = 2, kDotRanks = 4;
+FTENGINE_INLINE void add_sums(const Vector (&v)[4], float* to) {
+  for (int j = 0; j < 4; ++j) to[j] += (v[j].lanes[0] + v[j].lanes[2]) + (v[j].lanes[1] + v[j].lanes[3]);
+}
+
+constexpr int kDotRows = 2;
 constexpr int kExpandRows = 4, kExpandVectors = 2;
 constexpr int kOuterRanks = 4, kOuterVectors = 2;
 
-FTENGINE_INLINE void keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold, uint8_t* bits) {
+FTENGINE_INLINE uint64_t keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold) {
   const uint64_t seed = static_cast<uint64_t>(keys.k1[0]) << 32 | keys.k0[0];
-  for (uint32_t i = 0; i < 8; ++i) bits[i] = static_cast<uint8_t>(kept(philox(seed, row, block + i), threshold));
+  uint64_t bits = 0;
+  for (uint32_t i = 0; i < 8; ++i) {
+    bits |= static_cast<uint64_t>(kept(philox(seed, row, block + i), threshold)) << (8 * i);
+  }
+  return bits;
 }
 
 }  // namespace

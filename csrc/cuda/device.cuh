@@ -46,6 +46,7 @@ struct alignas(16) Octet {
 #define FTENGINE_DEVICE __device__ __forceinline__
 #define FTENGINE_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define FTENGINE_UNROLL _Pragma("unroll")
+#define FTENGINE_KEEP_LOOP _Pragma("unroll 1")  // where copies of the body would not fit into registers
 
 namespace ftengine::device {
 
@@ -57,8 +58,8 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t 
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
 }
 
-FTENGINE_DEVICE int64_t block_index() { return blockIdx.x; }
-FTENGINE_DEVICE int64_t block_count() { return gridDim.x; }
+FTENGINE_DEVICE int block_index() { return blockIdx.x; }
+FTENGINE_DEVICE int block_count() { return gridDim.x; }
 FTENGINE_DEVICE int thread_index() { return threadIdx.x; }
 FTENGINE_DEVICE int thread_count() { return blockDim.x; }
 
@@ -106,7 +107,7 @@ FTENGINE_DEVICE Half from_float<Half>(float x) {
   return {__half_as_ushort(__float2half_rn(x))};
 }
 
-// c (16, 8) += a (16, 16) b (16, 8), over the warp. PTX ISA 8.8, §9.7.14.5.8, "Matrix fragments for mma.m16n8k16 with
+// c (16, 8) += a (16, 16) b (16, 8), over the warp. PTX ISA, "Matrix fragments for mma.m16n8k16 with
 // floating point type": lane 4g + t holds of a the rows g and g + 8, of b the column g, of c the columns 2t and 2t + 1.
 FTENGINE_DEVICE void mma(float (&c)[4], const Pair<BFloat16> (&a)[4], const Pair<BFloat16> (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -56,8 +56,8 @@ lowrank_pack_kernel(Packings packings) {
   for (int item = 0; item < packings.count; ++item) {
     const Packing& packing = packings.list[item];
     const int64_t elements = packing.length * packing.ranks;
-    const int64_t first = device::block_index() * kSmallThreads + device::thread_index();
-    for (int64_t index = first; index < elements; index += device::block_count() * kSmallThreads) {
+    const int64_t first = int64_t{kSmallThreads} * device::block_index() + device::thread_index();
+    for (int64_t index = first; index < elements; index += int64_t{kSmallThreads} * device::block_count()) {
       int64_t i, rank;
       if (packing.order == Order::kByLength) {
         i = index / packing.ranks, rank = index % packing.ranks;
@@ -94,8 +94,8 @@ FTENGINE_KERNEL(kSmallThreads, 1) lowrank_reduce_kernel(Reductions reductions) {
   for (int item = 0; item < reductions.count; ++item) {
     const Reduction& reduction = reductions.list[item];
     const int64_t rows = reduction.to.rows, columns = reduction.to.columns;
-    const int64_t first = device::block_index() * kSmallThreads + device::thread_index();
-    for (int64_t index = first; index < rows * columns; index += device::block_count() * kSmallThreads) {
+    const int64_t first = int64_t{kSmallThreads} * device::block_index() + device::thread_index();
+    for (int64_t index = first; index < rows * columns; index += int64_t{kSmallThreads} * device::block_count()) {
       const int64_t row = reduction.rows_first ? index % rows : index / columns;
       const int64_t column = reduction.rows_first ? index / rows : index % columns;
       const float* from = reduction.from + row * reduction.row_stride + column * reduction.column_stride;

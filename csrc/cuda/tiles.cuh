@@ -10,6 +10,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "device.cuh"
 
 namespace ftengine {
@@ -24,55 +26,94 @@ constexpr int kRankTile = 16;     // of an mma
 // A large operand: contiguous, rows × columns.
 template <typename T>
 struct Dense {
+  using Element = std::remove_const_t<T>;
+
   T* data;
   int64_t rows, columns;
   bool aligned;  // every octet begins at a multiple of 16 bytes and lies in one row
 
-  // Elements outside are zero.
-  FTENGINE_DEVICE Octet<T> load(int64_t row, int64_t column) const {
-    if (row >= rows || column >= columns) return {};
+  // Reads octets of rows row, row + step, … at a column; elements outside are zero. All of them are requested before
+  // the first is used, so that a lane has several loads in flight.
+  template <int N>
+  FTENGINE_DEVICE void load(Octet<Element> (&octets)[N], int64_t row, int step, int64_t column) const {
     const T* from = data + row * columns + column;
-    if (aligned) return device::load_octet(from);
-    Octet<T> octet;
+    const int rows_left = left(rows - row), columns_left = left(columns - column);
     FTENGINE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float first = column + 2 * i < columns ? device::to_float(from[2 * i]) : 0.0f;
-      const float second = column + 2 * i + 1 < columns ? device::to_float(from[2 * i + 1]) : 0.0f;
-      octet.pair[i] = device::make_pair<T>(first, second);
+    for (int i = 0; i < N; ++i) octets[i] = {};
+    if (aligned) {
+      FTENGINE_UNROLL
+      for (int i = 0; i < N; ++i) {
+        if (i * step < rows_left && columns_left > 0) octets[i] = device::load_octet(from + i * step * columns);
+      }
+    } else {
+      FTENGINE_UNROLL
+      for (int i = 0; i < N; ++i) {
+        FTENGINE_UNROLL
+        for (int j = 0; j < 8; j += 2) {
+          const int inside = i * step < rows_left ? columns_left - j : 0;
+          const T* pair = from + i * step * columns + j;
+          octets[i].pair[j / 2] = device::make_pair<Element>(inside > 0 ? device::to_float(pair[0]) : 0.0f,
+                                                             inside > 1 ? device::to_float(pair[1]) : 0.0f);
+        }
+      }
     }
-    return octet;
   }
 
-  FTENGINE_DEVICE void store(int64_t row, int64_t column, const Octet<T>& octet) const {
-    if (row >= rows || column >= columns) return;
+  // Writes octets of rows row, row + 1, …; nothing outside.
+  template <int N>
+  FTENGINE_DEVICE void store(const Octet<Element> (&octets)[N], int64_t row, int64_t column) const {
     T* to = data + row * columns + column;
-    if (aligned) return device::store_octet(to, octet);
+    const int rows_left = left(rows - row), columns_left = left(columns - column);
     FTENGINE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      if (column + 2 * i < columns) to[2 * i] = device::from_float<T>(device::low(octet.pair[i]));
-      if (column + 2 * i + 1 < columns) to[2 * i + 1] = device::from_float<T>(device::high(octet.pair[i]));
+    for (int i = 0; i < N; ++i) {
+      if (i >= rows_left || columns_left <= 0) continue;
+      if (aligned) {
+        device::store_octet(to + i * columns, octets[i]);
+      } else {
+        FTENGINE_UNROLL
+        for (int j = 0; j < 8; j += 2) {
+          if (columns_left > j) to[i * columns + j] = device::from_float<T>(device::low(octets[i].pair[j / 2]));
+          if (columns_left > j + 1) to[i * columns + j + 1] = device::from_float<T>(device::high(octets[i].pair[j / 2]));
+        }
+      }
     }
   }
+
+ private:
+  // As a small number: comparisons with it then take one register.
+  static FTENGINE_DEVICE int left(int64_t count) { return count < 64 ? static_cast<int>(count) : 64; }
 };
 
 // Dropout with p = level / 65536; none when seed is null.
 struct Dropout {
   const int64_t* seed;
   int level;
-
-  // Compares half-words as the upper halves of 32-bit words: one comparison each, whichever half it was.
-  FTENGINE_DEVICE int32_t threshold() const { return (level - 32768) * 65536; }
-
-  FTENGINE_DEVICE PhiloxBlock block(int64_t row, int64_t column) const {
-    return philox(static_cast<uint64_t>(*seed), static_cast<uint32_t>(row),
-                  static_cast<uint32_t>(column / kColumnsPerBlock));
-  }
 };
 
-FTENGINE_DEVICE bool keeps_low(uint32_t word, int32_t threshold) {
-  return static_cast<int32_t>(word << 16) >= threshold;
-}
-FTENGINE_DEVICE bool keeps_high(uint32_t word, int32_t threshold) { return static_cast<int32_t>(word) >= threshold; }
+// The mask, with the seed read once.
+struct Mask {
+  bool active;
+  uint64_t seed;
+  int32_t threshold;  // compares half-words as upper halves of 32-bit words: one comparison, whichever half it was
+
+  explicit FTENGINE_DEVICE Mask(Dropout dropout)
+      : active(dropout.seed != nullptr),
+        seed(active ? static_cast<uint64_t>(*dropout.seed) : 0),
+        threshold((dropout.level - 32768) * 65536) {}
+
+  // Bit j says whether column + j is kept; all are where there is no dropout.
+  FTENGINE_DEVICE uint32_t kept(int64_t row, int64_t column) const {
+    if (!active) return 0xFF;
+    const PhiloxBlock block = philox(seed, static_cast<uint32_t>(row), static_cast<uint32_t>(column / kColumnsPerBlock));
+    uint32_t bits = 0;
+    FTENGINE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      if (static_cast<int32_t>(block.w[i] << 16) >= threshold) bits |= 1u << 2 * i;
+      if (static_cast<int32_t>(block.w[i]) >= threshold) bits |= 2u << 2 * i;
+    }
+    return bits;
+  }
+};
 
 template <typename T>
 FTENGINE_DEVICE Pair<T> select(Pair<T> pair, bool low, bool high) {
@@ -84,11 +125,9 @@ FTENGINE_DEVICE Pair<float> select(Pair<float> pair, bool low, bool high) {
 
 // Dropped elements become exact zeros, even where they are infinite.
 template <typename T>
-FTENGINE_DEVICE void drop(Octet<T>& octet, const PhiloxBlock& block, int32_t threshold) {
+FTENGINE_DEVICE void drop(Octet<T>& octet, uint32_t kept) {
   FTENGINE_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    octet.pair[i] = select(octet.pair[i], keeps_low(block.w[i], threshold), keeps_high(block.w[i], threshold));
-  }
+  for (int i = 0; i < 4; ++i) octet.pair[i] = select(octet.pair[i], kept >> 2 * i & 1, kept >> 2 * i & 2);
 }
 
 // Small operands come packed: cast to T, padded with zeros to whole tiles, in the order in which lanes read them.
@@ -96,6 +135,12 @@ FTENGINE_DEVICE void drop(Octet<T>& octet, const PhiloxBlock& block, int32_t thr
 //   by rank     (rank, length)            element (rank, i) at rank * stride + i
 //   in pairs    (rank / 2, length, 2)     two ranks of one i are neighbours
 //   by length   (length, rank)            element (rank, i) at i * stride + rank
+template <typename T>
+struct Packed {
+  const T* data;
+  int64_t stride;
+  int ranks;  // a multiple of kRankTile
+};
 
 // sums (16 rows, 8 ranks) += x (16 rows, 32 columns) aᵀ, where top and bottom are octets of x by rows.
 template <typename T>
@@ -157,57 +202,41 @@ struct ColumnSums {
   }
 };
 
-// The wide factor of an update, 16 ranks by 64 columns, packed in pairs: a lane's share of it as mma takes it.
+// The wide factor of an update, 16 ranks by 64 columns, packed in pairs: a lane's share of it as mma takes it, for one
+// half of the lane's octets (four columns). Halves, since sums and factors of whole octets would not fit into registers.
 template <typename T>
 struct Factor {
-  Pair<T> a[4][4];  // by pair of columns of an octet
+  Pair<T> a[2][4];  // by pair of columns
 
   // from: at rank 0 of the tile and the first of the 64 columns.
-  FTENGINE_DEVICE void load(const T* from, int64_t stride) {
+  FTENGINE_DEVICE void load(const T* from, int64_t stride, int half) {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
     FTENGINE_UNROLL
     for (int i = 0; i < 2; ++i) {  // ranks 4t + 2i and 4t + 2i + 1
-      const T* row = from + ((2 * t + i) * stride + 8 * g) * 2;
+      const Octet<T> octet = device::load_octet(from + ((2 * t + i) * stride + 8 * g + 4 * half) * 2);
       FTENGINE_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const Octet<T> octet = device::load_octet(row + 8 * half);
-        a[2 * half][2 * i] = octet.pair[0];
-        a[2 * half][2 * i + 1] = octet.pair[1];
-        a[2 * half + 1][2 * i] = octet.pair[2];
-        a[2 * half + 1][2 * i + 1] = octet.pair[3];
-      }
+      for (int j = 0; j < 4; ++j) a[j / 2][2 * i + j % 2] = octet.pair[j];
     }
   }
 };
 
-// The narrow factor, 16 rows by 16 ranks, packed by length.
-template <typename T>
-struct Rows {
-  Pair<T> b[2][2];  // by pair of a lane's four rows
+// Products of rank r for a lane's four octets by columns, one half of each: of row 2i + j and the half's pair q of
+// columns, c[i][q][j] and c[i][q][2 + j].
+struct Products {
+  float c[2][2][4] = {};
 
-  // from: at the first row and rank 0 of the tile.
-  FTENGINE_DEVICE void load(const T* from, int64_t stride) {
+  // narrow: packed by length, at the first of the 16 rows and rank 0 of the tile.
+  template <typename T>
+  FTENGINE_DEVICE void add(const Factor<T>& factor, const T* narrow, int64_t stride) {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
     FTENGINE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int row = 4 * (g / 2) + 2 * half + g % 2;
-      const auto* four = reinterpret_cast<const Pair<T>*>(from + row * stride + 4 * t);
-      b[half][0] = four[0];
-      b[half][1] = four[1];
-    }
-  }
-};
-
-// Products of rank r for a lane's four octets by columns: row 2 half + i, pair q of columns in c[half][q][i], [2 + i].
-struct Products {
-  float c[2][4][4] = {};
-
-  template <typename T>
-  FTENGINE_DEVICE void add(const Factor<T>& factor, const Rows<T>& rows) {
-    FTENGINE_UNROLL
-    for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 2; ++i) {
+      // mma's column g is a row of ours, and a lane receives columns 2t and 2t + 1: rows 4t + 2i and 4t + 2i + 1.
+      const int row = 4 * (g / 2) + 2 * i + g % 2;
+      const auto* four = reinterpret_cast<const Pair<T>*>(narrow + row * stride + 4 * t);
+      const Pair<T> right[2] = {four[0], four[1]};
       FTENGINE_UNROLL
-      for (int q = 0; q < 4; ++q) device::mma(c[half][q], factor.a[q], rows.b[half]);
+      for (int q = 0; q < 2; ++q) device::mma(c[i][q], factor.a[q], right);
     }
   }
 
