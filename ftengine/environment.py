@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from importlib import metadata
-from typing import Any
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ftengine.plugins import Plugins
+if TYPE_CHECKING:
+    from ftengine.plugins import Plugins
 
 PACKAGES = ("ftengine", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "pluggy", "numpy")
 
@@ -45,6 +48,21 @@ def hardware() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
     }
+
+
+def build() -> dict[str, Any]:
+    """Return how the compiled kernels were built, or why they were not; asks no torch.
+
+    `line` says it in one line. `features` is what the kernels' instruction sets ask for, and whether it is there.
+    """
+    try:
+        native = import_module("ftengine._native")
+    except ModuleNotFoundError:
+        record = Path(__file__).with_name("build.json")  # written where there is no such module
+        if record.is_file():
+            return json.loads(record.read_text(encoding="utf-8"))
+        return {"line": "nothing is known of how this copy of ftengine was built: it was not installed"}
+    return {**native.build, "features": native.cpu_features()}
 
 
 def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ftengine.api import Evaluator, LoadedModel
 from ftengine.data.encoding import EncodedSplit
-from ftengine.environment import hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.stream import evaluate_split
 from ftengine.job import Job
@@ -119,6 +119,7 @@ class Session:
             "versions": versions(),
             "plugins": plugin_origins(self.job.registry.plugins),
             "hardware": hardware(),
+            "build": build(),
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "precision": {

@@ -34,7 +34,9 @@ from ftengine.registry import KINDS, Registry
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-RECIPE, DATA, RUNS, PLUGINS = (ROOT / "docs" / f"{name}.md" for name in ("recipe", "data", "runs", "plugins"))
+RECIPE, DATA, RUNS, PLUGINS, INSTALLATION = (
+    ROOT / "docs" / f"{name}.md" for name in ("recipe", "data", "runs", "plugins", "installation")
+)
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 BASE = "FOLDER-OF-THE-BASE"
 """Stands in a snippet for a transformers folder that the reader has."""
@@ -433,10 +435,18 @@ def test_every_command_is_shown_in_use():
 
 def test_every_environment_variable_is_told_and_exists():
     variable = r"(?<![A-Z_])FTENGINE_[A-Z_]+"
-    sources = [file.read_text("utf-8") for folder in ("ftengine", "plugins") for file in (ROOT / folder).rglob("*.py")]
-    read = {name for source in sources for name in re.findall(variable, source)}
-    assert {name for text in TEXTS.values() for name in re.findall(variable, text)} == read
-    assert {name for name in table(RUNS, "Environment variables").names() if name.startswith("FTENGINE")} == read
+
+    def read(*folders):
+        sources = [file.read_text("utf-8") for folder in folders for file in (ROOT / folder).rglob("*.py")]
+        return {name for source in sources for name in re.findall(variable, source)}
+
+    def told(document, heading):
+        return {name for name in table(document, heading).names() if name.startswith("FTENGINE")}
+
+    run, build = read("ftengine", "plugins"), read("csrc/builder")
+    assert {name for text in TEXTS.values() for name in re.findall(variable, text)} == run | build
+    assert told(RUNS, "Environment variables") == run
+    assert told(INSTALLATION, "Choosing what is compiled") == build
 
 
 LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]

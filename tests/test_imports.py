@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("__init__",),  # the front door: it names what is public and imports it on use
-    ("errors",),
+    ("errors", "_native"),
     ("parameters", "api"),
     ("hookspecs",),
     ("plugins", "registry", "recipe"),
-    ("data", "training", "evaluation", "run", "environment"),
+    ("data", "training", "evaluation", "run", "environment", "bench"),
     ("job", "session", "merging", "planning", "finished", "prediction", "engine"),  # the engine, a step a file
     ("cli", "testing"),
     ("__main__",),
@@ -31,6 +31,12 @@ LAYERS = (
 
 OPS = "ops"
 """The room beside the others: it imports only torch and the standard library, and no other room imports it."""
+
+NATIVE = "_native"
+"""The compiled module that says how the kernels were built; it imports nothing."""
+
+BENCH = "bench"
+"""The room that may: it measures ops. Else it needs what ops needs, so that it runs on a machine with torch alone."""
 
 MAY_ASK_OPS = {
     # `doctor` reports which implementation of the low-rank operations is active.
@@ -167,19 +173,29 @@ def engine_faults(found: Iterable[Import], offered: Mapping[str, str]) -> Iterat
         if top.startswith("ftengine_"):
             yield f"{item}: the engine knows no plugin"
         elif here == OPS:
-            if top not in {*sys.stdlib_module_names, "torch"} and (top, there) != ("ftengine", OPS):
+            own = top == "ftengine" and there in (OPS, NATIVE)
+            if not own and top not in {*sys.stdlib_module_names, "torch"}:
                 yield f"{item}: ops imports only torch and the standard library"
         elif layer_of(here) < 0:
             yield f"{item}: the room {here!r} has no place in LAYERS"
+        elif here == BENCH and item.when == "loading" and not bare(top, there):
+            yield f"{item}: bench loads only torch, ops, errors and the standard library"
         elif top != "ftengine" or item.when == "typing":
             continue
         elif there == OPS:
-            if (item.source, item.what) not in MAY_ASK_OPS:
+            if here != BENCH and (item.source, item.what) not in MAY_ASK_OPS:
                 yield f"{item}: strategies import ops, the engine does not"
         elif layer_of(there) < 0:
             yield f"{item}: the room {there!r} has no place in LAYERS"
         elif layer_of(there) > layer_of(here):
             yield f"{item}: {there} lies behind {here}"
+
+
+def bare(top: str, there: str) -> bool:
+    """Say whether an import asks for no more than torch and an engine that needs no more."""
+    if top == "ftengine":
+        return there in (BENCH, OPS, "errors", "__init__")
+    return top in {*sys.stdlib_module_names, "torch"}
 
 
 def circle(found: Iterable[Import]) -> list[str]:
@@ -293,6 +309,8 @@ def test_what_answers_quickly_loads_nothing_heavy(module: str) -> None:
         ("ftengine.training.loop", "import importlib\nimportlib.import_module('ftengine.cli')"),
         ("ftengine.engine", "import ftengine_builtins"),
         ("ftengine.engine", "from ftengine.ops import lowrank_linear"),
+        ("ftengine.bench.kernels", "import numpy"),
+        ("ftengine.bench.kernels", "from ftengine.environment import hardware"),
         ("ftengine.ops.reference", "import numpy"),
         ("ftengine.ops.reference", "from ftengine.errors import InputError"),
         ("ftengine.cupboard", "import json"),
@@ -310,6 +328,7 @@ def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> N
         ("ftengine.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run import RunDirectory"),
         ("ftengine.data.batching", "from .encoding import encode"),
         ("ftengine.engine", "from ftengine import __version__, hookspecs\nfrom ftengine.data import batching"),
+        ("ftengine.bench.kernels", "from ftengine.ops import lowrank_linear\ndef later():\n    import peft"),
         ("ftengine.ops.lowrank", "import math\nimport torch\nfrom ftengine.ops import reference\nfrom . import schema"),
     ],
 )

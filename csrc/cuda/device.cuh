@@ -184,8 +184,10 @@ FTENGINE_DEVICE Pair<float> highs(Pair<float> first, Pair<float> second) { retur
 // The same product in fp32, by multiply-add: TF32 keeps 10 bits of the mantissa, which an fp32 layer may not lose. A
 // lane fetches each factor from the lane that holds it. That costs a shuffle for each multiply-add, so fp32 is bound
 // by shuffles, not by memory; beside its base product, which is as far from the tensor cores' rate, that is little.
+// The sixteen products are summed before they go to c, which keeps long sums as accurate as a library's.
 FTENGINE_DEVICE void mma(float (&c)[4], const Pair<float> (&a)[4], const Pair<float> (&b)[2]) {
   const int row = lane_index() / 4 * 4, column = lane_index() % 4 * 8;  // lanes that begin c's row and column
+  float sums[4] = {};
   FTENGINE_UNROLL
   for (int half = 0; half < 2; ++half) {
     FTENGINE_UNROLL
@@ -196,12 +198,14 @@ FTENGINE_DEVICE void mma(float (&c)[4], const Pair<float> (&a)[4], const Pair<fl
       const float bottom = shuffle(factor(a[2 * half + 1]), row + holder);
       const float left = shuffle(factor(b[half]), column + holder);
       const float right = shuffle(factor(b[half]), column + 4 + holder);
-      c[0] += top * left;
-      c[1] += top * right;
-      c[2] += bottom * left;
-      c[3] += bottom * right;
+      sums[0] += top * left;
+      sums[1] += top * right;
+      sums[2] += bottom * left;
+      sums[3] += bottom * right;
     }
   }
+  FTENGINE_UNROLL
+  for (int i = 0; i < 4; ++i) c[i] += sums[i];
 }
 
 }  // namespace ftengine::device

@@ -93,14 +93,24 @@ def _precision(problems: list[str]) -> dict[str, str]:
     return {"device": str(device), "compute": precision.name, "reason": precision.reason}
 
 
-def _kernels(problems: list[str]) -> dict[str, str]:
-    """Say what serves low-rank layers here."""
-    from accelerate.state import PartialState
+def _build(problems: list[str]) -> dict[str, Any]:
+    """Say how the compiled kernels were built, or why not; torch is not asked."""
+    from ftengine.environment import build
+
+    return build()
+
+
+def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
+    """Say what serves low-rank layers on each device here."""
+    import torch
 
     from ftengine.ops import active_backend
 
-    backend, reason = active_backend(PartialState().device.type)
-    return {"backend": backend, "reason": reason}
+    found = {}
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        backend, reason = active_backend(device)
+        found[device] = {"backend": backend, "reason": reason}
+    return found
 
 
 def _plugins(problems: list[str]) -> list[dict[str, str]]:
@@ -133,6 +143,7 @@ CHECKS: dict[str, Check] = {
     "requirements": _requirements,
     "hardware": _hardware,
     "precision": _precision,
+    "build": _build,
     "kernels": _kernels,
     "plugins": _plugins,
     "commands": _commands,
@@ -173,8 +184,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["precision"]:
         precision = found["precision"]
         lines.append(("precision", f"auto is {precision['compute']} on {precision['device']}: {precision['reason']}"))
-    if found["kernels"]:
-        lines.append(("kernels", f"{found['kernels']['backend']}: {found['kernels']['reason']}"))
+    if found["build"]:
+        lines.append(("build", found["build"]["line"]))
+    for device, kernels in (found["kernels"] or {}).items():
+        lines.append(("kernels", f"{kernels['backend']} on {device}: {kernels['reason']}"))
     for plugin in found["plugins"] or ():
         lines.append(
             ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")

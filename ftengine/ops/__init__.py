@@ -4,16 +4,23 @@ lowrank_linear and lowrank_add are layers with gradients; lowrank_merge_ folds a
 operators below them are torch.ops.ftengine.*. This room imports torch and nothing else.
 """
 
+from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
-from ftengine.ops.eligibility import active_backend, why_reference
+from ftengine.ops.eligibility import active_backend, use_reference, why_reference
 from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_merge_
+from ftengine.ops.library import instruction_sets, use_instruction_set
 
 __all__ = [
     "active_backend",
     "draw_seed",
+    "instruction_sets",
     "lowrank_add",
     "lowrank_linear",
     "lowrank_merge_",
     "quantise_dropout",
+    "use_instruction_set",
+    "use_reference",
     "why_reference",
 ]
+
+library.load()

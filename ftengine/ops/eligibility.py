@@ -1,7 +1,11 @@
 """Which layers may take a compiled kernel, and why the others do not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
+from ftengine.ops import library
 from ftengine.ops.precision import compute_dtype
 from ftengine.ops.schemas import NAMES
 
@@ -10,6 +14,22 @@ DTYPES = {
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
 MAX_RANK = 256
+
+_reference_only = False
+
+
+@contextmanager
+def use_reference() -> Iterator[None]:
+    """Let every layer take the reference, whatever is compiled; for tests and benchmarks.
+
+    It holds for the whole process. A backward takes what its forward took.
+    """
+    global _reference_only
+    before, _reference_only = _reference_only, True
+    try:
+        yield
+    finally:
+        _reference_only = before
 
 
 def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
@@ -21,6 +41,8 @@ def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch
         rank: r.
         layout: of the layer's input and frozen weight.
     """
+    if _reference_only:
+        return "the reference is asked for"
     dtype = compute_dtype(device_type, dtype)
     if device_type not in DTYPES:
         return f"device {device_type}: kernels exist for {', '.join(DTYPES)}"
@@ -40,5 +62,5 @@ def active_backend(device_type: str = "cpu") -> tuple[str, str]:
     """
     key = device_type.upper()
     if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in NAMES):
-        return "compiled", f"kernels are registered for {key}"
-    return "reference", f"no compiled library is installed for {device_type}"
+        return "compiled", library.describe(device_type)
+    return "reference", library.why_absent(device_type)

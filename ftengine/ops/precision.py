@@ -19,6 +19,4 @@ def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Keep autocast from recasting what compute_dtype has decided, whoever calls backward."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+    return torch.autocast(device_type, enabled=False) if autocast_enabled(device_type) else nullcontext()

@@ -14,12 +14,13 @@ def test_a_sound_installation_has_no_problems(ftengine):
     assert found["problems"] == []
     assert found["versions"]["torch"]
     assert found["precision"]["reason"]
-    assert found["kernels"]["backend"] in ("compiled", "reference")
+    assert found["kernels"]["cpu"]["backend"] in ("compiled", "reference")
     text = ftengine("doctor").stdout
     for expected in (
         "no problems found",
         found["versions"]["torch"],
-        found["kernels"]["reason"],
+        found["build"]["line"],
+        found["kernels"]["cpu"]["reason"],
         "builtins of ftengine",
     ):
         assert expected in text
@@ -51,6 +52,7 @@ main(["doctor", "--json"])
     found = json.loads(done.stdout)
     assert any(missing in problem for problem in found["problems"])
     assert found["requirements"]["torch"]
+    assert found["build"]["line"]
 
 
 def test_an_outdated_requirement_is_a_problem_with_its_remedy(ftengine, monkeypatch):

@@ -7,10 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ftengine.ops import instruction_sets, use_instruction_set, use_reference
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["reference", *instruction_sets()])
+def backend(request):
+    """Run a test with the reference and with the kernels of every instruction set that this machine has."""
+    with use_reference() if request.param == "reference" else use_instruction_set(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=instruction_sets() or [pytest.param(None, marks=pytest.mark.skip("no compiled CPU kernels"))])
+def instruction_set(request):
+    """Run a test with the kernels of every instruction set that this machine has."""
+    with use_instruction_set(request.param):
+        yield request.param
 
 
 @dataclass

@@ -6,6 +6,8 @@ from torch.nn.functional import linear
 
 from ftengine.ops import lowrank_add, lowrank_linear, quantise_dropout
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def layer_then_add(x, weight, bias, a, b, scale, p=0.0, seed=None):
     return lowrank_add(linear(x, weight, bias), x, a, b, scale, p, seed)

@@ -5,6 +5,8 @@ import torch
 
 from ftengine.ops import lowrank_linear, lowrank_merge_, reference
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.mark.parametrize("factor_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

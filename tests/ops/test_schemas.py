@@ -48,6 +48,7 @@ def test_every_operator_of_the_design_is_registered():
     assert registered() == set(NAMES)
 
 
+@pytest.mark.filterwarnings("ignore:.*\\s*Overriding a previously registered kernel")  # which is meant
 def test_kernel_registered_later_takes_eligible_layers(layer):
     calls = []
 
@@ -64,10 +65,11 @@ def test_kernel_registered_later_takes_eligible_layers(layer):
 
 
 def test_backend_is_what_the_dispatcher_runs():
-    assert active_backend() == ("reference", "no compiled library is installed for cpu")
+    """On a device that no library of ours has kernels for: what is asked is the dispatcher, not a list."""
+    assert active_backend("xpu") == ("reference", "no compiled library is installed for xpu")
     with torch.library._scoped_library("ftengine", "IMPL") as library:
         for name in NAMES:
-            library.impl(name, lambda *_: None, "CPU")
-        assert active_backend("cpu")[0] == "compiled"
-        assert active_backend("cuda")[0] == "reference"
-    assert active_backend()[0] == "reference"
+            assert active_backend("xpu")[0] == "reference"
+            library.impl(name, lambda *_: None, "XPU")
+        assert active_backend("xpu")[0] == "compiled"
+    assert active_backend("xpu")[0] == "reference"

@@ -32,7 +32,7 @@ enum class Meeting { kBarrier, kShuffle, kMma };
 constexpr int kBrought = 16;  // floats that a lane brings and takes, at most
 
 struct Thread {
-  int index, lane;
+  int index;
   float brought[kBrought];
   float taken[4];
 };

@@ -1,5 +1,6 @@
 // A block of threads as fibers of one host thread.
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -20,37 +21,17 @@ namespace ftengine::device::emulated {
 
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 128 * 1024;
 constexpr int kNobody = -1, kSeveral = -2;
 const char* const kMeetingNames[] = {"a barrier", "a shuffle", "an mma"};
 
-// AddressSanitizer must know which stack it is on.
-class Switch {
- public:
-  void leave(const void* bottom, size_t bytes) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&fake_stack_, bottom, bytes);
-#else
-    (void)bottom, (void)bytes;
-#endif
-  }
-  void enter(const void** old_bottom, size_t* old_bytes) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(fake_stack_, old_bottom, old_bytes);
-#else
-    (void)old_bottom, (void)old_bytes;
-#endif
-  }
-
- private:
-  [[maybe_unused]] void* fake_stack_ = nullptr;
-};
-
 struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  Switch sanitizer;
-  bool waiting, finished;
+  ucontext_t context;  // where it begins
+  jmp_buf place;       // where it goes on: unlike swapcontext, _longjmp makes no system call
+  const void* stack;
+  size_t stack_bytes;
+  void* fake_stack;  // AddressSanitizer's
+  bool begun, waiting, finished;
   Meeting meeting;
 };
 
@@ -65,7 +46,8 @@ struct Word {
 struct Block {
   int index, count, threads;
   const std::function<void()>* body;
-  std::vector<std::unique_ptr<Fiber>> fibers;
+  std::vector<Fiber> fibers;
+  Fiber scheduler;
   std::vector<Thread> thread;
   std::vector<Word> shared;
   int64_t epoch;
@@ -73,10 +55,6 @@ struct Block {
   std::vector<int> ready;
   std::exception_ptr error;
   uint64_t random;
-  ucontext_t scheduler;
-  Switch sanitizer;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_bytes = 0;
 };
 
 Block* block = nullptr;
@@ -89,30 +67,56 @@ uint64_t next_random() {
   return z ^ z >> 31;
 }
 
-void to_scheduler(Fiber& self) {
-  self.sanitizer.leave(block->scheduler_stack, block->scheduler_bytes);
-  swapcontext(&self.context, &block->scheduler);
-  self.sanitizer.enter(nullptr, nullptr);
+int take_ready() {
+  const size_t chosen = next_random() % block->ready.size();
+  const int index = block->ready[chosen];
+  block->ready[chosen] = block->ready.back();
+  block->ready.pop_back();
+  return index;
+}
+
+// Told of every switch, AddressSanitizer knows whose stack it watches.
+void arrive(Fiber& self) {
+#ifdef __SANITIZE_ADDRESS__
+  const void* stack;
+  size_t bytes;
+  __sanitizer_finish_switch_fiber(self.fake_stack, &stack, &bytes);
+  if (block->scheduler.stack == nullptr) block->scheduler.stack = stack, block->scheduler.stack_bytes = bytes;
+#else
+  (void)self;
+#endif
+}
+
+void go(Fiber& from, Fiber& to) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
+#endif
+  if (_setjmp(from.place) == 0) {
+    if (to.begun) _longjmp(to.place, 1);
+    to.begun = true;
+    setcontext(&to.context);
+  }
+  arrive(from);
+}
+
+// Lets another thread run: one that is ready, or the scheduler where none is.
+void pass_on(Fiber& self) {
+  if (block->error || block->ready.empty()) return go(self, block->scheduler);
+  block->running = take_ready();
+  Fiber& next = block->fibers[block->running];
+  if (&next != &self) go(self, next);
 }
 
 void fiber_main() {
-  Fiber& self = *block->fibers[block->running];
-  self.sanitizer.enter(&block->scheduler_stack, &block->scheduler_bytes);
+  Fiber& self = block->fibers[block->running];
+  arrive(self);
   try {
     (*block->body)();
   } catch (...) {
     block->error = std::current_exception();
   }
   self.finished = true;
-  to_scheduler(self);
-}
-
-void resume(int index) {
-  Fiber& fiber = *block->fibers[index];
-  block->running = index;
-  block->sanitizer.leave(fiber.stack.get(), kStackBytes);
-  swapcontext(&block->scheduler, &fiber.context);
-  block->sanitizer.enter(nullptr, nullptr);
+  pass_on(self);
 }
 
 std::string name(int thread) { return "thread " + std::to_string(thread) + " of block " + std::to_string(block->index); }
@@ -123,32 +127,24 @@ void run_block() {
   block->epoch = 0;
   block->ready.clear();
   for (int i = 0; i < block->threads; ++i) {
-    Fiber& fiber = *block->fibers[i];
+    Fiber& fiber = block->fibers[i];
     getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_stack.ss_sp = const_cast<void*>(fiber.stack);
+    fiber.context.uc_stack.ss_size = fiber.stack_bytes;
     fiber.context.uc_link = nullptr;
-    fiber.sanitizer = {};
-    fiber.waiting = fiber.finished = false;
+    fiber.fake_stack = nullptr;
+    fiber.begun = fiber.waiting = fiber.finished = false;
     makecontext(&fiber.context, fiber_main, 0);
     block->thread[i].index = i;
-    block->thread[i].lane = i % 32;
     block->ready.push_back(i);
   }
-  int finished = 0;
-  while (!block->ready.empty()) {
-    const size_t chosen = next_random() % block->ready.size();
-    const int index = block->ready[chosen];
-    block->ready[chosen] = block->ready.back();
-    block->ready.pop_back();
-    resume(index);
-    if (block->error) std::rethrow_exception(block->error);
-    finished += block->fibers[index]->finished;
-  }
-  if (finished == block->threads) return;
+  block->scheduler.begun = true;
+  block->running = take_ready();
+  go(block->scheduler, block->fibers[block->running]);  // comes back when no thread is ready
+  if (block->error) std::rethrow_exception(block->error);
   for (int i = 0; i < block->threads; ++i) {
-    if (block->fibers[i]->waiting) {
-      fail(name(i) + " waits for ever at " + kMeetingNames[static_cast<int>(block->fibers[i]->meeting)] +
+    if (!block->fibers[i].finished) {
+      fail(name(i) + " waits for ever at " + kMeetingNames[static_cast<int>(block->fibers[i].meeting)] +
            ": not every thread reaches it");
     }
   }
@@ -176,22 +172,25 @@ Thread& current() { return block->thread[block->running]; }
 
 void meet(Meeting meeting, void (*work)(Thread* threads)) {
   const int index = block->running;
-  Fiber& self = *block->fibers[index];
+  Fiber& self = block->fibers[index];
   const bool all = meeting == Meeting::kBarrier;
   const int first = all ? 0 : index / 32 * 32, size = all ? block->threads : 32;
   self.waiting = true;
   self.meeting = meeting;
   int arrived = 0;
-  for (int i = first; i < first + size; ++i) arrived += block->fibers[i]->waiting && block->fibers[i]->meeting == meeting;
+  for (int i = first; i < first + size; ++i) {
+    const Fiber& other = block->fibers[i];
+    arrived += other.waiting && other.meeting == meeting;
+  }
   if (arrived == size) {
     work(&block->thread[first]);
     if (all) ++block->epoch;
     for (int i = first; i < first + size; ++i) {
-      block->fibers[i]->waiting = false;
+      block->fibers[i].waiting = false;
       block->ready.push_back(i);
     }
   }
-  to_scheduler(self);
+  pass_on(self);
 }
 
 float load_shared(int index) {
@@ -216,6 +215,8 @@ void store_shared(int index, float value) {
 
 void run(int64_t blocks, int threads, int64_t shared_bytes, Stream stream, const std::function<void()>& body) {
   if (threads % 32 != 0) fail(std::to_string(threads) + " threads are no whole number of warps");
+  static std::vector<char> stacks;  // kept from launch to launch
+  if (stacks.size() < threads * kStackBytes) stacks.resize(threads * kStackBytes);
   Block state{};
   block = &state;
   state.count = static_cast<int>(blocks);
@@ -223,7 +224,11 @@ void run(int64_t blocks, int threads, int64_t shared_bytes, Stream stream, const
   state.body = &body;
   state.random = stream.order;
   state.thread.resize(threads);
-  for (int i = 0; i < threads; ++i) state.fibers.push_back(std::make_unique<Fiber>());
+  state.fibers.resize(threads);
+  for (int i = 0; i < threads; ++i) {
+    state.fibers[i].stack = &stacks[i * kStackBytes];
+    state.fibers[i].stack_bytes = kStackBytes;
+  }
   std::vector<int> order(blocks);
   for (int i = 0; i < state.count; ++i) {
     const int j = static_cast<int>(next_random() % (i + 1));

@@ -1,0 +1,23 @@
+"""What csrc/native.cpp offers; absent where nothing was compiled."""
+
+from typing import Any
+
+build: dict[str, Any]
+"""How the build was made: line, compiler, torch, cpu, cuda, left_out, …"""
+
+def cpu_features() -> dict[str, bool]:
+    """Return what the instruction sets ask for, and whether processor and operating system offer it."""
+
+def instruction_set(library: str) -> str:
+    """Return the instruction set that a loaded library of CPU kernels uses."""
+
+def instruction_sets(library: str) -> str:
+    """Return those that it could use here, separated by commas."""
+
+def use_instruction_set(library: str, name: str) -> None:
+    """Make it use one of them, or "auto".
+
+    Raises:
+        ValueError: it has no such one, or the processor does not.
+        RuntimeError: the library is not loaded.
+    """

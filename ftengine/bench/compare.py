@@ -1,0 +1,91 @@
+"""Two or more measurements side by side, and whether ours became slower.
+
+What is compared is the overhead over the frozen layer of the same run, not seconds: a slower or a busier machine
+slows both, and the ratio stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ftengine.bench.providers import OURS
+from ftengine.bench.report import Report, Row
+from ftengine.errors import FtengineError, InputError
+
+
+class Slower(FtengineError):
+    """A measurement is slower than the first one by more than is allowed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of our rows in several files.
+
+    Args:
+        row: as the first file has it.
+        overheads: over the frozen layer, by file; None where a file has no such row.
+        ratios: of each file's overhead to the first file's; None likewise.
+    """
+
+    row: Row
+    overheads: list[float | None]
+    ratios: list[float | None]
+
+    @property
+    def worst(self) -> float:
+        return max(ratio for ratio in self.ratios if ratio is not None)
+
+
+def compare(reports: Sequence[Report]) -> list[Comparison]:
+    """Put rows of the same layer, phase and provider of ours side by side.
+
+    Raises:
+        InputError: there is one file alone, or nothing in the first has a counterpart in another.
+    """
+    if len(reports) < 2:
+        raise InputError("one file has nothing to be compared with; give two or more, the one to compare with first.")
+    first, *others = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
+    found = []
+    for key, row in first.items():
+        if row.provider not in OURS or not any(key in other for other in others):
+            continue
+        overheads = [row.overhead, *(other[key].overhead if key in other else None for other in others)]
+        ratios = [None if overhead is None else overhead / row.overhead for overhead in overheads]
+        found.append(Comparison(row, overheads, ratios))
+    if not found:
+        raise InputError(
+            "nothing to compare: no row of the first file (shape, rank, dtype, dropout, phase and provider "
+            f"{' or '.join(OURS)}) is in another one. Measure with the same options."
+        )
+    return found
+
+
+def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
+    """Fail where a row became slower by more than a share.
+
+    Raises:
+        Slower: one did; the message names the worst.
+    """
+    slower = [comparison for comparison in comparisons if comparison.worst > 1 + allowed]
+    if slower:
+        worst = max(slower, key=lambda comparison: comparison.worst)
+        row = worst.row
+        raise Slower(
+            f"{len(slower)} of {len(comparisons)} rows are slower than in the first file by more than {allowed:.4g} "
+            f"relative to the frozen layer; the worst is {row.provider}, {row.phase}, {row.m}x{row.k}x{row.n}, rank "
+            f"{row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
+        )
+
+
+def parse_share(text: str) -> float:
+    """Read a percentage such as 5% as a share.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text.strip())
+    if not found:
+        raise InputError(f"--fail-over {text!r}: write a percentage, for example 5%.")
+    return float(found[1]) / 100

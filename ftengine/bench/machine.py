@@ -1,0 +1,88 @@
+"""What a measurement ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from ftengine import __version__
+from ftengine.ops import active_backend
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return the device, what it can do, and the software above it."""
+    return {
+        **(_gpu() if device == "cuda" else _processor()),
+        "kernels": dict(zip(("backend", "reason"), active_backend(device), strict=True)),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "ftengine": __version__,
+        "peft": _version("peft"),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "device": "cuda",
+        "name": properties.name,
+        "capability": f"sm_{properties.major}{properties.minor}",
+        "driver": _driver(),
+        "memory_bytes": properties.total_memory,
+    }
+
+
+def _processor() -> dict[str, Any]:
+    return {
+        "device": "cpu",
+        "name": _processor_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "driver": None,
+        "memory_bytes": _memory_bytes(),
+    }
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver, which torch does not tell."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    lines = done.stdout.split()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PAGE_SIZE" in names and "SC_PHYS_PAGES" in names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

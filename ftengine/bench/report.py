@@ -1,0 +1,150 @@
+"""Measurements as a file: JSON with a version, written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ftengine.errors import InputError
+
+FORMAT = "ftengine bench kernels"
+SCHEMA = 1
+"""Counts up when a field changes its meaning or goes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One provider on one layer in one phase.
+
+    Args:
+        m, k, n, rank, dtype, p: the layer.
+        layers: the layers of a block of the preset that have this shape.
+        transposed: the weight is stored as (K, N).
+        phase: "forward", "backward" or "both".
+        provider: who computed.
+        p20, p50, p80: percentiles of seconds.
+        repetitions: how many there were.
+        overhead: time over the frozen layer's, the median over rounds of the ratio within a round.
+        recovered: share of the avoidable overhead that is recovered; None for the frozen and the eager layer, and
+            where there is nothing to recover.
+        peak_bytes: most bytes held at once, above what there was before the step.
+        saved_bytes: kept from forward to backward, beyond x and parameters.
+        operations: floating-point operations that the mathematics asks for.
+        bytes: what has to be moved at least.
+        roofline_share: the least time that the measured peaks allow over p50.
+    """
+
+    m: int
+    k: int
+    n: int
+    rank: int
+    dtype: str
+    p: float
+    layers: list[str]
+    transposed: bool
+    phase: str
+    provider: str
+    p20: float
+    p50: float
+    p80: float
+    repetitions: int
+    overhead: float
+    recovered: float | None
+    peak_bytes: int
+    saved_bytes: int
+    operations: int
+    bytes: int
+    roofline_share: float
+
+    @property
+    def layer(self) -> tuple[Any, ...]:
+        """What tells layers apart."""
+        return (f"{self.m}x{self.k}x{self.n}", self.transposed, self.dtype, self.rank, self.p)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `ftengine bench kernels` measured.
+
+    Args:
+        complete: it was not interrupted.
+        environment: what it ran on.
+        settings: what was asked for.
+        peaks: of the device, by dtype.
+        rows: layers.
+        operators: each operator alone.
+    """
+
+    complete: bool
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    peaks: list[dict[str, Any]]
+    rows: list[Row]
+    operators: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        """Write beside the place and rename, so that no half-written file takes its name."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise InputError(f"cannot write {path}: {error.strerror}. Choose another place.") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Read a file that `write` wrote.
+
+        Raises:
+            InputError: it is missing, no JSON, something else, or of another version.
+        """
+        content = _read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError(f"{path} holds no measurements; give a file that `ftengine bench kernels --json` wrote.")
+        if content.get("schema") != SCHEMA:
+            raise InputError(
+                f"{path} has schema {content.get('schema')!r}; this ftengine reads schema {SCHEMA}. Measure again."
+            )
+        names = {field.name for field in fields(Row)}
+        try:
+            rows = [Row(**{name: value for name, value in row.items() if name in names}) for row in content["rows"]]
+            if not all(row.overhead > 0 for row in rows):
+                raise TypeError("an overhead is not above 0")
+            return cls(rows=rows, **{name: content[name] for name in _PARTS})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}). Measure again.") from None
+
+
+_PARTS = ("complete", "environment", "settings", "peaks", "operators")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place that a file cannot be written to.
+
+    Raises:
+        InputError: it is a folder, or its folder is missing or may not be written to.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder. Name a file in it.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {path.parent}: {error.strerror}. Choose another place.") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(f"{path} is no JSON: {error}.") from None

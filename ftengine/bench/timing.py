@@ -1,0 +1,155 @@
+"""Times of several things taken in turn, so that what disturbs the machine disturbs all of them."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+
+WARM_UP = 3
+"""Repetitions that are not counted."""
+
+LEAST = 7
+"""Repetitions that count, at least: fewer have no 20th and 80th percentile worth the name."""
+
+MOST = 2000
+"""Repetitions that count, at most."""
+
+
+class Clock(Protocol):
+    """Marks moments on a device."""
+
+    def ready(self) -> None:
+        """Bring the device into the state in which every repetition begins."""
+
+    def mark(self) -> Any:
+        """Mark this moment."""
+
+    def seconds(self, marks: Sequence[Any]) -> list[float]:
+        """Return the seconds from each mark to the next."""
+
+
+class ProcessorClock:
+    """The time of a CPU, which computes before it returns."""
+
+    def ready(self) -> None:
+        pass
+
+    def mark(self) -> int:
+        return time.perf_counter_ns()
+
+    def seconds(self, marks: Sequence[int]) -> list[float]:
+        return [(after - before) / 1e9 for before, after in pairwise(marks)]
+
+
+class CudaClock:
+    """The time of an NVIDIA GPU between two events in its stream."""
+
+    # Larger than any L2 cache (H100: 50 MB, B200: 126 MB), and long enough to write that the CPU, which launches what
+    # is measured, is ahead of the GPU by then.
+    FLUSHED_BYTES = 512 << 20
+
+    def __init__(self) -> None:
+        self._flushed = torch.empty(self.FLUSHED_BYTES, dtype=torch.int8, device="cuda")
+
+    def ready(self) -> None:
+        self._flushed.zero_()
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, marks: Sequence[torch.cuda.Event]) -> list[float]:
+        marks[-1].synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(marks)]
+
+
+def clock_of(device: str) -> Clock:
+    return CudaClock() if device == "cuda" else ProcessorClock()
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is timed.
+
+    Args:
+        parts: called one after the other, each timed by itself.
+        clear: called afterwards, not timed.
+    """
+
+    parts: Sequence[Callable[[], object]]
+    clear: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles of seconds, and how many there were."""
+
+    p20: float
+    p50: float
+    p80: float
+    repetitions: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the percentiles of at least two values, by linear interpolation."""
+        tenths = statistics.quantiles(values, n=10, method="inclusive")
+        return cls(tenths[1], tenths[4], tenths[7], len(values))
+
+
+Times = dict[str, list[list[float]]]
+"""By action, for every repetition, the seconds of each part. Repetitions of one round have one index."""
+
+
+def measure(
+    actions: Mapping[str, Action], clock: Clock, seconds: float, now: Callable[[], float] = time.perf_counter
+) -> Times:
+    """Time actions in rounds, each action once a round and in an order that is drawn anew for each.
+
+    Args:
+        actions: by name.
+        clock: of the device that they run on.
+        seconds: that the rounds take in all, for each action, as far as LEAST and MOST permit.
+        now: says when that is.
+    """
+    order, draw = list(actions), random.Random(0)
+    for action in actions.values():
+        for _ in range(WARM_UP):
+            _time(action, clock)
+    times: Times = {name: [] for name in actions}
+    end = now() + seconds * len(actions)
+    for done in range(MOST):
+        if done >= LEAST and now() >= end:
+            break
+        draw.shuffle(order)
+        for name in order:
+            times[name].append(_time(actions[name], clock))
+    return times
+
+
+def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    """Return the median over rounds of value over base; both of one round were taken within a moment."""
+    return statistics.median(value / other for value, other in zip(values, base, strict=True))
+
+
+def paired_difference(values: Sequence[float], base: Sequence[float]) -> float:
+    """Return the median over rounds of value less base."""
+    return statistics.median(value - other for value, other in zip(values, base, strict=True))
+
+
+def _time(action: Action, clock: Clock) -> list[float]:
+    clock.ready()
+    marks = [clock.mark()]
+    for part in action.parts:
+        part()
+        marks.append(clock.mark())
+    seconds = clock.seconds(marks)
+    action.clear()
+    return seconds

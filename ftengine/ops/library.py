@@ -1,0 +1,129 @@
+"""The compiled libraries beside this module: loaded with ftengine.ops where they are there, silent where they are not.
+
+A library that is there and does not load is an error: kernels that vanish quietly would only show as lost time.
+Nothing is ever compiled here.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+FILES = {device: Path(__file__).with_name(f"_ops_{device}.so") for device in ("cpu", "cuda")}
+DISABLE = "FTENGINE_DISABLE_EXTENSION"
+REQUIRE = "FTENGINE_REQUIRE_EXTENSION"
+
+
+def load() -> None:
+    """Register the compiled kernels with torch.
+
+    Raises:
+        ImportError: a library does not load here, or one is missing that FTENGINE_REQUIRE_EXTENSION=1 asks for.
+        ValueError: the two environment variables are neither 0 nor 1, or contradict each other.
+    """
+    disabled, required = _switch(DISABLE), _switch(REQUIRE)
+    if disabled and required:
+        raise ValueError(f"{DISABLE}=1 and {REQUIRE}=1 contradict each other; unset one of them")
+    if disabled:
+        return
+    for device, file in FILES.items():
+        if file.is_file():
+            _load(file)
+        elif required and (device == "cpu" or torch.cuda.is_available()):
+            raise ImportError(
+                f"{REQUIRE}=1, but this installation has no compiled kernels for {device} ({file.name} is missing); "
+                f"`ftengine doctor` says why. Reinstall ftengine with FTENGINE_{device.upper()}=1, or unset {REQUIRE}"
+            )
+
+
+def why_absent(device_type: str) -> str:
+    """Say why no compiled library serves a device."""
+    if _switch(DISABLE):
+        return f"{DISABLE}=1"
+    return f"no compiled library is installed for {device_type}"
+
+
+def describe(device_type: str) -> str:
+    """Say what the kernels of a device were compiled for, and which of it is used."""
+    native = _native()
+    build = native.build.get(device_type) if native else None
+    if native is None or build is None:
+        return f"kernels are registered for {device_type}"
+    against = f"compiled against torch {native.build['torch']}"
+    if device_type == "cpu":
+        return f"kernels for {native.instruction_set(str(FILES['cpu']))}, {against}"
+    return f"kernels for {', '.join(build['architectures'])} and PTX {build['ptx']}, {against}"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that CPU kernels were compiled for and this processor has; () without kernels."""
+    if not FILES["cpu"].is_file() or _switch(DISABLE):
+        return ()
+    return tuple(_needed_native().instruction_sets(str(FILES["cpu"])).split(","))
+
+
+@contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Run CPU kernels of one instruction set, whatever else the processor has; for tests and benchmarks.
+
+    It holds for the whole process, other threads included.
+
+    Args:
+        name: one of instruction_sets(), or "auto" for the best.
+
+    Raises:
+        ValueError: the build or the processor does not have it; the message says what they have.
+        RuntimeError: no CPU kernels are loaded.
+    """
+    if not instruction_sets():
+        raise RuntimeError(f"instruction set {name!r}: {why_absent('cpu')}, and the reference has none to choose from")
+    native, library = _needed_native(), str(FILES["cpu"])
+    before = native.instruction_set(library)
+    native.use_instruction_set(library, name)
+    try:
+        yield
+    finally:
+        native.use_instruction_set(library, before)
+
+
+def _load(file: Path) -> None:
+    native = _native()
+    made = f"built against torch {native.build['torch']}" if native else "built against an unknown torch"
+    try:
+        if native and torch.torch_version.TorchVersion(torch.__version__) < native.build["at_least_torch"]:
+            raise OSError(f"it needs torch {native.build['at_least_torch']} or newer")
+        torch.ops.load_library(file)
+    except (OSError, RuntimeError) as error:
+        cause = error.__cause__ or error  # torch wraps the loader's reason in a sentence without it
+        raise ImportError(
+            f"ftengine's compiled kernels do not load: {file} was {made}, running is torch {torch.__version__}: "
+            f"{cause}. Reinstall ftengine in this environment, or set {DISABLE}=1 to compute without them"
+        ) from error
+
+
+def _native() -> ModuleType | None:
+    """Return the module that says how the build was made; None where there is none."""
+    try:
+        return import_module("ftengine._native")
+    except ModuleNotFoundError:
+        return None
+
+
+def _needed_native() -> ModuleType:
+    native = _native()
+    if native is None:
+        raise RuntimeError(
+            "instruction sets are chosen by ftengine._native, which this installation lacks; `ftengine doctor` says why"
+        )
+    return native
+
+
+def _switch(name: str) -> bool:
+    value = os.environ.get(name, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{name}={value}: it may be 1 (yes) or 0 (no)")
+    return value == "1"

@@ -1,0 +1,31 @@
+"""docs/benchmarks.md tells of every provider, preset and field that there is."""
+
+from dataclasses import fields
+
+from docs_commands import ROOT, code, table
+
+from ftengine.bench.operators import OperatorRow
+from ftengine.bench.providers import PROVIDERS
+from ftengine.bench.report import Report, Row
+from ftengine.bench.shapes import PRESETS
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def test_every_provider_is_told():
+    assert table(PAGE, "Providers").names() == list(PROVIDERS)
+
+
+def test_every_preset_is_told():
+    assert PRESETS.keys() <= set(code(PAGE.read_text(encoding="utf-8")))
+
+
+def test_every_field_is_told():
+    for heading, kind, more in (
+        ("The file", Report, {"format", "schema"}),
+        ("`rows`", Row, set()),
+        ("`operators`", OperatorRow, set()),
+    ):
+        names = table(PAGE, heading).names()
+        assert len(names) == len(set(names))
+        assert set(names) == {field.name for field in fields(kind)} | more

@@ -1,0 +1,91 @@
+"""Timing in turn, on a clock that the test moves."""
+
+from itertools import pairwise
+
+import pytest
+
+from ftengine.bench.timing import LEAST, MOST, WARM_UP, Action, Spread, measure, paired_difference, paired_ratio
+
+
+class Stopwatch:
+    """A clock on which time passes only where an action says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.called = []
+
+    def ready(self):
+        self.now += 1000.0  # what happens before a repetition counts for nothing
+
+    def mark(self):
+        return self.now
+
+    def seconds(self, marks):
+        return [after - before for before, after in pairwise(marks)]
+
+    def takes(self, name, *seconds):
+        """Return an action whose parts take so long."""
+
+        def part(length):
+            def call():
+                self.called.append(name)
+                self.now += length
+
+            return call
+
+        return Action([part(length) for length in seconds])
+
+
+def test_percentiles_interpolate():
+    assert Spread.of([float(value) for value in range(11)]) == Spread(2.0, 5.0, 8.0, 11)
+    assert Spread.of([0.0, 1.0]) == Spread(0.2, 0.5, 0.8, 2)
+
+
+def test_each_part_is_timed_by_itself_and_nothing_around_it():
+    clock = Stopwatch()
+    times = measure({"layer": clock.takes("layer", 2.0, 3.0)}, clock, 0.0)
+    assert times == {"layer": [[2.0, 3.0]] * LEAST}
+
+
+def test_what_is_cleared_away_is_not_timed():
+    clock = Stopwatch()
+    action = Action(clock.takes("layer", 1.0).parts, clear=lambda: clock.ready())
+    assert measure({"layer": action}, clock, 0.0) == {"layer": [[1.0]] * LEAST}
+
+
+def test_every_round_has_every_action_once_in_changing_order():
+    clock = Stopwatch()
+    names = ["a", "b", "c"]
+    measure({name: clock.takes(name, 1.0) for name in names}, clock, 0.0)
+    counted = clock.called[3 * WARM_UP :]
+    rounds = [counted[i : i + 3] for i in range(0, len(counted), 3)]
+    assert [sorted(members) for members in rounds] == [names] * LEAST
+    assert len({tuple(members) for members in rounds}) > 1
+
+
+def test_it_goes_on_for_so_many_seconds_an_action():
+    clock = Stopwatch()
+    clock.ready = lambda: None
+    actions = {"quick": clock.takes("quick", 1.0), "slow": clock.takes("slow", 5.0)}
+    times = measure(actions, clock, 30.0, now=lambda: clock.now)
+    assert {name: len(values) for name, values in times.items()} == {"quick": 10, "slow": 10}
+
+
+def test_what_takes_no_time_ends_as_well():
+    clock = Stopwatch()
+    clock.ready = lambda: None
+    assert len(measure({"nothing": clock.takes("nothing", 0.0)}, clock, 1.0, now=lambda: clock.now)["nothing"]) == MOST
+
+
+def test_a_ratio_compares_within_a_round():
+    # The machine became ten times slower in the second round; both did.
+    assert paired_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def test_a_difference_compares_within_a_round():
+    assert paired_difference([3.0, 30.0, 3.5], [1.0, 28.0, 1.0]) == 2.0
+
+
+def test_a_ratio_needs_rounds_of_both():
+    with pytest.raises(ValueError, match="zip"):
+        paired_ratio([1.0, 2.0], [1.0])

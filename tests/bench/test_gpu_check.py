@@ -1,0 +1,76 @@
+"""benchmarks/gpu_check.sh, whose steps are played by a python that only says what it was asked."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
+PLAYED = """#!/usr/bin/env bash
+# Plays a python on a machine with a GPU; fails at what FAILING says.
+case "$*" in
+    -) cat >/dev/null ;;  # nothing is missing
+    *get_device_capability*) echo 90 ;;
+    *) echo "$*"; [ -z "${FAILING:-}" ] || [[ "$*" != *"$FAILING"* ]] ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Run the script on a played machine: check(code, **environment) returns what OUT then holds."""
+    for name, text in (("python3", PLAYED), ("nvcc", "#!/bin/sh\necho nvcc\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def run(code, **environment):
+        out = tmp_path / "out"
+        given = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **environment}
+        given.pop("PYTHON", None)
+        done = subprocess.run(["bash", SCRIPT, out], env=given, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return {file.name: file.read_text() for file in out.iterdir()}
+
+    return run
+
+
+def test_every_step_runs_for_this_gpu_alone(check):
+    out = check(0)
+    assert "plan().build" in out["build.log"]
+    assert "-m gpu" in out["tests.log"]
+    assert "--shape 8192x4096x4096" in out["target.txt"]
+    assert "--preset llama3-8b" in out["llama3-8b.txt"]
+    assert out["summary.txt"].count("ok: ") == 4
+    assert "everything succeeded" in out["summary.txt"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "name", "after"), [("-m gpu", "tests", True), ("--shape", "target", True), ("build", "build", False)]
+)
+def test_a_step_that_fails_is_named_and_fails_the_whole(check, failing, name, after):
+    out = check(1, FAILING=failing)
+    assert f"failed: {name}: exit status 1" in out["summary.txt"]
+    assert out["summary.txt"].splitlines()[-1].endswith(f" s: {name}")
+    assert ("llama3-8b.txt" in out) == after  # without a build there is nothing to measure
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so(tmp_path):
+    given = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(["bash", SCRIPT, tmp_path / "out"], env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "finds no NVIDIA GPU" in done.stdout
+    assert "finds no NVIDIA GPU" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+def test_without_a_folder_it_says_how_to_call_it():
+    done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: benchmarks/gpu_check.sh OUT" in done.stderr

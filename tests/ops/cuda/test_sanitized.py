@@ -1,0 +1,69 @@
+"""The emulated kernels under AddressSanitizer: no access outside an operand or the workspace."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+SOURCES = Path(__file__).parents[3] / "csrc" / "cuda" / "emulated"
+
+OVERRUN = """
+import importlib.util, os
+spec = importlib.util.spec_from_file_location("_emulated_cuda", os.environ["FTENGINE_EMULATED_MODULE"])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert module.sanitized
+module.run_fault("none", 0)
+print("sound", flush=True)
+module.run_fault("global overrun", 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Return the environment of a Python that runs a sanitized module; skip where no compiler can make one."""
+    compiler = os.environ.get("CXX", "g++")
+    try:
+        command = [compiler, "-print-file-name=libasan.so"]
+        runtime = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"{compiler} does not run: {error}")
+    if not Path(runtime).is_absolute():
+        pytest.skip(f"{compiler} has no libasan.so")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        pytest.skip("Python's headers are not installed")
+    module = tmp_path_factory.mktemp("sanitized") / "_emulated_cuda.so"
+    # pybind11's headers come with torch; that is all the module takes from it.
+    headers = ("-isystem", sysconfig.get_path("include"), "-isystem", str(Path(torch.__file__).parent / "include"))
+    flags = ("-std=c++17", "-O1", "-g1", "-fsanitize=address", "-fno-omit-frame-pointer", "-fPIC", "-shared")
+    sources = sorted(map(str, SOURCES.glob("*.cpp")))
+    subprocess.run([compiler, *flags, "-fvisibility=hidden", *headers, *sources, "-o", str(module)], check=True)
+    return {
+        **os.environ,
+        "LD_PRELOAD": runtime,
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python frees little at exit
+        "FTENGINE_EMULATED_MODULE": str(module),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def test_an_access_outside_its_memory_is_found(environment):
+    result = subprocess.run([sys.executable, "-c", OVERRUN], env=environment, capture_output=True, text=True)
+    assert result.stdout == "sound\n"
+    assert "heap-buffer-overflow" in result.stderr
+    assert result.returncode != 0
+
+
+def test_kernels_stay_within_their_memory(environment):
+    """Ranks, empty sizes, masks and misaligned operands: every kind of tail, in a process of its own."""
+    tests = Path(__file__).with_name("test_emulated.py")
+    chosen = "every_rank or empty or strides or specification or (composition and not shape4)"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), "-k", chosen]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "passed" in result.stdout
+    assert "skipped" not in result.stdout

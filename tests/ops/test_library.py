@@ -1,0 +1,113 @@
+"""Compiled libraries: absent, present, broken, and which instruction set runs."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ftengine.ops import active_backend, instruction_sets, library, use_instruction_set
+
+compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where libraries are looked for: an empty folder, built against torch 2.99 as far as anyone knows."""
+    monkeypatch.setattr(library, "FILES", {name: tmp_path / f"_ops_{name}.so" for name in library.FILES})
+    monkeypatch.setattr(
+        library, "_native", lambda: SimpleNamespace(build={"torch": "2.99.0", "at_least_torch": "2.10"})
+    )
+    for name in (library.DISABLE, library.REQUIRE):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_absent_libraries_are_quiet(place):
+    library.load()
+    assert instruction_sets() == ()
+
+
+@pytest.mark.parametrize(("gpu", "missing"), [(False, "cpu"), (True, "cuda")])
+def test_required_library_that_is_absent_is_an_error(place, monkeypatch, gpu, missing):
+    monkeypatch.setenv(library.REQUIRE, "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    if gpu:  # only that of the GPU is missing
+        library.FILES.pop("cpu")
+    with pytest.raises(ImportError, match=f"no compiled kernels for {missing} .* FTENGINE_{missing.upper()}=1"):
+        library.load()
+
+
+def test_a_machine_without_a_gpu_requires_no_cuda_library(place, monkeypatch):
+    monkeypatch.setenv(library.REQUIRE, "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    library.FILES.pop("cpu")
+    library.load()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_broken_library_is_an_error_that_names_both_torches(place, device):
+    library.FILES[device].write_bytes(b"\x7fELF, but no more")
+    with pytest.raises(ImportError) as error:
+        library.load()
+    for expected in ("torch 2.99.0", f"torch {torch.__version__}", str(library.FILES[device]), "Reinstall"):
+        assert expected in str(error.value)
+
+
+def test_torch_older_than_the_stable_abi_is_an_error_that_names_both(place, monkeypatch):
+    library.FILES["cpu"].touch()
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1"))
+    with pytest.raises(ImportError, match=r"torch 2\.99\.0, running is torch 2\.9\.1: it needs torch 2\.10 or newer"):
+        library.load()
+
+
+@pytest.mark.parametrize("name", [library.DISABLE, library.REQUIRE])
+def test_switches_are_0_or_1(place, monkeypatch, name):
+    monkeypatch.setenv(name, "yes")
+    with pytest.raises(ValueError, match=f"{name}=yes: it may be"):
+        library.load()
+
+
+def test_contradicting_switches_are_refused(place, monkeypatch):
+    monkeypatch.setenv(library.DISABLE, "1")
+    monkeypatch.setenv(library.REQUIRE, "1")
+    with pytest.raises(ValueError, match="contradict"):
+        library.load()
+
+
+def test_disabled_libraries_are_not_loaded():
+    program = "from ftengine.ops import active_backend, instruction_sets; print(active_backend(), instruction_sets())"
+    environ = {**os.environ, library.DISABLE: "1", library.REQUIRE: "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == f"('reference', '{library.DISABLE}=1') ()\n"
+
+
+@compiled
+def test_every_instruction_set_can_be_forced_and_is_given_back():
+    before = active_backend()
+    assert "baseline" in instruction_sets()
+    for name in instruction_sets():
+        with use_instruction_set(name):
+            assert active_backend()[1].startswith(f"kernels for {name}, compiled against torch ")
+        assert active_backend() == before
+
+
+@compiled
+def test_instruction_set_is_given_back_after_an_error():
+    before = active_backend()
+    with pytest.raises(ZeroDivisionError), use_instruction_set("baseline"):
+        raise ZeroDivisionError
+    assert active_backend() == before
+
+
+@compiled
+def test_unknown_instruction_set_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"'sse9'.*baseline"), use_instruction_set("sse9"):
+        pass
+
+
+def test_without_kernels_there_is_no_instruction_set_to_force(place):
+    with pytest.raises(RuntimeError, match="no compiled library is installed for cpu"), use_instruction_set("avx2"):
+        pass
