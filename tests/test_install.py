@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import tarfile
@@ -79,9 +80,12 @@ def install(wheel, folder):
 
 
 def run_python(folder, *arguments, code=0):
-    """Return what Python prints with an installation; the packages that it needs are this process's."""
-    environ = environment(PYTHONPATH=str(folder))
-    command = [sys.executable, *arguments]
+    """Return what Python prints with an installation, and for the rest with the packages of this environment.
+
+    -S leaves out .pth files: an editable ftengine would lend its compiled modules to an installation without any.
+    """
+    environ = environment(PYTHONPATH=os.pathsep.join([str(folder), *site.getsitepackages()]))
+    command = [sys.executable, "-S", *arguments]
     done = subprocess.run(command, env=environ, cwd=folder.parent, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
@@ -136,9 +140,9 @@ def test_with_a_compiler_alone_there_are_cpu_kernels(tree, other_torch, tmp_path
 
 @needs_compiler
 def test_kernels_compiled_against_another_torch_serve_this_one(tree, other_torch, tmp_path):
-    site = tmp_path / "site"
-    install(make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", PYTHONPATH=other_torch("2.10.0")), site)
-    found = json.loads(doctor(site, "--json"))
+    folder = tmp_path / "site"
+    install(make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", PYTHONPATH=other_torch("2.10.0")), folder)
+    found = json.loads(doctor(folder, "--json"))
     assert found["problems"] == []
     assert found["build"]["torch"] == "2.10.0"
     assert found["versions"]["torch"] == torch.__version__
@@ -146,9 +150,9 @@ def test_kernels_compiled_against_another_torch_serve_this_one(tree, other_torch
     assert "compiled against torch 2.10.0" in found["kernels"]["cpu"]["reason"]
 
     # A torch that lacks what the library needs, seen from the other side.
-    library = site / "ftengine" / "ops" / "_ops_cpu.so"
+    library = folder / "ftengine" / "ops" / "_ops_cpu.so"
     library.write_bytes(library.read_bytes().replace(b"\0torch_library_impl\0", b"\0torch_library_none\0"))
-    found = json.loads(doctor(site, "--json", code=1))
+    found = json.loads(doctor(folder, "--json", code=1))
     (problem,) = [problem for problem in found["problems"] if problem.startswith("kernels cannot be found out")]
     assert f"was built against torch 2.10.0, running is torch {torch.__version__}" in problem
     assert "undefined symbol: torch_library_none" in problem
@@ -158,16 +162,16 @@ def test_kernels_compiled_against_another_torch_serve_this_one(tree, other_torch
 @needs_compiler
 @needs_nvcc
 def test_with_nvcc_there_are_cuda_kernels_that_load_without_a_gpu(tree, other_torch, tmp_path):
-    site = tmp_path / "site"
+    folder = tmp_path / "site"
     choices = {"FTENGINE_CPU": "1", "FTENGINE_CUDA": "1", "FTENGINE_CUDA_ARCHS": "90"}
-    install(make_wheel(tree, tmp_path / "wheel", **choices, PYTHONPATH=other_torch(torch.__version__)), site)
-    assert compiled(site) == COMPILED
-    found = json.loads(doctor(site, "--json"))
+    install(make_wheel(tree, tmp_path / "wheel", **choices, PYTHONPATH=other_torch(torch.__version__)), folder)
+    assert compiled(folder) == COMPILED
+    found = json.loads(doctor(folder, "--json"))
     assert found["problems"] == []
     assert found["build"]["cuda"]["architectures"] == ["sm_90"]
     assert found["build"]["left_out"] == {}
-    told = run_python(site, "-c", "from ftengine.ops import active_backend; print(*active_backend('cuda'))")
+    told = run_python(folder, "-c", "from ftengine.ops import active_backend; print(*active_backend('cuda'))")
     assert told.startswith("compiled kernels for sm_90 and PTX compute_90")
-    for library in (site / "ftengine" / "ops").glob("_ops_*.so"):
+    for library in (folder / "ftengine" / "ops").glob("_ops_*.so"):
         told = subprocess.run(["readelf", "--dynamic", library], capture_output=True, text=True, check=True).stdout
         assert not re.search("RPATH|RUNPATH", told), f"{library.name} looks for torch where it was built"

@@ -65,15 +65,23 @@ def run_steps(steps: Sequence[Step], root: Path, build: Path) -> None:
 
 
 def find_ninja() -> str | None:
-    """Return ninja's program: of the Python package, which need not be in PATH, or the system's."""
-    spec = importlib.util.find_spec("ninja")
-    if spec is not None:
+    """Return a ninja that works: of PATH, else of the Python package, which need not be in PATH.
+
+    In this order, so that pip's isolated builds and others find the same one: another version begins anew. An old
+    package's program in PATH is a script that fails where a build is isolated.
+    """
+    candidates = [shutil.which("ninja")]
+    if importlib.util.find_spec("ninja") is not None:
         import ninja
 
-        program = Path(ninja.BIN_DIR) / "ninja"
-        if program.is_file():
-            return str(program)
-    return shutil.which("ninja")
+        candidates.append(os.path.join(ninja.BIN_DIR, "ninja"))
+    for program in filter(None, candidates):
+        try:
+            if subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0:
+                return program
+        except OSError:
+            pass  # not there
+    return None
 
 
 def ninja_file(steps: Sequence[Step], build: Path) -> str:

@@ -9,7 +9,6 @@ const InstructionSet kAvx512 = {"avx512",
                                   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
                                 },
-                                {project<float>, expand<float>, contract<float>, expand<float>},
-                                {project<bfloat16>, expand<bfloat16>, contract<bfloat16>, expand<bfloat16>}};
+                                in_fp32<float>(), in_fp32<bfloat16>()};
 
 }  // namespace ftengine::cpu

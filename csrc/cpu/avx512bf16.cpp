@@ -1,9 +1,6 @@
 // bf16 through AVX-512-BF16's products of pairs, twice as fast as fp32's: acc += x[2i] a[2i] + x[2i+1] a[2i+1].
 //
-// The pairs lie along the sum: columns for project, ranks for expand, rows for contract. Small operands arrive in fp32,
-// rounded to bf16 already, so that their upper halves are all there is; they are packed into pairs once a task.
-
-#include <cstdlib>
+// The pairs lie along the sum: columns for project, ranks for expand, rows for contract.
 
 #include "cpu/vector_avx512.h"
 
@@ -14,58 +11,53 @@ namespace {
 
 constexpr int kPairWidth = 2 * W;  // columns in a vector of bf16
 
-// Memory of one task. Aligned, so that whole vectors may be read and written up to the padded end.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : data_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
-    if (data_ == nullptr) std::abort();  // a few bytes a column: nothing else would have worked either
-  }
-  ~Scratch() { std::free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  T* get() const { return data_; }
-
- private:
-  T* data_;
-};
-
 FTENGINE_INLINE int64_t pairs(int64_t count) { return (count + 1) / 2; }
 FTENGINE_INLINE __mmask32 first_halves(int64_t n) { return n >= 32 ? ~0u : (1u << n) - 1; }
 FTENGINE_INLINE __mmask16 first_lanes(int64_t n) {
   return n >= 16 ? 0xFFFF : n > 0 ? static_cast<__mmask16>((1u << n) - 1) : 0;
 }
 
-FTENGINE_INLINE __m512i load_bits(const float* from, __mmask16 lanes) {
-  return _mm512_castps_si512(_mm512_maskz_loadu_ps(lanes, from));
-}
-
-// Lane by lane (upper half of low) | (upper half of high) << 16.
-FTENGINE_INLINE __m512i pair(__m512i low, __m512i high) {
-  return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xAAAAAAAA, high);
+// Rounded to bf16, lane by lane: low in the lower half, high in the upper.
+FTENGINE_INLINE __m512i pair(__m512 low, __m512 high) {
+  const __m512i order = _mm512_or_si512(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+      _mm512_setr_epi32(16 << 16, 17 << 16, 18 << 16, 19 << 16, 20 << 16, 21 << 16, 22 << 16, 23 << 16, 24 << 16,
+                        25 << 16, 26 << 16, 27 << 16, 28 << 16, 29 << 16, 30 << 16, 31 << 16));
+  return _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
 }
 
 // (rows, columns) -> (pairs of rows, columns); after an odd last row come zeros.
-void pair_rows(const float* from, int64_t stride, int64_t rows, int64_t columns, uint32_t* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; i += 2) {
-    for (int64_t column = 0; column < columns; column += W) {
+void pair_rows(const float* from, int64_t rows, int64_t columns, uint32_t* to, int64_t to_stride) {
+  for (int64_t i = 0; i < rows; i += 2, to += to_stride) {
+    const float *even = from + i * columns, *odd = even + columns;
+    const bool both = i + 1 < rows;
+    int64_t column = 0;
+    for (; column + W <= columns; column += W) {
+      const __m512 high = both ? _mm512_loadu_ps(odd + column) : _mm512_setzero_ps();
+      _mm512_storeu_si512(to + column, pair(_mm512_loadu_ps(even + column), high));
+    }
+    if (column < columns) {
       const __mmask16 lanes = first_lanes(columns - column);
-      const __m512i low = load_bits(from + i * stride + column, lanes);
-      const __m512i high = load_bits(from + (i + 1) * stride + column, i + 1 < rows ? lanes : 0);
-      _mm512_mask_storeu_epi32(to + i / 2 * to_stride + column, lanes, pair(low, high));
+      const __m512 high = _mm512_maskz_loadu_ps(both ? lanes : 0, odd + column);
+      _mm512_mask_storeu_epi32(to + column, lanes, pair(_mm512_maskz_loadu_ps(lanes, even + column), high));
     }
   }
 }
 
-// (rows, rank) -> (rows, pairs of ranks)
+// `count` numbers, rounded, and zeros up to the end of the vector.
+FTENGINE_INLINE void round_row(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; i += W) {
+    const __m512 values = _mm512_maskz_loadu_ps(first_lanes(count - i), from + i);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)));
+  }
+}
+
+// (rows, rank) -> (rows, pairs of ranks); after an odd last rank comes a zero.
 void pair_ranks(const float* from, int64_t rows, int64_t rank, uint32_t* to) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < rank; j += 2) {
-      uint32_t low, high = 0;
-      __builtin_memcpy(&low, from + i * rank + j, sizeof low);
-      if (j + 1 < rank) __builtin_memcpy(&high, from + i * rank + j + 1, sizeof high);
-      *to++ = low >> 16 | (high & 0xFFFF0000);
-    }
+  alignas(64) uint16_t row[kMaxRank + W];
+  for (int64_t i = 0; i < rows; ++i, to += pairs(rank)) {
+    round_row(from + i * rank, rank, row);
+    __builtin_memcpy(to, row, static_cast<uint64_t>(pairs(rank)) * sizeof *to);
   }
 }
 
@@ -132,24 +124,21 @@ FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t rows, const uint1
   }
 }
 
-// (r, L) -> (chunks of kPairColumns, r, kPairColumns) in bf16, zeros after the end.
-void pack_chunks(const float* a, int64_t length, int64_t rank, uint16_t* to) {
+// (r, L) -> (chunks of kPairColumns, r, kPairColumns), zeros up to the end of the last vector of pairs.
+void round_chunks(const float* a, int64_t length, int64_t rank, uint16_t* to) {
   for (int64_t column = 0; column < length; column += kPairColumns) {
+    const int64_t columns = least(kPairColumns, length - column);
     for (int64_t j = 0; j < rank; ++j, to += kPairColumns) {
-      const int64_t columns = least(kPairColumns, length - column);
-      for (int64_t at = 0; at < multiple(columns, kPairWidth); at += W) {
-        const __m512i bits = load_bits(a + j * length + column + at, first_lanes(columns - at));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(to + at), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
-      }
+      round_row(a + j * length + column, columns, to);
+      for (int64_t i = multiple(columns, W); i < multiple(columns, kPairWidth); ++i) to[i] = 0;
     }
   }
 }
 
-void project_pairs(int64_t begin, int64_t end, const bfloat16* x, const float* a, bfloat16* s, int64_t length,
+void project_pairs(int64_t begin, int64_t end, const bfloat16* x, const void* arranged_a, bfloat16* s, int64_t length,
                    int64_t rank, float factor, Dropout dropout) {
+  const auto* a = static_cast<const uint16_t*>(arranged_a);
   const Masks masks(dropout);
-  const Scratch<uint16_t> packed(rank * multiple(length, kPairColumns));
-  pack_chunks(a, length, rank, packed.get());
   alignas(64) uint16_t tile[kDotTileRows * kPairColumns] = {};
   float sums[kDotTileRows * kMaxRank];
   const int64_t sums_stride = multiple(rank, kDotRanks);
@@ -168,7 +157,7 @@ void project_pairs(int64_t begin, int64_t end, const bfloat16* x, const float* a
           copy_halves<false>(from, columns, masks, first + i, column, nullptr, store);
         }
       }
-      dot_pairs_tile(tile, rows, packed.get() + column * rank, columns, sums, rank);
+      dot_pairs_tile(tile, rows, a + column * rank, columns, sums, rank);
     }
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < rank; ++j) round_to(factor * sums[i * sums_stride + j], s + (first + i) * rank + j);
@@ -256,18 +245,14 @@ void update_pairs_rows(PairTile tile, int64_t rows, bfloat16* y, const uint32_t*
   }
 }
 
-void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const float* s, const float* b, int64_t length, int64_t rank,
-                  float factor) {
-  const int64_t stride = multiple(length, kPairWidth);
-  const Scratch<uint32_t> b_pairs(pairs(rank) * stride), s_pairs((end - begin) * pairs(rank));
-  pair_rows(b, length, rank, length, b_pairs.get(), stride);
-  pair_ranks(s + begin * rank, end - begin, rank, s_pairs.get());
-  const PairTile tile{length, stride, pairs(rank), nullptr, _mm512_set1_ps(factor)};
+void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const void* arranged_s, const void* arranged_b,
+                  int64_t length, int64_t rank, float factor) {
+  const auto *s = static_cast<const uint32_t*>(arranged_s), *b = static_cast<const uint32_t*>(arranged_b);
+  const PairTile tile{length, multiple(length, kPairWidth), pairs(rank), nullptr, _mm512_set1_ps(factor)};
   for (int64_t first = begin; first < end; first += kExpandTileRows) {
     for (int64_t column = 0; column < length; column += kExpandChunk) {
       update_pairs_rows<false>(tile, least(kExpandTileRows, end - first), y + first * length + column,
-                               s_pairs.get() + (first - begin) * pairs(rank), b_pairs.get() + column,
-                               least(kExpandChunk, length - column));
+                               s + first * tile.pairs, b + column, least(kExpandChunk, length - column));
     }
   }
 }
@@ -315,12 +300,14 @@ FTENGINE_INLINE void outer_pairs_tile(const uint16_t* x, int64_t row_pairs, int6
 }
 
 // Copies a tile of x by pairs of rows; after an odd last row come zeros.
-template <bool kDropout>
+template <bool kDropout, class Ahead>
 FTENGINE_INLINE void copy_row_pairs(const bfloat16* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* tile,
-                                    const Masks& masks, int64_t row, int64_t column, uint64_t* bits) {
+                                    const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
+                                    const Ahead& fetch_ahead) {
   for (int64_t i = 0; i < rows; i += 2) {
     __m512i even[kStrip / kPairWidth], odd[kStrip / kPairWidth];
     const auto keep_row = [&](int64_t k, __m512i* to) FTENGINE_LAMBDA {
+      fetch_ahead(k);
       copy_halves<kDropout>(x + k * stride, columns, masks, row + k, column, bits + k * (kStrip / 64),
                             [to](int64_t at, __m512i value) FTENGINE_LAMBDA { to[at / kPairWidth] = value; });
     };
@@ -348,38 +335,41 @@ FTENGINE_INLINE void in_order(const float* sums, __m512 factor, float* to, int64
   if (columns > W) _mm512_mask_storeu_ps(to + W, first_lanes(columns - W), right);
 }
 
-void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x, const float* s, const float* a,
-                    float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
+void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x, const void* arranged_s,
+                    const void* arranged_expand_s, const void* arranged_a, float* g, int64_t rows, int64_t length,
+                    int64_t rank, float factor, Dropout dropout) {
+  const auto *s_by_rows = static_cast<const uint32_t*>(arranged_s);
+  const auto *s_by_ranks = static_cast<const uint32_t*>(arranged_expand_s);
+  const auto *a = static_cast<const uint32_t*>(arranged_a);
   const Masks masks(dropout);
-  const Scratch<uint32_t> s_by_rows(pairs(rows) * rank), s_by_ranks(dx ? rows * pairs(rank) : 0);
-  const Scratch<uint32_t> a_pairs(dx ? pairs(rank) * kStrip : 0);
-  pair_rows(s, rank, rows, rank, s_by_rows.get(), rank);
-  if (dx) pair_ranks(s, rows, rank, s_by_ranks.get());
   alignas(64) uint16_t tile[kPairStripRows / 2 * kPairStrip];
   alignas(64) float sums[kMaxRank * kStrip];
   uint64_t bits[kPairStripRows * (kStrip / 64)];
+  const PairTile pair_tile{length, multiple(length, kPairWidth), pairs(rank), bits, _mm512_set1_ps(factor)};
   for (int64_t column = begin; column < end; column += kStrip) {
     const int64_t columns = least(kStrip, end - column);
     for (int64_t i = 0; i < rank * kStrip; ++i) sums[i] = 0;
-    if (dx) pair_rows(a + column, length, rank, columns, a_pairs.get(), kStrip);
     for (int64_t first = 0; first < rows; first += kPairStripRows) {
       const int64_t tile_rows = least(kPairStripRows, rows - first);
       const bfloat16* from = x + first * length + column;
+      const auto fetch_ahead = [&](int64_t i) FTENGINE_LAMBDA {
+        const int64_t offset = ahead_of(first + i + kPairStripRows, rows, column, end, length);
+        prefetch_strip<0>(x + offset);
+        if (dx != nullptr) prefetch_strip<1>(dx + offset);
+      };
       if (dropout.level != 0) {
-        copy_row_pairs<true>(from, length, tile_rows, columns, tile, masks, first, column, bits);
+        copy_row_pairs<true>(from, length, tile_rows, columns, tile, masks, first, column, bits, fetch_ahead);
       } else {
-        copy_row_pairs<false>(from, length, tile_rows, columns, tile, masks, first, column, bits);
+        copy_row_pairs<false>(from, length, tile_rows, columns, tile, masks, first, column, bits, fetch_ahead);
       }
-      outer_pairs_tile<kOuterRanks>(tile, pairs(tile_rows), columns, s_by_rows.get() + first / 2 * rank, rank, sums,
-                                    rank);
+      outer_pairs_tile<kOuterRanks>(tile, pairs(tile_rows), columns, s_by_rows + first / 2 * rank, rank, sums, rank);
       if (dx == nullptr) continue;
-      const PairTile pair_tile{length, kStrip, pairs(rank), bits, _mm512_set1_ps(factor)};
-      const uint32_t* weights = s_by_ranks.get() + first * pairs(rank);
+      const uint32_t* weights = s_by_ranks + first * pairs(rank);
       bfloat16* to = dx + first * length + column;
       if (dropout.level != 0) {
-        update_pairs_rows<true>(pair_tile, tile_rows, to, weights, a_pairs.get(), columns);
+        update_pairs_rows<true>(pair_tile, tile_rows, to, weights, a + column, columns);
       } else {
-        update_pairs_rows<false>(pair_tile, tile_rows, to, weights, a_pairs.get(), columns);
+        update_pairs_rows<false>(pair_tile, tile_rows, to, weights, a + column, columns);
       }
     }
     for (int64_t j = 0; j < rank; ++j) {
@@ -390,11 +380,35 @@ void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x,
   }
 }
 
+// --- the table -------------------------------------------------------------------------------------------------------
+
+// Rows are r or M, columns L or r, as they come. Rows of 32-bit pairs for expand are padded to whole vectors.
+int64_t arranged_bytes(Operand operand, int64_t rows, int64_t columns) {
+  switch (operand) {
+    case Operand::kProjectA: return rows * multiple(columns, kPairColumns) * static_cast<int64_t>(sizeof(uint16_t));
+    case Operand::kExpandS: return rows * pairs(columns) * static_cast<int64_t>(sizeof(uint32_t));
+    case Operand::kExpandB: return pairs(rows) * multiple(columns, kPairWidth) * static_cast<int64_t>(sizeof(uint32_t));
+    case Operand::kContractS: return pairs(rows) * columns * static_cast<int64_t>(sizeof(uint32_t));
+  }
+  return 0;
+}
+
+void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns, void* to) {
+  switch (operand) {
+    case Operand::kProjectA: return round_chunks(packed, columns, rows, static_cast<uint16_t*>(to));
+    case Operand::kExpandS: return pair_ranks(packed, rows, columns, static_cast<uint32_t*>(to));
+    case Operand::kExpandB:
+      return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), multiple(columns, kPairWidth));
+    case Operand::kContractS: return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), columns);
+  }
+}
+
 }  // namespace
 
 const InstructionSet kAvx512Bf16 = {"avx512bf16",
                                     [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
-                                    {project<float>, expand<float>, contract<float>, expand<float>},
-                                    {project_pairs, expand_pairs, contract_pairs, expand<bfloat16>}};
+                                    in_fp32<float>(),
+                                    {arranged_bytes, arrange, project_pairs, expand_pairs, contract_pairs,
+                                     expand<bfloat16>}};
 
 }  // namespace ftengine::cpu

@@ -5,7 +5,6 @@
 namespace ftengine::cpu {
 
 const InstructionSet kBaseline = {"baseline", [] { return true; },
-                                  {project<float>, expand<float>, contract<float>, expand<float>},
-                                  {project<bfloat16>, expand<bfloat16>, contract<bfloat16>, expand<bfloat16>}};
+                                  in_fp32<float>(), in_fp32<bfloat16>()};
 
 }  // namespace ftengine::cpu

@@ -2,9 +2,10 @@
 // processor shares no inline function with the rest.
 //
 // The long dimension L is K for x, dx and a, N for y, dy and b, K for w. Large matrices are row-major and contiguous in
-// element type T, small ones are packed in fp32: a and the transpose of b as (r, L), s and ds as (M, r), rounded to T
-// before (except in merge). A kernel works on a range of rows or columns, whose results depend on nothing outside it:
-// the number of threads does not change a bit of the result.
+// element type T. Small ones come packed: in fp32, row-major, a and the transpose of b as (r, L), s and ds as (M, r);
+// rounded to T (except for merge), or arranged as the instruction set likes it, which rounds as well. A kernel works on
+// a range of rows or columns, whose results depend on nothing outside it: the number of threads does not change a bit
+// of the result.
 
 #pragma once
 
@@ -24,23 +25,31 @@ struct Dropout {
   float inverse() const { return 65536.0f / static_cast<float>(65536 - level); }  // 1 / (1 - p)
 };
 
+// A small operand by the kernel that reads it: project's a, expand's s and b, contract's s. Its a is arranged as
+// expand's b, and its s as expand's s as well.
+enum class Operand { kProjectA, kExpandS, kExpandB, kContractS };
+
 template <class T>
 struct Kernels {
+  int64_t (*arranged_bytes)(Operand operand, int64_t rows, int64_t columns);  // null: the packed matrix itself serves
+  void (*arrange)(Operand operand, const float* packed, int64_t rows, int64_t columns, void* to);
+
   // s[m] = factor · dropout(x[m]) aᵀ for rows begin <= m < end.  x (M, L), a (r, L), s (M, r)
-  void (*project)(int64_t begin, int64_t end, const T* x, const float* a, T* s, int64_t length, int64_t rank,
+  void (*project)(int64_t begin, int64_t end, const T* x, const void* a, T* s, int64_t length, int64_t rank,
                   float factor, Dropout dropout);
 
   // y[m] += factor · s[m] b for rows begin <= m < end.  y (M, L), s (M, r), b (r, L)
-  void (*expand)(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
+  void (*expand)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
                  float factor);
 
   // g = factor · sᵀ dropout(x) and, unless dx is null, dx += factor · mask ∘ (s a), for columns begin <= l < end,
-  // begin a multiple of kColumnUnit.  x, dx (M, L), s (M, r), a, g (r, L)
-  void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const float* s, const float* a, float* g,
-                   int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout);
+  // begin a multiple of kColumnUnit.  x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L);
+  // g (r, L) in fp32
+  void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const void* s, const void* expand_s, const void* a,
+                   float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout);
 
-  // As expand, where y is a weight and s and b are in full fp32.
-  void (*merge)(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
+  // As expand, where y is a weight and s and b are in full fp32, packed but not arranged.
+  void (*merge)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
                 float factor);
 };
 

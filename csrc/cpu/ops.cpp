@@ -12,13 +12,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <optional>
 #include <tuple>
 #include <type_traits>
 
 #include "cpu/bfloat16.h"
 #include "cpu/choose.h"
+#include "cpu/scratch.h"
 
 namespace ftengine::cpu {
 namespace {
@@ -112,50 +112,73 @@ void parallel(int64_t count, int64_t elements_each, const Body& body) {
   torch::stable::parallel_for(0, count, grain, body);
 }
 
-// A small matrix in fp32, row-major, rounded to T: a copy, or the tensor's own memory where that is the same.
+// Each small operand of an operator, each of its arranged forms and the fp32 gradient have a slot of scratch memory.
+class Slots {
+ public:
+  template <class T>
+  T* next(int64_t count) {
+    return static_cast<T*>(scratch(slot_++, count * static_cast<int64_t>(sizeof(T))));
+  }
+
+ private:
+  int slot_ = 0;
+};
+
+constexpr int64_t kPiece = 64;  // columns: a transposed piece stays in the first-level cache
+
+// A small matrix in fp32, row-major, rounded to T unless arranging it does that: a copy, or the tensor's own memory where
+// that is the same. With one instruction set from beginning to end, whatever is chosen meanwhile.
 template <class T>
 class Packed {
  public:
-  Packed(const Tensor& a, bool transposed) {
-    const int64_t rows = a.size(transposed ? 1 : 0), columns = a.size(transposed ? 0 : 1);
+  Packed(Slots& slots, const Tensor& a, bool transposed)
+      : slots_(slots), rows_(a.size(transposed ? 1 : 0)), columns_(a.size(transposed ? 0 : 1)) {
     const int64_t row_stride = a.stride(transposed ? 1 : 0), column_stride = a.stride(transposed ? 0 : 1);
-    const bool in_order = (column_stride == 1 || columns == 1) && (row_stride == columns || rows == 1);
-    if (std::is_same_v<T, float> && a.scalar_type() == ScalarType::Float && in_order) {
+    const bool in_order = (column_stride == 1 || columns_ == 1) && (row_stride == columns_ || rows_ == 1);
+    const bool rounds_here = !std::is_same_v<T, float> && kernels<T>().arrange == nullptr;
+    if (a.scalar_type() == ScalarType::Float && in_order && !rounds_here) {
       data_ = const_data<float>(a);
       return;
     }
-    copy_.reset(new float[rows * columns]);
-    data_ = copy_.get();
+    float* to = slots.next<float>(rows_ * columns_);
+    data_ = to;
     by_small_type(a, [&](auto zero) {
       const auto* from = const_data<decltype(zero)>(a);
-      float* to = copy_.get();
-      parallel((columns + kPiece - 1) / kPiece, rows * kPiece, [=](int64_t begin, int64_t end) {
-        for (int64_t first = begin * kPiece; first < std::min(end * kPiece, columns); first += kPiece) {
-          const int64_t last = std::min(first + kPiece, columns);
-          for (int64_t row = 0; row < rows; ++row) {
+      parallel((columns_ + kPiece - 1) / kPiece, rows_ * kPiece, [=](int64_t begin, int64_t end) {
+        for (int64_t first = begin * kPiece; first < std::min(end * kPiece, columns_); first += kPiece) {
+          const int64_t last = std::min(first + kPiece, columns_);
+          for (int64_t row = 0; row < rows_; ++row) {
             const auto* values = from + row * row_stride;
-            float* packed = to + row * columns;
-            float piece[kPiece];
-            for (int64_t i = first; i < last; ++i) piece[i - first] = static_cast<float>(values[i * column_stride]);
-            for (int64_t i = first; i < last; ++i) packed[i] = rounded(piece[i - first]);  // a loop of vectors
+            float* out = to + row * columns_;
+            for (int64_t i = first; i < last; ++i) out[i] = static_cast<float>(values[i * column_stride]);
+            if (rounds_here) {
+              for (int64_t i = first; i < last; ++i) out[i] = rounded(out[i]);
+            }
           }
         }
       });
     });
   }
 
-  const float* get() const { return data_; }
+  const float* in_fp32() const { return data_; }
+
+  // In the form that a kernel of the chosen instruction set reads.
+  const void* as(Operand operand) const {
+    if (kernels<T>().arrange == nullptr) return data_;
+    void* to = slots_.template next<char>(kernels<T>().arranged_bytes(operand, rows_, columns_));
+    kernels<T>().arrange(operand, data_, rows_, columns_, to);
+    return to;
+  }
 
  private:
-  static constexpr int64_t kPiece = 64;  // columns: a transposed piece stays in the first-level cache
-
   static float rounded(float value) {
     T result;
     round_to(value, &result);
     return to_float(result);
   }
 
-  std::unique_ptr<float[]> copy_;
+  Slots& slots_;
+  int64_t rows_, columns_;
   const float* data_;
 };
 
@@ -178,7 +201,7 @@ void unpack(const float* from, int64_t rows, int64_t columns, bool transposed, c
 // --- the operators ---------------------------------------------------------------------------------------------------
 
 template <class T>
-void project(const T* x, const float* a, T* s, int64_t rows, int64_t length, int64_t rank, float factor,
+void project(const T* x, const void* a, T* s, int64_t rows, int64_t length, int64_t rank, float factor,
              Dropout dropout) {
   parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
     kernels<T>().project(begin, end, x, a, s, length, rank, factor, dropout);
@@ -186,26 +209,12 @@ void project(const T* x, const float* a, T* s, int64_t rows, int64_t length, int
 }
 
 template <class T>
-void expand(T* y, const float* s, const float* b, int64_t rows, int64_t length, int64_t rank, float factor) {
-  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-    kernels<T>().expand(begin, end, y, s, b, length, rank, factor);
-  });
-}
-
-template <class T>
-void merge(T* w, const float* b, const float* a, int64_t rows, int64_t length, int64_t rank, float factor) {
-  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-    kernels<T>().merge(begin, end, w, b, a, length, rank, factor);
-  });
-}
-
-template <class T>
-void contract(T* dx, const T* x, const float* s, const float* a, float* g, int64_t rows, int64_t length, int64_t rank,
-              float factor, Dropout dropout) {
+void contract(T* dx, const T* x, const void* s, const void* expand_s, const void* a, float* g, int64_t rows,
+              int64_t length, int64_t rank, float factor, Dropout dropout) {
   const int64_t units = (length + kColumnUnit - 1) / kColumnUnit;
   parallel(units, rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
-    kernels<T>().contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, s, a, g, rows, length, rank,
-                          factor, dropout);
+    kernels<T>().contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, s, expand_s, a, g, rows,
+                          length, rank, factor, dropout);
   });
 }
 
@@ -218,8 +227,10 @@ Tensor lowrank_shrink_cpu(const Tensor& x, const Tensor& a, double p, const std:
   Tensor s = torch::stable::new_empty(x, {rows, rank});
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
-    const Packed<T> packed_a(a, false);
-    project(const_data<T>(x), packed_a.get(), data<T>(s), rows, length, rank, dropout.inverse(), dropout);
+    Slots slots;
+    const Packed<T> packed_a(slots, a, false);
+    project(const_data<T>(x), packed_a.as(Operand::kProjectA), data<T>(s), rows, length, rank, dropout.inverse(),
+            dropout);
   });
   return s;
 }
@@ -232,8 +243,12 @@ void lowrank_expand_cpu_(const Tensor& y, const Tensor& s, const Tensor& b, doub
   check_small(s, "s", rows, rank);
   by_large_type(y, [&](auto zero) {
     using T = decltype(zero);
-    const Packed<T> packed_s(s, false), packed_b(b, true);
-    expand(data<T>(y), packed_s.get(), packed_b.get(), rows, length, rank, static_cast<float>(scale));
+    Slots slots;
+    const void* packed_s = Packed<T>(slots, s, false).as(Operand::kExpandS);
+    const void* packed_b = Packed<T>(slots, b, true).as(Operand::kExpandB);
+    parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+      kernels<T>().expand(begin, end, data<T>(y), packed_s, packed_b, length, rank, static_cast<float>(scale));
+    });
   });
 }
 
@@ -248,13 +263,15 @@ std::tuple<Tensor, Tensor> lowrank_backward_output_cpu(const Tensor& dy, const T
   Tensor db = torch::stable::new_empty(b, {length, rank});
   by_large_type(dy, [&](auto zero) {
     using T = decltype(zero);
+    Slots slots;
     const T* from = const_data<T>(dy);
-    const Packed<T> packed_s(s, false), packed_b(b, true);
+    const void* packed_s = Packed<T>(slots, s, false).as(Operand::kContractS);
+    const void* packed_b = Packed<T>(slots, b, true).as(Operand::kProjectA);
     const float factor = static_cast<float>(scale);
-    project(from, packed_b.get(), data<T>(ds), rows, length, rank, factor, {});
-    const std::unique_ptr<float[]> g(new float[rank * length]);
-    contract<T>(nullptr, from, packed_s.get(), nullptr, g.get(), rows, length, rank, factor, {});
-    unpack(g.get(), rank, length, true, db);
+    project(from, packed_b, data<T>(ds), rows, length, rank, factor, {});
+    float* g = slots.next<float>(rank * length);
+    contract<T>(nullptr, from, packed_s, nullptr, nullptr, g, rows, length, rank, factor, {});
+    unpack(g, rank, length, true, db);
   });
   return {ds, db};
 }
@@ -274,11 +291,16 @@ Tensor lowrank_backward_input_cpu_(const std::optional<Tensor>& dx, const Tensor
   Tensor da = torch::stable::new_empty(a, {rank, length});
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
-    const Packed<T> packed_ds(ds, false), packed_a(a, false);
+    Slots slots;
+    const Packed<T> packed_ds(slots, ds, false);
+    const void *contract_ds = packed_ds.as(Operand::kContractS), *expand_ds = nullptr, *packed_a = nullptr;
+    if (dx) {
+      expand_ds = packed_ds.as(Operand::kExpandS);
+      packed_a = Packed<T>(slots, a, false).as(Operand::kExpandB);
+    }
     const bool direct = da.scalar_type() == ScalarType::Float;
-    const std::unique_ptr<float[]> copy(direct ? nullptr : new float[rank * length]);
-    float* g = direct ? data<float>(da) : copy.get();
-    contract(dx ? data<T>(*dx) : nullptr, const_data<T>(x), packed_ds.get(), packed_a.get(), g, rows, length, rank,
+    float* g = direct ? data<float>(da) : slots.next<float>(rank * length);
+    contract(dx ? data<T>(*dx) : nullptr, const_data<T>(x), contract_ds, expand_ds, packed_a, g, rows, length, rank,
              dropout.inverse(), dropout);
     if (!direct) unpack(g, rank, length, false, da);
   });
@@ -291,10 +313,14 @@ void lowrank_merge_cpu_(const Tensor& w, const Tensor& a, const Tensor& b, doubl
   check_rank(rank);
   check_small(a, "a", rank, length);
   check_small(b, "b", rows, rank);
-  const Packed<float> packed_b(b, false), packed_a(a, false);  // not rounded to w's dtype
+  Slots slots;
+  const float* packed_b = Packed<float>(slots, b, false).in_fp32();  // not rounded to w's dtype
+  const float* packed_a = Packed<float>(slots, a, false).in_fp32();
   by_large_type(w, [&](auto zero) {
     using T = decltype(zero);
-    merge(data<T>(w), packed_b.get(), packed_a.get(), rows, length, rank, static_cast<float>(scale));
+    parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+      kernels<T>().merge(begin, end, data<T>(w), packed_b, packed_a, length, rank, static_cast<float>(scale));
+    });
   });
 }
 

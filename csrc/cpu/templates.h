@@ -141,8 +141,9 @@ FTENGINE_INLINE void dot_tile(const float* x, int64_t x_stride, int64_t rows, co
 }
 
 template <class T>
-void project(int64_t begin, int64_t end, const T* x, const float* a, T* s, int64_t length, int64_t rank, float factor,
-             Dropout dropout) {
+void project(int64_t begin, int64_t end, const T* x, const void* packed_a, T* s, int64_t length, int64_t rank,
+             float factor, Dropout dropout) {
+  const auto* a = static_cast<const float*>(packed_a);
   constexpr int64_t kColumns = kDotTileBytes / sizeof(float);
   const Masks masks(dropout);
   alignas(64) float tile[kDotTileRows * kColumns] = {};
@@ -237,8 +238,9 @@ void update_rows(ExpandTile tile, int64_t rows, T* y, const float* s, const floa
 }
 
 template <class T>
-void expand(int64_t begin, int64_t end, T* y, const float* s, const float* b, int64_t length, int64_t rank,
+void expand(int64_t begin, int64_t end, T* y, const void* packed_s, const void* packed_b, int64_t length, int64_t rank,
             float factor) {
+  const auto *s = static_cast<const float*>(packed_s), *b = static_cast<const float*>(packed_b);
   const ExpandTile tile{length, length, rank, nullptr, Vector(factor)};
   for (int64_t first = begin; first < end; first += kExpandTileRows) {
     const int64_t rows = least(kExpandTileRows, end - first);
@@ -287,9 +289,25 @@ FTENGINE_INLINE void outer_tile(const float* x, int64_t rows, int64_t columns, c
   if constexpr (kRanks > 1) outer_tile<kRanks / 2>(x, rows, columns, s, s_stride, sums, ranks);
 }
 
+// The offset of a row that follows a tile: in this strip, or past its end in the next one. Rows of a strip lie pages
+// apart, where no hardware sees them coming, and the frozen product has washed x out of the caches: both are prefetched.
+FTENGINE_INLINE int64_t ahead_of(int64_t row, int64_t rows, int64_t column, int64_t end, int64_t length) {
+  if (row < rows) return row * length + column;
+  return least(row - rows, rows - 1) * length + (column + kStrip < end ? column + kStrip : column);
+}
+
+template <int kWrite, class T>
+FTENGINE_INLINE void prefetch_strip(const T* from) {
+  FTENGINE_UNROLL
+  for (uint64_t i = 0; i < kStrip * sizeof(T); i += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + i, kWrite, 3);
+  }
+}
+
 template <class T>
-void contract(int64_t begin, int64_t end, T* dx, const T* x, const float* s, const float* a, float* g, int64_t rows,
-              int64_t length, int64_t rank, float factor, Dropout dropout) {
+void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_s, const void*, const void* packed_a,
+              float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
+  const auto *s = static_cast<const float*>(packed_s), *a = static_cast<const float*>(packed_a);
   const Masks masks(dropout);
   alignas(64) float tile[kStripRows * kStrip];
   alignas(64) float sums[kMaxRank * kStrip];
@@ -301,6 +319,9 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const float* s, con
       const int64_t tile_rows = least(kStripRows, rows - first);
       for (int64_t i = 0; i < tile_rows; ++i) {
         const T* from = x + (first + i) * length + column;
+        const int64_t ahead = ahead_of(first + i + kStripRows, rows, column, end, length);
+        prefetch_strip<0>(x + ahead);
+        if (dx != nullptr) prefetch_strip<1>(dx + ahead);
         if (dropout.level != 0) {
           copy_row<true>(from, columns, tile + i * kStrip, masks, first + i, column, bits + i * (kStrip / 64));
         } else {
@@ -321,6 +342,13 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const float* s, con
       for (int64_t i = 0; i < columns; ++i) g[j * length + column + i] = factor * sums[j * kStrip + i];
     }
   }
+}
+
+// --- the table -------------------------------------------------------------------------------------------------------
+
+template <class T>
+constexpr Kernels<T> in_fp32() {
+  return {nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>};
 }
 
 }  // namespace

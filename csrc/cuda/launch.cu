@@ -1,9 +1,8 @@
 // Which blocks run, and in what order: pack small operands, run the kernel, sum its partial results.
 
-#include "launch.h"
-
 #include <algorithm>
 
+#include "launch.h"
 #include "lowrank.cuh"
 #include "operands.cuh"
 
@@ -14,8 +13,8 @@ namespace {
 using device::BFloat16;
 using device::Half;
 
-// Grids follow from shapes alone, since partial sums, and so the last bits of gradients, depend on them. 256 blocks fill
-// an H100 (132 multiprocessors, two blocks each) in one wave; more would cost more partial sums.
+// Grids follow from shapes alone, since partial sums, and so the last bits of gradients, depend on them. 256 blocks
+// fill an H100 (132 multiprocessors, two blocks each) in one wave; more would cost more partial sums.
 constexpr int64_t kBlocks = 256;
 // Rows that a block walks down at least, to earn what it loads for its columns.
 constexpr int64_t kLeastRows = 64;
@@ -91,9 +90,12 @@ float inverse(int level) { return 65536.0f / static_cast<float>(65536 - level); 
 template <typename Run>
 void for_type(Type type, Run run) {
   switch (type) {
-    case Type::kFloat: return run(float());
-    case Type::kBFloat16: return run(BFloat16());
-    default: return run(Half());
+    case Type::kFloat:
+      return run(float());
+    case Type::kBFloat16:
+      return run(BFloat16());
+    default:
+      return run(Half());
   }
 }
 
@@ -150,8 +152,8 @@ void launch_lowrank_expand(const Context& context, Matrix y, Matrix s, Matrix b,
     const auto s_packed = packer.add(s, round_up(y.rows, kTileRows), Order::kByLength);
     const auto b_packed = packer.add(b, grid.columns(), Order::kInPairs);
     packer.launch();
-    device::launch(lowrank_expand_kernel<T>, grid.stripes * grid.parts, 32 * grid.warps, 0, context.stream,
-                   dense<T>(y), s_packed, b_packed, scale, grid.stripes, grid.rows);
+    device::launch(lowrank_expand_kernel<T>, grid.stripes * grid.parts, 32 * grid.warps, 0, context.stream, dense<T>(y),
+                   s_packed, b_packed, scale, grid.stripes, grid.rows);
   });
 }
 

@@ -50,8 +50,8 @@ FTENGINE_DEVICE int ranks_of_group(const Packed<T>& packed, int group, int ranks
 // a: by rank. With several parts a row, sums go unscaled to partial (part, rows, ranks), else to s (rows, rank).
 template <typename T, int Ranks>
 FTENGINE_KERNEL(kThreads, blocks_resident<T>(Ranks))
-lowrank_shrink_kernel(Dense<const T> x, Packed<T> a, Dropout dropout, float scale, int groups, int parts,
-                      int chunks, T* s, int rank, float* partial) {
+lowrank_shrink_kernel(Dense<const T> x, Packed<T> a, Dropout dropout, float scale, int groups, int parts, int chunks,
+                      T* s, int rank, float* partial) {
   const Place place(groups, parts);  // stripe: the range of columns; part: the rows
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4, warp = device::warp_index();
   const int64_t first_row = int64_t{kShrinkRows} * place.part, row = first_row + g;
@@ -109,25 +109,29 @@ lowrank_shrink_kernel(Dense<const T> x, Packed<T> a, Dropout dropout, float scal
 }
 
 // An update by a product of rank r. The wide factor's first 16 ranks stay in registers, the only ones more often than
-// not; others come from L1 again for every 16 rows.
+// not; others, and all in fp32, where registers do not suffice, come from L1 again for every 16 rows.
 template <typename T>
 struct Update {
+  static constexpr bool kKeeps = sizeof(T) == 2;
+
   Packed<T> wide, narrow;  // in pairs, by length
   int64_t column;
   Factor<T> first[2];
 
   FTENGINE_DEVICE Update(const Packed<T>& wide, const Packed<T>& narrow, int64_t column)
       : wide(wide), narrow(narrow), column(column) {
-    FTENGINE_UNROLL
-    for (int half = 0; half < 2; ++half) first[half].load(wide.data + column * 2, wide.stride, half);
+    if constexpr (kKeeps) {
+      FTENGINE_UNROLL
+      for (int half = 0; half < 2; ++half) first[half].load(wide.data + column * 2, wide.stride, half);
+    }
   }
 
   FTENGINE_DEVICE Products multiply(int64_t row, int half) const {
     const T* rows = narrow.data + row * narrow.stride;
     Products products;
-    products.add(first[half], rows, narrow.stride);
+    if constexpr (kKeeps) products.add(first[half], rows, narrow.stride);
     FTENGINE_KEEP_LOOP
-    for (int rank = kRankTile; rank < wide.ranks; rank += kRankTile) {
+    for (int rank = kKeeps ? kRankTile : 0; rank < wide.ranks; rank += kRankTile) {
       Factor<T> next;
       next.load(wide.data + rank * wide.stride + column * 2, wide.stride, half);
       products.add(next, rows + rank, narrow.stride);

@@ -29,22 +29,31 @@ struct Packings {
 FTENGINE_DEVICE float load_as_float(const Matrix& matrix, int64_t row, int64_t column) {
   const int64_t offset = row * matrix.row_stride + column * matrix.column_stride;
   switch (matrix.type) {
-    case Type::kFloat: return static_cast<const float*>(matrix.data)[offset];
-    case Type::kDouble: return device::to_float(static_cast<const double*>(matrix.data)[offset]);
-    case Type::kBFloat16: return device::to_float(static_cast<const device::BFloat16*>(matrix.data)[offset]);
-    default: return device::to_float(static_cast<const device::Half*>(matrix.data)[offset]);
+    case Type::kFloat:
+      return static_cast<const float*>(matrix.data)[offset];
+    case Type::kDouble:
+      return device::to_float(static_cast<const double*>(matrix.data)[offset]);
+    case Type::kBFloat16:
+      return device::to_float(static_cast<const device::BFloat16*>(matrix.data)[offset]);
+    default:
+      return device::to_float(static_cast<const device::Half*>(matrix.data)[offset]);
   }
 }
 
 FTENGINE_DEVICE void store_float(const Matrix& matrix, int64_t row, int64_t column, float value) {
   const int64_t offset = row * matrix.row_stride + column * matrix.column_stride;
   switch (matrix.type) {
-    case Type::kFloat: static_cast<float*>(matrix.data)[offset] = value; return;
-    case Type::kDouble: static_cast<double*>(matrix.data)[offset] = value; return;
+    case Type::kFloat:
+      static_cast<float*>(matrix.data)[offset] = value;
+      return;
+    case Type::kDouble:
+      static_cast<double*>(matrix.data)[offset] = value;
+      return;
     case Type::kBFloat16:
       static_cast<device::BFloat16*>(matrix.data)[offset] = device::from_float<device::BFloat16>(value);
       return;
-    default: static_cast<device::Half*>(matrix.data)[offset] = device::from_float<device::Half>(value);
+    default:
+      static_cast<device::Half*>(matrix.data)[offset] = device::from_float<device::Half>(value);
   }
 }
 
@@ -67,8 +76,7 @@ lowrank_pack_kernel(Packings packings) {
         i = index / 2 % packing.length, rank = index / (2 * packing.length) * 2 + index % 2;
       }
       const bool inside = i < packing.from.rows && rank < packing.from.columns;
-      static_cast<T*>(packing.to)[index] =
-          device::from_float<T>(inside ? load_as_float(packing.from, i, rank) : 0.0f);
+      static_cast<T*>(packing.to)[index] = device::from_float<T>(inside ? load_as_float(packing.from, i, rank) : 0.0f);
     }
   }
 }

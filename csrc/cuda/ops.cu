@@ -31,10 +31,14 @@ constexpr int64_t kMaxRank = 256;
 
 Type type_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return Type::kFloat;
-    case ScalarType::BFloat16: return Type::kBFloat16;
-    case ScalarType::Half: return Type::kHalf;
-    case ScalarType::Double: return Type::kDouble;
+    case ScalarType::Float:
+      return Type::kFloat;
+    case ScalarType::BFloat16:
+      return Type::kBFloat16;
+    case ScalarType::Half:
+      return Type::kHalf;
+    case ScalarType::Double:
+      return Type::kDouble;
     default:
       STD_TORCH_CHECK(false, name, " is ", torch::headeronly::toString(tensor.scalar_type()),
                       "; kernels exist for Float, BFloat16 and Half, with factors in these or Double");
@@ -80,7 +84,11 @@ class Call {
                     " must be on the device of the other operands, cuda:", large_.get_device_index());
     STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns, name, " must be (", rows,
                     ", ", columns, ")");
-    return {const_cast<void*>(tensor.const_data_ptr()), type_of(tensor, name), rows, columns, tensor.stride(0),
+    return {const_cast<void*>(tensor.const_data_ptr()),
+            type_of(tensor, name),
+            rows,
+            columns,
+            tensor.stride(0),
             tensor.stride(1)};
   }
 

@@ -73,7 +73,8 @@ struct Dense {
         FTENGINE_UNROLL
         for (int j = 0; j < 8; j += 2) {
           if (columns_left > j) to[i * columns + j] = device::from_float<T>(device::low(octets[i].pair[j / 2]));
-          if (columns_left > j + 1) to[i * columns + j + 1] = device::from_float<T>(device::high(octets[i].pair[j / 2]));
+          if (columns_left > j + 1)
+            to[i * columns + j + 1] = device::from_float<T>(device::high(octets[i].pair[j / 2]));
         }
       }
     }
@@ -104,7 +105,8 @@ struct Mask {
   // Bit j says whether column + j is kept; all are where there is no dropout.
   FTENGINE_DEVICE uint32_t kept(int64_t row, int64_t column) const {
     if (!active) return 0xFF;
-    const PhiloxBlock block = philox(seed, static_cast<uint32_t>(row), static_cast<uint32_t>(column / kColumnsPerBlock));
+    const PhiloxBlock block =
+        philox(seed, static_cast<uint32_t>(row), static_cast<uint32_t>(column / kColumnsPerBlock));
     uint32_t bits = 0;
     FTENGINE_UNROLL
     for (int i = 0; i < 4; ++i) {
@@ -203,7 +205,8 @@ struct ColumnSums {
 };
 
 // The wide factor of an update, 16 ranks by 64 columns, packed in pairs: a lane's share of it as mma takes it, for one
-// half of the lane's octets (four columns). Halves, since sums and factors of whole octets would not fit into registers.
+// half of the lane's octets (four columns). Halves, since sums and factors of whole octets would not fit into
+// registers.
 template <typename T>
 struct Factor {
   Pair<T> a[2][4];  // by pair of columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import dropout, linear
 
 from ftengine.bench.shapes import Shape
-from ftengine.ops import active_backend, autograd, lowrank_linear, reference
+from ftengine.ops import active_backend, lowrank_linear, use_reference
 
 SCALE = 2.0  # alpha / r; no provider is quicker for one value than for another
 
@@ -79,17 +78,6 @@ class Step:
         self.y = self.gradients = None
 
 
-@contextmanager
-def reference_only() -> Iterator[None]:
-    """Let every low-rank layer inside take the reference, compiled kernels or not."""
-    chosen = autograd.operators
-    autograd.operators = lambda x, rank: reference
-    try:
-        yield
-    finally:
-        autograd.operators = chosen
-
-
 def composition(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
     """Return the layer as everybody writes it: five calls of PyTorch."""
     update = linear(linear(dropout(x, p) if p else x, a.to(x.dtype)), b.to(x.dtype))
@@ -136,7 +124,7 @@ def ours(layer: Layer) -> Step:
 
 def our_reference(layer: Layer) -> Step:
     def call() -> Tensor:
-        with reference_only():  # the backward keeps what the forward chose
+        with use_reference():  # the backward keeps what the forward chose
             return lowrank_linear(layer.x, layer.weight, None, layer.a, layer.b, SCALE, layer.p)
 
     return _with_factors(layer, call)

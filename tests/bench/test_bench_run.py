@@ -14,7 +14,7 @@ from bench_samples import SMALL
 from ftengine.bench import peaks, providers
 from ftengine.bench.__main__ import main
 from ftengine.bench.kernels import measure_kernels, prepare
-from ftengine.bench.providers import PROVIDERS, SCALE, Layer, reference_only
+from ftengine.bench.providers import PROVIDERS, SCALE, Layer
 from ftengine.bench.report import Report
 from ftengine.bench.settings import Settings
 from ftengine.bench.shapes import Shape
@@ -158,7 +158,7 @@ def test_every_provider_computes_the_same_layer(name, transposed):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_inside_reference_only_layers_take_the_reference_in_both_directions(monkeypatch):
+def test_our_reference_takes_the_reference_in_both_directions(monkeypatch):
     called = []
     for name in ("lowrank_shrink", "lowrank_expand_", "lowrank_backward_output", "lowrank_backward_input_"):
         original = getattr(reference, name)
@@ -172,13 +172,6 @@ def test_inside_reference_only_layers_take_the_reference_in_both_directions(monk
     step.forward()
     step.backward()
     assert called == ["lowrank_shrink", "lowrank_expand_", "lowrank_backward_output", "lowrank_backward_input_"]
-
-
-def test_reference_only_ends_with_its_block():
-    before = providers.autograd.operators
-    with pytest.raises(RuntimeError, match="inside"), reference_only():
-        raise RuntimeError("inside")
-    assert providers.autograd.operators is before
 
 
 def test_a_compiler_that_fails_is_left_out_with_the_reason(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftengine.ops import why_reference
+from ftengine.ops import use_reference, why_reference
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,11 @@ def test_autocast_decides_the_dtype():
         assert why_reference("cpu", torch.float64, 8).startswith("dtype torch.float64")
     with torch.autocast("cpu", torch.float16):
         assert why_reference("cpu", torch.float32, 8).startswith("dtype torch.float16")
+
+
+def test_reference_is_used_inside_its_block_and_no_longer():
+    assert why_reference("cpu", torch.float32, 8) is None
+    with pytest.raises(RuntimeError, match="inside"), use_reference():
+        assert why_reference("cpu", torch.float32, 8) == "the reference is asked for"
+        raise RuntimeError("inside")
+    assert why_reference("cpu", torch.float32, 8) is None

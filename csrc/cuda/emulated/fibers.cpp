@@ -14,6 +14,7 @@
 #include "../device.cuh"
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -47,7 +48,7 @@ struct Block {
   int index, count, threads;
   const std::function<void()>* body;
   std::vector<Fiber> fibers;
-  Fiber scheduler;
+  Fiber scheduler{};
   std::vector<Thread> thread;
   std::vector<Word> shared;
   int64_t epoch;
@@ -89,7 +90,7 @@ void arrive(Fiber& self) {
 
 void go(Fiber& from, Fiber& to) {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
+  __sanitizer_start_switch_fiber(from.finished ? nullptr : &from.fake_stack, to.stack, to.stack_bytes);
 #endif
   if (_setjmp(from.place) == 0) {
     if (to.begun) _longjmp(to.place, 1);
@@ -119,7 +120,9 @@ void fiber_main() {
   pass_on(self);
 }
 
-std::string name(int thread) { return "thread " + std::to_string(thread) + " of block " + std::to_string(block->index); }
+std::string name(int thread) {
+  return "thread " + std::to_string(thread) + " of block " + std::to_string(block->index);
+}
 
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error("emulated kernel: " + what); }
 
@@ -128,6 +131,9 @@ void run_block() {
   block->ready.clear();
   for (int i = 0; i < block->threads; ++i) {
     Fiber& fiber = block->fibers[i];
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);  // what the fiber before left, since none returns
+#endif
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = const_cast<void*>(fiber.stack);
     fiber.context.uc_stack.ss_size = fiber.stack_bytes;

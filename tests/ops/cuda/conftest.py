@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from torch import Tensor
 
 from ftengine.ops.dropout import dropout_level

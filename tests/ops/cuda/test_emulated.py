@@ -86,7 +86,7 @@ def compose(o: Operands, p: float, mask: Tensor) -> dict[str, Tensor]:
 
 
 def assert_as_accurate(ours, plain, truth, dtype):
-    """max|ours - truth| <= 2 max|plain - truth| + a unit in the last place: see assert_as_accurate in ../conftest.py."""
+    """max|ours - truth| <= 2 max|plain - truth| + a unit in the last place; ../conftest.py says why."""
     for name, r in truth.items():
         k, p = ours[name], plain[name]
         assert k.shape == r.shape, name

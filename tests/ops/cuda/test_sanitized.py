@@ -45,7 +45,8 @@ def environment(tmp_path_factory):
     return {
         **os.environ,
         "LD_PRELOAD": runtime,
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python frees little at exit
+        # Python frees little at exit, and a fake stack for each of 256 fibers takes gigabytes.
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "FTENGINE_EMULATED_MODULE": str(module),
         "OMP_NUM_THREADS": "1",
     }
@@ -59,10 +60,22 @@ def test_an_access_outside_its_memory_is_found(environment):
 
 
 def test_kernels_stay_within_their_memory(environment):
-    """Ranks, empty sizes, masks and misaligned operands: every kind of tail, in a process of its own."""
+    """The tests of test_emulated.py about sizes, ranks, strides and empty operands, in a process of their own."""
     tests = Path(__file__).with_name("test_emulated.py")
-    chosen = "every_rank or empty or strides or specification or (composition and not shape4)"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), "-k", chosen]
+    chosen = "(composition and not shape4) or (every_rank and not 256) or empty or strides"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(tests),
+        "-k",
+        chosen,
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "passed" in result.stdout

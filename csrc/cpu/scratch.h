@@ -1,0 +1,15 @@
+// Memory for the packed forms of small operands.
+
+#pragma once
+
+#include <cstdint>
+
+namespace ftengine::cpu {
+
+// Returns at least this many bytes, aligned to 64, of this thread's memory for a slot; valid until the thread's next
+// call with that slot. It is kept: allocated anew, its pages would cost more than the packing.
+void* scratch(int slot, int64_t bytes);
+
+constexpr int kScratchSlots = 8;
+
+}  // namespace ftengine::cpu
