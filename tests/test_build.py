@@ -125,14 +125,14 @@ def test_architectures_that_nvcc_does_not_know_are_left_out_and_said(tools, monk
     monkeypatch.setattr(parts, "find_nvcc", lambda *_: toolchain.Nvcc(("nvcc",), "12.4", ("80", "90")))
     plan = parts.Plan({})
     assert plan.record["cuda"]["architectures"] == ["sm_80", "sm_90"]
-    assert plan.record["cuda"]["ptx"] == "compute_90"
+    assert plan.record["cuda"]["ptx"] == "compute_80"
     assert "left out sm_100, sm_120 (nvcc 12.4 does not know them)" in plan.line
 
 
 def test_architectures_can_be_chosen(tools):
     plan = parts.Plan({"FTENGINE_CUDA_ARCHS": "90a,80"})
     assert plan.record["cuda"]["architectures"] == ["sm_90a", "sm_80"]
-    assert plan.record["cuda"]["ptx"] == "compute_90a"
+    assert plan.record["cuda"]["ptx"] == "compute_80"
     with pytest.raises(steps.BuildError, match=r"FTENGINE_CUDA_ARCHS=70,80: nvcc 13.0 does not know 70. It knows 80, "):
         parts.Plan({"FTENGINE_CUDA_ARCHS": "70,80"})
 

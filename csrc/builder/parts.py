@@ -196,9 +196,10 @@ class Plan:
         compiler, torch = self._compiler, self._torch
         nvcc = find_nvcc(self.environ, compiler)
         architectures = self._architectures(nvcc.architectures, nvcc.version)
-        newest = max(architectures, key=lambda name: int(re.sub(r"\D", "", name)))
+        # PTX of the oldest runs on every architecture that has no code of its own, and kernels use nothing newer.
+        oldest = min(int(re.sub(r"\D", "", name)) for name in architectures)
         targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
-        targets.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+        targets.append(f"-gencode=arch=compute_{oldest},code=compute_{oldest}")
         options = (*NVCC_OPTIONS, TORCH_TARGET)
         flags = (*options, *_includes(torch), *targets)
         guard = (sys.executable, str(Path("csrc") / "builder" / "spills.py"))
@@ -214,7 +215,7 @@ class Plan:
                 "record": {
                     "nvcc": nvcc.version,
                     "architectures": [f"sm_{name}" for name in architectures],
-                    "ptx": f"compute_{newest}",
+                    "ptx": f"compute_{oldest}",
                     "flags": list(options),
                 },
             },

@@ -1,5 +1,4 @@
-#include "cpu/vector_avx512.h"
-
+#define FTENGINE_VECTOR "cpu/vector_avx512.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {

@@ -2,8 +2,7 @@
 //
 // The pairs lie along the sum: columns for project, ranks for expand, rows for contract.
 
-#include "cpu/vector_avx512.h"
-
+#define FTENGINE_VECTOR "cpu/vector_avx512.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {
@@ -118,9 +117,12 @@ FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t rows, const uint1
   int64_t j = 0;
   for (; j + kDotRanks <= rank; j += kDotRanks) ranks(j, dot_pairs<kDotRanks>);
   switch (rank - j) {
-    case 1: return ranks(j, dot_pairs<1>);
-    case 2: return ranks(j, dot_pairs<2>);
-    case 3: return ranks(j, dot_pairs<3>);
+    case 1:
+      return ranks(j, dot_pairs<1>);
+    case 2:
+      return ranks(j, dot_pairs<2>);
+    case 3:
+      return ranks(j, dot_pairs<3>);
   }
 }
 
@@ -259,8 +261,8 @@ void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const void* arranged_
 
 // --- contract --------------------------------------------------------------------------------------------------------
 
-// Pairs of rows, interleaved. That leaves 32 columns in the order 0-3, 8-11, 16-19, 24-27, then 4-7, 12-15, …; sums keep
-// it, in_order() undoes it.
+// Pairs of rows, interleaved. That leaves 32 columns in the order 0-3, 8-11, 16-19, 24-27, then 4-7, 12-15, …; sums
+// keep it, in_order() undoes it.
 constexpr int64_t kPairStrip = 2 * kStrip;  // halves of a pair of rows
 constexpr int64_t kPairStripRows = 64;
 
@@ -272,7 +274,8 @@ FTENGINE_INLINE void outer_pairs(const uint16_t* x, int64_t row_pairs, const uin
   FTENGINE_UNROLL
   for (int j = 0; j < kRanks; ++j) acc[j][0] = acc[j][1] = _mm512_setzero_ps();
   for (int64_t i = 0; i < row_pairs; ++i) {
-    const __m512i low = _mm512_load_si512(x + i * kPairStrip), high = _mm512_load_si512(x + i * kPairStrip + kPairWidth);
+    const __m512i low = _mm512_load_si512(x + i * kPairStrip),
+                  high = _mm512_load_si512(x + i * kPairStrip + kPairWidth);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
       const __m512i weight = _mm512_set1_epi32(static_cast<int>(s[i * s_stride + j]));
@@ -338,9 +341,9 @@ FTENGINE_INLINE void in_order(const float* sums, __m512 factor, float* to, int64
 void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x, const void* arranged_s,
                     const void* arranged_expand_s, const void* arranged_a, float* g, int64_t rows, int64_t length,
                     int64_t rank, float factor, Dropout dropout) {
-  const auto *s_by_rows = static_cast<const uint32_t*>(arranged_s);
-  const auto *s_by_ranks = static_cast<const uint32_t*>(arranged_expand_s);
-  const auto *a = static_cast<const uint32_t*>(arranged_a);
+  const auto* s_by_rows = static_cast<const uint32_t*>(arranged_s);
+  const auto* s_by_ranks = static_cast<const uint32_t*>(arranged_expand_s);
+  const auto* a = static_cast<const uint32_t*>(arranged_a);
   const Masks masks(dropout);
   alignas(64) uint16_t tile[kPairStripRows / 2 * kPairStrip];
   alignas(64) float sums[kMaxRank * kStrip];
@@ -385,30 +388,37 @@ void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x,
 // Rows are r or M, columns L or r, as they come. Rows of 32-bit pairs for expand are padded to whole vectors.
 int64_t arranged_bytes(Operand operand, int64_t rows, int64_t columns) {
   switch (operand) {
-    case Operand::kProjectA: return rows * multiple(columns, kPairColumns) * static_cast<int64_t>(sizeof(uint16_t));
-    case Operand::kExpandS: return rows * pairs(columns) * static_cast<int64_t>(sizeof(uint32_t));
-    case Operand::kExpandB: return pairs(rows) * multiple(columns, kPairWidth) * static_cast<int64_t>(sizeof(uint32_t));
-    case Operand::kContractS: return pairs(rows) * columns * static_cast<int64_t>(sizeof(uint32_t));
+    case Operand::kProjectA:
+      return rows * multiple(columns, kPairColumns) * static_cast<int64_t>(sizeof(uint16_t));
+    case Operand::kExpandS:
+      return rows * pairs(columns) * static_cast<int64_t>(sizeof(uint32_t));
+    case Operand::kExpandB:
+      return pairs(rows) * multiple(columns, kPairWidth) * static_cast<int64_t>(sizeof(uint32_t));
+    case Operand::kContractS:
+      return pairs(rows) * columns * static_cast<int64_t>(sizeof(uint32_t));
   }
   return 0;
 }
 
 void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns, void* to) {
   switch (operand) {
-    case Operand::kProjectA: return round_chunks(packed, columns, rows, static_cast<uint16_t*>(to));
-    case Operand::kExpandS: return pair_ranks(packed, rows, columns, static_cast<uint32_t*>(to));
+    case Operand::kProjectA:
+      return round_chunks(packed, columns, rows, static_cast<uint16_t*>(to));
+    case Operand::kExpandS:
+      return pair_ranks(packed, rows, columns, static_cast<uint32_t*>(to));
     case Operand::kExpandB:
       return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), multiple(columns, kPairWidth));
-    case Operand::kContractS: return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), columns);
+    case Operand::kContractS:
+      return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), columns);
   }
 }
 
 }  // namespace
 
-const InstructionSet kAvx512Bf16 = {"avx512bf16",
-                                    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
-                                    in_fp32<float>(),
-                                    {arranged_bytes, arrange, project_pairs, expand_pairs, contract_pairs,
-                                     expand<bfloat16>}};
+const InstructionSet kAvx512Bf16 = {
+    "avx512bf16",
+    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
+    in_fp32<float>(),
+    {arranged_bytes, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>}};
 
 }  // namespace ftengine::cpu

@@ -75,10 +75,14 @@ auto by_large_type(const Tensor& x, const Body& body) {
 template <class Body>
 void by_small_type(const Tensor& a, const Body& body) {
   switch (a.scalar_type()) {
-    case ScalarType::Float: return body(float{});
-    case ScalarType::BFloat16: return body(torch::headeronly::BFloat16{});
-    case ScalarType::Half: return body(torch::headeronly::Half{});
-    case ScalarType::Double: return body(double{});
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::BFloat16:
+      return body(torch::headeronly::BFloat16{});
+    case ScalarType::Half:
+      return body(torch::headeronly::Half{});
+    case ScalarType::Double:
+      return body(double{});
     default:
       STD_TORCH_CHECK(false, torch::headeronly::toString(a.scalar_type()),
                       " is no dtype of low-rank factors: they are Float, BFloat16, Half or Double");
@@ -126,8 +130,8 @@ class Slots {
 
 constexpr int64_t kPiece = 64;  // columns: a transposed piece stays in the first-level cache
 
-// A small matrix in fp32, row-major, rounded to T unless arranging it does that: a copy, or the tensor's own memory where
-// that is the same. With one instruction set from beginning to end, whatever is chosen meanwhile.
+// A small matrix in fp32, row-major, rounded to T unless arranging it does that: a copy, or the tensor's own memory
+// where that is the same. With one instruction set from beginning to end, whatever is chosen meanwhile.
 template <class T>
 class Packed {
  public:

@@ -1,5 +1,5 @@
-// The kernels, written once over vectors of fp32. Each instruction set includes this file after defining, in an unnamed
-// namespace,
+// The kernels, written once over vectors of fp32. Each instruction set includes this file after naming, as
+// FTENGINE_VECTOR, a header that defines in an unnamed namespace
 //
 //   struct Vector {
 //     static constexpr int kWidth;                     // lanes: 16 or a divisor of it
@@ -22,6 +22,7 @@
 #include "cpu/compiler.h"
 #include "cpu/kernels.h"
 #include "cpu/philox_keys.h"
+#include FTENGINE_VECTOR
 
 namespace ftengine::cpu {
 namespace {
@@ -32,7 +33,7 @@ constexpr int kDotTileRows = 12, kDotTileBytes = 2048;  // of a row: with as man
 constexpr int64_t kExpandChunk = 256;                   // columns: (r, chunk) of b
 constexpr int64_t kExpandTileRows = 48;
 constexpr int64_t kStrip = 128, kStripRows = 32;  // columns and rows: a tile of x, and (r, strip) of a
-constexpr int64_t kRankBlock = 64;  // long sums are sums of sums, whose rounding errors grow more slowly
+constexpr int64_t kRankBlock = 64;                // long sums are sums of sums, whose rounding errors grow more slowly
 static_assert(kDotTileRows % kDotRows == 0 && kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
 
 FTENGINE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -134,9 +135,12 @@ FTENGINE_INLINE void dot_tile(const float* x, int64_t x_stride, int64_t rows, co
   int64_t j = 0;
   for (; j + kDotRanks <= rank; j += kDotRanks) ranks(j, dot<kDotRanks>);
   switch (rank - j) {
-    case 1: return ranks(j, dot<1>);
-    case 2: return ranks(j, dot<2>);
-    case 3: return ranks(j, dot<3>);
+    case 1:
+      return ranks(j, dot<1>);
+    case 2:
+      return ranks(j, dot<2>);
+    case 3:
+      return ranks(j, dot<3>);
   }
 }
 
@@ -290,7 +294,8 @@ FTENGINE_INLINE void outer_tile(const float* x, int64_t rows, int64_t columns, c
 }
 
 // The offset of a row that follows a tile: in this strip, or past its end in the next one. Rows of a strip lie pages
-// apart, where no hardware sees them coming, and the frozen product has washed x out of the caches: both are prefetched.
+// apart, where no hardware sees them coming, and the frozen product has washed x out of the caches: both are
+// prefetched.
 FTENGINE_INLINE int64_t ahead_of(int64_t row, int64_t rows, int64_t column, int64_t end, int64_t length) {
   if (row < rows) return row * length + column;
   return least(row - rows, rows - 1) * length + (column + kStrip < end ? column + kStrip : column);

@@ -19,9 +19,7 @@ struct Vector {
   FTENGINE_INLINE explicit Vector(__m256 value) : lanes(value) {}
 
   static FTENGINE_INLINE Vector load(const float* from) { return Vector(_mm256_loadu_ps(from)); }
-  static FTENGINE_INLINE Vector load(const float* from, int n) {
-    return Vector(_mm256_maskload_ps(from, first(n)));
-  }
+  static FTENGINE_INLINE Vector load(const float* from, int n) { return Vector(_mm256_maskload_ps(from, first(n))); }
   static FTENGINE_INLINE Vector load(const bfloat16* from) {
     return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
@@ -61,8 +59,7 @@ struct Vector {
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(lanes, lanes, _CMP_UNORD_Q));
-    const __m256i words =
-        _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), nan), 16);
+    const __m256i words = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), nan), 16);
     const __m256i packed = _mm256_packus_epi32(words, words);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
   }
@@ -72,8 +69,7 @@ FTENGINE_INLINE Vector fma(Vector a, Vector b, Vector c) { return Vector(_mm256_
 FTENGINE_INLINE Vector add(Vector a, Vector b) { return Vector(_mm256_add_ps(a.lanes, b.lanes)); }
 
 FTENGINE_INLINE void add_sums(const Vector (&v)[4], float* to) {
-  const __m256 halves =
-      _mm256_hadd_ps(_mm256_hadd_ps(v[0].lanes, v[1].lanes), _mm256_hadd_ps(v[2].lanes, v[3].lanes));
+  const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(v[0].lanes, v[1].lanes), _mm256_hadd_ps(v[2].lanes, v[3].lanes));
   const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
   _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
 }
