@@ -25,8 +25,8 @@ def operators(x: Tensor, rank: int) -> ModuleType:
 
 
 def as_matrix(x: Tensor) -> Tensor:
-    """Return x (..., K) as contiguous (M, K); a view wherever x is contiguous."""
-    return x.reshape(-1, x.shape[-1]).contiguous()
+    """Return x (..., K) as contiguous (M, K); x itself or a view wherever x is contiguous."""
+    return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).contiguous()
 
 
 class LowRankLinear(torch.autograd.Function):

@@ -38,20 +38,16 @@ def lowrank_linear(
         ValueError: shapes disagree; the message gives both. Or weight or bias requires a gradient, which it would
             not get; or x and weight differ in dtype outside autocast.
     """
-    _check_update(x, a, b)
-    _check(weight.dim() == 2 and weight.shape[1] == x.shape[-1], "weight (N, K)", weight, "x (..., K)", x)
-    _check(weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
-    if bias is not None:
-        _check(bias.shape == weight.shape[:1], "bias (N,)", bias, "weight (N, K)", weight)
-    for name, frozen in (("weight", weight), ("bias", bias)):
-        if frozen is not None and frozen.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False"
-            )
-    if weight.dtype != x.dtype and not autocast_enabled(x.device.type):
+    if not _layer_agrees(x, weight, bias, a, b):
+        _explain_layer(x, weight, bias, a, b)
+    if (weight.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled():
+        name = "weight" if weight.requires_grad else "bias"
+        raise ValueError(f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False")
+    if autocast_enabled(x.device.type):
+        x = x.to(compute_dtype(x.device.type, x.dtype))
+    elif weight.dtype != x.dtype:
         raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
     p, seed = _dropout(x, p, seed)
-    x = x.to(compute_dtype(x.device.type, x.dtype))
     return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
 
 
@@ -117,6 +113,23 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     with without_autocast(weight.device.type):
         operators(weight, a.shape[0]).lowrank_merge_(dense, a, b, scale)
     return weight if dense is weight else weight.copy_(dense)
+
+
+def _layer_agrees(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> bool:
+    """Say whether shapes fit: one comparison for every call, since it counts beside a small layer's products."""
+    if x.dim() < 1 or a.dim() != 2 or b.dim() != 2:
+        return False
+    k, r, n = x.shape[-1], a.shape[0], b.shape[0]
+    layer = (weight.shape, a.shape, b.shape) == ((n, k), (r, k), (n, r))
+    return layer and (bias is None or bias.shape == (n,))
+
+
+def _explain_layer(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
+    _check_update(x, a, b)
+    _check(weight.dim() == 2 and weight.shape[1] == x.shape[-1], "weight (N, K)", weight, "x (..., K)", x)
+    _check(weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
+    if bias is not None:
+        _check(bias.shape == weight.shape[:1], "bias (N,)", bias, "weight (N, K)", weight)
 
 
 def _check_update(x: Tensor, a: Tensor, b: Tensor) -> None:
