@@ -2,7 +2,8 @@
 
 Both train SmolLM2-135M-Instruct with the same rank, targets, dropout, dtype and examples, eight to a batch.
 `peft` is what a user of PEFT writes: batches in random order, logits of every position, labels masked with -100.
-`peft-sorted` gets ftengine's batches, which tells how much of the difference is padding.
+`peft-sorted` gets ftengine's batches, which tells how much of the difference is padding. `peft-layers` gets ftengine's
+loss as well, so that only the layers differ.
 
 Each provider trains on a few of the batches that its epoch has, drawn at random. Times are interleaved in one
 process, provider by provider, round by round; figures are medians over rounds of milliseconds a real (unpadded)
@@ -34,7 +35,7 @@ from ftengine.job import Job
 from ftengine.session import Session
 from ftengine.training.loop import train_mode
 
-PROVIDERS = ("ftengine", "peft", "peft-sorted")
+PROVIDERS = ("ftengine", "peft-layers", "peft-sorted", "peft")
 RECIPE = Path(__file__).parents[1] / "examples" / "chat" / "demo.yaml"
 
 
@@ -58,6 +59,10 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
         if name == "ftengine":
             session.prepare(loaded)
             model, loss = loaded.module, job.task.loss
+        elif name == "peft-layers":
+            # The transformers model with PEFT's layers in it: ftengine's loss reads the output head.
+            model = peft_model(loaded.module, recipe.strategy, session.precision.frozen).get_base_model()
+            loss = job.task.loss
         else:
             model, loss = peft_model(loaded.module, recipe.strategy, session.precision.frozen), transformers_loss
         train_mode(model)
