@@ -112,7 +112,11 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
     with without_autocast(weight.device.type):
         operators(weight, a.shape[0]).lowrank_merge_(dense, a, b, scale)
-    return weight if dense is weight else weight.copy_(dense)
+    if dense is not weight:
+        return weight.copy_(dense)
+    if not weight.is_inference():  # autograd sees what a compiled kernel wrote, as it sees any other change in place
+        torch.autograd.graph.increment_version(weight)
+    return weight
 
 
 def _layer_agrees(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> bool:
