@@ -4,6 +4,7 @@ Both keep x, s and the seed for the backward, and otherwise only references to p
 copy of the weight in another dtype. Neither overwrites anything it was given.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,20 +14,33 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from ftengine.ops import reference
-from ftengine.ops.eligibility import why_reference
-from ftengine.ops.precision import without_autocast
+from ftengine.ops.eligibility import is_eligible
+from ftengine.ops.precision import autocast_enabled, without_autocast
+
+Gradients = tuple[Tensor | None, ...]
 
 
 def operators(x: Tensor, rank: int) -> ModuleType:
     """Return where the operators for this layer live: the dispatcher, or the reference for what is not eligible."""
-    if why_reference(x.device.type, x.dtype, rank, x.layout) is None:
-        return torch.ops.ftengine
-    return reference
+    return torch.ops.ftengine if is_eligible(x.device.type, x.dtype, rank, x.layout) else reference
 
 
 def as_matrix(x: Tensor) -> Tensor:
     """Return x (..., K) as contiguous (M, K); x itself or a view wherever x is contiguous."""
     return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).contiguous()
+
+
+def as_decided(gradients: Callable[[Any, Tensor], Gradients], ctx: Any, dy: Tensor) -> Gradients:
+    """Return a backward's gradients, outside of autocast, and refuse to differentiate them once more.
+
+    Where neither is to be done, as nearly always, nothing is: around small layers every call counts.
+    """
+    if torch.is_grad_enabled():  # create_graph=True
+        gradients = once_differentiable(gradients)
+    if autocast_enabled(dy.device.type):
+        with without_autocast(dy.device.type):
+            return gradients(ctx, dy)
+    return gradients(ctx, dy)
 
 
 class LowRankLinear(torch.autograd.Function):
@@ -53,15 +67,17 @@ class LowRankLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, s, seed, weight, a, b = ctx.saved_tensors
-        with without_autocast(x.device.type):
-            dy_rows = as_matrix(dy)
-            dx = dy_rows @ weight.to(x.dtype) if ctx.needs_input_grad[0] else None
-            ds, db = ctx.ops.lowrank_backward_output(dy_rows, s, b, ctx.scale)
-            da = ctx.ops.lowrank_backward_input_(dx, as_matrix(x), ds, a, ctx.p, seed)
-        return None if dx is None else dx.view(x.shape), None, None, da, db, None, None, None
+    def backward(ctx: Any, dy: Tensor) -> Gradients:
+        return as_decided(_linear_gradients, ctx, dy)
+
+
+def _linear_gradients(ctx: Any, dy: Tensor) -> Gradients:
+    x, s, seed, weight, a, b = ctx.saved_tensors
+    dy = as_matrix(dy)
+    dx = dy @ weight.to(x.dtype) if ctx.needs_input_grad[0] else None
+    ds, db = ctx.ops.lowrank_backward_output(dy, s, b, ctx.scale)
+    da = ctx.ops.lowrank_backward_input_(dx, as_matrix(x), ds, a, ctx.p, seed)
+    return None if dx is None else dx.view(x.shape), None, None, da, db, None, None, None
 
 
 class LowRankAdd(torch.autograd.Function):
@@ -80,12 +96,14 @@ class LowRankAdd(torch.autograd.Function):
         return out.view(y.shape)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, s, seed, a, b = ctx.saved_tensors
-        with without_autocast(x.device.type):
-            rows = as_matrix(x)
-            dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
-            ds, db = ctx.ops.lowrank_backward_output(as_matrix(dy), s, b, ctx.scale)
-            da = ctx.ops.lowrank_backward_input_(dx, rows, ds, a, ctx.p, seed)
-        return dy, None if dx is None else dx.view(x.shape), da, db, None, None, None
+    def backward(ctx: Any, dy: Tensor) -> Gradients:
+        return as_decided(_update_gradients, ctx, dy)
+
+
+def _update_gradients(ctx: Any, dy: Tensor) -> Gradients:
+    x, s, seed, a, b = ctx.saved_tensors
+    rows = as_matrix(x)
+    dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
+    ds, db = ctx.ops.lowrank_backward_output(as_matrix(dy), s, b, ctx.scale)
+    da = ctx.ops.lowrank_backward_input_(dx, rows, ds, a, ctx.p, seed)
+    return dy, None if dx is None else dx.view(x.shape), da, db, None, None, None

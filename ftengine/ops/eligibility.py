@@ -32,27 +32,40 @@ def use_reference() -> Iterator[None]:
         _reference_only = before
 
 
-def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
-    """Say why a layer takes the reference, or None when it may take a compiled kernel.
+def is_eligible(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> bool:
+    """Say whether a layer may take a compiled kernel.
 
     Args:
         device_type: "cpu", "cuda", …
-        dtype: of the layer's input; autocast, where it is on, has the last word.
+        dtype: that the layer computes in.
         rank: r.
         layout: of the layer's input and frozen weight.
     """
+    return (
+        dtype in DTYPES.get(device_type, ())
+        and 1 <= rank <= MAX_RANK
+        and layout == torch.strided
+        and not _reference_only
+    )
+
+
+def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
+    """Say why a layer takes the reference, or None when it may take a compiled kernel.
+
+    As is_eligible, but dtype is the input's: autocast, where it is on, has the last word.
+    """
+    dtype = compute_dtype(device_type, dtype)
+    if is_eligible(device_type, dtype, rank, layout):
+        return None
     if _reference_only:
         return "the reference is asked for"
-    dtype = compute_dtype(device_type, dtype)
     if device_type not in DTYPES:
         return f"device {device_type}: kernels exist for {', '.join(DTYPES)}"
     if dtype not in DTYPES[device_type]:
         return f"dtype {dtype} on {device_type}: kernels exist for {', '.join(map(str, DTYPES[device_type]))}"
     if layout != torch.strided:
         return f"layout {layout}: kernels need {torch.strided}"
-    if not 1 <= rank <= MAX_RANK:
-        return f"rank {rank}: kernels need 1 to {MAX_RANK}"
-    return None
+    return f"rank {rank}: kernels need 1 to {MAX_RANK}"
 
 
 def active_backend(device_type: str = "cpu") -> tuple[str, str]:
