@@ -34,8 +34,12 @@ def test_autocast_decides_the_dtype():
 
 
 def test_reference_is_used_inside_its_block_and_no_longer():
+    def inside():
+        with use_reference():
+            assert why_reference("cpu", torch.float32, 8) == "the reference is asked for"
+            raise RuntimeError("inside")
+
     assert why_reference("cpu", torch.float32, 8) is None
-    with pytest.raises(RuntimeError, match="inside"), use_reference():
-        assert why_reference("cpu", torch.float32, 8) == "the reference is asked for"
-        raise RuntimeError("inside")
+    with pytest.raises(RuntimeError, match="inside"):
+        inside()
     assert why_reference("cpu", torch.float32, 8) is None

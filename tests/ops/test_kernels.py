@@ -1,4 +1,4 @@
-"""The compiled CPU kernels, each instruction set: equal masks, errors no larger than the reference's, same bits again."""
+"""The compiled CPU kernels, each instruction set: equal masks, the reference's accuracy, the same bits again."""
 
 import itertools
 
