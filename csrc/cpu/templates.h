@@ -58,7 +58,7 @@ FTENGINE_INLINE void store(Vector value, T* to, int lanes) {
   value.store(to, lanes);
 }
 
-// Makes the masks of one call: 64 columns of a row at a time, all ones where there is no dropout.
+// The mask under one seed and level, by 64 columns of a row.
 class Masks {
  public:
   explicit Masks(const Dropout& dropout) : keys_(dropout.seed), level_(dropout.level) {}
