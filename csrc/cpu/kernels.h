@@ -21,8 +21,6 @@ struct bfloat16 {
 struct Dropout {
   uint64_t seed;
   int level;
-
-  float inverse() const { return 65536.0f / static_cast<float>(65536 - level); }  // 1 / (1 - p)
 };
 
 // A small operand by the kernel that reads it: project's a, expand's s and b, contract's s. Its a is arranged as

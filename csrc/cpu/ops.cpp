@@ -44,8 +44,12 @@ void check_small(const Tensor& a, const char* name, int64_t rows, int64_t column
                   ")");
 }
 
-void check_rank(int64_t rank) {
+// The rank that a (r, L) or b (L, r) has.
+int64_t rank_of(const Tensor& factor, const char* name, int64_t dimension) {
+  STD_TORCH_CHECK(factor.dim() == 2, name, " must have two dimensions; it has ", factor.dim());
+  const int64_t rank = factor.size(dimension);
   STD_TORCH_CHECK(rank >= 1 && rank <= kMaxRank, "rank is ", rank, "; kernels exist for 1 to ", kMaxRank);
+  return rank;
 }
 
 void check_same(const Tensor& x, const char* name, const Tensor& other, const char* other_name) {
@@ -63,6 +67,8 @@ Dropout read_dropout(double p, const std::optional<Tensor>& seed) {
                   "seed must be a () int64 tensor on the CPU");
   return {static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr())), static_cast<int>(level)};
 }
+
+float inverse(Dropout dropout) { return 65536.0f / static_cast<float>(65536 - dropout.level); }  // 1 / (1 - p)
 
 // --- dtypes ----------------------------------------------------------------------------------------------------------
 
@@ -89,8 +95,9 @@ void by_small_type(const Tensor& a, const Body& body) {
   }
 }
 
+// Asked for once an operator: another instruction set may be chosen at any time.
 template <class T>
-const Kernels<T>& kernels() {
+const Kernels<T>& chosen_kernels() {
   if constexpr (std::is_same_v<T, float>) {
     return instruction_set().float32;
   } else {
@@ -119,6 +126,8 @@ void parallel(int64_t count, int64_t elements_each, const Body& body) {
 // Each small operand of an operator, each of its arranged forms and the fp32 gradient have a slot of scratch memory.
 class Slots {
  public:
+  ~Slots() { shrink_scratch(); }
+
   template <class T>
   T* next(int64_t count) {
     return static_cast<T*>(scratch(slot_++, count * static_cast<int64_t>(sizeof(T))));
@@ -135,11 +144,11 @@ constexpr int64_t kPiece = 64;  // columns: a transposed piece stays in the firs
 template <class T>
 class Packed {
  public:
-  Packed(Slots& slots, const Tensor& a, bool transposed)
-      : slots_(slots), rows_(a.size(transposed ? 1 : 0)), columns_(a.size(transposed ? 0 : 1)) {
+  Packed(const Kernels<T>& kernels, Slots& slots, const Tensor& a, bool transposed)
+      : kernels_(kernels), slots_(slots), rows_(a.size(transposed ? 1 : 0)), columns_(a.size(transposed ? 0 : 1)) {
     const int64_t row_stride = a.stride(transposed ? 1 : 0), column_stride = a.stride(transposed ? 0 : 1);
     const bool in_order = (column_stride == 1 || columns_ == 1) && (row_stride == columns_ || rows_ == 1);
-    const bool rounds_here = !std::is_same_v<T, float> && kernels<T>().arrange == nullptr;
+    const bool rounds_here = !std::is_same_v<T, float> && kernels.arrange == nullptr;
     if (a.scalar_type() == ScalarType::Float && in_order && !rounds_here) {
       data_ = const_data<float>(a);
       return;
@@ -168,9 +177,9 @@ class Packed {
 
   // In the form that a kernel of the chosen instruction set reads.
   const void* as(Operand operand) const {
-    if (kernels<T>().arrange == nullptr) return data_;
-    void* to = slots_.template next<char>(kernels<T>().arranged_bytes(operand, rows_, columns_));
-    kernels<T>().arrange(operand, data_, rows_, columns_, to);
+    if (kernels_.arrange == nullptr) return data_;
+    void* to = slots_.template next<char>(kernels_.arranged_bytes(operand, rows_, columns_));
+    kernels_.arrange(operand, data_, rows_, columns_, to);
     return to;
   }
 
@@ -181,6 +190,7 @@ class Packed {
     return to_float(result);
   }
 
+  const Kernels<T>& kernels_;
   Slots& slots_;
   int64_t rows_, columns_;
   const float* data_;
@@ -205,53 +215,52 @@ void unpack(const float* from, int64_t rows, int64_t columns, bool transposed, c
 // --- the operators ---------------------------------------------------------------------------------------------------
 
 template <class T>
-void project(const T* x, const void* a, T* s, int64_t rows, int64_t length, int64_t rank, float factor,
-             Dropout dropout) {
-  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-    kernels<T>().project(begin, end, x, a, s, length, rank, factor, dropout);
-  });
+void project(const Kernels<T>& kernels, const T* x, const void* a, T* s, int64_t rows, int64_t length, int64_t rank,
+             float factor, Dropout dropout) {
+  parallel(rows, length * rank,
+           [&](int64_t begin, int64_t end) { kernels.project(begin, end, x, a, s, length, rank, factor, dropout); });
 }
 
 template <class T>
-void contract(T* dx, const T* x, const void* s, const void* expand_s, const void* a, float* g, int64_t rows,
-              int64_t length, int64_t rank, float factor, Dropout dropout) {
+void contract(const Kernels<T>& kernels, T* dx, const T* x, const void* s, const void* expand_s, const void* a,
+              float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
   const int64_t units = (length + kColumnUnit - 1) / kColumnUnit;
   parallel(units, rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
-    kernels<T>().contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, s, expand_s, a, g, rows,
-                          length, rank, factor, dropout);
+    kernels.contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, s, expand_s, a, g, rows, length,
+                     rank, factor, dropout);
   });
 }
 
 Tensor lowrank_shrink_cpu(const Tensor& x, const Tensor& a, double p, const std::optional<Tensor>& seed) {
   check_large(x, "x");
-  const int64_t rows = x.size(0), length = x.size(1), rank = a.size(0);
-  check_rank(rank);
+  const int64_t rows = x.size(0), length = x.size(1), rank = rank_of(a, "a", 0);
   check_small(a, "a", rank, length);
   const Dropout dropout = read_dropout(p, seed);
   Tensor s = torch::stable::new_empty(x, {rows, rank});
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
     Slots slots;
-    const Packed<T> packed_a(slots, a, false);
-    project(const_data<T>(x), packed_a.as(Operand::kProjectA), data<T>(s), rows, length, rank, dropout.inverse(),
-            dropout);
+    const Packed<T> packed_a(kernels, slots, a, false);
+    project(kernels, const_data<T>(x), packed_a.as(Operand::kProjectA), data<T>(s), rows, length, rank,
+            inverse(dropout), dropout);
   });
   return s;
 }
 
 void lowrank_expand_cpu_(const Tensor& y, const Tensor& s, const Tensor& b, double scale) {
   check_large(y, "y");
-  const int64_t rows = y.size(0), length = y.size(1), rank = b.size(1);
-  check_rank(rank);
+  const int64_t rows = y.size(0), length = y.size(1), rank = rank_of(b, "b", 1);
   check_small(b, "b", length, rank);
   check_small(s, "s", rows, rank);
   by_large_type(y, [&](auto zero) {
     using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
     Slots slots;
-    const void* packed_s = Packed<T>(slots, s, false).as(Operand::kExpandS);
-    const void* packed_b = Packed<T>(slots, b, true).as(Operand::kExpandB);
+    const void* packed_s = Packed<T>(kernels, slots, s, false).as(Operand::kExpandS);
+    const void* packed_b = Packed<T>(kernels, slots, b, true).as(Operand::kExpandB);
     parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-      kernels<T>().expand(begin, end, data<T>(y), packed_s, packed_b, length, rank, static_cast<float>(scale));
+      kernels.expand(begin, end, data<T>(y), packed_s, packed_b, length, rank, static_cast<float>(scale));
     });
   });
 }
@@ -259,22 +268,22 @@ void lowrank_expand_cpu_(const Tensor& y, const Tensor& s, const Tensor& b, doub
 std::tuple<Tensor, Tensor> lowrank_backward_output_cpu(const Tensor& dy, const Tensor& s, const Tensor& b,
                                                        double scale) {
   check_large(dy, "dy");
-  const int64_t rows = dy.size(0), length = dy.size(1), rank = b.size(1);
-  check_rank(rank);
+  const int64_t rows = dy.size(0), length = dy.size(1), rank = rank_of(b, "b", 1);
   check_small(b, "b", length, rank);
   check_small(s, "s", rows, rank);
   Tensor ds = torch::stable::new_empty(dy, {rows, rank});
   Tensor db = torch::stable::new_empty(b, {length, rank});
   by_large_type(dy, [&](auto zero) {
     using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
     Slots slots;
     const T* from = const_data<T>(dy);
-    const void* packed_s = Packed<T>(slots, s, false).as(Operand::kContractS);
-    const void* packed_b = Packed<T>(slots, b, true).as(Operand::kProjectA);
+    const void* packed_s = Packed<T>(kernels, slots, s, false).as(Operand::kContractS);
+    const void* packed_b = Packed<T>(kernels, slots, b, true).as(Operand::kProjectA);
     const float factor = static_cast<float>(scale);
-    project(from, packed_b, data<T>(ds), rows, length, rank, factor, {});
+    project(kernels, from, packed_b, data<T>(ds), rows, length, rank, factor, {});
     float* g = slots.next<float>(rank * length);
-    contract<T>(nullptr, from, packed_s, nullptr, nullptr, g, rows, length, rank, factor, {});
+    contract<T>(kernels, nullptr, from, packed_s, nullptr, nullptr, g, rows, length, rank, factor, {});
     unpack(g, rank, length, true, db);
   });
   return {ds, db};
@@ -283,8 +292,7 @@ std::tuple<Tensor, Tensor> lowrank_backward_output_cpu(const Tensor& dy, const T
 Tensor lowrank_backward_input_cpu_(const std::optional<Tensor>& dx, const Tensor& x, const Tensor& ds, const Tensor& a,
                                    double p, const std::optional<Tensor>& seed) {
   check_large(x, "x");
-  const int64_t rows = x.size(0), length = x.size(1), rank = a.size(0);
-  check_rank(rank);
+  const int64_t rows = x.size(0), length = x.size(1), rank = rank_of(a, "a", 0);
   check_small(a, "a", rank, length);
   check_small(ds, "ds", rows, rank);
   if (dx) {
@@ -295,17 +303,18 @@ Tensor lowrank_backward_input_cpu_(const std::optional<Tensor>& dx, const Tensor
   Tensor da = torch::stable::new_empty(a, {rank, length});
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
     Slots slots;
-    const Packed<T> packed_ds(slots, ds, false);
+    const Packed<T> packed_ds(kernels, slots, ds, false);
     const void *contract_ds = packed_ds.as(Operand::kContractS), *expand_ds = nullptr, *packed_a = nullptr;
     if (dx) {
       expand_ds = packed_ds.as(Operand::kExpandS);
-      packed_a = Packed<T>(slots, a, false).as(Operand::kExpandB);
+      packed_a = Packed<T>(kernels, slots, a, false).as(Operand::kExpandB);
     }
     const bool direct = da.scalar_type() == ScalarType::Float;
     float* g = direct ? data<float>(da) : slots.next<float>(rank * length);
-    contract(dx ? data<T>(*dx) : nullptr, const_data<T>(x), contract_ds, expand_ds, packed_a, g, rows, length, rank,
-             dropout.inverse(), dropout);
+    contract(kernels, dx ? data<T>(*dx) : nullptr, const_data<T>(x), contract_ds, expand_ds, packed_a, g, rows, length,
+             rank, inverse(dropout), dropout);
     if (!direct) unpack(g, rank, length, false, da);
   });
   return da;
@@ -313,17 +322,18 @@ Tensor lowrank_backward_input_cpu_(const std::optional<Tensor>& dx, const Tensor
 
 void lowrank_merge_cpu_(const Tensor& w, const Tensor& a, const Tensor& b, double scale) {
   check_large(w, "w");
-  const int64_t rows = w.size(0), length = w.size(1), rank = a.size(0);
-  check_rank(rank);
+  const int64_t rows = w.size(0), length = w.size(1), rank = rank_of(a, "a", 0);
   check_small(a, "a", rank, length);
   check_small(b, "b", rows, rank);
   Slots slots;
-  const float* packed_b = Packed<float>(slots, b, false).in_fp32();  // not rounded to w's dtype
-  const float* packed_a = Packed<float>(slots, a, false).in_fp32();
+  const Kernels<float>& in_fp32 = chosen_kernels<float>();  // a and b are not rounded to w's dtype
+  const float* packed_b = Packed<float>(in_fp32, slots, b, false).in_fp32();
+  const float* packed_a = Packed<float>(in_fp32, slots, a, false).in_fp32();
   by_large_type(w, [&](auto zero) {
     using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
     parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-      kernels<T>().merge(begin, end, data<T>(w), packed_b, packed_a, length, rank, static_cast<float>(scale));
+      kernels.merge(begin, end, data<T>(w), packed_b, packed_a, length, rank, static_cast<float>(scale));
     });
   });
 }

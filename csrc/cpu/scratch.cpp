@@ -22,12 +22,23 @@ void* scratch(int slot, int64_t bytes) {
   if (here.bytes < bytes) {
     const int64_t rounded = (bytes + bytes / 4 + 63) / 64 * 64;
     std::free(here.data);
+    here.data = nullptr;
     here.bytes = 0;
     here.data = std::aligned_alloc(64, static_cast<size_t>(rounded));
     if (here.data == nullptr) throw std::bad_alloc();
     here.bytes = rounded;
   }
   return here.data;
+}
+
+void shrink_scratch() {
+  for (Slot& slot : slots) {
+    if (slot.bytes > kKeptBytes) {
+      std::free(slot.data);
+      slot.data = nullptr;
+      slot.bytes = 0;
+    }
+  }
 }
 
 }  // namespace ftengine::cpu

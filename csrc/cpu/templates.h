@@ -22,6 +22,7 @@
 #include "cpu/compiler.h"
 #include "cpu/kernels.h"
 #include "cpu/philox_keys.h"
+#include "cpu/scratch.h"
 #include FTENGINE_VECTOR
 
 namespace ftengine::cpu {
@@ -315,7 +316,7 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_
   const auto *s = static_cast<const float*>(packed_s), *a = static_cast<const float*>(packed_a);
   const Masks masks(dropout);
   alignas(64) float tile[kStripRows * kStrip];
-  alignas(64) float sums[kMaxRank * kStrip];
+  auto* sums = static_cast<float*>(scratch(kSumsSlot, rank * kStrip * static_cast<int64_t>(sizeof(float))));
   uint64_t bits[kStripRows * (kStrip / 64)];
   for (int64_t column = begin; column < end; column += kStrip) {
     const int64_t columns = least(kStrip, end - column);

@@ -20,9 +20,11 @@ from ftengine.ops.precision import autocast_enabled, without_autocast
 Gradients = tuple[Tensor | None, ...]
 
 
-def operators(x: Tensor, rank: int) -> ModuleType:
-    """Return where the operators for this layer live: the dispatcher, or the reference for what is not eligible."""
-    return torch.ops.ftengine if is_eligible(x.device.type, x.dtype, rank, x.layout) else reference
+def operators(rank: int, *large: Tensor) -> ModuleType:
+    """Return where the operators for large operands live: the dispatcher, or the reference where one is not eligible."""
+    if all(is_eligible(x.device.type, x.dtype, rank, x.layout) for x in large):
+        return torch.ops.ftengine
+    return reference
 
 
 def as_matrix(x: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ class LowRankLinear(torch.autograd.Function):
         p: float,
         seed: Tensor | None,
     ) -> Tensor:
-        ctx.ops, rows = operators(x, a.shape[0]), as_matrix(x)
+        ctx.ops, rows = operators(a.shape[0], x), as_matrix(x)
         s = ctx.ops.lowrank_shrink(rows, a, p, seed)
         y = linear(rows, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         ctx.ops.lowrank_expand_(y, s, b, scale)
@@ -87,7 +89,7 @@ class LowRankAdd(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, p: float, seed: Tensor | None
     ) -> Tensor:
-        ctx.ops = operators(x, a.shape[0])
+        ctx.ops = operators(a.shape[0], x, y)
         s = ctx.ops.lowrank_shrink(as_matrix(x), a, p, seed)
         out = as_matrix(y).clone()
         ctx.ops.lowrank_expand_(out, s, b, scale)

@@ -111,7 +111,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     _check(weight.dim() == 2 and weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
     with without_autocast(weight.device.type):
-        operators(weight, a.shape[0]).lowrank_merge_(dense, a, b, scale)
+        operators(a.shape[0], weight).lowrank_merge_(dense, a, b, scale)
     if dense is not weight:
         return weight.copy_(dense)
     if not weight.is_inference():  # autograd sees what a compiled kernel wrote, as it sees any other change in place

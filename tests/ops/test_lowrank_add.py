@@ -52,14 +52,16 @@ def test_the_layers_output_is_not_overwritten(layer, wrap):
     out.sum().backward()
 
 
-def test_keeps_the_outputs_dtype(layer):
-    sample = layer(20, 16, 12, 3, torch.bfloat16, torch.float32)
-    y = torch.randn(20, 12, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("y_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_keeps_the_outputs_dtype(layer, dtype, y_dtype):
+    sample = layer(20, 16, 12, 3, dtype, torch.float32)
+    y = torch.randn(20, 12, dtype=y_dtype, requires_grad=True)
     out = lowrank_add(y, sample.x, sample.a, sample.b, 1.5, 0.1)
-    assert out.dtype == torch.float32
+    assert out.dtype == y_dtype
     out.sum().backward()
     dtypes = [t.grad.dtype for t in (y, sample.x, sample.a, sample.b)]
-    assert dtypes == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    assert dtypes == [y_dtype, dtype, torch.float32, torch.float32]
 
 
 @pytest.mark.parametrize(
