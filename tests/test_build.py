@@ -176,6 +176,29 @@ def test_nothing_is_fetched_where_nothing_will_be_compiled(wanted, monkeypatch):
     assert wanted(torch=False, ninja=False) == []
 
 
+def test_nothing_is_fetched_for_gpu_kernels_alone_where_no_nvcc_is(wanted, monkeypatch):
+    def missing(*_):
+        raise toolchain.Unavailable("no nvcc")
+
+    monkeypatch.setattr(backend, "find_nvcc", missing)
+    monkeypatch.setenv("FTENGINE_CPU", "0")
+    monkeypatch.setenv("FTENGINE_EMULATED", "0")
+    assert wanted(torch=False, ninja=False) == []
+
+
+def test_torch_is_asked_for_before_anything_refuses_to_go_on_without_it(wanted, monkeypatch):
+    monkeypatch.setenv("FTENGINE_CPU", "1")
+    assert wanted(torch=False) == ["torch>=2.10"]
+    assert backend.get_requires_for_build_wheel() == ["torch>=2.10"]
+    assert backend.get_requires_for_build_editable() == ["torch>=2.10"]
+
+
+def test_a_number_of_compilers_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "many")
+    with pytest.raises(steps.BuildError, match="MAX_JOBS=many: it must be a number"):
+        steps.run_steps([], Path(), Path())
+
+
 def test_torch_is_found_beside_python_where_the_path_holds_build_requirements_alone(monkeypatch):
     """As pip isolates builds."""
     monkeypatch.setattr(sys, "path", [])

@@ -7,22 +7,22 @@ into has no torch to compile against; without a compiler nothing is asked for at
 import os
 from typing import Any
 
-from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 (the hooks that stay as they are)
 
-from builder.parts import AT_LEAST_TORCH, wants_compiler
+from builder.parts import AT_LEAST_TORCH, setting, wants_compiler
 from builder.steps import find_ninja
-from builder.toolchain import Unavailable, find_compiler, find_torch
+from builder.toolchain import Unavailable, find_compiler, find_nvcc, find_torch
 
 Settings = dict[str, Any] | None
 
 
+# Without setuptools' own answer: it would run setup.py, which refuses to go on while torch is missing.
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    return build_meta.get_requires_for_build_wheel(config_settings) + to_compile()
+    return to_compile()
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    return build_meta.get_requires_for_build_editable(config_settings) + to_compile()
+    return to_compile()
 
 
 def to_compile() -> list[str]:
@@ -30,7 +30,9 @@ def to_compile() -> list[str]:
     try:
         if not wants_compiler(os.environ):
             return []
-        find_compiler(os.environ)
+        compiler = find_compiler(os.environ)
+        if setting("cpu", os.environ) == setting("emulated", os.environ) == "0":
+            find_nvcc(os.environ, compiler)
     except Unavailable:
         return []
     missing = [] if find_ninja() else ["ninja"]

@@ -43,7 +43,7 @@ def run_steps(steps: Sequence[Step], root: Path, build: Path) -> None:
     """
     for step in steps:
         (root / step.output).parent.mkdir(parents=True, exist_ok=True)
-    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    jobs = _jobs()
     ninja = find_ninja()
     try:
         if ninja:
@@ -101,3 +101,12 @@ def ninja_file(steps: Sequence[Step], build: Path) -> str:
 
 def _escape(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def _jobs() -> int:
+    named = os.environ.get("MAX_JOBS")
+    if not named:
+        return os.cpu_count() or 1
+    if not named.isdecimal() or int(named) == 0:
+        raise BuildError(f"MAX_JOBS={named}: it must be a number of compilers that may run at once, such as 2")
+    return int(named)

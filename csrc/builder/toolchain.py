@@ -93,7 +93,7 @@ def find_nvcc(environ: Mapping[str, str], compiler: Compiler) -> Nvcc:
         raise Unavailable("no nvcc: neither CUDACXX nor CUDA_HOME, CUDA_PATH or PATH has one")
     host = Path(compiler.command[0]).name
     if host in ("ccache", "sccache", "distcc"):  # nvcc takes one program
-        host, *_ = compiler.command[1:]
+        host, *_ = compiler.command[1:] or compiler.command
     else:
         host = compiler.command[0]
     command = [*(named or [found]), "-ccbin", host]

@@ -60,10 +60,14 @@ def describe(device_type: str) -> str:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets that CPU kernels were compiled for and this processor has; () without kernels."""
-    if not FILES["cpu"].is_file() or _switch(DISABLE):
+    """Return the instruction sets that CPU kernels were compiled for and this processor has, the best first.
+
+    () without kernels, and where the build had no headers of Python for the module that tells.
+    """
+    native = _native()
+    if native is None or not FILES["cpu"].is_file() or _switch(DISABLE):
         return ()
-    return tuple(_needed_native().instruction_sets(str(FILES["cpu"])).split(","))
+    return tuple(native.instruction_sets(str(FILES["cpu"])).split(","))
 
 
 @contextmanager
@@ -79,7 +83,7 @@ def use_instruction_set(name: str) -> Iterator[None]:
         ValueError: the build or the processor does not have it; the message says what they have.
         RuntimeError: no CPU kernels are loaded.
     """
-    if not instruction_sets():
+    if not FILES["cpu"].is_file() or _switch(DISABLE):
         raise RuntimeError(f"instruction set {name!r}: {why_absent('cpu')}, and the reference has none to choose from")
     native, library = _needed_native(), str(FILES["cpu"])
     before = native.instruction_set(library)

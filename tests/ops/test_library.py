@@ -30,6 +30,15 @@ def test_absent_libraries_are_quiet(place):
     assert instruction_sets() == ()
 
 
+@compiled
+def test_kernels_without_the_module_that_tells_of_them_serve_all_the_same(monkeypatch):
+    monkeypatch.setattr(library, "_native", lambda: None)
+    assert active_backend() == ("compiled", "kernels are registered for cpu")
+    assert instruction_sets() == ()
+    with pytest.raises(RuntimeError, match=r"chosen by ftengine\._native, which this installation lacks"):
+        use_instruction_set("avx2").__enter__()
+
+
 @pytest.mark.parametrize(("gpu", "missing"), [(False, "cpu"), (True, "cuda")])
 def test_required_library_that_is_absent_is_an_error(place, monkeypatch, gpu, missing):
     monkeypatch.setenv(library.REQUIRE, "1")

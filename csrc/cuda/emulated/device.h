@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 
 #define FTENGINE_DEVICE inline
 #define FTENGINE_KERNEL(threads, blocks) inline void
@@ -165,14 +166,23 @@ void mma(float (&c)[4], const Pair<T> (&a)[4], const Pair<T> (&b)[2]) {
   for (int i = 0; i < 4; ++i) c[i] = self.taken[i];
 }
 
+// A GPU faults on sixteen bytes that do not begin at a multiple of sixteen; so does this.
+inline void check_octet(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
+    throw std::runtime_error("emulated kernel: a misaligned address for sixteen bytes");
+  }
+}
+
 template <typename T>
 Octet<T> load_octet(const T* from) {
+  check_octet(from);
   Octet<T> octet;
   std::memcpy(&octet, from, sizeof octet);
   return octet;
 }
 template <typename T>
 void store_octet(T* to, const Octet<T>& octet) {
+  check_octet(to);
   std::memcpy(to, &octet, sizeof octet);
 }
 

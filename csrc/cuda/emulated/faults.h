@@ -31,6 +31,10 @@ inline void faulty_kernel(const char* fault, float* sum, float* memory) {
   } else if (thread == 0) {
     *sum = value;
   }
+  if (name == "misaligned octet" && thread == 0) {
+    alignas(16) device::BFloat16 octets[16] = {};
+    device::store_octet(octets + 4, device::load_octet(octets + 1));
+  }
   if (name == "global overrun" && thread == 0) memory[threads] = value;
 }
 

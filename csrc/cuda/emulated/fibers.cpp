@@ -1,5 +1,8 @@
 // A block of threads as fibers of one host thread.
 
+// Where it is on, as by default on some systems, longjmp refuses to leave for another stack.
+#undef _FORTIFY_SOURCE
+
 #include <setjmp.h>
 #include <ucontext.h>
 

@@ -213,6 +213,7 @@ FAULTS = {
     "unwritten": "that nobody wrote",
     "divergent barrier": "waits for ever at a barrier",
     "divergent mma": "waits for ever at an mma",
+    "misaligned octet": "a misaligned address",
 }
 
 
