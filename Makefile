@@ -15,10 +15,10 @@ C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 export FTENGINE_EMULATED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench clean
+.PHONY: help env demo test test-adapterhub lint bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes."
 	@echo "  PYTHON=python3.12 make test   uses another Python (3.10 or newer)"
@@ -32,6 +32,16 @@ demo: $(COMPILED) ## fine-tune a real language model on real conversations
 # that a model which they share is loaded once. Compiled kernels must be there: none may be lost unnoticed.
 test: $(COMPILED) ## run the tests
 	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
+
+# AdapterHub's library pins an older transformers, so it lives in an environment of its own.
+HUB := .venv-adapterhub
+test-adapterhub: $(COMPILED) $(HUB)/.installed ## compare bottleneck adapters with AdapterHub's library
+	OMP_NUM_THREADS=1 FTENGINE_ADAPTERHUB_PYTHON=$(CURDIR)/$(HUB)/bin/python $(BIN)/python -m pytest -q tests/adapterhub
+
+$(HUB)/.installed: Makefile
+	$(PYTHON) -m venv --clear $(HUB)
+	$(HUB)/bin/python -m pip install --quiet --disable-pip-version-check torch 'adapters~=1.3.0'
+	@touch $@
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .

@@ -77,6 +77,7 @@ class LoadRequest:
         labels: the classification targets, or None where the task has none.
         dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
         skeleton: build the module on the meta device, without reading weights.
+        processor: whether the processor is needed; without it a config is enough for a skeleton.
     """
 
     source: str
@@ -84,6 +85,7 @@ class LoadRequest:
     labels: Labels | None = None
     dtype: str = "auto"
     skeleton: bool = False
+    processor: bool = True
 
 
 @dataclass
@@ -153,6 +155,10 @@ class Task(Component):
     """Keys that every `Prediction` of this task has; an evaluator needs a subset of them."""
     labels: Labels | None = None
     """Classification targets; set by `bind`."""
+    unit: ClassVar[str] = "tokens"
+    """What "length" counts, in the plural."""
+    paths: tuple[str, ...] = ()
+    """Columns that hold paths of files; in a data file they are relative to that file."""
 
     def check(self, columns: Sequence[str]) -> None:
         """Refuse data whose columns this task cannot use.
@@ -184,6 +190,7 @@ class Task(Component):
 
         The result has at least "length" (tokens), "weight" (what this example adds to the loss's
         denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
+        Where the model reads several sequences of an example, "longest" is the longest of them, for the model's limit.
 
         Raises:
             DataError: the row lacks a field or holds a value of the wrong kind.
@@ -273,10 +280,25 @@ class Strategy(Component):
 
         return default_param_groups(model, learning_rate, weight_decay)
 
+    def resting(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+        """Return trainable parameters that are left out of a training step, as gradual unfreezing does.
+
+        They train in other steps, so they count as trainable. The answer must follow from the arguments
+        alone: a resumed run asks again.
+
+        Args:
+            model: the prepared model.
+            step: optimiser steps done before this one.
+            steps: all optimiser steps of the run.
+            steps_per_epoch: those of a whole epoch.
+        """
+        return ()
+
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write the trained part to an existing empty directory, in its ecosystem's format.
 
-        The default writes every trainable tensor, by parameter name, to `trained.safetensors`.
+        The default writes every trainable tensor, and the statistics that move with them, by name, to
+        `trained.safetensors`.
         """
         from ftengine.parameters import save_trained
 

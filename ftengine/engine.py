@@ -9,7 +9,7 @@ from ftengine.api import Listener, LoadedModel, SilentListener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.environment import versions
 from ftengine.errors import RecipeError, RunError
-from ftengine.evaluation.results import comparison
+from ftengine.evaluation.results import comparison, save_sums
 from ftengine.finished import Run, load_run
 from ftengine.job import Job, described
 from ftengine.parameters import count
@@ -64,6 +64,7 @@ def fine_tune(
     session.place_base(loaded)
     base = session.evaluate(loaded, encoded, evaluators, "evaluate base")
     session.prepare(loaded)
+    require_room(loaded, encoded)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
     trainer = session.trainer(loaded, encoded, run)
@@ -77,6 +78,7 @@ def fine_tune(
     if session.is_main:
         save(run, job, loaded)
         run.write_json("training.json", session.training_facts(loaded, result))
+        save_sums(run, tuned)
         run.write_json("evaluation.json", comparison(held_out(encoded), base, tuned))
         job.registry.plugins.hook.ftengine_run_finished(run=run)
     session.wait()
@@ -89,7 +91,7 @@ def require_room(loaded: LoadedModel, encoded: dict[str, EncodedSplit]) -> None:
     Raises:
         RecipeError: names the lengths.
     """
-    longest = max(int(split.lengths.max()) for split in encoded.values())
+    longest = max(split.longest for split in encoded.values())
     if loaded.max_length is not None and longest > loaded.max_length:
         raise RecipeError(
             f"the longest example has {longest} tokens, the model takes {loaded.max_length}. "

@@ -50,8 +50,21 @@ class Job:
     """Modules that each of the strategy's patterns matched."""
 
     @classmethod
-    def open(cls, recipe: Recipe, registry: Registry | None = None, listener: Listener | None = None) -> Job:
+    def open(
+        cls,
+        recipe: Recipe,
+        registry: Registry | None = None,
+        listener: Listener | None = None,
+        *,
+        check_source: bool = True,
+    ) -> Job:
         """Build a recipe's components and check its model source, without reading data or weights.
+
+        Args:
+            recipe: what to build.
+            registry: components; by default those of all installed plugins.
+            listener: told of phases.
+            check_source: whether the model has to be complete, weights included.
 
         Raises:
             PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
@@ -71,7 +84,8 @@ class Job:
         )
         for i, spec in enumerate(recipe.evaluate):
             registry.build("evaluator", spec, f"evaluate.{i}")
-        loader.check(recipe.model.source)
+        if check_source:
+            loader.check(recipe.model.source)
         return job
 
     def resolved(self) -> dict[str, Any]:

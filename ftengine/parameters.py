@@ -26,6 +26,22 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes: trainable parameters, and buffers that move with them.
+
+    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, by the same
+    rule that decides whether they move at all.
+    """
+    tensors: dict[str, Tensor] = dict(trainable(module))
+    for prefix, child in module.named_modules():
+        if any(p.requires_grad for p in child.parameters(recurse=False)):
+            persistent = child.state_dict(prefix=f"{prefix}." if prefix else "").keys()
+            for name, buffer in child.named_buffers(prefix=prefix, recurse=False):
+                if name in persistent:
+                    tensors[name] = buffer
+    return tensors
+
+
 def count(module: nn.Module) -> tuple[int, int]:
     """Return (trainable, total) numbers of parameters; packed quantised ones count as they are stored."""
     total = sum(p.numel() for p in module.parameters())
@@ -74,18 +90,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def save_trained(module: nn.Module, directory: Path) -> None:
-    """Write every trainable tensor, by parameter name, to `trained.safetensors` in `directory`."""
-    save_tensors(trainable(module), Path(directory) / TRAINED_FILE)
+    """Write what training changes (`state_tensors`), by name, to `trained.safetensors` in `directory`."""
+    save_tensors(state_tensors(module), Path(directory) / TRAINED_FILE)
 
 
 def load_trained(module: nn.Module, directory: Path) -> None:
-    """Read what `save_trained` wrote into the module's trainable parameters.
+    """Read what `save_trained` wrote into a module in which the same parameters train.
 
     Raises:
         BaseMismatch: keys are missing or unexpected, or a shape differs.
     """
     file = Path(directory) / TRAINED_FILE
-    copy_into(trainable(module), read_tensors(file), str(file))
+    copy_into(state_tensors(module), read_tensors(file), str(file))
 
 
 @torch.no_grad()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener
+from ftengine.api import Labels, Listener, LoadedModel, LoadRequest
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.job import Job
+from ftengine.errors import SourceError
+from ftengine.job import Job, described, prepare
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 from ftengine.run import RunDirectory
@@ -103,6 +105,7 @@ def plan(
             "total": schedule.total,
             "per_epoch": schedule.per_epoch,
             "examples_a_step": section.batch_size * section.accumulate * session.accelerator.num_processes,
+            "unit": job.task.unit,
             "tokens": int(step_tokens * schedule.total),
             "tokens_a_step": step_tokens,
             "padding_share": padding_share(train.lengths, micro),
@@ -114,6 +117,106 @@ def plan(
         estimate=figures,
         warnings=_warnings(recipe, job, encoded),
     )
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters a strategy trains of a model.
+
+    Args:
+        model: source, loader, class, head and labels.
+        strategy: its name and options.
+        trainable_parameters, total_parameters: of the prepared model.
+        base_parameters: of the model before the strategy touched it.
+        new_modules: trainable parameters of each module that would be initialised afresh; they are among the
+            trainable ones, and tables in papers mostly leave them out.
+        patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
+            how many of those train.
+    """
+
+    model: dict[str, Any]
+    strategy: dict[str, Any]
+    trainable_parameters: int
+    total_parameters: int
+    base_parameters: int
+    new_modules: dict[str, int]
+    patterns: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {**asdict(self), "trainable_share": self.trainable_parameters / self.total_parameters}
+
+
+def count_parameters(
+    recipe: Recipe, *, labels: int = 2, listener: Listener | None = None, registry: Registry | None = None
+) -> ParameterCount:
+    """Count what would train, from the model's config alone: neither data nor weights nor tokenizer are needed.
+
+    Args:
+        recipe: the recipe; its data is not read.
+        labels: outputs of a classification head, which the data would have told.
+
+    Raises:
+        InputError: model, task or strategy cannot be used, or a pattern matches nothing.
+    """
+    from ftengine.parameters import count
+
+    job = Job.open(recipe, registry, listener, check_source=False)
+    task, source = job.task, recipe.model.source
+    assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
+    request = LoadRequest(source, task.head, task.labels or assumed, skeleton=True, processor=False)
+    job.listener.phase("count parameters")
+    loaded = job.loader.load(request)
+    if loaded.processor is None:
+        with suppress(SourceError):  # a strategy may want it, and where there is none, does without
+            loaded.processor = job.loader.load_processor(source)
+    _, base = count(loaded.module)
+    prepare(job.strategy, loaded)
+    trained, total = count(loaded.module)
+    return ParameterCount(
+        model={
+            "source": source,
+            "loader": job.loader.name,
+            "class": type(loaded.module).__name__,
+            "head": task.head,
+            "labels": list(request.labels.names) if request.labels else None,
+        },
+        strategy=described(job.strategy),
+        trainable_parameters=trained,
+        total_parameters=total,
+        base_parameters=base,
+        new_modules={name: _count_below(loaded, [name])[1] for name in loaded.new_modules},
+        patterns={
+            pattern: dict(
+                zip(
+                    ("modules", "parameters", "trainable_parameters"),
+                    (len(modules), *_count_below(loaded, modules)),
+                    strict=True,
+                )
+            )
+            for pattern, modules in job.strategy.matches().items()
+        },
+    )
+
+
+def _has_labels(head: str) -> bool:
+    return head.endswith("classification")
+
+
+def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
+    """Return how many parameters lie at or below some paths, and how many of them train."""
+    wanted = set(paths)
+    found = [
+        parameter
+        for name, parameter in loaded.module.named_parameters()
+        if any(name[:end] in wanted for end in _ends(name))
+    ]
+    return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
+
+
+def _ends(name: str) -> list[int]:
+    """Return where the paths of a parameter and of the modules around it end."""
+    return [i for i, character in enumerate(name) if character == "."] + [len(name)]
 
 
 def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import Rows, plain, read_rows
 from ftengine.errors import DataError, RunError
 from ftengine.finished import Run
 
@@ -112,7 +112,7 @@ def predict_file(
 def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
     section, task = run.recipe.data, run.open_job().task
-    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True)
+    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=task.paths)
     if "prediction" in rows.columns:
         raise DataError(
             f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "
@@ -128,7 +128,7 @@ def _checked(run: Run, source: str | Path) -> Rows:
 
 def _json_values(row: Example) -> dict[str, Any]:
     """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
-    text = json.dumps(row, default=str)
+    text = json.dumps(row, default=plain)
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 

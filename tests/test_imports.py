@@ -23,7 +23,8 @@ LAYERS = (
     ("hookspecs",),
     ("plugins", "registry", "recipe"),
     ("data", "training", "evaluation", "run", "environment", "bench"),
-    ("job", "session", "merging", "planning", "finished", "prediction", "engine"),  # the engine, a step a file
+    # The engine, a step a file.
+    ("job", "session", "merging", "planning", "finished", "prediction", "engine", "comparison"),
     ("cli", "testing"),
     ("__main__",),
 )

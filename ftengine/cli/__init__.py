@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
     "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
+    "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "bench": ("ftengine.cli.bench:bench", "Measure the low-rank kernels, and compare measurements."),
     "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ftengine.engine import Plan
+    from ftengine.planning import ParameterCount
 
 SHOWN_MODULES = 3
 SHOWN_PIECE = 600
@@ -29,17 +30,46 @@ SHOWN_PIECE = 600
     default=True,
     help="Load the weights and time a few batches, for an estimate of time and memory (default), or not.",
 )
+@click.option(
+    "--parameters-only",
+    is_flag=True,
+    help="Count the parameters that would train and stop; a folder with only a config.json is enough, and no data.",
+)
+@click.option(
+    "--labels",
+    type=click.IntRange(min=1),
+    help="With --parameters-only: outputs of a classification head, which the data would tell.  [default: 2]",
+)
 @json_option
 @debug_option
-def plan(recipe_file: str, overrides: tuple[str, ...], measure: bool, as_json: bool) -> None:
+def plan(
+    recipe_file: str,
+    overrides: tuple[str, ...],
+    measure: bool,
+    parameters_only: bool,
+    labels: int | None,
+    as_json: bool,
+) -> None:
     """Show what a recipe would do, without training.
 
     The data is read, checked and counted, and the strategy is tried on the model. Nothing is written.
     """
     from ftengine.engine import plan as make_plan
+    from ftengine.errors import InputError
+    from ftengine.planning import count_parameters
     from ftengine.recipe import Recipe
 
+    if labels is not None and not parameters_only:
+        raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
     recipe = Recipe.read(recipe_file, overrides)
+    if parameters_only:
+        with listening() as listener:
+            counted = count_parameters(recipe, labels=labels or 2, listener=listener)
+        if as_json:
+            print_json(counted.to_json())
+        else:
+            show_count(counted)
+        return
     with listening() as listener:
         result = make_plan(recipe, measure=measure, listener=listener)
     if as_json:
@@ -53,13 +83,36 @@ def show(plan: Plan) -> None:
     out = page()
     out.print(facts(_lines(plan)))
     out.print()
-    out.print(_data(plan.data))
+    out.print(_data(plan.data, plan.steps["unit"]))
     if plan.example:
         out.print()
         _example(out, plan.example)
     if plan.warnings:
         out.print()
         out.print(facts(("warning" if i == 0 else "", text) for i, text in enumerate(plan.warnings)))
+
+
+def show_count(counted: ParameterCount) -> None:
+    """Print how many parameters train, and of what."""
+    model, name = counted.model, counted.strategy["name"]
+    trained, total = counted.trainable_parameters, counted.total_parameters
+    lines = [
+        ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
+        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+    ]
+    lines += [
+        ("", f"of these {count:,} in {module}, which is initialised afresh")
+        for module, count in counted.new_modules.items()
+    ]
+    parts = [
+        f"{name}: {pattern} matches {found['modules']:,} modules; of their {found['parameters']:,} parameters "
+        f"{found['trainable_parameters']:,} train"
+        for pattern, found in counted.patterns.items()
+    ]
+    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(parts or [name])]
+    if model["labels"]:
+        lines.append(("labels", f"{len(model['labels'])}"))
+    page().print(facts(lines))
 
 
 def _lines(plan: Plan) -> list[tuple[str, str]]:
@@ -77,7 +130,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     lines += [
         ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
-        ("tokens", _tokens(plan)),
+        (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
         ("estimate", _estimate(plan.estimate)),
         ("output", plan.recipe["output"]),
@@ -117,8 +170,8 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
     )
 
 
-def _data(audit: dict[str, Any]) -> Any:
-    columns = ("split", "source", "rows", "distinct", "tokens", "longest", "truncated", "masked", "skipped")
+def _data(audit: dict[str, Any], unit: str) -> Any:
+    columns = ("split", "source", "rows", "distinct", unit, "longest", "truncated", "masked", "skipped")
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import Rows
+from ftengine.data.read import Rows, plain
 
 SHOWN_LEAKS = 5
 
-_to_json = json.JSONEncoder(sort_keys=True, default=str).encode
+to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
     """
     digests = bytearray()
     for row in rows:
-        digests += blake2b(f"{seed} {_to_json(task.identity(row))}".encode(), digest_size=16).digest()
+        digests += blake2b(f"{seed} {to_json(task.identity(row))}".encode(), digest_size=16).digest()
     return np.frombuffer(bytes(digests), dtype="S16")
 
 

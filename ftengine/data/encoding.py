@@ -6,7 +6,6 @@ can give another text in every epoch.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
-from ftengine.data.audit import identities
+from ftengine.data.audit import identities, to_json
 from ftengine.data.read import Rows
 from ftengine.errors import DataError
 
@@ -31,6 +30,7 @@ class EncodedSplit:
         index: (examples,) row of `rows` behind each example.
         content: a hash of all rows in their order, labels included.
         groups: (examples,) equal for duplicates, which say no more than one of them; None where not needed.
+        longest: the longest sequence that the model reads.
         truncated: number of examples that were cut to the length limit.
         masked: number of rows left out because nothing of them is trained on.
         skipped: reasons of rows that could not be encoded (only with on_error: skip).
@@ -43,6 +43,7 @@ class EncodedSplit:
     lengths: np.ndarray
     weights: np.ndarray
     index: np.ndarray
+    longest: int
     truncated: int
     masked: int
     content: str
@@ -74,7 +75,7 @@ class EncodedSplit:
             "examples": len(self),
             "tokens": int(self.lengths.sum()),
             "trained_tokens": int(self.weights.sum()),
-            "longest": int(self.lengths.max(initial=0)),
+            "longest": self.longest,
             "truncated": self.truncated,
             "masked": self.masked,
             "skipped": len(self.skipped),
@@ -99,10 +100,12 @@ def encode_split(
         DataError: a row cannot be encoded (with file and line), or nothing of the split is trained on.
     """
     lengths, weights, index, skipped = [], [], [], []
-    truncated = masked = 0
+    longest = truncated = masked = 0
     content = blake2b(digest_size=16)
     for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
-        content.update(json.dumps(row, sort_keys=True, default=str).encode())
+        content.update(to_json(row).encode())
+        if task.paths:  # what lies behind a path may change without the row
+            content.update(to_json(task.identity(row)).encode())
         try:
             features = task.encode(row, processor, max_length=max_length)
         except DataError as error:
@@ -116,6 +119,7 @@ def encode_split(
             masked += 1
             continue
         lengths.append(features["length"])
+        longest = max(longest, int(features.get("longest") or features["length"]))
         weights.append(features["weight"])
         index.append(i)
     if not index:
@@ -132,6 +136,7 @@ def encode_split(
         np.asarray(lengths, dtype=np.int64),
         np.asarray(weights, dtype=np.float64),
         np.asarray(index, dtype=np.int64),
+        longest,
         truncated,
         masked,
         content.hexdigest(),

@@ -127,7 +127,7 @@ def read_for(source: str, section: DataSection, task: Task) -> Rows:
     Raises:
         DataError: it cannot be read, or its columns do not suit the task; the message names it.
     """
-    rows = read_rows(source, on_error=section.on_error, columns=section.columns)
+    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=task.paths)
     try:
         task.check(rows.columns)
     except DataError as error:

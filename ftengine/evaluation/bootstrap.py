@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -164,6 +164,40 @@ class Accumulator:
         with np.errstate(all="ignore"):
             details = {e.name: e.details(sums[0], counts) for e, sums, counts in self._measured()}
         return {name: dict(content) for name, content in details.items() if content}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all that `from_arrays` needs: "examples" (resamples + 1,) weights, and the sums by evaluator name.
+
+        Counts of examples (details) are left out.
+        """
+        self._flush()
+        examples = np.zeros(self.resamples + 1) if self._sums is None else self._sums[:, 0]
+        return {"examples": examples, **{f"sums.{name}": sums for name, sums in self.sums().items()}}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        evaluators: Sequence[Evaluator],
+        context: EvaluationContext,
+        *,
+        seed: int,
+        distinct: int | None,
+    ) -> Accumulator:
+        """Return an accumulator that stands where another one stood when it gave its arrays.
+
+        Raises:
+            ValueError: the evaluators are not those whose sums these are.
+        """
+        found = [name.removeprefix("sums.") for name in arrays if name != "examples"]
+        if sorted(found) != sorted(evaluator.name for evaluator in evaluators):
+            raise ValueError(f"sums of evaluators {found}, expected {[evaluator.name for evaluator in evaluators]}.")
+        examples = arrays["examples"]
+        result = cls(evaluators, context, len(examples) - 1, seed, distinct=distinct)
+        parts = [arrays[f"sums.{evaluator.name}"] for evaluator in evaluators]
+        result._widths = [part.shape[1] for part in parts]
+        result._sums = np.concatenate([examples[:, None], *parts], axis=1)
+        return result
 
     def require_alike(self, other: Accumulator) -> None:
         """Refuse an accumulator whose sums mean something else.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.parameters import copy_into, read_tensors, save_tensors, trainable
+from ftengine.parameters import copy_into, read_tensors, save_tensors, state_tensors
 from ftengine.run import RunDirectory, read_json, remove, write_folder
 
 
@@ -81,22 +81,6 @@ def checkpoint_folders(run: RunDirectory) -> list[Path]:
         return []
     found = [path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable parameters, and buffers that move with them.
-
-    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, by the same
-    rule that decides whether they move at all.
-    """
-    tensors: dict[str, Tensor] = dict(trainable(module))
-    for prefix, child in module.named_modules():
-        if any(p.requires_grad for p in child.parameters(recurse=False)):
-            persistent = child.state_dict(prefix=f"{prefix}." if prefix else "").keys()
-            for name, buffer in child.named_buffers(prefix=prefix, recurse=False):
-                if name in persistent:
-                    tensors[name] = buffer
-    return tensors
 
 
 def _names(module: nn.Module) -> dict[int, str]:

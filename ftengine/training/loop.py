@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftengine.api import Batch, Listener, LoadedModel, Regularizer, Strategy, Task
 from ftengine.data.batching import epoch_batches, micro_batches, ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError, TrainingError
-from ftengine.parameters import copy_into, read_tensors, save_tensors, trainable
+from ftengine.parameters import copy_into, read_tensors, save_tensors, state_tensors, trainable
 from ftengine.recipe import TrainSection
 from ftengine.run import PARTIAL, RunDirectory, writing
-from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint, state_tensors
+from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from ftengine.training.modes import resting, share_statistics, train_mode
 from ftengine.training.schedule import factor, warmup_steps
 
 BEST = "best.safetensors"
@@ -105,7 +106,7 @@ class Trainer:
     ) -> None:
         self.accelerator, self.loaded, self.task, self.regularizers = accelerator, loaded, task, regularizers
         self.train_split, self.validation, self.section, self.seed = train, validation, section, seed
-        self.run, self.listener = run, listener
+        self.run, self.listener, self.strategy = run, listener, strategy
         self.module = loaded.module
         self.parameters = list(trainable(self.module).values())
         if not self.parameters:
@@ -141,6 +142,11 @@ class Trainer:
             TrainingError: a loss or gradient is not finite.
         """
         progress, section = self.progress, self.section
+        asleep = len(list(self._resting(self.schedule.total - 1)))
+        if asleep:
+            self.listener.message(
+                f"{asleep} of {len(self.parameters)} trainable tensors rest to the last of {self.schedule.total} steps"
+            )
         self.listener.phase("train", self.schedule.total)
         self.listener.advance(progress.step)
         clock = _Clock(progress.seconds)
@@ -154,10 +160,14 @@ class Trainer:
                 if last:
                     progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
                 ended = progress.step == self.schedule.total
-                if self.validation is not None and self._due(section.validate_every, last, ended):
-                    self._validate(self.validation)
+                validate = self.validation is not None and self._due(section.validate_every, last, ended)
+                save = self._due(section.checkpoint_every, last, ended)
+                if validate or save:
+                    share_statistics(self.accelerator, self.module)
+                if validate:
+                    self._validate()
                     stopped = self._patience_is_over()
-                if self._due(section.checkpoint_every, last, ended) or stopped or self._overdue(clock):
+                if save or stopped or self._overdue(clock):
                     self._save(clock)
                 if ended or stopped:
                     break
@@ -186,19 +196,20 @@ class Trainer:
         )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
-        train_mode(self.module)
         self._draw_randomness()
-        totals = self._accumulate(members, progress.epoch)
-        loss_sum, weight = (float(x) for x in self.accelerator.reduce(totals, "sum"))
-        if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"the loss is {loss_sum} at step {progress.step + 1}. Lower train.learning_rate "
-                f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from the "
-                "last checkpoint."
-            )
-        if progress.step == 0:
-            self._tell_untouched()
-        norm = self._update(weight)
+        with resting(self._resting(progress.step)):
+            train_mode(self.module)
+            totals = self._accumulate(members, progress.epoch)
+            loss_sum, weight = (float(x) for x in self.accelerator.reduce(totals, "sum"))
+            if not math.isfinite(loss_sum):
+                raise TrainingError(
+                    f"the loss is {loss_sum} at step {progress.step + 1}. Lower train.learning_rate "
+                    f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
+                    "the last checkpoint."
+                )
+            if progress.step == 0:
+                self._tell_untouched()
+            norm = self._update(weight)
         progress.step += 1
         progress.step_in_epoch += 1
         loss = loss_sum / weight if weight else 0.0
@@ -218,7 +229,11 @@ class Trainer:
                     "seconds": round(seconds, 4),
                 }
             )
-        self.listener.advance(loss=loss, learning_rate=self.section.learning_rate * rate, tokens=tokens)
+        counted = {"tokens": tokens} if self.task.unit == "tokens" else {}
+        self.listener.advance(loss=loss, learning_rate=self.section.learning_rate * rate, **counted)
+
+    def _resting(self, step: int) -> Iterable[nn.Parameter]:
+        return self.strategy.resting(self.module, step, self.schedule.total, self.schedule.per_epoch)
 
     def _draw_randomness(self) -> None:
         """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
@@ -254,7 +269,8 @@ class Trainer:
     def _update(self, weight: float) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
         if self.accelerator.num_processes > 1:
-            for parameter in self.parameters:  # every process takes part, also one whose batch left a gradient out
+            # Every process takes part, also one whose batch left a gradient out.
+            for parameter in (p for p in self.parameters if p.requires_grad):
                 grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(grad, "sum")
         if self.accelerator.scaler is not None:
@@ -272,9 +288,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _validate(self, split: EncodedSplit) -> None:
+    def _validate(self) -> None:
         """Measure the validation loss, remember the best weights."""
-        loss = mean_loss(self.accelerator, self.module, self.task, split, self.section.batch_size)
+        assert self.validation is not None
+        loss = mean_loss(self.accelerator, self.module, self.task, self.validation, self.section.batch_size)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} at step {self.progress.step}. Lower train.learning_rate "
@@ -313,14 +330,6 @@ class Trainer:
             tensors = read_tensors(self.run.checkpoints / BEST)
             copy_into(state_tensors(self.module), tensors, BEST)
             self.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
-
-
-def train_mode(module: torch.nn.Module) -> None:
-    """Set training mode, but keep running statistics (BatchNorm) of frozen modules still."""
-    module.train()
-    for part in module.modules():
-        if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in part.parameters()):
-            part.eval()
 
 
 def save_best(run: RunDirectory, module: torch.nn.Module) -> None:

@@ -85,15 +85,15 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
         module: the model; requires_grad says what trains.
         precision: the run's dtypes.
 
-    Vectors of a module that also holds a trainable vector stay in float32 with it: normalisation layers take
-    weight and bias of one dtype. Buffers stay as they are: rotary frequencies and running statistics lose meaning
-    when rounded.
+    Vectors of a module that also holds a trainable vector, or running statistics, stay in float32 with those:
+    normalisation layers take all of one dtype. Buffers stay as they are: rotary frequencies and running statistics
+    lose meaning when rounded.
     """
     for part in module.modules():
         own = [p for p in part.parameters(recurse=False) if p.is_floating_point()]
-        trains = any(p.requires_grad and p.ndim <= 1 for p in own)
+        wide = any(p.requires_grad and p.ndim <= 1 for p in own) or getattr(part, "running_mean", None) is not None
         for parameter in own:
-            master = parameter.requires_grad or (trains and parameter.ndim <= 1)
+            master = parameter.requires_grad or (wide and parameter.ndim <= 1)
             dtype = torch.float32 if master else precision.frozen
             if parameter.dtype != dtype:
                 parameter.data = parameter.data.to(dtype)

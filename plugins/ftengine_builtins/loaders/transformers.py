@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import huggingface_hub
 from pydantic import Field
@@ -35,6 +35,9 @@ class TransformersLoader(ModelLoader):
     class Config(api.Config):
         revision: str | None = Field(None, description="branch, tag or commit of a hub model")
         subfolder: str | None = Field(None, description="folder inside the source that holds the model")
+        processor: Literal["auto", "tokenizer", "image"] = Field(
+            "auto", description="which one to take of a model that has both; auto prefers the tokenizer"
+        )
         trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
     def accepts(self, source: str) -> bool:
@@ -53,19 +56,21 @@ class TransformersLoader(ModelLoader):
             check_weights(folder, source)
 
     def load_processor(self, source: str) -> Any:
-        """Load the tokenizer, or the image processor of a model that has none."""
+        """Load the tokenizer, or the image processor of a model that has none (or on request)."""
         folder = self._folder(source, weights=False)
         self._check_config(folder, source)
-        code = {"trust_remote_code": self.config.trust_remote_code}
-        if _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists():
+        code, wanted = {"trust_remote_code": self.config.trust_remote_code}, self.config.processor
+        texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
+        if texts and wanted != "image":
             with reading(source):
                 tokenizer = AutoTokenizer.from_pretrained(folder, **code)
             # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
             if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                 return pad_with_eos(tokenizer)
-        elif _holds(folder, IMAGE_PROCESSORS):
+        elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
             with reading(source):
-                return AutoImageProcessor.from_pretrained(folder, **code)
+                # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.
+                return AutoImageProcessor.from_pretrained(folder, backend="pil", **code)
         raise SourceError(
             f"{source!r} has no tokenizer vocabulary and no image processor. Put the model's tokenizer.json and "
             "tokenizer_config.json (or preprocessor_config.json) beside its config.json."
@@ -78,7 +83,7 @@ class TransformersLoader(ModelLoader):
             check_weights(folder, request.source)
         with reading(request.source):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.config.trust_remote_code)
-        processor = self.load_processor(request.source)
+        processor = self.load_processor(request.source) if request.processor else None
         return load_pretrained(request, folder, config, processor, trust_remote_code=self.config.trust_remote_code)
 
     def _folder(self, source: str, *, weights: bool) -> Path:
@@ -127,6 +132,11 @@ class TransformersLoader(ModelLoader):
             )
         config = read_json(file, source)
         kind = config.get("model_type")
+        if kind is None and "pretrained_cfg" in config:
+            raise SourceError(
+                f"{source!r} is a model of timm. Give it as a folder, or write timm://{config.get('architecture')} "
+                "with model.loader: {name: timm, weights: library}."
+            )
         remote = "auto_map" in config
         if kind is not None and kind not in CONFIG_MAPPING and not (remote and self.config.trust_remote_code):
             raise SourceError(

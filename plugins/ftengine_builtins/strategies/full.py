@@ -2,22 +2,82 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import torch
+from pydantic import BeforeValidator, Field
 from torch import nn
 
-from ftengine.api import LoadedModel, Strategy
+from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import copy_into, save_model
+from ftengine.parameters import copy_into, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
+from ftengine_builtins.strategies.full_freezing import freeze
+from ftengine_builtins.strategies.full_levels import Levels, find_levels
+from ftengine_builtins.strategies.full_statistics import keep_statistics
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
+def _patterns(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    elif not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
+    return value
+
+
+def _pace(value: Any) -> Any:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not is_count and value not in ("epoch", "even"):
+        raise ValueError("write a number of steps, epoch, even, or null")
+    return value
+
+
+class FullConfig(Config):
+    """Options of full tuning."""
+
+    freeze: Annotated[str | list[str], BeforeValidator(_patterns)] = Field(
+        [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
+    )
+    unfreeze_every: Annotated[int | Literal["epoch", "even"] | None, BeforeValidator(_pace)] = Field(
+        None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="running statistics of BatchNorm: kept as they are, or moved by training"
+    )
+
+
 class Full(Strategy):
-    """Train every parameter; what the architecture itself holds fixed (sinusoidal positions) stays fixed."""
+    """Train every parameter, or all but some.
+
+    What the architecture itself holds fixed (sinusoidal positions) stays fixed. With layer_decay, the head
+    has the recipe's learning rate, and each layer below a constant share of the one above (discriminative
+    fine-tuning, Howard & Ruder 2018, arXiv:1801.06146; Clark et al. 2020, arXiv:2003.10555). With
+    unfreeze_every, training begins with the head, where that is new, else with the head and the layer below
+    it; then layers join from the top (gradual unfreezing, Howard & Ruder 2018; Raffel et al. 2020,
+    arXiv:1910.10683, §3.5.1). Embeddings that are the output matrix as well train throughout.
+    """
 
     name = "full"
+    Config = FullConfig
+    citation = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
+
+    def __init__(self, config: FullConfig | None = None) -> None:
+        super().__init__(config)
+        self._matches: dict[str, list[str]] = {}
+        self._levels: Levels | None = None
 
     def prepare(self, loaded: LoadedModel) -> None:
         for name, parameter in loaded.module.named_parameters():
@@ -26,13 +86,50 @@ class Full(Strategy):
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
                     "model. Load the base dequantised (model.dtype), or tune it with a parameter-efficient strategy."
                 )
+        if self.config.layer_decay < 1 or self.config.unfreeze_every is not None:
+            self._levels = find_levels(loaded)
+        if self.config.freeze:
+            self._matches = freeze(loaded, self.config.freeze)
+        if self.config.batch_norm == "frozen":
+            keep_statistics(loaded)
+
+    def matches(self) -> dict[str, list[str]]:
+        return self._matches
+
+    def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
+        if self._levels is None or self.config.layer_decay == 1:
+            return super().param_groups(model, learning_rate, weight_decay)
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, parameter in trainable(model).items():
+            level, matrix = self._levels.of[name], parameter.ndim > 1
+            rate = learning_rate * self.config.layer_decay ** (self._levels.head - level)
+            empty = {"params": [], "lr": rate, "weight_decay": weight_decay if matrix else 0.0}
+            groups.setdefault((level, matrix), empty)["params"].append(parameter)
+        return list(groups.values())
+
+    def resting(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+        """Return the layers that have not joined yet."""
+        every, levels = self.config.unfreeze_every, self._levels
+        if every is None or levels is None:
+            return []
+        waiting = {name: p for name, p in trainable(model).items() if name not in levels.output}
+        turns = sorted({levels.of[name] for name in waiting}, reverse=True)
+        if not levels.new_head and turns[:1] == [levels.head] and len(turns) > 1:
+            turns = turns[1:]  # a head that is trained already joins the layer below
+        if not turns:
+            return []
+        pace = {"epoch": steps_per_epoch, "even": steps / len(turns)}.get(every, every)
+        lowest = turns[min(int(step / pace), len(turns) - 1)]
+        return [p for name, p in waiting.items() if levels.of[name] < lowest]
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a transformers folder with the processor, or `trained.safetensors` for a plain torch module."""
         if not hasattr(loaded.module, "save_pretrained"):
             super().save(loaded, directory)
             return
-        save_model(loaded.module, loaded.processor, directory)
+        with _one_dtype(loaded.module):
+            save_model(loaded.module, loaded.processor, directory)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
@@ -48,7 +145,11 @@ class Full(Strategy):
         try:
             with quiet():
                 trained, info = type(loaded.module).from_pretrained(
-                    directory, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
+                    directory,
+                    dtype=_widest(loaded.module),  # trained and frozen parameters may differ
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
                 )
         except MemoryError:
             raise
@@ -65,6 +166,25 @@ class Full(Strategy):
 
     def merge(self, loaded: LoadedModel) -> None:
         """Nothing to do: the base weights are the trained ones."""
+
+
+def _widest(module: nn.Module) -> torch.dtype:
+    """Return the dtype that holds every parameter's values."""
+    return reduce(torch.promote_types, (p.dtype for p in module.parameters()))
+
+
+@contextmanager
+def _one_dtype(module: nn.Module) -> Iterator[None]:
+    """Widen what is frozen for a while: a model's config names one dtype, and readers cast everything to that."""
+    widest = _widest(module)
+    narrow = {p: p.data for p in module.parameters() if p.dtype != widest}
+    for parameter in narrow:
+        parameter.data = parameter.data.to(widest)
+    try:
+        yield
+    finally:
+        for parameter, data in narrow.items():
+            parameter.data = data
 
 
 def _is_quantized(module: nn.Module) -> bool:

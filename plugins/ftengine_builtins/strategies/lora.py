@@ -1,77 +1,27 @@
-"""LoRA as a strategy: choose layers, inject, save in PEFT's format, merge."""
+"""LoRA as a strategy: choose layers, inject, save in PEFT's format, merge and unmerge."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
-from torch import Tensor
+from torch import nn
 
-from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.api import LoadedModel, Strategy
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.ops import active_backend
-from ftengine.parameters import copy_into
-from ftengine_builtins.strategies import lora_layers, peft_format
-from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
-
-
-def _pattern(value: Any) -> Any:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("write all-linear, a regular expression for whole module paths, or a list of module names")
-    if isinstance(value, str):
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-    return value
-
-
-class LoraConfig(Config):
-    """Options of LoRA."""
-
-    rank: int = Field(8, ge=1, description="rank of the update")
-    alpha: float = Field(16, gt=0, allow_inf_nan=False, description="the update is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
-    targets: Annotated[str | list[str], BeforeValidator(_pattern)] = Field(
-        ALL_LINEAR,
-        description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
-    )
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
-    init: Literal["kaiming", "gaussian"] = Field("kaiming", description="how A starts; B starts at zero")
-    start_from: str | None = Field(
-        None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and rslora"
-    )
-
-    @model_validator(mode="after")
-    def _follow_start_from(self) -> LoraConfig:
-        if self.start_from is None:
-            return self
-        adapter = peft_format.read_config(Path(self.start_from))
-        for key in ("rank", "alpha", "targets", "rslora"):
-            ours, theirs = getattr(self, key), getattr(adapter, key)
-            if key in self.model_fields_set and _comparable(ours) != _comparable(theirs):
-                raise RecipeError(
-                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
-                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
-                )
-            setattr(self, key, theirs)
-        if "dropout" not in self.model_fields_set:
-            self.dropout = adapter.dropout
-        return self
-
-    @property
-    def scale(self) -> float:
-        """What the update is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+from ftengine.parameters import trainable
+from ftengine_builtins.strategies import lora_initial, lora_inject, lora_tensors, peft_format
+from ftengine_builtins.strategies.lora_config import LoraConfig, matches
+from ftengine_builtins.strategies.lora_layers import DenseLora, LoraConv1D, LoraEmbedding, LoraLinear
+from ftengine_builtins.strategies.lora_merge import Removed, merge_all, unmerge_all
+from ftengine_builtins.strategies.targets import select, whole_modules
 
 
 class Lora(Strategy):
-    """Low-rank updates beside frozen linear layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
+    """Low-rank updates beside frozen layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "lora"
     starter = True
@@ -81,21 +31,22 @@ class Lora(Strategy):
     def __init__(self, config: LoraConfig | None = None) -> None:
         super().__init__(config)
         self._matches: dict[str, list[str]] = {}
+        self._merged: Removed = {}
 
     def prepare(self, loaded: LoadedModel) -> None:
-        module = loaded.module
-        self._matches = select(loaded, self.config.targets, heads_are_welcome=self.config.start_from is not None)
+        module, config = loaded.module, self.config
+        self._matches = select(loaded, config.targets, heads_are_welcome=config.start_from is not None)
+        settings = self._settings(dict.fromkeys(path for paths in self._matches.values() for path in paths))
+        for path, wanted in settings.items():
+            _refuse_unfit(path, module.get_submodule(path), wanted)
         whole = whole_modules(loaded)
         module.requires_grad_(False)
-        initialise = {"kaiming": lora_layers.kaiming, "gaussian": lora_layers.gaussian}[self.config.init]
-        for path in dict.fromkeys(path for paths in self._matches.values() for path in paths):
-            lora_layers.inject(
-                module.get_submodule(path), self.config.rank, self.config.scale, self.config.dropout, initialise
-            )
+        for path, wanted in settings.items():
+            lora_inject.inject(module.get_submodule(path), wanted)
         for path in whole:
             module.get_submodule(path).requires_grad_(True)
-        if self.config.start_from is not None:
-            self.load(loaded, Path(self.config.start_from))
+        if config.start_from is not None:
+            self.load(loaded, Path(config.start_from))
 
     def matches(self) -> dict[str, list[str]]:
         return self._matches
@@ -109,27 +60,44 @@ class Lora(Strategy):
         return {"lowrank": found}
 
     def reopened(self) -> dict[str, Any]:
-        return super().reopened() | {"start_from": None}  # the run's own adapter has all that came from there
+        # The run's own adapter has all that came from start_from or from the base's weights.
+        return self._as_stored().model_dump(mode="json") | {"start_from": None}
+
+    def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Group trainable parameters: B at `lr_ratio` times the rate (LoRA+), and no decay of vectors.
+
+        An embedding's B keeps the rate: there A is what starts at zero, and LoRA+ does not speak of it.
+        """
+        layers = lora_inject.lora_layers(model).values()
+        fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoraEmbedding)}
+        vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in trainable(model).values():
+            rate = learning_rate * (self.config.lr_ratio if id(parameter) in fast else 1.0)
+            decay = 0.0 if parameter.ndim <= 1 or id(parameter) in vectors else weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+        return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write a PEFT adapter: adapter_config.json and adapter_model.safetensors."""
-        layers = lora_layers.lora_layers(loaded.module)
+        """Write a PEFT adapter for the original base: adapter_config.json and adapter_model.safetensors.
+
+        With PiSSA and OLoRA it has twice the rank: the update, less the one that training started from.
+        """
+        layers, stored = lora_inject.lora_layers(loaded.module), self._as_stored()
         config = peft_format.AdapterConfig(
-            rank=self.config.rank,
-            alpha=self.config.alpha,
-            dropout=self.config.dropout,
-            rslora=self.config.rslora,
+            **{key: getattr(stored, key) for key in peft_format.SHARED if key != "targets"},
+            dropout=stored.dropout,
             targets=peft_format.target_modules(loaded.module, layers),
             modules_to_save=peft_format.modules_to_save(loaded.module, whole_modules(loaded)),
         )
-        peft_format.write_weights(directory, _tensors(loaded))
+        peft_format.write_weights(directory, lora_tensors.contents(loaded))
         peft_format.write_config(
             directory,
             config,
             loaded.module,
             loaded.head,
             base_model_name_or_path=loaded.source,
-            fan_in_fan_out=any(isinstance(layer, lora_layers.LoraConv1D) for layer in layers.values()),
+            fan_in_fan_out=any(isinstance(layer, LoraConv1D) for layer in layers.values()),
         )
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
@@ -139,36 +107,94 @@ class Lora(Strategy):
             RunError: the folder is no adapter that can be read.
             BaseMismatch: rank or scaling differ, keys are missing or unexpected, or a shape differs.
         """
-        adapter = peft_format.read_config(directory)
-        for key in ("rank", "alpha", "rslora"):
-            ours, theirs = getattr(self.config, key), getattr(adapter, key)
-            if ours != theirs:
+        adapter, expected = peft_format.read_config(directory), self._as_stored()
+        for key in peft_format.SHARED:
+            ours, theirs = getattr(expected, key), getattr(adapter, key)
+            if key != "targets" and ours != theirs:
                 raise BaseMismatch(
                     f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
                     f"{key} {ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
                 )
         whole = whole_modules(loaded)
         peft_format.refuse_other_whole_modules(adapter, loaded.module, whole, f"the adapter in {str(directory)!r}")
-        copy_into(_tensors(loaded), peft_format.read_weights(directory), str(directory))
+        lora_tensors.fill(loaded, peft_format.read_weights(directory), str(directory))
 
     def merge(self, loaded: LoadedModel) -> None:
-        """Add scale · BA to each base weight and put the original layers back."""
-        if not lora_layers.lora_layers(loaded.module):
+        """Fold each update into its base weight and put the original layers back; `unmerge` undoes it."""
+        if not lora_inject.lora_layers(loaded.module):
             raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
-        lora_layers.merge_all(loaded.module)
+        self._merged = merge_all(loaded.module)
+
+    def unmerge(self, loaded: LoadedModel) -> None:
+        """Take what `merge` folded in out again and go on as before.
+
+        Each base weight comes back up to the rounding of its dtype, once for merging and once for unmerging; load
+        the base anew where that matters.
+
+        Raises:
+            RunError: this strategy merged nothing, or unmerged it already.
+        """
+        if not self._merged:
+            raise RunError("nothing to unmerge: this strategy has not merged a model, or has unmerged it already.")
+        removed, self._merged = self._merged, {}
+        unmerge_all(loaded.module, removed)
+
+    def _settings(self, paths: dict[str, None]) -> dict[str, lora_inject.Settings]:
+        config = self.config
+        for option in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(config, option):
+                if not any(matches(pattern, path) for path in paths):
+                    raise NoMatch(
+                        f"{option} {pattern!r} matches none of the {len(paths)} layers that strategy.targets takes, "
+                        f"e.g. {next(iter(paths))!r}. Correct it or leave it out."
+                    )
+        return {
+            path: lora_inject.Settings(*config.layer(path), config.dropout, config.init, config.dora) for path in paths
+        }
+
+    def _as_stored(self) -> LoraConfig:
+        """Return the options of the plain LoRA on the original base that is saved; ranks double with PiSSA and OLoRA.
+
+        Alphas grow along, so that the scale stays the same.
+        """
+        config = self.config
+        if lora_initial.decomposition(config.init) is None:
+            return config
+        grown = math.sqrt(2) if config.rslora else 2
+        return config.model_copy(
+            update={
+                "init": "kaiming",
+                "rank": 2 * config.rank,
+                "alpha": grown * config.alpha,
+                "rank_pattern": {pattern: 2 * rank for pattern, rank in config.rank_pattern.items()},
+                "alpha_pattern": {pattern: grown * alpha for pattern, alpha in config.alpha_pattern.items()},
+            }
+        )
 
 
-def _tensors(loaded: LoadedModel) -> dict[str, Tensor]:
-    """Return what an adapter file holds, by PEFT's keys: A and B, and whole modules."""
-    tensors: dict[str, Tensor] = {}
-    for path, layer in lora_layers.lora_layers(loaded.module).items():
-        tensors[f"{peft_format.PREFIX}{path}.lora_A.weight"] = layer.lora_a
-        tensors[f"{peft_format.PREFIX}{path}.lora_B.weight"] = layer.lora_b
-    for path in whole_modules(loaded):
-        for name, tensor in loaded.module.get_submodule(path).state_dict().items():
-            tensors[f"{peft_format.PREFIX}{path}.{name}"] = tensor
-    return tensors
+def _refuse_unfit(path: str, layer: nn.Module, settings: lora_inject.Settings) -> None:
+    """Refuse options that a layer cannot have.
 
-
-def _comparable(value: object) -> object:
-    return sorted(value) if isinstance(value, list) else value
+    Raises:
+        RecipeError: DoRA or an initialisation needs weights that the layer does not have, or the rank is too high.
+    """
+    how, weight = lora_inject.kind(layer), getattr(layer, "weight", None)
+    plain = issubclass(how, DenseLora) and weight is not None and weight.is_floating_point() and weight.itemsize > 1
+    what = f"{path!r} is a {type(layer).__name__}"
+    if settings.dora and not plain:
+        raise RecipeError(
+            f"strategy.dora needs the norms of float weights, but {what} whose weights are packed or used in another "
+            "way. Set strategy.dora=false, leave that layer out of strategy.targets, or load the base dequantised."
+        )
+    if lora_initial.decomposition(settings.init) is None:
+        return
+    if not (plain and issubclass(how, LoraLinear)):
+        raise RecipeError(
+            f"strategy.init {settings.init!r} decomposes the float weights of Linear and Conv1D layers, but {what}. "
+            "Use kaiming or gaussian, or leave that layer out of strategy.targets."
+        )
+    if settings.rank > min(weight.shape):
+        raise RecipeError(
+            f"strategy.init {settings.init!r} takes the rank from the weight's own, but rank {settings.rank} exceeds "
+            f"the {min(weight.shape)} of {path!r}. Lower strategy.rank, or lower it there with strategy.rank_pattern."
+        )

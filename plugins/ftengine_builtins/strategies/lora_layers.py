@@ -7,151 +7,195 @@ parameters, as torch.nn.utils.parametrize does. Base weights keep their names, w
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.errors import NotMergeable
 from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_
-
-MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class LoraLayer(nn.Module):
-    """Any frozen layer with a low-rank update on its output; its weights may be packed in any way."""
+    """Any frozen layer with a low-rank update on its output; its weights may be packed in any way.
+
+    All names begin with `lora`, because the layer below has names of its own.
+
+    A PiSSA or OLoRA layer also holds what it started from, A₀ and -B₀. PEFT takes scale · B₀A₀ out of the base
+    weight; here the base stays as it is, and the constant pair is one more low-rank update. So a base may be shared,
+    fingerprinted and kept in bfloat16, and [A, A₀], [B, -B₀] is what a plain LoRA on the original base needs.
+    """
 
     lora_base: ClassVar[type[nn.Module]]
     lora_a: nn.Parameter  # (r, in)
     lora_b: nn.Parameter  # (out, r)
+    lora_a0: Tensor | None  # (r, in), constant
+    lora_b0: Tensor | None  # (out, r), constant; -B₀
+    lora_magnitude: nn.Parameter | None  # (out,), of DoRA
     lora_scale: float
     lora_dropout: float
 
+    @staticmethod
+    def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of A and B for a layer of this kind."""
+        n_in, n_out = (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+        return (rank, n_in), (n_out, rank)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = super().forward(x, *args, **kwargs)
-        return lowrank_add(y, x, self.lora_a, self.lora_b, self.lora_scale, self._dropout())
+        return lowrank_add(y, x, self.lora_a, self.lora_b, self.lora_scale, self.lora_p())
 
-    def _dropout(self) -> float:
+    def lora_factors(self) -> tuple[Tensor, Tensor]:
+        """Return A and B of the whole update, with what the layer started from subtracted."""
+        if self.lora_a0 is None:
+            return self.lora_a, self.lora_b
+        return torch.cat([self.lora_a, self.lora_a0]), torch.cat([self.lora_b, self.lora_b0], dim=1)
+
+    def lora_p(self) -> float:
+        """Return the probability of dropout as it is now."""
         return self.lora_dropout if self.training else 0.0
 
 
-class LoraLinear(LoraLayer):
-    """A dense linear layer: base and update in one operation."""
+class DenseLora(LoraLayer):
+    """A layer whose weight is plain numbers, so that an update folds into it and has norms.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return lowrank_linear(x, self.weight, self.bias, self.lora_a, self.lora_b, self.lora_scale, self._dropout())
+    Subclasses say how the frozen map and the update are applied apart; DoRA is made of those.
+    """
 
-    @torch.no_grad()
+    inputs: ClassVar[tuple[int, ...]]  # dimensions of the weight other than its output's
+
+    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+        """Apply the frozen map; with `apart`, less the constant update that the layer started from."""
+        raise NotImplementedError
+
+    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+        """Return y + scale · B A dropout(x)."""
+        raise NotImplementedError
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return two matrices whose product, times scale, is added to the weight as it is stored."""
+        raise NotImplementedError
+
+    def updated(self, weight: Tensor, times: float = 1.0) -> Tensor:
+        """Return a weight with so many times the update added, in float32 (float64 for float64)."""
+        dtype = torch.promote_types(weight.dtype, self.lora_a.dtype)
+        wide, left, right = (tensor.to(dtype) for tensor in (weight.flatten(1), *self.pair()))
+        with without_autocast(weight.device):
+            return torch.addmm(wide, left, right, alpha=times * self.lora_scale).view_as(weight)
+
     def fold(self) -> None:
         """Add the update to the base weight in place."""
-        lowrank_merge_(self.weight, self.lora_a, self.lora_b, self.lora_scale)
+        self.shift(1.0)
+
+    def unfold(self) -> None:
+        """Take the update out of the base weight again, up to rounding."""
+        self.shift(-1.0)
+
+    @torch.no_grad()
+    def shift(self, times: float) -> None:
+        """Add so many times the update to the base weight in place, rounded once."""
+        if self.weight.dim() > 2:
+            self.weight.copy_(self.updated(self.weight, times))
+            return
+        left, right = self.pair()
+        lowrank_merge_(self.weight, right.contiguous(), left.contiguous(), times * self.lora_scale)
+
+
+class LoraLinear(DenseLora):
+    """A dense linear layer: base and update in one operation."""
+
+    inputs = (1,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.lora_p()
+        if self.lora_a0 is not None and p > 0:  # what the layer started from is part of the base: no dropout there
+            return self.add(self.frozen(x, self.bias, apart=True), x, self.lora_a, self.lora_b, p)
+        return lowrank_linear(x, self.matrix(), self.bias, *self.lora_factors(), self.lora_scale, p)
+
+    def matrix(self) -> Tensor:
+        """Return the weight as (out, in)."""
+        return self.weight
+
+    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+        if apart:
+            return lowrank_linear(x, self.matrix(), bias, self.lora_a0, self.lora_b0, self.lora_scale)
+        return F.linear(x, self.matrix(), bias)
+
+    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+        return lowrank_add(y, x, a, b, self.lora_scale, p)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        a, b = self.lora_factors()
+        return b, a
 
 
 class LoraConv1D(LoraLinear):
     """GPT-2's linear layer, which stores its weight as (in, out)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return lowrank_linear(x, self.weight.t(), self.bias, self.lora_a, self.lora_b, self.lora_scale, self._dropout())
+    inputs = (0,)
 
-    @torch.no_grad()
-    def fold(self) -> None:
+    def matrix(self) -> Tensor:
+        return self.weight.t()
+
+    def pair(self) -> tuple[Tensor, Tensor]:
         # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
-        lowrank_merge_(self.weight, self.lora_b.t().contiguous(), self.lora_a.t().contiguous(), self.lora_scale)
+        a, b = self.lora_factors()
+        return a.t(), b.t()
 
 
-def features(layer: nn.Module) -> tuple[int, int] | None:
-    """Return (in, out) of a layer that LoRA can adapt: Linear, Conv1D, a quantised linear layer; else None."""
-    if isinstance(layer, Conv1D):
-        return layer.nx, layer.nf
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    is_leaf = next(layer.children(), None) is None
-    return (n_in, n_out) if is_leaf and isinstance(n_in, int) and isinstance(n_out, int) else None
+class LoraConv2d(DenseLora):
+    """A convolution: A has its kernel, stride, padding and dilation, B is 1×1."""
+
+    inputs = (1, 2, 3)
+
+    @staticmethod
+    def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.frozen(x, self.bias, False), x, self.lora_a, self.lora_b, self.lora_p())
+
+    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+        return self._conv_forward(x, self.weight, bias)
+
+    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+        s = self._conv_forward(F.dropout(x, p), a.to(x.dtype), None)
+        return y + self.lora_scale * F.conv2d(s, b.to(s.dtype))
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        return self.lora_b.flatten(1), self.lora_a.flatten(1)
 
 
-def lora_layers(module: nn.Module) -> dict[str, LoraLayer]:
-    """Return the adapted layers by path."""
-    return {path: layer for path, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+class LoraEmbedding(DenseLora):
+    """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r); there is no dropout."""
+
+    inputs = (0,)
+
+    @staticmethod
+    def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (rank, layer.num_embeddings), (layer.embedding_dim, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.frozen(x, None, False), x, self.lora_a, self.lora_b, 0.0)
+
+    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+        return self.lora_base.forward(self, x)
+
+    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+        s = F.embedding(x, a.t(), self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+        # Some models' tables multiply what they look up by a constant, so the update is multiplied as well.
+        return (y + self.lora_scale * getattr(self, "embed_scale", 1.0) * (s @ b.t())).to(y.dtype)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        return self.lora_a.t(), self.lora_b.t()
+
+    def lora_p(self) -> float:
+        return 0.0  # an index cannot be dropped in part
 
 
-def inject(layer: nn.Module, rank: int, scale: float, dropout: float, initialise: Callable[[Tensor], object]) -> None:
-    """Turn a layer into a LoRA layer; until B moves, its output is the frozen layer's.
-
-    A and B are float32 whatever the base holds, because bfloat16 swallows small updates.
-
-    Args:
-        layer: one that `features` knows.
-        rank: r.
-        scale: what the update is multiplied by.
-        dropout: probability that an input of the update is dropped in training mode.
-        initialise: fills A, (r, in), in place; B starts at zero.
-    """
-    n_in, n_out = features(layer)
-    device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
-    # Drawn on the CPU, so that one seed gives one A on every kind of device.
-    a = torch.empty(rank, n_in, dtype=torch.float32, device="meta" if device.type == "meta" else "cpu")
-    initialise(a)
-    layer.__class__ = _lora_class(type(layer))
-    layer.lora_a = nn.Parameter(a.to(device))
-    layer.lora_b = nn.Parameter(torch.zeros(n_out, rank, dtype=torch.float32, device=device))
-    layer.lora_scale, layer.lora_dropout = scale, dropout
-
-
-def remove(layer: LoraLayer) -> None:
-    """Make a LoRA layer what it was before `inject`."""
-    for name in ("lora_a", "lora_b", "lora_scale", "lora_dropout"):
-        delattr(layer, name)
-    layer.__class__ = layer.lora_base
-
-
-def merge_all(module: nn.Module) -> None:
-    """Fold every LoRA layer's update into its base weight and restore the original layers; all or none.
-
-    Raises:
-        NotMergeable: a base weight is quantised or computed, or another module holds it too.
-    """
-    holders: dict[int, list[str]] = {}
-    for path, part in module.named_modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(f"{path}.{name}")
-    dense: list[LoraLinear] = []
-    for path, layer in lora_layers(module).items():
-        weight = layer._parameters.get("weight")
-        if not isinstance(layer, LoraLinear) or weight is None or weight.dtype not in MERGEABLE:
-            kind = "computed" if weight is None else str(weight.dtype)[6:]
-            raise NotMergeable(
-                f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "
-                "with float weights. Load the base dequantised and merge there."
-            )
-        others = [name for name in holders[id(weight)] if name != f"{path}.weight"]
-        if others:
-            raise NotMergeable(
-                f"'{path}.weight' is tied to {', '.join(map(repr, others))}; merging would change both. "
-                "Serve the base with the adapter, or untie the weights of the base first."
-            )
-        dense.append(layer)
-    for layer in dense:
-        layer.fold()
-        remove(layer)
-
-
-def kaiming(a: Tensor) -> None:
-    """Initialise A as PEFT and the reference implementation do."""
-    nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-
-
-def gaussian(a: Tensor) -> None:
-    """Initialise A from a normal distribution with standard deviation 1/r."""
-    nn.init.normal_(a, std=1 / a.shape[0])
-
-
-@functools.cache
-def _lora_class(base: type[nn.Module]) -> type[LoraLayer]:
-    # A subclass of Linear with a forward of its own (quantised, scaled, …) keeps that forward.
-    kinds = {nn.Linear.forward: LoraLinear, Conv1D.forward: LoraConv1D}
-    return type(f"Lora{base.__name__}", (kinds.get(base.forward, LoraLayer), base), {"lora_base": base})
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Compute in the tensors' own dtypes, whatever autocast says."""
+    known = torch.amp.is_autocast_available(device.type)  # the meta device has no autocast
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()

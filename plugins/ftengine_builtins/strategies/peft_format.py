@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ TASK_TYPES = {
 }
 
 # Keys that say nothing about what the adapter computes, and those that `AdapterConfig` holds.
-_READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "modules_to_save"}
+_READ = {
+    *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "modules_to_save"),
+}
 _WITHOUT_EFFECT = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
     *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config"),
@@ -49,6 +52,13 @@ class AdapterConfig:
     rslora: bool
     targets: str | list[str]
     modules_to_save: tuple[str, ...]
+    dora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+
+SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_pattern")
+"""What an adapter's own config decides about a model that is prepared for it."""
 
 
 def read_config(directory: Path) -> AdapterConfig:
@@ -78,6 +88,9 @@ def read_config(directory: Path) -> AdapterConfig:
         rslora=bool(content.get("use_rslora")),
         targets=content["target_modules"],
         modules_to_save=tuple(content.get("modules_to_save") or ()),
+        dora=bool(content.get("use_dora")),
+        rank_pattern={name: int(rank) for name, rank in (content.get("rank_pattern") or {}).items()},
+        alpha_pattern={name: float(alpha) for name, alpha in (content.get("alpha_pattern") or {}).items()},
     )
 
 
@@ -103,21 +116,21 @@ def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head
         "revision": None,
         "inference_mode": True,
         "r": config.rank,
-        # PEFT declares an integer; a whole number is written as one.
-        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_alpha": _whole(config.alpha),
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
         "target_modules": config.targets,
         "modules_to_save": list(config.modules_to_save) or None,
         "bias": "none",
-        "use_dora": False,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "use_dora": config.dora,
+        "rank_pattern": config.rank_pattern,
+        "alpha_pattern": {name: _whole(alpha) for name, alpha in config.alpha_pattern.items()},
         **facts,
     }
     file = Path(directory) / CONFIG_FILE
     try:
-        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        # Sorted, but not inside: of several patterns that match, the first counts.
+        file.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
 
@@ -135,7 +148,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             "read. Convert it where you trust it: load it with PEFT and call save_pretrained(folder)."
         )
     tensors = read_tensors(directory / WEIGHTS_FILE)
-    return {re.sub(r"\.lora_(A|B)\.[^.]+\.weight$", r".lora_\1.weight", key): t for key, t in tensors.items()}
+    return {_without_adapter_name(key): tensor for key, tensor in tensors.items()}
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -182,6 +195,16 @@ def refuse_other_whole_modules(config: AdapterConfig, module: nn.Module, whole: 
             )
 
 
+def _without_adapter_name(key: str) -> str:
+    key = re.sub(r"\.lora_(A|B)\.[^.]+\.weight$", r".lora_\1.weight", key)
+    return re.sub(r"\.lora_(embedding_A|embedding_B|magnitude_vector)(\.[^.]+){1,2}$", r".lora_\1", key)
+
+
+def _whole(number: float) -> float:
+    """Write a whole number as an integer, which is what PEFT declares alphas to be."""
+    return int(number) if number == int(number) else number
+
+
 def _endings(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]
@@ -210,11 +233,13 @@ def _refuse_malformed(content: Mapping[str, Any], file: Path) -> None:
     alpha, dropout = content.get("lora_alpha"), content.get("lora_dropout", 0)
     names, whole = content.get("target_modules"), content.get("modules_to_save") or []
     sound = {
-        "r": _is_number(rank) and rank == int(rank) and rank >= 1,
+        "r": _is_rank(rank),
         "lora_alpha": _is_number(alpha),
         "lora_dropout": _is_number(dropout) and 0 <= dropout < 1,
         "target_modules": bool(names) and (isinstance(names, str) or _are_names(names)),
         "modules_to_save": _are_names(whole),
+        "rank_pattern": _is_pattern(content.get("rank_pattern") or {}, whole=True),
+        "alpha_pattern": _is_pattern(content.get("alpha_pattern") or {}),
     }
     wrong = [f"{key}={content.get(key)!r}" for key, is_sound in sound.items() if not is_sound]
     if wrong:
@@ -223,6 +248,15 @@ def _refuse_malformed(content: Mapping[str, Any], file: Path) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_rank(value: Any) -> bool:
+    return _is_number(value) and value == int(value) and value >= 1
+
+
+def _is_pattern(value: Any, whole: bool = False) -> bool:
+    fits = _is_rank if whole else _is_number
+    return isinstance(value, dict) and all(fits(number) for number in value.values())
 
 
 def _are_names(value: Any) -> bool:

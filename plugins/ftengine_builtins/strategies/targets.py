@@ -11,7 +11,8 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
-from ftengine_builtins.strategies.lora_layers import LoraLayer, features
+from ftengine_builtins.strategies.lora_inject import is_linear, kind
+from ftengine_builtins.strategies.lora_layers import LoraLayer
 
 ALL_LINEAR = "all-linear"
 
@@ -48,8 +49,8 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     Args:
         loaded: the model, with no LoRA yet.
         targets: "all-linear" for every linear layer but the output head; another string is a regular
-            expression for the whole path, and takes the linear layers among what it matches; each
-            item of a list is a path or its ending after a dot, and must match linear layers only.
+            expression for the whole path, and takes the layers that LoRA can adapt among what it matches;
+            each item of a list is a path or its ending after a dot, and must match such layers only.
         heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
 
     Raises:
@@ -73,9 +74,10 @@ def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
     if hooked:
         raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}. Load the model on one device.")
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    taken = [path for path, why in obstacles.items() if not why and module.get_submodule(path) is not head]
+    free = {path: module.get_submodule(path) for path, why in obstacles.items() if not why}
+    taken = [path for path, layer in free.items() if layer is not head and is_linear(layer)]
     if not taken:
-        raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}.")
+        raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}. {_names(module)}")
     return taken
 
 
@@ -95,7 +97,7 @@ def _usable(
         path = (wrong or matched)[0]
         raise NoMatch(
             f"targets pattern {pattern!r} matches {path!r}, which {obstacles[path]}. "
-            f"LoRA adapts Linear, Conv1D and quantised linear layers. {_names(module)}"
+            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_names(module)}"
         )
     return taken
 
@@ -114,8 +116,10 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
             result[path] = _WHOLE
         elif isinstance(layer, LoraLayer):
             result[path] = "has a LoRA already"
-        elif features(layer) is None:
+        elif kind(layer) is None:
             result[path] = f"is a {type(layer).__name__}"
+        elif _inexpressible(layer):
+            result[path] = _inexpressible(layer)
         elif isinstance(parent, BYPASSING):
             result[path] = f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
         elif places[id(layer)] > 1:
@@ -127,6 +131,17 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
     return result
 
 
+def _inexpressible(layer: nn.Module) -> str:
+    """Say why the update of a convolution or an embedding has no form that PEFT and a merge know, or ""."""
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return f"is a convolution in {layer.groups} groups, which a low-rank update would mix"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"is a convolution with {layer.padding_mode} padding"
+    if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
+        return "is an embedding with max_norm, which rescales its weights when they are read"
+    return ""
+
+
 def _near(module: nn.Module, pattern: str) -> str:
     paths = [path for path, _ in module.named_modules() if path]
     known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
@@ -135,6 +150,16 @@ def _near(module: nn.Module, pattern: str) -> str:
 
 
 def _names(module: nn.Module) -> str:
-    names = dict.fromkeys(path.rpartition(".")[2] for path, layer in module.named_modules() if path and features(layer))
-    shown = [name for name in names if not name.isdigit()][:12] or list(names)[:12]
-    return f"Its linear layers are named {', '.join(shown)}{', …' if len(names) > len(shown) else ''}." if names else ""
+    linear: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for path, layer in module.named_modules():
+        if path and kind(layer):
+            (linear if is_linear(layer) else others)[path.rpartition(".")[2]] = None
+    parts = [("Its linear layers are named", linear), ("Its convolutions and embeddings are named", others)]
+    return " ".join(f"{text} {_few(names)}." for text, names in parts if names)
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    shown = [name for name in names if not name.isdigit()][:12] or names[:12]
+    return f"{', '.join(shown)}{', …' if len(names) > len(shown) else ''}"

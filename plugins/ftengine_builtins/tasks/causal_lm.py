@@ -19,7 +19,7 @@ from ftengine_builtins.tasks.chat import (
     render,
     with_system,
 )
-from ftengine_builtins.tasks.generation import GenerationOptions, generate
+from ftengine_builtins.tasks.generation import GenerationOptions, generate, stop_tokens
 from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
@@ -229,8 +229,5 @@ def _end(processor: Any, ids: list[int]) -> list[int]:
 
 def _stop_tokens(loaded: LoadedModel) -> list[int]:
     """Return what ends an answer: the tokenizer's EOS, the model's own, the template's end of turn."""
-    own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
-    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
-    if has_template(loaded.processor):
-        stop.append(end_of_turn(loaded.processor))
-    return [token for token in stop if token is not None]
+    turn = [end_of_turn(loaded.processor)] if has_template(loaded.processor) else []
+    return stop_tokens(loaded) + [token for token in turn if token is not None]

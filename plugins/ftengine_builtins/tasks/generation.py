@@ -14,6 +14,7 @@ from ftengine.api import Config, LoadedModel
 from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.lengths import attention_mask, pad
 from ftengine_builtins.tasks.modes import evaluating
+from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 
 
 class GenerationOptions(Config):
@@ -45,10 +46,13 @@ class GenerationOptions(Config):
 def generate(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
 ) -> list[list[int]]:
-    """Continue prompts, all in one batch, padded on the left so that each ends where its answer begins.
+    """Answer prompts, all in one batch.
+
+    A decoder continues them, padded on the left so that each ends where its answer begins; an encoder-decoder
+    reads them, padded on the right as in training.
 
     Args:
-        loaded: a decoder with transformers' `generate`.
+        loaded: a model with transformers' `generate`.
         prompts: token ids of each.
         options: how to choose tokens.
         stop: tokens that end an answer.
@@ -62,10 +66,12 @@ def generate(
     """
     if not hasattr(loaded.module, "generate"):
         raise InputError(f"{type(loaded.module).__name__} cannot generate text; it has no `generate` method.")
-    longest = max(map(len, prompts))
-    if loaded.max_length is not None and longest + options.max_new_tokens > loaded.max_length:
+    longest, apart = max(map(len, prompts)), is_encoder_decoder(loaded.module)
+    needed = max(longest, options.max_new_tokens) if apart else longest + options.max_new_tokens
+    if loaded.max_length is not None and needed > loaded.max_length:
+        either = "or" if apart else "and"
         raise DataError(
-            f"a prompt of {longest} tokens and max_new_tokens {options.max_new_tokens} exceed the "
+            f"a prompt of {longest} tokens {either} max_new_tokens {options.max_new_tokens} exceed the "
             f"{loaded.max_length} tokens that this model reads. Shorten the prompt or lower max_new_tokens."
         )
     device = next(loaded.module.parameters()).device
@@ -82,11 +88,19 @@ def generate(
     )
     with torch.no_grad(), evaluating(loaded.module), _seeded(options.seed, device):
         output = loaded.module.generate(
-            input_ids=pad(prompts, filler, left=True).to(device),
-            attention_mask=attention_mask(prompts, left=True).to(device),
+            input_ids=pad(prompts, filler, left=not apart).to(device),
+            attention_mask=attention_mask(prompts, left=not apart).to(device),
             generation_config=config,
         )
-    return [_until(answer, stop) for answer in output[:, longest:].tolist()]
+    # An encoder-decoder's output begins with the token that its decoder starts from.
+    return [_until(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+
+
+def stop_tokens(loaded: LoadedModel) -> list[int]:
+    """Return what ends an answer: the tokenizer's EOS and the model's own."""
+    own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
+    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return [token for token in stop if token is not None]
 
 
 def _until(answer: list[int], stop: Sequence[int]) -> list[int]:

@@ -14,10 +14,13 @@ SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion`, 
 
 Shape = Literal["messages", "prompt", "text"]
 
+_SHAPES = (("messages",), ("prompt", "completion"), ("text",))
+_PAIRS = (("prompt", "completion"),)
+
 _OTHER_NAMES = {
     "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
     "prompt": ("question", "instruction", "input", "query", "source"),
-    "completion": ("answer", "response", "output", "reply", "target"),
+    "completion": ("answer", "response", "output", "reply", "target", "summary", "translation"),
     "text": ("content", "document", "body", "sentence"),
 }
 
@@ -32,20 +35,35 @@ def check_columns(columns: Sequence[str]) -> None:
         return
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; a language model needs {SHAPES}. "
-        f"Rename columns with data.columns, e.g. {{{_renaming(columns)}}}."
+        f"Rename columns with data.columns, e.g. {{{_renaming(columns, _SHAPES)}}}."
     )
 
 
-def _renaming(columns: Sequence[str]) -> str:
+def check_pairs(columns: Sequence[str]) -> None:
+    """Refuse data without prompts and completions.
+
+    Raises:
+        DataError: lists the columns, and a renaming that looks right.
+    """
+    if {"prompt", "completion"} <= set(columns):
+        return
+    raise DataError(
+        f"the data has columns {', '.join(columns) or '(none)'}; a model that turns one text into another needs "
+        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {{{_renaming(columns, _PAIRS)}}}."
+    )
+
+
+def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     known = {name.lower(): name for name in columns}
     found = {
         ours: next((known[name] for name in (ours, *theirs) if name in known), None)
         for ours, theirs in _OTHER_NAMES.items()
     }
-    for wanted in (("messages",), ("prompt", "completion"), ("text",)):
+    for wanted in shapes:
         if all(found[name] for name in wanted):
             return ", ".join(f"{name}: {found[name]}" for name in wanted if found[name] != name)
-    return "text: " + (columns[0] if columns else "COLUMN")
+    guesses = zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False)
+    return ", ".join(f"{name}: {column}" for name, column in guesses if name != column)
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
@@ -97,7 +115,7 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
 
 def content_of(example: Example) -> Any:
     """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
-    for names in (("messages",), ("prompt", "completion"), ("text",)):
+    for names in _SHAPES:
         if example.get(names[0]) is not None:
             break
     content = [example.get(name) for name in names]

@@ -10,13 +10,14 @@ from torch import Tensor
 from ftengine.errors import RecipeError
 
 
-def length_limit(wanted: int | None, model_limit: int | None, default: int) -> int:
+def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
     """Return the longest input in tokens.
 
     Args:
-        wanted: the task's `max_length`; None takes `default`, or the model's limit where that is less.
+        wanted: the task's option; None takes `default`, or the model's limit where that is less.
         model_limit: what the model reads at most, or None where it has no limit.
         default: for `wanted` None.
+        option: its name, for the message.
 
     Raises:
         RecipeError: more is wanted than the model reads.
@@ -25,7 +26,7 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int) -> i
         return min(default, model_limit or default)
     if model_limit is not None and wanted > model_limit:
         raise RecipeError(
-            f"max_length {wanted} (recipe key task.max_length) is more than the {model_limit} tokens that this "
+            f"{option} {wanted} (recipe key task.{option}) is more than the {model_limit} tokens that this "
             f"model reads. Set at most {model_limit}, or leave it out."
         )
     return wanted

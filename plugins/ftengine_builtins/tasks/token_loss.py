@@ -38,18 +38,25 @@ Tail = Callable[[Tensor], Tensor]
 
 
 class TokenLoss:
-    """Sums of cross entropy over labelled tokens of one or more models."""
+    """Sums of cross entropy over labelled tokens of one or more models.
 
-    def __init__(self) -> None:
+    Args:
+        ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels
+            themselves, 0 where it reads them shifted by one.
+    """
+
+    def __init__(self, ahead: int = 1) -> None:
+        self._ahead = ahead
         self._tails: WeakKeyDictionary[nn.Module, Tail | None] = WeakKeyDictionary()
 
     def sum(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, int]:
         """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
 
         Args:
-            model: a causal language model; called with `inputs`, without labels.
-            inputs: input_ids and attention_mask, each (B, T).
-            labels: (B, T) token ids at their own positions, `IGNORED` where nothing is trained.
+            model: a language model; called with `inputs`, without labels.
+            inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
+            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
+                not shifted), `IGNORED` where nothing is trained.
         """
         found = self._labelled(model, inputs, labels)
         parameters = found.parameters if torch.is_grad_enabled() else ()
@@ -68,16 +75,17 @@ class TokenLoss:
         return torch.zeros(len(labels), device=labels.device) if sums is None else sums, counts
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
-        wanted = labels[:, 1:] != IGNORED
-        targets, examples = labels[:, 1:][wanted], wanted.nonzero()[:, 0]
+        predicted = labels[:, self._ahead :]
+        wanted = predicted != IGNORED
+        targets, examples = predicted[wanted], wanted.nonzero()[:, 0]
         head = _output_head(model)
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
-            logits = _logits(model, inputs)[:, :-1][wanted]
+            logits = _logits(model, inputs)[:, : wanted.shape[1]][wanted]
             return _Labelled(logits, targets, examples, _widen, ())
         with _intercepted(head) as seen:
             model(**inputs, **_no_cache(model))
-        states = seen[0][:, :-1][wanted]
+        states = seen[0][:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
         return _Labelled(states, targets, examples, lambda states: tail(_widen(head(states))), parameters)
 
@@ -172,7 +180,8 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     handle = head.register_forward_hook(ramp)
     try:
         with evaluating(model):
-            returned = _logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            decoder = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
+            returned = _logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder})
     finally:
         handle.remove()
         # Autocast keeps its casts of trainable weights; those made here have no graph, and torch before 2.13 may
@@ -219,6 +228,11 @@ def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Say whether a model reads one sequence and writes another."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.parameters import count, trainable
-from ftengine_builtins.strategies import lora_layers
+from ftengine_builtins.strategies import lora_inject
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 
 
@@ -27,7 +27,7 @@ def prepared(loaded: LoadedModel, **options) -> Lora:
 
 def as_peft(base: nn.Module, ours: nn.Module, head: str) -> nn.Module:
     """Wrap a copy of the base with PEFT, holding the same A, B and head as ours."""
-    layers = lora_layers.lora_layers(ours)
+    layers = lora_inject.lora_layers(ours)
     task = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}[head]
     config = PeftConfig(r=8, lora_alpha=16, target_modules=list(layers), task_type=task)
     wrapped = get_peft_model(copy.deepcopy(base), config)
@@ -272,8 +272,8 @@ def test_removing_lora_restores_the_module(llama_folder, load, numbers) -> None:
     kinds = {path: type(part) for path, part in loaded.module.named_modules()}
     keys, before = list(loaded.module.state_dict()), numbers.logits(loaded.module)
     prepared(loaded)
-    for layer in lora_layers.lora_layers(loaded.module).values():
-        lora_layers.remove(layer)
+    for layer in lora_inject.lora_layers(loaded.module).values():
+        lora_inject.remove(layer)
     assert {path: type(part) for path, part in loaded.module.named_modules()} == kinds
     assert list(loaded.module.state_dict()) == keys
     assert torch.equal(numbers.logits(loaded.module), before)

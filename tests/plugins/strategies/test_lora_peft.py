@@ -28,7 +28,7 @@ from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.parameters import trainable
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_layers import lora_layers
+from ftengine_builtins.strategies.lora_inject import lora_layers
 from ftengine_builtins.strategies.peft_format import target_modules
 
 TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
@@ -262,9 +262,6 @@ def adapter(llama_folder, load, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("use_dora", True),
-        ("rank_pattern", {"q_proj": 4}),
-        ("alpha_pattern", {"q_proj": 4}),
         ("bias", "all"),
         ("lora_bias", True),
         ("target_parameters", ["experts.weight"]),

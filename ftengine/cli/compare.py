@@ -1,0 +1,114 @@
+"""`ftengine compare`: several strategies on the same data."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.page import page, print_json, table
+from ftengine.cli.progress import listening
+from ftengine.cli.text import duration, number, share, size
+
+if TYPE_CHECKING:
+    from ftengine.comparison import Comparison
+
+
+@click.command()
+@recipe_argument
+@click.option(
+    "--strategies",
+    required=True,
+    metavar="LIST",
+    help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options.",
+)
+@set_option
+@click.option("--metric", metavar="NAME", help="What to compare; by default the first that the task measures.")
+@click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
+@json_option
+@debug_option
+def compare(
+    recipe_file: str, strategies: str, overrides: tuple[str, ...], metric: str | None, output: str | None, as_json: bool
+) -> None:
+    """Train several strategies on the same data and compare them.
+
+    Each is a run of its own, in its own process and folder. The same command resumes what is unfinished and takes
+    finished runs as they are.
+    """
+    from ftengine.comparison import compare_strategies
+    from ftengine.errors import InputError
+    from ftengine.recipe import Recipe
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("compare starts processes of its own; call it without torchrun or accelerate launch.")
+    recipe = Recipe.read(recipe_file, overrides)
+    if output is not None:
+        recipe = recipe.model_copy(update={"output": output})
+    specs = parse_strategies(strategies)
+    with listening() as listener:
+        result = compare_strategies(recipe, specs, metric=metric, listener=listener)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result)
+
+
+def parse_strategies(text: str) -> list[Any]:
+    """Read a YAML list without its brackets.
+
+    Raises:
+        InputError: it is no such list.
+    """
+    import yaml
+
+    from ftengine.errors import InputError
+
+    try:
+        return yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        raise InputError(
+            f"--strategies {text!r} is no list: write names with commas between them, or {{name: NAME, OPTION: VALUE}}."
+        ) from None
+
+
+def show(comparison: Comparison) -> None:
+    """Print the table, and what it supports."""
+    direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
+    out = page()
+    out.print(
+        f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction}), "
+        "with 95 % intervals:"
+    )
+    columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "a step", "on disk")
+    rows = [("(base)", _quality(comparison.base), "", "", "", "", "", "")]
+    rows += [
+        (
+            row["label"],
+            _quality(row["quality"]),
+            number(row["learning_rate"]),
+            f"{row['trainable_parameters']:,}",
+            share(row["trainable_parameters"] / row["total_parameters"]),
+            size(row["peak_memory_bytes"]),
+            _pace(row["step_seconds"]),
+            size(row["disk_bytes"]),
+        )
+        for row in comparison.strategies
+    ]
+    out.print(table(columns, rows, left=2))
+    out.print()
+    out.print(comparison.statement)
+
+
+def _pace(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+def _quality(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "–"
+    interval = "" if figure["low"] is None else f" [{number(figure['low'])}, {number(figure['high'])}]"
+    return f"{number(figure['value'])}{interval}"

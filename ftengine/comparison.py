@@ -1,0 +1,376 @@
+"""Several strategies on the same data and seed, and which differences between them the data supports."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import EvaluationContext, Listener, SilentListener
+from ftengine.data.split import Splits
+from ftengine.engine import require_same_recipe
+from ftengine.errors import FtengineError, InputError, RunError, TrainingError, did_you_mean
+from ftengine.evaluation.bootstrap import Accumulator, to_json
+from ftengine.evaluation.bootstrap import compare as compare_sums
+from ftengine.evaluation.multiple import holm
+from ftengine.evaluation.results import read_sums
+from ftengine.job import Job, described
+from ftengine.recipe import Recipe
+from ftengine.run import RunDirectory
+from ftengine.session import held_out
+
+LEVEL = 0.05
+"""Adjusted p-values up to this support a difference."""
+SECTION = "train."
+"""Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
+
+LONGEST_NAME = 100
+"""Characters of a folder's name; file systems allow 255 bytes."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A strategy that is compared.
+
+    Args:
+        label: its name, with the options given for it.
+        recipe: what is trained, in a folder of its own.
+    """
+
+    label: str
+    recipe: Recipe
+
+    @property
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.recipe.output)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What strategies came to on the same held-out examples.
+
+    Args:
+        metric: what quality means here.
+        higher_is_better: its direction; None where the evaluator does not say.
+        split: the examples' split.
+        examples: distinct ones.
+        base: the untuned model's quality: {value, low, high, n}.
+        strategies: for each its label, strategy, learning rate, quality, all figures, parameters, peak memory,
+            median seconds of a step, bytes of its weights on disk, the run's folder, and whether that was there.
+        differences: for each pair, first minus second: value, low, high, p, p_adjusted, better, and supported.
+        statement: which differences the data supports, in words.
+    """
+
+    metric: str
+    higher_is_better: bool | None
+    split: str
+    examples: int
+    base: dict[str, Any]
+    strategies: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    statement: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return asdict(self)
+
+
+def compare_strategies(
+    recipe: Recipe,
+    strategies: Sequence[str | Mapping[str, Any]],
+    *,
+    metric: str | None = None,
+    listener: Listener | None = None,
+) -> Comparison:
+    """Train each strategy as the recipe says and compare what came of them.
+
+    Each run is a process of its own, so that its peak memory is its own, and a folder in `recipe.output`, where
+    `comparison.json` is written as well. Unfinished runs are resumed, finished ones of the same recipe and data
+    are taken as they are.
+
+    Args:
+        recipe: everything but the strategy; options of its own strategy hold where the names agree.
+        strategies: a name, or a mapping of `name`, options, and keys of the recipe's `train` (`train.learning_rate`).
+        metric: what to compare; by default the first of the task's evaluators.
+        listener: told of phases, and of what the runs say.
+
+    Raises:
+        InputError: recipe, data or model are wrong, or a strategy does not fit them; found before anything trains.
+        TrainingError: a run failed; the finished ones are kept.
+    """
+    listener = listener or SilentListener()
+    contenders = contend(recipe, strategies)
+    jobs = check(contenders, metric, listener)
+    reused = [contender.run.finished for contender in contenders]
+    for contender, job, done in zip(contenders, jobs, reused, strict=True):
+        if done:
+            listener.message(f"{contender.label}: {contender.run.path} is finished and taken as it is")
+        else:
+            train(contender, job, listener)
+    result = conclude(contenders, jobs, reused, metric)
+    RunDirectory(recipe.output).write_json("comparison.json", result.to_json())
+    return result
+
+
+def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Contender]:
+    """Return a recipe for each strategy, each with a folder of its own.
+
+    Raises:
+        InputError: there are fewer than two, one is named twice, or it sets a key that all have to share.
+    """
+    if len(strategies) < 2:
+        raise InputError(f"there are {len(strategies)} strategies to compare; name two at least.")
+    if RunDirectory(recipe.output).is_run():
+        raise RunError(
+            f"output {recipe.output!r} holds a run of its own; the compared runs are folders inside of output. Choose "
+            "another with --output DIR."
+        )
+    found: dict[str, Contender] = {}
+    for spec in strategies:
+        contender = _contender(recipe, spec)
+        if contender.recipe.output in found:
+            raise InputError(f"strategy {contender.label!r} is named twice; each is compared once.")
+        found[contender.recipe.output] = contender
+    return list(found.values())
+
+
+def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Contender:
+    given = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    name = given.pop("name", None)
+    if not isinstance(name, str) or not name:
+        raise InputError(f"strategy {spec!r}: write a name, or a mapping with name and options.")
+    shared = {key: value for key, value in given.items() if "." in key}
+    options = {key: value for key, value in given.items() if key not in shared}
+    for key in shared:
+        if not key.startswith(SECTION):
+            raise InputError(
+                f"strategy {name!r} sets {key!r}; of the recipe only keys of train (such as train.learning_rate) may "
+                "differ between strategies that are compared."
+            )
+    content = recipe.resolved()
+    own = content["strategy"] if content["strategy"]["name"] == name else {}
+    content["strategy"] = {**own, "name": name, **options}
+    label = " ".join([name, *(f"{key}={_short(value)}" for key, value in given.items())])
+    content["output"] = str(Path(recipe.output) / _folder_name(label))
+    overrides = [f"{key}={json.dumps(value)}" for key, value in shared.items()]
+    return Contender(label, Recipe.make(content, overrides, origin=f"strategy {name!r}"))
+
+
+def _folder_name(label: str) -> str:
+    name = re.sub(r"[^\w.=-]+", "-", label).strip("-")
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{blake2b(label.encode(), digest_size=4).hexdigest()}"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check(contenders: Sequence[Contender], metric: str | None, listener: Listener) -> list[Job]:
+    """Try every strategy on the data and on a model without weights; nothing is written.
+
+    Raises:
+        InputError: what any of the runs would refuse, named by its label.
+    """
+    jobs = []
+    splits, state = None, {}
+    for contender in contenders:
+        with _named(contender.label):
+            job = Job.open(contender.recipe, listener=listener)
+            if splits is None:
+                splits = job.read_data()
+                state = job.task.state()
+                if held_out(splits.mapping()) is None:
+                    raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
+            else:
+                job.task.restore(state)
+            _check_metric(job, metric)
+            job.load_skeleton()
+            if contender.run.is_run():
+                _require_same(contender.run, job, splits)
+            else:
+                contender.run.require_free()
+        jobs.append(job)
+    pairs = len(contenders) * (len(contenders) - 1) // 2
+    resamples = contenders[0].recipe.evaluation.resamples
+    if 2 * pairs / (resamples + 1) > LEVEL:
+        listener.message(
+            f"evaluation.resamples is {resamples}, too few to tell anything after a correction for {pairs} "
+            f"comparisons; set it to {int(2 * pairs / LEVEL)} at least"
+        )
+    return jobs
+
+
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Say of an error which strategy it is about."""
+    try:
+        yield
+    except FtengineError as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+def _require_same(run: RunDirectory, job: Job, splits: Splits) -> None:
+    """Refuse to go on from a run of another recipe or other data."""
+    require_same_recipe(run, job.resolved())
+    stored = run.read_json("audit.json")["encoded"]
+    if any(stored.get(name, {}).get("content") != split.content for name, split in job.encode(splits).items()):
+        raise RunError(
+            f"the data files changed since run {str(run.path)!r} was made. Restore them, or choose another folder with "
+            "--output DIR."
+        )
+
+
+def _check_metric(job: Job, metric: str | None) -> None:
+    known = [name for evaluator in job.evaluators() for name in evaluator.higher_is_better]
+    if metric is not None and metric not in known:
+        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
+
+
+def train(contender: Contender, job: Job, listener: Listener) -> None:
+    """Train in a process of its own, as `ftengine train --resume` does.
+
+    Raises:
+        InputError, TrainingError: the run ended with an error; the message repeats it.
+    """
+    folder = RunDirectory(contender.run.path.parent)
+    folder.create()
+    recipe = folder.write_yaml(f"{contender.run.path.name}.yaml", job.resolved())
+    listener.phase(f"train {contender.label}")
+    line = [sys.executable, "-m", "ftengine", "train", str(recipe), "--resume", "--json"]
+    last = ""
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, text=True, errors="replace", **pipes) as child:
+        try:
+            for text in child.stderr or ():
+                listener.message(f"{contender.label}: {text.rstrip()}")
+                last = text.strip() or last
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode:
+        kind = InputError if child.returncode == InputError.exit_code else TrainingError
+        raise kind(
+            f"{contender.label}: {last.removeprefix('error: ') or f'ended with status {child.returncode}.'} "
+            "Finished runs are kept; the same command goes on from here."
+        )
+
+
+def conclude(
+    contenders: Sequence[Contender], jobs: Sequence[Job], reused: Sequence[bool], metric: str | None = None
+) -> Comparison:
+    """Compare finished runs.
+
+    Raises:
+        RunError: a run's figures are missing or damaged.
+        InputError: the metric was not measured.
+    """
+    evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
+    first = evaluations[0]
+    metric = metric or next(iter(first["tuned"]))
+    if metric not in first["tuned"]:
+        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
+    sums = [
+        _sums(contender, job, evaluation)
+        for contender, job, evaluation in zip(contenders, jobs, evaluations, strict=True)
+    ]
+    direction = sums[0].figures()[metric].higher_is_better
+    differences = _differences(contenders, sums, metric)
+    examples = first["tuned"][metric]["n"]
+    return Comparison(
+        metric=metric,
+        higher_is_better=direction,
+        split=first["split"],
+        examples=examples,
+        base=first["base"][metric],
+        strategies=[
+            _row(contender, job, evaluation, metric, done)
+            for contender, job, evaluation, done in zip(contenders, jobs, evaluations, reused, strict=True)
+        ],
+        differences=differences,
+        statement=statement(metric, first["split"], examples, differences),
+    )
+
+
+def _sums(contender: Contender, job: Job, evaluation: Mapping[str, Any]) -> Accumulator:
+    context = EvaluationContext(job.task.name, job.task.labels)
+    distinct = next(iter(evaluation["tuned"].values()))["n"]
+    return read_sums(contender.run, job.evaluators(), context, seed=contender.recipe.seed, distinct=distinct)
+
+
+def _differences(contenders: Sequence[Contender], sums: Sequence[Accumulator], metric: str) -> list[dict[str, Any]]:
+    found = []
+    for (a, first), (b, second) in combinations(zip(contenders, sums, strict=True), 2):
+        try:
+            difference = to_json(compare_sums(second, first)[metric])
+        except ValueError as error:  # one strategy leaves less room for the examples than the other
+            raise RunError(f"{a.label} and {b.label} cannot be paired: {error}") from None
+        found.append({"first": a.label, "second": b.label, **difference})
+    known = [difference for difference in found if difference["p"] is not None]
+    for difference, adjusted in zip(known, holm([difference["p"] for difference in known]), strict=True):
+        difference["p_adjusted"] = adjusted
+    for difference in found:
+        difference.setdefault("p_adjusted", None)
+        difference["supported"] = _is_supported(difference)
+    return found
+
+
+def _is_supported(difference: Mapping[str, Any]) -> bool:
+    low, high, p = difference["low"], difference["high"], difference["p_adjusted"]
+    return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
+
+
+def _row(contender: Contender, job: Job, evaluation: Mapping[str, Any], metric: str, reused: bool) -> dict[str, Any]:
+    run = contender.run
+    training = run.read_json("training.json")
+    seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
+    return {
+        "label": contender.label,
+        "strategy": described(job.strategy),
+        "learning_rate": contender.recipe.train.learning_rate,
+        "quality": evaluation["tuned"][metric],
+        "figures": evaluation["tuned"],
+        "trainable_parameters": training["trainable_parameters"],
+        "total_parameters": training["total_parameters"],
+        "peak_memory_bytes": training["peak_memory_bytes"],
+        "step_seconds": statistics.median(seconds) if seconds else None,
+        "steps": training["steps"],
+        "seconds": training["seconds"],
+        "disk_bytes": sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
+        "run": str(run.path),
+        "reused": reused,
+    }
+
+
+def statement(metric: str, split: str, examples: int, differences: Sequence[Mapping[str, Any]]) -> str:
+    """Say in words which differences the data supports, and how that was decided."""
+    supported = [difference for difference in differences if difference["supported"]]
+    parts = []
+    for difference in supported:
+        directed = difference["better"] is not None
+        wins = difference["better"] if directed else difference["value"] > 0
+        winner, other = [difference["first"], difference["second"]][:: 1 if wins else -1]
+        low, high = sorted((abs(difference["low"]), abs(difference["high"])))
+        parts.append(
+            f"{winner} is {'better' if directed else 'higher'} than {other} by {abs(difference['value']):.3g} "
+            f"[{low:.3g}, {high:.3g}], adjusted p = {difference['p_adjusted']:.2g}"
+        )
+    found = "; ".join(parts) or "no difference between these strategies"
+    rest = " No other difference is supported." if parts and len(supported) < len(differences) else ""
+    count = len(differences)
+    many = f", p-values adjusted for {count} comparisons (Holm)" if count > 1 else ""
+    return (
+        f"On {metric}, {examples:,} distinct {split} examples support: {found}.{rest} Paired by example with the "
+        f"bootstrap{many}; each strategy was trained with one seed, and what another seed would change is not in these "
+        "figures."
+    )

@@ -1,0 +1,76 @@
+"""A folder of images as rows: what lies in a subfolder has the subfolder's name as its label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftengine.errors import DataError
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Suffixes of files that are taken for images."""
+
+LITTER = frozenset({"thumbs.db", "desktop.ini"})
+"""What file managers leave behind, beside names that begin with a dot; such files are not looked at."""
+
+
+def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """List the images of a folder, by name.
+
+    Args:
+        folder: its subfolders are the labels; images lie in them at any depth. Without subfolders, the images
+            in the folder itself have no label.
+
+    Returns:
+        (path relative to the folder, label) of each image, and the paths of files that are no images.
+
+    Raises:
+        DataError: there are no images, or some lie beside the subfolders and thus have no label.
+    """
+    images: list[tuple[str, str | None]] = []
+    others: list[str] = []
+    try:
+        for path, label in _labelled(folder):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix.lower() in IMAGES:
+                images.append((name, label))
+            else:
+                others.append(name)
+    except OSError as error:  # no permission, or links that lead in a circle
+        raise DataError(f"cannot list {folder}: {error.strerror} ({error.filename!r}).") from None
+    if not images:
+        found = f"; its first file is {others[0]!r}" if others else ""
+        raise DataError(
+            f"{folder} holds no images ({' '.join(IMAGES)}){found}. A folder is data where it has a subfolder of "
+            "images for each label; name a file otherwise."
+        )
+    loose = [name for name, label in images if label is None]
+    if loose and len(loose) < len(images):
+        raise DataError(
+            f"{folder} has {len(loose)} images beside its subfolders, {loose[0]!r} first, which so have no label. "
+            "Move them into the subfolder of their label."
+        )
+    return images, others
+
+
+def _labelled(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from ((path, entry.name) for path in _files(Path(entry.path)))
+        else:
+            yield Path(entry.path), None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from _files(Path(entry.path))
+        else:
+            yield Path(entry.path)
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    return sorted(found, key=lambda entry: entry.name)

@@ -1,0 +1,50 @@
+"""A model while it trains: which modules are in training mode, which parameters rest, what moves by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+def train_mode(module: nn.Module) -> None:
+    """Set training mode, but keep running statistics (BatchNorm) of frozen modules still."""
+    module.train()
+    for part in module.modules():
+        if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+
+
+@contextmanager
+def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Leave trainable parameters out of a step: no gradient is computed, so the optimiser passes them over.
+
+    Only while the step lasts. Everywhere else requires_grad says what the run trains, so that optimiser,
+    checkpoints and counts do not depend on when they are asked.
+    """
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
+    """Give all processes the mean of the running statistics that each moved by its own share of the batches.
+
+    Training does not read them, so it does not matter how often this is done.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for part in module.modules():
+        if part.training and getattr(part, "running_mean", None) is not None:
+            for name in ("running_mean", "running_var"):
+                buffer = part.get_buffer(name)
+                buffer.copy_(accelerator.reduce(buffer.clone(), "mean"))

@@ -1,0 +1,88 @@
+"""Figures of tagged words."""
+
+from collections import Counter
+
+import numpy as np
+
+from ftengine.api import Evaluator
+from ftengine.errors import RecipeError
+from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, is_iob2
+
+
+class Entities(Evaluator):
+    """Accuracy over words; with tags of the IOB2 scheme, precision, recall and F1 of whole entities.
+
+    An entity is right when its words and its name are (Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050, §2.3):
+    figures are over all entities of all examples, as those of the CoNLL shared tasks.
+    """
+
+    name = "entities"
+    reads = frozenset({"tags", "predicted_tags"})
+    higher_is_better = {"token_accuracy": True, "precision": True, "recall": True, "f1": True}  # noqa: RUF012
+
+    def bind(self, context):
+        if context.labels is None or context.labels.kind != "single":
+            raise RecipeError(
+                f"evaluator 'entities' needs tags to predict, and task {context.task!r} has none. "
+                "Take it out of recipe key 'evaluate'."
+            )
+        self.names = context.labels.names
+        self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if is_iob2(self.names) else []
+
+    def statistics(self, prediction):
+        """Return the words that are right, all words, then of each kind of entity: right, predicted, true."""
+        true, predicted = prediction["tags"], prediction["predicted_tags"]
+        right = sum(a == b for a, b in zip(true, predicted, strict=True))
+        row = [float(right), float(len(true))]
+        if self.kinds:
+            found, known = (set(entities([self.names[i] for i in ids])) for ids in (predicted, true))
+            for group in (found & known, found, known):
+                count = Counter(kind for kind, _, _ in group)
+                row += [float(count[kind]) for kind in self.kinds]
+        return row
+
+    def metrics(self, sums):
+        accuracy = {"token_accuracy": _ratio(sums[..., 0], sums[..., 1])}
+        if not self.kinds:
+            return accuracy
+        right, predicted, true = (x.sum(axis=-1) for x in self._by_kind(sums))
+        return {
+            **accuracy,
+            "precision": _ratio(right, predicted),
+            "recall": _ratio(right, true),
+            "f1": _ratio(2 * right, predicted + true),
+        }
+
+    def trials(self, sums):
+        if not self.kinds:
+            return {"token_accuracy": sums[1]}
+        _, predicted, true = (x.sum() for x in self._by_kind(sums))
+        # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
+        return {"token_accuracy": sums[1], "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
+
+    def details(self, sums, counts):
+        """Return precision, recall, F1 and support of each kind of entity."""
+        if not self.kinds:
+            return {}
+        right, predicted, true = self._by_kind(sums)
+        columns = {
+            "precision": _ratio(right, predicted),
+            "recall": _ratio(right, true),
+            "f1": _ratio(2 * right, predicted + true),
+        }
+        return {
+            "entities": [
+                {"entity": kind}
+                | {key: float(values[i]) if np.isfinite(values[i]) else None for key, values in columns.items()}
+                | {"support": round(true[i])}
+                for i, kind in enumerate(self.kinds)
+            ]
+        }
+
+    def _by_kind(self, sums):
+        """Return right, predicted and true, each (..., kinds)."""
+        return np.split(sums[..., 2:], 3, axis=-1)
+
+
+def _ratio(numerator, denominator):
+    return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -1,0 +1,258 @@
+"""Image classifiers of libraries that build them by name: what timm and torchvision have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ftengine import api
+from ftengine.api import Labels, LoadedModel, LoadRequest, ModelLoader
+from ftengine.errors import RunError, SourceError, did_you_mean
+from ftengine.parameters import read_tensors
+from ftengine_builtins.loaders.pretrained import read_json, refuse_adapter
+from ftengine_builtins.loaders.quiet import reading
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HEAD = "image-classification"
+
+
+class VisionConfig(api.Config):
+    """Options of loaders that build image classifiers by name."""
+
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for the "
+        "library's own download, or `random`",
+    )
+    image_size: int | None = Field(None, ge=8, description="side of the square that images are brought to, in pixels")
+
+
+class ImageTransform:
+    """A library's evaluation transform in the form of an image processor.
+
+    Args:
+        transform: from an RGB image of PIL to (3, height, width).
+        config: what a reader of the saved model needs: architecture and preprocessing.
+    """
+
+    def __init__(self, transform: Callable[[Any], Tensor], config: dict[str, Any]) -> None:
+        self.transform, self.config = transform, config
+        self.labels: Labels | None = None
+        self.arguments: Mapping[str, Any] = {}
+
+    def __call__(self, images: Any, return_tensors: str = "pt") -> dict[str, Tensor]:
+        """Return {"pixel_values": (images, 3, height, width)} of one image or several."""
+        several = images if isinstance(images, Sequence) else [images]
+        return {"pixel_values": torch.stack([self.transform(image) for image in several])}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what identifies the preprocessing."""
+        return self.config
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json: with it, a folder that holds the weights is a model that the loader reads."""
+        model = {"model_args": self.arguments} if self.arguments else {}
+        if self.labels is not None:
+            model |= {"num_classes": len(self.labels.names), "label_names": self.labels.names}
+        Path(folder, CONFIG).write_text(json.dumps({**self.config, **model}, indent=2) + "\n", encoding="utf-8")
+
+
+class VisionLoader(ModelLoader):
+    """Builds an image classifier by name and fills it from safetensors."""
+
+    Config = VisionConfig
+    library: ClassVar[str]
+    """The package that builds the models; also the source's scheme."""
+
+    # What a library has to say.
+
+    def architectures(self) -> Sequence[str]:
+        """Return the names that can be built."""
+        raise NotImplementedError
+
+    def build(self, architecture: str, classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+        """Build a model with random weights; `arguments` are further ones of the library's function."""
+        raise NotImplementedError
+
+    def arguments(self, architecture: str) -> dict[str, Any]:
+        """Return what has to be said to build the architecture for `image_size`."""
+        raise NotImplementedError
+
+    def downloaded(self, architecture: str) -> dict[str, Tensor]:
+        """Return the library's own weights, fetched where needed, without running anything that comes with them."""
+        raise NotImplementedError
+
+    def transform(self, architecture: str, saved: Mapping[str, Any]) -> ImageTransform:
+        """Return the preprocessing of an architecture, or that of a saved config."""
+        raise NotImplementedError
+
+    def owns(self, config: Mapping[str, Any]) -> bool:
+        """Say whether a folder's config.json is of this library's kind."""
+        raise NotImplementedError
+
+    # What follows from it.
+
+    def accepts(self, source: str) -> bool:
+        """Accept LIBRARY://NAME, and a folder that such a model was saved to."""
+        if source.startswith(self._scheme):
+            return True
+        try:
+            return self.owns(json.loads(Path(source, CONFIG).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def check(self, source: str) -> None:
+        """Find the library, the architecture and the weights' header."""
+        if find_spec(self.library) is None:
+            raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
+        architecture, _ = self._described(source)
+        if architecture not in self.architectures():
+            raise SourceError(
+                f"{source!r}: {self.library} has no model {architecture!r}."
+                + did_you_mean(architecture, self.architectures())
+            )
+        if (file := self._file(source)) is not None:
+            try:
+                with safe_open(file, framework="np"):
+                    pass
+            except FileNotFoundError:
+                raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
+            except (OSError, SafetensorError) as error:
+                raise SourceError(
+                    f"{str(file)!r} is damaged or no safetensors file: {error}. Pickled weights can run code when "
+                    "read; convert them first (torch.load with weights_only=True, then safetensors)."
+                ) from None
+
+    def load_processor(self, source: str) -> ImageTransform:
+        self.check(source)
+        return self.transform(*self._described(source))
+
+    def load(self, request: LoadRequest) -> LoadedModel:
+        source, labels = request.source, request.labels
+        self.check(source)
+        if request.head != HEAD or labels is None:
+            raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
+        architecture, saved = self._described(source)
+        with reading(source):
+            arguments = saved.get("model_args") or self.arguments(architecture)
+            module = self.build(architecture, len(labels.names), arguments)
+        heads = self.heads(module, len(labels.names))
+        if not heads:
+            raise SourceError(f"{source!r}: cannot tell which layer of {type(module).__name__} gives the logits.")
+        rows = None if self.config.weights == "random" else _rows(saved.get("label_names"), labels)
+        if request.skeleton:
+            module.to("meta")
+        elif self.config.weights != "random":
+            fill(module, self._tensors(source, architecture), heads, rows, source)
+        if request.dtype != "auto":
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(getattr(torch, request.dtype))
+        processor = self.transform(architecture, saved)
+        processor.labels, processor.arguments = labels, arguments
+        return LoadedModel(
+            module, processor, source, request.head, tuple(sorted(heads)) if rows is None else (), labels
+        )
+
+    def heads(self, module: nn.Module, classes: int) -> list[str]:
+        """Name the layers that give the logits: the last linear map or convolution, if its outputs are the classes."""
+        layers = [(name, x) for name, x in module.named_modules() if isinstance(x, (nn.Linear, nn.Conv2d))]
+        return [name for name, layer in layers[-1:] if layer.weight.shape[0] == classes]
+
+    def _tensors(self, source: str, architecture: str) -> dict[str, Tensor]:
+        file = self._file(source)
+        try:
+            with reading(source):
+                return self.downloaded(architecture) if file is None else read_tensors(file)
+        except RunError as error:
+            raise SourceError(str(error)) from None
+
+    @property
+    def _scheme(self) -> str:
+        return f"{self.library}://"
+
+    def _described(self, source: str) -> tuple[str, dict[str, Any]]:
+        """Return a source's architecture, and the config.json beside its weights where there is one."""
+        beside = Path(self.config.weights or "") if source.startswith(self._scheme) else Path(source)
+        refuse_adapter(beside, source)
+        saved = read_json(beside / CONFIG, source) if self._is_folder(source) and (beside / CONFIG).is_file() else {}
+        if source.startswith(self._scheme):
+            return source.removeprefix(self._scheme), saved
+        return str(saved.get("architecture")), saved
+
+    def _is_folder(self, source: str) -> bool:
+        if source.startswith(self._scheme):
+            return self.config.weights is not None and Path(self.config.weights).is_dir()
+        return Path(source).is_dir()
+
+    def _file(self, source: str) -> Path | None:
+        """Return the file of a source's weights; None where they are random or the library's.
+
+        Raises:
+            SourceError: it is not said where they come from.
+        """
+        chosen = self.config.weights
+        if not source.startswith(self._scheme):
+            if chosen is not None:
+                raise SourceError(
+                    f"{source!r} is a folder, whose weights are its own; model.loader.weights ({chosen!r}) is for "
+                    f"{self._scheme}NAME."
+                )
+            return Path(source, WEIGHTS)
+        if chosen is None:
+            raise SourceError(
+                f"{source!r} names an architecture, not its weights. Write model.loader: {{name: {self.name}, "
+                f"weights: …}} with a .safetensors file, `library` for {self.library}'s own download, or `random`."
+            )
+        if chosen in ("library", "random"):
+            return None
+        return Path(chosen, WEIGHTS) if Path(chosen).is_dir() else Path(chosen)
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], heads: Sequence[str], rows: list[int] | None, source: str
+) -> None:
+    """Copy weights and statistics into a model.
+
+    Args:
+        module: the model; its heads already have one output a label.
+        tensors: what the checkpoint holds.
+        heads: layers that give the logits.
+        rows: the checkpoint's output for each label, or None where its head answers another question and the
+            model's random one stays.
+        source: for the message.
+
+    Raises:
+        SourceError: keys are missing or unexpected, or a shape differs, anywhere but in a head that stays random.
+    """
+    inside = tuple(f"{name}." for name in heads)
+    tensors = {key: value for key, value in tensors.items() if rows is not None or not key.startswith(inside)}
+    if rows is not None:
+        tensors |= {key: tensors[key][rows] for key in tensors if key.startswith(inside)}
+    wanted = {k: v for k, v in module.state_dict().items() if rows is not None or not k.startswith(inside)}
+    # Old checkpoints do not count batches; the count is of use only to averages that nobody takes.
+    lacking = {k for k in wanted.keys() - tensors.keys() if not k.endswith("num_batches_tracked")}
+    wrong = lacking | (tensors.keys() - wanted.keys())
+    wrong |= {key for key in wanted.keys() & tensors.keys() if wanted[key].shape != tensors[key].shape}
+    if wrong:
+        some = ", ".join(sorted(wrong)[:3]) + (", …" if len(wrong) > 3 else "")
+        raise SourceError(
+            f"the weights of {source!r} do not fit {type(module).__name__}: {len(wrong)} tensors are missing, "
+            f"unexpected or of another shape ({some}). They are of another architecture, or have other names."
+        )
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def _rows(names: Sequence[str] | None, labels: Labels) -> list[int] | None:
+    """Find the output of each label in a checkpoint's own order; None where it has other labels."""
+    if names is None or sorted(map(str, names)) != sorted(labels.names):
+        return None
+    return [[str(name) for name in names].index(name) for name in labels.names]

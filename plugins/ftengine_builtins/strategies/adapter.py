@@ -1,0 +1,337 @@
+"""Bottleneck adapters as a strategy: find places, insert, save in AdapterHub's format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError
+from ftengine.parameters import copy_into
+from ftengine_builtins.strategies import adapterhub_format
+from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
+from ftengine_builtins.strategies.adapter_places import Place, find, find_named
+from ftengine_builtins.strategies.targets import whole_modules
+
+NonLinearity = Literal[
+    "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
+]
+
+READS: dict[str, Reads] = {"houlsby": "output", "pfeiffer": "sum", "parallel": "residual"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "houlsby": {"non_linearity": "swish", "reduction_factor": 16, "scaling": 1.0},
+    "pfeiffer": {"non_linearity": "relu", "reduction_factor": 16, "scaling": 1.0},
+    "parallel": {"non_linearity": "relu", "reduction_factor": 2, "scaling": 4.0},
+}
+"""AdapterHub's presets double_seq_bn, seq_bn and par_bn."""
+
+SUBLAYERS = {"houlsby": ("attention", "output"), "pfeiffer": ("output",), "parallel": ("output",)}
+
+
+class AdapterConfig(Config):
+    """Options of bottleneck adapters; those left out follow the placement, as AdapterHub's presets do."""
+
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
+        "pfeiffer",
+        description="houlsby: after attention and feed-forward, reading their output; pfeiffer: after the feed-forward "
+        "alone, reading its normalised sum with the residual; parallel: beside the feed-forward, reading the residual",
+    )
+    reduction_factor: float | dict[str, float] | None = Field(
+        None, description="width / bottleneck size, or a mapping by layer and 'default'; else 16, with parallel 2"
+    )
+    bottleneck: int | None = Field(None, ge=1, description="bottleneck size, instead of reduction_factor")
+    non_linearity: NonLinearity | None = Field(None, description="activation; else relu, with houlsby swish")
+    scaling: float | None = Field(None, gt=0, description="factor of the adapter's output; else 1, with parallel 4")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's output while training")
+    init: Init = Field(
+        "identity", description="identity starts as the base; bert and houlsby draw small weights, as the papers do"
+    )
+    sublayers: list[str] | None = Field(
+        None, description="attention, output, cross: which sublayers; by default the placement's"
+    )
+    leave_out: list[int] = Field([], description="numbers of the blocks, from 0, that get no adapter")
+    places: dict[str, str] | None = Field(
+        None, description="for any other model: regular expressions for whole module paths, by a name of your choice"
+    )
+    start_from: str | None = Field(
+        None, description="folder of an AdapterHub adapter to continue; it sets all options that shape it"
+    )
+
+    @field_validator("reduction_factor")
+    @classmethod
+    def _positive(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        factors = value.values() if isinstance(value, dict) else [value]
+        if not all(factor is None or factor > 0 for factor in factors):
+            raise ValueError("must be greater than 0")
+        return value
+
+    @field_validator("places")
+    @classmethod
+    def _patterns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, pattern in (value or {}).items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> AdapterConfig:
+        if self.start_from is not None:
+            self._follow(adapterhub_format.read_config(Path(self.start_from)))
+        if self.bottleneck is not None and self.reduction_factor is not None:
+            raise RecipeError(
+                f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "
+                "how narrow the adapter is. Leave one out."
+            )
+        for key, value in PRESETS[self.placement].items():
+            if getattr(self, key) is None and not (key == "reduction_factor" and self.bottleneck is not None):
+                setattr(self, key, value)
+        return self
+
+    def _follow(self, adapter: adapterhub_format.HubConfig) -> None:
+        for key in ("placement", "sublayers", "reduction_factor", "non_linearity", "scaling", "leave_out"):
+            ours, theirs = getattr(self, key), getattr(adapter, key)
+            theirs = None if theirs == [] and key == "sublayers" else theirs  # places that only a recipe names
+            if key in self.model_fields_set and ours is not None and ours != theirs:
+                raise RecipeError(
+                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
+                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
+                )
+            setattr(self, key, theirs)
+        if "dropout" not in self.model_fields_set:
+            self.dropout = adapter.dropout
+
+    def size(self, width: int, layer: int) -> int:
+        """Return the bottleneck's size for a width, in the block with this number."""
+        if self.bottleneck is not None:
+            return self.bottleneck
+        factor = self.reduction_factor
+        if isinstance(factor, dict):
+            if str(layer) not in factor and "default" not in factor:
+                raise RecipeError(f"strategy.reduction_factor has no entry for layer {layer} and no 'default'.")
+            factor = factor.get(str(layer), factor.get("default"))
+        return max(1, int(width // factor))
+
+
+class Adapter(Strategy):
+    """Small bottlenecks after frozen sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020; He et al. 2021)."""
+
+    name = "adapter"
+    Config = AdapterConfig
+    citation = (
+        "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751; "
+        "Pfeiffer et al. 2020, AdapterFusion, arXiv:2005.00247; "
+        "He et al. 2021, Towards a Unified View of Parameter-Efficient Transfer Learning, arXiv:2110.04366"
+    )
+
+    def __init__(self, config: AdapterConfig | None = None) -> None:
+        super().__init__(config)
+        self._places: list[Place] = []
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        module, config = loaded.module, self.config
+        self._places = self._choose(module)
+        whole = whole_modules(loaded)
+        module.requires_grad_(False)
+        for place in self._places:
+            layer = module.get_submodule(place.path)
+            observed = None if place.residual in (None, place.path) else module.get_submodule(place.residual)
+            norm = None if place.norm is None else module.get_submodule(place.norm)
+            insert(layer, _make(place, config, _device(layer, module)), self._reads(place), observed, norm)
+        for path in whole:
+            module.get_submodule(path).requires_grad_(True)
+        if config.start_from is not None:
+            self._load(loaded, Path(config.start_from), starting=True)
+
+    def matches(self) -> dict[str, list[str]]:
+        names = dict.fromkeys(place.sublayer for place in self._places)
+        return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
+
+    def reopened(self) -> dict[str, Any]:
+        return super().reopened() | {"start_from": None}  # the run's own adapter has all that came from there
+
+    def save(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
+        head, inside = self._whole(loaded)
+        adapterhub_format.write_tensors(directory, adapterhub_format.WEIGHTS_FILE, self._tensors(loaded.module))
+        adapterhub_format.write_tensors(directory, adapterhub_format.NEW_MODULES_FILE, inside)
+        if head:
+            adapterhub_format.write_tensors(directory, adapterhub_format.HEAD_FILE, head)
+            adapterhub_format.write_head_config(directory, loaded.module, loaded.source)
+        adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source)
+
+    def load(self, loaded: LoadedModel, directory: Path) -> None:
+        """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
+
+        Raises:
+            RunError: the folder is no adapter that can be read.
+            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
+        """
+        self._load(loaded, Path(directory))
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Refuse: the bottleneck's activation has no place in the base's linear maps.
+
+        Raises:
+            NotMergeable: always.
+        """
+        raise NotMergeable(
+            "strategy adapter cannot be merged into its base: between an adapter's two linear maps stands a "
+            f"non-linearity ({self.config.non_linearity}), which no weight of the base can hold. "
+            "Serve the base with the adapter."
+        )
+
+    def _choose(self, module: nn.Module) -> list[Place]:
+        config = self.config
+        places = find(module) if config.places is None else find_named(module, config.places)
+        present = list(dict.fromkeys(place.sublayer for place in places))
+        wanted = config.sublayers or (present if config.places else SUBLAYERS[config.placement])
+        unknown = [name for name in wanted if name not in present]
+        # The placement's own list is a wish: a block of convolutions has no attention.
+        if unknown and (config.sublayers is not None or len(unknown) == len(wanted)):
+            raise NoMatch(
+                f"strategy.sublayers: {unknown[0]!r} is no sublayer of {type(module).__name__}; "
+                f"it has {', '.join(present)}."
+            )
+        last = max(place.layer for place in places)
+        beyond = [layer for layer in config.leave_out if not 0 <= layer <= last]
+        if beyond:
+            raise NoMatch(f"strategy.leave_out: no block {beyond[0]}; the model's blocks are 0 to {last}.")
+        chosen = [place for place in places if place.sublayer in wanted and place.layer not in config.leave_out]
+        if not chosen:
+            raise NoMatch("strategy.leave_out leaves out every block; no adapter remains.")
+        if config.placement == "parallel":
+            _refuse_other_inputs(chosen)
+        return chosen
+
+    def _reads(self, place: Place) -> Reads:
+        reads = READS[self.config.placement]
+        # Only for blocks that are known is it known what h is added to.
+        return "output" if reads == "sum" and (place.named or place.residual is None) else reads
+
+    def _hub_config(self) -> adapterhub_format.HubConfig:
+        config = self.config
+        return adapterhub_format.HubConfig(
+            placement=config.placement,
+            sublayers=sorted({place.sublayer for place in self._places}),
+            reduction_factor=self._reduction_factor(),
+            non_linearity=config.non_linearity,
+            scaling=config.scaling,
+            dropout=config.dropout,
+            leave_out=config.leave_out,
+            init=config.init,
+        )
+
+    def _reduction_factor(self) -> float | dict[str, float]:
+        if self.config.bottleneck is None:
+            return self.config.reduction_factor
+        factors = {str(p.layer): _factor(p.width, self.config.bottleneck) for p in self._places}
+        return next(iter(factors.values())) if len(set(factors.values())) == 1 else factors
+
+    def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the adapters' tensors by AdapterHub's keys."""
+        return {
+            adapterhub_format.key(place.key, name): tensor
+            for place in self._places
+            for name, tensor in module.get_submodule(place.path).bottleneck.named_parameters()
+        }
+
+    def _whole(self, loaded: LoadedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what trains whole, by name: (the head, modules within the base model)."""
+        module = loaded.module
+        prefix = getattr(module, "base_model_prefix", "") or ""
+        base = f"{prefix}." if prefix and hasattr(module, prefix) else None
+        head: dict[str, Tensor] = {}
+        inside: dict[str, Tensor] = {}
+        for path in whole_modules(loaded):
+            for name, tensor in module.get_submodule(path).state_dict().items():
+                full = f"{path}.{name}"
+                (inside if base and full.startswith(base) else head)[full] = tensor
+        return head, inside
+
+    def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
+        """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
+        adapter = adapterhub_format.read_config(directory)
+        for key in ("placement", "non_linearity", "scaling"):
+            ours, theirs = getattr(self.config, key), getattr(adapter, key)
+            if ours != theirs:
+                raise BaseMismatch(
+                    f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
+                    f"{ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
+                )
+        module, origin = loaded.module, str(directory)
+        head, inside = self._whole(loaded)
+        stored_head = adapterhub_format.read_head(directory)
+        stored_inside = adapterhub_format.read_new_modules(directory)
+        if starting and stored_head is None:
+            head = {}
+        if starting and not stored_inside:
+            inside = {}
+        targets = adapterhub_format.without_prefix(self._tensors(module), module) | head | inside
+        tensors = adapterhub_format.read_weights(directory, adapter.name)
+        sources = adapterhub_format.without_prefix(tensors, module) | stored_inside
+        copy_into(targets, sources | _without_the_bases_own(stored_head or {}, head, module, origin), origin)
+
+
+def _without_the_bases_own(
+    stored: dict[str, Tensor], head: dict[str, Tensor], module: nn.Module, origin: str
+) -> dict[str, Tensor]:
+    """Return a stored head without the tensors that do not train here, which must be the base's own.
+
+    The adapters library saves whatever stands on the base model, an output head for language modelling too.
+
+    Raises:
+        BaseMismatch: such a tensor differs from the base's.
+    """
+    own = module.state_dict()
+    others = {name: tensor for name, tensor in stored.items() if name not in head and name in own}
+    for name, tensor in others.items():
+        if not own[name].is_meta and not torch.equal(own[name].cpu(), tensor.to(own[name].dtype)):
+            raise BaseMismatch(
+                f"{origin!r} holds a trained {name!r}, which stays frozen here. Load that adapter with the adapters "
+                "library, or save it without its head."
+            )
+    return {name: tensor for name, tensor in stored.items() if name not in others}
+
+
+def _refuse_other_inputs(places: list[Place]) -> None:
+    """Check that what a parallel adapter reads has the shape of what it is added to."""
+    for place in places:
+        if place.channels_first:
+            why = "is convolutional, and its input may have another shape than its output"
+        elif place.reads not in (0, place.width):
+            why = f"reads {place.reads} channels and gives {place.width}"
+        else:
+            continue
+        raise NoMatch(
+            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
+        )
+
+
+def _make(place: Place, config: AdapterConfig, device: torch.device) -> Bottleneck:
+    size = config.size(place.width, place.layer)
+    # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
+    # holds, because bfloat16 swallows small updates.
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        bottleneck = Bottleneck(
+            place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first
+        )
+        initialise(bottleneck, config.init)
+    return bottleneck.to(device)
+
+
+def _device(part: nn.Module, module: nn.Module) -> torch.device:
+    return next((p.device for p in (*part.parameters(), *module.parameters())), torch.device("cpu"))
+
+
+def _factor(width: int, size: int) -> float:
+    """Return a reduction factor for which width // factor is `size`, whatever the division rounds to."""
+    exact = width / size
+    return exact if int(width // exact) == size else width / (size + 0.5)

@@ -1,0 +1,162 @@
+"""A bottleneck beside one sublayer: h ← h + scaling · up(act(down(x))) (Houlsby et al. 2019, arXiv:1902.00751).
+
+Every placement is this one formula, and only x differs: h itself, the normalised sum of h and the
+residual, or the residual alone. A layer is adapted where it stands: it changes its class to a subclass
+of its own and gains a child, so that base weights keep their names.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import get_activation
+
+Reads = Literal["output", "sum", "residual"]
+"""What a bottleneck reads: h; norm(residual + h); or the residual."""
+
+Init = Literal["identity", "bert", "houlsby"]
+
+
+class Bottleneck(nn.Module):
+    """f(x) = scaling · dropout(up(act(down(x)))), in the dtype of its own weights.
+
+    Args:
+        width: channels of x and of f(x).
+        size: channels between the two maps.
+        non_linearity: transformers' name of the activation, or "leakyrelu".
+        scaling: what f is multiplied by.
+        dropout: probability that an element of f is dropped while training.
+        channels_first: x is (batch, width, height, ...) and the maps are 1×1 convolutions; else (..., width).
+    """
+
+    def __init__(
+        self, width: int, size: int, non_linearity: str, scaling: float, dropout: float, channels_first: bool = False
+    ) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, size)
+        self.up = nn.Linear(size, width)
+        self.activation = nn.LeakyReLU() if non_linearity == "leakyrelu" else get_activation(non_linearity)
+        self.dropout = nn.Dropout(dropout)
+        self.scaling, self.channels_first = scaling, channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = self.down.weight.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(dtype)
+        up = self._map(self.up, self.activation(self._map(self.down, x)))
+        return self.dropout(up * self.scaling)
+
+    def _map(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        if not self.channels_first:
+            return linear(x)
+        # A 1×1 convolution is a linear map of the channels; its weight stays a matrix, as files hold it.
+        return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+
+
+class Residual:
+    """Carries the stream around a sublayer from where it is seen to the adapter; empty before and after."""
+
+    value: Tensor | None = None
+
+    def take(self) -> Tensor:
+        """Return the stream and let go of it, so that no activation outlives the forward pass."""
+        value, self.value = self.value, None
+        if value is None:
+            raise RuntimeError("an adapter ran before the layer whose input it reads; name other places.")
+        return value
+
+
+class AdaptedLayer(nn.Module):
+    """A layer whose (first) output h has a bottleneck added to it."""
+
+    bottleneck: Bottleneck
+    bottleneck_reads: Reads
+    bottleneck_residual: Residual | None  # None: the layer's own input is the residual
+    bottleneck_norm: tuple[nn.Module, ...]  # in a tuple, so that it stays the child of its own parent alone
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        h = output if isinstance(output, Tensor) else output[0]
+        x = h if self.bottleneck_reads == "output" else self._beside(h, args, kwargs)
+        h = h + self.bottleneck(x).to(h.dtype)
+        return h if isinstance(output, Tensor) else (h, *output[1:])
+
+    def _beside(self, h: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        residual = self.bottleneck_residual.take() if self.bottleneck_residual else _first(args, kwargs)
+        if self.bottleneck_reads == "residual":
+            return residual
+        x = h + residual
+        for norm in self.bottleneck_norm:
+            x = norm(x)
+        return x
+
+
+class ObservedLayer(nn.Module):
+    """A layer whose first input is the residual that an adapter reads."""
+
+    observed_residual: Residual
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.observed_residual.value = _first(args, kwargs)
+        return super().forward(*args, **kwargs)
+
+
+def insert(
+    layer: nn.Module,
+    bottleneck: Bottleneck,
+    reads: Reads = "output",
+    observed: nn.Module | None = None,
+    norm: nn.Module | None = None,
+) -> None:
+    """Add a bottleneck to a layer's output.
+
+    Args:
+        layer: the layer whose (first) output is h.
+        bottleneck: f.
+        reads: what f reads.
+        observed: the layer whose first input is the residual; None where that is `layer` itself.
+        norm: what the model applies to h + residual, or None.
+    """
+    layer.__class__ = _subclass(AdaptedLayer, type(layer))
+    layer.bottleneck, layer.bottleneck_reads = bottleneck, reads
+    layer.bottleneck_norm = () if norm is None else (norm,)
+    layer.bottleneck_residual = None
+    if observed is not None and reads != "output":
+        observed.__class__ = _subclass(ObservedLayer, type(observed))
+        layer.bottleneck_residual = observed.observed_residual = Residual()
+
+
+@torch.no_grad()
+def initialise(bottleneck: Bottleneck, init: Init) -> None:
+    """Fill the weights in place; biases start at zero.
+
+    "identity": up is zero, so that the model starts as its base (down as He et al. 2021, arXiv:2110.04366);
+    "bert": both normal with standard deviation 0.02, which changes the base a little from the start;
+    "houlsby": both normal with 0.01, truncated at two deviations (arXiv:1902.00751, §3.1).
+    """
+    nn.init.zeros_(bottleneck.down.bias)
+    nn.init.zeros_(bottleneck.up.bias)
+    if init == "identity":
+        nn.init.kaiming_uniform_(bottleneck.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(bottleneck.up.weight)
+        return
+    for weight in (bottleneck.down.weight, bottleneck.up.weight):
+        if init == "bert":
+            nn.init.normal_(weight, std=0.02)
+        else:
+            nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02)
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+@functools.cache
+def _subclass(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{kind.__name__.removesuffix('Layer')}{base.__name__}", (kind, base), {})

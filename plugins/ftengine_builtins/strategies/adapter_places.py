@@ -1,0 +1,315 @@
+"""Where a model's sublayers are, as data: one row for each kind of block, recognised by the names of its children.
+
+A sublayer computes h, which the model adds to a residual and may normalise: BERT has norm(x + h), GPT-2
+x + h. Whatever is wired so can be adapted; a block of another kind is reached by naming modules in a recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ftengine.errors import NoMatch
+from ftengine_builtins.strategies.adapter_layers import AdaptedLayer
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One sublayer; paths are relative to its block, and "" is the block itself.
+
+    Args:
+        output: the module whose (first) output is h.
+        width: a module whose last linear or convolution says how many channels h has.
+        residual: the module whose first input is the residual; None where h stands alone.
+        norm: what is applied to h + residual; None where nothing is.
+        key: where AdapterHub keeps its adapters.
+    """
+
+    output: str
+    width: str
+    residual: str | None = None
+    norm: str | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A kind of block.
+
+    Args:
+        children: the names of its children, all of them; a block with others is wired in another way.
+        sublayers: by name.
+        optional: children that it may have besides, which change nothing here.
+        key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
+    """
+
+    children: frozenset[str]
+    sublayers: Mapping[str, Sublayer]
+    optional: frozenset[str] = frozenset()
+    key: tuple[str, str] = ("", "")
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _t5(number: int, inner: str) -> Sublayer:
+    layer = f"layer.{number}"
+    return Sublayer(f"{layer}.dropout", f"{layer}.{inner}", f"{layer}.layer_norm", key=layer)
+
+
+BLOCKS = (
+    # BERT, RoBERTa, ELECTRA, DeBERTa, …
+    Block(
+        _names("attention intermediate output"),
+        {
+            "attention": Sublayer(
+                "attention.output.dropout",
+                "attention.output",
+                "attention",
+                "attention.output.LayerNorm",
+                "attention.output",
+            ),
+            "output": Sublayer("output.dropout", "output", "intermediate", "output.LayerNorm", "output"),
+        },
+    ),
+    # DistilBERT
+    Block(
+        _names("attention sa_layer_norm ffn output_layer_norm"),
+        {
+            "attention": Sublayer("attention", "attention", "attention", "sa_layer_norm", "attention_adapters"),
+            "output": Sublayer("ffn", "ffn", "ffn", "output_layer_norm", "output_adapters"),
+        },
+    ),
+    # GPT-2
+    Block(
+        _names("ln_1 attn ln_2 mlp"),
+        {
+            "attention": Sublayer("attn", "attn.c_proj", "ln_1", key="attention_adapters"),
+            "output": Sublayer("mlp", "mlp.c_proj", "ln_2", key="output_adapters"),
+        },
+        optional=_names("crossattention ln_cross_attn"),
+    ),
+    # Llama, Mistral, Qwen, Granite, OLMo, …; with a mixture of experts as well, so the attention says the width
+    Block(
+        _names("self_attn mlp input_layernorm post_attention_layernorm"),
+        {
+            "attention": Sublayer("self_attn", "self_attn.o_proj", "input_layernorm", key="attention_adapters"),
+            "output": Sublayer("mlp", "self_attn.o_proj", "post_attention_layernorm", key="output_adapters"),
+        },
+    ),
+    # T5's decoder, then its encoder
+    Block(
+        _names("layer"),
+        {
+            "attention": _t5(0, "SelfAttention.o"),
+            "cross": _t5(1, "EncDecAttention.o"),
+            "output": _t5(2, "DenseReluDense.wo"),
+        },
+    ),
+    Block(_names("layer"), {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
+    # ViT, DeiT, AST, …, whose blocks transformers 5 renamed; YOLOS and others still have the older form
+    Block(
+        _names("attention layernorm_before layernorm_after mlp dropout"),
+        {
+            "attention": Sublayer("attention", "attention.o_proj", "layernorm_before", key="attention_adapters"),
+            "output": Sublayer("mlp", "mlp.fc2", "layernorm_after", key="output.output_adapters"),
+        },
+        key=(r"layers\.(\d+)$", r"encoder.layer.\1"),
+    ),
+    Block(
+        _names("attention layernorm_before layernorm_after intermediate output"),
+        {
+            "attention": Sublayer("attention", "attention.output", "layernorm_before", key="attention_adapters"),
+            "output": Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
+        },
+    ),
+    # ResNet in transformers; in torchvision and timm
+    Block(_names("shortcut layer activation"), {"output": Sublayer("", "layer")}),
+    Block(
+        _names("conv1 bn1 conv2 bn2"),
+        {"output": Sublayer("", "")},
+        optional=_names("conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place for an adapter in a model.
+
+    Args:
+        sublayer: its kind: "attention", "output", "cross", or the recipe's name.
+        path: the module whose (first) output is h.
+        layer: number of the block, from 0; as AdapterHub counts, through encoder and decoder.
+        width: channels of h.
+        key: where AdapterHub keeps the adapter.
+        channels_first: h is (batch, width, height, ...).
+        residual: the module whose first input is the residual, or None where h stands alone.
+        norm: what is applied to h + residual, or None.
+        named: the recipe names it: whether the residual is what h is added to is not known.
+        reads: channels of the residual where the recipe names the place; 0 if unknown.
+    """
+
+    sublayer: str
+    path: str
+    layer: int
+    width: int
+    key: str
+    channels_first: bool = False
+    residual: str | None = None
+    norm: str | None = None
+    named: bool = False
+    reads: int = 0
+
+
+def find(module: nn.Module) -> list[Place]:
+    """Find the places of a model whose kind of block is known.
+
+    Raises:
+        NoMatch: no block of it is; the message shows what could be named instead.
+    """
+    modules = dict(module.named_modules())
+    found: list[Place] = []
+    layer = 0
+    for path, part in modules.items():
+        block = next((block for block in BLOCKS if _is_block(block, part)), None)
+        if block is None:
+            continue
+        for name, sublayer in block.sublayers.items():
+            full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
+            key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
+            width, channels_first = _width(part.get_submodule(sublayer.width))
+            found.append(Place(name, full["output"], layer, width, key, channels_first, full["residual"], full["norm"]))
+        layer += 1
+    if not found:
+        raise NoMatch(
+            f"strategy adapter does not know where the sublayers of {type(module).__name__} are. Name the modules "
+            "after which adapters go by regular expressions for whole paths, e.g. "
+            f"{_example(module)}.{_repeated(module)}"
+        )
+    _refuse_obstacles(module, found)
+    return found
+
+
+def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
+    """Find the places that a recipe names: each module whose whole path a pattern matches.
+
+    Raises:
+        NoMatch: a pattern matches no module, a module within another match, or one without a known width.
+    """
+    modules = dict(module.named_modules())
+    found: list[Place] = []
+    for name, pattern in patterns.items():
+        paths = [path for path in modules if path and re.fullmatch(pattern, path)]
+        if not paths:
+            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.6)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise NoMatch(
+                f"strategy.places.{name}: {pattern!r} matches no module of {type(module).__name__}.{hint}"
+                f"{_repeated(module)} A pattern is a regular expression for the whole path."
+            )
+        for layer, path in enumerate(paths):
+            outer = next((other for other in paths if path.startswith(f"{other}.")), None)
+            if outer is not None:
+                raise NoMatch(
+                    f"strategy.places.{name}: {pattern!r} matches {outer!r} and {path!r} inside of it. "
+                    "Write a pattern that ends at one of them."
+                )
+            width, channels_first = _width(modules[path])
+            if not width:
+                raise NoMatch(
+                    f"strategy.places.{name}: {pattern!r} matches {path!r}, a {type(modules[path]).__name__} without a "
+                    "linear layer or convolution, so its width is unknown. Name the module around it."
+                )
+            reads = _input_width(modules[path])
+            found.append(Place(name, path, layer, width, path, channels_first, path, named=True, reads=reads))
+    _refuse_obstacles(module, found)
+    return found
+
+
+def _is_block(block: Block, part: nn.Module) -> bool:
+    names = {name for name, _ in part.named_children()}
+    if not block.children <= names <= block.children | block.optional:
+        return False
+    paths = dict(part.named_modules())
+    return all(
+        at in paths
+        for sublayer in block.sublayers.values()
+        for at in (sublayer.output, sublayer.width, sublayer.residual, sublayer.norm)
+        if at is not None
+    )
+
+
+def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
+    times = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
+    for path in _paths(places):
+        part = module.get_submodule(path)
+        if isinstance(part, AdaptedLayer):
+            why = "has an adapter already"
+        elif times[id(part)] > 1:
+            why = "is one module under several names, so that one adapter would act in several places"
+        elif "forward" in vars(part):
+            why = "has its forward replaced on the instance, as accelerate's device_map does; load on one device"
+        else:
+            continue
+        raise NoMatch(f"strategy adapter: {path!r}, a {type(part).__name__}, {why}.")
+    repeated = [path for path, count in Counter(place.path for place in places).items() if count > 1]
+    if repeated:
+        raise NoMatch(f"strategy.places: {repeated[0]!r} is matched by more than one pattern; one adapter fits there.")
+
+
+def _paths(places: Iterable[Place]) -> list[str]:
+    paths = [path for place in places for path in (place.path, place.residual) if path is not None]
+    return list(dict.fromkeys(paths))
+
+
+def _width(part: nn.Module) -> tuple[int, bool]:
+    """Return (channels of what a module computes, whether they come first), by its last layer; 0 if unknown."""
+    width, channels_first = 0, False
+    for layer in part.modules():
+        channels_first |= isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        own = layer.nf if isinstance(layer, Conv1D) else getattr(layer, "out_features", None)
+        own = getattr(layer, "out_channels", None) if own is None else own
+        width = own if isinstance(own, int) else width
+    return width, channels_first
+
+
+def _input_width(part: nn.Module) -> int:
+    """Return the channels that a module's first layer takes; 0 if unknown."""
+    for layer in part.modules():
+        own = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
+        if isinstance(own, int):
+            return own
+    return 0
+
+
+def _join(path: str, inner: str) -> str:
+    return ".".join(filter(None, (path, inner)))
+
+
+def _candidates(module: nn.Module) -> list[str]:
+    """Return patterns of the modules that stand one below a numbered block and have a width."""
+    patterns = Counter(
+        re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
+        for path, part in module.named_modules()
+        if re.search(r"\.\d+\.[^.]*[^.\d][^.]*$", path) and _width(part)[0]
+    )
+    return list(patterns)
+
+
+def _repeated(module: nn.Module) -> str:
+    shown = _candidates(module)
+    listed = ", ".join(map(repr, shown[:8]))
+    return f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
+
+
+def _example(module: nn.Module) -> str:
+    shown = _candidates(module)
+    return f"strategy.places={{output: '{shown[-1] if shown else '.*mlp'}'}}"

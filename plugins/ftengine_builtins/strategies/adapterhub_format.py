@@ -1,0 +1,241 @@
+"""AdapterHub's files for bottleneck adapters, as the adapters library 1.x writes and reads them.
+
+adapter_config.json and adapter.safetensors; head_config.json and model_head.safetensors for a head that
+trains. What else trains, within the base model, is in new_modules.safetensors, a file of ftengine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftengine.errors import RunError
+from ftengine.parameters import read_tensors, save_tensors
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE, PICKLE_FILE = "adapter.safetensors", "pytorch_adapter.bin"
+HEAD_CONFIG_FILE = "head_config.json"
+HEAD_FILE, HEAD_PICKLE_FILE = "model_head.safetensors", "pytorch_model_head.bin"
+NEW_MODULES_FILE = "new_modules.safetensors"
+NAME = "ftengine"
+"""The adapter's name inside the files; the library takes it over on loading, or another with load_as."""
+VERSION = "adapters.1.3.0"
+"""The version of the library whose files these are."""
+
+SUBLAYERS = {"attention": "mh_adapter", "output": "output_adapter", "cross": "cross_adapter"}
+"""AdapterHub's switches, by kind of sublayer."""
+
+INIT = {"identity": "mam_adapter", "bert": "bert", "houlsby": "houlsby"}
+"""AdapterHub's names of the initialisations."""
+
+# What every adapter has that ftengine computes; a file that says otherwise describes another function.
+_FIXED = {
+    "original_ln_after": True,
+    "residual_before_ln": True,
+    "ln_before": False,
+    "ln_after": False,
+    "use_gating": False,
+    "phm_layer": False,
+    "inv_adapter": None,
+    "stochastic_depth": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """What adapter_config.json says of a bottleneck adapter; names are the recipe's.
+
+    Args:
+        placement: "houlsby", "pfeiffer" or "parallel": what the bottlenecks read.
+        sublayers: where they are.
+        reduction_factor: width divided by the bottleneck's size; by layer, with "default", where it differs.
+        non_linearity, scaling, dropout, leave_out: as in the recipe.
+        init: the recipe's name, or None for another.
+        name: the adapter's name inside the weights' keys.
+    """
+
+    placement: str
+    sublayers: list[str]
+    reduction_factor: float | dict[str, float]
+    non_linearity: str
+    scaling: float
+    dropout: float = 0.0
+    leave_out: list[int] = field(default_factory=list)
+    init: str | None = None
+    name: str = NAME
+
+
+def read_config(directory: Path) -> HubConfig:
+    """Read adapter_config.json.
+
+    Raises:
+        RunError: it is missing, describes something else, or uses an option that ftengine does not have.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a folder of an AdapterHub adapter has one.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that AdapterHub wrote.") from None
+    if isinstance(content, dict) and "peft_type" in content:
+        raise RunError(f"{str(file)!r} is PEFT's ({content['peft_type']}), not AdapterHub's. Use strategy lora for it.")
+    config = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(config, dict) or not isinstance(content.get("name"), str) or "version" not in content:
+        raise RunError(
+            f"{str(file)!r} lacks config, name or version, which AdapterHub writes since version 1. "
+            "Load an older adapter with the adapters library and save it again."
+        )
+    if config.get("architecture") is not None:
+        raise RunError(f"{str(file)!r} describes {config['architecture']!r}; strategy adapter is for bottlenecks.")
+    _refuse_unsupported(config, file)
+    return _parsed(config, content["name"], file)
+
+
+def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str) -> None:
+    """Write adapter_config.json.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    entries = {
+        **_FIXED,
+        **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
+        "original_ln_before": config.placement == "pfeiffer",
+        "is_parallel": config.placement == "parallel",
+        "adapter_residual_before_ln": False,
+        "reduction_factor": config.reduction_factor,
+        "non_linearity": config.non_linearity,
+        "scaling": float(config.scaling),  # the library asks for a float, and takes no integer
+        "dropout": config.dropout,
+        "leave_out": list(config.leave_out),
+        "init_weights": INIT.get(config.init or "", "bert"),
+    }
+    _write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
+
+
+def write_head_config(directory: Path, module: nn.Module, source: str) -> None:
+    """Write head_config.json, for a head that is part of the model's class."""
+    config: Any = getattr(module, "config", None)
+    labels = getattr(config, "label2id", None) or {}
+    head = {"config": None, "name": None, "label2id": labels, "num_labels": getattr(config, "num_labels", len(labels))}
+    _write_json(Path(directory) / HEAD_CONFIG_FILE, {**_about(module, source), **head})
+
+
+def key(location: str, inner: str, name: str = NAME) -> str:
+    """Return AdapterHub's key of an adapter's tensor; `inner` is its name here, e.g. "down.weight"."""
+    inner = inner.replace("down.", "adapter_down.0.").replace("up.", "adapter_up.")
+    return f"{location}.adapters.{name}.{inner}"
+
+
+def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
+    """Read the adapter's tensors, with the adapter's name replaced by `NAME`.
+
+    Raises:
+        RunError: the file is missing or damaged, or a pickle that holds more than tensors.
+    """
+    tensors = _read(Path(directory), WEIGHTS_FILE, PICKLE_FILE)
+    return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
+
+
+def read_head(directory: Path) -> dict[str, Tensor] | None:
+    """Read the head's tensors, or None where the folder has none."""
+    directory = Path(directory)
+    if not (directory / HEAD_FILE).exists() and not (directory / HEAD_PICKLE_FILE).exists():
+        return None
+    return _read(directory, HEAD_FILE, HEAD_PICKLE_FILE)
+
+
+def read_new_modules(directory: Path) -> dict[str, Tensor]:
+    """Read what trains within the base model; empty where the folder has none."""
+    file = Path(directory) / NEW_MODULES_FILE
+    return read_tensors(file) if file.exists() else {}
+
+
+def write_tensors(directory: Path, file: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors in float32; no file for none."""
+    if tensors:
+        save_tensors({key: tensor.float() for key, tensor in tensors.items()}, Path(directory) / file)
+
+
+def without_prefix(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Leave the base model's name out of keys: a bare BertModel's files lack what a classifier's have."""
+    prefix = getattr(module, "base_model_prefix", "") or ""
+    pattern = re.compile(rf"^{re.escape(prefix)}\." if prefix else r"^\b\B")
+    return {pattern.sub("", key): tensor for key, tensor in tensors.items()}
+
+
+def _read(directory: Path, safe: str, pickled: str) -> dict[str, Tensor]:
+    if (directory / safe).exists() or not (directory / pickled).exists():
+        return read_tensors(directory / safe)
+    file = directory / pickled
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{str(file)!r} is no plain pickle of tensors: {first} Save it as safetensors where you trust it: "
+            "model.save_adapter(folder, name, use_safetensors=True)."
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise RunError(f"{str(file)!r} holds no tensors by name. It must be the file that AdapterHub wrote.")
+    return tensors
+
+
+def _about(module: nn.Module, source: str) -> dict[str, Any]:
+    config: Any = getattr(module, "config", None)
+    return {
+        "model_type": getattr(config, "model_type", None),
+        "hidden_size": getattr(config, "hidden_size", None),
+        "model_name": source,
+        "model_class": type(module).__name__,
+        "version": VERSION,
+    }
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    try:
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
+
+
+def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
+    used = {key: config[key] for key, value in _FIXED.items() if key in config and config[key] != value}
+    if isinstance(config.get("scaling", 1.0), str):
+        used["scaling"] = config["scaling"]  # "learned", "channel"
+    if config.get("is_parallel") and config.get("original_ln_before"):
+        used["original_ln_before"] = True
+    if used:
+        shown = ", ".join(f"{key}={value!r}" for key, value in sorted(used.items()))
+        raise RunError(f"{str(file)!r} uses what strategy adapter does not have: {shown}.")
+
+
+def _parsed(config: Mapping[str, Any], name: str, file: Path) -> HubConfig:
+    placement = "parallel" if config.get("is_parallel") else "houlsby"
+    initialisations = {theirs: ours for ours, theirs in INIT.items()}
+    factor = config.get("reduction_factor")
+    try:
+        return HubConfig(
+            placement="pfeiffer" if config.get("original_ln_before") else placement,
+            sublayers=[kind for kind, switch in SUBLAYERS.items() if config.get(switch)],
+            reduction_factor={k: float(v) for k, v in factor.items()} if isinstance(factor, dict) else float(factor),
+            non_linearity=str(config["non_linearity"]).lower(),
+            scaling=float(config.get("scaling", 1.0)),
+            dropout=float(config.get("dropout", 0.0)),
+            leave_out=[int(layer) for layer in config.get("leave_out") or []],
+            init=initialisations.get(config.get("init_weights", "bert")),
+            name=name,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{str(file)!r} has no usable value for a field ({error}); it must be as AdapterHub wrote it."
+        ) from None

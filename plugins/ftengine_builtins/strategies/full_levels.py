@@ -1,0 +1,126 @@
+"""How deep each parameter lies: embeddings below, numbered blocks above one another, the head on top.
+
+Found from the module tree alone, so that no architecture needs a description: a stack of blocks is a
+numbered sequence of modules, and what the model defines before it feeds it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine.errors import RecipeError
+
+EMBEDDINGS = 0
+"""The level of what comes before the blocks."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The level of each parameter.
+
+    Args:
+        of: level by parameter name; blocks are 1 to `blocks` from the bottom, the head is `blocks` + 1.
+        blocks: blocks in the deepest stack.
+        output: name of the output matrix, which may be the embeddings' as well (tied).
+        new_head: whether the head was initialised afresh.
+    """
+
+    of: Mapping[str, int]
+    blocks: int
+    output: frozenset[str] = field(default_factory=frozenset)
+    new_head: bool = False
+
+    @property
+    def head(self) -> int:
+        return self.blocks + 1
+
+
+def find_levels(loaded: LoadedModel) -> Levels:
+    """Find the level of every parameter.
+
+    Stacks beside one another (encoder and decoder) end at the same level: the distance from the top is
+    what counts (Raffel et al. 2020, §3.5.1). A ResNet's blocks are its stages.
+
+    Raises:
+        RecipeError: the model has no numbered blocks.
+    """
+    module = loaded.module
+    stacks = block_stacks(module)
+    if not stacks:
+        raise RecipeError(
+            f"strategy.layer_decay and strategy.unfreeze_every need layers, but {type(module).__name__} has no "
+            "numbered blocks (such as encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any "
+            "name."
+        )
+    blocks = max(map(len, stacks))
+    level_of_block = {path: blocks - len(stack) + 1 + i for stack in stacks for i, path in enumerate(stack)}
+    levels: dict[str, int] = {}
+    met = False
+    for name, _ in module.named_parameters():
+        inside = next((level_of_block[path] for path in _parents(name) if path in level_of_block), None)
+        if any(path in loaded.new_modules for path in _parents(name)):
+            levels[name] = blocks + 1
+        elif inside is not None:
+            levels[name] = inside
+            met = True
+        else:
+            # Modules are defined in the order in which they compute, but for embeddings of a decoder.
+            levels[name] = blocks + 1 if met and "embed" not in name.lower() else EMBEDDINGS
+    return Levels(levels, blocks, _output_names(module), bool(loaded.new_modules))
+
+
+def block_stacks(module: nn.Module, prefix: str = "") -> list[list[str]]:
+    """Return the outermost numbered sequences of blocks, each as module paths from the bottom up.
+
+    Numbers are a list's indices (`layers.0`) or endings of names (`layer1`). The members are of one
+    class, or each made of modules itself; where only single layers are numbered, those are taken.
+    """
+    stacks = _stacks(module, prefix)
+    composite = [stack for stack in stacks if any(_is_composite(module.get_submodule(path)) for path in stack)]
+    return composite or stacks
+
+
+def _stacks(module: nn.Module, prefix: str) -> list[list[str]]:
+    children = {name: child for name, child in module.named_children() if _has_parameters(child)}
+    sequences: dict[str, list[str]] = {}
+    for name in children:
+        stem = re.fullmatch(r"(.*?)\d+", name)
+        if stem:
+            sequences.setdefault(stem[1], []).append(name)
+    found, taken = [], set()
+    for names in sequences.values():
+        members = [children[name] for name in names]
+        alike = len({type(member) for member in members}) == 1
+        several = len(members) > 1 and (alike or all(map(_is_composite, members)))
+        if several or isinstance(module, nn.ModuleList):
+            found.append([f"{prefix}{name}" for name in names])
+            taken.update(names)
+    for name, child in children.items():
+        if name not in taken:
+            found += _stacks(child, f"{prefix}{name}.")
+    return found
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return any(map(_has_parameters, module.children()))
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _parents(name: str) -> list[str]:
+    """Return the paths of the modules around a parameter, the outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _output_names(module: nn.Module) -> frozenset[str]:
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    weight = getattr(head, "weight", None)
+    return frozenset(name for name, parameter in module.named_parameters() if parameter is weight)

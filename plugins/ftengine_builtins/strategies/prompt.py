@@ -1,0 +1,104 @@
+"""Prompt tuning: vectors before the token embeddings are all that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+from ftengine.api import LoadedModel
+from ftengine_builtins.strategies import prompt_format
+from ftengine_builtins.strategies.prompt_base import VirtualTokenOptions, VirtualTokenStrategy
+from ftengine_builtins.strategies.prompt_format import EMBEDDINGS, PromptConfig
+from ftengine_builtins.strategies.prompt_initial import starting_vectors
+from ftengine_builtins.strategies.prompt_stack import (
+    Prompted,
+    PromptedMemory,
+    become,
+    is_encoder_decoder,
+)
+
+
+class PromptOptions(VirtualTokenOptions):
+    """Options of prompt tuning."""
+
+    peft_type = "PROMPT_TUNING"
+
+    init: Literal["vocabulary", "text", "random"] = Field(
+        "vocabulary",
+        description="what virtual tokens start as: tokens drawn from the vocabulary, a text, or normal random "
+        "vectors of the embeddings' scale",
+    )
+    lr_ratio: float = Field(
+        50.0, gt=0, allow_inf_nan=False, description="learning rate of virtual tokens over train.learning_rate"
+    )
+
+
+class Prompt(VirtualTokenStrategy):
+    """Virtual tokens before every input, of a frozen model (prompt tuning, Lester et al. 2021, arXiv:2104.08691).
+
+    They go before the encoder's input where a model has an encoder and a decoder. Unlike a LoRA, a prompt changes
+    the outputs before the first step.
+    """
+
+    name = "prompt"
+    Config = PromptOptions
+    citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
+
+    def stack(self, loaded: LoadedModel) -> Any:
+        within = super().stack(loaded)
+        return loaded.module if _pools_all_positions(loaded) else within
+
+    def enter(self, loaded: LoadedModel, stack: Any) -> None:
+        config, embedding = self.config, stack.get_input_embeddings()
+        vectors = starting_vectors(loaded, embedding, config.init, config.text, config.virtual_tokens)
+        stack.prompt_embeddings = nn.Parameter(vectors)
+        both = is_encoder_decoder(loaded.module)
+        stack.keeps_prompt = both or _pools_all_positions(loaded)
+        become(stack, Prompted)
+        if both:
+            decoder = loaded.module.get_decoder()
+            decoder.virtual_tokens = config.virtual_tokens
+            become(decoder, PromptedMemory)
+
+    def save(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write a PEFT prompt: adapter_config.json and adapter_model.safetensors."""
+        vectors = _stack(loaded).prompt_embeddings
+        prompt_format.write(loaded, directory, _described(loaded, vectors), vectors)
+
+    def load(self, loaded: LoadedModel, directory: Path) -> None:
+        """Read a PEFT prompt, trained here or by PEFT, into a prepared model.
+
+        Raises:
+            RunError: the folder is no prompt that can be read.
+            BaseMismatch: number or width of the virtual tokens differ, or keys are missing or unexpected.
+        """
+        vectors = _stack(loaded).prompt_embeddings
+        config, tensors = prompt_format.read(directory, _described(loaded, vectors))
+        if config.num_transformer_submodules == 2 and is_encoder_decoder(loaded.module) and EMBEDDINGS in tensors:
+            # PEFT makes a second half for the decoder, and never uses it.
+            tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(vectors)]
+        prompt_format.fill(loaded, vectors, tensors, str(directory))
+
+
+def _stack(loaded: LoadedModel) -> Prompted:
+    return next(module for module in loaded.module.modules() if isinstance(module, Prompted))
+
+
+def _described(loaded: LoadedModel, vectors: nn.Parameter) -> PromptConfig:
+    config: Any = loaded.module.config
+    config = config.get_text_config()
+    return PromptConfig(PromptOptions.peft_type, *vectors.shape, config.num_hidden_layers, config.num_attention_heads)
+
+
+def _pools_all_positions(loaded: LoadedModel) -> bool:
+    """Say whether a classifier's pooling is to see the prompt as well, as in PEFT: those on encoders.
+
+    They read the first position, or a mean by the attention mask. Those on decoders look for the last token by its
+    place among the input_ids.
+    """
+    classifies = loaded.head == "sequence-classification" and not is_encoder_decoder(loaded.module)
+    return classifies and type(loaded.module.config) in MODEL_FOR_MASKED_LM_MAPPING

@@ -1,0 +1,117 @@
+"""What prompt tuning and prefix tuning share: options, preparing, and rates of learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.errors import NotMergeable, RecipeError
+from ftengine.parameters import default_param_groups
+from ftengine_builtins.strategies import prompt_format
+from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
+from ftengine_builtins.strategies.targets import whole_modules
+
+
+class VirtualTokenOptions(Config):
+    """Options that both have."""
+
+    peft_type: ClassVar[str]
+    """What PEFT calls it."""
+
+    virtual_tokens: int = Field(20, ge=1, description="number of virtual tokens before every input")
+    init: str
+    lr_ratio: float
+    text: str | None = Field(
+        None, min_length=1, description="the text that init: text starts from, repeated or cut to virtual_tokens"
+    )
+    start_from: str | None = Field(
+        None, description="folder of a PEFT adapter of the same kind to continue; it sets virtual_tokens"
+    )
+
+    @model_validator(mode="after")
+    def _text_goes_with_its_init(self) -> VirtualTokenOptions:
+        if (self.text is not None) != (self.init == "text"):
+            raise RecipeError(
+                f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. A text goes with init: text, "
+                "and that needs one; give both or neither."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _follow_start_from(self) -> VirtualTokenOptions:
+        if self.start_from is None:
+            return self
+        there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
+        if "virtual_tokens" in self.model_fields_set and self.virtual_tokens != there:
+            raise RecipeError(
+                f"strategy.virtual_tokens is {self.virtual_tokens}, but the adapter in strategy.start_from "
+                f"({self.start_from!r}) has {there}. Leave virtual_tokens out, or start without that adapter."
+            )
+        self.virtual_tokens = there
+        return self
+
+
+class VirtualTokenStrategy(Strategy):
+    """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
+
+    def stack(self, loaded: LoadedModel) -> Any:
+        """Return the module that virtual tokens enter.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        return text_stack(loaded, self.name)
+
+    def enter(self, loaded: LoadedModel, stack: Any) -> None:
+        """Put virtual tokens into a stack."""
+        raise NotImplementedError
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        count, limit = self.config.virtual_tokens, loaded.max_length
+        stack = self.stack(loaded)
+        require_fit(stack, self.name)
+        if limit is not None and limit - count < 2:
+            raise RecipeError(
+                f"strategy.virtual_tokens {count} leave no room for a text: {loaded.source!r} reads {limit} tokens. "
+                f"Allowed: 1 to {limit - 2}."
+            )
+        self.enter(loaded, stack)
+        loaded.module.requires_grad_(False)
+        for parameter in stack.virtual_parameters():
+            parameter.requires_grad_(True)
+        for path in whole_modules(loaded):
+            loaded.module.get_submodule(path).requires_grad_(True)
+        if self.config.start_from is not None:
+            self.load(loaded, Path(self.config.start_from))
+        if limit is not None:
+            loaded.max_length = limit - count
+
+    def reopened(self) -> dict[str, Any]:
+        # The run's own adapter has the number of virtual tokens and all that came from start_from.
+        return self.config.model_dump(mode="json") | {"start_from": None}
+
+    def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Group trainable parameters: virtual tokens at `lr_ratio` times the rate, a fresh head at the rate itself."""
+        stacks = [module for module in model.modules() if isinstance(module, VirtualTokens)]
+        fast = {id(parameter) for stack in stacks for parameter in stack.virtual_parameters()}
+        groups = []
+        for group in default_param_groups(model, learning_rate, weight_decay):
+            for rate, is_fast in ((learning_rate * self.config.lr_ratio, True), (learning_rate, False)):
+                members = [parameter for parameter in group["params"] if (id(parameter) in fast) is is_fast]
+                groups += [group | {"params": members, "lr": rate}] if members else []
+        return groups
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Refuse: there is no weight to merge into.
+
+        Raises:
+            NotMergeable: always.
+        """
+        raise NotMergeable(
+            f"strategy {self.name} cannot be merged into its base: virtual tokens are part of the input, and no weight "
+            "of the base holds them. Serve the base with the adapter folder, which PEFT loads."
+        )

@@ -1,0 +1,119 @@
+"""Classification of images, and regression on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ftengine.api import Batch, Config, Example, Features, LoadedModel
+from ftengine.errors import DataError, SourceError
+from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
+from ftengine_builtins.tasks.pixels import check_image, image_identity, place_of, read_image
+
+PROBES = 4
+"""Images of the batch that merging compares outputs on."""
+
+
+class ImageClassificationConfig(LabelledConfig):
+    """Options of task image-classification."""
+
+    image: str = Field("image", min_length=1, description="column of the image: a path, or an image's bytes")
+
+
+class ImageClassification(LabelledTask):
+    """Give an image one label, several labels, or a number.
+
+    Data is a folder with a subfolder of images for each label, or rows with an image (a path relative to the
+    data file, or bytes) and a label. Images are resized and normalised as the model's own processor says, and
+    not augmented. Label ids follow the sorted names.
+    """
+
+    name = "image-classification"
+    head = "image-classification"
+    unit = "images"
+    Config = ImageClassificationConfig
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self.paths = (self.config.image,)
+
+    def columns(self) -> dict[str, str | None]:
+        return {"image": self.config.image, "label": self.config.label}
+
+    def identity(self, example: Example) -> Any:
+        """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
+        return image_identity(example.get(self.config.image))
+
+    def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
+        """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
+        value = example.get(self.config.image)
+        image = read_image(value, self.config.image, _mode(processor))
+        return {
+            "pixel_values": _pixels(processor, image),
+            "shown": f"{place_of(value)} ({image.width} × {image.height})",
+            "length": 1,
+            "truncated": False,
+        }
+
+    def stack(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Stack pixel_values to (examples, channels, height, width).
+
+        Raises:
+            DataError: the processor leaves images at different sizes.
+        """
+        shapes = sorted({tuple(f["pixel_values"].shape) for f in features})
+        if len(shapes) > 1:
+            raise DataError(
+                f"the model's processor leaves images at different sizes, such as {shapes[0]} and {shapes[-1]}. "
+                "Set a fixed size (size, do_resize, do_center_crop) in its preprocessor_config.json."
+            )
+        return {"pixel_values": torch.stack([f["pixel_values"] for f in features])}
+
+    def call(self, model: nn.Module, inputs: Batch) -> Any:
+        """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
+        name = getattr(model, "main_input_name", None)
+        pixels = inputs["pixel_values"]
+        return model(**{name: pixels}) if name else model(pixels)
+
+    def probe(self, loaded: LoadedModel) -> Batch:
+        """Return images of random noise, resized and normalised like any other."""
+        from PIL import Image
+
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(256, (PROBES, 256, 256, 3), generator=generator, dtype=torch.uint8)
+        images = [Image.fromarray(x.numpy()).convert(_mode(loaded.processor)) for x in noise]
+        return {"pixel_values": torch.stack([_pixels(loaded.processor, image) for image in images])}
+
+    def check_input(self, example: Example) -> None:
+        """Refuse a row whose image is missing or of no format that is read; damage inside is found when it is read."""
+        check_image(example.get(self.config.image), self.config.image)
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Return the image's path and sizes, and what the model is to answer."""
+        shape = " × ".join(map(str, features["pixel_values"].shape))
+        return [(f"{features['shown']} as {shape} ", False), (self.answer(features["label"]), True)]
+
+
+def _mode(processor: Any) -> str:
+    """Return PIL's mode for the channels that a processor normalises."""
+    mean = getattr(processor, "image_mean", None)
+    return "L" if isinstance(mean, (list, tuple)) and len(mean) == 1 else "RGB"
+
+
+def _pixels(processor: Any, image: Any) -> Tensor:
+    """Return one image as the model takes it.
+
+    Raises:
+        SourceError: the model came without an image processor.
+    """
+    if not callable(processor) or hasattr(processor, "get_vocab"):
+        raise SourceError(
+            f"the model came with {type(processor).__name__ if processor is not None else 'no processor'}, and images "
+            "need an image processor. Put its preprocessor_config.json into the model's folder; where there is a "
+            "tokenizer as well, set model.loader.processor=image."
+        )
+    return processor(images=image, return_tensors="pt")["pixel_values"][0]

@@ -1,0 +1,118 @@
+"""Images of rows: from a path or from bytes to pixels, or to an error that says what is wrong with which file."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ftengine.errors import DataError, InputError
+from ftengine_builtins.tasks.shown import shown
+
+ALLOWED = "it must be the path of an image, an image's bytes, or {bytes, path} as the hub's data sets have it"
+
+
+def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
+    """Return a row's image as PIL has it, upright and in one mode.
+
+    Args:
+        value: a path, bytes, {bytes, path}, or an image of PIL.
+        column: where it stands, for the message.
+        mode: "RGB", or "L" for models of one channel.
+
+    Raises:
+        DataError: it is missing or no image, or is cut off; the message names the file.
+        InputError: Pillow is not installed.
+    """
+    from PIL import ImageOps
+
+    with _opened(value, column) as image:
+        return _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
+
+
+def check_image(value: Any, column: str) -> None:
+    """Look at an image's header alone: it is there, and of a format that is read.
+
+    Raises:
+        DataError, InputError: as `read_image`.
+    """
+    with _opened(value, column):
+        pass
+
+
+@contextmanager
+def _opened(value: Any, column: str) -> Iterator[Any]:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError("reading images needs Pillow, which is not installed: pip install pillow.") from None
+    file, name = (None, "the image") if isinstance(value, Image.Image) else _source(value, column)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice about metadata, and about images that are large
+            if file is None:
+                yield value
+                return
+            with Image.open(file) as image:
+                yield image
+    except FileNotFoundError:
+        raise DataError(f"`{column}`: there is no file {name}.") from None
+    # Decoders answer damaged files with errors of every class; each means that this image cannot be read.
+    except Exception as error:
+        raise DataError(f"`{column}`: {name} is no image that can be read: {_cause(error)}.") from None
+
+
+def image_identity(value: Any) -> Any:
+    """Return a hash of an image's bytes; of what cannot be read, the value itself."""
+    try:
+        file, _ = _source(value, "")
+        content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    except (DataError, OSError, ValueError):
+        return shown(value)
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def place_of(value: Any) -> str:
+    """Return what a reader may call an image: its path, where there is one."""
+    path = value.get("path") if isinstance(value, Mapping) else value
+    return str(path) if isinstance(path, (str, Path)) and path else "image"
+
+
+def _source(value: Any, column: str) -> tuple[Any, str]:
+    """Return an image's path or open bytes, and what to call it."""
+    name = "the image"
+    if isinstance(value, Mapping):
+        value, path = value.get("bytes"), value.get("path")
+        value = path if value is None else value
+        name = repr(str(path)) if path else name
+    if isinstance(value, bytes):
+        return io.BytesIO(value), name
+    if isinstance(value, (str, Path)) and str(value).strip():
+        return Path(value), repr(str(value))
+    raise DataError(f"`{column}` is {shown(value)}; {ALLOWED}.")
+
+
+def _eight_bit(image: Any) -> Any:
+    """Scale 16-bit grey down: `convert` would cut everything above 255 to white.
+
+    Raises:
+        ValueError: values have no known range.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        import numpy as np
+
+        return Image.fromarray((np.asarray(image).astype("uint16") >> 8).astype("uint8"))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; save it with 8 bits")
+    return image
+
+
+def _cause(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

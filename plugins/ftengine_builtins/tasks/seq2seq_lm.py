@@ -1,0 +1,153 @@
+"""Sequence to sequence: an encoder reads a prompt, a decoder writes its completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine_builtins.tasks.generation import GenerationOptions, generate, stop_tokens
+from ftengine_builtins.tasks.language_rows import check_pairs, read_text
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
+
+DEFAULT_MAX_LENGTH = 512
+
+
+class Seq2SeqLMConfig(Config):
+    """Options of task seq2seq-lm."""
+
+    prefix: str = Field("", description="text in front of every prompt, as T5 expects it: 'summarize: '")
+    max_length: int | None = Field(
+        None, ge=2, description=f"longest prompt in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+    )
+    max_completion_length: int | None = Field(
+        None,
+        ge=1,
+        description=f"longest completion in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less",
+    )
+
+
+class Seq2SeqLM(Task):
+    """Turn one text into another with an encoder-decoder (T5, BART, …): translation, summaries, answers.
+
+    A row has `prompt` and `completion`. The encoder reads the prompt with the special tokens of the model's
+    tokenizer; the completion, with the token that ends it, is all that is trained on.
+    """
+
+    name = "seq2seq-lm"
+    head = "seq2seq-lm"
+    Config = Seq2SeqLMConfig
+    default_evaluators = ("perplexity",)
+    predicts = frozenset({"loss", "tokens"})
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self._loss = TokenLoss(ahead=0)
+
+    def check(self, columns: Sequence[str]) -> None:
+        check_pairs(columns)
+
+    def identity(self, example: Example) -> Any:
+        """Two rows are duplicates when prompt and completion are equal; other columns do not count."""
+        return [example.get("prompt"), example.get("completion")]
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return input_ids of the prompt and labels of the completion, each with its own limit.
+
+        `length` counts both, `weight` the labels. A completion that is cut loses the token that ends it.
+        """
+        ids, cut = self._prompt(example, processor, max_length)
+        limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
+        labels = _ended(processor(text_target=read_text(example, "completion"), verbose=False)["input_ids"], processor)
+        return {
+            "input_ids": ids,
+            "labels": labels[:limit],
+            "length": len(ids) + len(labels[:limit]),
+            "longest": max(len(ids), len(labels[:limit])),
+            "weight": len(labels[:limit]),
+            "truncated": cut or len(labels) > limit,
+        }
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad on the right; input_ids and attention_mask are (examples, longest prompt), labels as wide as theirs."""
+        ids = [f["input_ids"] for f in features]
+        return {
+            "input_ids": pad(ids, processor.pad_token_id or 0),
+            "attention_mask": attention_mask(ids),
+            "labels": pad([f["labels"] for f in features], IGNORED),
+        }
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        """Return (summed cross entropy of the completions' tokens, their number)."""
+        return self._loss.sum(model, _inputs(model, batch), batch["labels"])
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return each example's summed loss and its number of completion tokens."""
+        losses, tokens = self._loss.by_example(model, _inputs(model, batch), batch["labels"])
+        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
+
+    def probe(self, loaded: LoadedModel) -> Batch:
+        """Return random tokens for encoder and decoder."""
+        batch = super().probe(loaded)
+        return {**batch, "decoder_input_ids": batch["input_ids"].flip(1)}
+
+    def check_input(self, example: Example) -> None:
+        """Refuse a row without a prompt."""
+        read_text(example, "prompt")
+
+    def infer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"completion": text} for each row's prompt; a completion that it has is not read.
+
+        Options are those of `GenerationOptions`; all examples form one batch.
+        """
+        chosen, processor = GenerationOptions.read(options), loaded.processor
+        prompts = [self._prompt(example, processor, loaded.max_length)[0] for example in examples]
+        answers = generate(loaded, prompts, chosen, stop_tokens(loaded)) if prompts else []
+        return [{"completion": processor.decode(answer, skip_special_tokens=True)} for answer in answers]
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode prompt and completion with special tokens visible."""
+        return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
+
+    def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], bool]:
+        """Return what the encoder reads, and whether it was cut (on the right, before the special tokens)."""
+        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+        text = self.config.prefix + read_text(example, "prompt")
+        ids = processor(text, verbose=False)["input_ids"]
+        if len(ids) <= limit:
+            return ids, False
+        return processor(text, truncation=True, max_length=limit, verbose=False)["input_ids"], True
+
+
+def _inputs(model: Any, batch: Batch) -> dict[str, Tensor]:
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["attention_mask"],
+        "decoder_input_ids": shifted(model, batch["labels"]),
+    }
+
+
+def shifted(model: Any, labels: Tensor) -> Tensor:
+    """Return what the decoder reads to predict `labels`: the same one place later, padding for `IGNORED`.
+
+    The model's own way is taken where it has one: mBART begins with the language, which stands at the end.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    config = model.config.get_text_config()
+    start = config.decoder_start_token_id
+    moved = labels.roll(1, dims=1)
+    moved[:, 0] = config.pad_token_id if start is None else start
+    return moved.masked_fill(moved == IGNORED, config.pad_token_id)
+
+
+def _ended(ids: list[int], processor: Any) -> list[int]:
+    """Add the token that ends a text, unless the tokenizer did."""
+    eos = processor.eos_token_id
+    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]

@@ -1,0 +1,145 @@
+"""The two shapes of row whose words have tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from ftengine.api import Example
+from ftengine.errors import DataError, did_you_mean
+from ftengine_builtins.tasks.class_labels import read_name
+from ftengine_builtins.tasks.iob2 import Entity, tagged
+from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.shown import shown
+from ftengine_builtins.tasks.words import Span, find_words, join_words
+
+SHAPES = "`tokens` and `tags` (two lists of equal length), or `text` and `spans` (a list of {start, end, label})"
+_OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags"), "spans": ("entities", "ents")}
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A text and its words.
+
+    Args:
+        text: as the model reads it.
+        words: where each word is.
+        is_text: whether the row gave a text, rather than its words.
+        tags: the tag of each word; empty where only words were read.
+    """
+
+    text: str
+    words: Sequence[Span]
+    is_text: bool
+    tags: Sequence[str] = ()
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuse data that has neither shape.
+
+    Raises:
+        DataError: lists the columns and shapes, and a renaming that looks right.
+    """
+    if {"tokens", "tags"} <= set(columns) or {"text", "spans"} <= set(columns):
+        return
+    found = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
+    renaming = ", ".join(f"{ours}: {name}" for ours, name in found.items() if ours not in columns)
+    raise DataError(
+        f"the data has columns {', '.join(columns) or '(none)'}; tagging needs {SHAPES}. Rename columns with "
+        f"data.columns, e.g. {{{renaming or 'tags: COLUMN'}}}."
+    )
+
+
+def read_words(example: Example) -> Tagged:
+    """Read a row's words without their tags.
+
+    Raises:
+        DataError: there are none, or they are of another type.
+    """
+    tokens = example.get("tokens")
+    if tokens is None:
+        if example.get("text") is None:
+            raise DataError(f"the row has neither `tokens` nor `text`; tagging needs {SHAPES}.")
+        text = read_text(example, "text")
+        return Tagged(text, find_words(text), True)
+    if not isinstance(tokens, (list, tuple)):
+        raise DataError(f"`tokens` is {shown(tokens)}; it must be a list of words.")
+    if not tokens:
+        raise DataError("`tokens` is empty; it must hold at least one word.")
+    for number, token in enumerate(tokens, 1):
+        if not isinstance(token, str) or not token.strip():
+            raise DataError(f"token {number} is {shown(token)}; it must be text that is not blank.")
+    return Tagged(*join_words(tokens), False)
+
+
+def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
+    """Read a row's words and their tags.
+
+    Args:
+        names: what tags given as numbers are called.
+
+    Raises:
+        DataError: words or tags are missing or do not fit each other.
+    """
+    row = read_words(example)
+    if row.is_text:
+        return replace(row, tags=tagged(len(row.words), _entities(example.get("spans"), row)))
+    tags = example.get("tags")
+    if not isinstance(tags, (list, tuple)):
+        raise DataError(f"`tags` is {shown(tags)}; it must be a list with a tag for each token.")
+    if len(tags) != len(row.words):
+        raise DataError(f"the row has {len(row.words)} tokens and {len(tags)} tags; each token needs one.")
+    return replace(row, tags=[_tag(tag, names) for tag in tags])
+
+
+def row_identity(example: Example) -> Any:
+    """Return a row's words (or what stands in their place); never raises."""
+    try:
+        row = read_words(example)
+    except DataError:
+        return [example.get("tokens"), example.get("text")]
+    return [row.text[start:stop] for start, stop in row.words]
+
+
+def _tag(value: Any, names: Sequence[str] | None) -> str:
+    if names is None or isinstance(value, str):
+        return read_name(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(names):
+        raise DataError(f"tag {shown(value)} has no name; task.names has {len(names)}, for the numbers from 0.")
+    return names[value]
+
+
+def _entities(spans: Any, row: Tagged) -> list[Entity]:
+    """Return spans in words instead of characters.
+
+    Raises:
+        DataError: one is malformed, lies outside of the text, holds no word, or meets another in a word.
+    """
+    if not isinstance(spans, (list, tuple)):
+        raise DataError(f"`spans` is {shown(spans)}; it must be a list of {{start, end, label}}, empty for none.")
+    found = sorted((_entity(span, row) for span in spans), key=lambda entity: entity[1:])
+    for (before, _, end), (after, start, _) in pairwise(found):
+        if start < end:
+            raise DataError(f"spans {before!r} and {after!r} share a word; a word has one tag.")
+    return found
+
+
+def _entity(span: Any, row: Tagged) -> Entity:
+    if not isinstance(span, Mapping) or not {"start", "end", "label"} <= span.keys():
+        keys = list(span) if isinstance(span, Mapping) else []
+        raise DataError(
+            f"a span is {shown(span)}; it must have `start`, `end` and `label`."
+            + next((hint for key in ("start", "end", "label") if (hint := did_you_mean(key, keys))), "")
+        )
+    start, end, label = span["start"], span["end"], read_name(span["label"])
+    whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
+    if not whole or not 0 <= start < end <= len(row.text):
+        raise DataError(
+            f"span {label!r} is from {shown(start)} to {shown(end)}; the text has the characters 0 to {len(row.text)}."
+        )
+    inside = [i for i, (a, b) in enumerate(row.words) if a < end and start < b]
+    if not inside:
+        raise DataError(f"span {label!r} ({start} to {end}) holds no word: {shown(row.text[start:end])}.")
+    return label, inside[0], inside[-1] + 1

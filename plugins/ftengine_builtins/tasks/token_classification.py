@@ -1,0 +1,203 @@
+"""Tagging the words of a text: names of people and places, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.errors import DataError, InputError
+from ftengine_builtins.tasks.class_labels import in_order, unknown_label
+from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, is_iob2
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.modes import evaluating
+from ftengine_builtins.tasks.tagged_rows import Tagged, check_columns, read_tagged, read_words, row_identity
+from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.words import encode_words
+
+DEFAULT_MAX_LENGTH = 512
+
+
+class TokenClassificationConfig(Config):
+    """Options of task token-classification."""
+
+    names: list[str] | None = Field(
+        None, min_length=1, description="names of tags that the data gives as numbers, 0 first"
+    )
+    scheme: Literal["auto", "plain"] = Field(
+        "auto", description="auto takes tags O, B-NAME and I-NAME as IOB2; plain takes every tag as it is"
+    )
+    max_length: int | None = Field(
+        None, ge=3, description=f"longest text in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+    )
+
+
+class TokenClassification(Task):
+    """Give each word of a text a tag: named entities in the IOB2 scheme, or tags such as parts of speech.
+
+    A row has `tokens` and `tags`, two lists of equal length, or `text` and `spans`, a list of {start, end, label}
+    in characters, which are widened to whole words. Of a word in several pieces the first carries the tag.
+    """
+
+    name = "token-classification"
+    head = "token-classification"
+    Config = TokenClassificationConfig
+    default_evaluators = ("entities",)
+    predicts = frozenset({"tags", "predicted_tags"})
+
+    def check(self, columns: Sequence[str]) -> None:
+        check_columns(columns)
+
+    def bind(self, splits: Mapping[str, Iterable[Example]]) -> None:
+        """Learn the tags from training. Rows that cannot be read are left to `encode` to refuse.
+
+        Raises:
+            DataError: training has fewer than two tags or tags of another scheme, or another split has one that
+                training lacks.
+        """
+        found = {tag for example in splits["train"] for tag in self._tags_of(example)}
+        if self.config.scheme == "auto":
+            if (other := foreign_tag(found)) is not None:
+                raise DataError(
+                    f"tag {other!r} is not of the IOB2 scheme (O, B-NAME, I-NAME), though others look like it. Convert "
+                    "the tags, or take them as they are with task.scheme: plain."
+                )
+            found = completed(found) if is_iob2(found) else found
+        if len(found) < 2:
+            only = f"only the tag {found.pop()!r}" if found else "no tags"
+            raise DataError(f"the training data has {only}; at least two are needed.")
+        self._learn([*({OUTSIDE} & found), *in_order(found - {OUTSIDE})])
+        for split, examples in splits.items():
+            for example in examples if split != "train" else ():
+                for tag in self._tags_of(example):
+                    if tag not in self._ids:
+                        raise DataError(
+                            f"{unknown_label(tag, self.labels.names)} Put it into training too ({split} split)."
+                        )
+
+    def state(self) -> dict[str, Any]:
+        return {"names": list(self.labels.names)} if self.labels else {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._learn(state["names"])
+
+    def identity(self, example: Example) -> Any:
+        """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
+        return row_identity(example)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.
+
+        `weight` counts the tagged words.
+        """
+        row = read_tagged(example, self.config.names)
+        features, first = self._encode(row, processor, max_length)
+        labels = [IGNORED] * features["length"]
+        for position, tag in zip(first, row.tags, strict=True):
+            if tag not in self._ids:
+                raise unknown_label(tag, self.labels.names)
+            if position is not None:
+                labels[position] = self._ids[tag]
+        return {**features, "labels": labels, "weight": sum(label != IGNORED for label in labels)}
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad on the right; every tensor is (examples, longest) int64."""
+        return {**_stack(features, processor), "labels": pad([f["labels"] for f in features], IGNORED)}
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        """Return (summed cross entropy of the tagged words, their number)."""
+        wanted = batch["labels"] != IGNORED
+        losses = F.cross_entropy(self.outputs(model, batch)[wanted], batch["labels"][wanted], reduction="sum")
+        return losses, int(wanted.sum())
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return (examples, longest, tags) logits in at least fp32."""
+        output = model(**{key: value for key, value in batch.items() if key != "labels"})
+        logits = output.logits if hasattr(output, "logits") else output
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return the tags of each example's words and those that the model gives, as ids in the words' order."""
+        predicted = self.outputs(model, batch).argmax(dim=2)
+        wanted = batch["labels"] != IGNORED
+        return [
+            {"tags": truth[mask].tolist(), "predicted_tags": answer[mask].tolist()}
+            for truth, answer, mask in zip(batch["labels"], predicted, wanted, strict=True)
+        ]
+
+    def check_input(self, example: Example) -> None:
+        """Refuse a row without words."""
+        read_words(example)
+
+    @torch.no_grad()
+    def infer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"tags": [name]} for rows of `tokens`, {"spans": [{start, end, label, text}]} for those of `text`.
+
+        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. There are no
+        options.
+        """
+        if options:
+            raise InputError(f"unknown option {next(iter(options))!r}; task {self.name!r} has none for predictions.")
+        if not examples:
+            return []
+        rows = [read_words(example) for example in examples]
+        encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in rows]
+        device = next(loaded.module.parameters()).device
+        batch = _stack([features for features, _ in encoded], loaded.processor)
+        with evaluating(loaded.module):
+            logits = self.outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+        answers = []
+        for row, (_, first), ids in zip(rows, encoded, logits.argmax(dim=2).tolist(), strict=True):
+            tags = [None if position is None else self.labels.names[ids[position]] for position in first]
+            answers.append({"spans": self._spans(row, tags)} if row.is_text else {"tags": tags})
+        return answers
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Return the tokens as the model reads them, each tagged one followed by its tag."""
+        pieces = []
+        for token, label in zip(features["input_ids"], features["labels"], strict=True):
+            pieces.append((processor.convert_ids_to_tokens(token) + " ", False))
+            if label != IGNORED:
+                pieces += [(self.labels.names[label], True), (" ", False)]
+        return pieces
+
+    def _learn(self, names: Sequence[str]) -> None:
+        self.labels = Labels("single", tuple(names))
+        self._ids = {name: i for i, name in enumerate(names)}
+
+    def _tags_of(self, example: Example) -> Iterator[str]:
+        """Yield a row's tags; none where it cannot be read."""
+        try:
+            yield from read_tagged(example, self.config.names).tags
+        except DataError:
+            return
+
+    def _encode(self, row: Tagged, processor: Any, max_length: int | None) -> tuple[Features, list[int | None]]:
+        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+        return encode_words(processor, row.text, row.words, limit)
+
+    def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
+        """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
+        known = [OUTSIDE if tag is None else tag for tag in tags]
+        if is_iob2(self.labels.names):
+            found = entities(known)
+        else:
+            found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
+        spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]
+        return [{"start": a, "end": b, "label": kind, "text": row.text[a:b]} for a, b, kind in spans]
+
+
+def _stack(features: Sequence[Features], processor: Any) -> Batch:
+    ids = [f["input_ids"] for f in features]
+    batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
+    if "token_type_ids" in features[0]:
+        batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
+    return batch

@@ -1,0 +1,113 @@
+"""`ftengine compare`: two strategies trained in processes of their own, and one table."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from ftengine import load_run
+from ftengine.cli.compare import parse_strategies
+from ftengine.errors import InputError
+
+STRATEGIES = "full,{name: lora, rank: 2, train.learning_rate: 0.02}"
+LORA = "lora rank=2 train.learning_rate=0.02"
+
+
+@pytest.fixture(scope="module")
+def compared(ftengine, recipe, tmp_path_factory):
+    """What the command printed; its runs are in `folder`."""
+    folder = tmp_path_factory.mktemp("compared") / "runs"
+    return compare(ftengine, recipe, folder), folder
+
+
+def compare(ftengine, recipe, folder, *options, strategies=STRATEGIES, code=0):
+    settings = ("--set", "train.max_steps=2", "--set", "evaluation.resamples=1000")
+    return ftengine("compare", recipe, "--strategies", strategies, *settings, "--output", folder, *options, code=code)
+
+
+def test_one_table_has_a_line_for_each_and_for_the_base(compared):
+    result = compared[0]
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("loss on validation (8 distinct examples, lower is better)")
+    for column in ("strategy", "loss", "learning rate", "trainable", "peak memory", "a step", "on disk"):
+        assert column in lines[1]
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["(base)", "full", LORA]
+    assert "MiB" in lines[3]
+    assert "[" in lines[3]
+    assert "8 distinct validation examples support" in result.stdout
+    assert "full: train: 2" in result.stderr
+
+
+def test_figures_are_those_of_the_runs(ftengine, recipe, compared):
+    folder = compared[1]
+    content = json.loads((folder / "comparison.json").read_text())
+    for row, name in zip(content["strategies"], ("full", "lora-rank=2-train.learning_rate=0.02"), strict=True):
+        run = load_run(folder / name)
+        training = run.directory.read_json("training.json")
+        assert row["run"] == str(folder / name)
+        assert row["quality"] == run.evaluation["tuned"]["loss"]
+        assert row["trainable_parameters"] == training["trainable_parameters"]
+        assert row["peak_memory_bytes"] == training["peak_memory_bytes"] > 0
+        assert row["disk_bytes"] == sum(file.stat().st_size for file in run.trained.glob("*.safetensors"))
+        assert 0 < row["step_seconds"] < training["seconds"]
+        assert content["base"] == run.evaluation["base"]["loss"]
+    full, lora = content["strategies"]
+    assert full["disk_bytes"] > lora["disk_bytes"]
+    assert full["trainable_parameters"] > lora["trainable_parameters"]
+    (difference,) = content["differences"]
+    assert difference["value"] == pytest.approx(full["quality"]["value"] - lora["quality"]["value"])
+    assert difference["p_adjusted"] == difference["p"]
+
+
+def test_both_saw_the_same_examples(compared):
+    files = compared[1].glob("*/audit.json")
+    audits = [json.loads(file.read_text())["encoded"] for file in files]
+    assert len(audits) == 2
+    assert audits[0] == audits[1]
+
+
+def test_finished_runs_are_taken_as_they_are(ftengine, recipe, compared, monkeypatch):
+    def no_process(*args, **kwargs):
+        pytest.fail("a finished run was trained again")
+
+    monkeypatch.setattr("subprocess.Popen", no_process)
+    result = compare(ftengine, recipe, compared[1], "--json")
+    content = json.loads(result.stdout)
+    assert [row["reused"] for row in content["strategies"]] == [True, True]
+    assert result.stderr.count("is finished and taken as it is") == 2
+    perplexity = json.loads(compare(ftengine, recipe, compared[1], "--json", "--metric", "perplexity").stdout)
+    assert perplexity["metric"] == "perplexity"
+    assert perplexity["differences"] != content["differences"]
+
+
+def test_the_recipe_of_each_run_lies_beside_it_and_can_be_run_compare(ftengine, compared):
+    folder = compared[1]
+    content = yaml.safe_load((folder / "full.yaml").read_text())
+    assert content["strategy"]["name"] == "full"
+    assert "nothing to resume" in ftengine("train", folder / "full.yaml", "--resume").stderr
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(ftengine, recipe, compared, tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'error: the disk is full.' >&2\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    error = compare(ftengine, recipe, compared[1], strategies="full,lora", code=2).stderr.splitlines()[-1]
+    assert error.startswith("error: lora: the disk is full. Finished runs are kept")
+    assert (compared[1] / "full" / "evaluation.json").is_file()
+
+
+def test_unknown_strategies_and_torchrun_are_refused(ftengine, recipe, tmp_path, monkeypatch):
+    args = ("--output", tmp_path / "runs")
+    assert "Did you mean 'lora'?" in ftengine("compare", recipe, "--strategies", "full,lroa", *args, code=2).stderr
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without torchrun" in ftengine("compare", recipe, "--strategies", "full,lora", *args, code=2).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_list_of_strategies_is_yaml():
+    assert parse_strategies("full, lora") == ["full", "lora"]
+    assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
+    with pytest.raises(InputError, match="is no list"):
+        parse_strategies("full,{name: lora")

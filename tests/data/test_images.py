@@ -1,0 +1,231 @@
+"""Folders of images, paths in files, and images inside of Parquet and Arrow files."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ftengine.api import Task
+from ftengine.data.audit import identities
+from ftengine.data.read import read_rows
+from ftengine.data.split import make_splits
+from ftengine.errors import DataError
+from ftengine.recipe import DataSection
+
+PNG = b"\x89PNG not a real one "
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two classes, one with a folder inside, and what file managers leave behind."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat/1.png", "cat/far/2.JPG", "dog/3.webp", "cat/.hidden.png", "dog/Thumbs.db", ".git/4.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PNG + name.encode())
+    return tmp_path / "photos"
+
+
+def fails(source, **options):
+    with pytest.raises(DataError) as caught:
+        read_rows(str(source), **options)
+    return str(caught.value)
+
+
+# Folders
+
+
+def test_a_subfolder_is_a_label(folder):
+    rows = read_rows("photos", paths=["image"])
+    assert list(rows) == [
+        {"image": "photos/cat/1.png", "label": "cat"},
+        {"image": "photos/cat/far/2.JPG", "label": "cat"},
+        {"image": "photos/dog/3.webp", "label": "dog"},
+    ]
+    assert rows.columns == ["image", "label"]
+    assert rows.where(1) == "photos/cat/far/2.JPG"
+    assert rows.select([2]).where(0) == "photos/dog/3.webp"
+
+
+def test_images_without_subfolders_have_no_label(folder):
+    rows = read_rows("photos/dog", paths=["image"])
+    assert list(rows) == [{"image": "photos/dog/3.webp"}]
+    assert rows.columns == ["image"]
+
+
+def test_images_beside_subfolders_are_refused(folder):
+    (folder / "lost.png").write_bytes(PNG)
+    assert "1 images beside its subfolders, 'lost.png' first" in fails("photos")
+
+
+def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
+    (folder / "dog" / "notes.txt").write_text("x")
+    assert "holds 1 files that are no images, 'dog/notes.txt' first" in fails("photos")
+    rows = read_rows("photos", on_error="skip")
+    assert len(rows) == 3
+    assert (rows.skipped.count, rows.skipped.first) == (1, ("photos/dog/notes.txt: no image by its suffix",))
+
+
+def test_a_folder_without_images_says_what_it_found(tmp_path):
+    (tmp_path / "data.txt").write_text("x")
+    assert "holds no images (.bmp .gif" in fails(tmp_path)
+    assert "its first file is 'data.txt'" in fails(tmp_path)
+
+
+def test_columns_of_a_folder_may_be_renamed(folder):
+    rows = read_rows("photos", columns={"photo": "image"}, paths=["photo"])
+    assert rows[0] == {"label": "cat", "photo": "photos/cat/1.png"}
+
+
+def test_a_class_may_lie_elsewhere(folder, tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "b.png").write_bytes(PNG)
+    (folder / "bird").symlink_to(tmp_path / "birds")
+    assert read_rows("photos")[0] == {"image": "bird/b.png", "label": "bird"}
+
+
+def test_a_circle_of_links_is_an_error(folder):
+    (folder / "cat" / "again").symlink_to(folder)
+    assert "cannot list" in fails("photos")
+
+
+# Paths
+
+
+@pytest.mark.parametrize("name", ["photos/list.csv", "photos/list.jsonl"])
+def test_paths_are_relative_to_their_file(folder, name):
+    (folder / "list.csv").write_text("image,label\ncat/1.png,a\n/abs/2.png,b\n,c\n")
+    lines = [{"image": "cat/1.png", "label": "a"}, {"image": "/abs/2.png", "label": "b"}, {"image": None, "label": "c"}]
+    (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = read_rows(name, paths=["image"])
+    assert [row["image"] for row in rows] == ["photos/cat/1.png", "/abs/2.png", None]
+    assert rows[0]["label"] == "a"
+    assert read_rows(name)[0]["image"] == "cat/1.png"
+
+
+def test_a_file_beside_the_recipe_needs_no_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "list.csv").write_text("image\ncat/1.png\n")
+    assert read_rows("list.csv", paths=["image"])[0] == {"image": "cat/1.png"}
+
+
+# Images inside of files
+
+
+def table(**columns):
+    return pa.table({"image": [{"bytes": PNG, "path": "1.png"}, {"bytes": None, "path": "cat/1.png"}], **columns})
+
+
+def test_images_in_parquet_are_handed_out_as_bytes_or_paths(folder):
+    parquet.write_table(table(label=["a", "b"]), folder / "data.parquet")
+    first, second = read_rows("photos/data.parquet", paths=["image"])
+    assert first == {"image": {"bytes": PNG, "path": "1.png"}, "label": "a"}
+    assert second == {"image": {"path": "photos/cat/1.png"}, "label": "b"}
+
+
+def test_images_of_the_datasets_library_are_not_decoded(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    content = {"image": [{"bytes": PNG, "path": None}] * 2, "label": [1, 0]}
+    Dataset.from_dict(content, features=features).to_parquet(tmp_path / "data.parquet")
+    rows = read_rows(str(tmp_path / "data.parquet"))
+    assert list(rows) == [{"image": {"bytes": PNG}, "label": "dog"}, {"image": {"bytes": PNG}, "label": "cat"}]
+
+
+def test_numbers_of_named_categories_become_names(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    names = ClassLabel(names=["O", "B-X"])
+    features = Features({"tokens": List(Value("string")), "tags": List(names), "kind": names})
+    content = {"tokens": [["a", "b"], ["c"]], "tags": [[1, 0], [0]], "kind": [1, -1]}
+    Dataset.from_dict(content, features=features).to_parquet(tmp_path / "data.parquet")
+    rows = read_rows(str(tmp_path / "data.parquet"), columns={"label": "kind"})
+    assert [row["tags"] for row in rows] == [["B-X", "O"], ["O"]]
+    assert [row["label"] for row in rows] == ["B-X", None]
+
+
+@pytest.mark.parametrize("layout", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_files_of_both_layouts_are_read(tmp_path, layout):
+    content = table(label=pa.array(["a", "b"]).dictionary_encode())
+    with layout(str(tmp_path / "data.arrow"), content.schema) as writer:
+        writer.write_table(content, max_chunksize=1)
+    rows = read_rows(str(tmp_path / "data.arrow"))
+    assert [row["label"] for row in rows] == ["a", "b"]
+    assert rows.where(1) == f"{tmp_path / 'data.arrow'} row 2"
+
+
+@pytest.mark.parametrize("content", [b"ARROW1 but no more", b"not arrow at all", b"ARROW1"])
+def test_a_damaged_arrow_file_is_refused(tmp_path, content):
+    (tmp_path / "data.arrow").write_bytes(content)
+    assert "is no Arrow file that can be read" in fails(tmp_path / "data.arrow")
+
+
+def test_an_arrow_file_without_rows_is_refused(tmp_path):
+    with pa.ipc.new_stream(str(tmp_path / "data.arrow"), table().schema):
+        pass
+    assert "holds no rows" in fails(tmp_path / "data.arrow")
+
+
+# What depends on the rows
+
+
+class ImageTask(Task):
+    name = "images"
+    paths = ("image",)
+
+    def identity(self, example):
+        with open(example["image"], "rb") as file:
+            return file.read()
+
+
+def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
+    for name in ("cat/7.png", "dog/8.png", "dog/9.png"):
+        (folder / name).write_bytes(b"same")
+    task = ImageTask()
+    splits = make_splits(DataSection(train="photos", validation=0.4), task, 0)
+    sides = [{row["image"] for row in rows} for rows in (splits.train, splits.validation)]
+    copies = {f"photos/{name}" for name in ("cat/7.png", "dog/8.png", "dog/9.png")}
+    assert any(copies <= side for side in sides)
+
+    section = DataSection(train="photos", validation="photos/dog")
+    (leak,) = make_splits(section, task, 0).audit["leaks"]
+    assert leak["count"] == 3
+    assert leak["places"][1] == "photos/cat/7.png = photos/dog/8.png"
+
+
+def test_bytes_are_identified_by_their_hash(tmp_path):
+    parquet.write_table(pa.table({"image": [b"a" * 1000, b"b", b"a" * 1000]}), tmp_path / "data.parquet")
+    a, b, again = identities(read_rows(str(tmp_path / "data.parquet")), Task(), 0)
+    assert a == again != b
+
+
+def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):
+    from ftengine.api import SilentListener
+    from ftengine.data.encoding import encode_split
+
+    class Encoding(ImageTask):
+        def encode(self, example, processor, *, max_length=None):
+            return {"length": 1, "weight": 1, "truncated": False}
+
+    def content():
+        rows = read_rows("photos", paths=["image"])
+        split = encode_split("train", rows, Encoding(), None, None, on_error="fail", listener=SilentListener())
+        assert np.array_equal(split.lengths, [1, 1, 1])
+        return split.content
+
+    before = content()
+    assert content() == before
+    (folder / "cat" / "1.png").write_bytes(PNG + b"changed")
+    assert content() != before
+
+
+def test_a_prediction_names_the_image_and_not_its_bytes():
+    from ftengine.prediction import _json_values
+
+    row = _json_values({"image": {"bytes": b"a" * 10_000, "path": "1.png"}, "buffer": io.BytesIO})
+    assert row["image"]["path"] == "1.png"
+    assert len(row["image"]["bytes"]) == 32

@@ -1,0 +1,145 @@
+"""What is compared with what, and what is refused before anything trains."""
+
+import pytest
+
+from ftengine import fine_tune
+from ftengine.api import SilentListener
+from ftengine.comparison import check, contend, statement
+from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
+
+
+class Ear(SilentListener):
+    def __init__(self):
+        self.heard = []
+
+    def message(self, text):
+        self.heard.append(text)
+
+
+def checked(recipe, strategies, metric=None):
+    ear = Ear()
+    check(contend(recipe, strategies), metric, ear)
+    return ear.heard
+
+
+def test_a_strategy_keeps_the_recipes_options_where_the_names_agree(chat_recipe, tmp_path):
+    full, own, changed = contend(chat_recipe(), ["full", "lora", {"name": "lora", "rank": 2}])
+    assert full.recipe.strategy == {"name": "full"}
+    assert own.recipe.strategy == {"name": "lora", "rank": 4, "dropout": 0.1}
+    assert changed.recipe.strategy == {"name": "lora", "rank": 2, "dropout": 0.1}
+    assert [contender.run.path for contender in (full, own, changed)] == [
+        tmp_path / "run" / name for name in ("full", "lora", "lora-rank=2")
+    ]
+    assert changed.label == "lora rank=2"
+
+
+def test_long_options_make_folders_that_file_systems_allow(chat_recipe):
+    targets = [f"layers.{i}.self_attn.q_proj" for i in range(40)]
+    first, second = contend(chat_recipe(), [{"name": "lora", "targets": targets[:n]} for n in (39, 40)])
+    assert first.run.path != second.run.path
+    assert max(len(contender.run.path.name) for contender in (first, second)) < 120
+
+
+def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
+    (first, second) = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])
+    assert (first.recipe.train.learning_rate, second.recipe.train.learning_rate) == (0.01, 0.5)
+    assert second.recipe.strategy == {"name": "lora", "rank": 4, "dropout": 0.1}
+    with pytest.raises(InputError, match=r"sets 'data.test'; .* only keys of train"):
+        contend(chat_recipe(), ["full", {"name": "lora", "data.test": 0.5}])
+    with pytest.raises(RecipeError, match=r"'train.learning_rat'.*Did you mean 'learning_rate'"):
+        contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rat": 0.5}])
+
+
+@pytest.mark.parametrize(
+    ("strategies", "error", "message"),
+    [
+        (["lora"], InputError, "there are 1 strategies"),
+        (["lora", "full", "lora"], InputError, "'lora' is named twice"),
+        (["lora", {"rank": 2}], InputError, "write a name, or a mapping with name"),
+        (["lora", 3], InputError, "write a name, or a mapping with name"),
+        (["lora", "ful"], UnknownName, r"^ful: no strategy named 'ful'.*Did you mean 'full'"),
+        (["full", {"name": "lora", "rnk": 2}], RecipeError, r"^lora rnk=2: unknown key 'strategy.rnk'"),
+        (["full", {"name": "lora", "targets": ["c_attn"]}], NoMatch, r"^lora targets=.*'c_attn' matches no module"),
+        (["lora", {"name": "full", "freeze": ["layers.7"]}], NoMatch, r"^full freeze=.*'layers.7' matches no"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_written(chat_recipe, tmp_path, strategies, error, message):
+    with pytest.raises(error, match=message):
+        checked(chat_recipe(), strategies)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_not_measured_is_refused(chat_recipe):
+    with pytest.raises(InputError, match=r"no metric 'los' here\. There are loss, perplexity\. Did you mean 'loss'"):
+        checked(chat_recipe(), ["full", "lora"], metric="los")
+
+
+def test_without_held_out_data_there_is_nothing_to_compare(chat_recipe):
+    with pytest.raises(InputError, match=r"held-out data; set data\.validation"):
+        checked(chat_recipe(data__validation=None), ["full", "lora"])
+
+
+def test_too_few_resamples_for_the_correction_are_told(chat_recipe):
+    heard = checked(chat_recipe(), ["full", "lora", {"name": "lora", "rank": 1}])
+    assert any("evaluation.resamples is 100" in text and "set it to 120 at least" in text for text in heard)
+    assert checked(chat_recipe(evaluation__resamples=1000), ["full", "lora"]) == []
+
+
+def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):
+    fine_tune(chat_recipe(train__max_steps=1))
+    with pytest.raises(RunError, match="holds a run of its own"):
+        contend(chat_recipe(), ["full", "lora"])
+    (tmp_path / "other" / "full").mkdir(parents=True)
+    (tmp_path / "other" / "full" / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(RunError, match=r"^full: output .* other files"):
+        checked(chat_recipe(output=str(tmp_path / "other")), ["full", "lora"])
+
+
+def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recipe, chat_file, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    rows = chat_file.read_text().splitlines()
+    data.write_text("\n".join(rows))
+    recipe = chat_recipe(train__max_steps=1, data__train=str(data))
+    fine_tune(contend(recipe, ["full", "lora"])[0].recipe)
+    assert checked(recipe, ["full", "lora"]) == []
+    other = chat_recipe(train__max_steps=2, data__train=str(data))
+    with pytest.raises(RunError, match=r"^full: .*another recipe; train.max_steps differs"):
+        checked(other, ["full", "lora"])
+    data.write_text("\n".join(rows[1:]))
+    with pytest.raises(RunError, match=r"^full: the data files changed"):
+        checked(recipe, ["full", "lora"])
+
+
+def difference(first, second, value, low, high, p, better, supported):
+    return {
+        "first": first, "second": second, "value": value, "low": low, "high": high, "p_adjusted": p, "better": better,
+        "supported": supported,
+    }  # fmt: skip
+
+
+def test_the_statement_names_who_wins_by_how_much():
+    text = statement(
+        "accuracy",
+        "test",
+        1200,
+        [
+            difference("full", "lora", -0.05, -0.08, -0.02, 0.003, False, True),
+            difference("full", "tiny", 0.01, -0.02, 0.03, 0.8, None, False),
+            difference("lora", "tiny", 0.06, 0.03, 0.09, 0.001, True, True),
+        ],
+    )
+    assert "On accuracy, 1,200 distinct test examples support: lora is better than full by 0.05 [0.02, 0.08]" in text
+    assert "lora is better than tiny by 0.06 [0.03, 0.09], adjusted p = 0.001" in text
+    assert "No other difference is supported." in text
+    assert "adjusted for 3 comparisons (Holm)" in text
+
+
+def test_the_statement_says_when_nothing_is_supported():
+    text = statement("loss", "test", 9, [difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)])
+    assert "support: no difference between these strategies." in text
+    assert "Holm" not in text
+
+
+def test_a_metric_without_direction_has_no_better():
+    text = statement("spread", "test", 9, [difference("a", "b", -0.2, -0.3, -0.1, 0.01, None, True)])
+    assert "b is higher than a by 0.2 [0.1, 0.3]" in text

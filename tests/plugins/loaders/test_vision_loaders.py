@@ -1,0 +1,313 @@
+"""Image classifiers of timm and torchvision: what is read, what begins afresh, what is refused."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ftengine import Recipe, fine_tune, load_run
+from ftengine.api import Labels, LoadRequest
+from ftengine.errors import SourceError
+from ftengine.registry import Registry
+from ftengine_builtins.loaders.timm import TimmLoader
+from ftengine_builtins.loaders.torchvision import TorchvisionLoader
+from ftengine_builtins.loaders.vision import VisionConfig
+from ftengine_builtins.tasks.image_classification import ImageClassification
+
+ABC, CAB, DE = (Labels("single", tuple(names)) for names in ("abc", "cab", "de"))
+SMALL = {"timm": "test_resnet", "torchvision": "resnet18"}
+"""A small model with BatchNorm of each library."""
+LOADERS = {"timm": TimmLoader, "torchvision": TorchvisionLoader}
+INSTALLED = [name for name in LOADERS if importlib.util.find_spec(name)]
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="neither timm nor torchvision is installed")
+
+
+@pytest.fixture(params=INSTALLED, scope="module")
+def library(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def source(library):
+    return f"{library}://{SMALL[library]}"
+
+
+def loader(library, **options):
+    return LOADERS[library](VisionConfig(**options))
+
+
+def load(library, source, labels=ABC, *, skeleton=False, dtype="auto", seed=0, **options):
+    torch.manual_seed(seed)
+    request = LoadRequest(source, "image-classification", labels, skeleton=skeleton, dtype=dtype)
+    return loader(library, **options).load(request)
+
+
+def save(loaded, folder):
+    """Write a model as merging does."""
+    from ftengine.parameters import save_model
+
+    folder.mkdir()
+    save_model(loaded.module, loaded.processor, folder)
+    return folder
+
+
+def logits(loaded):
+    task = ImageClassification()
+    with torch.no_grad():
+        return task.outputs(loaded.module.eval(), task.probe(loaded))
+
+
+@pytest.fixture(scope="module")
+def base(library, source, tmp_path_factory):
+    """A folder with random weights whose statistics are not those of a new model."""
+    loaded = load(library, source, weights="random", image_size=32)
+    loaded.module.train()
+    with torch.no_grad():
+        loaded.module(torch.rand(8, 3, 32, 32))
+    return loaded, save(loaded, tmp_path_factory.mktemp(library) / "base")
+
+
+# Where weights come from
+
+
+def test_a_folder_comes_back_with_equal_outputs_and_statistics(library, base):
+    first, folder = base
+    again = load(library, str(folder))
+    assert again.new_modules == ()
+    assert again.module.state_dict().keys() == first.module.state_dict().keys()
+    assert torch.equal(logits(first), logits(again))
+
+
+def test_a_file_of_weights_has_no_labels_so_the_head_begins_afresh(library, source, base):
+    first, folder = base
+    again = load(library, source, weights=str(folder / "model.safetensors"), seed=1)
+    assert again.new_modules == first.new_modules != ()
+    inside = tuple(f"{name}." for name in again.new_modules)
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name]) != name.startswith(inside), name
+
+
+def test_labels_in_another_order_get_their_own_outputs(library, source, base):
+    first, folder = base
+    again = load(library, str(folder), CAB)
+    assert again.new_modules == ()
+    assert torch.equal(logits(first)[:, [2, 0, 1]], logits(again))
+
+
+@pytest.mark.parametrize("labels", [DE, Labels("single", ("x", "y", "z"))])
+def test_other_labels_get_a_fresh_head(library, base, labels):
+    first, folder = base
+    again = load(library, str(folder), labels)
+    assert again.new_modules == first.new_modules or len(again.new_modules) == 1
+    assert logits(again).shape == (4, len(labels.names))
+
+
+def test_a_skeleton_has_the_shapes_and_new_modules_of_the_model(library, base):
+    _, folder = base
+    for labels in (ABC, DE):
+        skeleton, real = load(library, str(folder), labels, skeleton=True), load(library, str(folder), labels)
+        shapes = [{k: v.shape for k, v in x.module.state_dict().items()} for x in (skeleton, real)]
+        assert shapes[0] == shapes[1]
+        assert skeleton.new_modules == real.new_modules
+        assert {p.device.type for p in skeleton.module.parameters()} == {"meta"}
+
+
+def test_a_dtype_reaches_parameters_and_not_statistics(library, source):
+    loaded = load(library, source, weights="random", dtype="bfloat16")
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
+    assert torch.bfloat16 not in {b.dtype for b in loaded.module.buffers()}
+
+
+def test_the_library_s_own_weights_are_asked_for_by_name_alone(library, source, base, monkeypatch):
+    first, folder = base
+    asked = []
+    weights = load_file(folder / "model.safetensors")
+
+    def downloaded(self, architecture):
+        asked.append(architecture)
+        return weights
+
+    monkeypatch.setattr(LOADERS[library], "downloaded", downloaded)
+    load(library, source, weights="random")
+    assert asked == []
+    again = load(library, source, weights="library")
+    assert asked == [SMALL[library]]
+    assert again.new_modules == first.new_modules
+
+
+def test_downloads_of_torchvision_are_read_as_weights_only(monkeypatch):
+    models = pytest.importorskip("torchvision.models")
+    seen = {}
+
+    def get(self, **options):
+        seen.update(options)
+        return {}
+
+    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", get)
+    loader("torchvision").downloaded("resnet18")
+    assert seen["weights_only"] is True
+
+
+# What is refused
+
+
+def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source):
+    with pytest.raises(SourceError, match=rf"names an architecture, not its weights.*name: {library}, weights: …"):
+        loader(library).check(source)
+
+
+def test_a_misspelt_architecture_gets_a_suggestion(library, source):
+    with pytest.raises(SourceError, match=rf"has no model .*Did you mean '{SMALL[library]}'"):
+        loader(library, weights="random").check(source[:-1] + "x")
+
+
+def test_pickles_and_missing_files_are_refused_before_anything_is_built(library, source, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(SourceError, match="no safetensors file"):
+        loader(library, weights=str(tmp_path / "model.pth")).check(source)
+    with pytest.raises(SourceError, match="there are no weights"):
+        loader(library, weights=str(tmp_path / "nope.safetensors")).check(source)
+
+
+def test_weights_of_another_architecture_are_refused(library, source, tmp_path):
+    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(SourceError, match=r"do not fit .* of another architecture"):
+        load(library, source, weights=str(tmp_path))
+
+
+def test_a_lacking_statistic_is_refused(library, base, tmp_path):
+    folder = shutil.copytree(base[1], tmp_path / "damaged")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(next(name for name in tensors if name.endswith("running_var")))
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(SourceError, match=r"1 tensors are missing, unexpected or of another shape .*running_var"):
+        load(library, str(folder))
+
+
+def test_a_folder_takes_no_other_weights(library, base):
+    _, folder = base
+    with pytest.raises(SourceError, match="whose weights are its own"):
+        loader(library, weights="random").check(str(folder))
+
+
+def test_a_task_on_texts_is_refused(library, source):
+    request = LoadRequest(source, "sequence-classification", ABC)
+    with pytest.raises(SourceError, match="classifies images"):
+        loader(library, weights="random").load(request)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
+    monkeypatch.setattr("ftengine_builtins.loaders.vision.find_spec", lambda name: None)
+    with pytest.raises(SourceError, match=rf"{name}, which is not installed: pip install {name}"):
+        loader(name).check(f"{name}://resnet18")
+
+
+# Which loader takes what
+
+
+def test_sources_find_their_loader(library, source, base, bert_folder, tmp_path):
+    from ftengine.job import choose_loader
+
+    def chosen(source):
+        recipe = Recipe.make({"model": {"source": source}, "task": "x", "data": {"train": "x"}, "strategy": "full"})
+        return choose_loader(recipe, Registry()).name
+
+    _, folder = base
+    assert chosen(source) == library
+    assert chosen(str(folder)) == library
+    assert chosen(str(bert_folder)) == "transformers"
+    (tmp_path / "config.json").write_text("[]")
+    assert not loader(library).accepts(str(tmp_path))
+
+
+# Preprocessing
+
+
+def pixels(processor, size=(300, 200)):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    return image, processor(images=image, return_tensors="pt")["pixel_values"]
+
+
+def test_images_are_prepared_as_timm_does():
+    timm = pytest.importorskip("timm")
+    image, found = pixels(loader("timm", weights="random").load_processor("timm://resnet18.a1_in1k"))
+    data = timm.data.resolve_model_data_config(timm.create_model("resnet18.a1_in1k"))
+    expected = timm.data.create_transform(**data, is_training=False)(image)
+    assert torch.equal(found[0], expected)
+
+
+def test_images_are_prepared_as_torchvision_does():
+    models = pytest.importorskip("torchvision.models")
+    image, found = pixels(loader("torchvision", weights="random").load_processor("torchvision://resnet18"))
+    assert torch.equal(found[0], models.ResNet18_Weights.DEFAULT.transforms()(image))
+
+
+def test_preprocessing_comes_back_from_a_folder(library, base):
+    first, folder = base
+    image, before = pixels(first.processor)
+    after = loader(library).load_processor(str(folder))(images=[image])["pixel_values"]
+    assert before.shape == (1, 3, 32, 32)
+    assert torch.equal(before, after)
+
+
+def test_a_model_whose_shapes_hang_on_the_size_of_images_comes_back(tmp_path):
+    timm = pytest.importorskip("timm")
+    first = load("timm", "timm://test_vit", weights="random", image_size=64)
+    folder = save(first, tmp_path / "vit")
+    again = load("timm", str(folder))
+    assert torch.equal(logits(first), logits(again))
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert theirs.state_dict().keys() == again.module.state_dict().keys()
+
+
+def test_timm_reads_what_was_written(base, library):
+    timm = pytest.importorskip("timm")
+    if library != "timm":
+        pytest.skip("a folder of torchvision")
+    first, folder = base
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    probe = ImageClassification().probe(first)["pixel_values"]
+    with torch.no_grad():
+        assert torch.equal(again(probe), first.module.eval()(probe))
+    assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "c"]
+
+
+# A whole run
+
+
+def test_a_model_with_batch_norm_is_tuned_reopened_and_merged(library, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(12):
+            noise = rng.integers(-30, 30, (32, 32, 3)) + level
+            Image.fromarray(noise.astype("uint8")).save(tmp_path / "photos" / label / f"{i}.png")
+    recipe = {
+        "model": {"source": source, "loader": {"name": library, "weights": "random", "image_size": 32}},
+        "task": "image-classification",
+        "data": {"train": "photos", "validation": 0.25},
+        "strategy": {"name": "full", "batch_norm": "train"},
+        "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.001, "precision": "float32"},
+        "evaluation": {"resamples": 100},
+        "output": "run",
+    }
+    run = fine_tune(Recipe.make(recipe))
+    losses = [line["loss"] for line in run.metrics if "loss" in line]
+    assert losses[-1] < losses[0]
+    again = load_run("run")
+    assert again.evaluate() == run.evaluation
+    answers = list(again.predict([{"image": f"photos/light/{i}.png"} for i in range(3)]))
+    assert all(answer["scores"].keys() == {"dark", "light"} for answer in answers)
+    report = run.merge("merged")
+    assert report.difference <= report.tolerance
+    merged = load(library, "merged", Labels("single", ("dark", "light")))
+    assert merged.new_modules == ()

@@ -1,0 +1,218 @@
+"""Bottleneck adapters start as the base, train alone, and leave the rest of the model as it works."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from adapter_models import GENERATING, KNOWN, batch, bottlenecks, logits, opened, prepared, shake
+from torch import nn
+
+from ftengine.errors import NotMergeable
+from ftengine.parameters import count, trainable
+from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
+
+PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]
+CASES = [(name, placement) for name in KNOWN for placement in PLACEMENTS if (name, placement) != ("resnet", "parallel")]
+
+
+@pytest.mark.parametrize(("name", "placement"), CASES)
+def test_outputs_equal_the_base_before_training_and_differ_after(name: str, placement: str) -> None:
+    base = logits(opened(name).module)
+    _, loaded = prepared(name, placement=placement)
+    assert torch.equal(logits(loaded.module), base)
+    for adapter in bottlenecks(loaded.module).values():
+        shake(adapter)
+    assert not torch.allclose(logits(loaded.module), base, atol=1e-3)
+
+
+@pytest.mark.parametrize("init", ["bert", "houlsby"])
+def test_initialisations_of_the_papers_start_near_the_base(init: str) -> None:
+    base = logits(opened("bert").module)
+    _, loaded = prepared("bert", placement="houlsby", init=init)
+    moved = (logits(loaded.module) - base).norm() / base.norm()
+    assert 0 < moved < 0.05
+
+
+def test_one_seed_gives_one_adapter() -> None:
+    first, second = (trainable(prepared("gpt2", init="bert")[1].module) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("name", "placement"), CASES)
+def test_training_moves_the_adapters_and_the_new_head_alone(name: str, placement: str) -> None:
+    _, loaded = prepared(name, placement=placement)
+    module = loaded.module.train()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()  # as the training loop does
+    before = copy.deepcopy(module.state_dict())
+    optimizer = torch.optim.AdamW(trainable(module).values(), lr=0.01)
+    losses = []
+    for _ in range(8):
+        loss = module(**batch(module)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    moved = {key for key, tensor in module.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert moved == set(trainable(module))
+    heads = {"classifier"} if loaded.new_modules else set()
+    assert {key.split(".")[0].removeprefix("pre_") for key in moved if ".bottleneck." not in key} == heads
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_bert_computes_the_papers_formula(placement: str) -> None:
+    _, loaded = prepared("bert", placement=placement, sublayers=["attention", "output"])
+    module = loaded.module
+    shake(module)
+    layer = module.bert.encoder.layer[0]
+    x = torch.randn(2, 5, 16)
+
+    def sublayer(part: nn.Module, h: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        read = {"houlsby": h, "pfeiffer": part.LayerNorm(h + residual), "parallel": residual}[placement]
+        return part.LayerNorm(residual + h + added(part.dropout.bottleneck, read))
+
+    attended = sublayer(layer.attention.output, layer.attention.output.dense(layer.attention.self(x)[0]), x)
+    expected = sublayer(layer.output, layer.output.dense(layer.intermediate.dense(attended).relu()), attended)
+    layer.intermediate.intermediate_act_fn = nn.ReLU()
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_gpt2_computes_the_papers_formula(placement: str) -> None:
+    _, loaded = prepared("gpt2", placement=placement, sublayers=["attention", "output"])
+    module = loaded.module
+    shake(module)
+    block = module.transformer.h[0]
+    plain = opened("gpt2").module.transformer.h[0]
+    x = torch.randn(2, 5, 16)
+
+    def sublayer(part: nn.Module, h: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        read = {"houlsby": h, "pfeiffer": h + residual, "parallel": residual}[placement]
+        return residual + h + added(part.bottleneck, read)
+
+    attended = sublayer(block.attn, plain.attn(plain.ln_1(x))[0], x)
+    expected = sublayer(block.mlp, plain.mlp(plain.ln_2(attended)), attended)
+    torch.testing.assert_close(block(x), expected)
+
+
+def added(adapter: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Compute scaling · up(act(down(x))) from the adapter's weights."""
+    hidden = adapter.activation(x @ adapter.down.weight.T + adapter.down.bias)
+    return adapter.scaling * (hidden @ adapter.up.weight.T + adapter.up.bias)
+
+
+def test_options_shape_the_adapter() -> None:
+    options = {"bottleneck": 3, "non_linearity": "tanh", "scaling": 0.5, "dropout": 0.25, "leave_out": [0]}
+    _, loaded = prepared("llama", placement="houlsby", **options)
+    found = bottlenecks(loaded.module)
+    assert list(found) == ["model.layers.1.self_attn", "model.layers.1.mlp"]
+    for adapter in found.values():
+        assert adapter.down.weight.shape == (3, 16)
+        assert isinstance(adapter.activation, nn.Tanh)
+        assert (adapter.scaling, adapter.dropout.p) == (0.5, 0.25)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    _, loaded = prepared("gpt2", dropout=0.5)
+    shake(loaded.module)
+    inputs = batch(loaded.module)
+    assert not torch.equal(*(loaded.module.train()(**inputs).loss for _ in range(2)))
+    assert torch.equal(*(loaded.module.eval()(**inputs).loss for _ in range(2)))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", GENERATING)
+def test_generation_with_cache_equals_generation_without(name: str, placement: str) -> None:
+    strategy, loaded = prepared(name, placement=placement, sublayers=["attention", "output"])
+    shake(loaded.module)
+    inputs = {key: value for key, value in batch(loaded.module).items() if key != "labels"}
+    if name != "t5":  # left padding
+        inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    with_cache, without = (loaded.module.generate(**inputs, **options, use_cache=cache) for cache in (True, False))
+    assert torch.equal(with_cache, without)
+    assert strategy.matches()["attention"]
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "resnet"])
+def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
+    _, loaded = prepared(name, placement="pfeiffer", sublayers=["attention", "output"])
+    shake(loaded.module)
+    plain = gradients(loaded.module)
+    loaded.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.testing.assert_close(gradients(loaded.module), plain)
+    assert all(gradient.abs().sum() > 0 for gradient in plain.values())
+
+
+def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    module.train()(**batch(module)).loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in trainable(module).items()}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bert", "vit"])
+def test_a_bfloat16_base_trains_with_float32_adapters(name: str, placement: str, autocast: bool) -> None:
+    _, loaded = prepared(name, torch.bfloat16, placement=placement)
+    module = loaded.module
+    adapters = [p for adapter in bottlenecks(module).values() for p in adapter.parameters()]
+    assert {p.dtype for p in adapters} == {torch.float32}
+    for adapter in bottlenecks(module).values():
+        nn.init.normal_(adapter.up.weight, std=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = module(**batch(module)).loss
+    loss.backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in adapters)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "resnet"])
+def test_torch_compile_takes_the_model_as_one_graph(name: str) -> None:
+    _, loaded = prepared(name, placement="pfeiffer")
+    shake(loaded.module)
+    expected = logits(loaded.module)
+    compiled = torch.compile(loaded.module, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(compiled(**batch(loaded.module)).logits, expected)
+    torch.compiler.reset()
+
+
+def test_a_copy_is_independent() -> None:
+    _, loaded = prepared("bert", placement="pfeiffer")
+    shake(loaded.module)
+    twin = copy.deepcopy(loaded.module)
+    assert torch.equal(logits(twin), logits(loaded.module))
+    before = logits(loaded.module)
+    shake(twin, seed=5)
+    assert torch.equal(logits(loaded.module), before)
+    assert not torch.equal(logits(twin), before)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_no_activation_is_held_after_a_forward_pass(name: str) -> None:
+    _, loaded = prepared(name, placement="parallel")
+    logits(loaded.module)
+    carriers = [part.observed_residual for part in loaded.module.modules() if hasattr(part, "observed_residual")]
+    assert len(carriers) == len(bottlenecks(loaded.module))
+    assert all(carrier.value is None for carrier in carriers)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_skeleton_takes_the_same_adapters(name: str) -> None:
+    strategy, loaded = prepared(name, placement="houlsby")
+    skeleton, again = opened(name, device="meta"), Adapter(AdapterConfig(placement="houlsby", bottleneck=8))
+    again.prepare(skeleton)
+    assert again.matches() == strategy.matches()
+    assert count(skeleton.module) == count(loaded.module)
+    assert all(parameter.is_meta for parameter in skeleton.module.parameters())
+
+
+def test_merging_is_refused_with_the_reason() -> None:
+    strategy, loaded = prepared("gpt2")
+    with pytest.raises(NotMergeable, match=r"non-linearity \(relu\).* Serve the base with the adapter"):
+        strategy.merge(loaded)

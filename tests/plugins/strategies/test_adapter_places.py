@@ -1,0 +1,265 @@
+"""Where adapters go: known blocks by their shape, any other model by the recipe's patterns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from adapter_models import LAYERS, batch, bottlenecks, logits, opened, prepared, shake
+from pydantic import ValidationError
+from torch import nn
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    YolosConfig,
+    YolosModel,
+)
+
+from ftengine.api import LoadedModel
+from ftengine.errors import NoMatch, RecipeError
+from ftengine.parameters import trainable
+from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
+from ftengine_builtins.strategies.adapter_places import find
+
+OPT_PLACES = {"attention": r".*\.layers\.\d+\.self_attn", "feed_forward": r".*\.layers\.\d+\.fc2"}
+
+PLACES = {
+    "gpt2": {"attention": "transformer.h.{}.attn", "output": "transformer.h.{}.mlp"},
+    "llama": {"attention": "model.layers.{}.self_attn", "output": "model.layers.{}.mlp"},
+    "bert": {
+        "attention": "bert.encoder.layer.{}.attention.output.dropout",
+        "output": "bert.encoder.layer.{}.output.dropout",
+    },
+    "roberta": {
+        "attention": "roberta.encoder.layer.{}.attention.output.dropout",
+        "output": "roberta.encoder.layer.{}.output.dropout",
+    },
+    "distilbert": {
+        "attention": "distilbert.transformer.layer.{}.attention",
+        "output": "distilbert.transformer.layer.{}.ffn",
+    },
+    "vit": {"attention": "vit.layers.{}.attention", "output": "vit.layers.{}.mlp"},
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_houlsby_adapts_attention_and_feed_forward_of_every_block(name: str) -> None:
+    strategy, _ = prepared(name, placement="houlsby")
+    assert strategy.matches() == {kind: [path.format(i) for i in (0, 1)] for kind, path in PLACES[name].items()}
+
+
+@pytest.mark.parametrize("placement", ["pfeiffer", "parallel"])
+@pytest.mark.parametrize("name", PLACES)
+def test_other_placements_adapt_the_feed_forward_alone(name: str, placement: str) -> None:
+    strategy, _ = prepared(name, placement=placement)
+    assert strategy.matches() == {"output": [PLACES[name]["output"].format(i) for i in (0, 1)]}
+
+
+def test_t5_has_places_in_encoder_and_decoder_and_counts_through() -> None:
+    strategy, _ = prepared("t5", placement="houlsby", sublayers=["attention", "cross", "output"], leave_out=[1, 2])
+    assert strategy.matches() == {
+        "attention": ["encoder.block.0.layer.0.dropout", "decoder.block.1.layer.0.dropout"],
+        "output": ["encoder.block.0.layer.1.dropout", "decoder.block.1.layer.2.dropout"],
+        "cross": ["decoder.block.1.layer.1.dropout"],
+    }
+
+
+def test_convolutional_blocks_get_a_bottleneck_of_their_own_width() -> None:
+    strategy, loaded = prepared("resnet", placement="houlsby", reduction_factor=4)
+    paths = [f"resnet.encoder.stages.{stage}.layers.{layer}" for stage, layer in ((0, 0), (1, 0), (1, 1))]
+    assert strategy.matches() == {"output": paths}
+    assert [tuple(a.down.weight.shape) for a in bottlenecks(loaded.module).values()] == [(4, 16), (8, 32), (8, 32)]
+
+
+def test_a_convolutional_bottleneck_is_a_1x1_convolution_added_to_the_block() -> None:
+    _, loaded = prepared("resnet", placement="pfeiffer")
+    shake(loaded.module)
+    block, plain = (part.module.resnet.encoder.stages[1].layers[0] for part in (loaded, opened("resnet")))
+    adapter = block.bottleneck
+    down, up = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
+    for convolution, linear in ((down, adapter.down), (up, adapter.up)):
+        convolution.load_state_dict({"weight": linear.weight[..., None, None], "bias": linear.bias})
+    x = torch.randn(2, 16, 6, 6)
+    y = plain(x)
+    torch.testing.assert_close(block(x), y + up(down(y).relu()))
+
+
+def test_parallel_is_refused_for_convolutions() -> None:
+    with pytest.raises(NoMatch, match=r"'resnet.encoder.stages.0.layers.0' is convolutional.* Use pfeiffer or houlsby"):
+        prepared("resnet", placement="parallel")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                    num_key_value_heads=1, head_dim=8),
+        MixtralConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                      num_key_value_heads=1, num_local_experts=2),
+    ],
+    ids=["qwen3", "mixtral"],
+)  # fmt: skip
+def test_relatives_of_llama_need_no_description_of_their_own(config) -> None:
+    model_class = {"qwen3": Qwen3ForCausalLM, "mixtral": MixtralForCausalLM}[config.model_type]
+    loaded = LoadedModel(model_class(config).eval(), None, "memory", "causal-lm")
+    base = logits(loaded.module)
+    Adapter(AdapterConfig(placement="houlsby")).prepare(loaded)
+    assert list(bottlenecks(loaded.module)) == ["model.layers.0.self_attn", "model.layers.0.mlp"]
+    assert torch.equal(logits(loaded.module), base)
+    shake(loaded.module)
+    assert not torch.equal(logits(loaded.module), base)
+
+
+def test_a_block_with_other_norms_is_not_taken_for_a_known_one() -> None:
+    """Gemma 2 has all of Llama's names, but its post_attention_layernorm follows the attention's output."""
+    config = Gemma2Config(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    with torch.device("meta"):
+        module = Gemma2ForCausalLM(config)
+    with pytest.raises(NoMatch, match="does not know where the sublayers of Gemma2ForCausalLM are"):
+        find(module)
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+def test_the_older_form_of_vision_transformers_is_known(placement: str) -> None:
+    config = YolosConfig(**LAYERS, image_size=[16, 16], patch_size=8, num_detection_tokens=2)
+    loaded = LoadedModel(YolosModel(config).eval(), None, "memory", "feature-extraction")
+    pixels = torch.randn(2, 3, 16, 16)
+    base = loaded.module(pixels).last_hidden_state
+    strategy = Adapter(AdapterConfig(placement=placement, sublayers=["attention", "output"]))
+    strategy.prepare(loaded)
+    assert strategy.matches()["output"] == ["encoder.layer.0.output.dropout", "encoder.layer.1.output.dropout"]
+    assert torch.equal(loaded.module(pixels).last_hidden_state, base)
+    shake(loaded.module)
+    assert not torch.allclose(loaded.module(pixels).last_hidden_state, base, atol=1e-3)
+
+
+class Convolutions(nn.Module):
+    """A block with the names that torchvision and timm give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+
+
+def test_torchvisions_blocks_are_known() -> None:
+    module = nn.ModuleDict({"layer1": nn.Sequential(Convolutions())})
+    strategy = Adapter(AdapterConfig())
+    strategy.prepare(LoadedModel(module, None, "memory", "image-classification"))
+    assert strategy.matches() == {"output": ["layer1.0"]}
+    shake(module)
+    assert module["layer1"](torch.randn(2, 3, 5, 7)).shape == (2, 12, 5, 7)
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+def test_a_model_nobody_has_seen_trains_with_named_places(placement: str) -> None:
+    base = logits(opened("opt").module)
+    # fc2 reads what is wider than its output, so that parallel can only stand beside the attention.
+    places = {"attention": OPT_PLACES["attention"]} if placement == "parallel" else OPT_PLACES
+    strategy, loaded = prepared("opt", placement=placement, places=places)
+    assert list(strategy.matches()) == list(places)
+    assert torch.equal(logits(loaded.module), base)
+    loss = loaded.module(**batch(loaded.module)).loss
+    loss.backward()
+    assert all(p.grad is not None for p in trainable(loaded.module).values())
+    shake(loaded.module)
+    assert not torch.equal(logits(loaded.module), base)
+
+
+def test_named_places_can_be_chosen_among() -> None:
+    strategy, _ = prepared("opt", places=OPT_PLACES, sublayers=["feed_forward"])
+    assert list(strategy.matches()) == ["feed_forward"]
+
+
+def test_an_unknown_model_is_told_what_to_name() -> None:
+    with pytest.raises(NoMatch, match=r"sublayers of OPTForCausalLM are.*strategy\.places=.*layers.*fc2"):
+        prepared("opt")
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"x": r".*\.layers\.\d+\.fc3"}, r"places\.x: .*fc3' matches no module of OPTForCausalLM.*fc2"),
+        (
+            {"x": r".*\.layers\.\d+(\.fc2)?"},
+            r"matches 'model\.decoder\.layers\.0' and 'model\.decoder\.layers\.0\.fc2'",
+        ),
+        ({"x": r".*\.final_layer_norm"}, "a LayerNorm without a linear layer or convolution"),
+        ({"x": r".*\.fc2", "y": r".*\.fc2"}, "'model.decoder.layers.0.fc2' is matched by more than one pattern"),
+    ],
+)
+def test_patterns_that_mean_nothing_are_refused(places, message) -> None:
+    with pytest.raises(NoMatch, match=message):
+        prepared("opt", places=places)
+
+
+def test_parallel_is_refused_where_the_input_is_wider_than_the_output() -> None:
+    with pytest.raises(NoMatch, match=r"fc2' reads 24 channels and gives 16"):
+        prepared("opt", placement="parallel", places={"output": r".*\.fc2"})
+
+
+def test_what_cannot_be_adapted_is_refused() -> None:
+    _, loaded = prepared("gpt2")
+    with pytest.raises(NoMatch, match="has an adapter already"):
+        Adapter(AdapterConfig()).prepare(loaded)
+    shared = opened("gpt2")
+    shared.module.transformer.h[1].mlp = shared.module.transformer.h[0].mlp
+    with pytest.raises(NoMatch, match="one module under several names"):
+        Adapter(AdapterConfig()).prepare(shared)
+    hooked = opened("gpt2")
+    hooked.module.transformer.h[1].ln_2.forward = lambda x: x
+    with pytest.raises(NoMatch, match=r"'transformer\.h\.1\.ln_2'.* forward replaced"):
+        Adapter(AdapterConfig()).prepare(hooked)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sublayers": ["atention"]}, r"'atention' is no sublayer of GPT2LMHeadModel; it has attention, output"),
+        ({"sublayers": ["cross"]}, r"'cross' is no sublayer"),
+        ({"leave_out": [2]}, r"no block 2; the model's blocks are 0 to 1"),
+        ({"leave_out": [0, 1]}, "leaves out every block"),
+    ],
+)
+def test_choices_that_the_model_lacks_are_refused(options, message: str) -> None:
+    with pytest.raises(NoMatch, match=message):
+        prepared("gpt2", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"placement": "hulsby"}, "houlsby"),
+        ({"reduction_factor": 0}, "greater than 0"),
+        ({"reduction_factor": {"default": -1}}, "greater than 0"),
+        ({"scaling": 0}, "greater than 0"),
+        ({"non_linearity": "rleu"}, "relu"),
+        ({"places": {"output": "("}}, "not a regular expression"),
+        ({"bottleneck": 0}, "greater than or equal to 1"),
+        ({"rank": 4}, "Extra inputs"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AdapterConfig(**options)
+
+
+def test_two_sizes_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"bottleneck 8 and strategy\.reduction_factor 16"):
+        AdapterConfig(bottleneck=8, reduction_factor=16)
+
+
+def test_a_reduction_factor_by_layer_needs_every_layer() -> None:
+    _, loaded = prepared("gpt2", reduction_factor={"0": 4, "default": 8})
+    assert [adapter.down.out_features for adapter in bottlenecks(loaded.module).values()] == [4, 2]
+    with pytest.raises(RecipeError, match="no entry for layer 1 and no 'default'"):
+        prepared("gpt2", reduction_factor={"0": 4})

@@ -1,0 +1,323 @@
+"""PiSSA and OLoRA start from the base's weights, leave the base alone, and are saved for the original base."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from ftengine.api import LoadedModel
+from ftengine.errors import BaseMismatch, RecipeError
+from ftengine.ops import lowrank_add
+from ftengine.parameters import count, state_tensors, trainable
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_initial import pissa
+from ftengine_builtins.strategies.lora_inject import lora_layers
+
+INITS = ["pissa", "pissa_niter_8", "olora"]
+
+
+def prepared(loaded: LoadedModel, **options) -> Lora:
+    torch.manual_seed(0)
+    strategy = Lora(LoraConfig(**{"rank": 4, "alpha": 6, "dropout": 0.0, "init": "pissa", **options}))
+    strategy.prepare(loaded)
+    return strategy
+
+
+def one_layer(layer: nn.Module) -> LoadedModel:
+    return LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm")
+
+
+def trained(strategy: Lora, loaded: LoadedModel, numbers) -> None:
+    """Take a few steps, so that A and B leave where they started."""
+    optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 1e-2, weight_decay=0.0))
+    for _ in range(3):
+        loaded.module.eval()(**numbers.batch(loaded.module)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def saved(strategy: Lora, loaded: LoadedModel, folder: Path) -> Path:
+    folder.mkdir()
+    strategy.save(loaded, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", [lambda: nn.Linear(12, 9), lambda: Conv1D(9, 12)], ids=["linear", "conv1d"])
+def test_pissa_starts_from_the_best_approximation_of_its_rank(kind) -> None:
+    torch.manual_seed(0)
+    layer = kind()
+    weight = layer.weight.detach().clone()
+    prepared(one_layer(layer), alpha=3)
+    u, s, vt = torch.linalg.svd(weight.t() if isinstance(layer, Conv1D) else weight)
+    torch.testing.assert_close(
+        layer.lora_scale * layer.lora_b @ layer.lora_a, u[:, :4] * s[:4] @ vt[:4], rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(layer.lora_a.norm(dim=1), (s[:4] / layer.lora_scale).sqrt(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(layer.weight, weight)
+
+
+def test_iterations_bring_fast_pissa_near_the_best_approximation() -> None:
+    torch.manual_seed(0)
+    weight = nn.init.normal_(torch.empty(60, 40))
+    best = torch.linalg.svdvals(weight)[4:].norm()  # Eckart and Young 1936
+    errors = []
+    for iterations in (1, 16):
+        a, b = pissa(weight, 4, 1.5, iterations)
+        errors.append((weight - 1.5 * b @ a).norm() / best)
+    assert 1 - 1e-5 <= errors[1] < errors[0]
+    assert errors[1] < 1.01
+
+
+def test_olora_starts_with_orthonormal_columns() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 9)
+    prepared(one_layer(layer), init="olora")
+    torch.testing.assert_close(layer.lora_b.t() @ layer.lora_b, torch.eye(4))
+    # Q Qᵀ W has the first r rows of R: B A is the projection of W on the columns of B.
+    torch.testing.assert_close(layer.lora_b @ layer.lora_a, layer.lora_b @ layer.lora_b.t() @ layer.weight)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_training_equals_pefts(init: str, dora: bool) -> None:
+    """The same steps from the same start; PEFT takes the start out of the weights, ftengine subtracts it."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 7))
+    x, wanted = torch.randn(30, 12), torch.randn(30, 7)
+    loaded = LoadedModel(copy.deepcopy(base), None, "memory", "causal-lm")
+    prepared(loaded, init=init, dora=dora)
+    options = {"r": 4, "lora_alpha": 6, "target_modules": ["0", "2"], "init_lora_weights": init, "use_dora": dora}
+    peft = get_peft_model(copy.deepcopy(base), PeftConfig(**options))
+    outputs = []
+    for module in (loaded.module, peft):
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.05)
+        for _ in range(5):
+            F.mse_loss(module.train()(x), wanted).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        outputs.append(module.eval()(x))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    assert (outputs[0] - base(x)).norm() > 0.01 * outputs[0].norm()
+
+
+def test_what_the_layer_started_from_knows_no_dropout() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 9)
+    prepared(one_layer(layer), dropout=0.5)
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(30, 12)
+    torch.manual_seed(5)
+    ours = layer.train()(x)
+    torch.manual_seed(5)
+    residual = layer.weight + layer.lora_scale * layer.lora_b0 @ layer.lora_a0
+    exact = lowrank_add(F.linear(x, residual, layer.bias), x, layer.lora_a, layer.lora_b, layer.lora_scale, 0.5)
+    torch.testing.assert_close(ours, exact)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_outputs_are_the_bases_before_training(loaded, numbers, init: str) -> None:
+    base = numbers.logits(loaded.module)
+    prepared(loaded, init=init)
+    # Adding the start and subtracting it again costs roundings, nothing else.
+    assert (numbers.logits(loaded.module) - base).norm() <= 1e-5 * base.norm()
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_the_base_does_not_move(loaded, numbers, init: str) -> None:
+    before = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
+    strategy = prepared(loaded, init=init)
+    kept = {name for name in before if not loaded.module.get_parameter(name).requires_grad}
+    trained(strategy, loaded, numbers)
+    assert all(torch.equal(loaded.module.get_parameter(name), before[name]) for name in kept)
+    assert {n.rpartition(".")[2] for n in trainable(loaded.module)} <= {"lora_a", "lora_b", "weight", "bias"}
+
+
+def test_it_starts_where_gaussian_would_not(loaded, numbers) -> None:
+    """B is not zero, so that A learns from the first step."""
+    prepared(loaded)
+    gradients = numbers.gradients(loaded.module)
+    assert all(g.abs().max() > 0 for name, g in gradients.items() if name.endswith("lora_a"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "pissa"},
+        {"init": "pissa_niter_4", "rslora": True},
+        {"init": "olora"},
+        {"init": "olora", "dora": True},
+        {"init": "pissa", "rank_pattern": {"0\\..*": 2}, "alpha_pattern": {"1\\..*": 3}, "rslora": True},
+    ],
+    ids=["pissa", "rslora", "olora", "dora", "patterns"],
+)
+def test_peft_loads_it_on_the_original_base(loaded, numbers, tmp_path, doubled, options: dict) -> None:
+    if "rank_pattern" in options:
+        options = {**options, "targets": r".*\.[01]\..*(q_proj|c_attn|query)"}
+    base = copy.deepcopy(loaded.module)
+    strategy = prepared(loaded, **options)
+    trained(strategy, loaded, numbers)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    content = json.loads((folder / "adapter_config.json").read_text())
+    assert content["r"] == 8
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
+        peft = PeftModel.from_pretrained(copy.deepcopy(base), folder)
+    exact = numbers.logits(doubled(peft), base)
+    assert (exact - numbers.logits(base)).norm() > 1e-3 * exact.norm()
+    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"init": "olora"}, {"dora": True}, {"dropout": 0.2}])
+@pytest.mark.parametrize("reopened", [False, True], ids=["same options", "as a finished run"])
+def test_what_is_saved_loads_bit_for_bit(loaded, numbers, tmp_path, options: dict, reopened: bool) -> None:
+    untouched = copy.deepcopy(loaded)
+    strategy = prepared(loaded, **options)
+    trained(strategy, loaded, numbers)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    if reopened:
+        again = Lora(LoraConfig(**strategy.reopened()))
+        again.prepare(untouched)
+    else:
+        again = prepared(untouched, **options)
+    again.load(untouched, folder)
+    assert torch.equal(numbers.logits(untouched.module), numbers.logits(loaded.module))
+    again.merge(untouched)
+    merged = numbers.logits(untouched.module)
+    assert (merged - numbers.logits(loaded.module)).norm() <= 1e-5 * merged.norm()
+
+
+def test_a_checkpoint_holds_what_training_started_from(llama_folder, load, numbers) -> None:
+    """Another machine's SVD may differ in signs and digits; a resumed run goes on with the first one's."""
+    loaded, resumed = load(llama_folder), load(llama_folder)
+    strategy = prepared(loaded)
+    trained(strategy, loaded, numbers)
+    prepared(resumed)
+    state = state_tensors(resumed.module)
+    assert {name.rpartition(".")[2] for name in state} == {"lora_a", "lora_b", "lora_a0", "lora_b0"}
+    with torch.no_grad():
+        for tensor in state.values():
+            tensor.zero_()
+        for name, tensor in state_tensors(loaded.module).items():
+            state[name].copy_(tensor)
+    assert torch.equal(numbers.logits(resumed.module), numbers.logits(loaded.module))
+
+
+def test_merging_and_unmerging_come_back(loaded, numbers) -> None:
+    strategy = prepared(loaded, dora=True)
+    trained(strategy, loaded, numbers)
+    before = numbers.logits(loaded.module)
+    for step in (strategy.merge, strategy.unmerge):
+        step(loaded)
+        assert (numbers.logits(loaded.module) - before).norm() <= 1e-5 * before.norm()
+    assert len(lora_layers(loaded.module)) > 0
+
+
+def test_only_a_and_b_count(llama_folder, load) -> None:
+    plain, started = load(llama_folder), load(llama_folder)
+    prepared(plain, init="kaiming")
+    prepared(started)
+    assert count(started.module) == count(plain.module)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_skeleton_needs_no_weights(llama_folder, load, init: str) -> None:
+    config = load(llama_folder).module.config
+    with torch.device("meta"):
+        skeleton = LoadedModel(LlamaForCausalLM(config), None, str(llama_folder), "causal-lm")
+    prepared(skeleton, init=init, dora=True)
+    assert all(tensor.is_meta for tensor in state_tensors(skeleton.module).values())
+
+
+def test_a_bfloat16_base_starts_from_its_rounded_weights(llama_folder, load, numbers, tmp_path) -> None:
+    loaded = load(llama_folder, dtype=torch.bfloat16)
+    strategy = prepared(loaded)
+    layer = loaded.module.model.layers[0].self_attn.q_proj
+    s = torch.linalg.svdvals(layer.weight.float())
+    torch.testing.assert_close(torch.linalg.svdvals(layer.lora_scale * layer.lora_b @ layer.lora_a)[:4], s[:4])
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
+
+
+def test_bfloat16_takes_out_what_it_puts_in(llama_folder, load, numbers) -> None:
+    """At the start the update and what is subtracted round alike, so that outputs are the base's."""
+    loaded = load(llama_folder)
+    prepared(loaded)
+    base = numbers.logits(load(llama_folder).module)
+    with torch.autocast("cpu", torch.bfloat16):
+        started, plain = numbers.logits(loaded.module), numbers.logits(load(llama_folder).module)
+    assert (started - base).norm() <= 2 * (plain - base).norm()
+
+
+def test_a_compiled_model_computes_the_same() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 9), Conv1D(8, 9))
+    prepared(LoadedModel(module, None, "memory", "causal-lm"), dora=True)
+    for layer in module:
+        nn.init.normal_(layer.lora_b)
+    x = torch.randn(7, 12)
+    results = []
+    for run in (module, torch.compile(module, backend="aot_eager", fullgraph=True)):
+        module.zero_grad()
+        y = run(x)
+        y.square().sum().backward()
+        results.append([y, *(parameter.grad for parameter in trainable(module).values())])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])  # PEFT's conversion loses a classifier
+def test_a_pissa_adapter_that_peft_converted_loads_here(request, load, numbers, tmp_path, doubled, model: str) -> None:
+    loaded = load(request.getfixturevalue(f"{model}_folder"))
+    base = copy.deepcopy(loaded.module)
+    layers = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft = get_peft_model(copy.deepcopy(base), PeftConfig(r=4, init_lora_weights="pissa", **layers))
+        peft.peft_config["default"].init_lora_weights = True
+        peft.save_pretrained(tmp_path / "start")
+        numbers.shake(peft)
+        peft.peft_config["default"].init_lora_weights = "pissa"
+        peft.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    strategy = Lora(LoraConfig(start_from=str(tmp_path / "adapter")))
+    strategy.prepare(loaded)
+    assert strategy.config.rank == 8
+    exact = numbers.logits(doubled(peft), base)
+    # PEFT rounds the weights that it takes the start out of, which its own float64 copy does not undo.
+    assert (numbers.logits(loaded.module) - exact).norm() <= 1e-4 * exact.norm()
+
+
+def test_an_adapter_saved_with_another_start_is_refused(llama_folder, load, tmp_path) -> None:
+    loaded, other = load(llama_folder), load(llama_folder)
+    folder = saved(prepared(loaded, init="kaiming"), loaded, tmp_path / "adapter")
+    with pytest.raises(BaseMismatch, match=r"trained with rank 4; this model is prepared for rank 8"):
+        prepared(other).load(other, folder)
+
+
+def test_training_continues_from_a_pissa_adapter_as_from_any_other(llama_folder, load, numbers, tmp_path) -> None:
+    loaded, again = load(llama_folder), load(llama_folder)
+    strategy = prepared(loaded)
+    trained(strategy, loaded, numbers)
+    folder = saved(strategy, loaded, tmp_path / "adapter")
+    continued = Lora(LoraConfig(start_from=str(folder)))
+    continued.prepare(again)
+    assert continued.config.rank == 8
+    assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
+    with pytest.raises(RecipeError, match=r"strategy.init is 'pissa'.*Leave one of them out"):
+        LoraConfig(start_from=str(folder), init="pissa")
+
+
+@pytest.mark.parametrize("init", ["pisa", "pissa_niter_", "pissa_niter_0", "pissa_niter_x", None, 3])
+def test_an_unknown_initialisation_is_refused(init) -> None:
+    with pytest.raises(ValueError, match="allowed: kaiming, gaussian, pissa, pissa_niter_N"):
+        LoraConfig(init=init)

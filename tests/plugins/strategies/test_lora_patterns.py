@@ -1,0 +1,119 @@
+"""Single layers may have ranks and alphas of their own, B a learning rate of its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine.errors import NoMatch
+from ftengine.parameters import trainable
+from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora_inject import lora_layers
+
+PATTERNS = [
+    ({"q_proj": 2}, {}),
+    ({"model.layers.1.self_attn.q_proj": 2, "q_proj": 3}, {"q_proj": 5}),
+    ({"q_proj": 3, "model.layers.1.self_attn.q_proj": 2}, {"layers.0.self_attn.(q|v)_proj": 2.5}),
+    ({r"^model\.layers\.0\..*": 1}, {r"^model\.layers\.0\..*": 1, "v_proj": 7}),
+]
+
+
+def prepared(loaded: LoadedModel, **options) -> Lora:
+    strategy = Lora(LoraConfig(**options))
+    strategy.prepare(loaded)
+    return strategy
+
+
+@pytest.mark.parametrize(("ranks", "alphas"), PATTERNS)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_patterns_mean_what_they_mean_in_peft(llama_folder, load, ranks, alphas, rslora: bool) -> None:
+    loaded = load(llama_folder)
+    config = PeftConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], use_rslora=rslora)
+    config.rank_pattern, config.alpha_pattern = ranks, alphas
+    peft = get_peft_model(copy.deepcopy(loaded.module), config).base_model.model
+    prepared(loaded, targets=["q_proj", "v_proj"], rank_pattern=ranks, alpha_pattern=alphas, rslora=rslora)
+    for path, layer in lora_layers(loaded.module).items():
+        theirs = peft.get_submodule(path)
+        assert layer.lora_a.shape[0] == theirs.r["default"]
+        assert layer.lora_scale == pytest.approx(theirs.scaling["default"])
+
+
+@pytest.mark.parametrize(("ranks", "alphas"), PATTERNS)
+def test_peft_loads_an_adapter_with_patterns(llama_folder, load, numbers, tmp_path, doubled, ranks, alphas) -> None:
+    loaded = load(llama_folder)
+    base = copy.deepcopy(loaded.module)
+    strategy = prepared(loaded, targets=["q_proj", "v_proj"], rank_pattern=ranks, alpha_pattern=alphas)
+    numbers.shake(loaded.module)
+    strategy.save(loaded, tmp_path)
+    assert list(json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"]) == list(ranks)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
+        peft = PeftModel.from_pretrained(base, tmp_path)
+    exact = numbers.logits(doubled(peft), base)
+    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
+
+    again = load(llama_folder)
+    assert prepared(again, start_from=str(tmp_path)).config.rank_pattern == ranks
+    assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
+
+
+@pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_matches_no_adapted_layer_is_an_error(llama_folder, load, option: str) -> None:
+    loaded = load(llama_folder)
+    with pytest.raises(NoMatch, match=rf"{option} 'k_proj' matches none of the 2 layers .*e.g. 'model.layers.0"):
+        prepared(loaded, targets=["q_proj"], **{option: {"q_proj": 4, "k_proj": 4}})
+    assert not lora_layers(loaded.module)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank_pattern": {"q_proj": 0}},
+        {"rank_pattern": {"q_proj": 2.5}},
+        {"rank_pattern": {"(": 2}},
+        {"rank_pattern": ["q_proj"]},
+        {"alpha_pattern": {"q_proj": -1}},
+        {"alpha_pattern": {"": 1}},
+        {"lr_ratio": 0},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        LoraConfig(**options)
+
+
+def rates(strategy: Lora, module: nn.Module) -> dict[str, tuple[float, float]]:
+    """Return (learning rate, weight decay) by parameter name."""
+    groups = strategy.param_groups(module, 1e-3, 0.1)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(trainable(module))
+    return {name: found[id(p)] for name, p in trainable(module).items()}
+
+
+def test_b_learns_at_a_rate_of_its_own(bert_folder, load) -> None:
+    loaded = load(bert_folder, "sequence-classification")
+    strategy = prepared(loaded, lr_ratio=16, dora=True)
+    for name, (rate, decay) in rates(strategy, loaded.module).items():
+        assert rate == (16e-3 if name.endswith("lora_b") else 1e-3), name
+        assert decay == (0.0 if name.endswith(("magnitude", "bias")) else 0.1), name
+
+
+def test_a_convolutions_magnitude_does_not_decay_and_an_embeddings_b_keeps_the_rate() -> None:
+    loaded = LoadedModel(nn.Sequential(nn.Embedding(4, 3), nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
+    strategy = prepared(loaded, targets="[01]", dora=True, lr_ratio=4)
+    found = rates(strategy, loaded.module)
+    assert found["1.lora_magnitude"] == (1e-3, 0.0)
+    assert found["0.lora_b"] == (1e-3, 0.1)
+    assert found["1.lora_b"] == (4e-3, 0.1)
+
+
+def test_without_a_ratio_all_learn_at_one_rate(loaded) -> None:
+    assert {rate for rate, _ in rates(prepared(loaded), loaded.module).values()} == {1e-3}

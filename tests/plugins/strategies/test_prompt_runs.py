@@ -1,0 +1,163 @@
+"""Whole runs with virtual tokens: trained, interrupted and resumed, evaluated again, asked, and never merged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import tiny_gpt2
+from transformers import AutoModelForCausalLM
+
+from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.api import SilentListener
+from ftengine.errors import NotMergeable, RecipeError
+from ftengine.parameters import read_tensors
+from ftengine.run import RunDirectory
+
+STRATEGIES = {
+    "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},
+    "prefix": {"name": "prefix", "virtual_tokens": 4, "lr_ratio": 20.0},
+    "projected prefix": {"name": "prefix", "virtual_tokens": 4, "projection": 16, "lr_ratio": 1.0},
+}
+
+
+class Interruption(Exception):
+    pass
+
+
+class Interrupting(SilentListener):
+    """Stops a run after some training steps, as a lost machine would."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.training = steps, False
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self.training = name == "train"
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        if self.training:
+            self.left -= steps
+            if self.left < 0:
+                raise Interruption
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory) -> Path:
+    rows = [{"prompt": f"What is {i} and {i}?", "completion": f"{i} and {i} is {2 * i}."} for i in range(24)]
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def opinions(tmp_path_factory) -> Path:
+    words = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}
+    rows = [
+        {"text": f"the film was {word} {'and the music ' * (i % 4)}", "label": label}
+        for i in range(6)
+        for label, many in words.items()
+        for word in many
+    ]
+    file = tmp_path_factory.mktemp("data") / "opinions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def recipe(model: Path, task: str, data: Path, strategy: dict, output: Path, **train) -> Recipe:
+    return Recipe.make(
+        {
+            "model": {"source": str(model)},
+            "task": task,
+            "data": {"train": str(data), "validation": 0.25},
+            "strategy": strategy,
+            "train": {
+                "epochs": 3,
+                "batch_size": 6,
+                "learning_rate": 0.02,
+                "precision": "float32",
+                "checkpoint_every": 2,
+                **train,
+            },
+            "evaluation": {"resamples": 100},
+            "output": str(output),
+        }
+    )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_on_a_decoder_learns_resumes_and_reopens(llama_folder, sums, tmp_path, strategy):
+    def made(output: str) -> Recipe:
+        return recipe(llama_folder, "causal-lm", sums, STRATEGIES[strategy], tmp_path / output)
+
+    whole = fine_tune(made("whole"))
+    figures = whole.evaluation
+    assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]
+
+    with pytest.raises(Interruption):
+        fine_tune(made("interrupted"), listener=Interrupting(5))
+    assert not RunDirectory(tmp_path / "interrupted").finished
+    resumed = fine_tune(made("interrupted"), resume=True)
+    name = "adapter_model.safetensors"
+    assert (resumed.trained / name).read_bytes() == (whole.trained / name).read_bytes()
+    assert resumed.evaluation == figures
+
+    again = load_run(whole.path)
+    assert again.evaluate()["tuned"] == figures["tuned"]
+    with pytest.raises(NotMergeable):
+        again.merge(tmp_path / "merged")
+
+    # Answers are those that PEFT generates from the same folder, whatever they are batched with.
+    questions = [{"prompt": "What is 3 and 3?"}, {"prompt": "How do I reset my password, please, and what is 4?"}]
+    answers = list(again.predict(questions, options={"max_new_tokens": 8}))
+    assert answers == [next(again.predict([row], options={"max_new_tokens": 8})) for row in questions]
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_folder), whole.trained).eval()
+    loaded = again._model(False)[1]
+    ids = torch.tensor([[7, 20, 30, 41, 52]])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -5:]
+        torch.testing.assert_close(loaded.module(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_on_an_encoder_learns_with_its_fresh_head(bert_folder, opinions, tmp_path, strategy, precision):
+    made = recipe(
+        bert_folder, "text-classification", opinions, STRATEGIES[strategy], tmp_path / "run", precision=precision
+    )
+    run = fine_tune(made)
+    losses = [json.loads(line).get("loss") for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    losses = [loss for loss in losses if loss is not None]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    keys = set(read_tensors(run.trained / "adapter_model.safetensors"))
+    assert keys == {"prompt_embeddings", "base_model.classifier.weight", "base_model.classifier.bias"}
+    assert load_run(run.path).evaluate()["tuned"] == run.evaluation["tuned"]
+
+
+def test_a_run_in_bfloat16_on_a_decoder_reopens_with_equal_figures(sums, tmp_path):
+    folder = tiny_gpt2(tmp_path / "gpt2", initializer_range=0.2)  # what comes in has to matter to what comes out
+    for name in ("prompt", "prefix"):
+        made = recipe(folder, "causal-lm", sums, STRATEGIES[name], tmp_path / name, precision="bfloat16")
+        run = fine_tune(made)
+        assert run.evaluation["tuned"]["loss"]["value"] < run.evaluation["base"]["loss"]["value"]
+        assert load_run(run.path).evaluate()["tuned"] == run.evaluation["tuned"]
+
+
+def test_a_prompt_trains_with_gradient_checkpointing_and_a_prefix_is_refused(llama_folder, sums, tmp_path):
+    def made(name: str) -> Recipe:
+        return recipe(
+            llama_folder, "causal-lm", sums, STRATEGIES[name], tmp_path / name, gradient_checkpointing=True, max_steps=2
+        )
+
+    assert fine_tune(made("prompt")).evaluation["tuned"]["loss"]["value"] > 0
+    with pytest.raises(RecipeError, match="gradient_checkpointing"):
+        fine_tune(made("prefix"))
+    assert not (tmp_path / "prefix").exists()
+
+
+def test_the_plan_counts_virtual_tokens_and_the_room_that_is_left(llama_folder, sums, tmp_path):
+    found = plan(recipe(llama_folder, "causal-lm", sums, STRATEGIES["prompt"], tmp_path / "run"), measure=False)
+    assert found.model["trainable_parameters"] == 4 * 64
+    assert found.model["max_length"] == 512 - 4

@@ -1,0 +1,257 @@
+"""Images of every kind of row, what the model gets of them, and what is said of those that cannot be read."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from task_models import SIDE, image_processor, tiny_resnet, tiny_vit
+
+from ftengine.api import LoadRequest
+from ftengine.errors import DataError, InputError, SourceError
+from ftengine_builtins.loaders.transformers import TransformersLoader
+from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
+from ftengine_builtins.tasks.pixels import check_image, image_identity, read_image
+
+BINDING = [{"image": "x", "label": "cat"}, {"image": "y", "label": "dog"}]
+
+
+def task(rows=BINDING, **options):
+    made = ImageClassification(ImageClassificationConfig(**options))
+    made.bind({"train": list(rows)})
+    return made
+
+
+def picture(seed=0, size=(40, 30), mode="RGB"):
+    """Noise of a seed; size is (width, height)."""
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("vision")
+    return {"vit": tiny_vit(root / "vit"), "resnet": tiny_resnet(root / "resnet")}
+
+
+@pytest.fixture(params=["vit", "resnet"])
+def loaded(request, folders):
+    torch.manual_seed(0)
+    loaded = TransformersLoader().load(LoadRequest(str(folders[request.param]), "image-classification", task().labels))
+    loaded.module.eval()
+    return loaded
+
+
+# Reading
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP"])
+def test_a_path_bytes_and_the_hubs_form_are_the_same_image(kind, tmp_path):
+    content = encoded(
+        picture().quantize() if kind == "GIF" else picture(), kind, **({"lossless": True} if kind == "WEBP" else {})
+    )
+    path = tmp_path / "a.img"
+    path.write_bytes(content)
+    read = [np.asarray(read_image(x, "image")) for x in (str(path), path, content, {"bytes": content, "path": None})]
+    read += [np.asarray(read_image(x, "image")) for x in ({"bytes": None, "path": str(path)}, Image.open(path))]
+    assert read[0].shape == (30, 40, 3)
+    assert all(np.array_equal(read[0], other) for other in read)
+
+
+def test_images_are_turned_upright_as_their_camera_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert read_image(encoded(picture(size=(40, 30)), "JPEG", exif=exif), "image").size == (30, 40)
+
+
+def test_grey_palettes_and_transparency_become_rgb():
+    for image in (picture(mode="L"), picture().quantize(), picture().convert("RGBA"), picture().convert("LA")):
+        assert read_image(encoded(image), "image").mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_not_cut_off():
+    values = np.linspace(0, 65535, 40 * 30).astype("uint16").reshape(30, 40)
+    read = np.asarray(read_image(encoded(Image.fromarray(values)), "image", "L"))
+    assert np.array_equal(read, values >> 8)
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    image = Image.fromarray(np.linspace(0, 9, 16, dtype="float32").reshape(4, 4))
+    with pytest.raises(DataError, match=r"32-bit numbers \(mode F\) of unknown range"):
+        read_image(encoded(image, "TIFF"), "image")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (encoded(picture())[:400], "is no image that can be read: OSError: image file is truncated"),
+        (b"<svg></svg>", "is no image that can be read: UnidentifiedImageError"),
+        (b"", "is no image that can be read"),
+        (encoded(picture())[:60] + b"\0" * 900, "is no image that can be read"),
+    ],
+)
+def test_a_damaged_file_is_named(content, message, tmp_path):
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_image(str(path), "photo")
+    assert str(caught.value).startswith(f"`photo`: {str(path)!r}")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "", 7, {"path": None}, ["a.png"]])
+def test_what_is_no_image_is_refused(value):
+    with pytest.raises(DataError, match=r"`image` is .*; it must be the path of an image"):
+        read_image(value, "image")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no file .*nope\.png"):
+        read_image(str(tmp_path / "nope.png"), "image")
+    with pytest.raises(DataError, match="IsADirectoryError"):
+        read_image(str(tmp_path), "image")
+
+
+def test_before_prediction_only_headers_are_read(tmp_path):
+    path = tmp_path / "cut.png"
+    path.write_bytes(encoded(picture(size=(200, 200)))[:1000])
+    check_image(str(path), "image")
+    with pytest.raises(DataError):
+        task().check_input({"image": str(tmp_path / "nope.png")})
+
+
+# Rows
+
+
+def test_files_that_are_equal_byte_for_byte_are_duplicates_whatever_their_names(tmp_path):
+    picture().save(tmp_path / "a.png")
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+    picture(1).save(tmp_path / "c.png")
+    a, b, c = (task().identity({"image": str(tmp_path / name)}) for name in ("a.png", "b.png", "c.png"))
+    assert a == b != c
+    assert a == image_identity((tmp_path / "a.png").read_bytes())
+
+
+def test_identity_of_what_cannot_be_read_is_what_stands_there():
+    assert image_identity("nope.png") == "'nope.png'"
+    assert image_identity(None) == "missing"
+
+
+def test_an_example_counts_as_one_image():
+    bound = task()
+    features = bound.encode({"image": picture(), "label": "dog"}, image_processor())
+    assert features["pixel_values"].shape == (3, SIDE, SIDE)
+    assert features["pixel_values"].dtype == torch.float32
+    assert (features["length"], features["weight"], features["label"]) == (1, 1, 1)
+    assert bound.unit == "images"
+
+
+def test_columns_may_have_other_names():
+    bound = task([{"photo": "x", "class": "a"}, {"photo": "x", "class": "b"}], image="photo", label="class")
+    assert bound.paths == ("photo",)
+    assert bound.encode({"photo": picture(), "class": "b"}, image_processor())["label"] == 1
+    with pytest.raises(DataError, match=r"no column 'photo' .*task\.image"):
+        bound.check(["image", "class"])
+
+
+def test_several_labels_and_numbers_work_as_for_texts():
+    several = task([{"image": "x", "label": ["b", "a"]}, {"image": "y", "label": []}])
+    assert several.encode({"image": picture(), "label": ["a"]}, image_processor())["label"] == [1, 0]
+    number = task([{"image": "x", "label": 0.5}])
+    assert number.default_evaluators == ("regression",)
+
+
+def test_plan_shows_path_sizes_and_label(tmp_path):
+    picture().save(tmp_path / "a.png")
+    bound = task()
+    features = bound.encode({"image": str(tmp_path / "a.png"), "label": "cat"}, image_processor())
+    (text, _), label = bound.show(features, None)
+    assert text.strip() == f"{tmp_path / 'a.png'} (40 × 30) as 3 × {SIDE} × {SIDE}"
+    assert label == ("cat", True)
+
+
+def test_a_tokenizer_is_no_image_processor(bert_folder):
+    processor = TransformersLoader().load_processor(str(bert_folder))
+    with pytest.raises(SourceError, match=r"need an image processor.*model\.loader\.processor=image"):
+        task().encode({"image": picture(), "label": "cat"}, processor)
+
+
+@pytest.mark.parametrize(("mean", "mode"), [([0.5], "L"), ([0.5, 0.5, 0.5], "RGB"), (None, "RGB")])
+def test_images_have_the_channels_that_the_processor_normalises(mean, mode):
+    class Processor:
+        image_mean = mean
+
+        def __call__(self, images, return_tensors):
+            self.seen = images.mode
+            return {"pixel_values": torch.zeros(1, len(images.getbands()), 2, 2)}
+
+    processor = Processor()
+    task().encode({"image": picture(), "label": "cat"}, processor)
+    assert processor.seen == mode
+
+
+# The model
+
+
+def test_the_head_is_fresh_for_the_datas_labels(loaded):
+    assert loaded.new_modules
+    assert {name.split(".")[0] for name in loaded.new_modules} == {"classifier"}
+    assert loaded.module.config.id2label == {0: "cat", 1: "dog"}
+    assert loaded.max_length is None
+
+
+def test_a_head_that_was_trained_on_these_labels_stays(folders, tmp_path):
+    labels = task().labels
+    first = TransformersLoader().load(LoadRequest(str(folders["resnet"]), "image-classification", labels))
+    first.module.save_pretrained(tmp_path)
+    first.processor.save_pretrained(tmp_path)
+    again = TransformersLoader().load(LoadRequest(str(tmp_path), "image-classification", labels))
+    assert again.new_modules == ()
+    probe = task().probe(again)
+    assert torch.equal(task().outputs(first.module.eval(), probe), task().outputs(again.module.eval(), probe))
+
+
+def test_loss_and_predictions_are_those_of_a_plain_computation(loaded):
+    bound = task()
+    rows = [{"image": picture(i), "label": label} for i, label in enumerate(["cat", "dog", "dog"])]
+    batch = bound.collate([bound.encode(row, loaded.processor) for row in rows], loaded.processor)
+    total, weight = bound.loss(loaded.module, batch)
+    expected = loaded.module(**batch)
+    torch.testing.assert_close(total / weight, expected.loss)
+    assert [p["predicted"] for p in bound.predict(loaded.module, batch)] == expected.logits.argmax(dim=1).tolist()
+    answers = bound.infer(loaded, [{"image": row["image"]} for row in rows])
+    assert [a["label"] for a in answers] == [bound.labels.names[i] for i in expected.logits.argmax(dim=1)]
+
+
+def test_the_probe_needs_no_data_and_reaches_the_first_layer(loaded):
+    bound = task()
+    probe = bound.probe(loaded)
+    assert probe["pixel_values"].shape == (4, 3, SIDE, SIDE)
+    assert torch.equal(probe["pixel_values"], bound.probe(loaded)["pixel_values"])
+    before = bound.outputs(loaded.module, probe)
+    first = next(p for p in loaded.module.parameters() if p.ndim == 4)
+    with torch.no_grad():
+        first.neg_()
+    assert not torch.allclose(bound.outputs(loaded.module, probe), before)
+
+
+def test_images_left_at_different_sizes_are_refused_together():
+    processor = image_processor()
+    processor.do_resize = False
+    bound = task()
+    features = [bound.encode({"image": picture(size=size), "label": "cat"}, processor) for size in ((8, 8), (8, 9))]
+    with pytest.raises(DataError, match=r"different sizes, such as \(3, 8, 8\) and \(3, 9, 8\)"):
+        bound.collate(features, processor)
+
+
+def test_there_are_no_options(loaded):
+    with pytest.raises(InputError, match="unknown option 'x'"):
+        task().infer(loaded, [{"image": picture()}], {"x": 1})

@@ -1,0 +1,262 @@
+"""What an encoder-decoder reads and writes, its loss, and its answers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from task_models import tiny_bart, tiny_t5
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from ftengine.api import LoadedModel, LoadRequest
+from ftengine.errors import DataError, InputError, RecipeError
+from ftengine_builtins.loaders.transformers import TransformersLoader
+from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted
+from ftengine_builtins.tasks.token_loss import IGNORED
+
+ROWS = [
+    {"prompt": "The film was wonderful, the acting was terrible.", "completion": "a film"},
+    {"prompt": "Shares rose", "completion": "Shares rose after the company said that its profits had grown."},
+    {"prompt": "What is the capital of France?", "completion": "Paris"},
+]
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory):
+    return tiny_t5(tmp_path_factory.mktemp("models") / "t5")
+
+
+@pytest.fixture(scope="session")
+def bart_folder(tmp_path_factory):
+    return tiny_bart(tmp_path_factory.mktemp("models") / "bart")
+
+
+@pytest.fixture(params=["t5", "bart"])
+def loaded(request, t5_folder, bart_folder):
+    """An encoder-decoder in fp64, so that two ways of summing agree to 1e-12."""
+    folder = {"t5": t5_folder, "bart": bart_folder}[request.param]
+    loaded = TransformersLoader().load(LoadRequest(str(folder), "seq2seq-lm", dtype="float64"))
+    loaded.module.eval()
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def tokenizer(t5_folder):
+    return AutoTokenizer.from_pretrained(t5_folder)
+
+
+def task(**options):
+    return Seq2SeqLM(Seq2SeqLMConfig(**options))
+
+
+def batch_of(task, rows, processor):
+    return task.collate([task.encode(row, processor) for row in rows], processor)
+
+
+# What is read
+
+
+def test_prompt_and_completion_are_tokenised_apart_and_both_end(tokenizer):
+    features = task(prefix="answer: ").encode(ROWS[2], tokenizer)
+    assert tokenizer.decode(features["input_ids"]) == "answer: What is the capital of France?</s>"
+    assert tokenizer.decode(features["labels"]) == "Paris</s>"
+    assert features["weight"] == len(features["labels"])
+    assert features["length"] == len(features["input_ids"]) + len(features["labels"])
+
+
+def test_a_tokenizer_that_ends_no_text_gets_its_end_token(llama_tokenizer):
+    labels = task().encode(ROWS[2], llama_tokenizer)["labels"]
+    assert labels == [*llama_tokenizer("Paris")["input_ids"], llama_tokenizer.eos_token_id]
+
+
+def test_each_side_has_its_own_limit(tokenizer):
+    features = task(max_length=6, max_completion_length=4).encode(ROWS[1] | {"prompt": ROWS[0]["prompt"]}, tokenizer)
+    assert len(features["input_ids"]) == 6
+    assert features["input_ids"][-1] == tokenizer.eos_token_id  # a cut prompt still ends
+    assert len(features["labels"]) == 4
+    assert tokenizer.eos_token_id not in features["labels"]  # a cut completion does not
+    assert features["truncated"]
+    assert features["longest"] == 6
+
+
+def test_a_limit_beyond_the_model_is_refused(tokenizer):
+    with pytest.raises(RecipeError, match=r"task\.max_completion_length"):
+        task(max_completion_length=65).encode(ROWS[0], tokenizer, max_length=64)
+
+
+@pytest.mark.parametrize(
+    ("columns", "renaming"),
+    [
+        (["source", "target"], "{prompt: source, completion: target}"),
+        (["prompt", "summary"], "{completion: summary}"),
+        (["a", "b"], "{prompt: a, completion: b}"),
+    ],
+)
+def test_other_columns_are_refused_with_a_renaming(columns, renaming):
+    with pytest.raises(DataError) as caught:
+        task().check(columns)
+    assert renaming in str(caught.value)
+
+
+def test_a_row_without_completion_is_refused(tokenizer):
+    with pytest.raises(DataError, match="`completion` is missing"):
+        task().encode({"prompt": "x"}, tokenizer)
+
+
+# Loss
+
+
+def test_loss_and_count_are_those_of_transformers(loaded):
+    batch = batch_of(task(), ROWS, loaded.processor)
+    total, weight = task().loss(loaded.module, batch)
+    expected = loaded.module(**batch).loss  # the mean over labels
+    assert weight == int((batch["labels"] != IGNORED).sum())
+    torch.testing.assert_close(total / weight, expected, rtol=1e-10, atol=0)
+
+
+def test_gradients_are_those_of_transformers(loaded):
+    batch = batch_of(task(), ROWS, loaded.processor)
+    total, weight = task().loss(loaded.module, batch)
+    (total / weight).backward()
+    found = {name: p.grad.clone() for name, p in loaded.module.named_parameters()}
+    loaded.module.zero_grad()
+    loaded.module(**batch).loss.backward()
+    for name, parameter in loaded.module.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-12, msg=name)
+
+
+def test_an_example_has_the_loss_that_it_has_alone(loaded):
+    together = task().predict(loaded.module, batch_of(task(), ROWS, loaded.processor))
+    for row, prediction in zip(ROWS, together, strict=True):
+        (alone,) = task().predict(loaded.module, batch_of(task(), [row], loaded.processor))
+        assert prediction["tokens"] == alone["tokens"]
+        assert prediction["loss"] == pytest.approx(alone["loss"], rel=1e-9)
+
+
+def test_logits_of_a_whole_batch_never_exist(loaded):
+    widths = []
+    hook = loaded.module.get_output_embeddings().register_forward_hook(
+        lambda module, args, output: widths.append(output.numel())
+    )
+    batch = batch_of(task(), ROWS * 40, loaded.processor)
+    task().loss(loaded.module, batch)
+    hook.remove()
+    assert (
+        max(widths) <= 128 * loaded.module.config.vocab_size < batch["labels"].numel() * loaded.module.config.vocab_size
+    )
+
+
+def test_a_model_without_its_own_way_to_shift_is_shifted_by_its_config():
+    class Config:
+        decoder_start_token_id, pad_token_id = 7, 0
+
+        def get_text_config(self):
+            return self
+
+    class Model:
+        config = Config()
+
+    labels = torch.tensor([[3, 4, 1], [5, 1, IGNORED]])
+    assert shifted(Model(), labels).tolist() == [[7, 3, 4], [7, 5, 1]]
+
+
+# Answers
+
+
+def greedy(model, ids, steps):
+    """Decode without a cache, one whole forward pass a token."""
+    written = [model.config.decoder_start_token_id]
+    for _ in range(steps):
+        logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([written])).logits
+        written.append(int(logits[0, -1].argmax()))
+    return written[1:]
+
+
+def learn(loaded, rows, steps=150):
+    optimizer = torch.optim.Adam(loaded.module.parameters(), lr=1e-2)
+    batch = batch_of(task(), rows, loaded.processor)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        total, weight = task().loss(loaded.module, batch)
+        (total / weight).backward()
+        optimizer.step()
+
+
+def test_answers_are_those_of_plain_greedy_decoding(loaded):
+    learn(loaded, ROWS[:1] + ROWS[2:], steps=20)
+    answers = task().infer(loaded, ROWS, {"max_new_tokens": 6})
+    for row, answer in zip(ROWS, answers, strict=True):
+        ids = task().encode(row, loaded.processor)["input_ids"]
+        tokens = greedy(loaded.module, ids, 6)
+        end = loaded.processor.eos_token_id
+        tokens = tokens[: tokens.index(end)] if end in tokens else tokens
+        assert answer == {"completion": loaded.processor.decode(tokens, skip_special_tokens=True)}
+
+
+def test_what_was_learnt_is_answered_and_ends(t5_folder):
+    loaded = TransformersLoader().load(LoadRequest(str(t5_folder), "seq2seq-lm"))
+    learn(loaded, ROWS)
+    answers = task().infer(loaded, [{"prompt": row["prompt"]} for row in ROWS], {"max_new_tokens": 30})
+    assert [answer["completion"] for answer in answers] == [row["completion"] for row in ROWS]
+
+
+def test_a_model_with_positions_refuses_answers_beyond_them(bart_folder):
+    loaded = TransformersLoader().load(LoadRequest(str(bart_folder), "seq2seq-lm"))
+    assert loaded.max_length == 64
+    with pytest.raises(DataError, match="max_new_tokens 65 exceed the 64 tokens"):
+        task().infer(loaded, ROWS[:1], {"max_new_tokens": 65})
+    task().infer(loaded, ROWS[:1], {"max_new_tokens": 60})  # prompt and answer do not share the limit
+
+
+def test_unknown_options_are_refused(loaded):
+    with pytest.raises(InputError, match="unknown option 'beams'"):
+        task().infer(loaded, ROWS[:1], {"beams": 4})
+
+
+def test_rows_without_a_prompt_cannot_be_answered():
+    with pytest.raises(DataError, match="`prompt` is empty"):
+        task().check_input({"prompt": " "})
+    task().check_input({"prompt": "x"})
+
+
+# Around it
+
+
+def test_the_probe_reaches_the_decoder(loaded):
+    batch = task().probe(loaded)
+    before = task().outputs(loaded.module, batch)
+    with torch.no_grad():
+        for parameter in loaded.module.get_decoder().parameters():
+            parameter.mul_(1.5)
+    assert not torch.allclose(task().outputs(loaded.module, batch), before)
+
+
+def test_plan_shows_what_is_trained_on(tokenizer):
+    features = task().encode(ROWS[2], tokenizer)
+    shown = task().show(features, tokenizer)
+    assert [text.strip() for text, trained in shown if trained] == ["Paris</s>"]
+
+
+def test_a_model_of_another_kind_is_refused(bert_folder):
+    from ftengine.errors import SourceError
+
+    with pytest.raises(SourceError, match="no seq2seq-lm head"):
+        TransformersLoader().load(LoadRequest(str(bert_folder), "seq2seq-lm", skeleton=True))
+
+
+def test_perplexity_matches_a_plain_computation(loaded):
+    from ftengine_builtins.evaluators.language import Perplexity
+
+    evaluator = Perplexity()
+    batch = batch_of(task(), ROWS, loaded.processor)
+    sums = sum(torch.tensor(evaluator.statistics(p)) for p in task().predict(loaded.module, batch))
+    with torch.no_grad():
+        logits = loaded.module(**batch).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).exp()
+    assert float(evaluator.metrics(sums.numpy())["perplexity"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):
+    loaded.module.save_pretrained(tmp_path)
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    copy = LoadedModel(again, loaded.processor, "", "seq2seq-lm")
+    batch = batch_of(task(), ROWS, loaded.processor)
+    assert torch.equal(task().loss(copy.module, batch)[0], task().loss(loaded.module, batch)[0])

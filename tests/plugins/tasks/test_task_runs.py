@@ -1,0 +1,202 @@
+"""Whole runs of the tasks beyond causal language modelling: plan, train, reopen, predict from a file, merge."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from task_models import tiny_resnet, tiny_t5, tiny_vit
+
+from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.cli import main
+from ftengine.errors import DataError
+from ftengine.prediction import predict_file
+
+WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def photos(folder, count=8):
+    """Dark and light noise, a subfolder each."""
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 50), ("light", 200)):
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            noise = rng.integers(-40, 40, (24, 24, 3)) + level
+            Image.fromarray(noise.astype("uint8")).save(folder / label / f"{i}.png")
+    return folder
+
+
+def tagged(count=48):
+    rng = random.Random(0)
+    rows = []
+    for _ in range(count):
+        kinds = [rng.choice([*WORDS]) for _ in range(rng.randrange(3, 7))]
+        rows.append(
+            {
+                "tokens": [rng.choice(WORDS[kind]) for kind in kinds],
+                "tags": [f"B-{kind}" if kind else "O" for kind in kinds],
+            }
+        )
+    return rows
+
+
+def reversed_words(count=48):
+    rng = random.Random(0)
+    words = ["the", "fox", "dog", "lazy", "quick", "brown"]
+    chosen = [rng.sample(words, 3) for _ in range(count)]
+    return [{"prompt": " ".join(x), "completion": " ".join(reversed(x))} for x in chosen]
+
+
+@pytest.fixture(params=["seq2seq-lm", "token-classification", "image-classification", "image-classification/resnet"])
+def case(request, bert_folder, tmp_path, monkeypatch):
+    """A recipe for a task and rows to answer; paths are relative, as a user writes them."""
+    monkeypatch.chdir(tmp_path)
+    task, _, model = request.param.partition("/")
+    if task == "seq2seq-lm":
+        source, data = tiny_t5(tmp_path / "t5"), write(tmp_path / "data.jsonl", reversed_words())
+        asked = [{"prompt": "the lazy fox"}, {"prompt": "quick"}]
+    elif task == "token-classification":
+        source, data = bert_folder, write(tmp_path / "data.jsonl", tagged())
+        asked = [{"tokens": ["anna", "likes", "paris"]}, {"text": "the fox"}]
+    else:
+        source = tiny_resnet(tmp_path / "resnet") if model else tiny_vit(tmp_path / "vit")
+        data = photos(tmp_path / "photos")
+        asked = [{"image": "photos/dark/0.png"}, {"image": "photos/light/1.png"}]
+    recipe = {
+        "model": {"source": str(source)},
+        "task": task,
+        "data": {"train": data.name, "validation": 0.25},
+        "strategy": "full",
+        "train": {"epochs": 4, "batch_size": 8, "learning_rate": 0.003},
+        "evaluation": {"resamples": 100},
+        "output": "run",
+    }
+    return recipe, asked
+
+
+def without_answers(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "prediction" and v is not None} for line in lines], lines
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_learns_comes_back_and_merges(case, precision, tmp_path):
+    content, asked = case
+    recipe = Recipe.make(content, [f"train.precision={precision}"])
+    planned = plan(recipe, measure=False)
+    run = fine_tune(recipe)
+    losses = [line["loss"] for line in run.metrics if "loss" in line]
+    assert len(losses) == planned.steps["total"]
+    assert losses[-1] < losses[0]
+    assert planned.steps["unit"] == ("images" if content["task"] == "image-classification" else "tokens")
+
+    again = load_run("run")
+    assert again.evaluate() == run.evaluation
+    answers = list(again.predict(asked, options={"max_new_tokens": 5} if content["task"] == "seq2seq-lm" else None))
+    assert len(answers) == len(asked)
+
+    write(tmp_path / "asked.jsonl", asked)
+    predict_file(again, "asked.jsonl", tmp_path / "out.jsonl", batch_size=1)
+    rows, lines = without_answers(tmp_path / "out.jsonl")
+    assert rows == asked
+    assert all(line["prediction"].keys() == answer.keys() for line, answer in zip(lines, answers, strict=True))
+
+    report = run.merge("merged")
+    assert report.difference <= report.tolerance
+    assert report.effect > 0
+
+
+def test_new_modules_of_each_head_train_and_are_saved(case):
+    content, _ = case
+    planned = plan(Recipe.make(content), measure=False)
+    fresh = planned.model["new_modules"]
+    assert (fresh == []) == (content["task"] == "seq2seq-lm")
+    if fresh:
+        run = fine_tune(Recipe.make(content))
+        assert load_run(run.path).evaluate()["tuned"] == run.evaluation["tuned"]
+
+
+def test_init_and_plan_offer_each_task(case):
+    content, _ = case
+    arguments = ["--task", content["task"], "--model", content["model"]["source"], "--data", content["data"]["train"]]
+    written = CliRunner().invoke(main, ["init", "r.yaml", "--strategy", "full", *arguments], catch_exceptions=False)
+    assert written.exit_code == 0, written.output
+    with open("r.yaml") as file:
+        assert yaml.safe_load(file)["task"]["name"] == content["task"]
+    shown = CliRunner().invoke(main, ["plan", "r.yaml", "--no-measure"], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    assert ("images" in shown.output) == (content["task"] == "image-classification")
+
+
+def test_a_list_of_paths_gives_the_figures_of_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    tiny_vit(tmp_path / "vit")
+    lines = [f"{label}/{i}.png,{label}" for label in ("dark", "light") for i in range(8)]
+    (tmp_path / "photos" / "list.csv").write_text("\n".join(["image,label", *lines]) + "\n")
+    content = {
+        "model": {"source": "vit"},
+        "task": "image-classification",
+        "data": {"validation": 0.25},
+        "strategy": "full",
+        "train": {"max_steps": 2, "precision": "float32"},
+        "evaluation": {"resamples": 100},
+    }
+    figures = []
+    for source in ("photos/list.csv", "photos"):
+        if source == "photos":
+            (tmp_path / "photos" / "list.csv").unlink()
+        overrides = [f"data.train={source}", f"output=run-{len(figures)}"]
+        figures.append(fine_tune(Recipe.make(content, overrides)).evaluation)
+    assert figures[0] == figures[1]
+
+
+def test_a_damaged_image_ends_the_run_before_the_model_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    bad = tmp_path / "photos" / "dark" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    content = {
+        "model": {"source": str(tiny_vit(tmp_path / "vit"))},
+        "task": "image-classification",
+        "data": {"train": "photos", "validation": None},
+        "strategy": "full",
+        "train": {"max_steps": 1},
+    }
+    with pytest.raises(
+        DataError, match=r"^photos/dark/3\.png: `image`: .* is no image that can be read.*on_error: skip"
+    ):
+        fine_tune(Recipe.make(content))
+    assert not (tmp_path / "runs").exists()
+    planned = plan(Recipe.make(content, ["data.on_error=skip"]), measure=False)
+    assert planned.data["encoded"]["train"]["examples"] == 15
+    assert any("photos/dark/3.png" in warning for warning in planned.warnings)
+
+
+def test_another_image_behind_a_path_is_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    tiny_vit(tmp_path / "vit")
+    content = {
+        "model": {"source": "vit"},
+        "task": "image-classification",
+        "data": {"train": "photos", "validation": 0.25},
+        "strategy": "full",
+        "train": {"max_steps": 1},
+        "evaluation": {"resamples": 100},
+        "output": "run",
+    }
+    run = fine_tune(Recipe.make(content))
+    run.evaluate()
+    for i in range(8):
+        Image.new("RGB", (9, 9 + i)).save(tmp_path / "photos" / "dark" / f"{i}.png")
+    with pytest.raises(DataError, match="the data files changed"):
+        run.evaluate()
