@@ -264,7 +264,7 @@ def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
     hint = "" if os.path.exists(source) else " There is no such file or folder here."
     raise SourceError(
         f"no loader accepts model.source {source!r} (tried: {known}).{hint} Give a folder with config.json, a .gguf "
-        "file, a hub id, or package://NAME/FILE; name model.loader for anything else."
+        "file, a hub id, package://NAME/FILE, timm://NAME or torchvision://NAME; name model.loader for anything else."
     )
 
 

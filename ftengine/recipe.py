@@ -56,7 +56,9 @@ HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: str = Field(min_length=1, description=".jsonl .json .csv .tsv .parquet .txt, or a hub id")
+    train: str = Field(
+        min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
+    )
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")

@@ -258,7 +258,7 @@ def test_every_option_of_a_prediction_is_told_with_its_default():
 
 
 def test_recipes_in_the_documents_are_recipes():
-    (whole,) = [yaml.safe_load(block.text) for block in blocks(RECIPE, "yaml")]
+    whole = next(yaml.safe_load(block.text) for block in blocks(RECIPE, "yaml") if block.heading == "The recipe")
     for document in TEXTS:
         for block in blocks(document, "yaml"):
             Recipe.make({**whole, **yaml.safe_load(block.text)}, origin=block.place)
@@ -273,9 +273,9 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
 
     for document in TEXTS:
         for block in blocks(document, "json"):
-            classify = "text-classification" in block.heading
-            task = Registry().build("task", "text-classification" if classify else "causal-lm", "task")
-            tokenizer = AutoTokenizer.from_pretrained(bert_folder if classify else llama_folder)
+            name = next(iter(code(block.heading)), "") if "task `" in block.heading else "causal-lm"
+            task = Registry().build("task", name, "task")
+            tokenizer = AutoTokenizer.from_pretrained(bert_folder if "classification" in name else llama_folder)
             rows = [json.loads(line) for line in block.text.splitlines()]
             task.bind({"train": rows})
             for row in rows:

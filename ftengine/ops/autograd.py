@@ -21,7 +21,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def operators(rank: int, *large: Tensor) -> ModuleType:
-    """Return where the operators for large operands live: the dispatcher, or the reference where one is not eligible."""
+    """Return where the operators live: the dispatcher, or the reference where a large operand is not eligible."""
     if all(is_eligible(x.device.type, x.dtype, rank, x.layout) for x in large):
         return torch.ops.ftengine
     return reference

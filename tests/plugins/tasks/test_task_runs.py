@@ -100,8 +100,10 @@ def test_a_run_learns_comes_back_and_merges(case, precision, tmp_path):
 
     again = load_run("run")
     assert again.evaluate() == run.evaluation
-    answers = list(again.predict(asked, options={"max_new_tokens": 5} if content["task"] == "seq2seq-lm" else None))
-    assert len(answers) == len(asked)
+    options = {"max_new_tokens": 5} if content["task"] == "seq2seq-lm" else None
+    answers = list(again.predict(asked, options=options))
+    before = list(again.predict(asked, options=options, base=True))  # everything is frozen there
+    assert [a.keys() for a in answers] == [b.keys() for b in before]
 
     write(tmp_path / "asked.jsonl", asked)
     predict_file(again, "asked.jsonl", tmp_path / "out.jsonl", batch_size=1)
