@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import torch
 
 from ftengine import Recipe
 from ftengine.data.batching import epoch_batches, padding_share
-from ftengine.environment import hardware, versions
+from ftengine.environment import hardware, peak_memory_bytes, versions
 from ftengine.job import Job
 from ftengine.session import Session
 from ftengine.training.loop import train_mode
@@ -120,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only:
         providers((arguments.only,), arguments)[arguments.only][0]()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(peak_memory_bytes())
         return
 
     memory = {name: peak_bytes(name, arguments) for name in PROVIDERS}

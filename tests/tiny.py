@@ -1,6 +1,6 @@
 """Tiny models that are real in kind: true architectures and true tokenizers, random weights.
 
-Each function writes a complete transformers folder (safetensors, config, trained tokenizer), the same
+Each function writes a complete transformers folder (safetensors, config, its tokenizer or image processor), the same
 bytes for the same seed, in well under two seconds.
 """
 
@@ -22,7 +22,17 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
 )
+
+SIDE = 32
+"""Pixels on a side of what the vision models read."""
 
 CHATML = (
     "{% for message in messages %}"
@@ -90,6 +100,42 @@ def tiny_bert(folder: str | Path, *, seed: int = 0, **config: Any) -> Path:
     return _write(BertModel, BertConfig, settings | config, tokenizer, folder, seed)
 
 
+def tiny_t5(folder: str | Path, *, seed: int = 0, **config: Any) -> Path:
+    """Write a T5ForConditionalGeneration with a Unigram tokenizer that ends texts, as T5's does."""
+    tokenizer = unigram_tokenizer()
+    settings = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    return _write(T5ForConditionalGeneration, T5Config, settings | config, tokenizer, folder, seed)
+
+
+def tiny_vit(folder: str | Path, *, seed: int = 0, **config: Any) -> Path:
+    """Write a ViTForImageClassification with a head for three classes of its own."""
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": SIDE,
+        "patch_size": 8,
+        "num_labels": 3,
+    }
+    return _write(ViTForImageClassification, ViTConfig, settings | config, image_processor(), folder, seed)
+
+
+def tiny_resnet(folder: str | Path, *, seed: int = 0, **config: Any) -> Path:
+    """Write a ResNetForImageClassification: convolutions and BatchNorm."""
+    settings = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    return _write(ResNetForImageClassification, ResNetConfig, settings | config, image_processor(), folder, seed)
+
+
 def byte_level_tokenizer(*, pad_token: str | None, vocab_size: int = 400) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE with ChatML's special tokens; any text round-trips through it."""
     tokenizer = Tokenizer(models.BPE())
@@ -144,18 +190,41 @@ def word_piece_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a Unigram over the corpus's words and characters; the vocabulary is laid out by hand, so it stays."""
+    special = ["<pad>", "</s>", "<unk>"]
+    words = sorted({f"▁{word}" for line in CORPUS for word in line.split()})
+    characters = sorted(set(string.printable.strip()) | {"▁"})
+    pieces = [(piece, 0.0) for piece in special] + [(word, -5.0) for word in words] + [(c, -9.0) for c in characters]
+    tokenizer = Tokenizer(models.Unigram(list(dict(pieces).items()), unk_id=special.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", special.index("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def image_processor() -> ViTImageProcessorPil:
+    """Build what resizes images to SIDE pixels and normalises them, as ViT's does."""
+    return ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
+
+
 def _write(
     model_class: type[PreTrainedModel],
     config_class: type[PreTrainedConfig],
     settings: dict[str, Any],
-    tokenizer: PreTrainedTokenizerFast,
+    processor: Any,
     folder: str | Path,
     seed: int,
 ) -> Path:
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
         torch.manual_seed(seed)
-        model = model_class(config_class(**{"vocab_size": len(tokenizer), "dtype": "float32", **settings}))
+        words = {"vocab_size": len(processor)} if hasattr(processor, "get_vocab") else {}
+        model = model_class(config_class(**{**words, "dtype": "float32", **settings}))
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder

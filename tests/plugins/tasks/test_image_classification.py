@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from task_models import SIDE, image_processor, tiny_resnet, tiny_vit
+from tiny import SIDE, image_processor, tiny_resnet, tiny_vit
 
 from ftengine.api import LoadRequest
 from ftengine.errors import DataError, InputError, SourceError

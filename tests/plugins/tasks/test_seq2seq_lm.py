@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from task_models import tiny_bart, tiny_t5
+from task_models import tiny_bart
+from tiny import tiny_t5
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ftengine.api import LoadedModel, LoadRequest

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from task_models import tiny_resnet, tiny_t5, tiny_vit
+from tiny import tiny_resnet, tiny_t5, tiny_vit
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
