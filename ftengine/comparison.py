@@ -15,8 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import PartialState
+
 from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.data.split import Splits
+from ftengine.data.encoding import EncodedSplit
 from ftengine.engine import require_same_recipe
 from ftengine.errors import FtengineError, InputError, RunError, TrainingError, did_you_mean
 from ftengine.evaluation.bootstrap import Accumulator, to_json
@@ -27,6 +29,7 @@ from ftengine.job import Job, described
 from ftengine.recipe import Recipe
 from ftengine.run import RunDirectory
 from ftengine.session import held_out
+from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05
 """Adjusted p-values up to this support a difference."""
@@ -182,7 +185,8 @@ def check(contenders: Sequence[Contender], metric: str | None, listener: Listene
     Raises:
         InputError: what any of the runs would refuse, named by its label.
     """
-    jobs = []
+    jobs: list[Job] = []
+    read: list[dict[str, EncodedSplit]] = []
     splits, state = None, {}
     for contender in contenders:
         with _named(contender.label):
@@ -195,12 +199,16 @@ def check(contenders: Sequence[Contender], metric: str | None, listener: Listene
             else:
                 job.task.restore(state)
             _check_metric(job, metric)
+            choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
             job.load_skeleton()
+            encoded = job.encode(splits)
             if contender.run.is_run():
-                _require_same(contender.run, job, splits)
+                _require_same(contender.run, job, encoded)
             else:
                 contender.run.require_free()
         jobs.append(job)
+        read.append(encoded)
+    _require_same_examples(contenders, read)
     pairs = len(contenders) * (len(contenders) - 1) // 2
     resamples = contenders[0].recipe.evaluation.resamples
     if 2 * pairs / (resamples + 1) > LEVEL:
@@ -220,11 +228,27 @@ def _named(label: str) -> Iterator[None]:
         raise type(error)(f"{label}: {error}") from None
 
 
-def _require_same(run: RunDirectory, job: Job, splits: Splits) -> None:
+def _require_same_examples(contenders: Sequence[Contender], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
+    """Refuse to compare where a strategy takes so much of the model's longest input that texts are cut elsewhere."""
+    facts = [
+        {name: (len(split), float(split.weights.sum()), split.truncated) for name, split in splits.items()}
+        for splits in read
+    ]
+    for contender, found in zip(contenders, facts, strict=True):
+        if found != facts[0]:
+            limits = [split.max_length for splits in read for split in splits.values() if split.max_length is not None]
+            hint = f"Set task.max_length={min(limits)}, or less." if limits else "Shorten the longest examples."
+            raise InputError(
+                f"{contenders[0].label} and {contender.label} would see different parts of the longest examples, since "
+                f"one of them takes room in the model's input. {hint}"
+            )
+
+
+def _require_same(run: RunDirectory, job: Job, encoded: Mapping[str, EncodedSplit]) -> None:
     """Refuse to go on from a run of another recipe or other data."""
     require_same_recipe(run, job.resolved())
     stored = run.read_json("audit.json")["encoded"]
-    if any(stored.get(name, {}).get("content") != split.content for name, split in job.encode(splits).items()):
+    if any(stored.get(name, {}).get("content") != split.content for name, split in encoded.items()):
         raise RunError(
             f"the data files changed since run {str(run.path)!r} was made. Restore them, or choose another folder with "
             "--output DIR."
@@ -275,6 +299,7 @@ def conclude(
         RunError: a run's figures are missing or damaged.
         InputError: the metric was not measured.
     """
+    _require_same_base(contenders)
     evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
     first = evaluations[0]
     metric = metric or next(iter(first["tuned"]))
@@ -300,6 +325,18 @@ def conclude(
         differences=differences,
         statement=statement(metric, first["split"], examples, differences),
     )
+
+
+def _require_same_base(contenders: Sequence[Contender]) -> None:
+    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well."""
+    found = [contender.run.read_json("environment.json") for contender in contenders]
+    for contender, environment in zip(contenders, found, strict=True):
+        for key in ("base", "precision", "device"):
+            if environment.get(key) != found[0].get(key):
+                raise RunError(
+                    f"{contenders[0].label} and {contender.label} were trained with another {key} each (see "
+                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
+                )
 
 
 def _sums(contender: Contender, job: Job, evaluation: Mapping[str, Any]) -> Accumulator:
@@ -367,7 +404,7 @@ def statement(metric: str, split: str, examples: int, differences: Sequence[Mapp
         )
     found = "; ".join(parts) or "no difference between these strategies"
     rest = " No other difference is supported." if parts and len(supported) < len(differences) else ""
-    count = len(differences)
+    count = sum(difference["p_adjusted"] is not None for difference in differences)
     many = f", p-values adjusted for {count} comparisons (Holm)" if count > 1 else ""
     return (
         f"On {metric}, {examples:,} distinct {split} examples support: {found}.{rest} Paired by example with the "

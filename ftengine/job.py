@@ -27,6 +27,7 @@ from ftengine.errors import BaseMismatch, DataError, SourceError
 from ftengine.evaluation.bootstrap import check_evaluators
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
+from ftengine.training.loop import require_gradient_checkpointing
 
 
 @dataclass
@@ -119,6 +120,7 @@ class Job:
 
         Raises:
             NoMatch: a pattern matches no module.
+            RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
         """
         if not self.loader.skeletons:
             return
@@ -126,6 +128,8 @@ class Job:
         self.skeleton = self.loader.load(self._request(skeleton=True))
         original = dict(self.skeleton.module.named_parameters())
         prepare(self.strategy, self.skeleton)
+        if self.recipe.train.gradient_checkpointing:
+            require_gradient_checkpointing(self.skeleton.module)
         self.trained_base = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
         self.targets = self.strategy.matches()
         # The model itself is prepared by a fresh strategy: one object, one model.

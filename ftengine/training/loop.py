@@ -118,11 +118,8 @@ class Trainer:
         self.schedule = plan_steps(len(train), section, accelerator.num_processes)
         self.progress = Progress()
         if section.gradient_checkpointing:
+            require_gradient_checkpointing(self.module)
             module: Any = self.module
-            if not getattr(module, "supports_gradient_checkpointing", False):
-                raise RecipeError(
-                    f"train.gradient_checkpointing: {type(self.module).__name__} does not support it. Set it to false."
-                )
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def resume(self) -> None:
@@ -384,3 +381,15 @@ class _Clock:
 
     def seconds(self) -> float:
         return self._now() - self._start
+
+
+def require_gradient_checkpointing(module: nn.Module) -> None:
+    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it.
+
+    Raises:
+        RecipeError: names the model's class.
+    """
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise RecipeError(
+            f"train.gradient_checkpointing: {type(module).__name__} does not support it. Set it to false."
+        )

@@ -1,5 +1,7 @@
 """What is compared with what, and what is refused before anything trains."""
 
+import json
+
 import pytest
 
 from ftengine import fine_tune
@@ -143,3 +145,19 @@ def test_the_statement_says_when_nothing_is_supported():
 def test_a_metric_without_direction_has_no_better():
     text = statement("spread", "test", 9, [difference("a", "b", -0.2, -0.3, -0.1, 0.01, None, True)])
     assert "b is higher than a by 0.2 [0.1, 0.3]" in text
+
+
+def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(chat_recipe, tmp_path):
+    """A prompt takes room in the model's input, so that its examples would be cut shorter than those of others."""
+    rows = [{"prompt": "why", "completion": "because " * (200 if i == 5 else 3) + str(i)} for i in range(20)]
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"full and prompt would see different parts .* Set task\.max_length=\d+"):
+        checked(chat_recipe(data__train=str(file)), ["full", "prompt"])
+    assert not (tmp_path / "run").exists()
+    checked(chat_recipe(data__train=str(file), task={"name": "causal-lm", "max_length": 64}), ["full", "prompt"])
+
+
+def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
+    with pytest.raises(RecipeError, match=r"^prefix: train\.gradient_checkpointing: .* does not support it"):
+        checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])

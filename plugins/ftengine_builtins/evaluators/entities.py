@@ -6,7 +6,7 @@ import numpy as np
 
 from ftengine.api import Evaluator
 from ftengine.errors import RecipeError
-from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, is_iob2
+from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
 class Entities(Evaluator):
@@ -27,7 +27,7 @@ class Entities(Evaluator):
                 "Take it out of recipe key 'evaluate'."
             )
         self.names = context.labels.names
-        self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if is_iob2(self.names) else []
+        self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(context.labels) else []
 
     def statistics(self, prediction):
         """Return the words that are right, all words, then of each kind of entity: right, predicted, true."""

@@ -23,6 +23,15 @@ from ftengine_builtins.loaders.quiet import reading
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HEAD = "image-classification"
 
+SIZES = ("img_size", "image_size")
+"""What timm and torchvision call the size of images that a model's shapes hang on."""
+
+REFUSED_ARGUMENTS = frozenset(
+    {"model_name", "name", "checkpoint_path", "cache_dir", "weights", "weights_backbone", "progress", "num_classes"}
+    | {"model_cfg", "features_only", "feature_cfg", "feature_cls", "pruned", "scriptable", "exportable", "no_jit"}
+)
+"""Arguments that make a library read other files, or build something else than a classifier; so do `pretrained…`."""
+
 
 class VisionConfig(api.Config):
     """Options of loaders that build image classifiers by name."""
@@ -114,7 +123,8 @@ class VisionLoader(ModelLoader):
         """Find the library, the architecture and the weights' header."""
         if find_spec(self.library) is None:
             raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
-        architecture, _ = self._described(source)
+        architecture, saved = self._described(source)
+        self._check_arguments(source, saved.get("model_args") or {})
         if architecture not in self.architectures():
             raise SourceError(
                 f"{source!r}: {self.library} has no model {architecture!r}."
@@ -134,7 +144,7 @@ class VisionLoader(ModelLoader):
 
     def load_processor(self, source: str) -> ImageTransform:
         self.check(source)
-        return self.transform(*self._described(source))
+        return self._transform(source, *self._described(source))
 
     def load(self, request: LoadRequest) -> LoadedModel:
         source, labels = request.source, request.labels
@@ -142,13 +152,14 @@ class VisionLoader(ModelLoader):
         if request.head != HEAD or labels is None:
             raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
         architecture, saved = self._described(source)
+        processor = self._transform(source, architecture, saved)
         with reading(source):
-            arguments = saved.get("model_args") or self.arguments(architecture)
+            rows = None if self.config.weights == "random" else _rows(saved.get("label_names"), labels)
+            arguments = self.arguments(architecture) | (saved.get("model_args") or {})
             module = self.build(architecture, len(labels.names), arguments)
         heads = self.heads(module, len(labels.names))
         if not heads:
             raise SourceError(f"{source!r}: cannot tell which layer of {type(module).__name__} gives the logits.")
-        rows = None if self.config.weights == "random" else _rows(saved.get("label_names"), labels)
         if request.skeleton:
             module.to("meta")
         elif self.config.weights != "random":
@@ -156,7 +167,6 @@ class VisionLoader(ModelLoader):
         if request.dtype != "auto":
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(getattr(torch, request.dtype))
-        processor = self.transform(architecture, saved)
         processor.labels, processor.arguments = labels, arguments
         return LoadedModel(
             module, processor, source, request.head, tuple(sorted(heads)) if rows is None else (), labels
@@ -166,6 +176,33 @@ class VisionLoader(ModelLoader):
         """Name the layers that give the logits: the last linear map or convolution, if its outputs are the classes."""
         layers = [(name, x) for name, x in module.named_modules() if isinstance(x, (nn.Linear, nn.Conv2d))]
         return [name for name, layer in layers[-1:] if layer.weight.shape[0] == classes]
+
+    def _check_arguments(self, source: str, arguments: Any) -> None:
+        """Refuse arguments of a folder that could do more than shape the model, or contradict the options."""
+        if not isinstance(arguments, Mapping):
+            raise SourceError(f"{source!r}: model_args in {CONFIG} is {arguments!r}; it must be an object.")
+        for name in arguments:
+            if name in REFUSED_ARGUMENTS or name.startswith("pretrained"):
+                raise SourceError(
+                    f"{source!r}: model_args in {CONFIG} has {name!r}, which could make {self.library} read other "
+                    "files or build another kind of model. Only arguments of the architecture may stand there; take it out."
+                )
+        size = self.config.image_size
+        for name in SIZES:
+            if size and name in arguments and arguments[name] not in (size, [size], [size, size]):
+                raise SourceError(
+                    f"{source!r} is built for images of {name} {arguments[name]}, on which the shapes of its weights "
+                    f"hang; model.loader.image_size is {size}. Leave image_size out."
+                )
+
+    def _transform(self, source: str, architecture: str, saved: Mapping[str, Any]) -> ImageTransform:
+        """Return the preprocessing, tried on one image: not every library looks at its settings before."""
+        from PIL import Image
+
+        with reading(source):
+            transform = self.transform(architecture, saved)
+            transform(Image.new("RGB", (8, 8)))
+        return transform
 
     def _tensors(self, source: str, architecture: str) -> dict[str, Tensor]:
         file = self._file(source)

@@ -25,9 +25,9 @@ NonLinearity = Literal[
 READS: dict[str, Reads] = {"houlsby": "output", "pfeiffer": "sum", "parallel": "residual"}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "houlsby": {"non_linearity": "swish", "reduction_factor": 16, "scaling": 1.0},
-    "pfeiffer": {"non_linearity": "relu", "reduction_factor": 16, "scaling": 1.0},
-    "parallel": {"non_linearity": "relu", "reduction_factor": 2, "scaling": 4.0},
+    "houlsby": {"non_linearity": "swish", "reduction_factor": 16.0, "scaling": 1.0},
+    "pfeiffer": {"non_linearity": "relu", "reduction_factor": 16.0, "scaling": 1.0},
+    "parallel": {"non_linearity": "relu", "reduction_factor": 2.0, "scaling": 4.0},
 }
 """AdapterHub's presets double_seq_bn, seq_bn and par_bn."""
 

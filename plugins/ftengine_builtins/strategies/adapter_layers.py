@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.activations import get_activation
+
+from ftengine.errors import NoMatch
 
 Reads = Literal["output", "sum", "residual"]
 """What a bottleneck reads: h; norm(residual + h); or the residual."""
@@ -32,7 +33,8 @@ class Bottleneck(nn.Module):
         non_linearity: transformers' name of the activation, or "leakyrelu".
         scaling: what f is multiplied by.
         dropout: probability that an element of f is dropped while training.
-        channels_first: x is (batch, width, height, ...) and the maps are 1×1 convolutions; else (..., width).
+        channels_first: x is (batch, width, ...), with any number of dimensions after it, and the maps act as 1×1
+            convolutions; else (..., width).
     """
 
     def __init__(
@@ -49,14 +51,20 @@ class Bottleneck(nn.Module):
         dtype = self.down.weight.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             x = x.to(dtype)
-        up = self._map(self.up, self.activation(self._map(self.down, x)))
-        return self.dropout(up * self.scaling)
+        self._check(x)
+        # A 1×1 convolution is a linear map of the channels, in any number of dimensions.
+        x = x.movedim(1, -1) if self.channels_first else x
+        up = self.dropout(self.up(self.activation(self.down(x))) * self.scaling)
+        return up.movedim(-1, 1) if self.channels_first else up
 
-    def _map(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        if not self.channels_first:
-            return linear(x)
-        # A 1×1 convolution is a linear map of the channels; its weight stays a matrix, as files hold it.
-        return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+    def _check(self, x: Tensor) -> None:
+        width, at = self.down.in_features, 1 if self.channels_first else -1
+        if x.ndim < 2 or x.shape[at] != width:
+            raise NoMatch(
+                f"an adapter of width {width} meets a tensor of shape {tuple(x.shape)}; it takes "
+                f"{'(batch, width, ...)' if self.channels_first else '(..., width)'}, as the last layer of the place "
+                "suggests. Name the module in there whose output has that shape in strategy.places."
+            )
 
 
 class Residual:

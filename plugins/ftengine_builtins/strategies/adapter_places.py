@@ -150,7 +150,7 @@ class Place:
         layer: number of the block, from 0; as AdapterHub counts, through encoder and decoder.
         width: channels of h.
         key: where AdapterHub keeps the adapter.
-        channels_first: h is (batch, width, height, ...).
+        channels_first: h is (batch, width, ...).
         residual: the module whose first input is the residual, or None where h stands alone.
         norm: what is applied to h + residual, or None.
         named: the recipe names it: whether the residual is what h is added to is not known.
@@ -274,10 +274,10 @@ def _width(part: nn.Module) -> tuple[int, bool]:
     """Return (channels of what a module computes, whether they come first), by its last layer; 0 if unknown."""
     width, channels_first = 0, False
     for layer in part.modules():
-        channels_first |= isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        own = layer.nf if isinstance(layer, Conv1D) else getattr(layer, "out_features", None)
-        own = getattr(layer, "out_channels", None) if own is None else own
-        width = own if isinstance(own, int) else width
+        flat = layer.nf if isinstance(layer, Conv1D) else getattr(layer, "out_features", None)
+        own = getattr(layer, "out_channels", None) if flat is None else flat
+        if isinstance(own, int):
+            width, channels_first = own, flat is None
     return width, channels_first
 
 

@@ -48,8 +48,23 @@ def _inside(path: str, modules: Sequence[str]) -> bool:
     return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
+def _tied(found: Sequence[str], module: nn.Module) -> tuple[str, str] | None:
+    """Return a parameter within `found` that is another one too, and the name under which that trains."""
+    known = {id(parameter): name for name, parameter in module.named_parameters()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if _inside(name, found) and known[id(parameter)] != name:
+            return name, known[id(parameter)]
+    return None
+
+
 def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
     if found:
+        tied = _tied(found, module)
+        if tied is not None:
+            return NoMatch(
+                f"strategy.freeze pattern {pattern!r} matches {tied[0]!r}, whose parameter is tied to {tied[1]!r}. "
+                f"Freeze {tied[1].rpartition('.')[0] or tied[1]!r}, which freezes both."
+            )
         return NoMatch(
             f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
             "parameters, or was initialised afresh and has to train. Take the pattern out."

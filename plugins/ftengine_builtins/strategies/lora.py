@@ -142,11 +142,21 @@ class Lora(Strategy):
     def _settings(self, paths: dict[str, None]) -> dict[str, lora_inject.Settings]:
         config = self.config
         for option in ("rank_pattern", "alpha_pattern"):
-            for pattern in getattr(config, option):
+            patterns = getattr(config, option)
+            for pattern in patterns:
                 if not any(matches(pattern, path) for path in paths):
                     raise NoMatch(
                         f"{option} {pattern!r} matches none of the {len(paths)} layers that strategy.targets takes, "
                         f"e.g. {next(iter(paths))!r}. Correct it or leave it out."
+                    )
+            first = {path: next((p for p in patterns if matches(p, path)), None) for path in paths}
+            for pattern in patterns:
+                if pattern not in first.values():
+                    path = next(path for path in paths if matches(pattern, path))
+                    raise NoMatch(
+                        f"{option} {pattern!r} has no effect: each layer that it matches, e.g. {path!r}, matches an "
+                        f"earlier pattern, {first[path]!r}, and the first counts. Put it before that one, or leave it "
+                        "out."
                     )
         return {
             path: lora_inject.Settings(*config.layer(path), config.dropout, config.init, config.dora) for path in paths

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ class ImageClassification(LabelledTask):
 
     def columns(self) -> dict[str, str | None]:
         return {"image": self.config.image, "label": self.config.label}
+
+    def kind_of(self, examples: Iterable[Example]) -> str:
+        """Decide the kind of label; names of the folders that images lie in are classes, also "1.5" and "2.0"."""
+        return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
@@ -91,6 +96,10 @@ class ImageClassification(LabelledTask):
     def check_input(self, example: Example) -> None:
         """Refuse a row whose image is missing or of no format that is read; damage inside is found when it is read."""
         check_image(example.get(self.config.image), self.config.image)
+
+    def _is_named_by_folder(self, example: Example) -> bool:
+        label = example.get(self.config.label)
+        return isinstance(label, str) and label in Path(place_of(example.get(self.config.image))).parts[:-1]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the image's path and sizes, and what the model is to answer."""

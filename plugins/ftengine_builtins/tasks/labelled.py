@@ -73,6 +73,10 @@ class LabelledTask(Task):
                     f"task.{option}, or rename one with data.columns." + did_you_mean(column, columns)
                 )
 
+    def kind_of(self, examples: Iterable[Example]) -> str:
+        """Decide the kind of label of training data: "single", "multi" or "regression"."""
+        return kind_of(value for example in examples if (value := example.get(self.config.label)) is not None)
+
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> None:
         """Learn kind and names from training. Rows without a usable label are left to `encode` to refuse.
 
@@ -81,9 +85,7 @@ class LabelledTask(Task):
         """
         kind = self.config.kind
         if kind == "auto":
-            kind = kind_of(
-                value for example in splits["train"] if (value := example.get(self.config.label)) is not None
-            )
+            kind = self.kind_of(splits["train"])
         if kind == "regression":
             self._learn(kind, [self.config.label])
             return

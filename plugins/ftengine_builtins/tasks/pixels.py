@@ -8,10 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.tasks.shown import shown
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Decoders of Pillow that are used. Others run programs (EPS starts Ghostscript), or are little tested."""
+
+CHUNK = 1 << 20
+"""Bytes that are hashed at a time."""
 
 ALLOWED = "it must be the path of an image, an image's bytes, or {bytes, path} as the hub's data sets have it"
 
@@ -53,11 +60,14 @@ def _opened(value: Any, column: str) -> Iterator[Any]:
     file, name = (None, "the image") if isinstance(value, Image.Image) else _source(value, column)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice about metadata, and about images that are large
+            warnings.simplefilter("ignore")  # advice about metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a small file, gigabytes of pixels
             if file is None:
                 yield value
                 return
-            with Image.open(file) as image:
+            if isinstance(file, Path):
+                _require_regular(file)
+            with Image.open(file, formats=FORMATS) as image:
                 yield image
     except FileNotFoundError:
         raise DataError(f"`{column}`: there is no file {name}.") from None
@@ -70,10 +80,15 @@ def image_identity(value: Any) -> Any:
     """Return a hash of an image's bytes; of what cannot be read, the value itself."""
     try:
         file, _ = _source(value, "")
-        content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+        if isinstance(file, Path):
+            _require_regular(file)
+        hashed = blake2b(digest_size=16)
+        with file.open("rb") if isinstance(file, Path) else file as content:
+            while chunk := content.read(CHUNK):
+                hashed.update(chunk)
     except (DataError, OSError, ValueError):
         return shown(value)
-    return blake2b(content, digest_size=16).hexdigest()
+    return hashed.hexdigest()
 
 
 def place_of(value: Any) -> str:
@@ -94,6 +109,19 @@ def _source(value: Any, column: str) -> tuple[Any, str]:
     if isinstance(value, (str, Path)) and str(value).strip():
         return Path(value), repr(str(value))
     raise DataError(f"`{column}` is {shown(value)}; {ALLOWED}.")
+
+
+def _require_regular(file: Path) -> None:
+    """Refuse what is no regular file: a device has no end, and a pipe waits for somebody to write.
+
+    Raises:
+        OSError: it is another kind of file, or there is none.
+    """
+    mode = file.stat().st_mode
+    if S_ISDIR(mode):
+        raise IsADirectoryError("it is a folder")
+    if not S_ISREG(mode):
+        raise OSError("it is a device or a pipe, no regular file")
 
 
 def _eight_bit(image: Any) -> Any:

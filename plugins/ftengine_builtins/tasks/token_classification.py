@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.tasks.class_labels import in_order, unknown_label
-from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, is_iob2
+from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.modes import evaluating
 from ftengine_builtins.tasks.tagged_rows import Tagged, check_columns, read_tagged, read_words, row_identity
@@ -170,7 +170,8 @@ class TokenClassification(Task):
         return pieces
 
     def _learn(self, names: Sequence[str]) -> None:
-        self.labels = Labels("single", tuple(names))
+        kind = PlainLabels if self.config.scheme == "plain" else Labels
+        self.labels = kind("single", tuple(names))
         self._ids = {name: i for i, name in enumerate(names)}
 
     def _tags_of(self, example: Example) -> Iterator[str]:
@@ -187,7 +188,7 @@ class TokenClassification(Task):
     def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
         """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
         known = [OUTSIDE if tag is None else tag for tag in tags]
-        if is_iob2(self.labels.names):
+        if has_entities(self.labels):
             found = entities(known)
         else:
             found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]

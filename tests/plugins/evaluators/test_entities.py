@@ -7,6 +7,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from ftengine.api import EvaluationContext, Labels
 from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.entities import Entities
+from ftengine_builtins.tasks.token_classification import TokenClassification, TokenClassificationConfig
 
 NAMES = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
 
@@ -83,6 +84,15 @@ def test_without_entities_there_is_accuracy_alone():
     assert evaluator.metrics(np.asarray(evaluator.statistics(example))) == {"token_accuracy": pytest.approx(2 / 3)}
     assert evaluator.trials(sums(evaluator, [example])) == {"token_accuracy": 3}
     assert evaluator.details(sums(evaluator, [example]), {}) == {}
+
+
+def test_plain_tags_are_no_entities_whatever_they_look_like():
+    task = TokenClassification(TokenClassificationConfig(scheme="plain"))
+    task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
+    evaluator = Entities()
+    evaluator.bind(EvaluationContext(task.name, task.labels))
+    example = prediction("B-X O", "O O", task.labels.names)
+    assert evaluator.metrics(np.asarray(evaluator.statistics(example))) == {"token_accuracy": pytest.approx(1 / 2)}
 
 
 def test_what_is_undefined_is_nan():

@@ -190,6 +190,46 @@ def test_a_lacking_statistic_is_refused(library, base, tmp_path):
         load(library, str(folder))
 
 
+@pytest.fixture
+def altered(base, tmp_path):
+    """Return a copy of the folder with some entries of config.json replaced."""
+
+    def alter(**entries):
+        folder = shutil.copytree(base[1], tmp_path / "altered", dirs_exist_ok=True)
+        config = json.loads((base[1] / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | entries))
+        return str(folder)
+
+    return alter
+
+
+ARGUMENTS = ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "num_classes"]
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, "weights", "features_only", "scriptable"])
+def test_a_folder_cannot_make_a_library_read_other_files(library, altered, name, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
+    with pytest.raises(SourceError, match=f"model_args in config.json has '{name}'"):
+        load(library, altered(model_args={name: "evil.pth"}))
+
+
+@pytest.mark.parametrize(
+    "entries", [{"label_names": 3}, {"model_args": 3}, {"CONFIG": "x"}, {"CONFIG": {"mean": "x"}}], ids=str
+)
+@pytest.mark.parametrize("skeleton", [False, True])
+def test_a_malformed_config_is_a_source_error(library, altered, entries, skeleton):
+    key = {"timm": "pretrained_cfg", "torchvision": "preprocessing"}[library]
+    with pytest.raises(SourceError, match="altered"):
+        load(library, altered(**{k.replace("CONFIG", key): v for k, v in entries.items()}), skeleton=skeleton)
+
+
+def test_a_size_that_contradicts_the_folder_s_is_refused(library, altered):
+    folder = altered(model_args={"img_size": 32})
+    with pytest.raises(SourceError, match=r"built for images of img_size 32.*model\.loader\.image_size is 64"):
+        loader(library, image_size=64).check(folder)
+    loader(library, image_size=32).check(folder)
+
+
 def test_a_folder_takes_no_other_weights(library, base):
     _, folder = base
     with pytest.raises(SourceError, match="whose weights are its own"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from adapter_models import LAYERS, batch, bottlenecks, logits, opened, prepared, shake
@@ -158,6 +160,53 @@ def test_torchvisions_blocks_are_known() -> None:
     assert strategy.matches() == {"output": ["layer1.0"]}
     shake(module)
     assert module["layer1"](torch.randn(2, 3, 5, 7)).shape == (2, 12, 5, 7)
+
+
+class Transposed(nn.Sequential):
+    """A convolution along the words of (batch, words, width)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def placed(layer: nn.Module) -> nn.Module:
+    module = nn.ModuleDict({"layer": layer})
+    loaded = LoadedModel(module, None, "memory", "image-classification")
+    Adapter(AdapterConfig(places={"output": "layer"}, bottleneck=3)).prepare(loaded)
+    shake(module)
+    return module["layer"].eval()
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d])
+def test_convolutions_of_any_dimension_are_adapted_example_by_example(kind, batch_size: int) -> None:
+    torch.manual_seed(0)
+    layer = kind(8, 8, 3, padding=1)
+    x = torch.randn(batch_size, 8, *[5, 4, 3][: layer.weight.ndim - 2])
+    h = layer(x).movedim(1, -1)
+    adapted = placed(layer)
+    maps = adapted.bottleneck
+    torch.testing.assert_close(adapted(x).movedim(1, -1) - h, maps.up(maps.activation(maps.down(h))))
+
+
+def test_the_last_layer_says_where_the_channels_are() -> None:
+    layer = Transposed(nn.Conv1d(8, 6, 1), nn.Conv1d(6, 8, 1))
+    adapted = placed(nn.Sequential(layer, nn.Linear(8, 8)))
+    assert adapted(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+
+
+def test_channels_elsewhere_than_the_last_layer_says_are_an_error() -> None:
+    with pytest.raises(
+        NoMatch, match=r"width 8 meets a tensor of shape \(2, 5, 8\); it takes \(batch, width, \.\.\.\)"
+    ):
+        placed(Transposed(nn.Conv1d(8, 8, 1)))(torch.randn(2, 5, 8))
+
+
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
+def test_presets_are_of_the_types_that_options_have(placement: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdapterConfig(placement=placement).model_dump(mode="json")
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])

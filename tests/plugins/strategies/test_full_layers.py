@@ -289,6 +289,14 @@ def test_a_pattern_that_freezes_nothing_is_an_error(patterns, message) -> None:
         prepared("bert", freeze=patterns)
 
 
+def test_a_tied_head_is_said_to_be_tied_and_to_what() -> None:
+    message = (
+        r"'lm_head' matches 'lm_head.weight', whose parameter is tied to 'transformer.wte.weight'. Freeze 'tr.*wte'"
+    )
+    with pytest.raises(NoMatch, match=message):
+        prepared("gpt2", freeze=["lm_head"])
+
+
 def test_freezing_everything_is_an_error() -> None:
     with pytest.raises(RecipeError, match="leaves nothing to train"):
         prepared("gpt2", freeze=".*")

@@ -21,7 +21,7 @@ from ftengine_builtins.strategies.lora_inject import lora_layers
 PATTERNS = [
     ({"q_proj": 2}, {}),
     ({"model.layers.1.self_attn.q_proj": 2, "q_proj": 3}, {"q_proj": 5}),
-    ({"q_proj": 3, "model.layers.1.self_attn.q_proj": 2}, {"layers.0.self_attn.(q|v)_proj": 2.5}),
+    ({"layers.1.self_attn.q_proj": 3, "(q|v)_proj": 2}, {"layers.0.self_attn.(q|v)_proj": 2.5}),
     ({r"^model\.layers\.0\..*": 1}, {r"^model\.layers\.0\..*": 1, "v_proj": 7}),
 ]
 
@@ -70,6 +70,14 @@ def test_a_pattern_that_matches_no_adapted_layer_is_an_error(llama_folder, load,
     loaded = load(llama_folder)
     with pytest.raises(NoMatch, match=rf"{option} 'k_proj' matches none of the 2 layers .*e.g. 'model.layers.0"):
         prepared(loaded, targets=["q_proj"], **{option: {"q_proj": 4, "k_proj": 4}})
+    assert not lora_layers(loaded.module)
+
+
+@pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: str) -> None:
+    loaded = load(llama_folder)
+    with pytest.raises(NoMatch, match=rf"{option} 'layers.0.self_attn.q_proj' has no effect: .*earlier .*'q_proj'"):
+        prepared(loaded, targets=["q_proj"], **{option: {"q_proj": 2, "layers.0.self_attn.q_proj": 16}})
     assert not lora_layers(loaded.module)
 
 

@@ -1,7 +1,9 @@
 """Images of every kind of row, what the model gets of them, and what is said of those that cannot be read."""
 
 import io
+import os
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -120,6 +122,41 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         read_image(str(tmp_path), "image")
 
 
+def test_only_formats_of_images_are_read_whatever_the_suffix(tmp_path):
+    path = tmp_path / "x.png"
+    for kind in ("EPS", "PCX"):
+        picture().save(path, kind)
+        for read in (check_image, read_image):
+            with pytest.raises(DataError, match="is no image that can be read: UnidentifiedImageError"):
+                read(str(path), "image")
+
+
+def test_a_small_file_with_very_many_pixels_is_refused():
+    def chunk(kind, content):
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    side = (13_300).to_bytes(4, "big")
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", side * 2 + bytes([8, 2, 0, 0, 0])) + chunk(b"IDAT", b"")
+    with pytest.raises(DataError, match=r"DecompressionBombWarning.*176890000 pixels"):
+        check_image(png, "image")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and pipes are files on POSIX alone")
+def test_devices_and_pipes_are_refused_unread(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+
+    def opened(*_):
+        raise AssertionError("it was opened")
+
+    for name in ("open", "read_bytes"):
+        monkeypatch.setattr(f"pathlib.Path.{name}", opened)
+    monkeypatch.setattr("PIL.Image.open", opened)
+    for path in ("/dev/zero", str(tmp_path / "pipe.png")):
+        assert image_identity(path).startswith("'")  # what stands there, no hash
+        with pytest.raises(DataError, match="a device or a pipe, no regular file"):
+            check_image(path, "image")
+
+
 def test_before_prediction_only_headers_are_read(tmp_path):
     path = tmp_path / "cut.png"
     path.write_bytes(encoded(picture(size=(200, 200)))[:1000])
@@ -167,6 +204,13 @@ def test_several_labels_and_numbers_work_as_for_texts():
     assert several.encode({"image": picture(), "label": ["a"]}, image_processor())["label"] == [1, 0]
     number = task([{"image": "x", "label": 0.5}])
     assert number.default_evaluators == ("regression",)
+
+
+def test_a_folder_s_name_is_a_class_also_where_it_is_a_number():
+    rows = [{"image": "photos/1.5/far/a.png", "label": "1.5"}, {"image": "photos/2.0/b.png", "label": "2.0"}]
+    assert (task(rows).labels.kind, task(rows).labels.names) == ("single", ("1.5", "2.0"))
+    assert task(rows, kind="regression").labels.kind == "regression"
+    assert task([{"image": "photos/a.png", "label": "1.5"}]).labels.kind == "regression"
 
 
 def test_plan_shows_path_sizes_and_label(tmp_path):

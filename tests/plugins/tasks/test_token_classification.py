@@ -309,6 +309,17 @@ def test_plain_tags_of_a_text_are_spans_of_its_words(bert_folder):
     assert [(span["start"], span["end"]) for span in answer["spans"]] == [(0, 3), (4, 7)]
 
 
+def test_plain_tags_that_look_like_entities_are_spans_of_single_words(bert_folder):
+    bound = task([{"tokens": ["the", "fox"], "tags": ["B-X", "O"]}], scheme="plain")
+    again = TokenClassification(TokenClassificationConfig(scheme="plain"))
+    again.restore(bound.state())
+    loaded = TransformersLoader().load(LoadRequest(str(bert_folder), "token-classification", bound.labels))
+    for each in (bound, again):
+        (answer,) = each.infer(loaded, [{"text": "the fox"}])
+        assert [(span["start"], span["end"]) for span in answer["spans"]] == [(0, 3), (4, 7)]
+        assert {span["label"] for span in answer["spans"]} <= {"B-X", "O"}
+
+
 def test_there_are_no_options(loaded):
     with pytest.raises(InputError, match="unknown option 'x'"):
         task().infer(loaded, [{"text": "a"}], {"x": 1})

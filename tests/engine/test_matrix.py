@@ -1,0 +1,120 @@
+"""Every strategy on every architecture with its task: what a whole run promises, in float32 and in bfloat16.
+
+Cells are in matrix_cells.py. A cell is run once, when a test first asks for it, and tests look at what it left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from statistics import mean
+
+import pytest
+import torch
+from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, Interrupting, make_cell, recipe
+
+from ftengine import fine_tune
+from ftengine.errors import RecipeError
+from ftengine.run import RunDirectory
+
+PRECISIONS = ("float32", "bfloat16")
+REFUSED = [("prompt", "vit"), ("prompt", "resnet")]
+"""An image has no token embeddings for virtual tokens to join."""
+CELLS = [cell for cell in product(STRATEGIES, ARCHITECTURES) if cell not in REFUSED]
+GENERATING = [(strategy, name) for strategy, name in CELLS if ARCHITECTURES[name].task.endswith("-lm")]
+
+each_cell = pytest.mark.parametrize(("strategy", "architecture"), CELLS)
+each_precision = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory) -> Callable[[str, str, str], Cell]:
+    folder = tmp_path_factory.mktemp("matrix")
+    return cache(lambda strategy, architecture, precision: make_cell(strategy, architecture, precision, folder))
+
+
+@each_precision
+@each_cell
+def test_the_loss_falls(cell, strategy, architecture, precision):
+    run = cell(strategy, architecture, precision).run
+    steps = [line["loss"] for line in run.metrics if "loss" in line]
+    per_epoch = len(steps) // 4
+    assert all(map(math.isfinite, steps))
+    assert mean(steps[-per_epoch:]) < 0.97 * mean(steps[:per_epoch])  # the same examples in every epoch
+
+
+@each_precision
+@each_cell
+def test_what_requires_a_gradient_moves_and_all_else_of_the_base_stands_still(cell, strategy, architecture, precision):
+    of = cell(strategy, architecture, precision)
+    still = [name for name, (now, before) in of.seen.started.items() if torch.equal(now, before)]
+    assert of.seen.started
+    assert not still
+    frozen = {name: pair for name, pair in of.seen.base.items() if not pair[0].requires_grad}
+    in_use = {id(tensor) for tensor in [*of.module.parameters(), *of.module.buffers()]}
+    assert [name for name, (now, _) in frozen.items() if id(now) not in in_use] == []
+    assert [name for name, (now, before) in frozen.items() if not torch.equal(now, before)] == []
+    assert any(isinstance(now, torch.nn.Parameter) for now, _ in frozen.values()) == (strategy != "full")
+
+
+@each_cell
+def test_frozen_weights_are_kept_in_bfloat16_and_what_trains_in_float32(cell, strategy, architecture):
+    module = cell(strategy, architecture, "bfloat16").module
+    trains = {parameter.dtype for parameter in module.parameters() if parameter.requires_grad}
+    frozen = {p.dtype for p in module.parameters() if not p.requires_grad and p.ndim > 1}
+    assert trains == {torch.float32}
+    assert frozen == (set() if strategy == "full" else {torch.bfloat16})
+
+
+@each_precision
+@each_cell
+def test_a_run_opened_again_is_the_one_that_was_trained(cell, strategy, architecture, precision):
+    of = cell(strategy, architecture, precision)
+    reopened = of.run._model(base=False)[1]
+    assert torch.equal(of.seen.outputs(reopened), of.seen.outputs(of.seen.loaded))
+    assert list(of.run.predict(of.asked, options=of.options)) == of.seen.infer(of.asked, of.options)
+    assert of.run.evaluate() == of.run.evaluation
+
+
+@pytest.mark.parametrize(("strategy", "architecture"), GENERATING)
+def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strategy, architecture):
+    of = cell(strategy, architecture, "float32")
+    together = list(of.run.predict(of.asked, options=of.options))
+    assert together == [next(of.run.predict([row], options=of.options)) for row in of.asked]
+    assert together != list(of.run.predict(of.asked, options=of.options, base=True))
+
+
+@each_precision
+@each_cell
+def test_an_interrupted_run_resumes_to_the_same_bytes(cell, strategy, architecture, precision):
+    of = cell(strategy, architecture, precision)
+    again = of.recipe("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(again, listener=Interrupting(5))  # between two checkpoints
+    assert RunDirectory(again.output).is_run()
+    assert not RunDirectory(again.output).finished
+    resumed = fine_tune(again, resume=True)
+    files = sorted(file.name for file in of.run.trained.glob("*.safetensors"))
+    assert files
+    for name in files:
+        assert (resumed.trained / name).read_bytes() == (of.run.trained / name).read_bytes()
+    assert resumed.evaluation == of.run.evaluation
+
+
+@each_precision
+@each_cell
+def test_a_tuned_model_differs_from_its_base_and_begins_as_it_where_promised(cell, strategy, architecture, precision):
+    seen = cell(strategy, architecture, precision).seen
+    begins_as_base = torch.equal(seen.first_outputs, seen.base_outputs)
+    assert begins_as_base == (strategy != "prompt")  # a prompt is part of the input from the start
+    assert not torch.equal(seen.outputs(seen.loaded), seen.base_outputs)
+
+
+@pytest.mark.parametrize(("strategy", "architecture"), REFUSED)
+def test_a_prompt_before_an_image_is_refused_before_anything_is_written(strategy, architecture, tmp_path):
+    refused = recipe(strategy, architecture, "float32", tmp_path, "whole")
+    with pytest.raises(RecipeError, match=r"strategy prompt .* has no token embeddings.*such as lora, adapter or full"):
+        fine_tune(refused)
+    assert not RunDirectory(refused.output).path.exists()
