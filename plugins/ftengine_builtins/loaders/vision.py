@@ -184,8 +184,8 @@ class VisionLoader(ModelLoader):
         for name in arguments:
             if name in REFUSED_ARGUMENTS or name.startswith("pretrained"):
                 raise SourceError(
-                    f"{source!r}: model_args in {CONFIG} has {name!r}, which could make {self.library} read other "
-                    "files or build another kind of model. Only arguments of the architecture may stand there; take it out."
+                    f"{source!r}: model_args in {CONFIG} has {name!r}, which can make {self.library} read other files "
+                    "or build no classifier. Only arguments of the architecture may stand there; take it out."
                 )
         size = self.config.image_size
         for name in SIZES:
