@@ -150,6 +150,9 @@ CHECKS: dict[str, Check] = {
 }
 
 
+SERVES = {"compiled": "compiled kernels serve low-rank layers", "reference": "PyTorch serves low-rank layers"}
+
+
 def _show(found: dict[str, Any], problems: list[str]) -> None:
     out = page()
     out.print(facts(_lines(found)))
@@ -187,7 +190,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["build"]:
         lines.append(("build", found["build"]["line"]))
     for device, kernels in (found["kernels"] or {}).items():
-        lines.append(("kernels", f"{kernels['backend']} on {device}: {kernels['reason']}"))
+        lines.append((f"on {device}", f"{SERVES[kernels['backend']]}: {kernels['reason']}"))
     for plugin in found["plugins"] or ():
         lines.append(
             ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")
