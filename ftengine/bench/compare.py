@@ -73,8 +73,8 @@ def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
         worst = max(slower, key=lambda comparison: comparison.worst)
         row = worst.row
         raise Slower(
-            f"{len(slower)} of {len(comparisons)} rows are slower than in the first file by more than {100 * allowed:.4g} % "
-            f"relative to the frozen layer; the worst is {row.provider}, {row.phase}, {row.m}x{row.k}x{row.n}, rank "
+            f"{len(slower)} of {len(comparisons)} rows are slower than in the first file by more than "
+            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.provider}, {row.phase}, {row.m}x{row.k}x{row.n}, rank "
             f"{row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
         )
 
