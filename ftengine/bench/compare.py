@@ -74,8 +74,8 @@ def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
         row = worst.row
         raise Slower(
             f"{len(slower)} of {len(comparisons)} rows are slower than in the first file by more than "
-            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.provider}, {row.phase}, {row.m}x{row.k}x{row.n}, rank "
-            f"{row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
+            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.provider}, {row.phase}, "
+            f"{row.m}x{row.k}x{row.n}, rank {row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
         )
 
 
