@@ -114,7 +114,7 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
 def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     """Compare measurements with the first of them, row by row.
 
-    Compared is the time over the frozen layer of the same run, so that a slower machine changes nothing.
+    Compared is the time over the frozen layer of the same run, so that a slower machine changes little.
     """
     from ftengine.bench import tables
     from ftengine.bench.compare import check_slower, parse_share

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from ftengine.ops import reference
 from ftengine.ops.eligibility import is_eligible
-from ftengine.ops.precision import autocast_enabled, without_autocast
+from ftengine.ops.precision import without_autocast
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -33,16 +33,11 @@ def as_matrix(x: Tensor) -> Tensor:
 
 
 def as_decided(gradients: Callable[[Any, Tensor], Gradients], ctx: Any, dy: Tensor) -> Gradients:
-    """Return a backward's gradients, outside of autocast, and refuse to differentiate them once more.
-
-    Where neither is to be done, as nearly always, nothing is: around small layers every call counts.
-    """
-    if torch.is_grad_enabled():  # create_graph=True
+    """Return a backward's gradients, outside of autocast, and refuse to differentiate them once more."""
+    if torch.is_grad_enabled():  # create_graph=True; else the check would only cost time
         gradients = once_differentiable(gradients)
-    if autocast_enabled(dy.device.type):
-        with without_autocast(dy.device.type):
-            return gradients(ctx, dy)
-    return gradients(ctx, dy)
+    with without_autocast(dy.device.type):
+        return gradients(ctx, dy)
 
 
 class LowRankLinear(torch.autograd.Function):
