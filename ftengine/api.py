@@ -5,14 +5,15 @@ Nothing here imports torch at run time, so that `--help`, `plugins list` and rec
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from ftengine.errors import DataError, NotMergeable
+from ftengine.errors import DataError, InputError, NotMergeable, RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,6 +160,14 @@ class Task(Component):
     """What "length" counts, in the plural."""
     paths: tuple[str, ...] = ()
     """Columns that hold paths of files; in a data file they are relative to that file."""
+    modality: ClassVar[str] = "text"
+    """What the model reads of an example, and `rewrite` hands out: "text" or "image"."""
+    smooths: ClassVar[bool] = False
+    """Whether `loss` honours `label_smoothing` while the model is in training mode."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes; set by a regularizer."""
+    answers: frozenset[str] = frozenset()
+    """Keys of what `answer` predicts; empty where the task's predictions are all that there is."""
 
     def check(self, columns: Sequence[str]) -> None:
         """Refuse data whose columns this task cannot use.
@@ -184,6 +193,30 @@ class Task(Component):
     def identity(self, example: Example) -> Any:
         """Return what makes two examples duplicates (a JSON value): by default all of the row."""
         return dict(example)
+
+    def texts(self, example: Example) -> list[str]:
+        """Return all text of an example, for the audit; by default every text in its columns."""
+        return [value for value in example.values() if isinstance(value, str)]
+
+    def target(self, example: Example) -> Any:
+        """Return what is to be answered (a JSON value), where equal examples should have equal targets; else None.
+
+        The audit counts contradictions and the balance of labels by it, and stratified splits follow it.
+        """
+        return None
+
+    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
+        """Return the example with what the model reads, and not what it is to answer, changed.
+
+        Args:
+            example: a row; it stays as it is.
+            change: called once for each text (a str, never empty) or image (as PIL has it, in RGB or L).
+
+        Raises:
+            DataError: the row cannot be read.
+            InputError: this task's examples cannot be changed.
+        """
+        raise InputError(f"examples of task {self.name!r} cannot be augmented. Take recipe key 'augment' out.")
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.
@@ -231,6 +264,15 @@ class Task(Component):
         """Answer raw examples without labels: what `ftengine predict` writes, one mapping an example.
 
         `options` are the task's own (`max_new_tokens`, …); unknown ones are an InputError.
+        """
+        raise NotImplementedError
+
+    def answer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return what the model answers freely beside what was to be answered: `answers` keys, one mapping an example.
+
+        Only evaluators that read such keys have it called; `options` are those of `infer`.
         """
         raise NotImplementedError
 
@@ -337,20 +379,70 @@ class RandomSource(Protocol):
 class Augmenter(Component):
     """Makes training examples from a training example; never sees validation or test rows."""
 
+    modality: ClassVar[str | None] = None
+    """What it changes, "text" or "image"; None where it takes any example."""
+    task: Task
+    """The task whose examples it is given."""
+
+    def bind(self, task: Task) -> None:
+        """See the task, after it learnt its labels and before the first example.
+
+        Raises:
+            RecipeError: examples of this task are not of this augmenter's kind.
+        """
+        if self.modality is not None and self.modality != task.modality:
+            raise RecipeError(
+                f"augmenter {self.name!r} changes {self.modality}s, and examples of task {task.name!r} are "
+                f"{task.modality}s. Take it out of the recipe."
+            )
+        self.task = task
+
     def augment(self, example: Example, rng: RandomSource) -> Iterable[Example]:
         """Yield the examples that replace this one; `rng` is a function of (seed, epoch, row) alone."""
-        raise NotImplementedError
+        yield example
+
+    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+        """Return a collated training batch with its examples mixed; `rng` is a function of (seed, epoch, rows)."""
+        return batch
 
 
 class Regularizer(Component):
     """Adds a penalty to the loss, or changes the model while it trains."""
 
-    def attach(self, loaded: LoadedModel) -> None:
-        """See the model once, after the strategy prepared it and before the first step."""
+    def attach(self, loaded: LoadedModel, task: Task) -> None:
+        """See the model once, after the strategy prepared it and before the first step.
 
-    def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor:
-        """Return a scalar that is added to the batch's mean loss."""
-        raise NotImplementedError
+        Raises:
+            RecipeError: this model or task cannot be regularized so.
+        """
+
+    def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor | None:
+        """Return a scalar that is added to the batch's mean loss, or None for nothing."""
+        return None
+
+    def stepped(self, model: nn.Module, step: int) -> None:
+        """See the model after an optimiser step; `step` counts from 1."""
+
+    def evaluating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Give the model the weights that it would keep, while it is validated and its best weights are saved."""
+        return nullcontext()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what a checkpoint has to hold for this regularizer, by name; `restore` takes it back."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set what `tensors` returned when the checkpoint was written."""
+
+    def finish(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
+        """Change the weights that are kept, after the last step; return what a reader should know (JSON values).
+
+        Args:
+            model: with the weights that training would keep.
+            measure: measures the model as it is now, lower is better: {"validation_loss": …}, and "general_loss"
+                where the recipe names general data to watch for forgetting; empty without validation.
+        """
+        return {}
 
     def detach(self, loaded: LoadedModel) -> None:
         """Undo `attach` (hooks, wrapped modules) before the model is saved."""
@@ -362,6 +454,19 @@ class EvaluationContext:
 
     task: str
     labels: Labels | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How well one example was answered.
+
+    Args:
+        score: higher is better; comparable between models on the same example.
+        right: whether the answer is right, where it can be right or wrong.
+    """
+
+    score: float
+    right: bool | None = None
 
 
 class Evaluator(Component):
@@ -380,6 +485,16 @@ class Evaluator(Component):
 
     def bind(self, context: EvaluationContext) -> None:
         """Learn the labels before the first prediction."""
+
+    fits: ClassVar[bool] = False
+    """Whether `fit` has to see the model's predictions on validation before anything is measured."""
+
+    def fit(self, predictions: Iterable[Prediction] | None) -> None:
+        """Learn from validation predictions, a stream; None where no validation split is left to learn from."""
+
+    def judge(self, prediction: Prediction) -> Judgement | None:
+        """Say how well one example was answered; None where this evaluator does not judge single examples."""
+        return None
 
     def statistics(self, prediction: Prediction) -> Sequence[float]:
         """Return this example's S numbers; S is the same for every example."""
@@ -430,6 +545,7 @@ class Difference:
         low, high: ends of the paired 95 % interval.
         p: two-sided bootstrap p-value of no difference.
         better: True where tuned is better beyond chance, False where it is worse, None where neither.
+        detectable: the smallest true difference that this many examples would show in four of five tests.
     """
 
     value: float
@@ -437,6 +553,7 @@ class Difference:
     high: float | None
     p: float | None
     better: bool | None
+    detectable: float | None = None
 
 
 class Listener(Protocol):
@@ -479,6 +596,7 @@ __all__ = [
     "Evaluator",
     "Example",
     "Features",
+    "Judgement",
     "Labels",
     "Listener",
     "LoadRequest",

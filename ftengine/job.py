@@ -112,6 +112,8 @@ class Job:
         except DataError as error:
             place = next((x.place() for x in located.values() if x.place()), "")
             raise DataError(f"{place}: {error}" if place else str(error)) from None
+        for augmenter in self.augmenters:
+            augmenter.bind(self.task)
         self.audit = dict(splits.audit)
         return splits
 
@@ -198,7 +200,7 @@ class Job:
         prepare(self.strategy, loaded)
         self.targets = self.strategy.matches()
         for regularizer in self.regularizers:
-            regularizer.attach(loaded)
+            regularizer.attach(loaded, self.task)
 
     def evaluators(self) -> list[Evaluator]:
         """Build the task's evaluators and those that the recipe adds, each once.

@@ -248,7 +248,7 @@ class Trainer:
                 loss_sum, weight = self.task.loss(self.module, batch)
                 for regularizer in self.regularizers:
                     penalty = regularizer.penalty(self.module, batch, loss_sum / weight)
-                    loss_sum = loss_sum + penalty * weight
+                    loss_sum = loss_sum if penalty is None else loss_sum + penalty * weight
             if loss_sum.requires_grad:
                 (accelerator.scaler.scale(loss_sum) if accelerator.scaler else loss_sum).backward()
             totals += _pair(loss_sum, weight, accelerator.device)
