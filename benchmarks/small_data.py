@@ -2,9 +2,9 @@
 
 Texts: MiniLM (full tuning) on 100 texts of BBC news, 20 a label, 60 others for validation, tested on all 439 test
 texts. Images: a ResNet (examples/solar_cells, fresh weights) on 100 of scikit-learn's digits, 100 for validation, and
-500 for the test. A seed draws the training examples and everything else of a run; all methods see the same examples, so that a
-method's difference is paired by seed. Each method has one setting, named below, chosen before the first run: the
-papers' or the plugin's default. Nothing is tuned on the test set.
+500 for the test. A seed draws the training examples and everything else of a run; all methods see the same examples,
+so that a method's difference is paired by seed. Each method has one setting, named below and chosen before the first
+run: the plugin's default, or what its paper uses. Nothing is tuned on the test set.
 
     python examples/bbc_news/prepare.py
     python examples/solar_cells/prepare.py

@@ -103,6 +103,8 @@ class LoadedModel:
         labels: the classification targets, or None.
         fingerprint: identity of the base weights and of the processor; the engine fills it in.
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
+        pretrained: names of the parameters that came with the base, as they are called after the strategy
+            prepared it; the engine fills it in.
     """
 
     module: nn.Module
@@ -113,6 +115,7 @@ class LoadedModel:
     labels: Labels | None = None
     fingerprint: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
+    pretrained: frozenset[str] = frozenset()
 
 
 class ModelLoader(Component):
@@ -162,10 +165,14 @@ class Task(Component):
     """Columns that hold paths of files; in a data file they are relative to that file."""
     modality: ClassVar[str] = "text"
     """What the model reads of an example, and `rewrite` hands out: "text" or "image"."""
-    smooths: ClassVar[bool] = False
-    """Whether `loss` honours `label_smoothing` while the model is in training mode."""
+    smooths: bool = False
+    """Whether `loss` honours `label_smoothing` while the model is in training mode; may depend on what `bind` learns."""
     label_smoothing: float = 0.0
     """Share of the target's probability that is spread over all classes; set by a regularizer."""
+    compares: bool = False
+    """Whether `divergence` is there: what the model says are distributions; may depend on what `bind` learns."""
+    keeps_pass: bool = False
+    """Whether `loss` keeps what `divergence` compares with; set by a regularizer."""
     answers: frozenset[str] = frozenset()
     """Keys of what `answer` predicts; empty where the task's predictions are all that there is."""
 
@@ -238,6 +245,15 @@ class Task(Component):
         """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight."""
         raise NotImplementedError
 
+    def divergence(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the model on the batch of the last `loss` once more, where `keeps_pass` was set before it.
+
+        Returns:
+            The second pass's loss, and half the sum of both Kullback-Leibler divergences between the distributions
+            of the two passes; both means over what `loss` sums over, with gradients to both passes.
+        """
+        raise NotImplementedError
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return one prediction an example, in the batch's order; called without gradients."""
         raise NotImplementedError
@@ -275,6 +291,10 @@ class Task(Component):
         Only evaluators that read such keys have it called; `options` are those of `infer`.
         """
         raise NotImplementedError
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        """Return a prediction as a reader should see it (JSON values): names instead of ids, nothing that is long."""
+        return dict(prediction)
 
     def check_input(self, example: Example) -> None:
         """Refuse an example that `infer` cannot answer.
@@ -397,27 +417,53 @@ class Augmenter(Component):
             )
         self.task = task
 
+    def bind_processor(self, processor: Any) -> None:
+        """See the tokenizer or image processor, after `bind` and before the first example.
+
+        Raises:
+            RecipeError: it lacks what this augmenter needs of it.
+        """
+
     def augment(self, example: Example, rng: RandomSource) -> Iterable[Example]:
-        """Yield the examples that replace this one; `rng` is a function of (seed, epoch, row) alone."""
+        """Yield the examples that replace this one; `rng` is a function of (seed, epoch, row) alone.
+
+        Where none of them can be encoded and trained on, the example stays as it is.
+        """
         yield example
 
     def mix(self, batch: Batch, rng: RandomSource) -> Batch:
-        """Return a collated training batch with its examples mixed; `rng` is a function of (seed, epoch, rows)."""
+        """Return a collated training batch with its examples mixed; `rng` is a function of (seed, epoch, rows).
+
+        Every micro-batch is mixed by itself.
+        """
         return batch
 
 
 class Regularizer(Component):
-    """Adds a penalty to the loss, or changes the model while it trains."""
+    """Adds a penalty to the loss, or changes the model while it trains.
+
+    Randomness comes from torch's global generators, which the loop seeds for every step.
+    """
+
+    needs_validation: bool = False
+    """Whether it cannot do without a validation split; may depend on the options."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        """See the model once, after the strategy prepared it and before the first step.
+        """See the model, after the strategy prepared it and before the first step.
+
+        It is called on a skeleton (parameters on the meta device) as well, and detached again, so that what cannot
+        work is refused before weights are read; another object then sees the model itself.
 
         Raises:
             RecipeError: this model or task cannot be regularized so.
         """
 
     def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor | None:
-        """Return a scalar that is added to the batch's mean loss, or None for nothing."""
+        """Return a scalar that is added to the mean loss of a micro-batch, or None for nothing.
+
+        The loop weights it as that loss, by the micro-batch's share of the effective batch: what does not depend on
+        the batch counts exactly once a step, and a mean over examples (or labels) becomes one over all of them.
+        """
         return None
 
     def stepped(self, model: nn.Module, step: int) -> None:
@@ -445,7 +491,7 @@ class Regularizer(Component):
         return {}
 
     def detach(self, loaded: LoadedModel) -> None:
-        """Undo `attach` (hooks, wrapped modules) before the model is saved."""
+        """Undo `attach` (hooks, wrapped modules) before the model is saved, and when training fails."""
 
 
 @dataclass(frozen=True)
@@ -481,7 +527,21 @@ class Evaluator(Component):
     reads: ClassVar[frozenset[str]] = frozenset()
     """Keys of `Prediction` that `statistics` needs."""
     higher_is_better: ClassVar[Mapping[str, bool]] = {}
-    """For each metric, whether more is better."""
+    """For each metric, whether more is better. Where the labels decide which are reported, `bind` sets it anew."""
+
+    columns: ClassVar[frozenset[str]] = frozenset()
+    """Columns of the user's row that `statistics` finds in the prediction too, None where the row has none."""
+    generation: Mapping[str, Any] | None = None
+    """Options of `Task.answer` that this evaluator asks for, e.g. {"max_new_tokens": 64}."""
+    biased: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that noise makes larger, and resampling larger still; their intervals are turned around the value."""
+
+    def check(self, example: Example) -> None:
+        """Refuse a row whose `columns` hold what this evaluator cannot read; called before a model loads.
+
+        Raises:
+            DataError: says what is allowed.
+        """
 
     def bind(self, context: EvaluationContext) -> None:
         """Learn the labels before the first prediction."""

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import combinations
@@ -18,11 +15,12 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
+from ftengine.children import Child, naming, require_metric, require_new_or_same, train
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine import require_same_recipe
-from ftengine.errors import FtengineError, InputError, RunError, TrainingError, did_you_mean
-from ftengine.evaluation.bootstrap import Accumulator, to_json
-from ftengine.evaluation.bootstrap import compare as compare_sums
+from ftengine.errors import InputError, RunError
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare as compare_sums
+from ftengine.evaluation.difference import to_json
 from ftengine.evaluation.multiple import holm
 from ftengine.evaluation.results import read_sums
 from ftengine.job import Job, described
@@ -38,23 +36,6 @@ SECTION = "train."
 
 LONGEST_NAME = 100
 """Characters of a folder's name; file systems allow 255 bytes."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A strategy that is compared.
-
-    Args:
-        label: its name, with the options given for it.
-        recipe: what is trained, in a folder of its own.
-    """
-
-    label: str
-    recipe: Recipe
-
-    @property
-    def run(self) -> RunDirectory:
-        return RunDirectory(self.recipe.output)
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ def compare_strategies(
     return result
 
 
-def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Contender]:
+def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Child]:
     """Return a recipe for each strategy, each with a folder of its own.
 
     Raises:
@@ -137,7 +118,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
             f"output {recipe.output!r} holds a run of its own; the compared runs are folders inside of output. Choose "
             "another with --output DIR."
         )
-    found: dict[str, Contender] = {}
+    found: dict[str, Child] = {}
     for spec in strategies:
         contender = _contender(recipe, spec)
         if contender.recipe.output in found:
@@ -146,7 +127,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     return list(found.values())
 
 
-def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Contender:
+def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Child:
     given = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = given.pop("name", None)
     if not isinstance(name, str) or not name:
@@ -162,15 +143,18 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Contender:
     content = recipe.resolved()
     own = content["strategy"] if content["strategy"]["name"] == name else {}
     content["strategy"] = {**own, "name": name, **options}
-    label = " ".join([name, *(f"{key}={_short(value)}" for key, value in given.items())])
-    content["output"] = str(Path(recipe.output) / _folder_name(label))
+    parts = [name, *(f"{key}={_short(value)}" for key, value in given.items())]
+    label = " ".join(parts)
+    content["output"] = str(Path(recipe.output) / _folder_name(parts))
     overrides = [f"{key}={json.dumps(value)}" for key, value in shared.items()]
-    return Contender(label, Recipe.make(content, overrides, origin=f"strategy {name!r}"))
+    return Child(label, Recipe.make(content, overrides, origin=f"strategy {name!r}"))
 
 
-def _folder_name(label: str) -> str:
-    name = re.sub(r"[^\w.=-]+", "-", label).strip("-")
-    if len(name) <= LONGEST_NAME:
+def _folder_name(parts: Sequence[str]) -> str:
+    """Return the parts of a label as one name, another one for each label; what cannot stand there becomes a hash."""
+    label, name = " ".join(parts), re.sub(r"[^\w.=-]+", "-", " ".join(parts)).strip("-")
+    plain = re.fullmatch(r"[\w.-]+", parts[0]) and all(re.fullmatch(r"[\w.]+=[\w.-]+", part) for part in parts[1:])
+    if plain and len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{blake2b(label.encode(), digest_size=4).hexdigest()}"
 
@@ -179,7 +163,7 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def check(contenders: Sequence[Contender], metric: str | None, listener: Listener) -> list[Job]:
+def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[Job]:
     """Try every strategy on the data and on a model without weights; nothing is written.
 
     Raises:
@@ -189,7 +173,7 @@ def check(contenders: Sequence[Contender], metric: str | None, listener: Listene
     read: list[dict[str, EncodedSplit]] = []
     splits, state = None, {}
     for contender in contenders:
-        with _named(contender.label):
+        with naming(contender.label):
             job = Job.open(contender.recipe, listener=listener)
             if splits is None:
                 splits = job.read_data()
@@ -198,14 +182,11 @@ def check(contenders: Sequence[Contender], metric: str | None, listener: Listene
                     raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
             else:
                 job.task.restore(state)
-            _check_metric(job, metric)
+            require_metric(job, metric)
             choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
             job.load_skeleton()
             encoded = job.encode(splits)
-            if contender.run.is_run():
-                _require_same(contender.run, job, encoded)
-            else:
-                contender.run.require_free()
+            require_new_or_same(contender.run, job, encoded)
         jobs.append(job)
         read.append(encoded)
     _require_same_examples(contenders, read)
@@ -219,16 +200,7 @@ def check(contenders: Sequence[Contender], metric: str | None, listener: Listene
     return jobs
 
 
-@contextmanager
-def _named(label: str) -> Iterator[None]:
-    """Say of an error which strategy it is about."""
-    try:
-        yield
-    except FtengineError as error:
-        raise type(error)(f"{label}: {error}") from None
-
-
-def _require_same_examples(contenders: Sequence[Contender], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
+def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
     """Refuse to compare where a strategy takes so much of the model's longest input that texts are cut elsewhere."""
     facts = [
         {name: (len(split), float(split.weights.sum()), split.truncated) for name, split in splits.items()}
@@ -244,54 +216,8 @@ def _require_same_examples(contenders: Sequence[Contender], read: Sequence[Mappi
             )
 
 
-def _require_same(run: RunDirectory, job: Job, encoded: Mapping[str, EncodedSplit]) -> None:
-    """Refuse to go on from a run of another recipe or other data."""
-    require_same_recipe(run, job.resolved())
-    stored = run.read_json("audit.json")["encoded"]
-    if any(stored.get(name, {}).get("content") != split.content for name, split in encoded.items()):
-        raise RunError(
-            f"the data files changed since run {str(run.path)!r} was made. Restore them, or choose another folder with "
-            "--output DIR."
-        )
-
-
-def _check_metric(job: Job, metric: str | None) -> None:
-    known = [name for evaluator in job.evaluators() for name in evaluator.higher_is_better]
-    if metric is not None and metric not in known:
-        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
-
-
-def train(contender: Contender, job: Job, listener: Listener) -> None:
-    """Train in a process of its own, as `ftengine train --resume` does.
-
-    Raises:
-        InputError, TrainingError: the run ended with an error; the message repeats it.
-    """
-    folder = RunDirectory(contender.run.path.parent)
-    folder.create()
-    recipe = folder.write_yaml(f"{contender.run.path.name}.yaml", job.resolved())
-    listener.phase(f"train {contender.label}")
-    line = [sys.executable, "-m", "ftengine", "train", str(recipe), "--resume", "--json"]
-    last = ""
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(line, text=True, errors="replace", **pipes) as child:
-        try:
-            for text in child.stderr or ():
-                listener.message(f"{contender.label}: {text.rstrip()}")
-                last = text.strip() or last
-        except BaseException:
-            child.terminate()
-            raise
-    if child.returncode:
-        kind = InputError if child.returncode == InputError.exit_code else TrainingError
-        raise kind(
-            f"{contender.label}: {last.removeprefix('error: ') or f'ended with status {child.returncode}.'} "
-            "Finished runs are kept; the same command goes on from here."
-        )
-
-
 def conclude(
-    contenders: Sequence[Contender], jobs: Sequence[Job], reused: Sequence[bool], metric: str | None = None
+    contenders: Sequence[Child], jobs: Sequence[Job], reused: Sequence[bool], metric: str | None = None
 ) -> Comparison:
     """Compare finished runs.
 
@@ -327,7 +253,7 @@ def conclude(
     )
 
 
-def _require_same_base(contenders: Sequence[Contender]) -> None:
+def _require_same_base(contenders: Sequence[Child]) -> None:
     """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well."""
     found = [contender.run.read_json("environment.json") for contender in contenders]
     for contender, environment in zip(contenders, found, strict=True):
@@ -339,13 +265,13 @@ def _require_same_base(contenders: Sequence[Contender]) -> None:
                 )
 
 
-def _sums(contender: Contender, job: Job, evaluation: Mapping[str, Any]) -> Accumulator:
+def _sums(contender: Child, job: Job, evaluation: Mapping[str, Any]) -> Accumulator:
     context = EvaluationContext(job.task.name, job.task.labels)
     distinct = next(iter(evaluation["tuned"].values()))["n"]
     return read_sums(contender.run, job.evaluators(), context, seed=contender.recipe.seed, distinct=distinct)
 
 
-def _differences(contenders: Sequence[Contender], sums: Sequence[Accumulator], metric: str) -> list[dict[str, Any]]:
+def _differences(contenders: Sequence[Child], sums: Sequence[Accumulator], metric: str) -> list[dict[str, Any]]:
     found = []
     for (a, first), (b, second) in combinations(zip(contenders, sums, strict=True), 2):
         try:
@@ -367,7 +293,7 @@ def _is_supported(difference: Mapping[str, Any]) -> bool:
     return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
 
 
-def _row(contender: Contender, job: Job, evaluation: Mapping[str, Any], metric: str, reused: bool) -> dict[str, Any]:
+def _row(contender: Child, job: Job, evaluation: Mapping[str, Any], metric: str, reused: bool) -> dict[str, Any]:
     run = contender.run
     training = run.read_json("training.json")
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]

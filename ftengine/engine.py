@@ -97,6 +97,8 @@ def require_room(loaded: LoadedModel, encoded: dict[str, EncodedSplit]) -> None:
             f"the longest example has {longest} tokens, the model takes {loaded.max_length}. "
             f"Set task.max_length={loaded.max_length}, or less."
         )
+    for split in encoded.values():
+        split.room = loaded.max_length  # examples may grow when they are augmented
 
 
 def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, resuming: bool) -> None:

@@ -137,7 +137,7 @@ class Run:
         content["strategy"] = self.facts["strategy"]
         job = Job.open(Recipe.make(content), self._registry, self.listener)
         job.task.restore(self.facts["task"]["state"])
-        job.regularizers = []  # they act in training alone
+        job.augmenters, job.regularizers = [], []  # they act in training alone
         return job
 
     def _split(self, job: Job, data: str | Path | None) -> EncodedSplit:

@@ -24,10 +24,11 @@ from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.errors import BaseMismatch, DataError, SourceError
-from ftengine.evaluation.bootstrap import check_evaluators
+from ftengine.evaluation.requirements import check_evaluators
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 from ftengine.training.loop import require_gradient_checkpointing
+from ftengine.training.regularizing import Attached
 
 
 @dataclass
@@ -134,8 +135,10 @@ class Job:
             require_gradient_checkpointing(self.skeleton.module)
         self.trained_base = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
         self.targets = self.strategy.matches()
-        # The model itself is prepared by a fresh strategy: one object, one model.
+        Attached(self.regularizers, self.skeleton, self.task).detach()
+        # The model itself is prepared by a fresh strategy and regularized by fresh regularizers: one object, one model.
         self.strategy = type(self.strategy)(self.strategy.config)
+        self.regularizers = [type(regularizer)(regularizer.config) for regularizer in self.regularizers]
 
     def encode(self, splits: Splits) -> dict[str, EncodedSplit]:
         """Encode every split once, to count tokens and to find bad rows.
@@ -199,8 +202,6 @@ class Job:
         set_seed(self.recipe.seed)
         prepare(self.strategy, loaded)
         self.targets = self.strategy.matches()
-        for regularizer in self.regularizers:
-            regularizer.attach(loaded, self.task)
 
     def evaluators(self) -> list[Evaluator]:
         """Build the task's evaluators and those that the recipe adds, each once.
@@ -224,7 +225,10 @@ def prepare(strategy: Strategy, loaded: LoadedModel) -> None:
     Raises:
         SourceError: the loader named a new module that does not exist.
     """
+    new = tuple(f"{name}." for name in loaded.new_modules)
+    base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
     strategy.prepare(loaded)
+    loaded.pretrained = frozenset(name for name, p in loaded.module.named_parameters() if id(p) in base)
     for name in loaded.new_modules:
         try:
             loaded.module.get_submodule(name).requires_grad_(True)

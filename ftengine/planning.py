@@ -67,7 +67,7 @@ def plan(
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
     """
     from ftengine.parameters import count
-    from ftengine.training.loop import plan_steps
+    from ftengine.training.schedule import plan_steps
 
     job = Job.open(recipe, registry, listener)
     splits = job.read_data()

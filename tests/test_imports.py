@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("__init__",),  # the front door: it names what is public and imports it on use
-    ("errors", "_native"),
+    ("errors", "text", "_native"),
     ("parameters", "api"),
     ("hookspecs",),
     ("plugins", "registry", "recipe"),
-    ("data", "training", "evaluation", "run", "environment", "bench"),
+    ("data", "training", "evaluation", "run", "environment", "bench", "report"),
     # The engine, a step a file.
-    ("job", "session", "merging", "planning", "finished", "prediction", "engine", "comparison"),
+    ("job", "session", "merging", "planning", "finished", "prediction", "engine", "children", "comparison", "folds"),
     ("cli", "testing"),
     ("__main__",),
 )

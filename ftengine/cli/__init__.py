@@ -20,6 +20,10 @@ COMMANDS = {
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
     "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
+    "cross-validate": (
+        "ftengine.cli.crossvalidate:cross_validate",
+        "Train once for each part of the data, on the other parts, and add up the figures.",
+    ),
     "bench": ("ftengine.cli.bench:bench", "Measure the low-rank kernels, and compare measurements."),
     "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),

@@ -74,7 +74,12 @@ def bench() -> None:
 )
 @debug_option
 def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
-    """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone."""
+    """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone.
+
+    \b
+    Example:
+      ftengine bench kernels --json before.json
+    """
     from ftengine.bench import tables
     from ftengine.bench.kernels import measure_kernels
     from ftengine.bench.plot import check_plot, draw
@@ -115,6 +120,10 @@ def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     """Compare measurements with the first of them, row by row.
 
     Compared is the time over the frozen layer of the same run, so that a slower machine changes little.
+
+    \b
+    Example:
+      ftengine bench compare before.json after.json --fail-over 5%
     """
     from ftengine.bench import tables
     from ftengine.bench.compare import check_slower, parse_share

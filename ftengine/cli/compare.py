@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.cli.text import duration, number, share, size
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @set_option
 @click.option("--metric", metavar="NAME", help="What to compare; by default the first that the task measures.")
-@click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
+@output_option
 @json_option
 @debug_option
 def compare(
@@ -36,6 +36,11 @@ def compare(
 
     Each is a run of its own, in its own process and folder. The same command resumes what is unfinished and takes
     finished runs as they are.
+
+    \b
+    Examples:
+      ftengine compare recipe.yaml --strategies full,lora --output runs/compared
+      ftengine compare recipe.yaml --strategies "full,{name: lora, rank: 4, train.learning_rate: 1.0e-3}"
     """
     from ftengine.comparison import compare_strategies
     from ftengine.errors import InputError

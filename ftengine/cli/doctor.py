@@ -24,6 +24,10 @@ def doctor(as_json: bool) -> None:
     """Check this installation and say what to repair.
 
     Exits with 1 when there is something to repair.
+
+    \b
+    Example:
+      ftengine doctor --json
     """
     found, problems = examine()
     if as_json:

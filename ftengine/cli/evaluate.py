@@ -16,7 +16,12 @@ from ftengine.cli.progress import is_main_process, listening
 @json_option
 @debug_option
 def evaluate(run_folder: str, data: str | None, as_json: bool) -> None:
-    """Compare a tuned model with its base on the same examples."""
+    """Compare a tuned model with its base on the same examples.
+
+    \b
+    Example:
+      ftengine evaluate runs/support --data new.jsonl
+    """
     from ftengine.engine import load_run
 
     with listening() as listener:

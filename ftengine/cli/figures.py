@@ -21,17 +21,22 @@ def show_figures(out: Console, figures: dict[str, Any]) -> None:
         return
     examples = next(iter(figures["tuned"].values()))["n"]
     out.print(f"figures on {figures['split']} ({examples:,} distinct examples), with 95 % intervals:")
+    out.print(figure_table(figures["base"], figures["tuned"], figures["difference"]))
+
+
+def figure_table(base: dict[str, Any], tuned: dict[str, Any], difference: dict[str, Any]) -> Any:
+    """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
     rows = [
         (
             metric,
-            _with_interval(figures["base"].get(metric)),
-            _with_interval(tuned),
-            _with_interval(figures["difference"].get(metric), sign="+"),
-            verdict(figures["difference"].get(metric)),
+            _with_interval(base.get(metric)),
+            _with_interval(figure),
+            _with_interval(difference.get(metric), sign="+"),
+            verdict(difference.get(metric)),
         )
-        for metric, tuned in figures["tuned"].items()
+        for metric, figure in tuned.items()
     ]
-    out.print(table(("metric", "base", "tuned", "difference", ""), rows, left=5))
+    return table(("metric", "base", "tuned", "difference", ""), rows, left=5)
 
 
 def show_confusion(out: Console, figures: dict[str, Any]) -> None:

@@ -20,7 +20,12 @@ from ftengine.cli.text import printable
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @debug_option
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
-    """Write a commented recipe to start from (FILE is recipe.yaml unless named)."""
+    """Write a commented recipe to start from (FILE is recipe.yaml unless named).
+
+    \b
+    Example:
+      ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
+    """
     from ftengine.cli.starter import DATA, MODEL, starter
     from ftengine.errors import InputError
     from ftengine.registry import Registry

@@ -26,6 +26,10 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
     """Fold what was trained into the base and save a plain model in the new folder OUT.
 
     Outputs before and after are compared first; where they differ by more than rounding, nothing is written.
+
+    \b
+    Example:
+      ftengine merge runs/support merged-model --dtype bfloat16
     """
     from ftengine.engine import load_run
 

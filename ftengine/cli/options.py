@@ -24,6 +24,8 @@ set_option = click.option(
     help="Override a key of the recipe, e.g. train.max_steps=40; may be given several times.",
 )
 
+output_option = click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
+
 
 def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add RECIPE, a file."""

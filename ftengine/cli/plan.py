@@ -53,6 +53,11 @@ def plan(
     """Show what a recipe would do, without training.
 
     The data is read, checked and counted, and the strategy is tried on the model. Nothing is written.
+
+    \b
+    Examples:
+      ftengine plan recipe.yaml
+      ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
     """
     from ftengine.engine import plan as make_plan
     from ftengine.errors import InputError

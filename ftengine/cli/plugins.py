@@ -34,6 +34,10 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
     """List components and the distributions that they come from.
 
     Exits with 1 when a plugin is broken; the others are listed all the same.
+
+    \b
+    Example:
+      ftengine plugins list --kind strategy
     """
     from ftengine.cli.components import installed, require_kind
 
@@ -54,7 +58,12 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 @json_option
 @debug_option
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
-    """Describe one component: what it does, its options, where it comes from."""
+    """Describe one component: what it does, its options, where it comes from.
+
+    \b
+    Example:
+      ftengine plugins show causal-lm
+    """
     from dataclasses import asdict
 
     from ftengine.cli.components import docstring, find, installed, options, require_kind

@@ -46,6 +46,10 @@ def predict(
     """Answer the rows of a file with a tuned model.
 
     Each line of the output is the row with its `prediction`.
+
+    \b
+    Example:
+      ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
     from ftengine.engine import load_run
     from ftengine.prediction import predict_file, predict_rows

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
-    """Fine-tune a model as a recipe says, and compare the tuned model with its base."""
+    """Fine-tune a model as a recipe says, and compare the tuned model with its base.
+
+    \b
+    Examples:
+      ftengine train recipe.yaml --set train.epochs=1 --set output=runs/short
+      ftengine train recipe.yaml --resume
+    """
     from ftengine.engine import fine_tune
     from ftengine.recipe import Recipe
 

@@ -7,17 +7,20 @@ can give another text in every epoch.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
-from ftengine.data.audit import identities, to_json
+from ftengine.data.audit import group_numbers, identities, to_json
 from ftengine.data.read import Rows
 from ftengine.errors import DataError
+
+PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
 @dataclass
@@ -29,11 +32,16 @@ class EncodedSplit:
         weights: (examples,) what each adds to the loss's denominator; never 0.
         index: (examples,) row of `rows` behind each example.
         content: a hash of all rows in their order, labels included.
-        groups: (examples,) equal for duplicates, which say no more than one of them; None where not needed.
+        groups: (examples,) equal for duplicates, which say no more than one of them, whatever split or file they are
+            in (`group_numbers`); None where not needed.
         longest: the longest sequence that the model reads.
         truncated: number of examples that were cut to the length limit.
         masked: number of rows left out because nothing of them is trained on.
         skipped: reasons of rows that could not be encoded (only with on_error: skip).
+        augmenters: what changes examples where an epoch is asked for, in order.
+        seed: the run's seed; changes are a function of it, the epoch and the row.
+        room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
+        standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
     """
 
     rows: Rows
@@ -51,35 +59,128 @@ class EncodedSplit:
     augmenters: Sequence[Augmenter] = ()
     seed: int = 0
     groups: np.ndarray | None = None
+    room: int | None = None
+    standing: int | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
-        """Encode and collate some examples; with an epoch, augmented for it."""
-        features = [f for i in members for f in self._features(int(self.index[i]), epoch)]
-        return self.task.collate(features, self.processor)
+        """Encode and collate some examples; with an epoch, augmented for it and mixed.
+
+        Augmenters may make several examples of one, so the batch may be larger than `members`.
+        """
+        rows = [int(self.index[i]) for i in members]
+        if self.standing is not None:
+            changed = [next(self._features(row, self.standing)) for row in rows]
+            return self.task.collate(changed, self.processor)
+        batch = self.task.collate([f for row in rows for f in self._features(row, epoch)], self.processor)
+        return batch if epoch is None else self._mixed(batch, rows, epoch)
+
+    def augmented(self, row: int, epoch: int) -> list[Example]:
+        """Return what takes the place of a row in an epoch.
+
+        Each augmenter draws from random numbers of its own, a function of (seed, epoch, row), its name and how often
+        that name came before: leaving one out, or putting another in front, changes no draw of the others.
+        """
+        examples: list[Example] = [self.rows[row]]
+        for augmenter, name in _numbered(self.augmenters):
+            examples = [
+                new
+                for number, example in enumerate(examples)
+                for new in augmenter.augment(example, random.Random(f"{self.seed}/{epoch}/{row}/{name}/{number}"))
+            ]
+        return examples
 
     def _features(self, row: int, epoch: int | None) -> Iterator[Features]:
-        examples: list[Example] = [self.rows[row]]
+        """Yield an example's features, at least one; where nothing usable is made of it, its own."""
+        usable = False
         if epoch is not None and self.augmenters:
-            rng = random.Random(f"{self.seed}/{epoch}/{row}")
-            for augmenter in self.augmenters:
-                examples = [new for example in examples for new in augmenter.augment(example, rng)]
-        for example in examples:
-            yield self.task.encode(example, self.processor, max_length=self.max_length)
+            for features in self._changed_features(row, epoch):
+                usable = True
+                yield features
+        if not usable:
+            yield self.task.encode(self.rows[row], self.processor, max_length=self.max_length)
 
-    def summary(self) -> dict[str, int]:
+    def _changed_features(self, row: int, epoch: int) -> Iterator[Features]:
+        try:
+            examples = self.augmented(row, epoch)
+        except DataError:  # what is wrong with the row itself is said where it is encoded as it stands
+            return
+        for example in examples:
+            try:
+                features = self.task.encode(example, self.processor, max_length=self.max_length)
+            except DataError:  # a change left nothing to read, say
+                continue
+            fits = self.room is None or (features.get("longest") or features["length"]) <= self.room
+            if features["weight"] and fits:
+                yield features
+
+    def _mixed(self, batch: Batch, rows: Sequence[int], epoch: int) -> Batch:
+        for augmenter, name in _numbered(self.augmenters):
+            members = ",".join(map(str, rows))
+            batch = augmenter.mix(batch, random.Random(f"{self.seed}/{epoch}/{members}/{name}"))
+        return batch
+
+    def under(self, augmenters: Sequence[Augmenter], epoch: int = 0) -> EncodedSplit:
+        """Return the same examples in the same order, each as these augmenters make it in one epoch.
+
+        For measuring what a change does to a model: one example stays one example, and batches are not mixed.
+        `lengths`, `weights` and the counts stay those of the examples as they stand.
+
+        Args:
+            augmenters: bound to the split's task.
+            epoch: whose random numbers are drawn, whatever epoch a batch is asked for.
+        """
+        for augmenter in augmenters:
+            augmenter.bind_processor(self.processor)
+        return replace(self, augmenters=tuple(augmenters), standing=epoch)
+
+    def sample(self, count: int, seed: int = 0) -> EncodedSplit:
+        """Return at most `count` of the examples, drawn without replacement and not augmented, in their order.
+
+        `groups` are filled in. `content`, `truncated`, `masked` and `skipped` stay those of the whole split.
+        """
+        if count >= len(self):
+            chosen = np.arange(len(self))
+        else:
+            chosen = np.sort(np.random.default_rng([seed, len(self)]).choice(len(self), count, replace=False))
+        index = self.index[chosen]
+        return replace(
+            self,
+            lengths=self.lengths[chosen],
+            weights=self.weights[chosen],
+            index=index,
+            augmenters=(),
+            standing=None,
+            groups=group_numbers(identities(self.rows.select(index), self.task, 0)),
+        )
+
+    def length_percentiles(self) -> dict[str, int]:
+        """Return the lengths that 5, 25, 50, 75, 95 and 99 % of the examples do not exceed, after cutting."""
+        values = np.percentile(self.lengths, PERCENTILES, method="inverted_cdf")
+        return {str(p): int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+
+    def summary(self) -> dict[str, Any]:
         """Return the counts that `plan` and the audit show."""
         return {
             "examples": len(self),
             "tokens": int(self.lengths.sum()),
             "trained_tokens": int(self.weights.sum()),
             "longest": self.longest,
+            "percentiles": self.length_percentiles(),
             "truncated": self.truncated,
             "masked": self.masked,
             "skipped": len(self.skipped),
         }
+
+
+def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]]:
+    """Yield augmenters, each with its name and how often that came before."""
+    seen: Counter[str] = Counter()
+    for augmenter in augmenters:
+        yield augmenter, f"{augmenter.name}/{seen[augmenter.name]}"
+        seen[augmenter.name] += 1
 
 
 def encode_split(
@@ -98,7 +199,10 @@ def encode_split(
 
     Raises:
         DataError: a row cannot be encoded (with file and line), or nothing of the split is trained on.
+        RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
+    for augmenter in augmenters:
+        augmenter.bind_processor(processor)
     lengths, weights, index, skipped = [], [], [], []
     longest = truncated = masked = 0
     content = blake2b(digest_size=16)
@@ -143,5 +247,5 @@ def encode_split(
         skipped,
         augmenters,
         seed,
-        None if name == "train" else np.unique(identities(rows, task, 0)[index], return_inverse=True)[1],
+        None if name == "train" else group_numbers(identities(rows, task, 0)[index]),
     )

@@ -1,19 +1,19 @@
-"""The streaming bootstrap of evaluators: sums in, figures with intervals and comparisons out."""
+"""The streaming bootstrap of evaluators: sums in, figures with intervals out."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Difference, EvaluationContext, Evaluator, Metric, Prediction
-from ftengine.errors import PluginError, RecipeError
-from ftengine.evaluation.proportions import difference_interval, score_interval
-from ftengine.evaluation.resampling import CONFIDENCE, Interval, p_value, percentile_interval, poisson_weights
+from ftengine.api import EvaluationContext, Evaluator, Metric, Prediction
+from ftengine.errors import PluginError
+from ftengine.evaluation.proportions import score_interval
+from ftengine.evaluation.requirements import check_evaluators, claim
+from ftengine.evaluation.resampling import Interval, percentile_interval, poisson_weights
 
 BATCH = 256
 """Examples whose weights are drawn together: 2 MB at 1,000 resamples."""
@@ -27,14 +27,14 @@ class Figure:
         value: from the plain sums; nan where undefined.
         resampled: (B,) from the weighted sums.
         interval: 95 %.
-        proportion: whether the interval is a score interval.
+        trials: for a proportion, the most independent trials behind it; its interval is a score interval.
         higher_is_better: None where the evaluator does not say.
     """
 
     value: float
     resampled: np.ndarray
     interval: Interval
-    proportion: bool
+    trials: float | None
     higher_is_better: bool | None
 
 
@@ -54,6 +54,7 @@ class Accumulator:
         *,
         predicts: Collection[str] | None = None,
         distinct: int | None = None,
+        bound: bool = False,
     ) -> None:
         """Check the evaluators and bind them.
 
@@ -65,13 +66,15 @@ class Accumulator:
             predicts: the keys of the task's predictions; None where `check_evaluators` has seen them before.
             distinct: how many different examples the split holds, where some stand there more than once; they
                 decide how wide the intervals are.
+            bound: whether the evaluators know their context already (and may have been fitted since).
 
         Raises:
             RecipeError: an evaluator does not suit the task, or two report one metric.
         """
         check_evaluators(evaluators, context.task, predicts)
-        for evaluator in evaluators:
+        for evaluator in evaluators if not bound else ():
             evaluator.bind(context)
+        self.context = context
         self.evaluators = list(evaluators)
         self.resamples = resamples
         self.seed = seed
@@ -125,8 +128,7 @@ class Accumulator:
 
     def weight_totals(self) -> np.ndarray:
         """Return the weights' sum in each resample, shape (resamples,): equal for equal sets of examples."""
-        self._flush()
-        return np.zeros(self.resamples) if self._sums is None else self._sums[1:, 0]
+        return self._weights()[1:]
 
     def sums(self) -> dict[str, np.ndarray]:
         """Return the sums by evaluator name, each (resamples + 1, S), row 0 plain; empty before any example."""
@@ -143,15 +145,15 @@ class Accumulator:
                 trials = evaluator.trials(sums[0])
                 metrics = evaluator.metrics(sums)
             for name, values in metrics.items():
-                _claim(owners, name, evaluator)
+                claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
+                most = min(float(trials[name]), n) if name in trials else None
                 interval = (
-                    score_interval(value, resampled, min(float(trials[name]), n), n)
-                    if name in trials
-                    else percentile_interval(resampled, n)
+                    percentile_interval(resampled, n)
+                    if most is None
+                    else score_interval(value, resampled, most, n)
                 )
-                better = evaluator.higher_is_better.get(name)
-                figures[name] = Figure(value, resampled, interval, name in trials, better)
+                figures[name] = Figure(value, resampled, interval, most, evaluator.higher_is_better.get(name))
         return figures
 
     def results(self) -> dict[str, Metric]:
@@ -170,9 +172,7 @@ class Accumulator:
 
         Counts of examples (details) are left out.
         """
-        self._flush()
-        examples = np.zeros(self.resamples + 1) if self._sums is None else self._sums[:, 0]
-        return {"examples": examples, **{f"sums.{name}": sums for name, sums in self.sums().items()}}
+        return {"examples": self._weights(), **{f"sums.{name}": sums for name, sums in self.sums().items()}}
 
     @classmethod
     def from_arrays(
@@ -199,6 +199,28 @@ class Accumulator:
         result._sums = np.concatenate([examples[:, None], *parts], axis=1)
         return result
 
+    def without(self, part: Accumulator) -> Accumulator:
+        """Return the accumulator of all examples but those of `part`, which were added here too.
+
+        `part` may run fewer evaluators; the result runs those. Counts of examples (details) are left out.
+
+        Raises:
+            ValueError: the other one resamples differently.
+        """
+        part._flush()
+        names = {evaluator.name for evaluator in part.evaluators}
+        evaluators = [evaluator for evaluator in self.evaluators if evaluator.name in names]
+        distinct = None if None in (self.distinct, part.distinct) else self.independent - part.independent
+        result = Accumulator(evaluators, self.context, self.resamples, self.seed, distinct=distinct, bound=True)
+        result.require_alike(part)
+        sums = self.sums()
+        columns = [self._weights()[:, None], *(sums[evaluator.name] for evaluator in evaluators if sums)]
+        result._widths = [column.shape[1] for column in columns[1:]]
+        if result._widths:
+            whole = np.concatenate(columns, axis=1)
+            result._sums = whole if part._sums is None else whole - part._sums
+        return result
+
     def require_alike(self, other: Accumulator) -> None:
         """Refuse an accumulator whose sums mean something else.
 
@@ -208,6 +230,10 @@ class Accumulator:
         mine, theirs = ((a.resamples, a.seed, [evaluator.name for evaluator in a.evaluators]) for a in (self, other))
         if mine != theirs:
             raise ValueError(f"accumulators differ in (resamples, seed, evaluators): {mine} and {theirs}.")
+
+    def _weights(self) -> np.ndarray:
+        self._flush()
+        return np.zeros(self.resamples + 1) if self._sums is None else self._sums[:, 0]
 
     def _measured(self) -> Iterator[tuple[Evaluator, np.ndarray, Counter[Hashable]]]:
         self._flush()
@@ -239,103 +265,3 @@ class Accumulator:
         with np.errstate(all="ignore"):  # a statistic that is not finite shows in the figures
             self._sums[0] += matrix.sum(axis=0)
             self._sums[1:] += poisson_weights(self.seed, indices, self.resamples).T @ matrix
-
-
-def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
-    """Return tuned minus base for every metric.
-
-    Both saw the same examples, so each resample weighs them equally in both, and what makes an example hard
-    for both cancels.
-
-    Raises:
-        ValueError: the two were not made alike, or saw different examples.
-    """
-    base.require_alike(tuned)
-    if base.examples != tuned.examples or not np.array_equal(base.weight_totals(), tuned.weight_totals()):
-        raise ValueError(
-            f"base ({base.examples} examples) and tuned ({tuned.examples}) were not evaluated on the same examples."
-        )
-    before, after = base.figures(), tuned.figures()
-    return {name: _difference(before[name], after[name], base.independent) for name in before if name in after}
-
-
-def _difference(base: Figure, tuned: Figure, n: int) -> Difference:
-    value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
-    if math.isnan(value):
-        return Difference(value, None, None, None, None)
-    resampled = _subtract(tuned.resampled, base.resampled, n)
-    if base.proportion:
-        low, high = difference_interval(
-            base.value, tuned.value, base.interval, tuned.interval, base.resampled, tuned.resampled
-        )
-    else:
-        low, high = percentile_interval(resampled, n)
-    p = p_value(resampled, n)
-    return Difference(value, low, high, p, _better(low, high, p, tuned.higher_is_better))
-
-
-def _better(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
-    """Return the verdict; both the interval and the p-value must exclude zero."""
-    if low is None or high is None or p is None or higher_is_better is None:
-        return None
-    if low <= 0 <= high or p > 1 - CONFIDENCE:
-        return None
-    return (low > 0) == higher_is_better
-
-
-def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
-    """Return the difference, with 0 for what the order of adding n numbers explains.
-
-    Two models that say the same may be added up in different orders; rounding must not decide which is better.
-    """
-    with np.errstate(invalid="ignore"):
-        difference = tuned - base
-        rounding = n * np.finfo(np.float64).eps * np.maximum(np.abs(tuned), np.abs(base))
-        return np.where(np.abs(difference) <= rounding, 0.0, difference)
-
-
-def to_json(figure: Metric | Difference) -> dict[str, Any]:
-    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p, better}.
-
-    JSON has no nan and no infinity; they become null.
-    """
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(figure).items()
-    }
-
-
-def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str] | None = None) -> None:
-    """Refuse evaluators that a task's predictions do not serve, or that report one metric twice.
-
-    Args:
-        evaluators: those that are to run; they need not be bound.
-        task: the task's name.
-        predicts: the keys of its predictions; None checks the metrics alone.
-
-    Raises:
-        RecipeError: names the evaluator, what it reads and what there is.
-    """
-    owners: dict[str, str] = {}
-    for evaluator in evaluators:
-        missing = evaluator.reads - set(predicts) if predicts is not None else ()
-        if missing:
-            raise RecipeError(
-                f"evaluator {evaluator.name!r} reads {_listed(missing)}, which task {task!r} does not predict "
-                f"(it predicts {_listed(predicts or ())}). Take it out of recipe key 'evaluate'."
-            )
-        for metric in evaluator.higher_is_better:
-            _claim(owners, metric, evaluator)
-
-
-def _claim(owners: dict[str, str], metric: str, evaluator: Evaluator) -> None:
-    owner = owners.setdefault(metric, evaluator.name)
-    if owner != evaluator.name:
-        raise RecipeError(
-            f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
-            "Take one of them out of recipe key 'evaluate'."
-        )
-
-
-def _listed(keys: Iterable[str]) -> str:
-    return ", ".join(repr(key) for key in sorted(keys)) or "nothing"

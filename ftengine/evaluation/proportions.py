@@ -15,28 +15,41 @@ from scipy.special import ndtri
 from ftengine.evaluation.resampling import CONFIDENCE, Interval
 
 
-def score_interval(value: float, resampled: np.ndarray, trials: float, n: int) -> Interval:
-    """Return the 95 % Wilson score interval at the effective number of trials.
-
-    For a plain proportion that is the number of examples. For another figure it is the number of coin
-    tosses whose mean varies as much as the bootstrap says that the figure does (Korn & Graubard 1998).
+def score_interval(
+    value: float, resampled: np.ndarray, trials: float, n: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Return the Wilson score interval at the effective number of trials; (None, None) where it is undefined.
 
     Args:
         value: in [0, 1].
         resampled: (B,) the figure in each resample; nan where undefined.
         trials: the most independent trials that can be behind the figure.
         n: examples; a bound on the trials where nothing varies, since examples are what was sampled.
+        confidence: of the interval.
+    """
+    effective = effective_trials(value, resampled, trials, n)
+    return (None, None) if effective is None else wilson(value, effective, confidence)
+
+
+def effective_trials(value: float, resampled: np.ndarray, trials: float, n: int) -> float | None:
+    """Return the coin tosses whose mean varies as much as the bootstrap says that a figure does.
+
+    For a plain proportion that is the number of examples (Korn & Graubard 1998). The arguments are those of
+    `score_interval`.
     """
     if n < 2 or math.isnan(value):
-        return None, None
+        return None
     variance = _variance(resampled)
     effective = min(trials, value * (1 - value) / variance if variance > 0 else n)
-    if not effective > 0:
-        return None, None
-    z = float(ndtri((1 + CONFIDENCE) / 2))
-    ratio = z * z / effective
+    return effective if effective > 0 else None
+
+
+def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion seen in so many trials."""
+    z = float(ndtri((1 + confidence) / 2))
+    ratio = z * z / trials
     center = (value + ratio / 2) / (1 + ratio)
-    half = z / (1 + ratio) * math.sqrt((value * (1 - value) + ratio / 4) / effective)
+    half = z / (1 + ratio) * math.sqrt((value * (1 - value) + ratio / 4) / trials)
     # Rounding must not push an end past the value that it encloses, nor out of [0, 1].
     return max(0.0, min(value, center - half)), min(1.0, max(value, center + half))
 
@@ -55,10 +68,16 @@ def difference_interval(
     paired data": method 10 without its correction of the correlation, which needs a fourfold table. The
     correlation is that of the paired resamples, 0 where one of the two does not vary.
     """
+    if None in (*base_interval, *tuned_interval):
+        return None, None
+    return newcombe(base, tuned, base_interval, tuned_interval, _correlation(base_resampled, tuned_resampled))
+
+
+def newcombe(base: float, tuned: float, base_interval: Interval, tuned_interval: Interval, r: float) -> Interval:
+    """Return the interval of tuned - base from two intervals and the correlation `r` of the two figures."""
     (base_low, base_high), (tuned_low, tuned_high) = base_interval, tuned_interval
     if base_low is None or base_high is None or tuned_low is None or tuned_high is None:
         return None, None
-    r = _correlation(base_resampled, tuned_resampled)
     low = _distance(tuned - tuned_low, base_high - base, r)
     high = _distance(tuned_high - tuned, base - base_low, r)
     return tuned - base - low, tuned - base + high

@@ -13,6 +13,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
+POWER = 0.8
+"""How often a test should find a difference that is called detectable."""
 Interval = tuple[float | None, float | None]
 
 
@@ -46,8 +48,8 @@ def _poisson_quantiles() -> np.ndarray:
     return np.searchsorted(cumulative, (np.arange(2**16) + 0.5) / 2**16).astype(np.float64)
 
 
-def percentile_interval(resampled: np.ndarray, n: int) -> Interval:
-    """Return the 95 % interval between two order statistics of a resampled figure.
+def percentile_interval(resampled: np.ndarray, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval between two order statistics of a resampled figure.
 
     Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
     are therefore moved outwards, by as much as Student's t interval is wider (the expanded percentile
@@ -56,6 +58,7 @@ def percentile_interval(resampled: np.ndarray, n: int) -> Interval:
     Args:
         resampled: (B,); nan (a resample where the figure is undefined) is left out.
         n: examples.
+        confidence: of the interval.
 
     Returns:
         (low, high), or (None, None) where B resamples cannot resolve the tails: with 1,000 for n < 6.
@@ -63,7 +66,7 @@ def percentile_interval(resampled: np.ndarray, n: int) -> Interval:
     known = np.sort(resampled[~np.isnan(resampled)])
     if n < 2:
         return None, None
-    level = ndtr(-_expansion(n) * stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    level = ndtr(-_expansion(n) * stdtrit(n - 1, (1 + confidence) / 2))
     rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
     if rank < 1:
         return None, None
@@ -83,6 +86,34 @@ def p_value(resampled: np.ndarray, n: int) -> float | None:
         return None
     tail = (1 + min((known <= 0).sum(), (known >= 0).sum())) / (len(known) + 1)
     return min(1.0, 2 * float(stdtr(n - 1, ndtri(min(tail, 0.5)) / _expansion(n))))
+
+
+def standard_error(resampled: np.ndarray, n: int) -> float | None:
+    """Return the standard error of a resampled figure of n examples; None where nothing varies or too little is known.
+
+    The bootstrap's standard deviation, expanded as the intervals are.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if n < 2 or not len(known) or np.ptp(known) == 0:
+        return None
+    return float(known.std()) * _expansion(n)
+
+
+def detectable(resampled: np.ndarray, n: int) -> float | None:
+    """Return the smallest true difference that a two-sided test at 5 % finds in four of five samples of this size.
+
+    (t₀.₉₇₅ + t₀.₈) standard errors with n - 1 degrees of freedom (Lachin 1981, "Introduction to sample size
+    determination and power analysis for clinical trials", with t for z). tests/evaluation/test_power.py has the
+    power that was found.
+
+    Args:
+        resampled: (B,) the paired difference in each resample.
+        n: examples.
+    """
+    error = standard_error(resampled, n)
+    if error is None:
+        return None
+    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
 
 
 def _expansion(n: int) -> float:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ftengine.api import EvaluationContext, Evaluator
 from ftengine.errors import RunError
-from ftengine.evaluation.bootstrap import Accumulator, compare, to_json
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare, to_json
 from ftengine.run import PARTIAL, RunDirectory, writing
 
 SUMS = "evaluation.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -12,7 +13,7 @@ from ftengine.api import EvaluationContext, Evaluator, Listener, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.training.loop import to_device
+from ftengine.training.losses import to_device
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def evaluate_split(
         context,
         resamples=resamples,
         seed=seed,
-        distinct=None if split.groups is None else int(split.groups.max()) + 1,
+        distinct=None if split.groups is None else len(np.unique(split.groups)),
     )
     module.eval()
     listener.phase(phase, len(split))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 
 from ftengine.errors import RunError
 from ftengine.parameters import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.run import RunDirectory, read_json, remove, write_folder
+from ftengine.run import PARTIAL, RunDirectory, read_json, remove, write_folder, writing
+
+BEST = "best.safetensors"
+REGULARIZERS = "regularizers.safetensors"
 
 
 @dataclass
@@ -46,11 +50,22 @@ class Progress:
 
 
 def save_checkpoint(
-    run: RunDirectory, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+    run: RunDirectory,
+    progress: Progress,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically and drop all but the newest `keep`."""
+    """Write `checkpoints/step-NNNNNN` atomically and drop all but the newest `keep`.
+
+    Args:
+        regularizers: what they need beside the model, by name.
+    """
 
     def fill(folder: Path) -> None:
+        if regularizers:
+            save_tensors(regularizers, folder / REGULARIZERS)
         save_tensors(state_tensors(module), folder / "trained.safetensors")
         tensors, scalars = _optimizer_state(module, optimizer)
         save_tensors(tensors, folder / "optimizer.safetensors")
@@ -73,6 +88,31 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
     _restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
     return Progress(**state["progress"])
+
+
+def load_regularizers(folder: Path) -> dict[str, Tensor]:
+    """Return what regularizers had in a checkpoint beside the model.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    file = folder / REGULARIZERS
+    return read_tensors(file) if file.exists() else {}
+
+
+def save_best(run: RunDirectory, module: nn.Module) -> None:
+    """Write the present weights as the best, atomically."""
+    target = run.checkpoints / BEST
+    partial = target.with_name(BEST + PARTIAL)
+    with writing(target, partial):
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        save_tensors(state_tensors(module), partial)
+        partial.replace(target)
+
+
+def load_best(run: RunDirectory, module: nn.Module) -> None:
+    """Set the module to the best weights."""
+    copy_into(state_tensors(module), read_tensors(run.checkpoints / BEST), BEST)
 
 
 def checkpoint_folders(run: RunDirectory) -> list[Path]:

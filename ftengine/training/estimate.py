@@ -14,7 +14,7 @@ from ftengine.api import Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.parameters import trainable
-from ftengine.training.loop import to_device
+from ftengine.training.losses import to_device
 from ftengine.training.modes import train_mode
 
 ADAM_BYTES = 8

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,39 +20,28 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Listener, LoadedModel, Regularizer, Strategy, Task
-from ftengine.data.batching import epoch_batches, micro_batches, ordered_batches
+from ftengine.api import Listener, LoadedModel, Regularizer, Strategy, Task
+from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError, TrainingError
-from ftengine.parameters import copy_into, read_tensors, save_tensors, state_tensors, trainable
+from ftengine.parameters import copy_into, state_tensors, trainable
 from ftengine.recipe import TrainSection
-from ftengine.run import PARTIAL, RunDirectory, writing
-from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from ftengine.run import RunDirectory
+from ftengine.training.checkpoint import (
+    Progress,
+    checkpoint_folders,
+    load_best,
+    load_checkpoint,
+    load_regularizers,
+    save_best,
+    save_checkpoint,
+)
+from ftengine.training.losses import mean_loss, sample, stacked, to_device, zeros
 from ftengine.training.modes import resting, share_statistics, train_mode
-from ftengine.training.schedule import factor, warmup_steps
+from ftengine.training.regularizing import Attached
+from ftengine.training.schedule import factor, plan_steps, warmup_steps
 
-BEST = "best.safetensors"
 SAVE_SECONDS = 600
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many optimiser steps a run has.
-
-    Args:
-        total: all steps.
-        per_epoch: steps in a whole epoch.
-    """
-
-    total: int
-    per_epoch: int
-
-
-def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Schedule:
-    """Count the optimiser steps of a run over `examples` training examples."""
-    per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
-    total = math.ceil(per_epoch * section.epochs)
-    return Schedule(min(total, section.max_steps or total), per_epoch)
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,7 @@ class TrainingResult:
         stopped_early: whether early stopping ended it.
         best_step, best_loss: the step with the lowest validation loss, which is kept; None without validation.
         seconds: training time, validation included.
+        regularizers: what each regularizer did to the weights that are kept, under its name.
     """
 
     steps: int
@@ -73,6 +63,13 @@ class TrainingResult:
     best_step: int | None
     best_loss: float | None
     seconds: float
+    regularizers: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trackers(Protocol):
+    """Whoever else wants the figures of a run."""
+
+    def log(self, line: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -88,6 +85,8 @@ class Trainer:
         seed: the run's seed.
         run: where metrics and checkpoints go.
         listener: told of every step.
+        general: general data on which regularizers may measure forgetting, or None.
+        trackers: they get every line of metrics.jsonl, in the main process.
     """
 
     def __init__(
@@ -103,10 +102,14 @@ class Trainer:
         seed: int,
         run: RunDirectory,
         listener: Listener,
+        general: EncodedSplit | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
-        self.accelerator, self.loaded, self.task, self.regularizers = accelerator, loaded, task, regularizers
+        self.accelerator, self.loaded, self.task = accelerator, loaded, task
         self.train_split, self.validation, self.section, self.seed = train, validation, section, seed
-        self.run, self.listener, self.strategy = run, listener, strategy
+        self.run, self.listener, self.strategy, self.trackers = run, listener, strategy, trackers
+        self.general = general
+        self.sample = sample(train, validation, seed) if validation is not None else None
         self.module = loaded.module
         self.parameters = list(trainable(self.module).values())
         if not self.parameters:
@@ -121,59 +124,71 @@ class Trainer:
             require_gradient_checkpointing(self.module)
             module: Any = self.module
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.regularizers = Attached(regularizers, loaded, task)
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run, or from the start when it has none yet."""
         folders = checkpoint_folders(self.run)
         if folders:
             self.progress = load_checkpoint(folders[-1], self.module, self.optimizer)
+            self.regularizers.restore(load_regularizers(folders[-1]))
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
             self.run.keep_metrics(self.progress.step)
 
     def train(self) -> TrainingResult:
-        """Train to the end of the schedule or until early stopping.
+        """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
             TrainingError: a loss or gradient is not finite.
         """
-        progress, section = self.progress, self.section
+        progress, clock = self.progress, _Clock(self.progress.seconds)
+        try:
+            self._announce()
+            stopped = self._patience_is_over()
+            while progress.step < self.schedule.total and not stopped:
+                stopped = self._epoch(clock)
+            self._keep_weights()
+            facts = self.regularizers.finish(self.module, self._measure)
+        finally:
+            self.regularizers.detach()
+        return TrainingResult(
+            progress.step, self.schedule.total, stopped, progress.best_step, progress.best_loss, clock.seconds(), facts
+        )
+
+    def _announce(self) -> None:
         asleep = len(list(self._resting(self.schedule.total - 1)))
         if asleep:
             self.listener.message(
                 f"{asleep} of {len(self.parameters)} trainable tensors rest to the last of {self.schedule.total} steps"
             )
         self.listener.phase("train", self.schedule.total)
-        self.listener.advance(progress.step)
-        clock = _Clock(progress.seconds)
-        stopped = self._patience_is_over()
-        while progress.step < self.schedule.total and not stopped:
-            size = section.batch_size * section.accumulate * self.accelerator.num_processes
-            batches = epoch_batches(self.train_split.lengths, size, self.seed, progress.epoch)
-            for members in batches[progress.step_in_epoch :]:
-                self._step(members, clock)
-                last = progress.step_in_epoch == len(batches)
-                if last:
-                    progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-                ended = progress.step == self.schedule.total
-                validate = self.validation is not None and self._due(section.validate_every, last, ended)
-                save = self._due(section.checkpoint_every, last, ended)
-                if validate or save:
-                    share_statistics(self.accelerator, self.module)
-                if validate:
-                    self._validate()
-                    stopped = self._patience_is_over()
-                if save or stopped or self._overdue(clock):
-                    self._save(clock)
-                if ended or stopped:
-                    break
-        self._restore_best()
-        for regularizer in self.regularizers:
-            regularizer.detach(self.loaded)
-        return TrainingResult(
-            progress.step, self.schedule.total, stopped, progress.best_step, progress.best_loss, clock.seconds()
-        )
+        self.listener.advance(self.progress.step)
+
+    def _epoch(self, clock: _Clock) -> bool:
+        """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
+        progress, section = self.progress, self.section
+        size = section.batch_size * section.accumulate * self.accelerator.num_processes
+        batches = epoch_batches(self.train_split.lengths, size, self.seed, progress.epoch)
+        for members in batches[progress.step_in_epoch :]:
+            self._step(members, clock)
+            last = progress.step_in_epoch == len(batches)
+            if last:
+                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+            ended, stopped = progress.step == self.schedule.total, False
+            validate = self.validation is not None and self._due(section.validate_every, last, ended)
+            save = self._due(section.checkpoint_every, last, ended)
+            if validate or save:
+                share_statistics(self.accelerator, self.module)
+            if validate:
+                self._validate()
+                stopped = self._patience_is_over()
+            if save or stopped or self._overdue(clock):
+                self._save(clock)
+            if ended or stopped:
+                return stopped
+        return False
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
@@ -196,38 +211,27 @@ class Trainer:
         self._draw_randomness()
         with resting(self._resting(progress.step)):
             train_mode(self.module)
-            totals = self._accumulate(members, progress.epoch)
-            loss_sum, weight = (float(x) for x in self.accelerator.reduce(totals, "sum"))
-            if not math.isfinite(loss_sum):
-                raise TrainingError(
-                    f"the loss is {loss_sum} at step {progress.step + 1}. Lower train.learning_rate "
-                    f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
-                    "the last checkpoint."
-                )
-            if progress.step == 0:
-                self._tell_untouched()
-            norm = self._update(weight)
+            losses, norm = self._descend(members)
         progress.step += 1
         progress.step_in_epoch += 1
-        loss = loss_sum / weight if weight else 0.0
+        self.regularizers.stepped(progress.step)
         tokens = int(self.train_split.lengths[members].sum())
         seconds = clock.seconds() - started
-        if self.accelerator.is_main_process:
-            self.run.append_metrics(
-                {
-                    "step": progress.step,
-                    "epoch": progress.epoch,
-                    "loss": loss,
-                    "learning_rate": self.section.learning_rate * rate,
-                    "grad_norm": norm if math.isfinite(norm) else None,
-                    "examples": len(members),
-                    "tokens": tokens,
-                    "trained_tokens": int(self.train_split.weights[members].sum()),
-                    "seconds": round(seconds, 4),
-                }
-            )
+        self._record(
+            {
+                "step": progress.step,
+                "epoch": progress.epoch,
+                **losses,
+                "learning_rate": self.section.learning_rate * rate,
+                "grad_norm": norm if math.isfinite(norm) else None,
+                "examples": len(members),
+                "tokens": tokens,
+                "trained_tokens": int(self.train_split.weights[members].sum()),
+                "seconds": round(seconds, 4),
+            }
+        )
         counted = {"tokens": tokens} if self.task.unit == "tokens" else {}
-        self.listener.advance(loss=loss, learning_rate=self.section.learning_rate * rate, **counted)
+        self.listener.advance(loss=losses["loss"], learning_rate=self.section.learning_rate * rate, **counted)
 
     def _resting(self, step: int) -> Iterable[nn.Parameter]:
         return self.strategy.resting(self.module, step, self.schedule.total, self.schedule.per_epoch)
@@ -237,21 +241,49 @@ class Trainer:
         path = [self.seed, self.progress.step, self.accelerator.process_index]
         set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
 
+    def _descend(self, members: np.ndarray) -> tuple[dict[str, float], float]:
+        """Compute gradients over an effective batch and step; return its mean losses and the gradient's norm.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+        """
+        step, totals = self.progress.step, self._accumulate(members, self.progress.epoch)
+        loss_sum, penalty_sum, weight, penalties = (float(x) for x in self.accelerator.reduce(totals, "sum"))
+        for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {what} is {value} at step {step + 1}. Lower train.learning_rate "
+                    f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
+                    "the last checkpoint."
+                )
+        if step == 0:
+            self._tell_untouched()
+        norm = self._update(weight)
+        losses = {"loss": loss_sum / weight if weight else 0.0}
+        if penalties:
+            losses["penalty"] = penalty_sum / weight if weight else 0.0
+        return losses, norm
+
     def _accumulate(self, members: np.ndarray, epoch: int) -> Tensor:
-        """Add up gradients of summed losses; return (sum of losses, weight) of this process's share."""
+        """Add up gradients of summed losses over this process's share.
+
+        Returns:
+            (4,) the sum of losses, of penalties by weight, the weight, and the number of penalties.
+        """
         accelerator = self.accelerator
-        totals = torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device)
+        totals = zeros(4, accelerator.device)
         mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
         for chosen in mine:
             batch = to_device(self.train_split.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
                 loss_sum, weight = self.task.loss(self.module, batch)
-                for regularizer in self.regularizers:
-                    penalty = regularizer.penalty(self.module, batch, loss_sum / weight)
-                    loss_sum = loss_sum if penalty is None else loss_sum + penalty * weight
-            if loss_sum.requires_grad:
-                (accelerator.scaler.scale(loss_sum) if accelerator.scaler else loss_sum).backward()
-            totals += _pair(loss_sum, weight, accelerator.device)
+                penalty = self.regularizers.penalty(batch, loss_sum / weight) if weight else None
+            # The engine divides by the weight of the whole effective batch, so this counts a penalty by its share.
+            added = 0.0 if penalty is None else penalty * weight
+            whole = loss_sum + added
+            if whole.requires_grad:
+                (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
+            totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
 
     def _tell_untouched(self) -> None:
@@ -286,27 +318,49 @@ class Trainer:
         return norm
 
     def _validate(self) -> None:
-        """Measure the validation loss, remember the best weights."""
+        """Measure validation and training loss of the weights that would be kept, remember the best weights.
+
+        Raises:
+            TrainingError: the validation loss is not finite.
+        """
         assert self.validation is not None
-        loss = mean_loss(self.accelerator, self.module, self.task, self.validation, self.section.batch_size)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the validation loss is {loss} at step {self.progress.step}. Lower train.learning_rate "
-                f"(now {self.section.learning_rate:g}) or use train.precision float32."
-            )
         progress, patience = self.progress, self.section.early_stopping
-        better = progress.best_loss is None or loss < progress.best_loss
+        with self.regularizers.evaluating():
+            loss = mean_loss(self.accelerator, self.module, self.validation, self.section.batch_size)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
+                    f"(now {self.section.learning_rate:g}) or use train.precision float32."
+                )
+            # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
+            train = mean_loss(self.accelerator, self.module, self.train_split, self.section.batch_size, self.sample)
+            better = progress.best_loss is None or loss < progress.best_loss
+            if better and self.section.keep_best and self.accelerator.is_main_process:
+                save_best(self.run, self.module)
         if better:
             progress.best_loss, progress.best_step = loss, progress.step
         if progress.level is None or loss < progress.level - (patience.min_delta if patience else 0.0):
             progress.level, progress.bad_validations = loss, 0
         else:
             progress.bad_validations += 1
-        if self.accelerator.is_main_process:
-            self.run.append_metrics({"step": progress.step, "epoch": progress.epoch, "validation_loss": loss})
-            if better and self.section.keep_best:
-                save_best(self.run, self.module)
+        self._record({"step": progress.step, "epoch": progress.epoch, "validation_loss": loss, "training_loss": train})
         self.listener.message(f"step {progress.step}: validation loss {loss:.4f}{' (best)' if better else ''}")
+
+    def _record(self, line: dict[str, Any]) -> None:
+        """Write a line of metrics, in the main process."""
+        if self.accelerator.is_main_process:
+            self.run.append_metrics(line)
+            if self.trackers is not None:
+                self.trackers.log(line)
+
+    def _measure(self) -> dict[str, float]:
+        """Measure the weights as they are, for regularizers that choose among some."""
+        splits = {"validation_loss": self.validation, "general_loss": self.general}
+        return {
+            name: mean_loss(self.accelerator, self.module, split, self.section.batch_size)
+            for name, split in splits.items()
+            if split is not None
+        }
 
     def _patience_is_over(self) -> bool:
         stopping = self.section.early_stopping
@@ -317,56 +371,20 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.progress.scaler = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.run, self.progress, self.module, self.optimizer, self.section.keep_checkpoints)
+            keep, tensors = self.section.keep_checkpoints, self.regularizers.tensors()
+            save_checkpoint(self.run, self.progress, self.module, self.optimizer, keep, tensors)
 
-    def _restore_best(self) -> None:
-        """End with the weights of the best validation loss."""
+    def _keep_weights(self) -> None:
+        """End with the weights of the best validation loss, else with those that are evaluated after the last step."""
         progress = self.progress
         self.accelerator.wait_for_everyone()  # the main process may still be writing them
         if self.section.keep_best and progress.best_step not in (None, progress.step):
-            tensors = read_tensors(self.run.checkpoints / BEST)
-            copy_into(state_tensors(self.module), tensors, BEST)
+            load_best(self.run, self.module)
             self.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
-
-
-def save_best(run: RunDirectory, module: torch.nn.Module) -> None:
-    """Write the present weights as the best, atomically."""
-    target = run.checkpoints / BEST
-    partial = target.with_name(BEST + PARTIAL)
-    with writing(target, partial):
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        save_tensors(state_tensors(module), partial)
-        partial.replace(target)
-
-
-@torch.no_grad()
-def mean_loss(accelerator: Accelerator, module: torch.nn.Module, task: Task, split: EncodedSplit, size: int) -> float:
-    """Return the loss over a split, divided once by its whole weight."""
-    module.eval()
-    totals = torch.zeros(2, dtype=_widest(accelerator.device), device=accelerator.device)
-    for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
-        batch = to_device(split.batch(members), accelerator.device)
-        with accelerator.autocast():
-            loss_sum, weight = task.loss(module, batch)
-        totals += _pair(loss_sum, weight, accelerator.device)
-    total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
-    return total / count
-
-
-def _pair(loss_sum: Tensor, weight: Tensor | float, device: torch.device) -> Tensor:
-    """Stack (sum of losses, weight) on the device, without waiting for it."""
-    dtype = _widest(device)
-    return torch.stack([torch.as_tensor(x, dtype=dtype, device=device).detach() for x in (loss_sum, weight)])
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    """Return the dtype in which losses are added up; Apple's GPUs have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        elif self.regularizers.evaluate_others:
+            with self.regularizers.evaluating():
+                kept = {name: tensor.detach().clone() for name, tensor in state_tensors(self.module).items()}
+            copy_into(state_tensors(self.module), kept, "the weights to keep")
 
 
 def _fused(parameters: Sequence[Tensor]) -> bool:

@@ -1,8 +1,31 @@
-"""Learning-rate schedules as pure functions of the step, so that a resumed run needs no state."""
+"""How many steps there are, and learning rates as pure functions of the step, so that a resumed run needs no state."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+from ftengine.recipe import TrainSection
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many optimiser steps a run has.
+
+    Args:
+        total: all steps.
+        per_epoch: steps in a whole epoch.
+    """
+
+    total: int
+    per_epoch: int
+
+
+def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Schedule:
+    """Count the optimiser steps of a run over `examples` training examples."""
+    per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
+    total = math.ceil(per_epoch * section.epochs)
+    return Schedule(min(total, section.max_steps or total), per_epoch)
 
 
 def warmup_steps(warmup: float, total: int) -> int:

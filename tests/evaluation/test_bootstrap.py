@@ -9,7 +9,9 @@ import pytest
 
 from ftengine.api import Difference, EvaluationContext, Evaluator, Metric
 from ftengine.errors import PluginError, RecipeError
-from ftengine.evaluation.bootstrap import BATCH, Accumulator, check_evaluators, compare, to_json
+from ftengine.evaluation.bootstrap import BATCH, Accumulator
+from ftengine.evaluation.difference import compare, to_json
+from ftengine.evaluation.requirements import check_evaluators
 from ftengine.evaluation.resampling import poisson_weights
 
 CONTEXT = EvaluationContext("some-task")

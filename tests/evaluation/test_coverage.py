@@ -15,7 +15,8 @@ import pytest
 from scipy import stats
 
 from ftengine.api import EvaluationContext, Labels
-from ftengine.evaluation.bootstrap import Accumulator, compare
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare
 from ftengine_builtins.evaluators.classification import Classification
 from ftengine_builtins.evaluators.language import Perplexity
 

@@ -5,7 +5,8 @@ import pytest
 
 from ftengine.api import EvaluationContext, Evaluator
 from ftengine.errors import RunError
-from ftengine.evaluation.bootstrap import Accumulator, compare
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare
 from ftengine.evaluation.results import SUMS, read_sums, save_sums
 from ftengine.run import RunDirectory
 

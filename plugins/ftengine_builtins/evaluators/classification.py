@@ -28,6 +28,8 @@ class Classification(Evaluator):
             )
         self.names = labels.names
         self.multi = labels.kind == "multi"
+        reported = ("subset_accuracy", "macro_f1", "micro_f1") if self.multi else ("accuracy", "macro_f1")
+        self.higher_is_better = dict.fromkeys(reported, True)
 
     def statistics(self, prediction):
         """Return whether all is right, 1, then of each label: right, predicted, true (0 or 1)."""

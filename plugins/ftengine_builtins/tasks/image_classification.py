@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ class ImageClassification(LabelledTask):
     """Give an image one label, several labels, or a number.
 
     Data is a folder with a subfolder of images for each label, or rows with an image (a path relative to the
-    data file, or bytes) and a label. Images are resized and normalised as the model's own processor says, and
-    not augmented. Label ids follow the sorted names.
+    data file, or bytes) and a label. Images are resized and normalised as the model's own processor says; nothing
+    else is done to them unless the recipe names augmenters. Label ids follow the sorted names.
     """
 
     name = "image-classification"
     head = "image-classification"
     unit = "images"
+    modality = "image"
     Config = ImageClassificationConfig
 
     def __init__(self, config: Config | None = None) -> None:
@@ -52,6 +53,11 @@ class ImageClassification(LabelledTask):
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
         return image_identity(example.get(self.config.image))
+
+    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
+        """Put a changed image (of PIL, upright and in RGB) in the image's place."""
+        column = self.config.image
+        return {**example, column: change(read_image(example.get(column), column))}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
@@ -104,7 +110,7 @@ class ImageClassification(LabelledTask):
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the image's path and sizes, and what the model is to answer."""
         shape = " × ".join(map(str, features["pixel_values"].shape))
-        return [(f"{features['shown']} as {shape} ", False), (self.answer(features["label"]), True)]
+        return [(f"{features['shown']} as {shape} ", False), (self.told(features["label"]), True)]
 
 
 def _mode(processor: Any) -> str:

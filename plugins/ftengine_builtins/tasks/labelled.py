@@ -170,7 +170,7 @@ class LabelledTask(Task):
             return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
         return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
 
-    def answer(self, label: Any) -> str:
+    def told(self, label: Any) -> str:
         """Return an encoded label as a reader sees it."""
         if self._kind == "single":
             return self.labels.names[label]

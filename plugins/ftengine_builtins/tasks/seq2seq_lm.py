@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -54,6 +54,10 @@ class Seq2SeqLM(Task):
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when prompt and completion are equal; other columns do not count."""
         return [example.get("prompt"), example.get("completion")]
+
+    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
+        """Change the prompt; `task.prefix` is put in front of it afterwards."""
+        return {**example, "prompt": change(read_text(example, "prompt"))}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -45,6 +45,12 @@ class TextClassification(LabelledTask):
         """Two rows are duplicates when their texts are equal, so that contradicting labels stay in one split."""
         return [example.get(self.config.text), example.get(self.config.pair) if self.config.pair else None]
 
+    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
+        """Change the text, and of a pair both texts."""
+        self._texts(example)
+        columns = [column for column in (self.config.text, self.config.pair) if column is not None]
+        return {**example, **{column: change(example[column]) for column in columns}}
+
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
         texts = self._texts(example)
@@ -69,7 +75,7 @@ class TextClassification(LabelledTask):
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""
-        return [(processor.decode(features["input_ids"]), False), (self.answer(features["label"]), True)]
+        return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
 
     def _texts(self, example: Example) -> list[str]:
         texts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,14 @@ from ftengine_builtins.tasks.class_labels import in_order, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.modes import evaluating
-from ftengine_builtins.tasks.tagged_rows import Tagged, check_columns, read_tagged, read_words, row_identity
+from ftengine_builtins.tasks.tagged_rows import (
+    Tagged,
+    check_columns,
+    read_tagged,
+    read_words,
+    rewrite_words,
+    row_identity,
+)
 from ftengine_builtins.tasks.token_loss import IGNORED
 from ftengine_builtins.tasks.words import encode_words
 
@@ -89,6 +96,14 @@ class TokenClassification(Task):
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
         return row_identity(example)
+
+    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
+        """Change every word by itself, so that tags stay with their words.
+
+        A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
+        to whole words.
+        """
+        return rewrite_words(example, change)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ftengine.api import EvaluationContext
-from ftengine.evaluation.bootstrap import Accumulator, compare
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare
 from ftengine_builtins.evaluators.language import Perplexity
 
 

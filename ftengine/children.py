@@ -1,0 +1,111 @@
+"""Runs that are trained in processes of their own: several strategies on one recipe, or several folds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ftengine.api import EvaluationContext, Listener
+from ftengine.data.encoding import EncodedSplit
+from ftengine.engine import require_same_recipe
+from ftengine.errors import FtengineError, InputError, RunError, TrainingError, did_you_mean
+from ftengine.job import Job
+from ftengine.recipe import Recipe
+from ftengine.run import RunDirectory
+
+
+@dataclass(frozen=True)
+class Child:
+    """One of the runs.
+
+    Args:
+        label: what sets it apart from its siblings.
+        recipe: what is trained, in a folder of its own.
+    """
+
+    label: str
+    recipe: Recipe
+
+    @property
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.recipe.output)
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Say of an error which run it is about."""
+    try:
+        yield
+    except FtengineError as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+def require_new_or_same(run: RunDirectory, job: Job, encoded: Mapping[str, EncodedSplit]) -> None:
+    """Refuse a folder that holds something else than this very run, finished or not.
+
+    Raises:
+        RunError: it is not empty, or its run is of another recipe or other data.
+    """
+    if not run.is_run():
+        run.require_free()
+        return
+    require_same_recipe(run, job.resolved())
+    stored = run.read_json("audit.json")["encoded"]
+    if any(stored.get(name, {}).get("content") != split.content for name, split in encoded.items()):
+        raise RunError(
+            f"the data files changed since run {str(run.path)!r} was made. Restore them, or choose another folder with "
+            "--output DIR."
+        )
+
+
+def require_metric(job: Job, metric: str | None) -> None:
+    """Refuse a metric that will not be measured; the job's task must have learnt its labels.
+
+    Raises:
+        InputError: lists those that will be.
+    """
+    known = measured(job)
+    if metric is not None and metric not in known:
+        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
+
+
+def measured(job: Job) -> list[str]:
+    """Return the metrics that a job's evaluators will report, which may depend on its labels, in their order."""
+    context = EvaluationContext(job.task.name, job.task.labels)
+    names: list[str] = []
+    for evaluator in job.evaluators():
+        evaluator.bind(context)
+        names += evaluator.higher_is_better
+    return names
+
+
+def train(child: Child, job: Job, listener: Listener) -> None:
+    """Train as `ftengine train --resume` does; what the run says is passed on.
+
+    Raises:
+        InputError, TrainingError: the run ended with an error; the message repeats it.
+    """
+    folder = RunDirectory(child.run.path.parent)
+    folder.create()
+    recipe = folder.write_yaml(f"{child.run.path.name}.yaml", job.resolved())
+    listener.phase(f"train {child.label}")
+    line = [sys.executable, "-m", "ftengine", "train", str(recipe), "--resume", "--json"]
+    last = failure = ""
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(line, text=True, errors="replace", **pipes) as process:
+        try:
+            for text in process.stderr or ():
+                listener.message(f"{child.label}: {text.rstrip()}")
+                last = text.strip() or last
+                failure = last if last.startswith("error: ") else failure
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        kind = InputError if process.returncode == InputError.exit_code else TrainingError
+        reason = failure.removeprefix("error: ") or f"ended with status {process.returncode}{last and f': {last}'}."
+        raise kind(f"{child.label}: {reason} Finished runs are kept; the same command goes on from here.")

@@ -1,0 +1,69 @@
+"""`ftengine cross-validate`: every example held out once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from ftengine.cli.figures import figure_table
+from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
+from ftengine.cli.page import page, print_json, table
+from ftengine.cli.progress import listening
+from ftengine.cli.text import number
+
+if TYPE_CHECKING:
+    from ftengine.folds import CrossValidation
+
+
+@click.command()
+@recipe_argument
+@click.option("--folds", type=int, default=5, show_default=True, help="Parts of the data, and runs.")
+@set_option
+@output_option
+@json_option
+@debug_option
+def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
+    """Train once for each part of the data, on the other parts, and add up the figures.
+
+    Suits small data, of which a single test split would be too small to tell anything. Each fold is a run of its own,
+    in its own process and folder. The same command resumes what is unfinished and takes finished runs as they are.
+
+    \b
+    Example:
+      ftengine cross-validate recipe.yaml --folds 5 --output runs/folds
+    """
+    from ftengine.errors import InputError
+    from ftengine.folds import cross_validate as validate
+    from ftengine.recipe import Recipe
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("cross-validate starts processes of its own; call it without torchrun or accelerate launch.")
+    recipe = Recipe.read(recipe_file, overrides)
+    if output is not None:
+        recipe = recipe.model_copy(update={"output": output})
+    with listening() as listener:
+        result = validate(recipe, folds, listener=listener)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(result)
+
+
+def show(result: CrossValidation) -> None:
+    """Print the pooled figures, the folds, and what the intervals cover."""
+    out = page()
+    out.print(f"{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
+    out.print(figure_table(result.base, result.tuned, result.difference))
+    out.print()
+    out.print("tuned models, fold by fold:")
+    columns = ("metric", *(f"fold {run['fold']}" for run in result.runs), "mean", "std")
+    rows = [
+        (metric, *map(number, (*spread["values"], spread["mean"], spread["std"])))
+        for metric, spread in result.spread.items()
+    ]
+    rows.append(("(examples)", *(f"{run['examples']:,}" for run in result.runs), "", ""))
+    out.print(table(columns, rows, left=1))
+    out.print()
+    out.print(result.statement)

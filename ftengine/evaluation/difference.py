@@ -1,0 +1,79 @@
+"""Two evaluations on the same examples: what differs, how surely, and what could have been seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Difference, Metric
+from ftengine.evaluation.bootstrap import Accumulator, Figure
+from ftengine.evaluation.proportions import difference_interval
+from ftengine.evaluation.resampling import CONFIDENCE, detectable, p_value, percentile_interval
+
+
+def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
+    """Return tuned minus base for every metric.
+
+    Both saw the same examples, so each resample weighs them equally in both, and what makes an example hard
+    for both cancels.
+
+    Raises:
+        ValueError: the two were not made alike, or saw different examples.
+    """
+    base.require_alike(tuned)
+    if base.examples != tuned.examples or not np.array_equal(base.weight_totals(), tuned.weight_totals()):
+        raise ValueError(
+            f"base ({base.examples} examples) and tuned ({tuned.examples}) were not evaluated on the same examples."
+        )
+    before, after = base.figures(), tuned.figures()
+    return {name: _difference(before[name], after[name], base.independent) for name in before if name in after}
+
+
+def _difference(base: Figure, tuned: Figure, n: int) -> Difference:
+    value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
+    if math.isnan(value):
+        return Difference(value, None, None, None, None)
+    resampled = _subtract(tuned.resampled, base.resampled, n)
+    if base.trials is not None:
+        low, high = difference_interval(
+            base.value, tuned.value, base.interval, tuned.interval, base.resampled, tuned.resampled
+        )
+    else:
+        low, high = percentile_interval(resampled, n)
+    p = p_value(resampled, n)
+    better = _better(low, high, p, tuned.higher_is_better)
+    return Difference(value, low, high, p, better, detectable(resampled, n))
+
+
+def _better(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
+    """Return the verdict; both the interval and the p-value must exclude zero."""
+    if low is None or high is None or p is None or higher_is_better is None:
+        return None
+    if low <= 0 <= high or p > 1 - CONFIDENCE:
+        return None
+    return (low > 0) == higher_is_better
+
+
+def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
+    """Return the difference, with 0 for what the order of adding n numbers explains.
+
+    Two models that say the same may be added up in different orders; rounding must not decide which is better.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = tuned - base
+        rounding = n * np.finfo(np.float64).eps * np.maximum(np.abs(tuned), np.abs(base))
+        return np.where(np.abs(difference) <= rounding, 0.0, difference)
+
+
+def to_json(figure: Metric | Difference) -> dict[str, Any]:
+    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p, better, detectable}.
+
+    JSON has no nan and no infinity; they become null.
+    """
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(figure).items()
+    }

@@ -1,0 +1,238 @@
+"""k-fold cross-validation: every example is held out once, and all held-out figures make one.
+
+Each fold is a run of its own whose test split is that fold. The sums behind its figures add up over folds, since an
+example's weight in a resample hangs on the seed and on the example alone, so the interval of the pooled figure is that
+of all rows. What it leaves out is said with it: the training sets of the folds share most of their rows, and from one
+cross-validation the variance that this causes cannot be estimated without bias (Bengio & Grandvalet 2004, "No unbiased
+estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import PartialState
+
+from ftengine.api import EvaluationContext, Listener, SilentListener
+from ftengine.children import Child, naming, require_new_or_same, train
+from ftengine.errors import InputError, RecipeError, RunError
+from ftengine.evaluation.difference import compare, to_json
+from ftengine.evaluation.results import Sums, read_sums
+from ftengine.job import Job
+from ftengine.recipe import Recipe
+from ftengine.run import RunDirectory
+from ftengine.training.precision import choose_precision
+
+FILE = "crossvalidation.json"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the folds came to.
+
+    Args:
+        folds: how many there are.
+        examples: distinct ones, each held out once.
+        base, tuned: by metric {value, low, high, n} over all examples.
+        difference: by metric tuned minus base, {value, low, high, p, better, …}, paired by example.
+        higher_is_better: by metric.
+        spread: by metric the tuned model's value on each fold alone, and their mean, standard deviation, least and
+            greatest; None where a fold has no value.
+        runs: for each fold its folder, distinct held-out examples, figures, and whether it was there before.
+        statement: what the intervals cover and what not, in words.
+    """
+
+    folds: int
+    examples: int
+    base: dict[str, Any]
+    tuned: dict[str, Any]
+    difference: dict[str, Any]
+    higher_is_better: dict[str, bool | None]
+    spread: dict[str, dict[str, Any]]
+    runs: list[dict[str, Any]]
+    statement: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cross-validation as JSON values."""
+        return asdict(self)
+
+
+def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = None) -> CrossValidation:
+    """Train once for each fold, on all the other folds, and add up the figures on what was held out.
+
+    Each run is a process of its own and a folder in `recipe.output`, where `crossvalidation.json` is written as well.
+    Unfinished runs are resumed, finished ones of the same recipe and data are taken as they are.
+
+    Args:
+        recipe: everything but the fold; `data.validation` is cut from each fold's training rows.
+        folds: how many; two at least.
+        listener: told of phases, and of what the runs say.
+
+    Raises:
+        InputError: recipe, data or model are wrong, or there are too few examples; found before anything trains.
+        TrainingError: a run failed; the finished ones are kept.
+    """
+    listener = listener or SilentListener()
+    children = divide(recipe, folds)
+    jobs = check(children, listener)
+    reused = [child.run.finished for child in children]
+    for child, job, done in zip(children, jobs, reused, strict=True):
+        if done:
+            listener.message(f"{child.label}: {child.run.path} is finished and taken as it is")
+        else:
+            train(child, job, listener)
+    result = pool(children, jobs[0], reused)
+    RunDirectory(recipe.output).write_json(FILE, result.to_json())
+    return result
+
+
+def divide(recipe: Recipe, folds: int) -> list[Child]:
+    """Return a recipe for each fold, each with a folder of its own.
+
+    Raises:
+        InputError: fewer than two folds, or the recipe holds out test data already.
+        RunError: the output folder is a run itself.
+    """
+    if folds < 2:
+        raise InputError(f"--folds {folds}: cross-validation needs two folds at least; five and ten are usual.")
+    if recipe.data.test is not None:
+        raise RecipeError(
+            f"data.test is {recipe.data.test!r}, but in cross-validation each fold is the test data once. Set it to "
+            "null (--set data.test=null); a test file stays untouched for the model that you train in the end."
+        )
+    if RunDirectory(recipe.output).is_run():
+        raise RunError(
+            f"output {recipe.output!r} holds a run of its own; the folds' runs are folders inside of output. Choose "
+            "another with --output DIR."
+        )
+    return [
+        Child(
+            f"fold {fold}",
+            Recipe.make(
+                recipe.resolved() | {"output": str(Path(recipe.output) / f"fold-{fold}")},
+                [f"data.split.folds={folds}", f"data.split.fold={fold}"],
+            ),
+        )
+        for fold in range(1, folds + 1)
+    ]
+
+
+def check(children: Sequence[Child], listener: Listener) -> list[Job]:
+    """Read and encode every fold and try the strategy on a model without weights; nothing is written.
+
+    Raises:
+        InputError: what any of the runs would refuse, named by its fold.
+    """
+    jobs: list[Job] = []
+    for child in children:
+        with naming(child.label):
+            job = Job.open(child.recipe, listener=listener, check_source=not jobs)
+            splits = job.read_data()
+            if jobs and job.task.state() != jobs[0].task.state():
+                raise InputError(
+                    "its training rows have other labels than those of fold 1, so that their figures do not add up. "
+                    "Take fewer folds, or leave out labels that few examples have."
+                )
+            if not jobs:
+                job.evaluators()
+                choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
+            job.load_skeleton()
+            require_new_or_same(child.run, job, job.encode(splits))
+        jobs.append(job)
+    return jobs
+
+
+def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossValidation:
+    """Add up the figures of finished folds.
+
+    Raises:
+        RunError: a fold's figures are missing or damaged, or a fold ran on another base, precision or device.
+    """
+    require_alike(children)
+    evaluations = [child.run.read_json("evaluation.json") for child in children]
+    base, tuned = (_added_up(children, job, which) for which in ("base", "tuned"))
+    results = {name: to_json(metric) for name, metric in tuned.results().items()}
+    examples = next(iter(results.values()))["n"] if results else 0
+    return CrossValidation(
+        folds=len(children),
+        examples=examples,
+        base={name: to_json(metric) for name, metric in base.results().items()},
+        tuned=results,
+        difference={name: to_json(difference) for name, difference in compare(base, tuned).items()},
+        higher_is_better={name: figure.higher_is_better for name, figure in tuned.figures().items()},
+        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in results},
+        runs=[
+            {
+                "fold": number,
+                "run": str(child.run.path),
+                "examples": next(iter(evaluation["tuned"].values()))["n"],
+                "base": evaluation["base"],
+                "tuned": evaluation["tuned"],
+                "reused": done,
+            }
+            for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True), 1)
+        ],
+        statement=statement(len(children), examples),
+    )
+
+
+def require_alike(children: Sequence[Child]) -> None:
+    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well.
+
+    Raises:
+        RunError: names the two runs and what differs.
+    """
+    found = [child.run.read_json("environment.json") for child in children]
+    for child, environment in zip(children, found, strict=True):
+        for key in ("base", "precision", "device"):
+            if environment.get(key) != found[0].get(key):
+                raise RunError(
+                    f"{children[0].label} and {child.label} were trained with another {key} each (see "
+                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
+                )
+
+
+def _added_up(children: Sequence[Child], job: Job, which: str) -> Sums:
+    context = EvaluationContext(job.task.name, job.task.labels)
+    seed = job.recipe.seed
+    first, *others = (
+        read_sums(child.run, job.evaluators(), context, seed=seed, which=which) for child in children
+    )
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    values = [None if figure is None else figure["value"] for figure in figures]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"values": values, "mean": None, "std": None, "least": None, "greatest": None}
+    return {
+        "values": values,
+        "mean": statistics.fmean(known),
+        "std": statistics.stdev(known),
+        "least": min(known),
+        "greatest": max(known),
+    }
+
+
+def statement(folds: int, examples: int) -> str:
+    """Say in words what the intervals cover and what they do not."""
+    shared = (
+        f"any two of the {folds} training sets share about {(folds - 2) / (folds - 1):.0%} of their rows"
+        if folds > 2
+        else "each of the two training sets is what the other one is tested on"
+    )
+    return (
+        f"Each of {examples:,} distinct examples was answered by a model that did not train on it. The intervals cover "
+        f"the choice of these examples, for the {folds} models as they were trained. They do not cover what other "
+        f"training data or another seed would change: {shared}, so the folds are no independent repetitions, and one "
+        "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over folds "
+        "is a description and no interval. The figures are of models trained on a part of the data; the model to use is "
+        "trained on all of it."
+    )

@@ -1,0 +1,194 @@
+"""Is the tuned model better than its base, what got worse, and is its confidence earned?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ftengine.report.files import RunFiles
+from ftengine.report.findings.finding import Finding
+from ftengine.report.words import (
+    counted,
+    digits,
+    interval,
+    listed,
+    metric_name,
+    percent,
+    plain,
+    probability,
+    with_interval,
+)
+
+SMALL_TEST = 100
+"""Distinct examples below which a test set is called small: a 95 % interval of a proportion is then up to
+20 points wide (1.96 · √(0.25 / 100) on each side)."""
+
+CALIBRATION_NOTE = 0.05
+"""Expected calibration error that is worth a word, if its interval lies above: 5 points between said and true."""
+
+CALIBRATION_ALARM = 0.15
+"""Expected calibration error, interval above, from which a confidence that is too high misleads whoever relies on it."""
+
+
+def headline(files: RunFiles) -> Finding:
+    """Say whether the run is better than its base by the task's first metric."""
+    metric, evaluation = files.headline_metric, files.evaluation
+    if metric is None:
+        return Finding(
+            "quality", "note", "Nothing is known about quality: no examples were held out (data.validation, data.test)."
+        )
+    tuned, base = evaluation["tuned"][metric], evaluation.get("base", {}).get(metric)
+    difference = evaluation.get("difference", {}).get(metric)
+    name = metric_name(metric)
+    on = f"on {counted(tuned['n'], 'distinct example')} of the {evaluation['split']} split"
+    if difference is None or base is None or difference.get("value") is None:
+        return Finding("quality", "note", f"Not compared with its base: {name} {with_interval(tuned)} {on}.")
+    figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference}
+    pair = f"{name} {plain(tuned)} against {plain(base)}"
+    size = f"a difference of {with_interval(difference, sign=True)}"
+    better = difference.get("better")
+    if better is not None:
+        word, level = ("Better", "good") if better else ("Worse", "alarm")
+        p = probability(difference.get("p"))
+        return Finding("quality", level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.", figures)  # type: ignore[arg-type]
+    if difference.get("low") is None or difference.get("high") is None:
+        return Finding("quality", "note", f"Too few examples to tell it from its base: {pair}, {on}.", figures)
+    text = f"Not shown to be better than its base: {pair}, {size}, which chance alone may explain, {on}."
+    if difference.get("detectable") is not None:
+        least = digits(difference["detectable"], 3)
+        text += f" This test set would show a true difference of {least} or more in four of five tests."
+    return Finding("quality", "note", text, figures)
+
+
+def worse(files: RunFiles) -> Iterator[Finding]:
+    """Name every other metric that got worse beyond chance."""
+    first = files.headline_metric
+    for metric, difference in files.evaluation.get("difference", {}).items():
+        if metric == first or difference.get("better") is not False or _is_calibration(files, metric):
+            continue
+        base, tuned = files.evaluation["base"][metric], files.evaluation["tuned"][metric]
+        yield Finding(
+            "worse",
+            "note",
+            f"{metric_name(metric).capitalize()} got worse: {plain(tuned)} against {plain(base)}, a difference of "
+            f"{with_interval(difference, sign=True)}.",
+            {"metric": metric, "base": base, "tuned": tuned, "difference": difference},
+        )
+
+
+def trivial(files: RunFiles) -> Iterator[Finding]:
+    """Compare a classifier with always giving the most frequent answer; a fresh head makes its base a low bar."""
+    found = majority(files)
+    accuracy = files.evaluation.get("tuned", {}).get("accuracy")
+    if found is None or accuracy is None or accuracy.get("low") is None:
+        return
+    label, share = found
+    figures = {"label": label, "share": share, "tuned": accuracy}
+    always = f"always answering “{label}” would be right in {percent(share)}"
+    if accuracy["low"] <= share:
+        yield Finding(
+            "baseline",
+            "alarm",
+            f"No better than a constant answer: accuracy is {with_interval(accuracy)}, and {always}.",
+            figures,
+        )
+    elif files.facts.get("new_modules"):
+        yield Finding(
+            "baseline",
+            "note",
+            "The base's classification head was fresh and had learnt nothing, so its figures are those of guessing. "
+            f"A fairer bar: {always}; accuracy is {with_interval(accuracy)}.",
+            figures,
+        )
+
+
+def majority(files: RunFiles) -> tuple[str, float] | None:
+    """Return the most frequent true label of the held-out split and its share, where a confusion matrix tells."""
+    for details in files.evaluation.get("details", {}).get("tuned", {}).values():
+        matrix, labels = details.get("confusion"), details.get("labels")
+        if matrix and labels and len(matrix) == len(labels):
+            supports = [sum(row) for row in matrix]
+            total = sum(supports)
+            if total:
+                most = max(range(len(supports)), key=lambda i: supports[i])
+                return str(labels[most]["label"]), supports[most] / total
+    return None
+
+
+def calibration(files: RunFiles) -> Iterator[Finding]:
+    """Say whether the tuned model's confidence can be believed."""
+    for metric in (name for name in files.evaluation.get("tuned", {}) if _is_calibration(files, name)):
+        tuned, base = files.evaluation["tuned"][metric], files.evaluation.get("base", {}).get(metric)
+        difference = files.evaluation.get("difference", {}).get(metric)
+        low = tuned.get("low")
+        if tuned.get("value") is None or low is None or low < CALIBRATION_NOTE:
+            continue
+        lean = confidence_lean(files)
+        leaning = {1: "It is too sure of itself", -1: "It is less sure than it could be", 0: "Its confidence is off"}
+        text = (
+            f"{leaning[lean]}: stated confidence and accuracy differ by {with_interval(tuned)} on average "
+            f"({metric_name(metric)})."
+        )
+        temperature = _temperature(files)
+        if temperature is not None:
+            text += f" Dividing its logits by {temperature:.2f} (fitted on validation) would correct that."
+        level = "alarm" if low >= CALIBRATION_ALARM and lean > 0 else "note"
+        figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "temperature": temperature}
+        yield Finding("calibration", level, text, figures)  # type: ignore[arg-type]
+        return  # further errors of calibration (after a temperature, adaptive bins) say the same thing
+
+
+def confidence_lean(files: RunFiles) -> int:
+    """Return 1 where the tuned model says more than it keeps, -1 where less, 0 where unknown."""
+    details = calibration_details(files.evaluation, "tuned")
+    bins = [b for b in (details or {}).get("bins", []) if b.get("n") and b.get("accuracy") is not None]
+    excess = sum(b["n"] * (b["confidence"] - b["accuracy"]) for b in bins)
+    return (excess > 0) - (excess < 0)
+
+
+def calibration_details(evaluation: Mapping[str, Any], side: str) -> dict[str, Any] | None:
+    """Return the details that hold reliability bins, of "base" or "tuned"."""
+    for details in evaluation.get("details", {}).get(side, {}).values():
+        if isinstance(details, dict) and details.get("bins"):
+            return details
+    return None
+
+
+def _temperature(files: RunFiles) -> float | None:
+    details = calibration_details(files.evaluation, "tuned")
+    value = (details or {}).get("temperature")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _is_calibration(files: RunFiles, metric: str) -> bool:
+    return metric == "ece" or "calibration" in metric
+
+
+def held_out(files: RunFiles) -> Iterator[Finding]:
+    """Say what the held-out split itself leaves open."""
+    metric, split = files.headline_metric, files.evaluation.get("split")
+    if metric is None:
+        return
+    figure = files.evaluation["tuned"][metric]
+    if figure["n"] < SMALL_TEST:
+        ends = interval(figure)
+        yield Finding(
+            "data",
+            "note",
+            f"The {split} split is small: {counted(figure['n'], 'distinct example')}"
+            + (f" leave {metric_name(metric)} anywhere from {ends}." if ends else " carry no interval."),
+            {"examples": figure["n"]},
+        )
+    if split == "validation":
+        chosen = files.kept_step != files.training.get("steps")
+        yield Finding(
+            "data",
+            "note",
+            "Figures are made on the validation split, as there is no test split"
+            + (
+                ", and the same split chose which weights are kept: they are somewhat flattering."
+                if chosen
+                else "; choices that were made by it (learning rate, epochs) make them flattering."
+            ),
+            {"split": split},
+        )

@@ -1,0 +1,94 @@
+"""Figures as words: every number with the digits that its interval supports, and with the interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ftengine.text import number
+
+Figure = Mapping[str, Any]
+"""{value, low, high, …} as evaluation.json holds it."""
+
+METRICS = {
+    "ece": "expected calibration error",
+    "roc_auc": "ROC AUC",
+    "auc": "ROC AUC",
+    "f1": "F1",
+    "rmse": "root mean squared error",
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "nll": "negative log-likelihood",
+    "brier": "Brier score",
+    "r2": "R²",
+}
+"""Metrics whose name is not what people call them."""
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric as people call it: macro_f1 is "macro F1"."""
+    return METRICS.get(metric) or metric.replace("_", " ").replace(" f1", " F1").replace("rouge", "ROUGE-")
+
+
+def decimals(figure: Figure) -> int:
+    """Return how many decimals a figure deserves: two significant digits of its interval's width."""
+    low, high = figure.get("low"), figure.get("high")
+    if low is None or high is None or not high > low:
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(high - low))))
+
+
+def digits(value: float, places: int) -> str:
+    """Return a number with so many decimals, thousands grouped, without a minus before nothing."""
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if not float(text.replace(",", "")) else text.replace("-", "−")
+
+
+def plain(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return a figure's value alone: "0.938"."""
+    if not figure or figure.get("value") is None:
+        return "–"
+    text = digits(figure["value"], decimals(figure))
+    return f"+{text}" if sign and figure["value"] > 0 else text
+
+
+def interval(figure: Figure | None) -> str:
+    """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
+    if not figure or figure.get("low") is None or figure.get("high") is None:
+        return ""
+    places = decimals(figure)
+    return f"{digits(figure['low'], places)} to {digits(figure['high'], places)}"
+
+
+def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return "0.938 (95 % interval 0.910 to 0.959)"."""
+    ends = interval(figure)
+    return f"{plain(figure, sign=sign)} (95 % interval {ends})" if ends else plain(figure, sign=sign)
+
+
+def percent(value: float) -> str:
+    """Return a share as people read it: "78 %", below ten "3.2 %"."""
+    share = 100 * value
+    return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.2g} %"
+
+
+def probability(p: float | None) -> str:
+    """Return a p-value: "p = 0.03", "p < 0.001"."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {number(float(f'{p:.2g}'))}"
+
+
+def listed(words: list[str], conjunction: str = "and") -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return "1 example", "2 examples", "1,200 examples"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

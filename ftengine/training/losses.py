@@ -1,0 +1,65 @@
+"""Losses of a whole split, and how sums are kept while they are added up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ftengine.api import Batch
+from ftengine.data.batching import micro_batches
+from ftengine.data.encoding import EncodedSplit
+
+SAMPLE = 256
+"""Training rows at most on which the training loss is measured as the validation loss is."""
+
+
+@torch.no_grad()
+def mean_loss(
+    accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, members: np.ndarray | None = None
+) -> float:
+    """Return the loss over a split in evaluation mode, not augmented, divided once by its whole weight.
+
+    Args:
+        size: examples a batch.
+        members: the examples to take; None for all.
+    """
+    module.eval()
+    members = np.arange(len(split)) if members is None else members
+    longest_first = members[np.argsort(-split.lengths[members], kind="stable")]
+    totals = zeros(2, accelerator.device)
+    for chosen in micro_batches(longest_first, size, accelerator.process_index, accelerator.num_processes):
+        batch = to_device(split.batch(chosen), accelerator.device)
+        with accelerator.autocast():
+            loss_sum, weight = split.task.loss(module, batch)
+        totals += stacked(accelerator.device, loss_sum, weight)
+    total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
+    return total / count
+
+
+def sample(train: EncodedSplit, validation: EncodedSplit, seed: int) -> np.ndarray:
+    """Choose training examples to set against validation: as many, at most `SAMPLE`; a function of its arguments."""
+    size = min(len(train), len(validation), SAMPLE)
+    return np.sort(np.random.default_rng([seed, 0]).choice(len(train), size, replace=False))
+
+
+def zeros(count: int, device: torch.device) -> Tensor:
+    """Return sums that nothing was added to yet."""
+    return torch.zeros(count, dtype=_widest(device), device=device)
+
+
+def stacked(device: torch.device, *values: Tensor | float) -> Tensor:
+    """Stack numbers on the device, without waiting for it."""
+    dtype = _widest(device)
+    return torch.stack([torch.as_tensor(x, dtype=dtype, device=device).detach() for x in values])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return the dtype in which losses are added up; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
