@@ -166,7 +166,7 @@ class Task(Component):
     modality: ClassVar[str] = "text"
     """What the model reads of an example, and `rewrite` hands out: "text" or "image"."""
     smooths: bool = False
-    """Whether `loss` honours `label_smoothing` while the model is in training mode; may depend on what `bind` learns."""
+    """Whether `loss` honours `label_smoothing` in training mode; may depend on what `bind` learns."""
     label_smoothing: float = 0.0
     """Share of the target's probability that is spread over all classes; set by a regularizer."""
     compares: bool = False
@@ -244,6 +244,10 @@ class Task(Component):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight."""
         raise NotImplementedError
+
+    def smoothing(self, model: nn.Module) -> float:
+        """Return the share of the target's probability that `loss` spreads now: `label_smoothing` in training mode."""
+        return self.label_smoothing if self.label_smoothing and model.training else 0.0
 
     def divergence(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the model on the batch of the last `loss` once more, where `keeps_pass` was set before it.
@@ -376,16 +380,29 @@ class Strategy(Component):
 
         load_trained(loaded.module, directory)
 
+    def check_merge(self) -> None:
+        """Refuse to merge before any model is loaded; by default where the class has no `merge` of its own.
+
+        Raises:
+            NotMergeable: this strategy, with these options, has no merged form.
+        """
+        if type(self).merge is Strategy.merge:
+            raise _without_merge(self.name)
+
     def merge(self, loaded: LoadedModel) -> None:
         """Fold the trained part into the base weights, leaving the original architecture.
 
         Raises:
             NotMergeable: this strategy (or this base) has no such form.
         """
-        raise NotMergeable(
-            f"strategy {self.name!r} cannot be merged into its base: it changes more than weights. "
-            "Serve the base with the trained part instead."
-        )
+        raise _without_merge(self.name)
+
+
+def _without_merge(name: str) -> NotMergeable:
+    return NotMergeable(
+        f"strategy {name!r} cannot be merged into its base: it changes more than weights. "
+        "Serve the base with the trained part instead."
+    )
 
 
 class RandomSource(Protocol):

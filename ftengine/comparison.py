@@ -18,11 +18,11 @@ from ftengine.api import EvaluationContext, Listener, SilentListener
 from ftengine.children import Child, naming, require_metric, require_new_or_same, train
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import InputError, RunError
-from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import compare as compare_sums
 from ftengine.evaluation.difference import to_json
 from ftengine.evaluation.multiple import holm
 from ftengine.evaluation.results import read_sums
+from ftengine.evaluation.sums import Sums
 from ftengine.job import Job, described
 from ftengine.recipe import Recipe
 from ftengine.run import RunDirectory
@@ -231,10 +231,7 @@ def conclude(
     metric = metric or next(iter(first["tuned"]))
     if metric not in first["tuned"]:
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
-    sums = [
-        _sums(contender, job, evaluation)
-        for contender, job, evaluation in zip(contenders, jobs, evaluations, strict=True)
-    ]
+    sums = [_sums(contender, job) for contender, job in zip(contenders, jobs, strict=True)]
     direction = sums[0].figures()[metric].higher_is_better
     differences = _differences(contenders, sums, metric)
     examples = first["tuned"][metric]["n"]
@@ -265,13 +262,12 @@ def _require_same_base(contenders: Sequence[Child]) -> None:
                 )
 
 
-def _sums(contender: Child, job: Job, evaluation: Mapping[str, Any]) -> Accumulator:
+def _sums(contender: Child, job: Job) -> Sums:
     context = EvaluationContext(job.task.name, job.task.labels)
-    distinct = next(iter(evaluation["tuned"].values()))["n"]
-    return read_sums(contender.run, job.evaluators(), context, seed=contender.recipe.seed, distinct=distinct)
+    return read_sums(contender.run, job.evaluators(), context, seed=contender.recipe.seed)
 
 
-def _differences(contenders: Sequence[Child], sums: Sequence[Accumulator], metric: str) -> list[dict[str, Any]]:
+def _differences(contenders: Sequence[Child], sums: Sequence[Sums], metric: str) -> list[dict[str, Any]]:
     found = []
     for (a, first), (b, second) in combinations(zip(contenders, sums, strict=True), 2):
         try:

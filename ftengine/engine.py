@@ -9,15 +9,18 @@ from ftengine.api import Listener, LoadedModel, SilentListener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.environment import versions
 from ftengine.errors import RecipeError, RunError
-from ftengine.evaluation.results import comparison, save_sums
+from ftengine.evaluation.results import evaluation, save_sums
 from ftengine.finished import Run, load_run
 from ftengine.job import Job, described
 from ftengine.parameters import count
 from ftengine.planning import Plan, plan
+from ftengine.probes import measurement_of
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
+from ftengine.report import conclude
 from ftengine.run import SIDECAR, RunDirectory
-from ftengine.session import Session, held_out
+from ftengine.session import Session
+from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -54,32 +57,43 @@ def fine_tune(
             listener.message(f"{run.path} is finished; nothing to resume")
             return load_run(run.path, registry=job.registry, listener=listener)
     splits = job.read_data()
+    for warning in splits.audit["warnings"]:
+        listener.message(f"data: {warning}")
     job.load_skeleton()
     encoded = job.encode(splits)
-    evaluators = job.evaluators()
+    measurement = measurement_of(job, encoded, splits)
     session = Session(job)
 
     loaded = job.load_model()
     require_room(loaded, encoded)
     session.place_base(loaded)
-    base = session.evaluate(loaded, encoded, evaluators, "evaluate base")
+    base = session.measure(loaded, measurement, "base")
     session.prepare(loaded)
     require_room(loaded, encoded)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
-    trainer = session.trainer(loaded, encoded, run)
+    trainer = session.trainer(loaded, encoded, run, measurement.general)
     begin(run, job, session, loaded, resuming)
     if session.is_main:
         job.registry.plugins.hook.ftengine_run_started(run=run)
     if resuming:
         trainer.resume()
+    trackers = open_trackers(
+        recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step
+    )
+    trainer.trackers = trackers
     result = trainer.train()
-    tuned = session.evaluate(loaded, encoded, evaluators, "evaluate tuned")
+    tuned = session.measure(loaded, measurement, "tuned")
+    changed = session.changed_most(measurement, base, tuned)
     if session.is_main:
         save(run, job, loaded)
         run.write_json("training.json", session.training_facts(loaded, result))
-        save_sums(run, tuned)
-        run.write_json("evaluation.json", comparison(held_out(encoded), base, tuned))
+        save_sums(run, base, tuned)
+        if changed is not None:
+            run.write_json("examples.json", changed)
+        run.write_json("evaluation.json", evaluation(measurement, base, tuned))
+        trackers.finish(run.read_json("evaluation.json"))
+        conclude(run)
         job.registry.plugins.hook.ftengine_run_finished(run=run)
     session.wait()
     return load_run(run.path, registry=job.registry, listener=listener)

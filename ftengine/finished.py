@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener
-from ftengine.data.encoding import EncodedSplit
+from ftengine.data.read import Rows
 from ftengine.data.split import read_for
-from ftengine.errors import DataError, InputError
-from ftengine.evaluation.results import comparison
+from ftengine.errors import DataError, InputError, NotMergeable
+from ftengine.evaluation.measurement import Measurement
+from ftengine.evaluation.results import evaluation
 from ftengine.job import Job, require_same_base
 from ftengine.merging import MergeReport, merge_into
+from ftengine.probes import plan_measurement
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
+from ftengine.report import verdict_of
 from ftengine.run import SIDECAR, RunDirectory, read_json
 from ftengine.session import Session, held_out
 
@@ -53,9 +56,24 @@ class Run:
         return self.directory.read_json("evaluation.json")
 
     @property
+    def verdict(self) -> dict[str, Any]:
+        """What the run came to: {headline, level, findings}, from its files as they are now."""
+        return verdict_of(self.path)
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping a training step or validation."""
         return self.directory.metrics()
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the strategy has a merged form; a base may still refuse it."""
+        strategy = (self._registry or Registry()).build("strategy", self.facts["strategy"], "strategy")
+        try:
+            strategy.check_merge()
+        except NotMergeable:
+            return False
+        return True
 
     def evaluate(self, data: str | Path | None = None) -> dict[str, Any]:
         """Evaluate base and tuned model on the same examples.
@@ -64,21 +82,20 @@ class Run:
             data: a data file; by default the run's own test (else validation) split.
 
         Returns:
-            {split, base, tuned, difference, details}, as in evaluation.json.
+            What evaluation.json holds: split, base, tuned, difference, details, paired, training, slices, probes.
 
         Raises:
             InputError: the data cannot be used, or the base is not the one trained on.
         """
         job = self.open_job()
-        split = self._split(job, data)
+        measurement = self._measurement(job, data)
         session = Session(job)
-        evaluators = job.evaluators()
         loaded = self._load_base(job)
         session.place_base(loaded)
-        base = session.evaluate_split(loaded, split, evaluators, "evaluate base")
+        base = session.measure(loaded, measurement, "base")
         self._load_trained(job, session, loaded)
-        tuned = session.evaluate_split(loaded, split, evaluators, "evaluate tuned")
-        return comparison(str(data) if data is not None else self.evaluation["split"], base, tuned)
+        tuned = session.measure(loaded, measurement, "tuned")
+        return evaluation(measurement, base, tuned)
 
     def predict(
         self,
@@ -129,27 +146,28 @@ class Run:
         target = RunDirectory(out)
         target.require_free("another folder")
         job = self.open_job()
+        job.strategy.check_merge()
         return merge_into(target, job, self._load_base(job), self.trained, dtype)
 
     def open_job(self) -> Job:
         """Build the run's components with what they learnt."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts["strategy"]
+        content["train"]["trackers"] = []  # nothing will be tracked, so none has to be installed here
         job = Job.open(Recipe.make(content), self._registry, self.listener)
         job.task.restore(self.facts["task"]["state"])
         job.augmenters, job.regularizers = [], []  # they act in training alone
         return job
 
-    def _split(self, job: Job, data: str | Path | None) -> EncodedSplit:
+    def _measurement(self, job: Job, data: str | Path | None) -> Measurement:
+        splits = self._splits(job, needed=data is None)
         if data is None:
-            splits = job.read_data().mapping()
             name = held_out(splits)
             if name is None:
                 raise InputError("this run has no held-out split; name a data file with --data FILE.")
             rows = splits[name]
         else:
-            name = "test"
-            rows = read_for(str(data), self.recipe.data, job.task)
+            name, rows = "test", read_for(str(data), self.recipe.data, job.task)
         job.load_skeleton()
         job.load_processor()
         split = job.encode_rows(name, rows)
@@ -158,7 +176,25 @@ class Run:
                 f"the data files changed since run {str(self.path)!r} was made, so its {name} split may now hold what "
                 "it was trained on. Restore them, or name new data with --data FILE."
             )
-        return split
+        validation = None
+        if name == "test" and "validation" in splits and any(evaluator.fits for evaluator in job.evaluators()):
+            validation = job.encode_rows("validation", splits["validation"])
+        called = name if data is None else str(data)
+        return plan_measurement(
+            job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
+        )
+
+    def _splits(self, job: Job, needed: bool) -> dict[str, Rows]:
+        """Return the run's own splits; nothing where they cannot be read any more and are not needed."""
+        state = job.task.state()
+        try:
+            return job.read_data().mapping()
+        except DataError as error:
+            if needed:
+                raise
+            job.task.restore(state)
+            self.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
+            return {}
 
     def _load_base(self, job: Job) -> LoadedModel:
         loaded = job.load_model()

@@ -21,7 +21,8 @@ from ftengine.api import EvaluationContext, Listener, SilentListener
 from ftengine.children import Child, naming, require_new_or_same, train
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.difference import compare, to_json
-from ftengine.evaluation.results import Sums, read_sums
+from ftengine.evaluation.results import read_sums
+from ftengine.evaluation.sums import Sums
 from ftengine.job import Job
 from ftengine.recipe import Recipe
 from ftengine.run import RunDirectory
@@ -94,7 +95,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
     """Return a recipe for each fold, each with a folder of its own.
 
     Raises:
-        InputError: fewer than two folds, or the recipe holds out test data already.
+        InputError: fewer than two folds, or a recipe that holds out test data already or parts duplicates.
         RunError: the output folder is a run itself.
     """
     if folds < 2:
@@ -109,6 +110,11 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
             f"output {recipe.output!r} holds a run of its own; the folds' runs are folders inside of output. Choose "
             "another with --output DIR."
         )
+    if recipe.data.split.duplicates == "apart":
+        raise RecipeError(
+            "data.split.duplicates: apart would put equal rows into several folds, so that models are tested on what "
+            "they trained on, and examples count twice. Set it to together."
+        )
     return [
         Child(
             f"fold {fold}",
@@ -117,7 +123,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
                 [f"data.split.folds={folds}", f"data.split.fold={fold}"],
             ),
         )
-        for fold in range(1, folds + 1)
+        for fold in range(folds)
     ]
 
 
@@ -134,7 +140,7 @@ def check(children: Sequence[Child], listener: Listener) -> list[Job]:
             splits = job.read_data()
             if jobs and job.task.state() != jobs[0].task.state():
                 raise InputError(
-                    "its training rows have other labels than those of fold 1, so that their figures do not add up. "
+                    "its training rows have other labels than those of fold 0, so that their figures do not add up. "
                     "Take fewer folds, or leave out labels that few examples have."
                 )
             if not jobs:
@@ -174,7 +180,7 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
                 "tuned": evaluation["tuned"],
                 "reused": done,
             }
-            for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True), 1)
+            for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ],
         statement=statement(len(children), examples),
     )
@@ -199,11 +205,9 @@ def require_alike(children: Sequence[Child]) -> None:
 def _added_up(children: Sequence[Child], job: Job, which: str) -> Sums:
     context = EvaluationContext(job.task.name, job.task.labels)
     seed = job.recipe.seed
-    first, *others = (
-        read_sums(child.run, job.evaluators(), context, seed=seed, which=which) for child in children
-    )
+    first, *others = (read_sums(child.run, job.evaluators(), context, seed=seed, which=which) for child in children)
     for other in others:
-        first.merge(other)
+        first.merge(other, apart=True)  # equal examples are in one fold, so that distinct ones add up
     return first
 
 

@@ -21,14 +21,16 @@ from ftengine.api import (
     Task,
 )
 from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.errors import BaseMismatch, DataError, SourceError
-from ftengine.evaluation.requirements import check_evaluators
+from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError
+from ftengine.evaluation.requirements import by_pass
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
-from ftengine.training.loop import require_gradient_checkpointing
+from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached
+from ftengine.training.trackers import check_trackers
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Job:
         """
         registry = registry or Registry()
         registry.plugins.require_sound()
+        check_trackers(recipe.train.trackers)
         loader = choose_loader(recipe, registry)
         job = cls(
             recipe,
@@ -115,6 +118,12 @@ class Job:
             raise DataError(f"{place}: {error}" if place else str(error)) from None
         for augmenter in self.augmenters:
             augmenter.bind(self.task)
+        for regularizer in self.regularizers:
+            if regularizer.needs_validation and "validation" not in splits.mapping():
+                raise RecipeError(
+                    f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
+                    "there is no validation split. Set data.validation, or change its options."
+                )
         self.audit = dict(splits.audit)
         return splits
 
@@ -162,6 +171,7 @@ class Job:
             augmenters=self.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
+        self.audit.setdefault("lengths", {})[name] = length_report(encoded)
         self.audit.setdefault("encoded", {})[name] = encoded.summary() | {"content": encoded.content}
         return encoded
 
@@ -212,7 +222,7 @@ class Job:
         specs: dict[str, Any] = {name: name for name in self.task.default_evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
-        check_evaluators(built, self.task.name, self.task.predicts)
+        by_pass(built, self.task)
         return built
 
     def _request(self, skeleton: bool = False) -> LoadRequest:

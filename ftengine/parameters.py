@@ -6,6 +6,7 @@ requires_grad is the only truth; everything here derives from it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,13 +50,47 @@ def count(module: nn.Module) -> tuple[int, int]:
 
 
 def default_param_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Group trainable parameters for the optimiser: weight decay on matrices, none on vectors."""
-    parameters = list(trainable(module).values())
+    """Group trainable parameters for the optimiser: weight decay on those that `decayed` names, none on the others."""
+    names, parameters = decayed(module), trainable(module)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "lr": learning_rate, "weight_decay": 0.0},
+        {
+            "params": [p for name, p in parameters.items() if (name in names) is wanted],
+            "lr": learning_rate,
+            "weight_decay": weight_decay if wanted else 0.0,
+        }
+        for wanted in (True, False)
     ]
     return [group for group in groups if group["params"]]
+
+
+def decayed(module: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that weight decay applies to: matrices that multiply activations.
+
+    Left alone are vectors (biases, norms, layer scales), every parameter of a normalisation layer, whatever is called a
+    bias (T5's table of relative positions, the biases of a mixture's experts), single tokens and position tables that
+    are held as (1, …) parameters (a vision model's class token), and what the model itself names in
+    `no_weight_decay()`, as timm's do. Decay would pull those towards a zero that means nothing.
+
+    transformers' Trainer leaves out biases and normalisation layers and decays everything else, also class tokens;
+    torch's optimisers decay whatever they are given. Embeddings are decayed as in transformers, and so is a fresh head.
+    """
+    named = getattr(module, "no_weight_decay", None)
+    spared = set(named()) if callable(named) else set()
+    names = set()
+    for path, part in module.named_modules():
+        if _normalises(part):
+            continue
+        for own, parameter in part.named_parameters(recurse=False):
+            name = f"{path}.{own}" if path else own
+            token = parameter.ndim >= 3 and len(parameter) == 1 and own not in ("weight", "in_proj_weight")
+            if parameter.ndim > 1 and not token and "bias" not in name.lower() and not {name, own} & spared:
+                names.add(name)
+    return frozenset(names)
+
+
+def _normalises(part: nn.Module) -> bool:
+    """Say whether a module is a normalisation layer; most architectures have a class of their own."""
+    return bool(re.search(r"norm(alization)?([123]d)?$", type(part).__name__, re.IGNORECASE))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 
 from ftengine.api import Labels, Listener, LoadedModel, LoadRequest
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
+from ftengine.data.changes import before_and_after, without_effect
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import SourceError
 from ftengine.job import Job, described, prepare
+from ftengine.probes import measurement_of
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 from ftengine.run import RunDirectory
@@ -34,6 +36,7 @@ class Plan:
         data: audit and token counts of each split.
         steps: optimiser steps, tokens, padding.
         example: one training example as (text, is trained on) pieces.
+        augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
         estimate: expected seconds and bytes; None when not measured.
         warnings: what deserves attention, in plain words.
@@ -45,6 +48,7 @@ class Plan:
     data: dict[str, Any]
     steps: dict[str, Any]
     example: list[tuple[str, bool]]
+    augmented: list[dict[str, Any]]
     precision: dict[str, str]
     estimate: dict[str, Any] | None
     warnings: list[str]
@@ -73,6 +77,7 @@ def plan(
     splits = job.read_data()
     job.load_skeleton()
     encoded = job.encode(splits)
+    measurement_of(job, encoded, splits)  # refuses what `fine_tune` would refuse
     session = Session(job)
     train = encoded["train"]
     section = recipe.train
@@ -113,6 +118,7 @@ def plan(
             "label_share": None if job.task.labels else float(train.weights.sum() / train.lengths.sum()),
         },
         example=_example(train),
+        augmented=before_and_after(train),
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         estimate=figures,
         warnings=_warnings(recipe, job, encoded),
@@ -267,6 +273,10 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
             found.append(f"{name}: {split.masked} examples have nothing to train on and are left out.")
         if split.skipped:
             found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
+    found += [
+        f"augmenter {name!r} changes none of the training examples that were tried (their first epoch)."
+        for name in without_effect(encoded["train"])
+    ]
     if "validation" not in encoded:
         found.append("no validation split: over-fitting will not be seen (data.validation).")
     if held_out(encoded) == "validation":

@@ -53,6 +53,36 @@ def _held_out(value: Any) -> Any:
 HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
 
 
+class SplitSection(_Section):
+    """How rows of data.train are divided where validation or test is a fraction, or there are folds."""
+
+    by: Literal["random", "stratified", "group", "time"] = Field(
+        "random",
+        description="stratified keeps the proportions of labels, group keeps a column's values together, time holds "
+        "out the latest rows",
+    )
+    column: str | None = Field(None, min_length=1, description="the column of groups, or of dates or numbers in time")
+    duplicates: Literal["together", "apart"] = Field(
+        "together", description="apart gives equal and near equal rows to any side, as a careless split does"
+    )
+    folds: int | None = Field(None, ge=2, description="divide train into so many folds, of which one is the test split")
+    fold: int = Field(0, ge=0, description="which one, from 0")
+
+    @model_validator(mode="after")
+    def _columns_and_folds(self) -> SplitSection:
+        if self.by in ("group", "time") and self.column is None:
+            raise ValueError(f"by: {self.by} needs column, the name of the column to go by")
+        if self.by in ("random", "stratified") and self.column is not None:
+            raise ValueError(f"column has no meaning with by: {self.by}; set by to group or time, or take it out")
+        if self.folds is None and self.fold:
+            raise ValueError("fold has no meaning without folds; set folds too")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}; {self.folds} folds are numbered 0 to {self.folds - 1}")
+        if self.folds is not None and self.by == "time":
+            raise ValueError("folds would train on the future of what they test; with by: time set folds to null")
+        return self
+
+
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
@@ -61,6 +91,13 @@ class DataSection(_Section):
     )
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
+    split: SplitSection = SplitSection()  # type: ignore[call-arg]
+    leaks: Literal["fail", "drop", "warn"] = Field(
+        "fail", description="what to do with rows of training that are also held out; drop takes them out of training"
+    )
+    near_duplicates: float | None = Field(
+        0.8, ge=0.5, le=1, description="share of words in common from which rows are near duplicates; null: only equal"
+    )
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
     columns: dict[str, str] = Field({}, description="rename columns: {what the task expects: what the file has}")
 
@@ -69,6 +106,12 @@ class DataSection(_Section):
         taken = sum(part for part in (self.validation, self.test) if isinstance(part, float))
         if taken >= 1:
             raise ValueError(f"validation and test together take {taken:g} of the data; leave some for training")
+        if self.split.folds is not None and self.test is not None:
+            raise ValueError("with data.split.folds the test split is one of the folds; set data.test to null")
+        if self.split.by != "random" and self.split.folds is None and not taken:
+            raise ValueError(
+                f"data.split.by: {self.split.by} has nothing to divide; set data.validation or data.test to a fraction"
+            )
         return self
 
 
@@ -100,13 +143,54 @@ class TrainSection(_Section):
         "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    trackers: list[str] = Field(
+        [], description="tensorboard, or another tracker that Accelerate knows; told of every step and the figures"
+    )
+
+
+class Prompts(_Section):
+    """Further examples that base and tuned model are measured on."""
+
+    data: str = Field(min_length=1, description="a data file of the same task")
+    limit: int | None = Field(500, ge=1, description="most examples, chosen by the seed; null for all")
+
+
+def _file_or_prompts(value: Any) -> Any:
+    return {"data": value} if isinstance(value, str) else value
+
+
+FurtherData = Annotated[Prompts | None, BeforeValidator(_file_or_prompts)]
+
+
+class Memorisation(BaseModel):
+    """How memorisation is probed; further keys are options of evaluator memorisation."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
+    examples: int = Field(100, ge=2, description="most examples of training, and as many that are held out")
+
+
+class Generation(BaseModel):
+    """How answers are made for evaluators that read them; further keys are options of the task's predictions."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
+    limit: int | None = Field(200, ge=1, description="most examples that are answered, chosen by the seed; null: all")
 
 
 class EvaluationSection(_Section):
-    """How figures are made."""
+    """How figures are made, and what is measured beside the held-out split."""
 
     batch_size: int | None = Field(None, ge=1, description="null: train.batch_size")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+    training_sample: int | None = Field(200, ge=1, description="training rows that are measured too; null for none")
+    slices: list[str] = Field([], description="columns whose values divide the held-out split")
+    small_slice: int = Field(30, ge=1, description="examples below which a slice is called small")
+    robustness: list[Named] = Field([], description="augmenters that change the held-out split for another look")
+    forgetting: FurtherData = Field(None, description="general examples of the same task: a file, or {data, limit}")
+    memorisation: Memorisation | None = Field(
+        None, description="{examples: 100, …} to see whether training rows are reproduced; null for not"
+    )
+    refusal: FurtherData = Field(None, description="prompts that should or should not be refused: as forgetting")
+    generate: Generation = Generation()  # type: ignore[call-arg]
 
 
 class Recipe(_Section):

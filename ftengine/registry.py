@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,9 +109,46 @@ class Registry:
         return entry.cls(config)
 
 
+EXPECTED = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "{le} or less",
+    "multiple_of": "a multiple of {multiple_of}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of {max_length} or fewer characters",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "too_short": "{min_length} items or more",
+    "too_long": "{max_length} items or fewer",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+}
+"""What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
+
+_ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|literal|constrained-\w+|function-\w+)\[.*")
+"""The last step of an error's place where a key may hold values of several types: one of these types."""
+
+
 def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
     """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key."""
     parts = []
+    wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
     for item in error.errors():
         path = [str(step) for step in item["loc"]]
         key = prefix + ".".join(path)
@@ -119,13 +157,27 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
             parts.append(f"unknown key {key!r}. Allowed: {', '.join(known)}." + did_you_mean(path[-1], known))
         elif item["type"] == "missing":
             parts.append(f"key {key!r} is missing; it is required.")
+        elif item["type"] in EXPECTED:
+            if len(path) > 1 and _ALTERNATIVE.fullmatch(path[-1]):
+                key = prefix + ".".join(path[:-1])
+            expected = EXPECTED[item["type"]].format(**item.get("ctx", {}))
+            wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
         else:
             message = item["msg"].removeprefix("Value error, ")
-            value = item.get("input")
-            shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
             where = f"key {key!r}: {message}" if path else message
-            parts.append(where + (f" (got {shown})" if path else "") + ("" if message.endswith(".") else "."))
+            parts.append(
+                where + (f" (got {_shown(item.get('input'))})" if path else "") + ("" if message.endswith(".") else ".")
+            )
+    parts += [
+        f"key {key!r}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}."
+        for key, (expected, value) in wrong.items()
+    ]
     return " ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _known_keys(model: type[Any], path: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ftengine.api import Evaluator, LoadedModel
+from ftengine.api import LoadedModel
 from ftengine.data.encoding import EncodedSplit
 from ftengine.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.stream import evaluate_split
+from ftengine.evaluation.examples import examples
+from ftengine.evaluation.measurement import Measured, Measurement, measure
+from ftengine.evaluation.stream import ModelStream
 from ftengine.job import Job
 from ftengine.parameters import count
 from ftengine.run import RunDirectory
@@ -62,34 +63,31 @@ class Session:
         else:
             self.place(loaded)
 
-    def evaluate(
-        self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], evaluators: Sequence[Evaluator], phase: str
-    ) -> Accumulator | None:
-        """Evaluate on the held-out split; None where there is none."""
-        name = held_out(encoded)
-        if name is None:
-            return None
-        return self.evaluate_split(loaded, encoded[name], evaluators, phase)
-
-    def evaluate_split(
-        self, loaded: LoadedModel, split: EncodedSplit, evaluators: Sequence[Evaluator], phase: str
-    ) -> Accumulator:
-        """Evaluate a model on one split."""
+    def measure(self, loaded: LoadedModel, measurement: Measurement, side: str) -> Measured:
+        """Measure a model; `side` is "base" or "tuned"."""
         recipe = self.job.recipe
-        return evaluate_split(
+        stream = ModelStream(
             self.accelerator,
-            loaded.module,
+            loaded,
             self.job.task,
-            split,
-            evaluators,
-            batch_size=recipe.evaluation.batch_size or recipe.train.batch_size,
-            resamples=recipe.evaluation.resamples,
-            seed=recipe.seed,
-            listener=self.job.listener,
-            phase=phase,
+            recipe.evaluation.batch_size or recipe.train.batch_size,
+            self.job.listener,
         )
+        return measure(stream, measurement, resamples=recipe.evaluation.resamples, seed=recipe.seed, side=side)
 
-    def trainer(self, loaded: LoadedModel, encoded: dict[str, EncodedSplit], run: RunDirectory) -> Trainer:
+    def changed_most(self, measurement: Measurement, base: Measured, tuned: Measured) -> dict[str, Any] | None:
+        """Return the examples that improved and worsened most, for examples.json; all processes take part."""
+        if measurement.held_out is None or base.held_out is None or tuned.held_out is None:
+            return None
+        return examples(measurement.held_out, base.held_out, tuned.held_out)
+
+    def trainer(
+        self,
+        loaded: LoadedModel,
+        encoded: dict[str, EncodedSplit],
+        run: RunDirectory,
+        general: EncodedSplit | None = None,
+    ) -> Trainer:
         """Make ready to train what the strategy left trainable; nothing is written yet."""
         job = self.job
         return Trainer(
@@ -104,13 +102,14 @@ class Session:
             job.recipe.seed,
             run,
             job.listener,
+            general=general,
         )
 
     @contextmanager
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
         """Run a model for its answers: no dropout, no gradients, the session's precision."""
         loaded.module.eval()
-        with torch.inference_mode(), self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             yield
 
     def environment(self, loaded: LoadedModel) -> dict[str, Any]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from ftengine.bench.providers import OURS
+from ftengine.bench.providers import GUARDED, OURS
 from ftengine.bench.report import Report, Row
 from ftengine.errors import FtengineError, InputError
+
+NOISY = 0.1
+"""Median spread of a file's rows above which its machine was busy; on idle ones it is 3 to 8 % (benchmarks/results)."""
 
 
 class Slower(FtengineError):
@@ -63,20 +67,39 @@ def compare(reports: Sequence[Report]) -> list[Comparison]:
 
 
 def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
-    """Fail where a row became slower by more than a share.
+    """Fail where a row of the compiled kernels became slower by more than a share.
 
     Raises:
         Slower: one did; the message names the worst.
+        InputError: there is no such row.
     """
-    slower = [comparison for comparison in comparisons if comparison.worst > 1 + allowed]
+    guarded = [comparison for comparison in comparisons if comparison.row.provider == GUARDED]
+    if not guarded:
+        raise InputError(
+            f"--fail-over guards rows of provider {GUARDED}, and there is none to compare. Measure it with "
+            f"--providers {GUARDED} where the kernels are compiled (`ftengine doctor`)."
+        )
+    slower = [comparison for comparison in guarded if comparison.worst > 1 + allowed]
     if slower:
         worst = max(slower, key=lambda comparison: comparison.worst)
         row = worst.row
         raise Slower(
-            f"{len(slower)} of {len(comparisons)} rows are slower than in the first file by more than "
-            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.provider}, {row.phase}, "
+            f"{len(slower)} of {len(guarded)} rows of {GUARDED} are slower than in the first file by more than "
+            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.phase}, "
             f"{row.m}x{row.k}x{row.n}, rank {row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
         )
+
+
+def noise(report: Report) -> str | None:
+    """Say that a measurement was disturbed, by the spread of its own repetitions; None where it was not."""
+    spread = median((row.p80 - row.p20) / row.p50 for row in report.rows) if report.rows else 0.0
+    if spread <= NOISY:
+        return None
+    return (
+        f"the measurement was disturbed: half of its rows spread by {100 * spread:.0f} % or more between the 20th and "
+        f"the 80th percentile of their repetitions (an idle machine stays below {100 * NOISY:.0f} %). Differences of "
+        "that size say nothing; measure again on an idle machine, or with a larger --seconds."
+    )
 
 
 def parse_share(text: str) -> float:

@@ -147,6 +147,9 @@ PROVIDERS: dict[str, Callable[[Layer], Step]] = {
 OURS = ("compiled", "reference")
 """Our providers, the better one first."""
 
+GUARDED = "compiled"
+"""The provider that must not become slower. The reference is there to be read and compared with."""
+
 
 def why_unavailable(name: str, device: str) -> str | None:
     """Say why a provider cannot be measured here, or None when it can."""

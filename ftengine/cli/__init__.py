@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
     "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
+    "report": ("ftengine.cli.report:report", "Write a page about finished runs, and say what they came to."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "cross-validate": (
         "ftengine.cli.crossvalidate:cross_validate",

@@ -11,6 +11,7 @@ from ftengine.cli.group import Suggesting
 from ftengine.cli.options import debug_option
 from ftengine.cli.page import facts, page, table
 from ftengine.cli.progress import listening
+from ftengine.cli.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +114,7 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
 @click.option(
     "--fail-over",
     metavar="PERCENT",
-    help="Exit with 1 if one of our rows is slower than in the first file by more, e.g. 5%.",
+    help="Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
 )
 @debug_option
 def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
@@ -126,13 +127,18 @@ def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
       ftengine bench compare before.json after.json --fail-over 5%
     """
     from ftengine.bench import tables
-    from ftengine.bench.compare import check_slower, parse_share
+    from ftengine.bench.compare import check_slower, noise, parse_share
     from ftengine.bench.compare import compare as compare_reports
     from ftengine.bench.report import Report
 
     allowed = None if fail_over is None else parse_share(fail_over)
-    found = compare_reports([Report.read(file) for file in files])
+    reports = [Report.read(file) for file in files]
+    found = compare_reports(reports)
     _print(page(), tables.comparison_table(found, [str(file) for file in files]), tables.LEFT_OF_COMPARISON)
+    for file, report in zip(files, reports, strict=True):
+        disturbed = noise(report)
+        if disturbed:
+            click.echo(f"warning: {printable(str(file))}: {disturbed}", err=True)
     if allowed is not None:
         check_slower(found, allowed)
 

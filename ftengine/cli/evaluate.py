@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.figures import show_confusion, show_figures
+from ftengine.cli.figures import show_confusion, show_figures, show_probes, show_slices
 from ftengine.cli.options import debug_option, json_option, run_argument
 from ftengine.cli.page import page, print_json
 from ftengine.cli.progress import is_main_process, listening
@@ -34,3 +34,5 @@ def evaluate(run_folder: str, data: str | None, as_json: bool) -> None:
         out = page()
         show_figures(out, figures)
         show_confusion(out, figures)
+        show_slices(out, figures)
+        show_probes(out, figures)

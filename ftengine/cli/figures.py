@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
-from ftengine.cli.text import number
+from ftengine.cli.text import number, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_SLICES = 10
+"""Slices of a column that are printed."""
+MOST_METRICS = 3
+"""Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
 """A larger confusion matrix does not fit on a page; `--json` has it."""
 
@@ -26,9 +30,10 @@ def show_figures(out: Console, figures: dict[str, Any]) -> None:
 
 def figure_table(base: dict[str, Any], tuned: dict[str, Any], difference: dict[str, Any]) -> Any:
     """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
+    counts = {figure["n"] for figure in tuned.values()}
     rows = [
         (
-            metric,
+            metric if len(counts) < 2 else f"{metric} (n = {figure['n']:,})",
             _with_interval(base.get(metric)),
             _with_interval(figure),
             _with_interval(difference.get(metric), sign="+"),
@@ -37,6 +42,65 @@ def figure_table(base: dict[str, Any], tuned: dict[str, Any], difference: dict[s
         for metric, figure in tuned.items()
     ]
     return table(("metric", "base", "tuned", "difference", ""), rows, left=5)
+
+
+def show_slices(out: Console, figures: dict[str, Any]) -> None:
+    """Print how each slice of the held-out examples is served, the worst first."""
+    for column, content in figures.get("slices", {}).items():
+        metric, slices = content["metric"], content["slices"]
+        if metric is None or not slices:
+            continue
+        up = figures["higher_is_better"].get(metric, True)
+        known = [one for one in slices if one["tuned"].get(metric, {}).get("value") is not None]
+        known.sort(key=lambda one: one["tuned"][metric]["value"] * (1 if up else -1))
+        out.print()
+        out.print(one_line(f"{metric} by {column}, worst first; gap to all other examples, p adjusted (Holm):"))
+        rows = [
+            (
+                one["value"],
+                f"{one['examples']:,}{' (few)' if one['small'] else ''}",
+                number(one["base"].get(metric, {}).get("value")),
+                _with_interval(one["tuned"][metric]),
+                _with_interval(one["gap"], sign="+"),
+                "–" if one["gap"] is None else number(one["gap"]["p_adjusted"]),
+            )
+            for one in known[:MOST_SLICES]
+        ]
+        out.print(table((column, "examples", "base", "tuned", "gap", "p"), rows, left=6))
+        left = len(known) - MOST_SLICES
+        if left > 0:
+            out.print(f"{left:,} more slices are served better; --json has them")
+
+
+def show_probes(out: Console, figures: dict[str, Any]) -> None:
+    """Print what was measured beside the held-out examples."""
+    probes = figures.get("probes", [])
+    robustness = [
+        (
+            probe["name"],
+            metric,
+            _with_interval(figures["tuned"].get(metric)),
+            _with_interval(probe["tuned"].get(metric)),
+            _with_interval(change, sign="+"),
+            verdict(change),
+        )
+        for probe in probes
+        if probe["kind"] == "robustness"
+        for metric, change in list(probe["against"].items())[:MOST_METRICS]
+    ]
+    if robustness:
+        out.print()
+        out.print("robustness of the tuned model, on the same examples as they are and changed:")
+        out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), robustness, left=6))
+    for probe in probes:
+        if probe["kind"] == "robustness":
+            continue
+        out.print()
+        out.print(one_line(f"{probe['kind']} on {probe['data']} ({probe['examples']:,} examples):"))
+        out.print(figure_table(probe["base"], probe["tuned"], probe["difference"]))
+        for metric, gap in probe["against"].items():
+            lead = f"{metric} of the tuned model, training minus held-out"
+            out.print(f"{lead}: {_with_interval(gap, sign='+')} {verdict(gap)}".rstrip())
 
 
 def show_confusion(out: Console, figures: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.audit import audit_lines
+from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from ftengine.planning import ParameterCount
 
 SHOWN_MODULES = 3
+TEXT = "tokens"
+"""What is counted of texts, which alone differ in length: are padded and cut."""
 SHOWN_PIECE = 600
 """Characters shown of each piece of the example; `--json` has all."""
 
@@ -89,9 +93,14 @@ def show(plan: Plan) -> None:
     out.print(facts(_lines(plan)))
     out.print()
     out.print(_data(plan.data, plan.steps["unit"]))
+    out.print()
+    out.print(facts(audit_lines(plan.data, plan.steps["unit"])))
     if plan.example:
         out.print()
         _example(out, plan.example)
+    if plan.augmented:
+        out.print()
+        show_changes(out, plan.augmented)
     if plan.warnings:
         out.print()
         out.print(facts(("warning" if i == 0 else "", text) for i, text in enumerate(plan.warnings)))
@@ -145,10 +154,9 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
 
 def _tokens(plan: Plan) -> str:
     steps = plan.steps
-    parts = [
-        f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step",
-        f"padding {share(steps['padding_share'])}",
-    ]
+    parts = [f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step"]
+    if steps["unit"] == TEXT:
+        parts.append(f"padding {share(steps['padding_share'])}")
     if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
         parts.append(f"{share(steps['label_share'])} are trained on")
     return "; ".join(parts)
@@ -157,7 +165,9 @@ def _tokens(plan: Plan) -> str:
 def _strategy(plan: Plan) -> list[str]:
     name = plan.recipe["strategy"]["name"]
     if not plan.targets:
-        return [name]
+        options = {key: value for key, value in plan.recipe["strategy"].items() if key != "name"}
+        said = (f"{key} {value}" for key, value in options.items() if value not in (None, [], {}))
+        return [cut(": ".join(filter(None, [name, ", ".join(said)])), SHOWN_PIECE)]
     lines = []
     for pattern, modules in plan.targets.items():
         named = ", ".join(modules[:SHOWN_MODULES]) + (", …" if len(modules) > SHOWN_MODULES else "")
@@ -170,13 +180,15 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
         return "not measured"
     return (
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation; "
-        f"{size(estimate['peak_bytes'])} of memory at the peak (weights {size(estimate['weight_bytes'])}, "
-        f"optimiser {size(estimate['optimizer_bytes'])}, activations {size(estimate['activation_bytes'])})"
+        f"{size(estimate['peak_bytes'])} of memory at the peak for weights ({size(estimate['weight_bytes'])}), "
+        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}); what "
+        "Python and torch themselves take comes on top"
     )
 
 
 def _data(audit: dict[str, Any], unit: str) -> Any:
-    columns = ("split", "source", "rows", "distinct", unit, "longest", "truncated", "masked", "skipped")
+    of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the size that the model takes
+    columns = ("split", "source", "rows", "distinct", unit, *of_text, "masked", "skipped")
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
@@ -184,8 +196,7 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
             split["rows"],
             split["distinct"],
             encoded["tokens"],
-            encoded["longest"],
-            encoded["truncated"],
+            *(encoded[column] for column in of_text),
             encoded["masked"],
             split["skipped"]["count"] + encoded["skipped"],
         )

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.figures import show_figures
+from ftengine.cli.figures import show_figures, show_probes, show_slices
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
 from ftengine.cli.text import duration, share, size
+from ftengine.cli.verdict import show_verdict
+
+REPORT = "report.html"
+"""The page that every run ends with."""
 
 if TYPE_CHECKING:
     from ftengine.engine import Run
@@ -64,12 +68,18 @@ def _result(run: Run) -> dict[str, Any]:
         "trained": str(run.trained),
         "training": run.directory.read_json("training.json"),
         "evaluation": run.evaluation,
+        "verdict": run.verdict,
+        "report": str(run.path / REPORT),
     }
 
 
 def _show(run: Run) -> None:
     out, training = page(), run.directory.read_json("training.json")
     show_figures(out, run.evaluation)
+    show_slices(out, run.evaluation)
+    show_probes(out, run.evaluation)
+    out.print()
+    show_verdict(out, run.verdict)
     out.print()
     out.print(facts(_lines(run, training)))
     path = shlex.quote(str(run.path))
@@ -78,9 +88,11 @@ def _show(run: Run) -> None:
     for command in (
         f"ftengine evaluate {path} --data FILE",
         f"ftengine predict {path} --input FILE --output FILE",
-        f"ftengine merge {path} OUT",
+        *([f"ftengine merge {path} OUT"] if run.mergeable else []),
     ):
         out.print(f"  {command}", soft_wrap=True)
+    out.print()
+    out.print(f"report: {run.path / REPORT}", soft_wrap=True)
 
 
 def _lines(run: Run, training: dict[str, Any]) -> list[tuple[str, str]]:

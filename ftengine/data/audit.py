@@ -1,95 +1,186 @@
-"""What is wrong with the data although it can be read: duplicates, leaks between splits, skipped rows."""
+"""What is wrong with the data although it can be read, counted and said in words.
+
+Rows are read as a stream; of each, only a few numbers are kept.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from hashlib import blake2b
-from itertools import combinations
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import Rows, plain
+from ftengine.data.labels import LabelCount, find_contradictions, label_report, label_warnings
+from ftengine.data.leaks import describe
+from ftengine.data.material import Material, group_numbers, identities, to_json
+from ftengine.data.near import Near
+from ftengine.data.oddities import MINORITY, ODDITIES, SCRIPT_FEWEST, find_oddities, outlying, script_of
+from ftengine.data.personal import KINDS, find_personal, masked
+from ftengine.data.read import Rows
+from ftengine.data.units import Units
+from ftengine.recipe import DataSection
 
-SHOWN_LEAKS = 5
+__all__ = ["audit_splits", "group_numbers", "identities", "to_json"]
 
-to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
-
-
-def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`Task.identity`).
-
-    Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
-
-    Returns:
-        (rows,) 16 bytes each, of dtype S16.
-    """
-    digests = bytearray()
-    for row in rows:
-        digests += blake2b(f"{seed} {to_json(task.identity(row))}".encode(), digest_size=16).digest()
-    return np.frombuffer(bytes(digests), dtype="S16")
-
-
-def group_numbers(digests: np.ndarray) -> np.ndarray:
-    """Return a number for each hash, equal where the hashes are: the first 8 of its 16 bytes, as uint64.
-
-    Among a million examples two different ones share a number with a probability of 3e-8.
-    """
-    return np.frombuffer(digests.tobytes(), dtype="<u8")[::2].copy()
+SHOWN_PLACES = 5
 
 
 def audit_splits(
-    splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray], asked: Mapping[str, float] | None = None
+    material: Material,
+    units: Units,
+    near: Near | None,
+    leaks: list[dict[str, Any]],
+    section: DataSection,
+    task: Task,
+    *,
+    kept: np.ndarray | None = None,
+    asked: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Count what a reader of the results must know about the data.
 
     Args:
-        splits: rows by split name, training first.
-        digests: for each split the hash of each row, from `identities` with one seed.
-        asked: for a split that was cut from the training source, the fraction it should have.
+        material: rows and hashes by split, training first.
+        units: their distinct examples.
+        near: near duplicates among these; None where they were not looked for.
+        leaks: from `find_leaks`.
+        section: how the recipe divides and compares.
+        task: says what of a row is text, and what its target.
+        kept: rows of training that stay, where leaks are dropped.
+        asked: for a split that was cut from the training source, the share it should have.
 
     Returns:
-        JSON values: "splits" (for each its source, rows, distinct, duplicates, skipped), "leaks" (for each
-        pair of splits with rows in common), "warnings" (sentences).
+        JSON values, as docs/data.md describes them; "warnings" are sentences.
     """
-    report = {
-        name: {
-            "source": rows.source,
-            "rows": len(rows),
-            "distinct": len(np.unique(digests[name])),
-            "duplicates": len(rows) - len(np.unique(digests[name])),
-            "skipped": {"count": rows.skipped.count, "first": list(rows.skipped.first)},
-        }
-        for name, rows in splits.items()
+    splits, of, targets = dict(material.splits), dict(units.of), dict(material.targets)
+    dropped = 0
+    if kept is not None:
+        dropped = len(splits["train"]) - len(kept)
+        splits["train"] = splits["train"].select(kept)
+        of["train"], targets["train"] = of["train"][kept], targets["train"][kept]
+    report = {name: _counts(rows, of[name], near) for name, rows in splits.items()}
+    looks = {name: _Look(rows, task) for name, rows in splits.items()}
+    contradictions = find_contradictions(splits, of, targets) if any(x.any() for x in targets.values()) else None
+    labels = label_report({name: look.labels.counts() for name, look in looks.items()})
+    warnings = _source_warnings(splits, of, near, units, section)
+    warnings += _size_warnings(material.splits, asked or {})
+    warnings += [_leak_warning(leak, material.splits, section) for leak in leaks]
+    if dropped:
+        warnings.append(
+            f"{dropped} of {len(material.splits['train'])} training examples are left out, as they are also held out "
+            "(data.leaks: drop)."
+        )
+    if contradictions and contradictions["texts"]:
+        warnings.append(
+            f"{_examples(contradictions['texts'], 'occurs', 'occur')} with more than one label "
+            f"({contradictions['rows']} rows, e.g. {contradictions['places'][0]})."
+        )
+    warnings += label_warnings(labels)
+    for name, look in looks.items():
+        warnings += look.warnings(name)
+    return {
+        "splits": report,
+        "split": section.split.model_dump(mode="json"),
+        "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
+        "near_duplicates": _near_report(near, units),
+        "contradictions": contradictions,
+        "labels": labels,
+        "oddities": {name: look.oddities for name, look in looks.items()},
+        "scripts": {name: dict(look.scripts.most_common()) for name, look in looks.items()},
+        "personal": {name: look.personal for name, look in looks.items()},
+        "warnings": warnings,
     }
-    leaks = [leak for pair in combinations(splits, 2) if (leak := _leak(pair, splits, digests)) is not None]
-    warnings = _source_warnings(splits, digests)
-    warnings += _size_warnings(splits, asked or {})
-    for leak in leaks:
-        known, held = leak["between"]
-        count = f"{leak['count']} of {len(splits[held])} {held} examples are also in {known}"
-        harm = "; figures on them say nothing about new data" if known == "train" else ""
-        warnings.append(f"{count} (e.g. {leak['places'][0]}){harm}.")
-    return {"splits": report, "leaks": leaks, "warnings": warnings}
 
 
-def _leak(
-    pair: tuple[str, str], splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray]
-) -> dict[str, Any] | None:
-    known, held = pair
-    distinct, first = np.unique(digests[known], return_index=True)
-    found = np.flatnonzero(np.isin(digests[held], distinct))
-    if not len(found):
+class _Look:
+    """One pass over the rows of a split.
+
+    Attributes:
+        labels: how often each label occurs.
+        oddities: for each kind that occurs, the "count" of rows and the "places" of the first.
+        personal: for each kind that occurs, the "count" of rows and the "places" of the first, values masked.
+        scripts: rows by the script of most of their letters.
+    """
+
+    def __init__(self, rows: Rows, task: Task) -> None:
+        self.labels = LabelCount()
+        self.oddities: dict[str, dict[str, Any]] = {}
+        self.personal: dict[str, dict[str, Any]] = {}
+        self.scripts: Counter[str] = Counter()
+        self._rows = rows
+        lengths = np.zeros(len(rows), dtype=np.int64)
+        shown: dict[str, int] = {}  # the first row of each script
+        for i, row in enumerate(rows):
+            self.labels.add(task.target(row))
+            texts = task.texts(row)
+            if not texts:
+                continue
+            text = "\n".join(texts)
+            lengths[i] = len(text.strip())
+            for kind in find_oddities(text):
+                self._count(self.oddities, kind, i)
+            for kind, value in dict(find_personal(text)).items():
+                self._count(self.personal, kind, i, f" ({masked(value)})")
+            if (script := script_of(text)) is not None:
+                self.scripts[script] += 1
+                shown.setdefault(script, i)
+        for kind, found in zip(("short", "long"), outlying(lengths), strict=True):
+            for i in found:
+                self._count(self.oddities, kind, int(i))
+        self._minorities = {
+            script: (count, rows.where(shown[script]))
+            for script, count in self.scripts.items()
+            if sum(self.scripts.values()) >= SCRIPT_FEWEST and count < MINORITY * sum(self.scripts.values())
+        }
+
+    def _count(self, into: dict[str, dict[str, Any]], kind: str, row: int, what: str = "") -> None:
+        entry = into.setdefault(kind, {"count": 0, "places": []})
+        entry["count"] += 1
+        if len(entry["places"]) < SHOWN_PLACES:
+            entry["places"].append(self._rows.where(row) + what)
+
+    def warnings(self, name: str) -> Iterator[str]:
+        """Say what was found, a sentence a kind."""
+        for kind, text in ODDITIES.items():
+            if entry := self.oddities.get(kind):
+                yield f"{name}: {_examples(entry['count'], 'has', 'have')} {text}, e.g. {entry['places'][0]}."
+        for script, (count, place) in self._minorities.items():
+            said = f"{count} of {len(self._rows)} examples {'is' if count == 1 else 'are'}"
+            yield f"{name}: {said} mostly in {script.title()} letters, e.g. {place}."
+        for kind, text in KINDS.items():
+            if entry := self.personal.get(kind):
+                holding = _examples(entry["count"], "holds", "hold")
+                yield f"{name}: {holding} what looks like {text}, e.g. {entry['places'][0]}."
+
+
+def _counts(rows: Rows, unit_of: np.ndarray, near: Near | None) -> dict[str, Any]:
+    distinct = np.unique(unit_of)
+    return {
+        "source": rows.source,
+        "rows": len(rows),
+        "distinct": len(distinct),
+        "duplicates": len(rows) - len(distinct),
+        "near_duplicates": 0 if near is None else len(distinct) - len(np.unique(near.groups[distinct])),
+        "skipped": {"count": rows.skipped.count, "first": list(rows.skipped.first)},
+    }
+
+
+def _near_report(near: Near | None, units: Units) -> dict[str, Any] | None:
+    if near is None:
         return None
-    shown = found[:SHOWN_LEAKS]
-    same = first[np.searchsorted(distinct, digests[held][shown])]
-    places = [f"{splits[known].where(a)} = {splits[held].where(b)}" for a, b in zip(same, shown, strict=True)]
-    return {"between": [known, held], "count": len(found), "places": places}
+    return {
+        "threshold": near.threshold,
+        "examples": len(near.groups) - len(np.unique(near.groups)),
+        "places": [f"{units.where(a)} ≈ {units.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
+        "shared_words": near.shared,
+        "mostly_shared": near.formal,
+    }
 
 
-def _source_warnings(splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray]) -> list[str]:
+def _source_warnings(
+    splits: Mapping[str, Rows], of: Mapping[str, np.ndarray], near: Near | None, units: Units, section: DataSection
+) -> list[str]:
     warnings = []
     for source in dict.fromkeys(rows.source for rows in splits.values()):
         names = [name for name, rows in splits.items() if rows.source == source]
@@ -97,11 +188,29 @@ def _source_warnings(splits: Mapping[str, Rows], digests: Mapping[str, np.ndarra
         if skipped.count:
             warnings.append(f"{source}: {skipped.count} malformed rows were left out, the first: {skipped.first[0]}.")
         total = sum(len(splits[name]) for name in names)
-        distinct = len(np.unique(np.concatenate([digests[name] for name in names])))
-        if distinct < total:
-            only = "only " if distinct < total / 2 else ""
-            sides = "; duplicates stay on one side of the split" if len(names) > 1 else ""
-            warnings.append(f"{source}: {only}{distinct} of {total} examples are distinct{sides}.")
+        distinct = np.unique(np.concatenate([of[name] for name in names]))
+        divided = len(names) > 1 and section.split.duplicates == "together" and section.split.by != "time"
+        sides = " of the split" if divided else ""
+        if len(distinct) < total:
+            only = "only " if len(distinct) < total / 2 else ""
+            stay = f"; duplicates stay on one side{sides}" if divided else ""
+            warnings.append(f"{source}: {only}{len(distinct)} of {total} examples are distinct{stay}.")
+        if near is None:
+            continue
+        groups = len(np.unique(near.groups[distinct]))
+        if groups < len(distinct):
+            inside = near.pairs[np.isin(near.pairs, distinct).all(axis=1)]
+            place = f", e.g. {units.where(int(inside[0, 0]))} ≈ {units.where(int(inside[0, 1]))}" if len(inside) else ""
+            stay = "; near duplicates stay on one side" if divided else ""
+            warnings.append(
+                f"{source}: {len(distinct) - groups} of {len(distinct)} distinct examples are near duplicates of "
+                f"others (similarity ≥ {near.threshold:g}{place}){stay}."
+            )
+    if near is not None and near.formal:
+        warnings.append(
+            f"{near.formal} of {len(units)} distinct examples say little beyond what most examples say too (a fifth of "
+            "their words or less); near duplicates among them are not told apart."
+        )
     return warnings
 
 
@@ -114,6 +223,16 @@ def _size_warnings(splits: Mapping[str, Rows], asked: Mapping[str, float]) -> li
         if abs(len(rows) - fraction * total) > max(1, fraction * total / 2):
             warnings.append(
                 f"{rows.source}: {name} has {len(rows)} of {total} examples ({len(rows) / total:.0%}) where "
-                f"{fraction:.0%} was asked for, as duplicates stay together."
+                f"{fraction:.0%} was asked for, as what belongs together stays together."
             )
     return warnings
+
+
+def _leak_warning(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
+    said = describe(leak, splits, section.near_duplicates)
+    serious = leak["between"][0] == "train" and section.leaks != "drop"
+    return f"{said}{'; figures on them say nothing about new data' if serious else ''}."
+
+
+def _examples(count: int, one: str, many: str) -> str:
+    return f"1 example {one}" if count == 1 else f"{count} examples {many}"

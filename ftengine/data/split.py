@@ -1,16 +1,23 @@
-"""Training, validation and test rows, with equal examples on one side."""
+"""Training, validation and test rows, with what belongs together on one side."""
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import ItemsView, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.audit import audit_splits, identities
-from ftengine.data.read import Rows, Skipped, read_rows
+from ftengine.data.audit import audit_splits
+from ftengine.data.cut import cut, folds, latest
+from ftengine.data.keys import times, values
+from ftengine.data.leaks import describe, find_leaks, leaked
+from ftengine.data.material import Material, fingerprints
+from ftengine.data.near import Near, find_near
+from ftengine.data.read import Rows, read_rows
+from ftengine.data.units import Units
 from ftengine.errors import DataError
 from ftengine.recipe import DataSection
 
@@ -39,86 +46,149 @@ class Splits:
 
 
 def make_splits(section: DataSection, task: Task, seed: int) -> Splits:
-    """Read the recipe's data and hold out what it asks for.
+    """Read the recipe's data, hold out what it asks for, and look for what is wrong with it.
 
-    Validation and test are files of their own, or fractions that are cut from the training file by `cut`.
-
-    Raises:
-        DataError: a source cannot be read, its columns do not suit the task, or too few distinct examples
-            are left for a fraction.
-    """
-    train = read_for(section.train, section, task)
-    digests = {"train": identities(train, task, seed)}
-    fractions: dict[str, float] = {}
-    held: dict[str, Rows] = {}
-    for name in ("test", "validation"):  # test is cut first
-        part = getattr(section, name)
-        if isinstance(part, str):
-            held[name] = read_for(part, section, task)
-            digests[name] = identities(held[name], task, seed)
-        elif part is not None:
-            fractions[name] = part
-    if fractions:
-        sides = cut(digests["train"], fractions, train.source)
-        # What could not be read is told once, with the training split.
-        whole, all_digests = replace(train, skipped=Skipped()), digests["train"]
-        train = replace(train.select(sides["train"]), skipped=train.skipped)
-        held |= {name: whole.select(sides[name]) for name in fractions}
-        digests |= {name: all_digests[rows] for name, rows in sides.items()}
-    splits = Splits(train, held.get("validation"), held.get("test"), {})
-    return replace(splits, audit=audit_splits(splits.mapping(), digests, fractions))
-
-
-def cut(digests: np.ndarray, fractions: Mapping[str, float], source: str = "the data") -> dict[str, np.ndarray]:
-    """Divide rows so that equal ones share a side.
-
-    Groups of equal rows are taken in the order of their hashes, which is a shuffle by the seed: for the
-    first split from the front, for the second from the back, so that the fraction of one does not move
-    the other as long as they do not meet. A group is taken if it brings the number of rows closer to the
-    fraction; where no group does, because all are large, the smallest is taken. One group at least is left
-    for training. The same rows in another order, or among further rows, mostly stay where they were.
-
-    Args:
-        digests: (rows,) a hash of each row, as from `identities`.
-        fractions: shares of all rows, by split name; at most two.
-        source: where the rows are from, for the message.
-
-    Returns:
-        "train" and every key of `fractions` with the indices of its rows, ascending; none is empty.
+    Validation and test are files of their own, or parts of the training file: fractions, or a fold.
 
     Raises:
-        DataError: there are fewer distinct rows than splits.
+        DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
+            a fraction, or training has rows that are also held out (data.leaks: fail).
     """
-    _, group_of, sizes = np.unique(digests, return_inverse=True, return_counts=True)
-    if len(sizes) <= len(fractions):
+    material = _read(section, task, seed)
+    shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
+    cutting = bool(shares) or section.split.folds is not None
+    units, near = Units(material.splits, material.digests, task), None
+    # Where near duplicates decide on the division they are found before it; else when it is known who is where.
+    together = section.split.duplicates == "together" and section.split.by != "time"
+    if section.near_duplicates is not None and (together or not cutting):
+        near = find_near(units, section.near_duplicates)
+    if cutting:
+        material = material.divided(_sides(section, task, material, units, near, shares))
+        units = Units(material.splits, material.digests, task)  # the same examples, so the same numbers
+        if section.near_duplicates is not None and near is None:
+            near = find_near(units, section.near_duplicates)
+    leaks = find_leaks(material.splits, units, near)
+    if section.leaks == "fail":
+        _refuse(leaks, material.splits, section, cutting)
+    kept = None
+    held = [name for name in material.splits if name != "train"]
+    if section.leaks == "drop" and any(leak["between"][0] == "train" for leak in leaks):
+        kept = np.flatnonzero(~leaked(units, near, held))
+        if not len(kept):
+            raise DataError(
+                f"{section.train}: every row of training is also in {' or '.join(held)}; data.leaks: drop leaves "
+                "nothing to train on. Give other data to hold out."
+            )
+    audit = audit_splits(material, units, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
+    train = material.splits["train"] if kept is None else material.splits["train"].select(kept)
+    return Splits(train, material.splits.get("validation"), material.splits.get("test"), audit)
+
+
+def _read(section: DataSection, task: Task, seed: int) -> Material:
+    sources = {"train": section.train}
+    sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
+    splits = {name: read_for(source, section, task) for name, source in sources.items()}
+    facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
+    return Material(
+        splits,
+        {name: digests for name, (digests, _) in facts.items()},
+        {name: targets for name, (_, targets) in facts.items()},
+    )
+
+
+def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of the training source that each part cut from it should have."""
+    if section.split.folds is None:
+        return dict(shares)
+    tested = 1 / section.split.folds
+    return {"test": tested} | {name: share * (1 - tested) for name, share in shares.items()}
+
+
+def _sides(
+    section: DataSection, task: Task, material: Material, units: Units, near: Near | None, shares: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Divide the rows of the training source: for each part the indices of its rows, ascending."""
+    split, rows = section.split, material.splits["train"]
+    if split.by == "time":
+        return latest(times(rows, split.column or ""), shares, rows.source)
+    groups = _groups(section, material, units, near)
+    targets = material.targets["train"] if split.by == "stratified" else None
+    if targets is not None and not targets.any():
         raise DataError(
-            f"{source}: its {len(digests)} rows hold {len(sizes)} distinct; that is too few to hold out "
-            f"{' and '.join(fractions)} and keep one for training, as equal examples stay on one side. "
-            f"Add examples, or set {' and '.join(f'data.{name}: null' for name in fractions)}."
+            f"{rows.source}: data.split.by is stratified, but task {task.name!r} finds no labels in it to keep the "
+            "proportions of. Set data.split.by to random."
         )
-    owner = np.full(len(sizes), "train", dtype=object)
-    waiting = len(fractions)
-    for name, fraction in fractions.items():
-        free = np.flatnonzero(owner == "train")
-        if waiting < len(fractions):
-            free = free[::-1]
-        # One group is kept for training and one for each split that is still to be cut.
-        owner[_take(sizes, free, fraction * len(digests), len(free) - waiting)] = name
-        waiting -= 1
-    return {name: np.flatnonzero(owner[group_of] == name) for name in ("train", *fractions)}
+    if targets is not None and (kinds := len(np.unique(targets))) > len(targets) / 2:
+        raise DataError(
+            f"{rows.source}: its {len(targets)} rows have {kinds} different targets, too many for data.split.by: "
+            "stratified to keep the proportions of. Set it to random."
+        )
+    if split.folds is None:
+        return cut(groups, shares, rows.source, targets)
+    fold = folds(groups, split.folds, rows.source, targets)
+    test, rest = np.flatnonzero(fold == split.fold), np.flatnonzero(fold != split.fold)
+    if not shares:
+        return {"train": rest, "test": test}
+    parts = cut(groups[rest], shares, rows.source, None if targets is None else targets[rest])
+    return {"test": test} | {name: rest[part] for name, part in parts.items()}
 
 
-def _take(sizes: np.ndarray, order: Iterable[int], target: float, most: int) -> list[int]:
-    """Return up to `most` groups, at least one, whose sizes come close to `target` in sum."""
-    taken: list[int] = []
-    count = 0
-    for group in order:
-        if len(taken) == most or count >= target:
-            break
-        if sizes[group] < 2 * (target - count):  # it ends closer to the target than it began
-            taken.append(group)
-            count += sizes[group]
-    return taken or [min(order, key=lambda group: sizes[group])]
+def _groups(section: DataSection, material: Material, units: Units, near: Near | None) -> np.ndarray:
+    """Return the group of each row of the training source, in an order that is a shuffle by the seed."""
+    of, rows = units.of["train"], material.splits["train"]
+    together = section.split.duplicates == "together"
+    if section.split.by == "group":
+        grouped = values(rows, section.split.column or "")
+        if not together:
+            return _shuffled(grouped, material.digests["train"])
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        # Rows of one value and duplicates of each other: whatever is connected by either stays together.
+        equal = of if near is None else near.groups[of]
+        size = max(grouped.max(), equal.max()) + 1
+        links = coo_array((np.ones(len(rows), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
+        return _shuffled(connected_components(links, directed=False)[1][grouped], material.digests["train"])
+    if not together:
+        return _each(material.digests["train"])
+    return of if near is None else near.groups[of]  # units, and so the first of a group, are in the order of hashes
+
+
+def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
+    """Number groups by the least hash of their rows, so that their order depends on the seed and not on the file."""
+    order = np.argsort(digests, kind="stable")
+    _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    result = np.empty(len(labels), dtype=np.int64)
+    result[order] = rank[inverse]
+    return result
+
+
+def _each(digests: np.ndarray) -> np.ndarray:
+    """Number rows in a shuffle in which equal ones do not stand together."""
+    hashes = [blake2b(digest + i.to_bytes(8, "big"), digest_size=8).digest() for i, digest in enumerate(digests)]
+    order = np.argsort(np.array(hashes, dtype="S8"), kind="stable")
+    result = np.empty(len(digests), dtype=np.int64)
+    result[order] = np.arange(len(digests))
+    return result
+
+
+def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
+    """Raise for rows of training that are also held out."""
+    told = [describe(leak, splits, section.near_duplicates) for leak in leaks if leak["between"][0] == "train"]
+    if not told:
+        return
+    apart = section.split.duplicates == "apart" and cutting
+    cures = ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
+    cures.append("take them out of training with data.leaks: drop")
+    near = any(leak["near"] for leak in leaks if leak["between"][0] == "train")
+    cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
+    cures.append("accept them with data.leaks: warn")
+    raise DataError(
+        f"{'; '.join(told)}. Figures on them say nothing about new data (data.leaks: fail). "
+        f"Either {', or '.join(cures)}."
+    )
 
 
 def read_for(source: str, section: DataSection, task: Task) -> Rows:

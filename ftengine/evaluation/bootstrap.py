@@ -100,8 +100,12 @@ class Accumulator:
         if len(self._waiting) == BATCH:
             self._flush()
 
-    def merge(self, other: Accumulator) -> None:
-        """Add what another process accumulated over other examples of the split.
+    def merge(self, other: Accumulator, *, apart: bool = False) -> None:
+        """Add what was accumulated over other examples.
+
+        Args:
+            other: of another process over the same split, or of another split.
+            apart: whether it is of another split, whose distinct examples count beside those here.
 
         Raises:
             ValueError: the other one resamples differently or runs other evaluators.
@@ -109,6 +113,8 @@ class Accumulator:
         self.require_alike(other)
         other._flush()
         self._flush()
+        if apart:
+            self.distinct = self.independent + other.independent
         if other._sums is not None:
             self._expect(other._widths)
             self._sums = other._sums.copy() if self._sums is None else self._sums + other._sums
@@ -147,12 +153,15 @@ class Accumulator:
             for name, values in metrics.items():
                 claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
+                if name in evaluator.biased:  # the basic bootstrap: resampling adds the bias a second time
+                    resampled = 2 * value - resampled
                 most = min(float(trials[name]), n) if name in trials else None
-                interval = (
-                    percentile_interval(resampled, n)
-                    if most is None
-                    else score_interval(value, resampled, most, n)
-                )
+                if most is None:
+                    low, high = percentile_interval(resampled, n)
+                    # What noise makes larger is an error or a distance, which is never below 0.
+                    interval = (max(0.0, low) if name in evaluator.biased and low is not None else low, high)
+                else:
+                    interval = score_interval(value, resampled, most, n)
                 figures[name] = Figure(value, resampled, interval, most, evaluator.higher_is_better.get(name))
         return figures
 

@@ -12,9 +12,10 @@ from ftengine.api import Difference, Metric
 from ftengine.evaluation.bootstrap import Accumulator, Figure
 from ftengine.evaluation.proportions import difference_interval
 from ftengine.evaluation.resampling import CONFIDENCE, detectable, p_value, percentile_interval
+from ftengine.evaluation.sums import Sums
 
 
-def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
+def compare(base: Accumulator | Sums, tuned: Accumulator | Sums) -> dict[str, Difference]:
     """Return tuned minus base for every metric.
 
     Both saw the same examples, so each resample weighs them equally in both, and what makes an example hard
@@ -23,6 +24,8 @@ def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
     Raises:
         ValueError: the two were not made alike, or saw different examples.
     """
+    if isinstance(base, Sums) or isinstance(tuned, Sums):
+        return _compare_sums(base, tuned)
     base.require_alike(tuned)
     if base.examples != tuned.examples or not np.array_equal(base.weight_totals(), tuned.weight_totals()):
         raise ValueError(
@@ -30,6 +33,16 @@ def compare(base: Accumulator, tuned: Accumulator) -> dict[str, Difference]:
         )
     before, after = base.figures(), tuned.figures()
     return {name: _difference(before[name], after[name], base.independent) for name in before if name in after}
+
+
+def _compare_sums(base: Accumulator | Sums, tuned: Accumulator | Sums) -> dict[str, Difference]:
+    if not isinstance(base, Sums) or not isinstance(tuned, Sums) or base.parts.keys() != tuned.parts.keys():
+        raise ValueError("base and tuned were measured in different passes.")
+    return {
+        name: difference
+        for one, part in base.parts.items()
+        for name, difference in compare(part, tuned.parts[one]).items()
+    }
 
 
 def _difference(base: Figure, tuned: Figure, n: int) -> Difference:

@@ -51,7 +51,8 @@ def by_pass(evaluators: Iterable[Evaluator], task: Task) -> tuple[list[Evaluator
     Raises:
         RecipeError: one reads what neither has, or two report one metric.
     """
-    reading, answering = [], []
+    reading: list[Evaluator] = []
+    answering: list[Evaluator] = []
     for evaluator in evaluators:
         predicted = evaluator.reads <= set(task.predicts) or not evaluator.reads <= set(task.answers)
         (reading if predicted else answering).append(evaluator)

@@ -1,56 +1,89 @@
-"""Evaluate a model over a split as a stream: one batch at a time, nothing of it is kept but sums."""
+"""A model over examples as a stream: one batch at a time, and what it said of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
-from ftengine.api import EvaluationContext, Evaluator, Listener, Task
+from ftengine.api import Example, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.training.losses import to_device
 
 
-@torch.no_grad()
-def evaluate_split(
-    accelerator: Accelerator,
-    module: torch.nn.Module,
-    task: Task,
-    split: EncodedSplit,
-    evaluators: Sequence[Evaluator],
-    *,
-    batch_size: int,
-    resamples: int,
-    seed: int,
-    listener: Listener,
-    phase: str,
-) -> Accumulator:
-    """Predict every example of a split and add up its evaluators' statistics, over all processes."""
-    context = EvaluationContext(task.name, task.labels)
-    result = Accumulator(
-        evaluators,
-        context,
-        resamples=resamples,
-        seed=seed,
-        distinct=None if split.groups is None else len(np.unique(split.groups)),
-    )
-    module.eval()
-    listener.phase(phase, len(split))
-    ranks = accelerator.num_processes
-    for members in ordered_batches(split.lengths, batch_size, accelerator.process_index, ranks):
-        batch = to_device(split.batch(members), accelerator.device)
-        with accelerator.autocast():
-            predictions = task.predict(module, batch)
-        for member, prediction in zip(members, predictions, strict=True):
-            # Duplicates share their weights: the interval counts what is distinct, not how often it stands there.
-            result.update(int(member if split.groups is None else split.groups[member]), prediction)
-        listener.advance(len(members) * ranks)
-    first, *others = gather_object([result])
-    for other in others:
-        first.merge(other)
-    return first
+@dataclass(frozen=True)
+class ModelStream:
+    """A model, and how it is run over examples.
+
+    Args:
+        accelerator: device, mixed precision and processes; each process takes a share of the examples.
+        loaded: the model.
+        task: what predicts and answers.
+        batch_size: examples a batch.
+        listener: told of every batch.
+    """
+
+    accelerator: Accelerator
+    loaded: LoadedModel
+    task: Task
+    batch_size: int
+    listener: Listener
+
+    def predictions(
+        self, split: EncodedSplit, phase: str, columns: Collection[str] = (), *, whole: bool = False
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Yield (member, prediction) for each example of this process's share, longest first.
+
+        Args:
+            split: the examples.
+            phase: what the listener is told.
+            columns: columns of the row that are put into the prediction.
+            whole: take all examples in every process.
+        """
+        for members in self._batches(np.arange(len(split)), split, phase, whole):
+            batch = to_device(split.batch(members), self.accelerator.device)
+            with torch.no_grad(), self.accelerator.autocast():
+                predictions = self.task.predict(self.loaded.module, batch)
+            rows: list[Example] = [example_of(split, member) for member in members] if columns else [{}] * len(members)
+            yield from self._with_columns(members, predictions, rows, columns)
+
+    def answers(
+        self, split: EncodedSplit, members: np.ndarray, options: Mapping[str, Any], phase: str, columns: Collection[str]
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Yield (member, answer) for each of the chosen examples in this process's share, longest first."""
+        for chosen in self._batches(members, split, phase):
+            rows = [example_of(split, member) for member in chosen]
+            with torch.no_grad(), self.accelerator.autocast():
+                answers = self.task.answer(self.loaded, rows, options)
+            yield from self._with_columns(chosen, answers, rows, columns)
+
+    def _batches(
+        self, members: np.ndarray, split: EncodedSplit, phase: str, whole: bool = False
+    ) -> Iterator[np.ndarray]:
+        rank, ranks = (0, 1) if whole else (self.accelerator.process_index, self.accelerator.num_processes)
+        self.loaded.module.eval()
+        self.listener.phase(phase, len(members))
+        for chosen in ordered_batches(split.lengths[members], self.batch_size, rank, ranks):
+            yield members[chosen]
+            self.listener.advance(len(chosen) * ranks)
+
+    @staticmethod
+    def _with_columns(
+        members: np.ndarray, predictions: list[Prediction], rows: list[Example], columns: Collection[str]
+    ) -> Iterator[tuple[int, Prediction]]:
+        for member, prediction, row in zip(members, predictions, rows, strict=True):
+            # What the task says wins: a column of the same name is no answer of the model.
+            yield int(member), {**{column: row.get(column) for column in columns}, **prediction}
+
+
+def example_of(split: EncodedSplit, member: int | np.integer[Any]) -> Example:
+    """Return the row behind an example, changed where the split is seen under augmenters."""
+    row = int(split.index[member])
+    if split.standing is None:
+        return split.rows[row]
+    return next(iter(split.augmented(row, split.standing)), split.rows[row])

@@ -55,17 +55,18 @@ def plain(figure: Figure | None, *, sign: bool = False) -> str:
     return f"+{text}" if sign and figure["value"] > 0 else text
 
 
-def interval(figure: Figure | None) -> str:
+def interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
     if not figure or figure.get("low") is None or figure.get("high") is None:
         return ""
     places = decimals(figure)
-    return f"{digits(figure['low'], places)} to {digits(figure['high'], places)}"
+    ends = (f"{'+' if sign and end > 0 else ''}{digits(end, places)}" for end in (figure["low"], figure["high"]))
+    return " to ".join(ends)
 
 
 def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return "0.938 (95 % interval 0.910 to 0.959)"."""
-    ends = interval(figure)
+    ends = interval(figure, sign=sign)
     return f"{plain(figure, sign=sign)} (95 % interval {ends})" if ends else plain(figure, sign=sign)
 
 
@@ -87,6 +88,17 @@ def listed(words: list[str], conjunction: str = "and") -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def quoted(value: Any) -> str:
+    """Return a text from the data in quotes, on one line and short."""
+    return f"“{short(value)}”"
+
+
+def short(value: Any) -> str:
+    """Return a text from the data on one line of at most 60 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ftengine.api import Listener, LoadedModel, Regularizer, Strategy, Task
 from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import RecipeError, TrainingError
+from ftengine.errors import TrainingError
 from ftengine.parameters import copy_into, state_tensors, trainable
 from ftengine.recipe import TrainSection
 from ftengine.run import RunDirectory
@@ -36,8 +36,8 @@ from ftengine.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from ftengine.training.losses import mean_loss, sample, stacked, to_device, zeros
-from ftengine.training.modes import resting, share_statistics, train_mode
+from ftengine.training.losses import SAMPLE, mean_loss, stacked, to_device, zeros
+from ftengine.training.modes import require_gradient_checkpointing, resting, share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.schedule import factor, plan_steps, warmup_steps
 
@@ -109,7 +109,7 @@ class Trainer:
         self.train_split, self.validation, self.section, self.seed = train, validation, section, seed
         self.run, self.listener, self.strategy, self.trackers = run, listener, strategy, trackers
         self.general = general
-        self.sample = sample(train, validation, seed) if validation is not None else None
+        self.sample = train.sample(min(len(validation), SAMPLE), seed) if validation is not None else None
         self.module = loaded.module
         self.parameters = list(trainable(self.module).values())
         if not self.parameters:
@@ -179,7 +179,7 @@ class Trainer:
             ended, stopped = progress.step == self.schedule.total, False
             validate = self.validation is not None and self._due(section.validate_every, last, ended)
             save = self._due(section.checkpoint_every, last, ended)
-            if validate or save:
+            if save:
                 share_statistics(self.accelerator, self.module)
             if validate:
                 self._validate()
@@ -323,9 +323,10 @@ class Trainer:
         Raises:
             TrainingError: the validation loss is not finite.
         """
-        assert self.validation is not None
+        assert self.validation is not None and self.sample is not None
         progress, patience = self.progress, self.section.early_stopping
         with self.regularizers.evaluating():
+            share_statistics(self.accelerator, self.module)
             loss = mean_loss(self.accelerator, self.module, self.validation, self.section.batch_size)
             if not math.isfinite(loss):
                 raise TrainingError(
@@ -333,7 +334,7 @@ class Trainer:
                     f"(now {self.section.learning_rate:g}) or use train.precision float32."
                 )
             # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
-            train = mean_loss(self.accelerator, self.module, self.train_split, self.section.batch_size, self.sample)
+            train = mean_loss(self.accelerator, self.module, self.sample, self.section.batch_size)
             better = progress.best_loss is None or loss < progress.best_loss
             if better and self.section.keep_best and self.accelerator.is_main_process:
                 save_best(self.run, self.module)
@@ -383,6 +384,8 @@ class Trainer:
             self.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
         elif self.regularizers.evaluate_others:
             with self.regularizers.evaluating():
+                train_mode(self.module)
+                share_statistics(self.accelerator, self.module)
                 kept = {name: tensor.detach().clone() for name, tensor in state_tensors(self.module).items()}
             copy_into(state_tensors(self.module), kept, "the weights to keep")
 
@@ -399,15 +402,3 @@ class _Clock:
 
     def seconds(self) -> float:
         return self._now() - self._start
-
-
-def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it.
-
-    Raises:
-        RecipeError: names the model's class.
-    """
-    if not getattr(module, "supports_gradient_checkpointing", False):
-        raise RecipeError(
-            f"train.gradient_checkpointing: {type(module).__name__} does not support it. Set it to false."
-        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ftengine.api import Batch
-from ftengine.data.batching import micro_batches
+from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 
 SAMPLE = 256
@@ -16,32 +15,17 @@ SAMPLE = 256
 
 
 @torch.no_grad()
-def mean_loss(
-    accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, members: np.ndarray | None = None
-) -> float:
-    """Return the loss over a split in evaluation mode, not augmented, divided once by its whole weight.
-
-    Args:
-        size: examples a batch.
-        members: the examples to take; None for all.
-    """
+def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int) -> float:
+    """Return the loss over a split in evaluation mode, not augmented, divided once by its whole weight."""
     module.eval()
-    members = np.arange(len(split)) if members is None else members
-    longest_first = members[np.argsort(-split.lengths[members], kind="stable")]
     totals = zeros(2, accelerator.device)
-    for chosen in micro_batches(longest_first, size, accelerator.process_index, accelerator.num_processes):
-        batch = to_device(split.batch(chosen), accelerator.device)
+    for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
+        batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
             loss_sum, weight = split.task.loss(module, batch)
         totals += stacked(accelerator.device, loss_sum, weight)
     total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
     return total / count
-
-
-def sample(train: EncodedSplit, validation: EncodedSplit, seed: int) -> np.ndarray:
-    """Choose training examples to set against validation: as many, at most `SAMPLE`; a function of its arguments."""
-    size = min(len(train), len(validation), SAMPLE)
-    return np.sort(np.random.default_rng([seed, 0]).choice(len(train), size, replace=False))
 
 
 def zeros(count: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""A model while it trains: which modules are in training mode, which parameters rest, what moves by itself."""
+"""A model while it trains: what it must be able to do, which modules are in training mode, which parameters rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+from ftengine.errors import RecipeError
 
 
 def train_mode(module: nn.Module) -> None:
@@ -48,3 +50,15 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
             for name in ("running_mean", "running_var"):
                 buffer = part.get_buffer(name)
                 buffer.copy_(accelerator.reduce(buffer.clone(), "mean"))
+
+
+def require_gradient_checkpointing(module: nn.Module) -> None:
+    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it.
+
+    Raises:
+        RecipeError: names the model's class.
+    """
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise RecipeError(
+            f"train.gradient_checkpointing: {type(module).__name__} does not support it. Set it to false."
+        )

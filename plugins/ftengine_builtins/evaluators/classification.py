@@ -2,21 +2,35 @@
 
 import numpy as np
 
-from ftengine.api import Evaluator
+from ftengine.api import Evaluator, Judgement
 from ftengine.errors import PluginError, RecipeError
+from ftengine_builtins.evaluators.ratios import known, mean_of_known, ratio
+from ftengine_builtins.evaluators.roc import area, bin_of, bins_for, uncertainty
 
 
 class Classification(Evaluator):
-    """Accuracy, macro F1 and confusion matrix; with several labels an example subset accuracy, macro and micro F1.
+    """Accuracy, macro F1, ROC AUC and confusion matrix; with several labels an example subset accuracy, micro F1 too.
 
     Ratios that are 0/0 are undefined and left out of macro F1, as with zero_division=nan in scikit-learn: it
     is the mean over labels that occur in truth or prediction. With one label an example this equals
     scikit-learn's default.
+
+    ROC AUC is each label's against all others, and the mean over labels that occur and are missing somewhere;
+    of two exclusive labels it is the second one's. It is made from histograms of the scores, 128 bins equally
+    wide in log-odds up to 32 labels, fewer bins with more; scores in one bin count as equal. The details say
+    by how much it can differ from the AUC of the scores themselves (`roc_auc_error`). With more than 256
+    labels it is not made.
     """
 
     name = "classification"
     reads = frozenset({"label", "predicted"})
-    higher_is_better = {"accuracy": True, "subset_accuracy": True, "macro_f1": True, "micro_f1": True}  # noqa: RUF012
+    higher_is_better = {  # noqa: RUF012
+        "accuracy": True,
+        "subset_accuracy": True,
+        "macro_f1": True,
+        "micro_f1": True,
+        "roc_auc": True,
+    }
 
     def bind(self, context):
         labels = context.labels
@@ -28,13 +42,32 @@ class Classification(Evaluator):
             )
         self.names = labels.names
         self.multi = labels.kind == "multi"
+        # The two scores of two exclusive labels add up to 1: one curve says all.
+        self.curves = slice(1, None) if len(self.names) == 2 and not self.multi else slice(None)
+        self.bins = bins_for(len(self.names[self.curves]))
         reported = ("subset_accuracy", "macro_f1", "micro_f1") if self.multi else ("accuracy", "macro_f1")
-        self.higher_is_better = dict.fromkeys(reported, True)
+        self.higher_is_better = dict.fromkeys((*reported, "roc_auc") if self.bins else reported, True)
 
     def statistics(self, prediction):
-        """Return whether all is right, 1, then of each label: right, predicted, true (0 or 1)."""
+        """Return whether all is right, 1, then of each label: right, predicted, true (0 or 1), then the histograms.
+
+        Those are (curves, bins) 0 or 1 for examples that have the label, then for those that have not; all 0
+        where the task gives no `scores`.
+        """
         true, predicted = self._indicators(prediction["label"]), self._indicators(prediction["predicted"])
-        return np.concatenate([[float((true == predicted).all()), 1.0], true * predicted, predicted, true])
+        row = np.concatenate([[float((true == predicted).all()), 1.0], true * predicted, predicted, true])
+        return np.concatenate([row, self._histograms(prediction, true)]) if self.bins else row
+
+    def judge(self, prediction):
+        """Score the probability of the truth, with several labels its mean over them; right where all labels are."""
+        right = bool(np.array_equal(prediction["label"], prediction["predicted"]))
+        scores = prediction.get("scores")
+        if scores is None:
+            return Judgement(float(right), right)
+        scores = np.asarray(scores, dtype=np.float64)
+        if not self.multi:
+            return Judgement(float(scores[prediction["label"]]), right)
+        return Judgement(float(np.where(self._indicators(prediction["label"]) > 0, scores, 1 - scores).mean()), right)
 
     def counts(self, prediction):
         """Return the example's cell in the confusion matrix."""
@@ -43,37 +76,48 @@ class Classification(Evaluator):
     def metrics(self, sums):
         right, predicted, true = self._by_label(sums)
         accuracy = sums[..., 0] / sums[..., 1]
-        macro_f1 = _mean_of_known(_ratio(2 * right, predicted + true))
-        if not self.multi:
-            return {"accuracy": accuracy, "macro_f1": macro_f1}
-        micro_f1 = _ratio(2 * right.sum(axis=-1), (predicted + true).sum(axis=-1))
-        return {"subset_accuracy": accuracy, "macro_f1": macro_f1, "micro_f1": micro_f1}
+        macro_f1 = mean_of_known(ratio(2 * right, predicted + true))
+        if self.multi:
+            micro_f1 = ratio(2 * right.sum(axis=-1), (predicted + true).sum(axis=-1))
+            figures = {"subset_accuracy": accuracy, "macro_f1": macro_f1, "micro_f1": micro_f1}
+        else:
+            figures = {"accuracy": accuracy, "macro_f1": macro_f1}
+        return {**figures, "roc_auc": mean_of_known(area(*self._by_bin(sums)))} if self.bins else figures
 
     def trials(self, sums):
         n = sums[1]
-        if not self.multi:
-            return {"accuracy": n, "macro_f1": n}
-        # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
         _, predicted, true = self._by_label(sums)
-        decisions = (predicted + true).sum() / 2
-        return {"subset_accuracy": n, "macro_f1": decisions, "micro_f1": decisions}
+        if self.multi:
+            # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
+            decisions = (predicted + true).sum() / 2
+            trials = {"subset_accuracy": n, "macro_f1": decisions, "micro_f1": decisions}
+        else:
+            trials = {"accuracy": n, "macro_f1": n}
+        if self.bins:
+            # No more than twice the rarer side of each curve tells its two sides apart.
+            rarer = np.minimum(true, n - true)[self.curves]
+            trials["roc_auc"] = 2 * rarer.sum()
+        return trials
 
     def details(self, sums, counts):
-        """Return precision, recall, F1 and support of each label, and the confusion matrix (rows are the truth)."""
+        """Return precision, recall, F1, ROC AUC and support of each label, and the confusion matrix (rows: truth)."""
         right, predicted, true = self._by_label(sums)
         columns = {
-            "precision": _ratio(right, predicted),
-            "recall": _ratio(right, true),
-            "f1": _ratio(2 * right, predicted + true),
+            "precision": ratio(right, predicted),
+            "recall": ratio(right, true),
+            "f1": ratio(2 * right, predicted + true),
         }
-        details = {
-            "labels": [
-                {"label": name}
-                | {key: float(values[i]) if np.isfinite(values[i]) else None for key, values in columns.items()}
-                | {"support": round(true[i])}
-                for i, name in enumerate(self.names)
-            ]
-        }
+        details = {}
+        if self.bins:
+            histograms = self._by_bin(sums)
+            areas = area(*histograms)
+            # Of two exclusive labels, both have the one curve's.
+            columns["roc_auc"] = np.broadcast_to(areas, len(self.names)) if len(areas) == 1 else areas
+            details["roc_auc_error"] = known(mean_of_known(uncertainty(*histograms)))
+        details["labels"] = [
+            {"label": name} | {key: known(values[i]) for key, values in columns.items()} | {"support": round(true[i])}
+            for i, name in enumerate(self.names)
+        ]
         if not self.multi:
             ids = range(len(self.names))
             details["confusion"] = [[counts.get((i, j), 0) for j in ids] for i in ids]
@@ -92,16 +136,23 @@ class Classification(Evaluator):
         indicators[answer] = 1
         return indicators
 
+    def _histograms(self, prediction, true):
+        curves = len(self.names[self.curves])
+        histograms = np.zeros((2, curves, self.bins))
+        if (scores := prediction.get("scores")) is not None:
+            if len(scores) != len(self.names):
+                raise PluginError(f"a prediction has {len(scores)} scores for {len(self.names)} labels.")
+            side = np.where(true[self.curves] > 0, 0, 1)
+            histograms[side, np.arange(curves), bin_of(scores[self.curves], self.bins)] = 1
+        return histograms.ravel()
+
     def _by_label(self, sums):
         """Return right, predicted and true, each (..., labels)."""
-        return np.split(sums[..., 2:], 3, axis=-1)
+        return np.split(sums[..., 2 : 2 + 3 * len(self.names)], 3, axis=-1)
 
-
-def _ratio(numerator, denominator):
-    return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
-def _mean_of_known(values):
-    """Return the mean over the last axis without nan; nan where nothing is known."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+    def _by_bin(self, sums):
+        """Return the histograms of examples that have the label and of those that have not, (..., curves, bins)."""
+        histograms = sums[..., 2 + 3 * len(self.names) :]
+        shape = (*sums.shape[:-1], 2, len(self.names[self.curves]), self.bins)
+        positive, negative = np.moveaxis(histograms.reshape(shape), -3, 0)
+        return positive, negative

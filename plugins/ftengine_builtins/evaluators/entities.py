@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 
-from ftengine.api import Evaluator
+from ftengine.api import Evaluator, Judgement
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.ratios import known, ratio
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -41,16 +42,24 @@ class Entities(Evaluator):
                 row += [float(count[kind]) for kind in self.kinds]
         return row
 
+    def judge(self, prediction):
+        """Score the share of words whose tag is right; right where all are. None without words."""
+        pairs = list(zip(prediction["tags"], prediction["predicted_tags"], strict=True))
+        if not pairs:
+            return None
+        share = sum(a == b for a, b in pairs) / len(pairs)
+        return Judgement(share, share == 1)
+
     def metrics(self, sums):
-        accuracy = {"token_accuracy": _ratio(sums[..., 0], sums[..., 1])}
+        accuracy = {"token_accuracy": ratio(sums[..., 0], sums[..., 1])}
         if not self.kinds:
             return accuracy
         right, predicted, true = (x.sum(axis=-1) for x in self._by_kind(sums))
         return {
             **accuracy,
-            "precision": _ratio(right, predicted),
-            "recall": _ratio(right, true),
-            "f1": _ratio(2 * right, predicted + true),
+            "precision": ratio(right, predicted),
+            "recall": ratio(right, true),
+            "f1": ratio(2 * right, predicted + true),
         }
 
     def trials(self, sums):
@@ -66,14 +75,14 @@ class Entities(Evaluator):
             return {}
         right, predicted, true = self._by_kind(sums)
         columns = {
-            "precision": _ratio(right, predicted),
-            "recall": _ratio(right, true),
-            "f1": _ratio(2 * right, predicted + true),
+            "precision": ratio(right, predicted),
+            "recall": ratio(right, true),
+            "f1": ratio(2 * right, predicted + true),
         }
         return {
             "entities": [
                 {"entity": kind}
-                | {key: float(values[i]) if np.isfinite(values[i]) else None for key, values in columns.items()}
+                | {key: known(values[i]) for key, values in columns.items()}
                 | {"support": round(true[i])}
                 for i, kind in enumerate(self.kinds)
             ]
@@ -82,7 +91,3 @@ class Entities(Evaluator):
     def _by_kind(self, sums):
         """Return right, predicted and true, each (..., kinds)."""
         return np.split(sums[..., 2:], 3, axis=-1)
-
-
-def _ratio(numerator, denominator):
-    return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ftengine.api import Evaluator
+from ftengine.api import Evaluator, Judgement
 
 
 class Perplexity(Evaluator):
@@ -18,6 +18,10 @@ class Perplexity(Evaluator):
     def statistics(self, prediction):
         """Return the example's summed negative log-likelihood and its number of predicted tokens."""
         return prediction["loss"], prediction["tokens"]
+
+    def judge(self, prediction):
+        """Score less the loss per token; None where nothing is predicted."""
+        return Judgement(-prediction["loss"] / prediction["tokens"]) if prediction["tokens"] else None
 
     def metrics(self, sums):
         loss = np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)

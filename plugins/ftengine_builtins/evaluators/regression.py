@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ftengine.api import Evaluator
+from ftengine.api import Evaluator, Judgement
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.ratios import known
 
 
 class Regression(Evaluator):
@@ -33,6 +34,11 @@ class Regression(Evaluator):
         v = np.ravel(np.asarray(prediction["value"], dtype=np.float64))
         return np.concatenate([[1.0], t, v, t * t, v * v, t * v, (v - t) ** 2, np.abs(v - t)])
 
+    def judge(self, prediction):
+        """Score less the squared error, the mean over outputs."""
+        t, v = (np.ravel(np.asarray(prediction[key], dtype=np.float64)) for key in ("target", "value"))
+        return Judgement(-float(((v - t) ** 2).mean()))
+
     def metrics(self, sums):
         return {name: values.mean(axis=-1) for name, values in self._by_output(sums).items()}
 
@@ -43,7 +49,7 @@ class Regression(Evaluator):
         by_output = {name: values.tolist() for name, values in self._by_output(sums).items()}
         return {
             "outputs": [
-                {"output": output} | {name: _known(values[i]) for name, values in by_output.items()}
+                {"output": output} | {name: known(values[i]) for name, values in by_output.items()}
                 for i, output in enumerate(self.outputs)
             ]
         }
@@ -66,7 +72,3 @@ def _variation(n, x, xx):
     """Return Σ(x - mean)² from n, Σx and Σx²; nan where it is below the rounding error of the sums."""
     variation = xx - x * x / n
     return np.where(variation > n * np.finfo(np.float64).eps * xx, variation, np.nan)
-
-
-def _known(value):
-    return value if np.isfinite(value) else None

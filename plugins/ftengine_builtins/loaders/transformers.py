@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
+from huggingface_hub import errors
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
@@ -116,10 +117,31 @@ class TransformersLoader(ModelLoader):
             )
         # The hub client raises its own, httpx's and the system's errors; all mean that the model did not come.
         except Exception as error:
-            raise SourceError(
-                f"there is no folder {source!r}, and no hub model of that name could be fetched: {cause(error)} "
-                "Check the spelling, the connection, and for gated models the access token."
-            ) from error
+            raise SourceError(f"there is no folder {source!r}, and {self._why_not_fetched(source, error)}") from error
+
+    def _why_not_fetched(self, source: str, error: Exception) -> str:
+        """Say in a sentence or two why a hub model did not come, and what to do."""
+        if isinstance(error, errors.GatedRepoError):
+            return (
+                f"the hub gives {source!r} only to those who accepted its terms. Accept them on its page, then log in "
+                "with `hf auth login` or set HF_TOKEN."
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"the hub's {source!r} has no revision {self.config.revision!r}. Correct model.loader.revision."
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                f"the hub has no model {source!r}, or shows it only to its owners. Check the spelling; for a private "
+                "model log in with `hf auth login` or set HF_TOKEN."
+            )
+        if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+            return (
+                "the hub cannot be reached and its cache on this machine does not hold a model of that name. Give a "
+                "folder, check the connection (HF_HUB_OFFLINE must not be set), or fetch it where there is one."
+            )
+        return (
+            f"no hub model of that name could be fetched: {cause(error)} Check the spelling, the connection, and for "
+            "gated models the access token."
+        )
 
     def _check_config(self, folder: Path, source: str) -> None:
         refuse_adapter(folder, source)

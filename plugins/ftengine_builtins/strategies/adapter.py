@@ -176,7 +176,7 @@ class Adapter(Strategy):
         """
         self._load(loaded, Path(directory))
 
-    def merge(self, loaded: LoadedModel) -> None:
+    def check_merge(self) -> None:
         """Refuse: the bottleneck's activation has no place in the base's linear maps.
 
         Raises:
@@ -187,6 +187,10 @@ class Adapter(Strategy):
             f"non-linearity ({self.config.non_linearity}), which no weight of the base can hold. "
             "Serve the base with the adapter."
         )
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Refuse, as `check_merge` does."""
+        self.check_merge()
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config

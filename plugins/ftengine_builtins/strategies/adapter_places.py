@@ -212,20 +212,20 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
             near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.6)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise NoMatch(
-                f"strategy.places.{name}: {pattern!r} matches no module of {type(module).__name__}.{hint}"
+                f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}.{hint}"
                 f"{_repeated(module)} A pattern is a regular expression for the whole path."
             )
         for layer, path in enumerate(paths):
             outer = next((other for other in paths if path.startswith(f"{other}.")), None)
             if outer is not None:
                 raise NoMatch(
-                    f"strategy.places.{name}: {pattern!r} matches {outer!r} and {path!r} inside of it. "
+                    f"strategy.places.{name}: '{pattern}' matches {outer!r} and {path!r} inside of it. "
                     "Write a pattern that ends at one of them."
                 )
             width, channels_first = _width(modules[path])
             if not width:
                 raise NoMatch(
-                    f"strategy.places.{name}: {pattern!r} matches {path!r}, a {type(modules[path]).__name__} without a "
+                    f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
             reads = _input_width(modules[path])
@@ -306,7 +306,7 @@ def _candidates(module: nn.Module) -> list[str]:
 
 def _repeated(module: nn.Module) -> str:
     shown = _candidates(module)
-    listed = ", ".join(map(repr, shown[:8]))
+    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])  # as YAML takes it: repr would double the backslashes
     return f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
 
 

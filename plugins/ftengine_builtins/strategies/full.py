@@ -15,7 +15,7 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import copy_into, save_model, trainable
+from ftengine.parameters import copy_into, decayed, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_freezing import freeze
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
@@ -101,8 +101,9 @@ class Full(Strategy):
         if self._levels is None or self.config.layer_decay == 1:
             return super().param_groups(model, learning_rate, weight_decay)
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        decays = decayed(model)
         for name, parameter in trainable(model).items():
-            level, matrix = self._levels.of[name], parameter.ndim > 1
+            level, matrix = self._levels.of[name], name in decays
             rate = learning_rate * self.config.layer_decay ** (self._levels.head - level)
             empty = {"params": [], "lr": rate, "weight_decay": weight_decay if matrix else 0.0}
             groups.setdefault((level, matrix), empty)["params"].append(parameter)

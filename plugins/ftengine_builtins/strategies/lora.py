@@ -12,7 +12,7 @@ from torch import nn
 from ftengine.api import LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.ops import active_backend
-from ftengine.parameters import trainable
+from ftengine.parameters import decayed, trainable
 from ftengine_builtins.strategies import lora_initial, lora_inject, lora_tensors, peft_format
 from ftengine_builtins.strategies.lora_config import LoraConfig, matches
 from ftengine_builtins.strategies.lora_layers import DenseLora, LoraConv1D, LoraEmbedding, LoraLinear
@@ -72,9 +72,10 @@ class Lora(Strategy):
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoraEmbedding)}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in trainable(model).values():
+        decays = decayed(model)
+        for name, parameter in trainable(model).items():
             rate = learning_rate * (self.config.lr_ratio if id(parameter) in fast else 1.0)
-            decay = 0.0 if parameter.ndim <= 1 or id(parameter) in vectors else weight_decay
+            decay = weight_decay if name in decays and id(parameter) not in vectors else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 

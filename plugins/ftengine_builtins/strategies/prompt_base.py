@@ -105,7 +105,7 @@ class VirtualTokenStrategy(Strategy):
                 groups += [group | {"params": members, "lr": rate}] if members else []
         return groups
 
-    def merge(self, loaded: LoadedModel) -> None:
+    def check_merge(self) -> None:
         """Refuse: there is no weight to merge into.
 
         Raises:
@@ -115,3 +115,7 @@ class VirtualTokenStrategy(Strategy):
             f"strategy {self.name} cannot be merged into its base: virtual tokens are part of the input, and no weight "
             "of the base holds them. Serve the base with the adapter folder, which PEFT loads."
         )
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Refuse, as `check_merge` does."""
+        self.check_merge()

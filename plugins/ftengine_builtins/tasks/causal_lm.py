@@ -20,13 +20,14 @@ from ftengine_builtins.tasks.chat import (
     render,
     with_system,
 )
-from ftengine_builtins.tasks.generation import GenerationOptions, generate, stop_tokens
+from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
     content_of,
     read_text,
     shape_of,
+    texts_of,
 )
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.spans import encode_spans
@@ -67,6 +68,8 @@ class CausalLM(Task):
     Config = CausalLMConfig
     default_evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
+    answers = ANSWERS
+    smooths = compares = True
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
@@ -96,6 +99,10 @@ class CausalLM(Task):
                 for message in example["messages"]
             ],
         }
+
+    def texts(self, example: Example) -> list[str]:
+        """Return what every message says, or prompt and completion, or the text."""
+        return texts_of(example)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
@@ -127,7 +134,11 @@ class CausalLM(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """Return (summed cross entropy of the labelled tokens, their number)."""
-        return self._loss.sum(model, _inputs(batch), batch["labels"])
+        keep = self.keeps_pass and model.training
+        return self._loss.sum(model, _inputs(batch), batch["labels"], self.smoothing(model), keep)
+
+    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._loss.divergence(model, _inputs(batch), batch["labels"], self.smoothing(model))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
@@ -150,10 +161,28 @@ class CausalLM(Task):
         Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
         and made anew. Options are those of `GenerationOptions`; all examples form one batch.
         """
-        chosen, processor = GenerationOptions.read(options), loaded.processor
-        prompts = [self._prompt(example, processor) for example in examples]
-        answers = generate(loaded, prompts, chosen, _stop_tokens(loaded)) if prompts else []
-        return [{"completion": processor.decode(answer, skip_special_tokens=True)} for answer in answers]
+        chosen = GenerationOptions.read(options)
+        prompts = [self._prompt(example, loaded.processor) for example in examples]
+        return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
+
+    def answer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return {"prompt", "completion", "reference"} for each row: what was asked, answered and to be answered.
+
+        Of a conversation that is the assistant's last turn, of a text the second half of its tokens, in answer to
+        what stands before. The reference is None where a row has nothing to be answered. Options are those of
+        `GenerationOptions`; all examples form one batch. A prompt that leaves no room for its answer loses its
+        beginning, and at most half of what the model reads is generated.
+        """
+        asked = [self._asked(example, loaded.processor) for example in examples]
+        prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
+        return [
+            {"prompt": prompt, "completion": text, "reference": reference}
+            for text, (_, prompt, reference) in zip(
+                complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True
+            )
+        ]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
@@ -190,6 +219,27 @@ class CausalLM(Task):
             return _plain(processor, render(processor, question, prompt=True))
         ids = _plain(processor, read_text(example, shape))
         return _begin(processor, ids) + ids
+
+    def _asked(self, example: Example, processor: Any) -> tuple[list[int], str, str | None]:
+        """Return the tokens and the text of a row's prompt, and what is to be answered."""
+        shape = shape_of(example, answered=False)
+        if self._is_chat(shape, processor):
+            messages = with_system(as_messages(example, shape), self.config.system)
+            replies = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
+            question = messages[: replies[-1]] if replies else messages
+            reference = messages[replies[-1]]["content"] if replies else None
+            said = [f"{message['role']}: {message['content']}" for message in question]
+            prompt = question[0]["content"] if len(question) == 1 else "\n".join(said)
+            return _plain(processor, render(processor, question, prompt=True)), prompt, reference
+        text = read_text(example, shape)
+        ids = _plain(processor, text)
+        if shape == "prompt":
+            reference = example.get("completion")
+        else:
+            half = (len(ids) + 1) // 2
+            text, reference = processor.decode(ids[:half]), processor.decode(ids[half:]) or None
+            ids = ids[:half]
+        return _begin(processor, ids) + ids, text, reference
 
     def _is_chat(self, shape: str, processor: Any) -> bool:
         """Say whether a row of this shape is written in the chat template.

@@ -16,6 +16,9 @@ from ftengine_builtins.tasks.lengths import attention_mask, pad
 from ftengine_builtins.tasks.modes import evaluating
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 
+ANSWERS = frozenset({"completion", "reference", "prompt"})
+"""Keys of what a language model's `answer` returns of an example; the reference is None where the row has none."""
+
 
 class GenerationOptions(Config):
     """How answers are generated."""
@@ -94,6 +97,28 @@ def generate(
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
     return [_until(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+
+
+def complete(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
+) -> list[str]:
+    """Answer prompts as `generate` does; return the answers as text, without special tokens."""
+    answers = generate(loaded, prompts, options, stop) if prompts else []
+    return [loaded.processor.decode(answer, skip_special_tokens=True) for answer in answers]
+
+
+def made_to_fit(
+    loaded: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
+) -> tuple[list[list[int]], GenerationOptions]:
+    """Return prompts and options that a decoder has room for, so that a long row does not end an evaluation.
+
+    At most half of what the model reads is generated; a prompt that leaves less room loses its beginning.
+    """
+    if loaded.max_length is None:
+        return list(prompts), options
+    new = max(1, min(options.max_new_tokens, loaded.max_length // 2))
+    room = loaded.max_length - new
+    return [prompt[-room:] for prompt in prompts], options.model_copy(update={"max_new_tokens": new})
 
 
 def stop_tokens(loaded: LoadedModel) -> list[int]:

@@ -59,6 +59,10 @@ class ImageClassification(LabelledTask):
         column = self.config.image
         return {**example, column: change(read_image(example.get(column), column))}
 
+    def texts(self, example: Example) -> list[str]:
+        """Return nothing: an image has no text, and its path is not read."""
+        return []
+
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
         value = example.get(self.config.image)

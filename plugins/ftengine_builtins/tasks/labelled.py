@@ -6,16 +6,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, InputError, did_you_mean
-from ftengine_builtins.tasks.class_labels import in_order, kind_of, read_name, read_names, read_number, unknown_label
+from ftengine_builtins.tasks.class_labels import (
+    as_number,
+    in_order,
+    kind_of,
+    read_name,
+    read_names,
+    read_number,
+    unknown_label,
+)
+from ftengine_builtins.tasks.label_losses import label_divergences, label_losses
 from ftengine_builtins.tasks.modes import evaluating
 
-PREDICTS = {"single": ("label", "predicted"), "multi": ("label", "predicted"), "regression": ("target", "value")}
+_CLASSES = ("label", "predicted", "scores", "logits", "loss")
+PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
+DEFAULT_EVALUATORS = {
+    "single": ("classification", "calibration"),
+    "multi": ("classification",),
+    "regression": ("regression",),
+}
+LIKELIEST = 5
+"""Scores that a reader is shown."""
 
 
 class LabelledConfig(Config):
@@ -37,8 +53,10 @@ class LabelledTask(Task):
     """
 
     Config = LabelledConfig
-    default_evaluators = ("classification",)
+    default_evaluators = DEFAULT_EVALUATORS["single"]
     predicts = frozenset(PREDICTS["single"])
+    _pass: Tensor | None = None
+    """(examples, labels) logits of the last `loss`, where `keeps_pass`."""
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
@@ -100,6 +118,22 @@ class LabelledTask(Task):
                     if name not in self._ids:
                         raise DataError(f"{unknown_label(name, names)} Put it into training too ({split} split).")
 
+    def target(self, example: Example) -> str | float | list[str] | None:
+        """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
+
+        With kind: auto, each row is taken by itself, as this is asked before the data is bound.
+        """
+        value, kind = example.get(self.config.label), self.config.kind
+        try:
+            if kind == "multi" or (kind == "auto" and isinstance(value, (list, tuple))):
+                return sorted(read_names(value, self.config.separator))
+            number = as_number(value)
+            if kind == "regression" or (kind == "auto" and number is not None and not number.is_integer()):
+                return read_number(value)
+            return read_name(value)
+        except DataError:
+            return None
+
     def state(self) -> dict[str, Any]:
         return {"kind": self.labels.kind, "names": list(self.labels.names)} if self.labels else {}
 
@@ -125,15 +159,29 @@ class LabelledTask(Task):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (sum over examples, their number) of cross entropy, mean binary cross entropy or squared error."""
-        losses = self._losses(self.outputs(model, batch), batch["labels"])
+        """Return (sum over examples, their number) of cross entropy, mean binary cross entropy or squared error.
+
+        Where kind is single, labels may be the (examples, labels) probabilities of mixed examples. In training mode
+        the targets are smoothed by `label_smoothing`.
+        """
+        logits = self.outputs(model, batch)
+        if self.keeps_pass and model.training:
+            self._pass = logits
+        losses = self._losses(logits, batch["labels"], self.smoothing(model))
         return losses.sum(), len(losses)
+
+    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        first, self._pass = self._pass, None
+        second = self.outputs(model, batch)
+        losses = self._losses(second, batch["labels"], self.smoothing(model))
+        return losses.mean(), label_divergences(self._kind, first, second).mean()
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return each example's truth, answer and loss; {label, predicted, scores} or {target, value}.
+        """Return each example's truth, answer and loss; {label, predicted, scores, logits} or {target, value}.
 
-        With several labels, label and predicted are lists of 0 and 1, one number a name.
+        With several labels, label and predicted are lists of 0 and 1, one number a name; so are scores
+        (probabilities) and logits with any kind.
         """
         logits, labels = self.outputs(model, batch), batch["labels"]
         losses = self._losses(logits, labels).tolist()
@@ -141,8 +189,8 @@ class LabelledTask(Task):
             keys, columns = ("target", "value", "loss"), (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
         else:
             truth = labels.tolist() if self._kind == "single" else labels.long().tolist()
-            keys = ("label", "predicted", "scores", "loss")
-            columns = (truth, self._decide(logits), self._scores(logits), losses)
+            keys = PREDICTS[self._kind]
+            columns = (truth, self._decide(logits), self._scores(logits), logits.tolist(), losses)
         return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
     @torch.no_grad()
@@ -170,6 +218,14 @@ class LabelledTask(Task):
             return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
         return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
 
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        """Return names instead of ids, and of the scores the five highest."""
+        if self._kind == "regression":
+            return dict(prediction)
+        answers = {key: self.told(prediction[key]) for key in ("label", "predicted")}
+        scores = sorted(zip(self.labels.names, prediction["scores"], strict=True), key=lambda x: -x[1])
+        return {**answers, "scores": dict(scores[:LIKELIEST])}
+
     def told(self, label: Any) -> str:
         """Return an encoded label as a reader sees it."""
         if self._kind == "single":
@@ -180,7 +236,8 @@ class LabelledTask(Task):
         self.labels = Labels(kind, tuple(names))
         self._kind, self._ids = kind, {name: i for i, name in enumerate(names)}
         self.predicts = frozenset(PREDICTS[kind])
-        self.default_evaluators = ("regression",) if kind == "regression" else ("classification",)
+        self.default_evaluators = DEFAULT_EVALUATORS[kind]
+        self.smooths = self.compares = kind != "regression"
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""
@@ -202,14 +259,9 @@ class LabelledTask(Task):
             return self._ids[names[0]]
         return [int(name in names) for name in self.labels.names]
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _losses(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """Return (examples,) losses."""
-        if self._kind == "single":
-            return F.cross_entropy(logits, labels, reduction="none")
-        labels = labels.to(logits.dtype)
-        if self._kind == "multi":
-            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
-        return F.mse_loss(logits, labels, reduction="none").mean(dim=1)
+        return label_losses(self._kind, logits, labels, smoothing)
 
     def _decide(self, logits: Tensor) -> list[Any]:
         """Return the likeliest id, or for several labels 1 where a label is likelier than not."""

@@ -113,6 +113,14 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
     return messages
 
 
+def texts_of(example: Example) -> list[str]:
+    """Return every text of a row that a language model reads or learns; never raises."""
+    content = content_of(example)
+    if content and isinstance(content[0], list):  # [role, content] of each message
+        content = [message[1] for message in content if isinstance(message, list)]
+    return [text for text in content if isinstance(text, str)]
+
+
 def content_of(example: Example) -> Any:
     """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
     for names in _SHAPES:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
-from ftengine_builtins.tasks.generation import GenerationOptions, generate, stop_tokens
+from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
@@ -43,6 +43,8 @@ class Seq2SeqLM(Task):
     Config = Seq2SeqLMConfig
     default_evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
+    answers = ANSWERS
+    smooths = compares = True
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
@@ -58,6 +60,10 @@ class Seq2SeqLM(Task):
     def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
         """Change the prompt; `task.prefix` is put in front of it afterwards."""
         return {**example, "prompt": change(read_text(example, "prompt"))}
+
+    def texts(self, example: Example) -> list[str]:
+        """Return prompt and completion."""
+        return [value for name in ("prompt", "completion") if isinstance(value := example.get(name), str)]
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.
@@ -87,7 +93,11 @@ class Seq2SeqLM(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """Return (summed cross entropy of the completions' tokens, their number)."""
-        return self._loss.sum(model, _inputs(model, batch), batch["labels"])
+        keep = self.keeps_pass and model.training
+        return self._loss.sum(model, _inputs(model, batch), batch["labels"], self.smoothing(model), keep)
+
+    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._loss.divergence(model, _inputs(model, batch), batch["labels"], self.smoothing(model))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of completion tokens."""
@@ -110,14 +120,31 @@ class Seq2SeqLM(Task):
 
         Options are those of `GenerationOptions`; all examples form one batch.
         """
-        chosen, processor = GenerationOptions.read(options), loaded.processor
-        prompts = [self._prompt(example, processor, loaded.max_length)[0] for example in examples]
-        answers = generate(loaded, prompts, chosen, stop_tokens(loaded)) if prompts else []
-        return [{"completion": processor.decode(answer, skip_special_tokens=True)} for answer in answers]
+        return [{"completion": text} for text in self._complete(loaded, examples, GenerationOptions.read(options))]
+
+    def answer(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
+
+        Options are those of `GenerationOptions`; no more is generated than the model writes. All examples form one
+        batch.
+        """
+        chosen = GenerationOptions.read(options)
+        if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
+            chosen = chosen.model_copy(update={"max_new_tokens": loaded.max_length})
+        return [
+            {"prompt": example["prompt"], "completion": text, "reference": example.get("completion")}
+            for text, example in zip(self._complete(loaded, examples, chosen), examples, strict=True)
+        ]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
         return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
+
+    def _complete(self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+        prompts = [self._prompt(example, loaded.processor, loaded.max_length)[0] for example in examples]
+        return complete(loaded, prompts, options, stop_tokens(loaded))
 
     def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], bool]:
         """Return what the encoder reads, and whether it was cut (on the right, before the special tokens)."""

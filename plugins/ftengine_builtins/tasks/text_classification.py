@@ -51,6 +51,11 @@ class TextClassification(LabelledTask):
         columns = [column for column in (self.config.text, self.config.pair) if column is not None]
         return {**example, **{column: change(example[column]) for column in columns}}
 
+    def texts(self, example: Example) -> list[str]:
+        """Return the text, or both of a pair."""
+        columns = (self.config.text, self.config.pair)
+        return [value for column in columns if column and isinstance(value := example.get(column), str)]
+
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
         texts = self._texts(example)

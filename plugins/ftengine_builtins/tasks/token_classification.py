@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, 
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.tasks.class_labels import in_order, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
+from ftengine_builtins.tasks.label_losses import label_divergences, label_losses
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.modes import evaluating
 from ftengine_builtins.tasks.tagged_rows import (
@@ -56,6 +56,9 @@ class TokenClassification(Task):
     Config = TokenClassificationConfig
     default_evaluators = ("entities",)
     predicts = frozenset({"tags", "predicted_tags"})
+    smooths = compares = True
+    _pass: Tensor | None = None
+    """(words, tags) logits of the last `loss`, where `keeps_pass`."""
 
     def check(self, columns: Sequence[str]) -> None:
         check_columns(columns)
@@ -97,6 +100,17 @@ class TokenClassification(Task):
         """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
         return row_identity(example)
 
+    def texts(self, example: Example) -> list[str]:
+        """Return the words of a row as one text; nothing where they cannot be read."""
+        try:
+            return [read_words(example).text]
+        except DataError:
+            return []
+
+    def target(self, example: Example) -> list[str] | None:
+        """Return the tags, one a word; None where they cannot be read."""
+        return list(self._tags_of(example)) or None
+
     def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
         """Change every word by itself, so that tags stay with their words.
 
@@ -125,10 +139,16 @@ class TokenClassification(Task):
         return {**_stack(features, processor), "labels": pad([f["labels"] for f in features], IGNORED)}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (summed cross entropy of the tagged words, their number)."""
-        wanted = batch["labels"] != IGNORED
-        losses = F.cross_entropy(self.outputs(model, batch)[wanted], batch["labels"][wanted], reduction="sum")
-        return losses, int(wanted.sum())
+        """Return (summed cross entropy of the tagged words, their number); smoothed in training mode."""
+        logits, labels = self._tagged(model, batch)
+        if self.keeps_pass and model.training:
+            self._pass = logits
+        return self._losses(model, logits, labels).sum(), len(labels)
+
+    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        first, self._pass = self._pass, None
+        second, labels = self._tagged(model, batch)
+        return self._losses(model, second, labels).mean(), label_divergences("single", first, second).mean()
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
@@ -145,6 +165,10 @@ class TokenClassification(Task):
             {"tags": truth[mask].tolist(), "predicted_tags": answer[mask].tolist()}
             for truth, answer, mask in zip(batch["labels"], predicted, wanted, strict=True)
         ]
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the tags' names."""
+        return {key: [self.labels.names[i] for i in prediction[key]] for key in ("tags", "predicted_tags")}
 
     def check_input(self, example: Example) -> None:
         """Refuse a row without words."""
@@ -183,6 +207,15 @@ class TokenClassification(Task):
             if label != IGNORED:
                 pieces += [(self.labels.names[label], True), (" ", False)]
         return pieces
+
+    def _tagged(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (words, tags) logits and (words,) ids of the tagged words."""
+        wanted = batch["labels"] != IGNORED
+        return self.outputs(model, batch)[wanted], batch["labels"][wanted]
+
+    def _losses(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (words,) losses."""
+        return label_losses("single", logits, labels, self.smoothing(model))
 
     def _learn(self, names: Sequence[str]) -> None:
         kind = PlainLabels if self.config.scheme == "plain" else Labels

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ftengine_builtins.tasks.label_losses import divergence
 from ftengine_builtins.tasks.modes import evaluating
 
 IGNORED = -100
@@ -36,6 +38,9 @@ PROBE_TOKENS = 4
 Tail = Callable[[Tensor], Tensor]
 """What a model does with the output of its head, position by position: nothing, a cap, a scale."""
 
+Criterion = Callable[..., Tensor]
+"""Turns (n,) targets and the (n, V) logits of one or more passes into a sum over the n positions."""
+
 
 class TokenLoss:
     """Sums of cross entropy over labelled tokens of one or more models.
@@ -48,8 +53,16 @@ class TokenLoss:
     def __init__(self, ahead: int = 1) -> None:
         self._ahead = ahead
         self._tails: WeakKeyDictionary[nn.Module, Tail | None] = WeakKeyDictionary()
+        self._pass: _Labelled | None = None
 
-    def sum(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, int]:
+    def sum(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        smoothing: float = 0.0,
+        keep: bool = False,
+    ) -> tuple[Tensor, int]:
         """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
 
         Args:
@@ -57,10 +70,26 @@ class TokenLoss:
             inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
             labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
                 not shifted), `IGNORED` where nothing is trained.
+            smoothing: ε of label smoothing, as torch's cross entropy takes it.
+            keep: keep this pass for `divergence`.
         """
         found = self._labelled(model, inputs, labels)
-        parameters = found.parameters if torch.is_grad_enabled() else ()
-        return _ChunkedSum.apply(found.states, found.targets, found.logits, *parameters), len(found.targets)
+        self._pass = found if keep else None
+        return found.total(partial(_cross_entropy, smoothing=smoothing)), len(found.targets)
+
+    def divergence(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Run the model again after `sum(…, keep=True)`; return this pass's loss and the divergence of the two passes.
+
+        Both are means over labelled tokens, in at least fp32. Of both passes only the states of labelled tokens are
+        kept, and the logits of `CHUNK` positions exist at a time, as in `sum`.
+        """
+        first, self._pass = self._pass, None
+        assert first is not None
+        second, count = self._labelled(model, inputs, labels), max(1, len(first.targets))
+        loss = second.total(partial(_cross_entropy, smoothing=smoothing))
+        return loss / count, second.total(_divergence, first.states) / count
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,12 +142,30 @@ class _Labelled:
     logits: Callable[[Tensor], Tensor]
     parameters: tuple[nn.Parameter, ...]
 
+    def total(self, criterion: Criterion, *others: Tensor) -> Tensor:
+        """Return a criterion's sum over all positions.
+
+        Args:
+            others: states of other passes over the same positions, as `states`.
+        """
+        parameters = self.parameters if torch.is_grad_enabled() else ()
+        states = (self.states, *others)
+        return _ChunkedSum.apply(criterion, self.targets, self.logits, len(states), *states, *parameters)
+
     def chunks(self) -> Iterator[tuple[Tensor, ...]]:
         return zip(*(x.split(CHUNK) if len(x) else () for x in (self.states, self.targets, self.examples)), strict=True)
 
 
+def _cross_entropy(targets: Tensor, logits: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+
+
+def _divergence(targets: Tensor, second: Tensor, first: Tensor) -> Tensor:
+    return divergence(first, second).sum()
+
+
 class _ChunkedSum(torch.autograd.Function):
-    """Summed cross entropy whose gradients are computed in the forward pass, a chunk at a time.
+    """A sum over positions whose gradients are computed in the forward pass, a chunk at a time.
 
     Nothing is computed twice, and dropout inside the head draws once. Parameters' gradients are added up
     in at least fp32; where none is trainable, none is computed.
@@ -126,24 +173,31 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], *parameters: nn.Parameter
+        ctx: Any,
+        criterion: Criterion,
+        targets: Tensor,
+        logits: Callable[[Tensor], Tensor],
+        passes: int,
+        *tensors: Tensor,
     ) -> Tensor:
-        leaves = [states, *parameters] if states.requires_grad else list(parameters)
-        total = torch.zeros((), dtype=_wide(states.dtype), device=states.device)
-        slopes = torch.zeros_like(states) if states.requires_grad else None
+        """Add up criterion(targets, logits(states), …) for the states of so many passes; parameters follow them."""
+        states, parameters = tensors[:passes], tensors[passes:]
+        total = torch.zeros((), dtype=_wide(states[0].dtype), device=states[0].device)
+        slopes = [torch.zeros_like(s) if s.requires_grad else None for s in states]
         sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in parameters]
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
-            chunk = states[rows].detach().requires_grad_(states.requires_grad)
+            chunks = [s[rows].detach().requires_grad_(s.requires_grad) for s in states]
+            leaves = [chunk for chunk in chunks if chunk.requires_grad] + list(parameters)
             with torch.set_grad_enabled(bool(leaves)):
-                loss = F.cross_entropy(logits(chunk), targets[rows], reduction="sum")
-            total += loss.detach()
+                part = criterion(targets[rows], *(logits(chunk) for chunk in chunks))
+            total += part.detach()
             if not leaves:
                 continue
-            if slopes is None:
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            else:
-                slopes[rows], *gradients = torch.autograd.grad(loss, [chunk, *parameters], allow_unused=True)
+            gradients = iter(torch.autograd.grad(part, leaves, allow_unused=True))
+            for slope in slopes:
+                if slope is not None:
+                    slope[rows] = next(gradients)
             for added, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
                     added += gradient
@@ -153,8 +207,9 @@ class _ChunkedSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = None if ctx.slopes is None else (ctx.slopes * upstream).to(ctx.slopes.dtype)
-        return slopes, None, None, *((s * upstream).to(dtype) for s, dtype in zip(ctx.sums, ctx.dtypes, strict=True))
+        slopes = [None if slope is None else (slope * upstream).to(slope.dtype) for slope in ctx.slopes]
+        sums = [(s * upstream).to(dtype) for s, dtype in zip(ctx.sums, ctx.dtypes, strict=True)]
+        return None, None, None, None, *slopes, *sums
 
 
 @torch.no_grad()

@@ -5,23 +5,28 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
 from sklearn import metrics
 
-from ftengine.api import EvaluationContext, Labels
+from ftengine.api import EvaluationContext, Judgement, Labels
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.resampling import poisson_weights
 from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.roc import BUDGET, bin_of, bins_for
 
 NAMES = ("business", "politics", "sport", "tech")
 B = 60
 
 
-def accumulate(labels, predicted, kind="single", names=NAMES, resamples=B):
+def accumulate(labels, predicted, kind="single", names=NAMES, resamples=B, scores=None):
     context = EvaluationContext("text-classification", Labels(kind, names))
     accumulator = Accumulator([Classification()], context, resamples, predicts=Classification.reads)
     for index, (label, guess) in enumerate(zip(labels, predicted, strict=True)):
-        accumulator.update(index, {"label": label, "predicted": guess})
+        prediction = {"label": label, "predicted": guess}
+        accumulator.update(index, prediction if scores is None else {**prediction, "scores": scores[index]})
     return accumulator
 
 
@@ -53,7 +58,7 @@ def multi(n, seed=0):
 def test_single_label_figures_equal_scikit_learns():
     label, predicted = single(40)
     values = values_of(accumulate(label, predicted))
-    assert values.keys() == {"accuracy", "macro_f1"}
+    assert values.keys() == {"accuracy", "macro_f1", "roc_auc"}
     for k, rows in enumerate(every_resample(40)):
         y, p = np.array(label)[rows], np.array(predicted)[rows]
         assert values["accuracy"][k] == pytest.approx(metrics.accuracy_score(y, p), rel=1e-12)
@@ -69,7 +74,7 @@ def test_a_label_that_never_occurs_does_not_lower_macro_f1():
 def test_multi_label_figures_equal_scikit_learns():
     label, predicted = multi(40)
     values = values_of(accumulate(label, predicted, "multi"))
-    assert values.keys() == {"subset_accuracy", "macro_f1", "micro_f1"}
+    assert values.keys() == {"subset_accuracy", "macro_f1", "micro_f1", "roc_auc"}
     for k, rows in enumerate(every_resample(40)):
         y, p = np.array(label)[rows], np.array(predicted)[rows]
         assert values["subset_accuracy"][k] == pytest.approx(metrics.accuracy_score(y, p), rel=1e-12)
@@ -109,10 +114,14 @@ def test_confusion_matrix_is_not_resampled():
 def test_all_right_and_all_wrong_keep_an_interval(kind):
     answers = [0, 1, 2, 3] * 5 if kind == "single" else [[1, 0, 0, 1], [0, 1, 1, 0]] * 10
     wrong = [1, 2, 3, 0] * 5 if kind == "single" else [[0, 1, 1, 0], [1, 0, 0, 1]] * 10
-    for metric in accumulate(answers, answers, kind).results().values():
+    for name, metric in accumulate(answers, answers, kind).results().items():
+        if name == "roc_auc":
+            continue
         assert metric.value == metric.high == 1
         assert metric.low == pytest.approx(0.839, abs=5e-4)  # Wilson's for 20 of 20
-    for metric in accumulate(answers, wrong, kind).results().values():
+    for name, metric in accumulate(answers, wrong, kind).results().items():
+        if name == "roc_auc":
+            continue
         assert metric.value == metric.low == 0
         assert metric.high == pytest.approx(0.161, abs=5e-4)
 
@@ -139,3 +148,130 @@ def test_an_id_that_is_no_label_is_refused(label):
 def test_a_list_of_another_length_is_refused():
     with pytest.raises(PluginError, match="has 4 numbers"):
         accumulate([[0, 1]], [[0, 1]], "multi")
+
+
+def scored(n, classes, kind="single", seed=0):
+    """Labels, answers and scores of a classifier that is right more often than not; scores are those of float32."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, classes))
+    if kind == "single":
+        label = (logits + rng.gumbel(0, 3, (n, classes))).argmax(axis=1)
+        scores = softmax(logits, axis=1).astype(np.float32).astype(float)
+        return label, scores.argmax(axis=1), scores
+    scores = expit(logits).astype(np.float32).astype(float)
+    return (rng.random((n, classes)) < scores).astype(int), (scores > 0.5).astype(int), scores
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(2, "single"), (5, "single"), (40, "single"), (5, "multi")])
+def test_roc_auc_equals_scikit_learns_within_the_error_that_the_details_tell(classes, kind):
+    label, predicted, scores = scored(1500, classes, kind)
+    accumulator = accumulate(
+        label.tolist(), predicted.tolist(), kind, tuple(map(str, range(classes))), 2, scores.tolist()
+    )
+    details = accumulator.details()["classification"]
+    value, error = accumulator.figures()["roc_auc"].value, details["roc_auc_error"]
+    if kind == "single" and classes == 2:
+        expected = metrics.roc_auc_score(label, scores[:, 1])
+    else:
+        expected = metrics.roc_auc_score(label, scores, multi_class="ovr", average="macro")
+    assert abs(value - expected) <= error
+    assert abs(value - expected) < 0.002  # bins of a third of a unit of log-odds, and two thirds with 40 labels
+    assert error < 0.05
+    truth = label if kind == "multi" else np.eye(classes)[label]
+    for i, row in enumerate(details["labels"]):
+        assert row["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth[:, i], scores[:, i]), abs=0.01)
+
+
+def test_roc_auc_of_resamples_is_that_of_the_repeated_examples():
+    label, predicted, scores = scored(60, 3)
+    values = values_of(accumulate(label.tolist(), predicted.tolist(), names=("a", "b", "c"), scores=scores.tolist()))
+    binned = bin_of(scores, bins_for(3))
+    for k, rows in enumerate(every_resample(60)):
+        each = [
+            metrics.roc_auc_score(label[rows] == c, binned[rows, c])
+            for c in range(3)
+            if 0 < (label[rows] == c).mean() < 1
+        ]
+        assert values["roc_auc"][k] == pytest.approx(np.mean(each), rel=1e-12)
+
+
+def test_scores_that_say_nothing_give_one_half():
+    accumulator = accumulate([0, 1, 2, 3] * 5, [0] * 20, scores=[[0.25] * 4] * 20)
+    assert accumulator.figures()["roc_auc"].value == 0.5
+    assert accumulator.details()["classification"]["roc_auc_error"] == 0.5
+
+
+def test_a_label_that_is_missing_has_no_roc_auc_and_is_left_out_of_the_mean():
+    scores = [[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]] * 5
+    accumulator = accumulate([0, 1] * 5, [0, 1] * 5, scores=scores)
+    assert accumulator.figures()["roc_auc"].value == 1
+    assert [row["roc_auc"] for row in accumulator.details()["classification"]["labels"]] == [1, 1, None, None]
+
+
+@pytest.mark.parametrize("labels", [[0] * 10, [0, 1] * 5])
+def test_one_class_or_no_scores_leave_roc_auc_undefined(labels):
+    scores = [[1.0, 0.0, 0.0, 0.0]] * 10 if len(set(labels)) == 1 else None
+    accumulator = accumulate(labels, labels, scores=scores)
+    assert math.isnan(accumulator.figures()["roc_auc"].value)
+    assert accumulator.results()["roc_auc"].low is None
+    json.dumps(accumulator.details(), allow_nan=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30), st.integers(16, 128))
+def test_a_higher_score_never_has_a_lower_bin(scores, bins):
+    found = bin_of(np.sort(scores), bins)
+    assert (np.diff(found) >= 0).all()
+    assert found.min() >= 0
+    assert found.max() < bins
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 256, 257, 1000])
+def test_memory_stays_bounded_with_many_classes(classes):
+    names = tuple(map(str, range(classes)))
+    evaluator = Classification()
+    evaluator.bind(EvaluationContext("some-task", Labels("single", names)))
+    row = evaluator.statistics({"label": 0, "predicted": 1, "scores": [1 / classes] * classes})
+    assert len(row) <= 2 + 3 * classes + BUDGET
+    assert 8 * 1001 * BUDGET < 66e6  # bytes of the sums of all resamples
+    assert ("roc_auc" in evaluator.higher_is_better) == (classes <= 256)
+
+
+def test_sums_of_two_processes_equal_one_pass():
+    label, predicted, scores = scored(100, 4)
+    context = EvaluationContext("text-classification", Labels("single", NAMES))
+    parts = [Accumulator([Classification()], context, B) for _ in range(2)]
+    for i in range(100):
+        prediction = {"label": int(label[i]), "predicted": int(predicted[i]), "scores": scores[i].tolist()}
+        parts[i % 2].update(i, prediction)
+    parts[0].merge(parts[1])
+    whole = accumulate(label.tolist(), predicted.tolist(), scores=scores.tolist())
+    assert parts[0].results() == whole.results()
+    assert parts[0].details() == whole.details()
+
+
+def test_a_perfect_ranking_keeps_an_interval():
+    scores = [[0.9, 0.1], [0.2, 0.8]] * 10
+    metric = accumulate([0, 1] * 10, [0, 1] * 10, names=("no", "yes"), scores=scores, resamples=500).results()[
+        "roc_auc"
+    ]
+    assert metric.value == metric.high == 1
+    assert metric.low == pytest.approx(0.839, abs=5e-4)  # Wilson's for 20 of 20
+
+
+def test_an_example_is_judged_by_the_probability_of_the_truth():
+    evaluator = Classification()
+    evaluator.bind(EvaluationContext("some-task", Labels("single", NAMES)))
+    prediction = {"label": 2, "predicted": 0, "scores": [0.5, 0.1, 0.3, 0.1]}
+    assert evaluator.judge(prediction) == Judgement(0.3, False)
+    assert evaluator.judge({**prediction, "predicted": 2}).right is True
+    assert evaluator.judge({"label": 2, "predicted": 2}) == Judgement(1.0, True)
+    evaluator.bind(EvaluationContext("some-task", Labels("multi", ("a", "b"))))
+    several = {"label": [1, 0], "predicted": [1, 1], "scores": [0.9, 0.6]}
+    assert evaluator.judge(several).score == pytest.approx((0.9 + 0.4) / 2)
+    assert evaluator.judge(several).right is False
+
+
+def test_scores_for_other_labels_are_refused():
+    with pytest.raises(PluginError, match="3 scores for 4 labels"):
+        accumulate([0], [0], scores=[[0.1, 0.2, 0.7]])

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_llama
 from transformers import (
@@ -422,13 +423,24 @@ def test_hub_model_with_pickles_only_is_refused(hub, llama, tmp_path) -> None:
         TransformersLoader().load(LoadRequest("owner/name", "causal-lm"))
 
 
-def test_model_that_is_nowhere_says_both_places(monkeypatch) -> None:
-    def unreachable(*_, **__):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.LocalEntryNotFoundError, "the hub cannot be reached and its cache"),
+        (errors.RepositoryNotFoundError, "the hub has no model 'my_modle', or shows it only to its owners"),
+        (errors.GatedRepoError, "only to those who accepted its terms.*hf auth login"),
+        (errors.RevisionNotFoundError, "has no revision 'v9'"),
+        (OSError, "no hub model of that name could be fetched: OSError: went wrong"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_hub_model_that_does_not_come_says_why(monkeypatch, error, expected) -> None:
+    def fail(*_, **__):
+        raise error.__new__(error, "went wrong")  # the hub's own want a response of whatever client is behind them
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(SourceError, match=r"no folder 'my_modle', and no hub model.*no connection"):
-        TransformersLoader().check("my_modle")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(SourceError, match=f"^there is no folder 'my_modle', and .*{expected}"):
+        TransformersLoader(TransformersLoader.Config(revision="v9")).check("my_modle")
 
 
 def test_revision_of_a_folder_is_refused(llama_folder) -> None:

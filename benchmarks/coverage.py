@@ -1,0 +1,265 @@
+"""How often the 95 % intervals hold the truth, and how often a detectable difference is found, by simulation.
+
+    python benchmarks/coverage.py [--runs 1000] [--examples 50 200 1000]
+
+Each world draws data sets whose true figures are known. Language: lengths are lognormal (σ = 1: the longest of
+20 examples is some 6 times the median), the loss of an example depends on its length and on how hard it is for
+both models; tuned is 8 % better. Classes: five of unequal frequency; base and tuned are right on 90 % each,
+together more often than chance. Slices: four, of which one is served worse. Scores: a class whose log-odds are
+normal, and probabilities that are 0.1 too high. The table is printed as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from ftengine.api import EvaluationContext, Evaluator, Labels, Prediction
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare
+from ftengine.evaluation.slices import Slicing, gap_of, slice_report
+from ftengine_builtins.evaluators.calibration import Calibration
+from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.language import Perplexity
+
+FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
+SHARES = np.array([0.4, 0.3, 0.2, 0.1])
+"""Of the four slices."""
+RIGHT = np.array([0.9, 0.9, 0.9, 0.75])
+"""Accuracy in each slice."""
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Held:
+    """An interval of one simulated set: what it is of, its ends, and the truth."""
+
+    figure: str
+    low: float | None
+    high: float | None
+    truth: float
+
+    @property
+    def holds(self) -> bool:
+        return self.low is not None and self.high is not None and self.low <= self.truth <= self.high
+
+
+def accumulate(
+    evaluator: Evaluator, context: EvaluationContext, predictions: Iterable[Prediction], seed: int, resamples: int
+) -> Accumulator:
+    """Add predictions up, in their order."""
+    accumulator = Accumulator([evaluator], context, resamples, seed)
+    for index, prediction in enumerate(predictions):
+        accumulator.update(index, prediction)
+    return accumulator
+
+
+def language(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
+    """Mean loss per token and perplexity of base, and tuned minus base."""
+    rng = np.random.default_rng([n, seed])
+    size, hardness = rng.normal(size=(2, n))
+    tokens = np.exp(3 + size)
+    base = np.exp(0.9 - 0.1 * size + 0.4 * hardness)
+    tuned = base * np.exp(rng.normal(-0.1, 0.2, n))
+    both = [
+        accumulate(
+            Perplexity(),
+            EvaluationContext("language"),
+            [{"loss": x * t, "tokens": t} for x, t in zip(loss, tokens, strict=True)],
+            seed,
+            resamples,
+        )
+        for loss in (base, tuned)
+    ]
+    # E[loss · tokens] / E[tokens] of the lognormals above.
+    loss = math.exp(0.9 + 0.4**2 / 2 + (0.9**2 - 1) / 2)
+    factor = math.exp(-0.1 + 0.2**2 / 2)
+    truth = {"loss": loss, "perplexity": math.exp(loss)}
+    gap = {"loss": loss * (factor - 1), "perplexity": math.exp(loss * factor) - math.exp(loss)}
+    yield from _held(*both, truth, gap)
+
+
+def classes(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
+    """Accuracy and macro F1 of base, and tuned minus base, which are equally good."""
+    rng = np.random.default_rng([n, seed])
+    label = rng.choice(5, n, p=FREQUENCIES)
+    shared, alone = rng.random((2, n))
+    together = rng.random(n) < 0.5
+    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
+    both = []
+    luck_of_both = shared, np.where(together, shared, alone)
+    for luck, other in zip(luck_of_both, rng.integers(1, 5, (2, n)), strict=True):
+        guess = np.where(luck < 0.9, label, (label + other) % 5)
+        predictions = [_said(y, p) for y, p in zip(label, guess, strict=True)]
+        both.append(accumulate(Classification(), context, predictions, seed, resamples))
+    predicted = 0.9 * FREQUENCIES + 0.1 * (1 - FREQUENCIES) / 4
+    f1 = (2 * 0.9 * FREQUENCIES / (FREQUENCIES + predicted)).mean()
+    yield from _held(*both, {"accuracy": 0.9, "macro_f1": f1}, {"accuracy": 0.0, "macro_f1": 0.0})
+
+
+def _said(label: int, guess: int) -> Prediction:
+    return {"label": int(label), "predicted": int(guess), "scores": [float(i == guess) for i in range(5)]}
+
+
+def _held(base: Accumulator, tuned: Accumulator, truth: dict[str, float], gap: dict[str, float]) -> Iterator[Held]:
+    differences, results = compare(base, tuned), base.results()
+    for name, value in truth.items():
+        yield Held(name, results[name].low, results[name].high, value)
+        yield Held(f"{name} difference", differences[name].low, differences[name].high, gap[name])
+
+
+def slices(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
+    """The gap of a slice that was named beforehand, and of the one that looks worst, in accuracy and in loss."""
+    rng = np.random.default_rng([n, seed])
+    member = rng.choice(4, n, p=SHARES)
+    right = rng.random(n) < RIGHT[member]
+    label = rng.choice(5, n, p=FREQUENCIES)
+    said = [_said(y, y if ok else (y + 1) % 5) for y, ok in zip(label, right, strict=True)]
+    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
+    truth = [RIGHT[k] - np.delete(SHARES * RIGHT, k).sum() / (1 - SHARES[k]) for k in range(4)]
+    yield from _gaps("accuracy", Classification(), context, said, member, seed, resamples, truth)
+    tokens = np.exp(3 + rng.normal(size=n) / 2)
+    level = np.array([2.0, 2.0, 2.0, 2.4])
+    loss = level[member] * np.exp(rng.normal(-(0.4**2) / 2, 0.4, n))
+    lost = [{"loss": x * t, "tokens": t} for x, t in zip(loss, tokens, strict=True)]
+    truth = [level[k] - np.delete(SHARES * level, k).sum() / (1 - SHARES[k]) for k in range(4)]
+    yield from _gaps("loss", Perplexity(), EvaluationContext("language"), lost, member, seed, resamples, truth)
+
+
+def _gaps(
+    metric: str,
+    evaluator: Evaluator,
+    context: EvaluationContext,
+    predictions: list[Prediction],
+    member: np.ndarray,
+    seed: int,
+    resamples: int,
+    truth: list[float],
+) -> Iterator[Held]:
+    whole = accumulate(evaluator, context, predictions, seed, resamples)
+    parts = []
+    for code in range(4):
+        part = Accumulator([evaluator], context, resamples, seed)
+        for index in np.flatnonzero(member == code):
+            part.update(int(index), predictions[index])
+        parts.append(part)
+    gap = gap_of(whole, parts, 3, metric)
+    low, high = (None, None) if gap is None else gap.interval()
+    yield Held(f"{metric} gap of a slice", low, high, truth[3])
+    slicing = Slicing(("0", "1", "2", "3"), member.astype(np.int8))
+    report = slice_report(slicing, (whole, parts), (whole, parts), small=2)
+    if report["worst"] is not None:
+        gap = report["gap"]
+        yield Held(f"{metric} gap of the worst slice", gap["low"], gap["high"], truth[int(report["worst"])])
+
+
+def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
+    """The area under the ROC curve, and calibration figures of a model that is 0.1 too sure."""
+    rng = np.random.default_rng([n, seed])
+    context = EvaluationContext("classes", Labels("single", ("no", "yes")))
+    label = rng.integers(0, 2, n)
+    odds = rng.normal(np.where(label == 1, 0.75, -0.75), 1.0)
+    p = 1 / (1 + np.exp(-1.5 * odds))
+    said = [
+        {"label": int(y), "predicted": int(q > 0.5), "scores": [1 - q, q]} for y, q in zip(label, p.tolist(), strict=True)
+    ]
+    ranked = accumulate(Classification(), context, said, seed, resamples).results()["roc_auc"]
+    yield Held("roc_auc", ranked.low, ranked.high, float(ndtr(1.5 / math.sqrt(2))))
+    sure = rng.uniform(0.6, 1.0, n)
+    right = rng.random(n) < sure - 0.1
+    guess = rng.integers(0, 2, n)
+    logits = [[x, 0.0] if g == 0 else [0.0, x] for x, g in zip(np.log(sure / (1 - sure)).tolist(), guess, strict=True)]
+    said = [{"label": int(g if ok else 1 - g), "logits": x} for g, ok, x in zip(guess, right, logits, strict=True)]
+    measured = accumulate(Calibration(), context, said, seed, resamples).results()
+    for name in ("ece", "calibration_error"):
+        yield Held(name, measured[name].low, measured[name].high, 0.1)
+
+
+WORLDS: dict[str, Callable[..., Iterator[Held]]] = {
+    "language": language,
+    "classes": classes,
+    "slices": slices,
+    "scores": scores,
+}
+
+
+def coverage(
+    world: Callable[..., Iterator[Held]], n: int, runs: int, resamples: int = RESAMPLES
+) -> dict[str, tuple[int, int]]:
+    """Return {figure: (sets whose interval holds the truth, sets)} over data sets drawn with seeds 0, 1, …."""
+    found: dict[str, tuple[int, int]] = {}
+    for seed in range(runs):
+        for held in world(n, seed, resamples):
+            right, all_sets = found.get(held.figure, (0, 0))
+            found[held.figure] = right + held.holds, all_sets + 1
+    return found
+
+
+def power(n: int, runs: int, resamples: int = RESAMPLES) -> dict[str, tuple[int, int]]:
+    """Return {figure: (sets that found the difference, sets)} where the true difference is the detectable one.
+
+    What is detectable is the median of `Difference.detectable` over 100 sets without a difference.
+    """
+    found = {}
+    for name, draw in (("loss", _shifted_losses), ("accuracy", _shifted_classes)):
+        blank = [compare(*draw(n, 10**6 + seed, 0.0, resamples))[name].detectable for seed in range(100)]
+        shift = float(np.median([value for value in blank if value is not None]))
+        verdicts = [compare(*draw(n, seed, shift, resamples))[name].better for seed in range(runs)]
+        found[f"{name} ({shift:.3g})"] = sum(better is True for better in verdicts), runs
+    return found
+
+
+def _shifted_losses(n: int, seed: int, shift: float, resamples: int) -> list[Accumulator]:
+    """Two models whose losses of an example differ by a normal number around -shift."""
+    rng = np.random.default_rng([n, seed])
+    base = np.exp(rng.normal(0.9, 0.4, n))
+    tuned = base + rng.normal(-shift, 0.3, n)
+    context = EvaluationContext("language")
+    return [
+        accumulate(Perplexity(), context, [{"loss": x, "tokens": 1} for x in loss], seed, resamples)
+        for loss in (base, tuned)
+    ]
+
+
+def _shifted_classes(n: int, seed: int, shift: float, resamples: int) -> list[Accumulator]:
+    """Two models that disagree on a fifth of the examples; tuned is right more often by `shift`."""
+    rng = np.random.default_rng([n, seed])
+    luck = rng.random(n)
+    base = (luck < 0.7) | ((luck > 0.8) & (luck < 0.9 - shift / 2))
+    tuned = (luck < 0.7) | ((luck >= 0.7) & (luck <= 0.8)) | ((luck > 0.8) & (luck < 0.8 + 0))
+    tuned = tuned | ((luck >= 0.9 - shift / 2) & (luck < 0.9 + shift / 2))
+    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
+    return [
+        accumulate(Classification(), context, [_said(0, 0 if ok else 1) for ok in right], seed, resamples)
+        for right in (base, tuned)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000, help="simulated sets of each size")
+    parser.add_argument("--examples", type=int, nargs="+", default=[50, 200, 1000], help="examples in a set")
+    parser.add_argument("--worlds", nargs="+", default=[*WORLDS, "power"], choices=[*WORLDS, "power"])
+    arguments = parser.parse_args()
+    table: dict[str, list[str]] = {}
+    for column, n in enumerate(arguments.examples):
+        for name in arguments.worlds:
+            counts = power(n, arguments.runs) if name == "power" else coverage(WORLDS[name], n, arguments.runs)
+            for figure, (right, all_sets) in counts.items():
+                label = f"power: {figure.split(' ')[0]}" if name == "power" else figure
+                cells = table.setdefault(label, ["–"] * len(arguments.examples))
+                cells[column] = f"{right / all_sets:.3f}"
+            print(f"{name}, {n} examples: {counts}", flush=True)
+    print(f"\n| figure | {' | '.join(f'n = {n:,}' for n in arguments.examples)} |")
+    print(f"|---|{'---|' * len(arguments.examples)}")
+    for figure, cells in table.items():
+        print(f"| {figure} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""`ftengine report`: what a run came to, as a page."""
+
+from __future__ import annotations
+
+import click
+
+from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.page import page, print_json
+from ftengine.cli.verdict import show_verdict
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", metavar="FILE", help="Write the page here; by default report.html in the folder of one run.")
+@json_option
+@debug_option
+def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
+    """Write a page about finished runs, and say what they came to.
+
+    One RUN, or several side by side (they need --output). The page is one file that loads nothing. With --json, the
+    verdicts are printed.
+    """
+    from ftengine.errors import InputError
+    from ftengine.report import verdict_of, write_report
+
+    if len(runs) > 1 and output is None and not as_json:
+        raise InputError(f"{len(runs)} runs make one page that belongs to none of them: name it with --output FILE.")
+    if output is not None or not as_json:
+        target = write_report(runs, output)
+    if as_json:
+        verdicts = [{"run": run, **verdict_of(run)} for run in runs]
+        print_json(verdicts[0] if len(runs) == 1 else verdicts)
+        return
+    out = page()
+    for run in runs:
+        if len(runs) > 1:
+            out.print(f"{run}:")
+        show_verdict(out, verdict_of(run))
+        out.print()
+    out.print(f"report: {target}", soft_wrap=True)

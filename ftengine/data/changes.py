@@ -1,0 +1,106 @@
+"""What augmenters do to a few training examples, for a reader who wants to see it before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Augmenter, Example, Task
+from ftengine.data.encoding import EncodedSplit
+
+TRIED = 30
+"""Examples that are changed to find some that look different, as an augmenter may leave most as they are."""
+
+
+def before_and_after(split: EncodedSplit, count: int = 3) -> list[dict[str, Any]]:
+    """Return what the split's augmenters make of a few of its examples in the first epoch.
+
+    Returns:
+        Up to `count` mappings of examples that are changed: "place", and "before" and "after", which are what the task
+        hands out of the example: lists of texts, or {width, height} of an image with "difference", the mean absolute
+        difference of its pixels (0 to 255, after resizing to the former size). Where batches are mixed, one more with
+        the labels of a batch. JSON values.
+    """
+    found = []
+    for row in _tried(split) if any(map(_changes_examples, split.augmenters)) else ():
+        example = split.rows[row]
+        changed = split.augmented(row, 0)
+        entry = _compared(split.task, example, changed[0]) if changed else None
+        if entry is not None:
+            found.append({"place": split.rows.where(row), **entry})
+        if len(found) == count:
+            break
+    return found + _mixed(split, count)
+
+
+def without_effect(split: EncodedSplit) -> list[str]:
+    """Return the names of augmenters, each by itself, that leave all of `TRIED` examples as they are."""
+    idle = []
+    for augmenter in filter(_changes_examples, split.augmenters):
+        alone = replace(split, augmenters=(augmenter,))
+        tried = ((alone.rows[row], alone.augmented(row, 0)) for row in _tried(split))
+        if not any(len(after) != 1 or _compared(split.task, before, after[0]) for before, after in tried):
+            idle.append(augmenter.name)
+    return idle
+
+
+def _tried(split: EncodedSplit) -> list[int]:
+    """Return rows from all of the split, in an order that begins with some that are far apart."""
+    places = np.unique(np.linspace(0, len(split) - 1, min(TRIED, len(split))).round().astype(int))
+    return [int(split.index[i]) for start in range(3) for i in places[start::3]]
+
+
+def _changes_examples(augmenter: Augmenter) -> bool:
+    return type(augmenter).augment is not Augmenter.augment
+
+
+def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:
+    """Return what is different in a changed example, or None where nothing is."""
+    if type(task).rewrite is Task.rewrite:
+        shown = [[str(dict(example))] for example in (before, after)]
+    else:
+        shown = [_handed_out(task, example) for example in (before, after)]
+    old, new = shown
+    if task.modality == "image":
+        return _compared_images(old, new)
+    return None if old == new else {"before": old, "after": new}
+
+
+def _handed_out(task: Task, example: Example) -> list[Any]:
+    """Return the texts or images of an example that augmenters may change."""
+    seen: list[Any] = []
+
+    def look(value: Any) -> Any:
+        seen.append(value)
+        return value
+
+    task.rewrite(example, look)
+    return seen
+
+
+def _compared_images(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any] | None:
+    distances = [
+        np.abs(np.asarray(old, dtype=np.float64) - np.asarray(new.resize(old.size), dtype=np.float64)).mean()
+        for old, new in zip(before, after, strict=True)
+    ]
+    sizes = [[{"width": image.width, "height": image.height} for image in images] for images in (before, after)]
+    if sizes[0] == sizes[1] and not any(distances):
+        return None
+    return {"before": sizes[0], "after": sizes[1], "difference": round(float(np.mean(distances)), 2)}
+
+
+def _mixed(split: EncodedSplit, count: int) -> list[dict[str, Any]]:
+    mixers = tuple(x for x in split.augmenters if type(x).mix is not Augmenter.mix)
+    if not mixers:
+        return []
+    members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in _tried(split)[:count]])
+    plain = split.batch(members)["labels"]
+    mixed = replace(split, augmenters=mixers).batch(members, 0)["labels"]
+    labels = [
+        [[round(x, 3) for x in row] if isinstance(row, list) else row for row in y.tolist()] for y in (plain, mixed)
+    ]
+    place = f"labels of a batch of {len(members)}"
+    return [{"place": place, "before": {"labels": labels[0]}, "after": {"labels": labels[1]}}]

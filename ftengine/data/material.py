@@ -1,0 +1,80 @@
+"""Rows by split, with the hashes by which they are compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+
+from ftengine.api import Task
+from ftengine.data.read import Rows, Skipped, plain
+
+to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is divided and audited.
+
+    Args:
+        splits: rows by name, training first.
+        digests: for each split the hash of each row.
+        targets: for each split the hash of what each row is to answer, 0 where that is nothing.
+    """
+
+    splits: Mapping[str, Rows]
+    digests: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+
+    def divided(self, sides: Mapping[str, np.ndarray]) -> Material:
+        """Return the material with training divided: for each part the indices of its rows."""
+        whole = self.splits["train"]
+        splits = dict(self.splits)
+        for name, rows in sides.items():
+            # What could not be read is told once, with the training split.
+            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
+        digests = dict(self.digests) | {name: self.digests["train"][rows] for name, rows in sides.items()}
+        targets = dict(self.targets) | {name: self.targets["train"][rows] for name, rows in sides.items()}
+        names = [name for name in ("train", "validation", "test") if name in splits]
+        return Material(
+            {name: splits[name] for name in names},
+            {name: digests[name] for name in names},
+            {name: targets[name] for name in names},
+        )
+
+
+def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
+    """Hash what makes each row the same as another (`Task.identity`).
+
+    Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
+
+    Returns:
+        (rows,) 16 bytes each, of dtype S16.
+    """
+    return fingerprints(rows, task, seed)[0]
+
+
+def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash what makes each row the same as another, and what it is to answer (`Task.target`).
+
+    Returns:
+        (rows,) identities as from `identities`, and (rows,) int64 hashes of targets, 0 where there is none.
+    """
+    digests, targets = bytearray(), bytearray()
+    nothing = bytes(8)
+    for row in rows:
+        digests += blake2b(f"{seed} {to_json(task.identity(row))}".encode(), digest_size=16).digest()
+        target = task.target(row)
+        targets += nothing if target is None else blake2b(to_json(target).encode(), digest_size=8).digest()
+    return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
+
+
+def group_numbers(digests: np.ndarray) -> np.ndarray:
+    """Return a number for each hash, equal where the hashes are: the first 8 of its 16 bytes, as uint64.
+
+    Among a million examples two different ones share a number with a probability of 3e-8.
+    """
+    return np.frombuffer(digests.tobytes(), dtype="<u8")[::2].copy()

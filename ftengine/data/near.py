@@ -1,0 +1,279 @@
+"""Near duplicates: pairs of texts whose words are mostly the same.
+
+Texts are compared as bags of words by their Jaccard similarity |A ∩ B| / |A ∪ B|. Candidates come from MinHash
+(Broder 1997) with banding (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, §3.4), and each is checked
+against the texts themselves, so that no pair below the threshold is reported. A pair exactly at the threshold is
+found with a probability of `RECALL`, more similar ones nearly always.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+
+from ftengine.data.units import Units
+
+FEWEST_WORDS = 16
+"""Texts with fewer words are near duplicates only where all of their words are equal: "Yes, of course." and
+"No, of course." have two of three words in common."""
+
+BANDS = 20
+RECALL = 0.995
+LONGEST_BAND = 10
+"""Hashes in a band, which bounds a sketch to 200 of them."""
+
+SAMPLE, SAMPLE_FEWEST = 2000, 20
+"""Distinct examples among which shared words are counted; with fewer, no word counts as shared."""
+SHARED = 0.5
+"""A word in more than this share of all examples is their form (an instruction, a template, "the") rather than what
+they say, and is left out of the comparison."""
+
+CLOSE_RUN, CLOSE = 32, 4
+"""In a band with more members than `CLOSE_RUN`, each is compared with the first and with its `CLOSE` neighbours."""
+SLACK = 4
+"""Standard deviations by which a sketch may fall short of the threshold before its pair is dropped unread."""
+READ_ROWS = 1000
+CACHED_TEXTS = 1024
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Marks between sentences say nothing; other signs do ("3 + 4", ":)" and ":("). Chinese and Japanese are written
+# without blanks, so each of their characters is a word.
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
+
+
+@dataclass(frozen=True)
+class Near:
+    """Near duplicates among units.
+
+    Args:
+        threshold: least Jaccard similarity.
+        groups: (units,) equal for units that are near duplicates, directly or through others.
+        pairs: (pairs, 2) units that were found to be near duplicates; not every pair of a group, but for each unit
+            one at least with every split that holds a near duplicate of it.
+        shared: number of words that were left out, as more than half of the examples have them.
+        formal: units that have few words beside these, a fifth at most.
+    """
+
+    threshold: float
+    groups: np.ndarray
+    pairs: np.ndarray
+    shared: int = 0
+    formal: int = 0
+
+
+def normalised(text: str) -> list[str]:
+    """Return a text's words and signs without case, punctuation and compatibility forms."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return _WORD.findall(text.casefold())
+
+
+def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
+    """Number repeated words, so that sets of the result are compared as bags; shared ones are left out."""
+    count: dict[str, int] = {}
+    found = []
+    for word in words:
+        if word not in shared:
+            times = count[word] = count.get(word, 0) + 1
+            found.append(word if times == 1 else f"{word} {times}")
+    return found
+
+
+def find_near(units: Units, threshold: float) -> Near:
+    """Find near duplicates among distinct examples.
+
+    Kept in memory are a sketch and a few hashes a unit: about 250 bytes at a threshold of 0.8. Where many texts are
+    alike, each is compared with few of them, which joins them all the same.
+
+    Args:
+        units: distinct examples.
+        threshold: least Jaccard similarity of near duplicates, from 0.5 to 1.
+    """
+    shared = _shared_words(units)
+    sketches = _Sketches(units, threshold, shared)
+    search = _Search(units, threshold, shared, sketches)
+    for first, second in _runs(sketches.keys, np.flatnonzero(sketches.keys)):
+        search.take(first, second, verify=False)
+    if threshold < 1 and len(sketches.members):
+        for band in range(BANDS):
+            for first, second in _runs(sketches.bands[:, band], np.arange(len(sketches.members))):
+                search.take(sketches.members[first], sketches.members[second], verify=True)
+    return Near(threshold, search.groups(), search.pairs(), len(shared), sketches.formal)
+
+
+def _shared_words(units: Units) -> frozenset[str]:
+    sample = range(min(len(units), SAMPLE))  # units come in the order of their hashes, so the first are a random sample
+    if len(sample) < SAMPLE_FEWEST:
+        return frozenset()
+    count = Counter(word for unit in sample for word in set(normalised(units.text(unit))))
+    return frozenset(word for word, times in count.items() if times > SHARED * len(sample))
+
+
+def band_length(threshold: float) -> int:
+    """Return the most hashes a band with which a pair at the threshold shares one of the bands by `RECALL`."""
+    if threshold >= 1:
+        return LONGEST_BAND
+    longest = math.log(1 - (1 - RECALL) ** (1 / BANDS)) / math.log(threshold)
+    return max(1, min(LONGEST_BAND, int(longest)))
+
+
+class _Sketches:
+    """What is kept of each unit.
+
+    Attributes:
+        keys: (units,) a hash of all words in order; 0 where there are none.
+        members: units that have enough words to be compared by parts.
+        bands: (members, BANDS) a hash of each band of the sketch.
+        sketches: (members, hashes) the last byte of each MinHash.
+    """
+
+    def __init__(self, units: Units, threshold: float, shared: Collection[str]) -> None:
+        self._length = band_length(threshold)
+        self.keys = np.zeros(len(units), dtype=np.uint64)
+        self.formal = 0
+        parts: list[tuple[list[int], np.ndarray, np.ndarray]] = []
+        numbers: list[int] = []
+        bags: list[list[str]] = []
+        for unit, words in self._words(units, shared):
+            numbers.append(unit)
+            bags.append(words)
+            if len(bags) == READ_ROWS:
+                parts.append((numbers, *self._sketch(bags)))
+                numbers, bags = [], []
+        if bags:
+            parts.append((numbers, *self._sketch(bags)))
+        self.members = np.array([unit for part in parts for unit in part[0]], dtype=np.int64)
+        if parts:
+            order = np.argsort(self.members)  # the order of hashes again, so that files in another order change nothing
+            self.members = self.members[order]
+            self.bands = np.concatenate([part[1] for part in parts])[order]
+            self.sketches = np.concatenate([part[2] for part in parts])[order]
+
+    def _words(self, units: Units, shared: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+        for unit, text in units.texts():
+            words = normalised(text)
+            if not words:
+                continue
+            self.keys[unit] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
+            found = bag(words, shared)
+            self.formal += len(words) >= FEWEST_WORDS and len(found) <= len(words) / 5
+            if len(found) >= FEWEST_WORDS:
+                yield unit, found
+
+    def _sketch(self, bags: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        from rensa import RMinHash
+
+        rows = RMinHash.digest_matrix_from_token_sets(bags, BANDS * self._length, 1).to_rows()
+        hashes = np.array(rows, dtype=np.uint32)
+        bands = hashes.reshape(len(hashes), BANDS, self._length)
+        mixed = np.zeros(bands.shape[:2], dtype=np.uint64)
+        for i in range(self._length):  # FNV-1a over whole words
+            mixed = (mixed ^ bands[:, :, i]) * np.uint64(0x100000001B3)
+        return (mixed >> np.uint64(16)).astype(np.uint32), hashes.astype(np.uint8)
+
+
+class _Search:
+    """Joins candidates that are near duplicates, and reads as few of them as that takes."""
+
+    def __init__(self, units: Units, threshold: float, shared: Collection[str], sketches: _Sketches) -> None:
+        self._threshold, self._sketches = threshold, sketches
+        self._parent = np.arange(len(units))
+        self._sides = units.sides()
+        self._seen = self._sides.copy()  # sides on which the unit, or a near duplicate of it, is known to be
+        self._found: list[tuple[int, int]] = []
+        self._refused: set[int] = set()
+        self._bag = lru_cache(CACHED_TEXTS)(lambda unit: frozenset(bag(normalised(units.text(unit)), shared)))
+        if len(sketches.members):
+            sketch = sketches.sketches.shape[1]
+            deviation = math.sqrt(threshold * (1 - threshold) / sketch)
+            self._agreeing = (threshold - SLACK * deviation) * sketch
+
+    def groups(self) -> np.ndarray:
+        """Return a number a unit, equal within a group."""
+        while True:
+            above = self._parent[self._parent]
+            if np.array_equal(above, self._parent):
+                return above
+            self._parent = above
+
+    def pairs(self) -> np.ndarray:
+        """Return the pairs found, each with the lower unit first."""
+        return np.array(self._found, dtype=np.int64).reshape(-1, 2)
+
+    def take(self, first: np.ndarray, second: np.ndarray, *, verify: bool) -> None:
+        """Look at candidate pairs, given as units."""
+        open_ = self._open(first, second, self.groups())
+        first, second = first[open_], second[open_]
+        if verify and len(first):
+            promising = self._promising(first, second)
+            first, second = first[promising], second[promising]
+        for one, other in zip(first.tolist(), second.tolist(), strict=True):
+            a, b = min(one, other), max(one, other)
+            root, other_root = self._root(a), self._root(b)
+            news = self._sides[b] & ~self._seen[a] or self._sides[a] & ~self._seen[b]
+            if (root == other_root and not news) or a * len(self._parent) + b in self._refused:
+                continue
+            if verify and self._similarity(a, b) < self._threshold:
+                self._refused.add(a * len(self._parent) + b)
+                continue
+            self._parent[max(root, other_root)] = min(root, other_root)
+            self._seen[a] |= self._sides[b]
+            self._seen[b] |= self._sides[a]
+            self._found.append((a, b))
+
+    def _open(self, first: np.ndarray, second: np.ndarray, group: np.ndarray) -> np.ndarray:
+        """Say which pairs could tell anything new: another group, or a near duplicate in another split."""
+        news = (self._sides[second] & ~self._seen[first]) | (self._sides[first] & ~self._seen[second])
+        return (group[first] != group[second]) | (news != 0)
+
+    def _promising(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(self._sketches.members, np.stack([first, second]))
+        kept = np.zeros(len(first), dtype=bool)
+        for start in range(0, len(first), 1 << 16):  # 2 × 65,536 sketches at one time
+            part = slice(start, start + (1 << 16))
+            same = self._sketches.sketches[at[0, part]] == self._sketches.sketches[at[1, part]]
+            kept[part] = same.sum(axis=1) >= self._agreeing
+        return kept
+
+    def _similarity(self, a: int, b: int) -> float:
+        one, other = self._bag(a), self._bag(b)
+        common = len(one & other)
+        return common / (len(one) + len(other) - common)
+
+    def _root(self, unit: int) -> int:
+        parent = self._parent
+        while parent[unit] != unit:
+            parent[unit] = parent[parent[unit]]
+            unit = int(parent[unit])
+        return unit
+
+
+def _runs(keys: np.ndarray, of: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of members with equal keys: all pairs of a short run, neighbours and the first of a long one.
+
+    Args:
+        keys: a hash of each member.
+        of: the members to look at, by number.
+    """
+    order = of[np.argsort(keys[of], kind="stable")]
+    sorted_ = keys[order]
+    _, start, size = np.unique(sorted_, return_index=True, return_counts=True)
+    first, length = np.repeat(start, size), np.repeat(size, size)
+    at = np.arange(len(order))
+    for distance in range(1, CLOSE_RUN):
+        inside = at - first >= distance
+        chosen = at[inside & ((length <= CLOSE_RUN) | (distance <= CLOSE))]
+        if not len(chosen):
+            break
+        yield order[chosen - distance], order[chosen]
+    far = at[(length > CLOSE_RUN) & (at - first > CLOSE)]
+    if len(far):
+        yield order[first[far]], order[far]

@@ -1,0 +1,150 @@
+"""Slices: the held-out examples divided by a column's values, and whether one is served worse than the others."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from ftengine.data.encoding import EncodedSplit
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare, to_json
+from ftengine.evaluation.gaps import Gap, gap_between
+from ftengine.evaluation.multiple import holm
+from ftengine.evaluation.resampling import CONFIDENCE
+
+MOST_VALUES = 50
+"""Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
+
+MISSING = "(missing)"
+LONGEST_VALUE = 100
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How a column divides the examples of a split.
+
+    Args:
+        values: the slices, most frequent first.
+        codes: (examples,) int8: the slice of each example, -1 for what is left out.
+    """
+
+    values: Sequence[str]
+    codes: np.ndarray
+
+
+def slicing(split: EncodedSplit, column: str) -> Slicing:
+    """Divide a split by a column's values. Takes 8 bytes an example while it works, and keeps one."""
+    keys = np.fromiter((_key(value) for value in _values(split, column)), dtype=np.uint64, count=len(split))
+    found, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    order = sorted(range(len(found)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
+    codes = np.full(len(split), -1, dtype=np.int8)
+    for code, i in enumerate(order):
+        codes[keys == found[i]] = code
+    names = [_text(split.rows[int(split.index[first[i]])].get(column)) for i in order]
+    return Slicing(names, codes)
+
+
+def _values(split: EncodedSplit, column: str) -> Iterator[Any]:
+    for row in split.index:
+        yield split.rows[int(row)].get(column)
+
+
+def _key(value: Any) -> int:
+    return int.from_bytes(blake2b(_text(value, None).encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def _text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
+    """Return a value as a reader knows it."""
+    if value is None or value == "":
+        return MISSING
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
+    return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
+
+
+def slice_report(
+    slicing: Slicing,
+    base: tuple[Accumulator, Sequence[Accumulator]],
+    tuned: tuple[Accumulator, Sequence[Accumulator]],
+    small: int,
+) -> dict[str, Any]:
+    """Return what evaluation.json says of one column.
+
+    Each slice's gap is its figure minus that of all other examples; p-values are adjusted by Holm's method for
+    all slices that are large enough to be called worst. The worst slice is chosen for being so, and any of the
+    others might have been: its interval therefore holds for all of them at once (Bonferroni).
+
+    Args:
+        slicing: the column's values.
+        base, tuned: each the accumulator of all examples and one a slice, of a single evaluator.
+        small: examples below which a slice is called small, and not compared with the others.
+    """
+    metric = next(iter(tuned[0].evaluators[0].higher_is_better), None)
+    slices = [
+        _slice(value, before, after, small)
+        for value, before, after in zip(slicing.values, base[1], tuned[1], strict=True)
+    ]
+    report: dict[str, Any] = {"metric": metric, "slices": slices, "worst": None, "gap": None, "base_gap": None}
+    report["left_out"] = int((slicing.codes < 0).sum())
+    if metric is None:
+        return report
+    _adjust([one["difference"][metric] for one in slices if metric in one["difference"] and not one["small"]])
+    gaps = {i: gap_of(*tuned, i, metric) for i, one in enumerate(slices) if not one["small"]}
+    known = {i: gap for i, gap in gaps.items() if gap is not None}
+    for i, gap in known.items():
+        slices[i]["gap"] = gap.to_json(CONFIDENCE)
+    # Where two slices are all that there is, the gap of one is that of the other: one question, not two.
+    same = len(slices) == 2 and not report["left_out"]
+    questions = 1 if same else len(known)
+    _adjust([slices[i]["gap"] for i in known], once=same)
+    if len(slices) > 1 and known:
+        figures = {i: slices[i]["tuned"][metric]["value"] for i in known}
+        sign = 1 if tuned[0].evaluators[0].higher_is_better[metric] else -1
+        worst = min(figures, key=lambda i: sign * figures[i])
+        report["worst"] = slices[worst]["value"]
+        simultaneous = known[worst].to_json(1 - (1 - CONFIDENCE) / questions)
+        report["gap"] = simultaneous | {"p": slices[worst]["gap"]["p_adjusted"]}
+        before = gap_of(*base, worst, metric)
+        report["base_gap"] = None if before is None else before.to_json(CONFIDENCE)
+    return report
+
+
+def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int) -> dict[str, Any]:
+    return {
+        "value": value,
+        "examples": tuned.examples,
+        "small": tuned.independent < small,
+        "base": {name: to_json(metric) for name, metric in base.results().items()},
+        "tuned": {name: to_json(metric) for name, metric in tuned.results().items()},
+        "difference": {name: to_json(difference) for name, difference in compare(base, tuned).items()},
+        "gap": None,
+    }
+
+
+def gap_of(whole: Accumulator, slices: Sequence[Accumulator], number: int, metric: str) -> Gap | None:
+    """Return how far a slice lies from all other examples; None where one side has no figure."""
+    part = slices[number]
+    rest = whole.without(part)
+    inside, outside = part.figures().get(metric), rest.figures().get(metric)
+    if inside is None or outside is None or math.isnan(inside.value) or math.isnan(outside.value):
+        return None
+    return gap_between(outside, inside, rest.independent, part.independent)
+
+
+def _adjust(tests: Sequence[dict[str, Any]], *, once: bool = False) -> None:
+    """Put Holm's adjusted p-value beside each p; `once` where all are one test, which needs no adjusting."""
+    known = [test for test in tests if test["p"] is not None and not once]
+    for test in tests:
+        test["p_adjusted"] = test["p"] if once else None
+    for test, adjusted in zip(known, holm([test["p"] for test in known]), strict=True):
+        test["p_adjusted"] = adjusted
+
+
+def directions(evaluators: Sequence[Any]) -> Mapping[str, bool]:
+    """Return for each metric of some evaluators whether more is better."""
+    return {metric: better for evaluator in evaluators for metric, better in evaluator.higher_is_better.items()}

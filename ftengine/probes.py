@@ -1,0 +1,296 @@
+"""What a recipe asks to be measured: its data read, encoded and checked before a model loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Augmenter, Evaluator, SilentListener
+from ftengine.data.audit import group_numbers, to_json
+from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.read import Rows, read_rows
+from ftengine.data.split import Splits, read_for
+from ftengine.errors import DataError, InputError, RecipeError, did_you_mean
+from ftengine.evaluation.examination import Examination
+from ftengine.evaluation.measurement import Measurement, Probe
+from ftengine.evaluation.requirements import by_pass
+from ftengine.evaluation.slices import slicing
+from ftengine.job import Job
+from ftengine.recipe import Prompts
+from ftengine.session import held_out
+
+TRAINING_SAMPLE = "training sample"
+
+
+def measurement_of(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> Measurement:
+    """Return what is measured of a run's models.
+
+    Raises:
+        InputError: see `plan_measurement`.
+    """
+    name = held_out(encoded)
+    validation = encoded.get("validation") if name == "test" else None
+    return plan_measurement(
+        job, name, None if name is None else encoded[name], train=splits.train, validation=validation
+    )
+
+
+def plan_measurement(
+    job: Job,
+    split: str | None,
+    held_out: EncodedSplit | None,
+    *,
+    train: Rows | None = None,
+    validation: EncodedSplit | None = None,
+    lenient: bool = False,
+) -> Measurement:
+    """Return what is measured of a job's models; the job knows its task's labels and its processor.
+
+    Args:
+        job: with data read and, where its loader builds them, a skeleton.
+        split: what the held-out examples are called in the figures.
+        held_out: the examples that figures are made on; None for none.
+        train: the training rows, of which a sample is measured.
+        validation: the validation split, where it is not what is held out.
+        lenient: leave out slices whose column these examples lack, instead of refusing.
+
+    Raises:
+        InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
+    """
+    section = job.recipe.evaluation
+    evaluators = job.evaluators()
+    reading, answering = by_pass(evaluators, job.task)
+    _check_options(job, answering)
+    training, probes, held = None, [], None
+    if held_out is None:
+        _refuse_without_held_out(job)
+    else:
+        columns = _columns(job, held_out, lenient)
+        held = Examination(
+            "",
+            held_out,
+            reading,
+            answering,
+            sample(len(held_out), section.generate.limit, job.recipe.seed),
+            _options(job, answering),
+            {column: slicing(held_out, column) for column in columns},
+            judged=True,
+            shown=True,
+        )
+        probes += [_robustness(job, held, spec, i) for i, spec in enumerate(section.robustness)]
+    if train is not None and section.training_sample is not None and reading:
+        known = _encode_sample(job, TRAINING_SAMPLE, train, section.training_sample)
+        training = None if known is None else Examination(f" on {TRAINING_SAMPLE}", known, reading, judged=True)
+    if section.forgetting is not None:
+        probes.append(_forgetting(job, section.forgetting, reading))
+    if section.memorisation is not None and train is not None:
+        probes.append(_memorisation(job, train, held_out))
+    if section.refusal is not None:
+        probes.append(_refusal(job, section.refusal))
+    return Measurement(split, held, training, probes, validation, section.small_slice)
+
+
+def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """Choose at most `limit` of `count` things, in their order; a function of the arguments."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
+
+
+def _refuse_without_held_out(job: Job) -> None:
+    section = job.recipe.evaluation
+    for key in ("slices", "robustness"):
+        if getattr(section, key):
+            raise RecipeError(
+                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
+            )
+
+
+def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
+    """Yield the columns that divide a split.
+
+    Raises:
+        RecipeError: the split has no such column.
+    """
+    for column in dict.fromkeys(job.recipe.evaluation.slices):
+        known = split.rows.columns
+        if column in known:
+            yield column
+        elif lenient:
+            job.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
+        else:
+            raise RecipeError(
+                f"evaluation.slices: {split.rows.source} has no column {column!r} (columns: {', '.join(known)})."
+                + did_you_mean(column, known)
+            )
+
+
+def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: int) -> Probe:
+    key = f"evaluation.robustness.{number}"
+    augmenter = job.registry.build("augmenter", dict(spec), key)
+    if "probability" in type(augmenter).Config.model_fields and "probability" not in spec:
+        augmenter = job.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
+    if type(augmenter).augment is Augmenter.augment:
+        raise RecipeError(
+            f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
+            "nothing to measure. Take it out."
+        )
+    with _naming(key):
+        augmenter.bind(job.task)
+        changed = held.split.under([augmenter])
+        changed.augmented(
+            int(changed.index[0]), changed.standing or 0
+        )  # a task whose examples cannot be changed says so
+    title = f" under {augmenter.name}"
+    examination = replace(held, title=title, split=changed, slices={}, judged=False, shown=False)
+    return Probe("robustness", augmenter.name, held.split.rows.source, examination)
+
+
+def _forgetting(job: Job, asked: Prompts, reading: Sequence[Evaluator]) -> Probe:
+    with _naming("evaluation.forgetting"):
+        rows = read_for(asked.data, job.recipe.data, job.task)
+        split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
+    names = ", ".join(evaluator.name for evaluator in reading)
+    return Probe("forgetting", names, asked.data, Examination(" on general data", split, reading))
+
+
+def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe:
+    section = job.recipe.evaluation
+    assert section.memorisation is not None
+    key, count = "evaluation.memorisation", section.memorisation.examples
+    evaluator = _answering(job, key, {"name": "memorisation", **(section.memorisation.model_extra or {})})
+    options = _options(job, [evaluator])
+    known = _encode_sample(job, TRAINING_SAMPLE, train, count)
+    if known is None:
+        raise RecipeError(f"{key}: none of the training rows drawn can be read. Raise {key}.examples.")
+    sides = [("training", known)]
+    if held_out is not None:
+        sides.append(("held-out", held_out))
+    examinations = []
+    for name, split in sides:
+        members = sample(len(split), count, job.recipe.seed)
+        _check_rows(evaluator, split, members, key)
+        title = f" for memorisation ({name})"
+        examinations.append(Examination(title, split, (), [evaluator], members, options))
+    contrast = examinations[1] if len(examinations) > 1 else None
+    return Probe("memorisation", evaluator.name, train.source, examinations[0], contrast)
+
+
+def _refusal(job: Job, asked: Prompts) -> Probe:
+    key, section = "evaluation.refusal", job.recipe.data
+    evaluator = _answering(job, key, {"name": "refusal"})
+    with _naming(key):
+        rows = read_rows(
+            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=job.task.paths
+        )
+        rows = rows.select(sample(len(rows), asked.limit, job.recipe.seed))
+        for i, row in enumerate(rows):
+            try:
+                job.task.check_input(row)
+            except DataError as error:
+                raise DataError(f"{rows.where(i)}: {error}") from None
+        split = _unencoded(job, rows)
+        members = np.arange(len(split))
+    _check_rows(evaluator, split, members, key)
+    examination = Examination(" on prompts to refuse", split, (), [evaluator], members, _options(job, [evaluator]))
+    return Probe("refusal", evaluator.name, asked.data, examination)
+
+
+def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
+    """Build an evaluator of free answers, which the task must give."""
+    evaluator: Evaluator = job.registry.build("evaluator", spec, key)
+    missing = evaluator.reads - set(job.task.answers)
+    if missing:
+        raise RecipeError(
+            f"{key}: evaluator {evaluator.name!r} reads {', '.join(map(repr, sorted(missing)))}, which task "
+            f"{job.task.name!r} does not answer. Set {key} to null."
+        )
+    _check_options(job, [evaluator])
+    return evaluator
+
+
+def _check_rows(evaluator: Evaluator, split: EncodedSplit, members: np.ndarray, key: str) -> None:
+    for member in members:
+        row = int(split.index[member])
+        try:
+            evaluator.check(split.rows[row])
+        except DataError as error:
+            raise DataError(f"{key}: {split.rows.where(row)}: {error}") from None
+
+
+def _options(job: Job, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+    """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
+    options: dict[str, Any] = {}
+    for evaluator in evaluators:
+        for name, value in (evaluator.generation or {}).items():
+            options[name] = max(options[name], value) if name in options else value
+    return {**options, **(job.recipe.evaluation.generate.model_extra or {})}
+
+
+def _check_options(job: Job, evaluators: Sequence[Evaluator]) -> None:
+    """Let the task refuse options that it does not know, which it does before it looks at any example."""
+    if job.skeleton is not None and (evaluators or job.recipe.evaluation.generate.model_extra):
+        with _naming("evaluation.generate"):
+            job.task.infer(job.skeleton, [], _options(job, evaluators))
+
+
+def _encode_sample(job: Job, name: str, rows: Rows, count: int) -> EncodedSplit | None:
+    """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
+    chosen = rows.select(sample(len(rows), count, job.recipe.seed))
+    try:
+        return _encode(job, name, chosen)
+    except DataError:
+        return None
+
+
+def _encode(job: Job, name: str, rows: Rows) -> EncodedSplit:
+    return encode_split(
+        name,
+        rows,
+        job.task,
+        job.processor,
+        job.skeleton.max_length if job.skeleton else None,
+        on_error=job.recipe.data.on_error,
+        listener=SilentListener(),
+        seed=job.recipe.seed,
+    )
+
+
+def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
+    """Return prompts as examples: they hold nothing to train on, so they are answered but never encoded."""
+    lengths, digests = [], bytearray()
+    for row in rows:
+        text = to_json(row).encode()
+        lengths.append(len(text))
+        digests += blake2b(text, digest_size=16).digest()
+    if not lengths:
+        raise DataError(f"{rows.source} holds no prompt.")
+    count = len(lengths)
+    return EncodedSplit(
+        rows,
+        job.task,
+        job.processor,
+        job.skeleton.max_length if job.skeleton else None,
+        np.array(lengths, dtype=np.int64),
+        np.ones(count),
+        np.arange(count),
+        max(lengths),
+        truncated=0,
+        masked=0,
+        content="",
+        groups=group_numbers(np.frombuffer(bytes(digests), dtype="S16")),
+    )
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Say of an error which key of the recipe asked for what is wrong."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{key}: {error}") from None

@@ -1,0 +1,181 @@
+"""Changes of images, by torchvision's transforms on images of PIL."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from ftengine.api import RandomSource, Task
+from ftengine.errors import RecipeError
+from ftengine_builtins.augmenters.rewriting import ChangeConfig, Rewriting, SeldomConfig
+
+SEEDS = 2**63
+
+
+class ImageAugmenter(Rewriting):
+    """Changes images by a transform of torchvision.transforms.v2, which a subclass makes."""
+
+    modality = "image"
+
+    def bind(self, task: Task) -> None:
+        super().bind(task)
+        try:
+            import torchvision  # noqa: F401
+        except ImportError:
+            raise RecipeError(
+                f"augmenter {self.name!r} needs torchvision, which is not installed: pip install 'ftengine[vision]'."
+            ) from None
+
+    def transform(self, image: Any) -> Any:
+        """Return the changed image; draws from torch's generator of the CPU."""
+        raise NotImplementedError
+
+    def change(self, value: Any, rng: RandomSource) -> Any:
+        from ftengine_builtins.augmenters.randomness import seeded
+
+        with seeded(rng.randrange(SEEDS)):
+            return self.transform(value)
+
+
+class FlipConfig(SeldomConfig):
+    """Options of augmenter flip."""
+
+    direction: Literal["horizontal", "vertical", "both"] = Field(
+        "horizontal", description="left and right, top and bottom, or at random one of the two or both at once"
+    )
+
+
+class Flip(ImageAugmenter):
+    """Flip images.
+
+    Not where left and right (or top and bottom) tell labels apart, as of letters or arrows.
+    """
+
+    name = "flip"
+    Config = FlipConfig
+
+    def transform(self, image: Any) -> Any:
+        import torch
+        from torchvision.transforms.v2 import functional as F
+
+        way = {"horizontal": 1, "vertical": 2}.get(self.config.direction) or int(torch.randint(1, 4, ()))
+        image = F.horizontal_flip(image) if way & 1 else image
+        return F.vertical_flip(image) if way & 2 else image
+
+
+class CropConfig(ChangeConfig):
+    """Options of augmenter crop."""
+
+    scale: list[float] = Field(
+        [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
+    )
+    ratio: list[float] = Field(
+        [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
+    )
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _in_order(cls, pair: list[float]) -> list[float]:
+        if not 0 < pair[0] <= pair[1]:
+            raise ValueError("give the smaller number first, both above 0")
+        return pair
+
+    @field_validator("scale")
+    @classmethod
+    def _part(cls, scale: list[float]) -> list[float]:
+        if scale[1] > 1:
+            raise ValueError("at most the whole image (1.0) can be kept")
+        return scale
+
+
+class Crop(ImageAugmenter):
+    """Crop images at random and resize the part to the size of the whole (RandomResizedCrop).
+
+    The part has `scale` of the area and `ratio` of width to height, both drawn at random.
+    """
+
+    name = "crop"
+    citation = "Szegedy et al. 2015, arXiv:1409.4842"
+    Config = CropConfig
+
+    def transform(self, image: Any) -> Any:
+        from torchvision.transforms import v2
+
+        size = (image.height, image.width)
+        return v2.RandomResizedCrop(size, scale=self.config.scale, ratio=self.config.ratio)(image)
+
+
+class ColorConfig(ChangeConfig):
+    """Options of augmenter color."""
+
+    brightness: float = Field(0.2, ge=0, description="factor from 1 - brightness (at least 0) to 1 + brightness")
+    contrast: float = Field(0.2, ge=0, description="the same of contrast")
+    saturation: float = Field(0.2, ge=0, description="the same of saturation")
+    hue: float = Field(0.05, ge=0, le=0.5, description="most shift of the hue either way; 0.5 is its opposite")
+
+
+class Color(ImageAugmenter):
+    """Change brightness, contrast, saturation and hue of images at random (ColorJitter)."""
+
+    name = "color"
+    Config = ColorConfig
+
+    @cached_property
+    def _jitter(self) -> Any:
+        from torchvision.transforms import v2
+
+        config = self.config
+        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
+
+    def transform(self, image: Any) -> Any:
+        return self._jitter(image)
+
+
+class RandAugmentConfig(ChangeConfig):
+    """Options of augmenter rand-augment."""
+
+    operations: int = Field(2, ge=1, description="changes of each image, one after the other")
+    magnitude: int = Field(9, ge=0, le=30, description="how strong they are, from 0 to 30")
+
+
+class RandAugment(ImageAugmenter):
+    """Change images by a few operations at random, all of one strength (RandAugment).
+
+    The operations are those of the paper: shear, shift, turn, brightness, colour, contrast, sharpness, posterise,
+    solarise, equalise and the like.
+    """
+
+    name = "rand-augment"
+    citation = "Cubuk et al. 2020, arXiv:1909.13719"
+    Config = RandAugmentConfig
+
+    @cached_property
+    def _operations(self) -> Any:
+        from torchvision.transforms import v2
+
+        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)
+
+    def transform(self, image: Any) -> Any:
+        return self._operations(image)
+
+
+class TrivialAugment(ImageAugmenter):
+    """Change images by one operation at random, of random strength (TrivialAugment, wide).
+
+    There is nothing to tune, which makes it a good first choice.
+    """
+
+    name = "trivial-augment"
+    citation = "Müller and Hutter 2021, arXiv:2103.10158"
+    Config = ChangeConfig
+
+    @cached_property
+    def _operation(self) -> Any:
+        from torchvision.transforms import v2
+
+        return v2.TrivialAugmentWide()
+
+    def transform(self, image: Any) -> Any:
+        return self._operation(image)

@@ -1,0 +1,99 @@
+"""Spans of words hidden behind a mask token."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ftengine.api import RandomSource
+from ftengine.errors import RecipeError
+from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
+from ftengine_builtins.augmenters.words import join, split_words
+
+
+class MaskSpansConfig(ChangeConfig):
+    """Options of augmenter mask-spans."""
+
+    rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
+    mean_length: float = Field(
+        3.0, gt=0, le=100, description="mean of the Poisson distribution of span lengths, in words"
+    )
+    mask: str | None = Field(
+        None, min_length=1, description="what stands for masked words, e.g. '_'; null: the tokenizer's mask token"
+    )
+    masks: Literal["span", "word"] = Field(
+        "span", description="one mask for a whole span, or one for each of its words"
+    )
+
+
+class MaskSpans(TextAugmenter):
+    """Hide spans of words behind a mask, as in the pre-training of BART and SpanBERT.
+
+    Spans begin at random words; their lengths are Poisson with mean `mean_length`, lengths of 0 drawn again. They do
+    not overlap (those that touch are one) and hide `rate` of a text's words, on average. BART puts one mask for a
+    span, SpanBERT one for a word.
+    """
+
+    name = "mask-spans"
+    citation = "Lewis et al. 2020 (BART), arXiv:1910.13461; Joshi et al. 2020 (SpanBERT), arXiv:1907.10529"
+    Config = MaskSpansConfig
+
+    def __init__(self, config: MaskSpansConfig | None = None) -> None:
+        super().__init__(config)
+        self._mask = self.config.mask
+
+    def bind_processor(self, processor: Any) -> None:
+        self._mask = self.config.mask or getattr(processor, "mask_token", None)
+        if self._mask is None:
+            raise RecipeError(
+                f"augmenter {self.name!r} has no mask: the model's tokenizer ({type(processor).__name__}) names none. "
+                "Name one with option mask, e.g. {name: mask-spans, mask: _}."
+            )
+
+    def rewritten(self, text: str, rng: RandomSource) -> str:
+        words, gaps = split_words(text)
+        hidden = self._hidden(len(words), rng)
+        if self.config.masks == "word":
+            return join([self._mask if h else w for w, h in zip(words, hidden, strict=True)], gaps)
+        shown = [i for i, h in enumerate(hidden) if not h or i == 0 or not hidden[i - 1]]
+        kept = [self._mask if hidden[i] else words[i] for i in shown]
+        return join(kept, [*(gaps[i] for i in shown), gaps[-1]])
+
+    def _hidden(self, count: int, rng: RandomSource) -> list[bool]:
+        """Choose words to hide: `rate` · `count` of them on average, in spans."""
+        exact = self.config.rate * count
+        budget = min(int(exact) + (rng.random() < exact % 1), count - 1)
+        hidden = [False] * count
+        while budget > 0:
+            start, length = _free(hidden, rng), min(self._length(rng), budget)
+            stop = start
+            while stop < min(start + length, count) and not hidden[stop]:
+                hidden[stop] = True
+                stop += 1
+            budget -= stop - start
+        return hidden
+
+    def _length(self, rng: RandomSource) -> int:
+        """Draw from a Poisson distribution until the number is not 0 (Knuth's product of uniform numbers)."""
+        floor = math.exp(-self.config.mean_length)
+        while True:
+            length, product = 0, rng.random()
+            while product > floor:
+                length, product = length + 1, product * rng.random()
+            if length:
+                return length
+
+
+TRIES = 64
+"""Random words that are tried before those that are free are listed, which takes as long as the text."""
+
+
+def _free(hidden: list[bool], rng: RandomSource) -> int:
+    """Return a word that is not hidden yet, each with the same probability."""
+    for _ in range(TRIES):
+        at = rng.randrange(len(hidden))
+        if not hidden[at]:
+            return at
+    return rng.choice([i for i, is_hidden in enumerate(hidden) if not is_hidden])

@@ -1,0 +1,143 @@
+"""Images of a batch mixed with one another, and their labels with them."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from ftengine.api import Augmenter, Batch, Config, RandomSource, Task
+from ftengine.errors import InputError, RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEEDS = 2**63
+
+
+class MixConfig(Config):
+    """Options of augmenters that mix batches."""
+
+    probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
+    alpha: float = Field(0.2, gt=0, description="both parameters of the Beta distribution of an image's share")
+
+
+class CutMixConfig(MixConfig):
+    """Options of augmenter cutmix."""
+
+    alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")
+
+
+class Mixing(Augmenter):
+    """Mixes the images of a batch with those of the same batch in another order."""
+
+    modality = "image"
+    Config = MixConfig
+
+    def bind(self, task: Task) -> None:
+        super().bind(task)
+        if task.labels is None:
+            raise RecipeError(
+                f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out of the recipe."
+            )
+
+    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+        """Return the batch with every image and its label mixed with another's.
+
+        Labels of one class an example become (examples, classes) fp32 that sum to 1, also where nothing is mixed.
+        """
+        assert self.task.labels is not None
+        labels = soft_labels(batch["labels"], len(self.task.labels.names))
+        name, pixels = images_of(batch, self.name)
+        if rng.random() >= self.config.probability:
+            return {**batch, "labels": labels}
+        drawn = random.Random(rng.randrange(SEEDS))  # has the distributions that `rng` need not have
+        partners = drawn.sample(range(len(pixels)), len(pixels))
+        share = drawn.betavariate(self.config.alpha, self.config.alpha)
+        mixed, share = self.mixed(pixels, partners, share, drawn)
+        return {**batch, name: mixed, "labels": share * labels + (1 - share) * labels[partners]}
+
+    def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
+        """Return the mixed images and the share of each that is its own.
+
+        Args:
+            pixels: (examples, channels, height, width).
+            partners: for each example the one that it is mixed with.
+            share: from 0 to 1, of the example itself.
+            rng: for further draws.
+        """
+        raise NotImplementedError
+
+
+class Mixup(Mixing):
+    """Blend every image of a batch, and its label, with another of the batch.
+
+    x = λ x₁ + (1 - λ) x₂ and y = λ y₁ + (1 - λ) y₂ with λ ~ Beta(alpha, alpha), one λ for a batch. Numbers (regression)
+    are blended like labels.
+    """
+
+    name = "mixup"
+    citation = "Zhang et al. 2018, arXiv:1710.09412"
+
+    def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
+        return share * pixels + (1 - share) * pixels[partners], share
+
+
+class CutMix(Mixing):
+    """Put a box of another image of the batch into every image, and its label with it by area.
+
+    The box has the image's proportions and √(1 - λ) of its sides, with λ ~ Beta(alpha, alpha), and its middle anywhere;
+    what of it lies outside is cut off, and the label's share follows what is left.
+    """
+
+    name = "cutmix"
+    citation = "Yun et al. 2019, arXiv:1905.04899"
+    Config = CutMixConfig
+
+    def bind(self, task: Task) -> None:
+        super().bind(task)
+        if task.labels is not None and task.labels.kind == "regression":
+            raise RecipeError(
+                f"augmenter {self.name!r} mixes labels by area, which means nothing for numbers (regression). Take it "
+                "out of the recipe, or use mixup."
+            )
+
+    def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
+        height, width = pixels.shape[2:]
+        top, bottom = box_side(height, share, rng.random())
+        left, right = box_side(width, share, rng.random())
+        mixed = pixels.clone()
+        mixed[:, :, top:bottom, left:right] = pixels[partners][:, :, top:bottom, left:right]
+        return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def box_side(size: int, share: float, middle: float) -> tuple[int, int]:
+    """Return where a box with √(1 - share) of a side begins and ends; `middle` is a fraction of the side."""
+    length = int(size * (1 - share) ** 0.5)
+    at = int(middle * size)
+    return max(0, at - length // 2), min(size, at + length // 2)
+
+
+def soft_labels(labels: Tensor, classes: int) -> Tensor:
+    """Return class numbers (examples,) as (examples, classes) fp32; several labels or numbers stay as they are."""
+    import torch
+
+    if labels.is_floating_point():
+        return labels
+    return torch.nn.functional.one_hot(labels, classes).float()
+
+
+def images_of(batch: Batch, name: str) -> tuple[str, Tensor]:
+    """Return the key and the tensor of a batch's images.
+
+    Raises:
+        InputError: no tensor of the batch holds images.
+    """
+    for key, value in batch.items():
+        if key != "labels" and getattr(value, "ndim", 0) == 4 and value.is_floating_point():
+            return key, value
+    raise InputError(
+        f"augmenter {name!r} finds no images (examples, channels, height, width) in the batch, only "
+        f"{', '.join(map(repr, batch))}. Take it out of the recipe."
+    )

@@ -1,0 +1,151 @@
+"""An encoder-decoder that translates texts sentence by sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import regex
+import torch
+from transformers import GenerationConfig
+
+from ftengine.api import LoadedModel, LoadRequest
+from ftengine.errors import SourceError
+from ftengine_builtins.augmenters.randomness import seeded
+from ftengine_builtins.loaders.transformers import TransformersLoader
+from ftengine_builtins.tasks.lengths import attention_mask, pad
+
+HEAD = "seq2seq-lm"
+
+Span = tuple[int, int]
+"""First character and the one after the last."""
+
+SENTENCES = 16
+"""Sentences translated at one time."""
+
+LONGEST = 256
+"""Tokens of a sentence, where neither recipe nor models say less: what translation models are trained on."""
+
+_LINE = regex.compile(r"[^\n]+")
+_END = regex.compile(r"[.!?…]++[\"'”’)\]]*+\s++|[。！？]++[”’」』）]*+")
+"""Where a sentence ends inside of a line: Chinese and Japanese need no blank after it."""
+
+
+def find_sentences(text: str) -> list[Span]:
+    """Return where the sentences of a text are, without the blanks around them."""
+    spans = []
+    for line in _LINE.finditer(text):
+        start = line.start()
+        for end in [*(match.end() for match in _END.finditer(text, *line.span())), line.end()]:
+            sentence = text[start:end].strip()
+            if sentence:
+                first = text.index(sentence, start)
+                spans.append((first, first + len(sentence)))
+            start = end
+    return spans
+
+
+def check_translator(source: str) -> None:
+    """Find out whether a model can be loaded that translates; its weights are not read.
+
+    Raises:
+        SourceError: it is missing, incomplete, has no tokenizer, or is no encoder-decoder.
+    """
+    loader = TransformersLoader()
+    if not loader.accepts(source):
+        raise SourceError(
+            f"{source!r} is neither a folder that holds a model nor the name of a hub model (owner/name)."
+        )
+    loader.check(source)
+    loader.load_processor(source)
+    skeleton = loader.load(LoadRequest(source, HEAD, skeleton=True, processor=False))
+    if not hasattr(skeleton.module, "generate"):
+        raise SourceError(f"{source!r} is a {type(skeleton.module).__name__}, which cannot generate text.")
+
+
+def load_translator(source: str, device: str) -> LoadedModel:
+    """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients.
+
+    The random numbers of the run stay as they are.
+    """
+    with seeded(0):
+        loaded = TransformersLoader().load(LoadRequest(source, HEAD, dtype="float32"))
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loaded.module.requires_grad_(False).eval().to(torch.device(wanted))
+    return loaded
+
+
+class Translator:
+    """Translates texts with one model.
+
+    Args:
+        loaded: an encoder-decoder and its tokenizer.
+        prefix: what is put in front of each sentence.
+        temperature: of the distribution that words are drawn from; 0 takes the likeliest.
+        top_p: share of the distribution that is drawn from.
+        beams: width of the beam search.
+        max_length: longest sentence in tokens; None takes `LONGEST`, or the model's limit if less.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, prefix: str, temperature: float, top_p: float, beams: int, max_length: int | None
+    ) -> None:
+        self._loaded, self._prefix, self._tokenizer = loaded, prefix, loaded.processor
+        limits = [max_length or LONGEST, loaded.max_length, getattr(loaded.processor, "model_max_length", None)]
+        self._limit = min(limit for limit in limits if limit)
+        sampling = temperature > 0
+        own = loaded.module.generation_config
+        self._generation = GenerationConfig(
+            **{k: v for k, v in own.to_dict().items() if k in KEPT and v is not None},
+            max_new_tokens=self._limit - 1,  # the token that the decoder begins with counts too
+            do_sample=sampling,
+            num_beams=beams,
+            **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sampling else {}),
+        )
+
+    def __call__(self, text: str, seed: int) -> str:
+        """Translate a text; what is drawn is a function of the text and the seed.
+
+        A sentence whose translation is empty, or that cannot be cut to a length that the model reads, stays.
+        """
+        spans = [part for span in find_sentences(text) for part in self._parts(text, *span)]
+        device = next(self._loaded.module.parameters()).device
+        pieces, at = [], 0
+        with seeded(seed, device), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            for first in range(0, len(spans), SENTENCES):
+                chunk = spans[first : first + SENTENCES]
+                for (start, stop), new in zip(chunk, self._translate([text[a:b] for a, b in chunk]), strict=True):
+                    pieces += [text[at:start], new.strip() or text[start:stop]]
+                    at = stop
+        return "".join([*pieces, text[at:]])
+
+    def _parts(self, text: str, start: int, stop: int) -> list[Span]:
+        """Cut a sentence in halves at blanks until each fits; leave out what has no blank to cut at."""
+        if len(self._ids(text[start:stop])) <= self._limit:
+            return [(start, stop)]
+        blanks = [i for i in range(start + 1, stop - 1) if text[i].isspace()]
+        if not blanks:
+            return []
+        middle = min(blanks, key=lambda i: abs(2 * i - start - stop))
+        halves = [(start, middle), (middle + 1, stop)]
+        return [part for a, b in halves if text[a:b].strip() for part in self._parts(text, a, b)]
+
+    def _ids(self, sentence: str) -> list[int]:
+        return self._tokenizer(self._prefix + sentence, verbose=False)["input_ids"]
+
+    def _translate(self, sentences: Sequence[str]) -> list[str]:
+        module = self._loaded.module
+        device, filler = next(module.parameters()).device, self._tokenizer.pad_token_id or 0
+        ids = [self._ids(sentence) for sentence in sentences]
+        output = module.generate(
+            input_ids=pad(ids, filler).to(device),
+            attention_mask=attention_mask(ids).to(device),
+            generation_config=self._generation,
+        )
+        return self._tokenizer.batch_decode(output, skip_special_tokens=True)
+
+
+KEPT = (
+    "bad_words_ids", "bos_token_id", "decoder_start_token_id", "eos_token_id", "forced_bos_token_id",
+    "forced_eos_token_id", "pad_token_id", "suppress_tokens",
+)  # fmt: skip
+"""What of a model's own generation settings says which tokens it uses; how to choose among them is the recipe's."""

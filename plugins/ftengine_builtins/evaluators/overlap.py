@@ -1,0 +1,82 @@
+"""How much two texts have in common: normalised equality, token F1 and ROUGE."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
+def normalized(text: str) -> str:
+    """Return a text in lower case, without ASCII punctuation, English articles and superfluous white space.
+
+    As the evaluation of SQuAD does (Rajpurkar et al. 2016, arXiv:1606.05250), in this order.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def token_f1(completion: str, reference: str) -> float:
+    """Return the F1 of the words that two texts share after `normalized`; of two texts without words, 1 (SQuAD 2.0)."""
+    ours, theirs = normalized(completion).split(), normalized(reference).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return _f1((Counter(ours) & Counter(theirs)).total(), len(ours), len(theirs))
+
+
+def rouge_words(text: str) -> list[str]:
+    """Return what ROUGE counts: runs of letters and digits in lower case, without stemming.
+
+    For ASCII text these are the tokens of Google's rouge-score; letters of other scripts, which that one throws
+    away, are words here too.
+    """
+    return [word for word in _BETWEEN_WORDS.split(text.lower()) if word]
+
+
+def rouge_n(ours: Sequence[str], theirs: Sequence[str], n: int) -> float:
+    """Return ROUGE-N's F1: shared n-grams, each as often as in both (Lin 2004, aclanthology.org/W04-1013)."""
+    mine, other = (Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (ours, theirs))
+    return _f1((mine & other).total(), mine.total(), other.total())
+
+
+def rouge_l(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """Return ROUGE-L's F1: the longest common subsequence over the whole texts, without division into sentences."""
+    return _f1(common_subsequence(ours, theirs), len(ours), len(theirs))
+
+
+def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Return the length of the longest common subsequence, a whole row of the table at a time as bits of an integer.
+
+    Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
+    """
+    places: dict[Hashable, int] = {}
+    for i, item in enumerate(a):
+        places[item] = places.get(item, 0) | 1 << i
+    everything = (1 << len(a)) - 1
+    row = everything
+    for item in b:
+        met = row & places.get(item, 0)
+        row = (row + met | row - met) & everything
+    return len(a) - row.bit_count()
+
+
+def common_run(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Return the length of the longest run of items that both hold, by the diagonals of the table as bits."""
+    places: dict[Hashable, int] = {}
+    for i, item in enumerate(a):
+        places[item] = places.get(item, 0) | 1 << i
+    hits = [places.get(item, 0) for item in b]
+    length, ends = 0, hits
+    # After k rounds ends[j] has bit i set where runs of k + 1 items end at a[i] and b[j].
+    while any(ends):
+        length += 1
+        ends = [before << 1 & hit for before, hit in zip([0, *ends[:-1]], hits, strict=True)]
+    return length
+
+
+def _f1(shared: int, ours: int, theirs: int) -> float:
+    return 2 * shared / (ours + theirs) if shared else 0.0

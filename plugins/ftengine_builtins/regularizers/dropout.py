@@ -1,0 +1,52 @@
+"""Dropout with another probability than the model came with."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine.errors import RecipeError
+from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts
+
+
+class DropoutConfig(Config):
+    """Options of dropout."""
+
+    p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")
+    strategy: bool = Field(False, description="also in what the strategy added, which has an option of its own")
+
+
+class Dropout(Regularizer):
+    """Set the dropout probability of the whole model, attention's included (Srivastava et al. 2014).
+
+    Many models come with dropout 0, or with another one than little data wants. The dropout of what the strategy added
+    (lora, adapter) stays, unless `strategy` is true. 0 switches dropout off.
+    """
+
+    name = "dropout"
+    Config = DropoutConfig
+    citation = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
+
+    def __init__(self, config: DropoutConfig | None = None) -> None:
+        super().__init__(config)
+        self._before: list[tuple[Place, float]] = []
+
+    def attach(self, loaded: LoadedModel, task: Task) -> None:
+        places = [place for place in dropouts(loaded) if self._is_wanted(place)]
+        if not places:
+            raise RecipeError(
+                f"regularizer dropout finds no dropout in {type(loaded.module).__name__} to set. Use that of the "
+                "strategy (strategy.dropout), or another regularizer, such as mixout or l2-sp."
+            )
+        places += [place for place in config_dropouts(loaded) if self._is_wanted(place)]
+        self._before = [(place, place.probability) for place in places]
+        for place in places:
+            setattr(place.owner, place.attribute, self.config.p)
+
+    def detach(self, loaded: LoadedModel) -> None:
+        while self._before:
+            place, probability = self._before.pop()
+            setattr(place.owner, place.attribute, probability)
+
+    def _is_wanted(self, place: Place) -> bool:
+        return self.config.strategy or not place.added

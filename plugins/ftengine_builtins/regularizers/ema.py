@@ -1,0 +1,74 @@
+"""EMA: the average of the weights over the last steps is what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine.parameters import copy_into, state_tensors
+
+
+class EmaConfig(Config):
+    """Options of EMA."""
+
+    decay: float = Field(0.99, gt=0, lt=1, description="share of the average that stays at each step, once warmed up")
+
+
+class Ema(Regularizer):
+    """Keep an exponential moving average of the weights (EMA; Polyak & Juditsky 1992, Morales-Brotons et al. 2024).
+
+    After step t the average becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so that the first weights
+    leave no trace (their share is below 10⁻⁴ after ten steps). The average is what is validated, kept and saved;
+    training goes on with the weights themselves. It is kept in fp32, running statistics included.
+    """
+
+    name = "ema"
+    Config = EmaConfig
+    citation = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
+
+    def __init__(self, config: EmaConfig | None = None) -> None:
+        super().__init__(config)
+        self._average: dict[str, Tensor] = {}
+
+    def attach(self, loaded: LoadedModel, task: Task) -> None:
+        self._average = {
+            name: tensor.detach().to(_wide(tensor), copy=True) for name, tensor in state_tensors(loaded.module).items()
+        }
+
+    @torch.no_grad()
+    def stepped(self, model: nn.Module, step: int) -> None:
+        decay = min(self.config.decay, (1 + step) / (10 + step))
+        for name, tensor in state_tensors(model).items():
+            average = self._average[name]
+            if tensor.is_floating_point():
+                average.lerp_(tensor.to(average.dtype), 1 - decay)
+            else:  # the number of batches that statistics saw
+                average.copy_(tensor)
+
+    @contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        tensors = state_tensors(model)
+        trained = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        copy_into(tensors, self._average, "the average of the weights")
+        try:
+            yield
+        finally:
+            copy_into(tensors, trained, "the weights")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._average
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        copy_into(self._average, tensors, "the average of the weights in the checkpoint")
+
+    def detach(self, loaded: LoadedModel) -> None:
+        self._average = {}
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype

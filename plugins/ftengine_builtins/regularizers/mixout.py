@@ -1,0 +1,109 @@
+"""Mixout: dropout towards the pre-trained weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine.errors import RecipeError
+from ftengine_builtins.regularizers.pretrained import pretrained_trained
+from ftengine_builtins.regularizers.randomness import NOISY
+
+KINDS = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Their forward reads weights of the layers in them without calling those."""
+ADVICE = "Take it out (lora and adapter have dropout of their own), or use strategy full."
+
+
+class MixoutConfig(Config):
+    """Options of mixout."""
+
+    p: float = Field(0.1, gt=0, lt=1, description="share of weights that are the pre-trained ones in a pass")
+
+
+class Mixout(Regularizer):
+    """Swap random weights for the pre-trained ones in every pass of training (mixout, Lee et al. 2020).
+
+    With a mask m, 1 with probability p, a weight w that started as u becomes (m u + (1 - m) w - p u) / (1 - p), whose
+    mean is w (arXiv:1909.11299, §3). It acts on the matrices of linear and convolutional layers that came with the
+    model and train; embeddings, a language model's output head, biases, norms and fresh heads train as ever. A copy of
+    those matrices is kept in memory.
+    """
+
+    name = "mixout"
+    Config = MixoutConfig
+    citation = (
+        "Lee et al. 2020, Mixout: Effective Regularization to Finetune Large-scale Pretrained Language Models, "
+        "arXiv:1909.11299"
+    )
+
+    def __init__(self, config: MixoutConfig | None = None) -> None:
+        super().__init__(config)
+        self._handles: list[RemovableHandle] = []
+        self._start: dict[nn.Module, Tensor] = {}
+        self._trained: dict[nn.Module, nn.Parameter] = {}
+
+    def attach(self, loaded: LoadedModel, task: Task) -> None:
+        layers = self._layers(loaded)
+        if not layers:
+            raise RecipeError(
+                f"regularizer mixout finds no linear or convolutional layer in {type(loaded.module).__name__} that "
+                f"came with the model and trains. {ADVICE}"
+            )
+        for layer in layers:
+            self._start[layer] = layer.weight.detach().clone()
+            self._handles += [
+                layer.register_forward_pre_hook(self._mix),
+                layer.register_forward_hook(self._put_back, always_call=True),
+            ]
+        NOISY.update(layers)
+
+    def detach(self, loaded: LoadedModel) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        for layer in self._start:
+            NOISY.discard(layer)
+        self._start = {}
+
+    def _layers(self, loaded: LoadedModel) -> list[Any]:
+        module: Any = loaded.module
+        trained = {id(p) for p in pretrained_trained(loaded, self.name, ADVICE).values()}
+        getter = getattr(module, "get_output_embeddings", None)
+        head = getter() if getter is not None else None
+        closed = {id(part) for whole in module.modules() if isinstance(whole, BYPASSING) for part in whole.modules()}
+        return [
+            layer
+            for layer in module.modules()
+            if isinstance(layer, KINDS)
+            and layer is not head
+            and id(layer) not in closed
+            and id(layer.weight) in trained
+        ]
+
+    def _mix(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        # The mixed weight takes the parameter's place while the layer computes, so that names stay as they are.
+        weight = layer._parameters["weight"]
+        if layer.training and weight is not None:
+            self._trained[layer] = weight
+            layer._parameters["weight"] = mixed(weight, self._start[layer], self.config.p)  # type: ignore[assignment]
+
+    def _put_back(self, layer: nn.Module, *_: Any) -> None:
+        if layer in self._trained:
+            layer._parameters["weight"] = self._trained.pop(layer)
+
+
+def mixed(weight: Tensor, start: Tensor, p: float) -> Tensor:
+    """Return (m u + (1 - m) w - p u) / (1 - p) for a mask m that is 1 with probability p, in the weight's dtype.
+
+    Args:
+        weight: w, trained.
+        start: u, of the same shape.
+    """
+    kept = torch.empty_like(weight).bernoulli_(1 - p)
+    return start + kept * (weight - start) / (1 - p)

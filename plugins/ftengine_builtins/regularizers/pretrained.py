@@ -1,0 +1,29 @@
+"""What of a model's trained parameters came with the base, and where it started from."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ftengine.api import LoadedModel
+from ftengine.errors import RecipeError
+from ftengine.parameters import trainable
+
+
+def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> dict[str, nn.Parameter]:
+    """Return the parameters that came with the base and train, by name.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    found = {name: p for name, p in trainable(loaded.module).items() if name in loaded.pretrained}
+    if not found:
+        raise RecipeError(
+            f"regularizer {regularizer} holds pre-trained weights near where they were, and under this strategy none "
+            f"trains: what trains was added to the model, and the base stays as it is. {advice}"
+        )
+    return found
+
+
+def copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return what tensors hold now, apart from them."""
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -1,0 +1,99 @@
+"""Where a model is random while it trains: dropout wherever it is written, and noise of other regularizers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+
+from ftengine.api import LoadedModel
+
+NOISY: WeakSet[nn.Module] = WeakSet()
+"""Modules to which a regularizer adds randomness at present."""
+
+DROPS = re.compile(r"drop(out)?(?!.*path)", re.IGNORECASE)
+"""Names of attributes that hold a probability of dropout: attention_dropout, dropout_prob, attn_pdrop, drop_rate."""
+OTHER = re.compile(r"layer|path|block|connect|lora", re.IGNORECASE)
+"""Names that drop something other than activations of the model itself, such as whole layers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a probability of dropout is kept.
+
+    Args:
+        path: the module's path, or that of the module whose config it is.
+        owner: the module or config.
+        attribute: the attribute's name.
+        added: whether the module came from the strategy, not from the model.
+    """
+
+    path: str
+    owner: Any
+    attribute: str
+    added: bool
+
+    @property
+    def probability(self) -> float:
+        return getattr(self.owner, self.attribute)
+
+
+def dropouts(loaded: LoadedModel) -> list[Place]:
+    """Return all probabilities of dropout in a model's modules, those of attention included."""
+    places = []
+    for path, module in loaded.module.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            places.append(Place(path, module, "p", _is_added(loaded, path)))
+            continue
+        for attribute in _attributes(module):
+            added = _is_added(loaded, path) or attribute.startswith("lora_")
+            places.append(Place(path, module, attribute, added))
+    return places
+
+
+def config_dropouts(loaded: LoadedModel) -> list[Place]:
+    """Return the probabilities in configs, which few modules read while they compute, but some do."""
+    configs = {
+        id(c): (p, c) for p, m in loaded.module.named_modules() if hasattr(c := getattr(m, "config", None), "to_dict")
+    }
+    return [Place(path, config, name, False) for path, config in configs.values() for name in _attributes(config)]
+
+
+def is_random(loaded: LoadedModel) -> bool:
+    """Say whether two passes over one batch differ in training mode."""
+    if any(module in NOISY for module in loaded.module.modules()):
+        return True
+    if any(place.probability > 0 for place in dropouts(loaded)):
+        return True
+    return any(  # stochastic depth
+        _is_probability(value) and value > 0 and "drop" in name
+        for module in loaded.module.modules()
+        for name, value in vars(module).items()
+    ) or any(type(module).__name__ == "StochasticDepth" and module.p > 0 for module in loaded.module.modules())
+
+
+def _attributes(owner: Any) -> Iterator[str]:
+    for name, value in list(vars(owner).items()):
+        if DROPS.search(name) and (name == "lora_dropout" or not OTHER.search(name)) and _is_probability(value):
+            yield name
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_added(loaded: LoadedModel, path: str) -> bool:
+    """Say whether the nearest module around a path that has parameters has none of the model's own."""
+    new = tuple(f"{name}." for name in loaded.new_modules)
+    while True:
+        below = f"{path}." if path else ""
+        names = [name for name, _ in loaded.module.named_parameters() if name.startswith(below)]
+        if names:
+            return not any(name in loaded.pretrained or name.startswith(new) for name in names)
+        if not path:
+            return False
+        path = path.rpartition(".")[0]

@@ -1,0 +1,259 @@
+"""Folders of runs written by hand, in the format of real ones: a sound classifier, and one with everything in it."""
+
+import copy
+import json
+
+import yaml
+
+HOSTILE = (
+    '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\'onclick="alert(3)" {{ 7 * 7 }} '
+    "\u202egnp.exe\u202c\x00\x07\x1b[31m ]]>--> </style></title></textarea> &lt;b&gt; " + "W" * 300 + " \ud800"
+)
+"""Markup that tries to leave every context, template code, a right-to-left override, control characters, a word
+without end, half of a surrogate pair."""
+
+LABELS = ("business", "politics", "sports")
+
+
+def figure(value, half=0.03, n=400):
+    return {"value": value, "low": round(value - half, 6), "high": round(value + half, 6), "n": n}
+
+
+def change(value, half=0.03, better=True, p=0.002, detectable=0.05):
+    ends = {"low": round(value - half, 6), "high": round(value + half, 6)}
+    return {"value": value, **ends, "p": p, "better": better, "detectable": detectable}
+
+
+def details(confusion, ece):
+    labels = [
+        {"label": name, "precision": 0.9, "recall": 0.9, "f1": 0.9, "support": sum(row)}
+        for name, row in zip(LABELS, confusion, strict=True)
+    ]
+    bins = [
+        {"low": i / 10, "high": (i + 1) / 10, "n": 10 * i, "confidence": i / 10 + 0.05, "accuracy": i / 10 + 0.05 - ece}
+        for i in range(1, 10)
+    ]
+    return {
+        "classification": {"labels": labels, "confusion": confusion},
+        "calibration": {"bins": bins, "temperature": 1.2},
+    }
+
+
+def sound():
+    """Return the files of a sound run: 100 steps, five validations, 400 test examples."""
+    steps = [
+        {
+            "step": i,
+            "epoch": i // 20,
+            "loss": 1.1 * 0.96**i + 0.05 * (i % 3),
+            "learning_rate": 2e-4 * (1 - i / 101),
+            "grad_norm": 1.0,
+            "examples": 16,
+            "tokens": 1024,
+            "trained_tokens": 16,
+            "seconds": 0.5,
+        }
+        for i in range(1, 101)
+    ]
+    losses = [(0.62, 0.6), (0.35, 0.31), (0.24, 0.2), (0.21, 0.15), (0.205, 0.13)]
+    validations = [
+        {"step": 20 * i, "epoch": i, "validation_loss": held, "training_loss": seen}
+        for i, (held, seen) in enumerate(losses, 1)
+    ]
+    lines = sorted([*steps, *validations], key=lambda line: line["step"])
+    splits = {
+        name: {
+            "source": "news.jsonl",
+            "rows": rows,
+            "distinct": rows,
+            "duplicates": 0,
+            "skipped": {"count": 0, "first": []},
+        }
+        for name, rows in (("train", 1600), ("validation", 200), ("test", 400))
+    }
+    encoded = {
+        name: {"examples": split["rows"], "tokens": 64 * split["rows"], "trained_tokens": split["rows"], "longest": 128}
+        | {"truncated": 10, "masked": 0, "skipped": 0, "content": f"content of {name}"}
+        for name, split in splits.items()
+    }
+    return {
+        "recipe": {
+            "model": {"source": "models/minilm"},
+            "task": {"name": "text-classification", "max_length": 128},
+            "data": {"train": "news.jsonl", "validation": 0.1, "test": 0.2},
+            "strategy": {"name": "lora", "rank": 8},
+            "train": {"epochs": 5, "learning_rate": 2e-4, "keep_best": True},
+            "seed": 0,
+            "output": "runs/news",
+        },
+        "environment": {
+            "versions": {"python": "3.11.7", "torch": "2.13.0"},
+            "hardware": {"processor": "CPU", "cores": 2, "gpus": []},
+            "device": "cpu",
+            "base": {"source": "models/minilm", "weights": "a" * 32, "processor": "b" * 32},
+        },
+        "audit": {"splits": splits, "leaks": [], "warnings": [], "encoded": encoded},
+        "training": {
+            "steps": 100,
+            "planned_steps": 100,
+            "stopped_early": False,
+            "best_step": 100,
+            "best_loss": 0.205,
+            "seconds": 61.5,
+            "trainable_parameters": 339845,
+            "total_parameters": 23053061,
+            "peak_memory_bytes": 1179746304,
+        },
+        "evaluation": {
+            "split": "test",
+            "higher_is_better": {"accuracy": True, "macro_f1": True, "ece": False},
+            "base": {"accuracy": figure(0.65), "macro_f1": figure(0.63), "ece": figure(0.12, 0.02)},
+            "tuned": {"accuracy": figure(0.93), "macro_f1": figure(0.925), "ece": figure(0.03, 0.01)},
+            "difference": {"accuracy": change(0.28), "macro_f1": change(0.295), "ece": change(-0.09)},
+            "details": {
+                "base": details([[80, 40, 20], [30, 90, 10], [10, 30, 90]], 0.1),
+                "tuned": details([[130, 7, 3], [6, 122, 2], [2, 8, 120]], 0.02),
+            },
+            "paired": {
+                "evaluator": "classification",
+                "both": 250,
+                "only_base": 10,
+                "only_tuned": 122,
+                "neither": 18,
+                "p": 1e-25,
+            },
+            "training": {
+                "n": 200,
+                "base": {"accuracy": figure(0.66, 0.06, 200)},
+                "tuned": {"accuracy": figure(0.96, 0.025, 200)},
+                "judged": {
+                    "evaluator": "classification",
+                    "rows": [[0.02, False, "news.jsonl:7"]] * 2 + [[0.97, True, "news.jsonl:8"]] * 198,
+                },
+            },
+        },
+        "metrics": lines,
+        "facts": {"task": {"name": "text-classification"}, "new_modules": []},
+    }
+
+
+def everything():
+    """Return the files of a run in which every section of the page has something to show, and all data is hostile."""
+    files = sound()
+    evaluation = files["evaluation"]
+    files["recipe"]["data"]["train"] = files["recipe"]["model"]["source"] = HOSTILE.replace("\ud800", "")
+    evaluation["details"]["tuned"]["classification"]["labels"][0]["label"] = HOSTILE
+    evaluation["details"]["base"]["classification"]["labels"][0]["label"] = HOSTILE
+    evaluation["slices"] = {
+        HOSTILE: {
+            "metric": "accuracy",
+            "worst": HOSTILE,
+            "gap": {"value": -0.3, "low": -0.42, "high": -0.17, "p": 0.004, "p_adjusted": 0.008},
+            "base_gap": {"value": -0.01, "low": -0.1, "high": 0.09, "p": 0.8},
+            "left_out": 3,
+            "slices": [
+                {
+                    "value": value,
+                    "examples": count,
+                    "small": count < 30,
+                    "base": {"accuracy": figure(0.65, 0.1, count)},
+                    "tuned": {"accuracy": figure(tuned, 0.04, count)},
+                    "difference": {"accuracy": change(tuned - 0.65)},
+                }
+                for value, count, tuned in ((HOSTILE, 90, 0.66), ("plain", 300, 0.96), ("rare", 10, 0.9))
+            ],
+        }
+    }
+    evaluation["probes"] = [
+        {
+            "kind": "robustness",
+            "name": "keyboard-noise",
+            "data": "test",
+            "examples": 400,
+            "base": {"accuracy": figure(0.6)},
+            "tuned": {"accuracy": figure(0.85)},
+            "difference": {"accuracy": change(0.25)},
+            "details": {},
+            "against": {"accuracy": change(-0.08, better=False)},
+        },
+        {
+            "kind": "forgetting",
+            "name": "general",
+            "data": HOSTILE,
+            "examples": 300,
+            "base": {"perplexity": figure(20.0, 1.0, 300)},
+            "tuned": {"perplexity": figure(31.0, 2.0, 300)},
+            "difference": {"perplexity": change(11.0, 1.5, better=False)},
+            "details": {},
+            "against": {},
+        },
+        {
+            "kind": "memorisation",
+            "name": "verbatim",
+            "data": "train",
+            "examples": 100,
+            "base": {"verbatim": figure(0.02, 0.02, 100)},
+            "tuned": {"verbatim": figure(0.4, 0.1, 100)},
+            "difference": {"verbatim": change(0.38, 0.1)},
+            "details": {"held_out": {"base": {}, "tuned": {"verbatim": figure(0.03, 0.03, 100)}}},
+            "against": {"verbatim": change(0.37, 0.11)},
+        },
+        {
+            "kind": "refusal",
+            "name": "prompts",
+            "data": "prompts.jsonl",
+            "examples": 50,
+            "base": {"refusal": figure(0.9, 0.08, 50)},
+            "tuned": {"refusal": figure(0.4, 0.13, 50)},
+            "difference": {"refusal": change(-0.5, 0.15, better=False)},
+            "details": {},
+            "against": {},
+        },
+    ]
+    item = {
+        "place": HOSTILE,
+        "shown": [[HOSTILE, False], [HOSTILE, True]],
+        "base": {"label": HOSTILE, "predicted": "politics", "scores": {HOSTILE: 0.25, "politics": 0.75}},
+        "tuned": {"label": HOSTILE, "predicted": HOSTILE, "scores": {HOSTILE: 0.95}},
+        "base_score": 0.25,
+        "tuned_score": 0.95,
+        "base_right": False,
+        "tuned_right": True,
+    }
+    files["examples"] = {"evaluator": "classification", "improved": [item] * 3, "worse": [item | {"base_right": None}]}
+    audit = files["audit"]
+    audit["warnings"] = [HOSTILE]
+    audit["leaks"] = [
+        {"between": ["train", "test"], "count": 12, "near": 5, "dropped": 0, "places": [f"{HOSTILE}:1 = b:2"]}
+    ]
+    for split in audit["splits"].values():
+        split |= {"source": HOSTILE, "near_duplicates": 2, "contradictions": None}
+    audit["splits"]["train"] |= {"contradictions": {"texts": 40, "rows": 95, "places": [HOSTILE]}, "duplicates": 900}
+    audit["labels"] = {name: {"counts": {HOSTILE: 40, "politics": 30}} for name in ("train", "test")}
+    audit["lengths"] = {
+        name: {"percentiles": {"5": 8, "50": 40, "100": 300}, "limit": 128, "truncated": 10}
+        for name in ("train", "test")
+    }
+    audit["oddities"] = {"train": {"replacement_characters": {"count": 3, "places": [HOSTILE]}}}
+    audit["personal"] = {"train": {"email": {"count": 4, "places": ["news.jsonl:3 a***@b.org"]}}}
+    files["training"]["regularizers"] = [
+        {
+            "name": "wise-ft",
+            "alpha": 0.6,
+            "curve": [{"alpha": i / 4, "validation_loss": 0.3 - 0.05 * i + 0.01 * i * i} for i in range(5)],
+        }
+    ]
+    return files
+
+
+def write_run(folder, files):
+    """Write a run's folder; a file that is None is left out."""
+    files = copy.deepcopy(files)
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(files["recipe"], sort_keys=False, allow_unicode=True))
+    for name in ("environment", "audit", "training", "evaluation", "examples"):
+        if files.get(name) is not None:
+            (folder / f"{name}.json").write_text(json.dumps(files[name]))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in files["metrics"]))
+    (folder / "adapter" / "ftengine.json").write_text(json.dumps(files["facts"]))
+    return folder

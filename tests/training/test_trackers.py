@@ -1,0 +1,102 @@
+"""What trackers are told, read back from the event files that TensorBoard reads."""
+
+import pytest
+
+from ftengine.errors import RecipeError
+from ftengine.training.trackers import Trackers, check_trackers, flat, open_trackers
+
+RECIPE = {"task": {"name": "causal-lm"}, "seed": 0, "augment": [], "train": {"learning_rate": 0.1, "max_steps": None}}
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_lines_become_scalars_at_their_steps(tmp_path):
+    trackers = open_trackers(["tensorboard"], tmp_path, RECIPE)
+    trackers.log({"step": 1, "epoch": 0, "loss": 2.5, "grad_norm": None})
+    trackers.log({"step": 2, "epoch": 0, "loss": 1.5, "grad_norm": 0.25})
+    trackers.log({"step": 2, "epoch": 1, "validation_loss": 3.0})
+    trackers.finish({"base": {"f1": {"value": 0.5}}, "tuned": {"f1": {"value": 0.75}}, "difference": {}})
+    found = scalars(tmp_path / "trackers" / "ftengine")
+    assert found["loss"] == [(1, 2.5), (2, 1.5)]
+    assert found["grad_norm"] == [(2, 0.25)]
+    assert found["validation_loss"] == [(2, 3.0)]
+    assert found["base/f1"] == [(2, 0.5)]
+    assert found["tuned/f1"] == [(2, 0.75)]
+    assert "step" not in found
+
+
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
+    before = open_trackers(["tensorboard"], tmp_path, RECIPE)
+    for step in (1, 2, 3):
+        before.log({"step": step, "loss": float(step)})
+    before.finish({"base": {}, "tuned": {}, "difference": {}})
+    after = open_trackers(["tensorboard"], tmp_path, RECIPE, step=2)
+    after.log({"step": 3, "loss": 30.0})
+    after.finish({"base": {}, "tuned": {}, "difference": {}})
+    assert scalars(tmp_path / "trackers" / "ftengine")["loss"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_the_recipe_is_told_flat_and_once(tmp_path):
+    assert flat(RECIPE) == {
+        "task.name": "causal-lm",
+        "seed": 0,
+        "augment": "[]",
+        "train.learning_rate": 0.1,
+        "train.max_steps": "null",
+    }
+    open_trackers(["tensorboard"], tmp_path, RECIPE).finish({"base": {}, "tuned": {}, "difference": {}})
+    open_trackers(["tensorboard"], tmp_path, RECIPE, step=1).finish({"base": {}, "tuned": {}, "difference": {}})
+    (told,) = (tmp_path / "trackers").rglob("hparams.yml")
+    assert "train.learning_rate: 0.1" in told.read_text()
+
+
+def test_without_trackers_nothing_is_written(tmp_path):
+    trackers = open_trackers([], tmp_path, RECIPE)
+    trackers.log({"step": 1, "loss": 1.0})
+    trackers.finish({"base": {}, "tuned": {}, "difference": {}})
+    assert list(tmp_path.iterdir()) == []
+    assert Trackers().started == []
+
+
+def test_unknown_and_missing_trackers_are_one_early_error():
+    with pytest.raises(RecipeError, match=r"no tracker named 'tensorbord'.*wandb.*Did you mean 'tensorboard'"):
+        check_trackers(["tensorbord"])
+    with pytest.raises(RecipeError, match=r"'comet_ml' is not installed.*pip install comet-ml.*installed: tensorboard"):
+        check_trackers(["tensorboard", "comet_ml"])
+    check_trackers(["tensorboard"])
+
+
+def test_trackers_registered_with_accelerate_are_known(monkeypatch, tmp_path):
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+    class Ear(GeneralTracker):
+        name = "ear"
+        requires_logging_directory = False
+        main_process_only = True
+
+        def __init__(self, project, **options):
+            super().__init__()
+            self.heard = []
+
+        @property
+        def tracker(self):
+            return self.heard
+
+        def store_init_configuration(self, values):
+            self.heard.append(values["task.name"])
+
+        def log(self, values, step, **kwargs):
+            self.heard.append((step, dict(values)))
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "ear", Ear)
+    check_trackers(["ear"])
+    trackers = open_trackers(["ear", "ear"], tmp_path, RECIPE)
+    trackers.log({"step": 4, "loss": 1.0, "note": "x", "flag": True})
+    (ear,) = trackers.started
+    assert ear.heard == ["causal-lm", (4, {"loss": 1.0})]
