@@ -166,7 +166,8 @@ def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     odds = rng.normal(np.where(label == 1, 0.75, -0.75), 1.0)
     p = 1 / (1 + np.exp(-1.5 * odds))
     said = [
-        {"label": int(y), "predicted": int(q > 0.5), "scores": [1 - q, q]} for y, q in zip(label, p.tolist(), strict=True)
+        {"label": int(y), "predicted": int(q > 0.5), "scores": [1 - q, q]}
+        for y, q in zip(label, p.tolist(), strict=True)
     ]
     ranked = accumulate(Classification(), context, said, seed, resamples).results()["roc_auc"]
     yield Held("roc_auc", ranked.low, ranked.high, float(ndtr(1.5 / math.sqrt(2))))
@@ -196,7 +197,7 @@ def coverage(
     for seed in range(runs):
         for held in world(n, seed, resamples):
             right, all_sets = found.get(held.figure, (0, 0))
-            found[held.figure] = right + held.holds, all_sets + 1
+            found[held.figure] = right + bool(held.holds), all_sets + 1
     return found
 
 
@@ -230,9 +231,8 @@ def _shifted_classes(n: int, seed: int, shift: float, resamples: int) -> list[Ac
     """Two models that disagree on a fifth of the examples; tuned is right more often by `shift`."""
     rng = np.random.default_rng([n, seed])
     luck = rng.random(n)
-    base = (luck < 0.7) | ((luck > 0.8) & (luck < 0.9 - shift / 2))
-    tuned = (luck < 0.7) | ((luck >= 0.7) & (luck <= 0.8)) | ((luck > 0.8) & (luck < 0.8 + 0))
-    tuned = tuned | ((luck >= 0.9 - shift / 2) & (luck < 0.9 + shift / 2))
+    base = (luck < 0.7) | ((luck >= 0.8 + shift / 2) & (luck < 0.9))
+    tuned = luck < 0.8 + shift / 2
     context = EvaluationContext("classes", Labels("single", tuple("abcde")))
     return [
         accumulate(Classification(), context, [_said(0, 0 if ok else 1) for ok in right], seed, resamples)

@@ -569,6 +569,13 @@ class Evaluator(Component):
     def fit(self, predictions: Iterable[Prediction] | None) -> None:
         """Learn from validation predictions, a stream; None where no validation split is left to learn from."""
 
+    def lean(self) -> Evaluator:
+        """Return an evaluator of those figures that need few statistics; each slice of the data has sums of its own.
+
+        Called after `bind`; the first metric has to be among them.
+        """
+        return self
+
     def judge(self, prediction: Prediction) -> Judgement | None:
         """Say how well one example was answered; None where this evaluator does not judge single examples."""
         return None

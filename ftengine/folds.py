@@ -228,7 +228,7 @@ def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
 def statement(folds: int, examples: int) -> str:
     """Say in words what the intervals cover and what they do not."""
     shared = (
-        f"any two of the {folds} training sets share about {(folds - 2) / (folds - 1):.0%} of their rows"
+        f"any two of the {folds} training sets share about {100 * (folds - 2) / (folds - 1):.0f} % of their rows"
         if folds > 2
         else "each of the two training sets is what the other one is tested on"
     )

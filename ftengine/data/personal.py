@@ -20,9 +20,9 @@ _EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w@
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 _CARD = re.compile(r"\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5}")
 # Long runs of digits with separators between them; what they are is told by their grouping.
-_DIGITS = re.compile(r"(?<![\w.,/-])(?:\+|\()?\d(?:[ ()./-]{0,2}\d){6,18}(?![\w%])")
+_DIGITS = re.compile(r"(?<![\w.,/-])(?:\+|\()?\d(?:[ ()./-]{0,3}\d){6,18}(?![\w%])")
 _PHONE = re.compile(
-    r"""\+[1-9]\d{0,2}[ ./(-]?[ ]?(?:[\d]{1,4}[ )./-]{0,2}){2,6}   # international: +44 20 7946 0958
+    r"""\+[1-9]\d{0,2}[ ./-]?(?:[ (]{0,2}\d{1,7}[ )./-]{0,2}){2,6}    # international: +44 (0)20 7946 0958
       | \(0?\d{2,4}\)[ ]?\d{3,4}[ -]?\d{3,5}                       # an area in brackets: (020) 7946 0958
       | 0\d{2,4}[ /-]\d{3,8}(?:[ -]\d{2,4}){0,2}                   # a national trunk prefix: 020 7946 0958
       | (?:1[ .-])?[2-9]\d{2}([ .-])\d{3}\1\d{4}                   # North American: 212-555-0123

@@ -65,6 +65,7 @@ class Outcome:
     Args:
         sums: of all evaluators.
         slices: for each column an accumulator a slice.
+        sliced: the accumulator of all examples that goes with them.
         judgements: by evaluator.
         spools: by pass the answers, of this process's share of the examples.
         judged_in: the pass that each judging evaluator belongs to.
@@ -72,21 +73,24 @@ class Outcome:
 
     sums: Sums = field(default_factory=Sums)
     slices: dict[str, list[Accumulator]] = field(default_factory=dict)
+    sliced: list[Accumulator] = field(default_factory=list)
     judgements: dict[str, Judgements] = field(default_factory=dict)
     spools: dict[str, Spool] = field(default_factory=dict)
     judged_in: dict[str, str] = field(default_factory=dict)
 
     def gather(self) -> None:
         """Add up what all processes measured; each has all of it then, and its own spools."""
-        mine = (self.sums, self.slices, self.judgements)
-        (self.sums, self.slices, self.judgements), *others = gather_object([mine])
+        mine = (self.sums, self.slices | {"": self.sliced}, self.judgements)
+        (self.sums, parts, self.judgements), *others = gather_object([mine])
         for sums, slices, judgements in others:
             self.sums.merge(sums)
             for column, accumulators in slices.items():
-                for one, other in zip(self.slices[column], accumulators, strict=True):
+                for one, other in zip(parts[column], accumulators, strict=True):
                     one.merge(other)
             for name, other_judgements in judgements.items():
                 self.judgements[name].merge(other_judgements)
+        self.sliced = parts.pop("")
+        self.slices = parts
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,11 @@ class Examiner:
         split, sliced = examination.split, examination.first.name in {evaluator.name for evaluator in evaluators}
         whole = self._accumulator(evaluators, split, members)
         columns = examination.slices if sliced else {}
+        lean = [evaluators[0].lean()]
+        all_slices = [self._accumulator(lean, split, members)] if columns else []
         parts = {
             column: [
-                self._accumulator(evaluators[:1], split, members[slicing.codes[members] == code])
+                self._accumulator(lean, split, members[slicing.codes[members] == code])
                 for code in range(len(slicing.values))
             ]
             for column, slicing in columns.items()
@@ -149,7 +155,8 @@ class Examiner:
         for member, prediction in stream:
             # Duplicates share their weights: the interval counts what is distinct, not how often it stands there.
             index = member if split.groups is None else int(split.groups[member])
-            whole.update(index, prediction)
+            for accumulator in (whole, *all_slices):
+                accumulator.update(index, prediction)
             for column, slicing in columns.items():
                 if (code := slicing.codes[member]) >= 0:
                     parts[column][code].update(index, prediction)
@@ -159,6 +166,7 @@ class Examiner:
                 spool.put(member, self.stream.task.readable(prediction))
         outcome.sums.parts[name] = whole
         outcome.slices |= parts
+        outcome.sliced += all_slices
         outcome.judgements |= judgements
         outcome.judged_in |= dict.fromkeys(judgements, name)
         if spool is not None:

@@ -76,15 +76,9 @@ def _paired(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str
 
 def _slices(examination: Examination, base: Outcome, tuned: Outcome, small: int) -> dict[str, Any]:
     def sides(column: str) -> tuple[tuple[Accumulator, list[Accumulator]], tuple[Accumulator, list[Accumulator]]]:
-        first = examination.first
-        return (_whole(base, first), base.slices[column]), (_whole(tuned, first), tuned.slices[column])
+        return (base.sliced[0], base.slices[column]), (tuned.sliced[0], tuned.slices[column])
 
     return {column: slice_report(slicing, *sides(column), small) for column, slicing in examination.slices.items()}
-
-
-def _whole(outcome: Outcome, evaluator: Evaluator) -> Accumulator:
-    names = {name: [one.name for one in part.evaluators] for name, part in outcome.sums.parts.items()}
-    return next(outcome.sums.parts[name] for name, found in names.items() if evaluator.name in found)
 
 
 def _training(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Calibration(Evaluator):
                 "Take it out of recipe key 'evaluate'."
             )
         self.classes = len(labels.names)
-        self._report(fitted=False)
+        self._report(fitted=self.temperature is not None)
 
     def fit(self, predictions):
         """Fit the temperature on validation predictions; without any there are no figures after temperature."""

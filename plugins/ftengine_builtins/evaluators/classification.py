@@ -1,5 +1,7 @@
 """Figures of classifiers, with one label an example or several."""
 
+from copy import copy
+
 import numpy as np
 
 from ftengine.api import Evaluator, Judgement
@@ -57,6 +59,13 @@ class Classification(Evaluator):
         true, predicted = self._indicators(prediction["label"]), self._indicators(prediction["predicted"])
         row = np.concatenate([[float((true == predicted).all()), 1.0], true * predicted, predicted, true])
         return np.concatenate([row, self._histograms(prediction, true)]) if self.bins else row
+
+    def lean(self):
+        """Leave the curves out: their histograms are many numbers."""
+        lean = copy(self)
+        lean.bins = 0
+        lean.higher_is_better = {name: True for name in self.higher_is_better if name != "roc_auc"}
+        return lean
 
     def judge(self, prediction):
         """Score the probability of the truth, with several labels its mean over them; right where all labels are."""

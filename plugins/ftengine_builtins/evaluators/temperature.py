@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.interpolate import CubicHermiteSpline
+from scipy.optimize import brentq
+from scipy.special import softmax
 
 LOWEST, HIGHEST, POINTS = 0.05, 20.0, 65
 """The temperatures that are looked at: a grid with equal ratios, 1.098 from one to the next."""
@@ -17,8 +19,8 @@ def fit_temperature(examples: Iterable[tuple[np.ndarray, int]]) -> float | None:
     """Return the temperature T that makes the mean negative log-likelihood of softmax(logits / T) least.
 
     Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2. The
-    likelihood and its first two derivatives by β = 1 / T are added up on a grid; it is convex in β, so a Newton
-    step from the best point of the grid comes to the minimum, which is never further than the neighbours.
+    likelihood's first two derivatives by β = 1 / T are added up on a grid. It is convex in β: its slope is zero once,
+    and a cubic between the two points around that place finds it.
 
     Args:
         examples: (logits of shape (classes,), id of the true class) of each; read once, as a stream.
@@ -27,7 +29,7 @@ def fit_temperature(examples: Iterable[tuple[np.ndarray, int]]) -> float | None:
         T, at least 0.05 and at most 20, or None where there are no examples.
     """
     grid = 1 / np.geomspace(LOWEST, HIGHEST, POINTS)[::-1]  # rising in β
-    sums = np.zeros((3, POINTS))
+    sums = np.zeros((2, POINTS))
     waiting: list[tuple[np.ndarray, int]] = []
     seen = 0
     for example in examples:
@@ -42,19 +44,23 @@ def fit_temperature(examples: Iterable[tuple[np.ndarray, int]]) -> float | None:
 
 
 def _derivatives(examples: list[tuple[np.ndarray, int]], grid: np.ndarray) -> np.ndarray:
-    """Return the summed likelihood at each β of the grid, and its first and second derivative; (3, points)."""
+    """Return the first and second derivative of the summed likelihood at each β of the grid, (2, points)."""
     logits = np.stack([row for row, _ in examples]).astype(np.float64)
     truth = logits[np.arange(len(examples)), [label for _, label in examples]]
     scaled = logits[:, None, :] * grid[:, None]
-    total = logsumexp(scaled, axis=-1)
-    p = np.exp(scaled - total[..., None])
+    p = softmax(scaled, axis=-1)
     mean = (p * logits[:, None, :]).sum(axis=-1)
     variance = (p * (logits[:, None, :] - mean[..., None]) ** 2).sum(axis=-1)
-    nll = total - grid * truth[:, None]
-    return np.stack([nll.sum(axis=0), (mean - truth[:, None]).sum(axis=0), variance.sum(axis=0)])
+    return np.stack([(mean - truth[:, None]).sum(axis=0), variance.sum(axis=0)])
 
 
-def _minimum(grid: np.ndarray, nll: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> float:
-    best = int(nll.argmin())
-    step = -slope[best] / curvature[best] if curvature[best] > 0 else 0.0
-    return float(np.clip(grid[best] + step, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
+def _minimum(grid: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> float:
+    """Return the β of the grid's range where the likelihood is least, from its derivatives on the grid."""
+    if not curvature.any():  # all logits of an example are equal: any temperature is as good
+        return 1.0
+    rising = np.flatnonzero(slope >= 0)
+    if not len(rising) or rising[0] == 0:
+        return float(grid[rising[0] if len(rising) else -1])
+    i = int(rising[0])
+    spline = CubicHermiteSpline(grid[i - 1 : i + 1], slope[i - 1 : i + 1], curvature[i - 1 : i + 1])
+    return float(brentq(spline, grid[i - 1], grid[i]))

@@ -123,7 +123,7 @@ def test_the_temperature_is_the_one_that_an_optimiser_finds(classes, temperature
         options={"xatol": 1e-8},
     )
     found = fit_temperature(zip(logits, labels, strict=True))
-    assert found == pytest.approx(math.exp(best.x), rel=1e-3)  # one Newton step from within a twentieth
+    assert found == pytest.approx(math.exp(best.x), rel=1e-4)  # the cubic between points a tenth apart
     assert found == pytest.approx(temperature, rel=0.25)
 
 
@@ -134,17 +134,16 @@ def test_a_stream_in_chunks_gives_the_same_temperature():
     assert both == pytest.approx(half, rel=1e-9)
 
 
-@pytest.mark.parametrize(("right", "limit"), [(True, 0.05), (False, 20.0)])
-def test_separable_logits_have_a_temperature_at_the_end_of_the_grid(right, limit):
-    logits = np.tile([[3.0, 0.0], [0.0, 3.0]], (10, 1))
-    labels = logits.argmax(axis=1) if right else logits.argmin(axis=1)
-    assert fit_temperature(zip(logits, labels, strict=True)) == pytest.approx(limit)
+def test_logits_that_are_always_right_or_always_wrong_have_an_extreme_temperature():
+    logits = np.tile([[1.0, 0.0], [0.0, 1.0]], (10, 1))
+    assert fit_temperature(zip(logits, logits.argmax(axis=1), strict=True)) == pytest.approx(0.05)
+    assert fit_temperature(zip(logits, logits.argmin(axis=1), strict=True)) == pytest.approx(20)
 
 
 def test_equal_logits_and_huge_ones_have_a_finite_temperature():
     flat = fit_temperature([(np.zeros(3), 0), (np.zeros(3), 2)])
     huge = fit_temperature([(np.array([1e4, 0, -1e4]), 0), (np.array([1e4, 0, -1e4]), 1)])
-    assert 0.05 <= flat <= 20
+    assert flat == 1
     assert huge == pytest.approx(20)
 
 

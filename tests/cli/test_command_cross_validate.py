@@ -1,0 +1,66 @@
+"""`ftengine cross-validate`: a run for each fold, figures of all of them, and going on from what is there."""
+
+import json
+import math
+
+import pytest
+
+from ftengine import load_run
+
+
+@pytest.fixture(scope="module")
+def validated(ftengine, recipe, tmp_path_factory):
+    """What the command printed; its runs are in `folder`."""
+    folder = tmp_path_factory.mktemp("folds") / "runs"
+    return validate(ftengine, recipe, folder), folder
+
+
+def validate(ftengine, recipe, folder, *options, code=0):
+    settings = ("--set", "train.max_steps=2", "--set", "evaluation.resamples=1000")
+    return ftengine("cross-validate", recipe, "--folds", 2, *settings, "--output", folder, *options, code=code)
+
+
+def test_figures_of_all_rows_and_of_each_fold_are_printed(validated):
+    text = validated[0].stdout
+    lines = text.splitlines()
+    assert lines[0] == "2 folds, 40 distinct examples each held out once, with 95 % intervals:"
+    assert lines[1].split() == ["metric", "base", "tuned", "difference"]
+    assert "fold 0" in text
+    assert "fold 1" in text
+    assert "Bengio & Grandvalet 2004" in text
+    assert "fold 1: train: 2" in validated[0].stderr
+
+
+def test_the_pooled_figure_is_the_mean_weighted_by_what_each_fold_holds(validated):
+    folder = validated[1]
+    content = json.loads((folder / "crossvalidation.json").read_text())
+    runs = [load_run(folder / f"fold-{fold}") for fold in range(2)]
+    for side in ("base", "tuned"):
+        tokens = [run.evaluation["details"][side] for run in runs]
+        losses = [run.evaluation[side]["loss"]["value"] for run in runs]
+        assert min(losses) <= content[side]["loss"]["value"] <= max(losses), tokens
+        assert content[side]["loss"]["n"] == sum(run.evaluation[side]["loss"]["n"] for run in runs) == 40
+        assert content[side]["loss"]["low"] < content[side]["loss"]["value"] < content[side]["loss"]["high"]
+    spread = content["spread"]["loss"]
+    assert spread["values"] == [run.evaluation["tuned"]["loss"]["value"] for run in runs]
+    assert spread["mean"] == pytest.approx(sum(spread["values"]) / 2)
+    assert spread["std"] == pytest.approx(abs(spread["values"][0] - spread["values"][1]) / math.sqrt(2))
+    difference = content["difference"]["loss"]["value"]
+    assert difference == pytest.approx(content["tuned"]["loss"]["value"] - content["base"]["loss"]["value"])
+    assert content["higher_is_better"]["loss"] is False
+
+
+def test_finished_folds_are_taken_as_they_are(ftengine, recipe, validated, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a finished fold was trained again"))
+    content = json.loads(validate(ftengine, recipe, validated[1], "--json").stdout)
+    before = json.loads((validated[1] / "crossvalidation.json").read_text())
+    assert [run["reused"] for run in content["runs"]] == [True, True]
+    assert content["tuned"] == before["tuned"]
+
+
+def test_torchrun_and_another_recipe_are_refused(ftengine, recipe, validated, monkeypatch):
+    error = validate(ftengine, recipe, validated[1], "--set", "train.learning_rate=0.5", code=2).stderr
+    assert "error: fold 0: run" in error
+    assert "train.learning_rate differs" in error
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without torchrun" in validate(ftengine, recipe, validated[1], code=2).stderr

@@ -1,0 +1,159 @@
+"""Near duplicates: what is planted is found, what is unrelated is not, and the threshold means what it says."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftengine.api import Task
+from ftengine.data.material import identities
+from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
+from ftengine.data.read import read_rows
+from ftengine.data.units import Units
+
+
+class Text(Task):
+    name = "text"
+
+    def identity(self, example):
+        return example["text"]
+
+
+def near_texts(write, texts, threshold=0.8, name="a.jsonl"):
+    """Return the pairs of texts in one group, as indices."""
+    rows = read_rows(write(name, "".join(json.dumps({"text": text}) + "\n" for text in texts)))
+    units = Units({"train": rows}, {"train": identities(rows, Text(), 0)}, Text())
+    near = find_near(units, threshold)
+    group = near.groups[units.of["train"]]
+    return {(i, j) for i, j in combinations(range(len(texts)), 2) if group[i] == group[j]}, near, units
+
+
+def similarity(one: str, other: str) -> float:
+    a, b = set(bag(normalised(one))), set(bag(normalised(other)))
+    return len(a & b) / len(a | b)
+
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdfgklmnprst"]
+
+
+def sentence(rng: random.Random, words: int) -> list[str]:
+    return rng.sample(WORDS, words)
+
+
+def test_case_punctuation_and_forms_of_characters_make_no_difference(write):
+    pairs, near, _ = near_texts(write, ["Yes, of course!", "yes of course", "ＹＥＳ — of course", "no of course"])
+    assert pairs == {(0, 1)}  # a dash is a sign, and "no" another word
+    assert near.pairs.shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的。", "不是的。"), (":)", ":("), ("!!", "??")],
+)
+def test_short_texts_that_differ_in_a_word_or_sign_are_no_duplicates(write, one, other):
+    assert near_texts(write, [one, other])[0] == set()
+
+
+def test_long_texts_are_compared_by_the_words_they_share(write):
+    words = sentence(random.Random(0), 20)
+    two, four = [*words], [*words]
+    two[3], two[9] = "changed", "twice"  # 18 of 22
+    four[:4] = ["four", "words", "are", "others"]  # 16 of 24
+    texts = [" ".join(x) for x in (words, two, four)]
+    assert near_texts(write, texts)[0] == {(0, 1)}
+    assert near_texts(write, texts, 0.9, "b.jsonl")[0] == set()
+    assert near_texts(write, texts, 0.6, "c.jsonl")[0] == {(0, 1), (0, 2), (1, 2)}
+    assert similarity(texts[0], texts[1]) == pytest.approx(18 / 22)
+
+
+def test_repeated_words_count_as_often_as_they_occur():
+    assert bag(["a", "b", "a", "a"]) == ["a", "b", "a 2", "a 3"]
+    assert bag(["a", "b", "a", "c"], {"a"}) == ["b", "c"]
+
+
+@given(st.floats(0.5, 0.94))
+def test_bands_find_a_pair_at_the_threshold_nearly_always(threshold):
+    length = band_length(threshold)
+    found = 1 - (1 - threshold**length) ** BANDS
+    assert found >= RECALL or length == 1
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 10**6))
+def test_no_pair_below_the_threshold_is_reported_and_hardly_one_above_is_missed(tmp_path_factory, seed):
+    rng = random.Random(seed)
+    base = [sentence(rng, 30) for _ in range(6)]
+    texts = []
+    for words in base:
+        for changed in (0, 1, 2, 3, 4, 6, 9):
+            other = [*words]
+            for place in rng.sample(range(30), changed):
+                other[place] = rng.choice(WORDS) + "x"
+            texts.append(" ".join(other))
+    folder = tmp_path_factory.mktemp("near")
+
+    def write(name, content):
+        (folder / name).write_text(content)
+        return str(folder / name)
+
+    _, near, units = near_texts(write, texts)
+    text_of = [units.text(unit) for unit in range(len(units))]
+    assert all(similarity(text_of[a], text_of[b]) >= 0.8 for a, b in near.pairs)
+    true = [(a, b) for a, b in combinations(range(len(units)), 2) if similarity(text_of[a], text_of[b]) >= 0.8]
+    missed = [pair for pair in true if near.groups[pair[0]] != near.groups[pair[1]]]
+    assert len(true) >= 20
+    assert len(missed) <= 1
+
+
+def test_what_most_examples_say_does_not_make_them_duplicates(write):
+    rng = random.Random(1)
+    instruction = " ".join(sentence(rng, 60))
+    texts = [f"{instruction} {' '.join(x + 'q' for x in sentence(rng, 18))}" for _ in range(40)]
+    repeated = texts[0].split()
+    repeated[-1] = "other"
+    pairs, near, _ = near_texts(write, [*texts, " ".join(repeated)])
+    assert pairs == {(0, 40)}
+    assert near.shared == 60
+    assert similarity(texts[0], texts[1]) > 0.6
+
+
+def test_examples_that_say_little_of_their_own_are_counted(write):
+    rng = random.Random(1)
+    instruction = " ".join(sentence(rng, 60))
+    _, near, _ = near_texts(write, [f"{instruction} {i}a" for i in range(40)])
+    assert near.formal == 40
+
+
+def test_a_thousand_variants_of_one_text_are_one_group_found_in_few_comparisons(write):
+    rng = random.Random(2)
+    words = sentence(rng, 40)
+    texts = [" ".join([*words[:37], *sentence(rng, 3)]) for _ in range(1000)]
+    texts += [" ".join(sentence(rng, 40)) for _ in range(1500)]  # so that the text is no form that most rows share
+    _, near, units = near_texts(write, texts)
+    groups = near.groups[units.of["train"]]
+    assert len(set(groups[:1000])) == 1
+    assert len(set(groups)) == 1501
+    assert len(near.pairs) <= 1000
+
+
+def test_the_order_of_a_file_changes_no_group(write):
+    rng = random.Random(3)
+    texts = [" ".join(sentence(rng, 25)) for _ in range(50)]
+    texts += [" ".join([*text.split()[:-2], "new", "end"]) for text in texts[:20]]
+    one = near_texts(write, texts)[1]
+    other = near_texts(write, texts[::-1], name="b.jsonl")[1]
+    assert np.array_equal(one.groups, other.groups)
+    assert np.array_equal(one.pairs, other.pairs)
+
+
+def test_texts_of_few_words_are_compared_as_wholes_alone(write):
+    words = sentence(random.Random(4), FEWEST_WORDS - 1)
+    assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])])[0] == set()
+    words.append("more")
+    assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])], name="b.jsonl")[0] == {(0, 1)}

@@ -1,0 +1,281 @@
+"""What text augmenters do to texts: as much as asked for, the same every time, nothing torn apart, never all of it."""
+
+import random
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftengine.errors import RecipeError
+from ftengine_builtins.augmenters.case import Case, CaseConfig
+from ftengine_builtins.augmenters.characters import is_tied
+from ftengine_builtins.augmenters.keyboard import LAYOUTS, Keyboard, KeyboardConfig, neighbours
+from ftengine_builtins.augmenters.mask_spans import MaskSpans, MaskSpansConfig
+from ftengine_builtins.augmenters.ocr import ALIKE, Ocr, OcrConfig
+from ftengine_builtins.augmenters.punctuation import MARKS, Punctuation, PunctuationConfig
+from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig
+from ftengine_builtins.augmenters.word_order import DeleteWords, DeleteWordsConfig, SwapWords, SwapWordsConfig
+from ftengine_builtins.augmenters.words import join, split_words
+from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
+
+SENTENCE = "Shares rose after the company said that its profits had grown by 12 per cent this year."
+UNICODE = "cafe\u0301 👩‍👩‍👧 👍🏽 1\ufe0f\u20e3 שלום עולם नमस्ते 日本語 ok\u0301"
+
+
+def bound(augmenter, **options):
+    task = TextClassification(TextClassificationConfig(**options))
+    task.bind({"train": [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]})
+    augmenter.bind(task)
+    return augmenter
+
+
+@pytest.fixture(scope="module")
+def word_list(tmp_path_factory):
+    file = tmp_path_factory.mktemp("words") / "words.csv"
+    file.write_text("profits,earnings\nper cent,percent\nok,fine\ncompany,firm,business\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def everything(word_list):
+    """Every augmenter of text that needs no model, as strong as it gets."""
+    return [
+        Keyboard(KeyboardConfig(rate=1)),
+        Ocr(OcrConfig(rate=1)),
+        DeleteWords(DeleteWordsConfig(rate=1)),
+        SwapWords(SwapWordsConfig(rate=1)),
+        Case(CaseConfig(probability=1)),
+        Punctuation(PunctuationConfig(insert=1, drop=1)),
+        Punctuation(PunctuationConfig(insert=0, drop=1)),
+        MaskSpans(MaskSpansConfig(mask="[MASK]", rate=1)),
+        MaskSpans(MaskSpansConfig(mask="_", rate=1, masks="word")),
+        bound(Synonyms(SynonymsConfig(file=str(word_list), rate=1))),
+    ]
+
+
+def within(count, trials, rate, deviations=4.5):
+    """Whether a count is one that a binomial distribution gives in all but about one of 100,000 cases."""
+    return abs(count - trials * rate) <= deviations * (trials * rate * (1 - rate)) ** 0.5
+
+
+# What holds for all of them
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(min_size=1).filter(str.strip), seed=st.integers(0, 2**32))
+def test_no_text_is_emptied_and_the_same_numbers_give_the_same_text(everything, text, seed):
+    for augmenter in everything:
+        changed = augmenter.change(text, random.Random(seed))
+        assert changed.strip(), augmenter.name
+        assert augmenter.change(text, random.Random(seed)) == changed
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_accent_or_emoji_is_torn_from_what_it_belongs_to(everything, seed):
+    pairs = {UNICODE[i - 1 : i + 1] for i, c in enumerate(UNICODE) if is_tied(c)}
+    for augmenter in everything:
+        changed = augmenter.change(UNICODE, random.Random(seed))
+        found = {changed[i - 1 : i + 1] for i, c in enumerate(changed) if is_tied(c)}
+        # Letters of either case may carry an accent; otherwise every tied character follows what it followed.
+        assert {pair.casefold() for pair in found} <= {pair.casefold() for pair in pairs}, augmenter.name
+
+
+def test_scripts_that_the_keyboard_and_print_do_not_have_stay():
+    for augmenter in (Keyboard(KeyboardConfig(rate=1)), Ocr(OcrConfig(rate=1))):
+        assert augmenter.change("שלום עולם 日本語 नमस्ते ...", random.Random(0)) == "שלום עולם 日本語 नमस्ते ..."
+
+
+def test_labels_and_other_columns_stay_and_the_row_is_not_touched(everything, word_list):
+    row = {"text": SENTENCE, "other": SENTENCE, "label": "a", "id": 7}
+    before = dict(row)
+    for augmenter in everything:
+        (changed,) = bound(augmenter, pair="other").augment(row, random.Random(0))
+        assert row == before
+        assert changed["text"] != SENTENCE
+        assert changed["other"] != SENTENCE
+        assert (changed["label"], changed["id"]) == ("a", 7)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_as_many_examples_are_changed_as_asked_for(probability):
+    augmenter = bound(Case(CaseConfig(probability=probability, styles=["upper"])))
+    rng = random.Random(0)
+    changed = sum(next(iter(augmenter.augment({"text": "low"}, rng)))["text"] == "LOW" for _ in range(2000))
+    assert within(changed, 2000, probability)
+
+
+def test_examples_of_the_other_kind_are_refused():
+    with pytest.raises(RecipeError, match=r"'keyboard' changes texts, and examples of task 'image-classification' are"):
+        Keyboard().bind(ImageClassification())
+
+
+def test_a_task_that_hands_nothing_out_is_refused():
+    from ftengine.api import Task
+
+    class Mute(Task):
+        name = "mute"
+
+    with pytest.raises(RecipeError, match="'keyboard' cannot change examples of task 'mute'"):
+        Keyboard().bind(Mute())
+
+
+@given(text=st.text())
+def test_words_and_gaps_put_together_are_the_text(text):
+    assert join(*split_words(text)) == text
+
+
+# keyboard
+
+
+def test_neighbours_are_those_of_the_keyboard():
+    near = neighbours("qwerty")
+    assert set(near["g"]) == set("tyfhvb")
+    assert set(near["A"]) == set("QWSZ")
+    assert "z" in neighbours("qwertz")["t"]
+    for layout, rows in LAYOUTS.items():
+        found = neighbours(layout)
+        assert all(a in found[b] for a in "".join(rows) for b in found[a])
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_as_many_letters_are_replaced_as_asked_for_and_by_neighbours(rate):
+    text = SENTENCE * 60
+    changed = Keyboard(KeyboardConfig(rate=rate, kinds=["replace"])).change(text, random.Random(1))
+    near = neighbours("qwerty")
+    hits = [(a, b) for a, b in zip(text, changed, strict=True) if a != b]
+    assert all(b in near[a] for a, b in hits)
+    assert within(len(hits), sum(c in near for c in text), rate)
+
+
+def test_every_kind_of_slip_does_what_it_says():
+    def typed(kind, text="abcdef"):
+        return Keyboard(KeyboardConfig(rate=1, kinds=[kind])).change(text, random.Random(0))
+
+    assert typed("swap") == "badcfe"
+    assert typed("drop", "ab c") == " c"[:1] + "" or typed("drop", "ab 1") == " 1"
+    inserted = typed("insert")
+    assert inserted[1::2] == "abcdef"
+    assert len(inserted) == 12
+    assert typed("drop") == "abcdef"  # nothing would be left
+
+
+# ocr
+
+
+def test_what_looks_alike_is_mistaken_at_the_rate_asked_for():
+    doubles = {a: {b for pair in ALIKE for b in pair if a in pair} - {a} for pair in ALIKE for a in pair}
+    text = "O" * 5000
+    changed = Ocr(OcrConfig(rate=0.1)).change(text, random.Random(0))
+    assert within(sum(c != "O" for c in changed), 5000, 0.1)
+    assert set(changed) - {"O"} == doubles["O"]
+    assert Ocr(OcrConfig(rate=1)).change("rn", random.Random(0)) == "m"
+    assert {Ocr(OcrConfig(rate=1)).change("m", random.Random(i)) for i in range(5)} == {"rn"}
+
+
+# words
+
+
+def test_as_many_words_are_left_out_as_asked_for_in_their_order():
+    words = [f"w{i}" for i in range(4000)]
+    changed = DeleteWords(DeleteWordsConfig(rate=0.15)).change(" ".join(words), random.Random(3)).split(" ")
+    assert within(4000 - len(changed), 4000, 0.15)
+    assert changed == sorted(changed, key=lambda word: int(word[1:]))
+    assert set(changed) <= set(words)
+
+
+def test_paragraphs_stay_apart_when_words_between_them_go():
+    text = "one two.\n\nthree four"
+    results = {DeleteWords(DeleteWordsConfig(rate=0.5)).change(text, random.Random(i)) for i in range(60)}
+    assert "one\n\nfour" in results
+    assert all("  " not in result and not result.endswith(" ") for result in results)
+
+
+def test_swaps_keep_words_and_blanks():
+    text = "a b\n\nc  d e f g h i j"
+    changed = SwapWords(SwapWordsConfig(rate=0.1)).change(text, random.Random(0))
+    assert Counter(changed.split()) == Counter(text.split())
+    assert split_words(changed)[1] == split_words(text)[1]
+    assert sum(a != b for a, b in zip(text.split(), changed.split(), strict=True)) == 2  # one swap for ten words
+
+
+def test_swaps_reach_no_farther_than_allowed():
+    words = [str(i) for i in range(50)]
+    for seed in range(30):
+        changed = SwapWords(SwapWordsConfig(rate=0.02, distance=2)).change(" ".join(words), random.Random(seed)).split()
+        moved = [abs(i - int(word)) for i, word in enumerate(changed) if int(word) != i]
+        assert len(moved) == 2
+        assert max(moved) <= 2
+
+
+@pytest.mark.parametrize("masks", ["span", "word"])
+def test_as_many_words_are_masked_as_asked_for(masks):
+    words = [f"w{i}" for i in range(60)]
+    augmenter = MaskSpans(MaskSpansConfig(mask="_", rate=0.155, masks=masks))
+    hidden, spans = 0, 0
+    for seed in range(300):
+        changed = augmenter.change(" ".join(words), random.Random(seed)).split()
+        kept = [word for word in changed if word != "_"]
+        assert kept == [word for word in words if word in set(kept)]
+        hidden += 60 - len(kept)
+        spans += changed.count("_")
+    assert abs(hidden / 300 - 0.155 * 60) < 0.12  # 9 or 10 words: a standard error of 0.03
+    assert spans == hidden if masks == "word" else 2 < hidden / spans < 3.5
+
+
+def test_span_lengths_are_poisson_without_zero():
+    augmenter, rng = MaskSpans(MaskSpansConfig(mask="_", mean_length=3)), random.Random(0)
+    lengths = [augmenter._length(rng) for _ in range(20_000)]
+    mean = 3 / (1 - 2.718281828**-3)
+    assert min(lengths) == 1
+    assert abs(sum(lengths) / 20_000 - mean) < 4.5 * (3 / 20_000) ** 0.5
+    assert within(lengths.count(1), 20_000, 3 * 2.718281828**-3 / (1 - 2.718281828**-3))
+
+
+def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folder):
+    from transformers import AutoTokenizer
+
+    augmenter = MaskSpans(MaskSpansConfig(rate=1))
+    augmenter.bind_processor(AutoTokenizer.from_pretrained(bert_folder))
+    assert "[MASK]" in augmenter.change("one two three", random.Random(0))
+    with pytest.raises(RecipeError, match=r"'mask-spans' has no mask: .* Name one with option mask"):
+        augmenter.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
+    named = MaskSpans(MaskSpansConfig(rate=1, mask="<gap>"))
+    named.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
+    assert "<gap>" in named.change("one two three", random.Random(0))
+
+
+# case and punctuation
+
+
+def test_a_text_is_written_in_a_style_in_which_it_looks_different():
+    found = {Case().change("Don't stop", random.Random(i)) for i in range(50)}
+    assert found == {"DON'T STOP", "don't stop", "Don't Stop", "dON'T STOP"}
+    assert Case().change("123 日本", random.Random(0)) == "123 日本"
+    assert {Case(CaseConfig(styles=["lower"])).change("low", random.Random(i)) for i in range(3)} == {"low"}
+
+
+def test_marks_are_put_between_words_in_the_number_of_the_paper():
+    words = SENTENCE.split()
+    counts = []
+    for seed in range(400):
+        changed = Punctuation().change(SENTENCE, random.Random(seed)).split()
+        assert [word for word in changed if word not in MARKS] == words
+        counts.append(len(changed) - len(words))
+    assert set(counts) == set(range(1, 1 + int(0.3 * len(words))))
+
+
+def test_marks_are_left_out_at_the_rate_asked_for_but_not_inside_of_words_and_numbers():
+    augmenter = Punctuation(PunctuationConfig(insert=0, drop=1))
+    assert augmenter.change("Don't (pay) 3.5, or else!", random.Random(0)) == "Don't pay 3.5 or else"
+    assert augmenter.change("?!", random.Random(0)) == "?!"
+    text = "a, " * 3000
+    left = Punctuation(PunctuationConfig(insert=0, drop=0.2)).change(text, random.Random(0)).count(",")
+    assert within(3000 - left, 3000, 0.2)
+
+
+def test_decomposed_and_composed_letters_are_both_whole():
+    composed = unicodedata.normalize("NFC", "e\u0301")
+    assert Keyboard(KeyboardConfig(rate=1)).change(f"{composed} e\u0301", random.Random(0)) == f"{composed} e\u0301"
