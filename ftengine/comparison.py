@@ -182,6 +182,8 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
                     raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
             else:
                 job.task.restore(state)
+                for augmenter in job.augmenters:
+                    augmenter.bind(job.task)
             require_metric(job, metric)
             choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
             job.load_skeleton()

@@ -21,7 +21,7 @@ from ftengine.evaluation.measurement import Measurement, Probe
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import slicing
 from ftengine.job import Job
-from ftengine.recipe import Prompts
+from ftengine.recipe import FurtherExamples
 from ftengine.session import held_out
 
 TRAINING_SAMPLE = "training sample"
@@ -151,7 +151,7 @@ def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: in
     return Probe("robustness", augmenter.name, held.split.rows.source, examination)
 
 
-def _forgetting(job: Job, asked: Prompts, reading: Sequence[Evaluator]) -> Probe:
+def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
     with _naming("evaluation.forgetting"):
         rows = read_for(asked.data, job.recipe.data, job.task)
         split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
@@ -181,7 +181,7 @@ def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe
     return Probe("memorisation", evaluator.name, train.source, examinations[0], contrast)
 
 
-def _refusal(job: Job, asked: Prompts) -> Probe:
+def _refusal(job: Job, asked: FurtherExamples) -> Probe:
     key, section = "evaluation.refusal", job.recipe.data
     evaluator = _answering(job, key, {"name": "refusal"})
     with _naming(key):

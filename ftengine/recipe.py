@@ -148,18 +148,18 @@ class TrainSection(_Section):
     )
 
 
-class Prompts(_Section):
+class FurtherExamples(_Section):
     """Further examples that base and tuned model are measured on."""
 
     data: str = Field(min_length=1, description="a data file of the same task")
     limit: int | None = Field(500, ge=1, description="most examples, chosen by the seed; null for all")
 
 
-def _file_or_prompts(value: Any) -> Any:
+def _file_or_examples(value: Any) -> Any:
     return {"data": value} if isinstance(value, str) else value
 
 
-FurtherData = Annotated[Prompts | None, BeforeValidator(_file_or_prompts)]
+FurtherData = Annotated[FurtherExamples | None, BeforeValidator(_file_or_examples)]
 
 
 class Memorisation(BaseModel):

@@ -113,7 +113,11 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON atomically; see `write_text`."""
-        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            # Half of a surrogate pair, which JSON data may hold, is no text in UTF-8; as an escape it is.
+            text = json.dumps(value, indent=2, allow_nan=False)
+        return self.write_text(name, text + "\n")
 
     def write_yaml(self, name: str, value: Any) -> Path:
         """Write YAML atomically; see `write_text`."""

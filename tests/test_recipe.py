@@ -30,7 +30,7 @@ def test_resolved_recipe_reads_back_as_itself():
     [
         (SMALL | {"strategi": "x"}, [], r"unknown key 'strategi'.*Did you mean 'strategy'"),
         (SMALL | {"train": {"epoch": 3}}, [], r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
-        (SMALL | {"train": {"batch_size": 0}}, [], r"train\.batch_size.*greater than or equal to 1.*got 0"),
+        (SMALL | {"train": {"batch_size": 0}}, [], r"train\.batch_size.*1 or more, not 0"),
         (SMALL | {"train": {"schedule": "cosin"}}, [], r"train\.schedule.*'cosine', 'linear' or 'constant'"),
         (SMALL | {"data": {"train": "a", "validation": 1.5}}, [], r"data\.validation.*between 0 and 1"),
         (SMALL | {"data": {"train": "a", "validation": True}}, [], r"data\.validation.*fraction"),
@@ -40,7 +40,7 @@ def test_resolved_recipe_reads_back_as_itself():
         (SMALL, ["train.max_steps"], r"write key=value"),
         (SMALL, ["train.early_stopping={}", "data.validation=null"], r"early_stopping needs a validation split"),
         (SMALL, ["train.epochs=.inf"], r"train\.epochs.*finite"),
-        (SMALL, ["seed=4294967296"], r"seed.*less than"),
+        (SMALL, ["seed=4294967296"], r"seed.*a number below"),
         (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is no mapping"),
         (SMALL, ["train.max_steps=[1"], r"not a YAML value"),
     ],
@@ -71,3 +71,24 @@ def test_wrong_files_are_explained(tmp_path, text, message):
 def test_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(RecipeError, match="ftengine init"):
         Recipe.read(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs=x", "key 'train.epochs': must be a number, not 'x'."),
+        ("train.epochs=0", "key 'train.epochs': must be a number above 0, not 0."),
+        ("train.batch_size=1.5", "key 'train.batch_size': must be a whole number, not 1.5."),
+        ("train.max_steps=0", "key 'train.max_steps': must be 1 or more, not 0."),
+        ("train.schedule=cos", "key 'train.schedule': must be 'cosine', 'linear' or 'constant', not 'cos'."),
+        ("train.keep_best=maybe", "key 'train.keep_best': must be true or false, not 'maybe'."),
+        ("data.validation=[1]", "key 'data.validation': must be a number or text, not [1]."),
+        ("train.trackers=tensorboard", "key 'train.trackers': must be a list, not 'tensorboard'."),
+        ("data.train=null", "key 'data.train': must be text, not null."),
+    ],
+)
+def test_wrong_values_are_told_in_one_form(override, expected):
+    content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s"}
+    with pytest.raises(RecipeError) as error:
+        Recipe.make(content, [override])
+    assert str(error.value) == f"recipe: {expected}"

@@ -43,9 +43,9 @@ def _duplicates(audit: dict[str, Any]) -> str:
         parts.append(f"{close:,} nearly do (similarity ≥ {near['threshold']:g})")
     from_training = [leak for leak in audit["leaks"] if leak["between"][0] == "train"]
     count = sum(leak["count"] + leak["near"] for leak in from_training)
-    parts.append(f"{count:,} held-out rows are in training too" if count else "none is in training and held out")
+    parts.append(f"{count:,} held-out rows are (nearly) in training too" if count else "no held-out row is in training")
     if dropped := max((leak["dropped"] for leak in from_training), default=0):
-        parts[-1] += f", of which {dropped:,} rows of training were left out for it"
+        parts[-1] += f", for which {dropped:,} rows of training are left out"
     if audit["contradictions"]:
         parts.append(f"{audit['contradictions']['texts']:,} examples with contradicting labels")
     return "; ".join(parts)

@@ -26,13 +26,13 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     Example:
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
-    from ftengine.cli.starter import DATA, MODEL, starter
+    from ftengine.cli.starter import starter
     from ftengine.errors import InputError
     from ftengine.registry import Registry
 
     registry = Registry()
     registry.plugins.require_sound()
-    text = starter(registry, task=task, model=model or MODEL, data=data or DATA, strategy=strategy)
+    text = starter(registry, task=task, model=model, data=data, strategy=strategy)
     try:
         with open(file, "w" if force else "x", encoding="utf-8") as target:
             target.write(text)

@@ -19,6 +19,11 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
 
     One RUN, or several side by side (they need --output). The page is one file that loads nothing. With --json, the
     verdicts are printed.
+
+    \b
+    Examples:
+      ftengine report runs/support
+      ftengine report runs/first runs/second --output both.html
     """
     from ftengine.errors import InputError
     from ftengine.report import verdict_of, write_report

@@ -23,8 +23,8 @@ def starter(
     registry: Registry,
     *,
     task: str | None = None,
-    model: str = MODEL,
-    data: str = DATA,
+    model: str | None = None,
+    data: str | None = None,
     strategy: str | None = None,
 ) -> str:
     """Return a commented recipe with every key and its default.
@@ -32,8 +32,8 @@ def starter(
     Args:
         registry: what is installed.
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
-        model: the recipe's `model.source`.
-        data: the recipe's `data.train`.
+        model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
+        data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
 
     Raises:
         UnknownName: no such task or strategy.
@@ -42,7 +42,10 @@ def starter(
         "task": registry.get("task", task, "task") if task else _proposed(registry, "task"),
         "strategy": registry.get("strategy", strategy, "strategy") if strategy else _proposed(registry, "strategy"),
     }
-    given = {("model", "source"): model, ("data", "train"): data}
+    given = {
+        ("model", "source"): model or getattr(chosen["task"].cls, "starter_model", MODEL),
+        ("data", "train"): data or getattr(chosen["task"].cls, "starter_data", DATA),
+    }
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not listed as required may be left out; then it has the value written here.",
@@ -100,7 +103,7 @@ def _line(option: Option, section: type[BaseModel], value: Any = None, indent: i
     known = [
         "required" if option.required else "",
         option.description or (_summary(inner) if inner else ""),
-        f"for example {yaml_value(inner().model_dump(mode='json'))}" if inner else "",
+        f"for example {yaml_value(inner().model_dump(mode='json'))}" if inner and not _requires(inner) else "",
         option.choices,
         # Any text may be given where a string is; its description says what it means.
         "" if "string" in option.type else ", ".join(option.constraints),
@@ -131,6 +134,10 @@ def _optional_section(section: type[BaseModel], name: str) -> type[BaseModel] | 
     """Return the section that a key may hold instead of null."""
     choices = get_args(section.model_fields[name].annotation)
     return next((kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _requires(section: type[BaseModel]) -> bool:
+    return any(field.is_required() for field in section.model_fields.values())
 
 
 def _summary(section: type[BaseModel]) -> str:

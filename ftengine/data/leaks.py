@@ -67,7 +67,7 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], threshold: flo
     equal, near, total = leak["count"], leak["near"], len(splits[held])
     if not near:
         return f"{equal} of {total} {held} examples are also in {known} (e.g. {leak['places'][0]})"
-    close = f"near duplicates of some there (similarity ≥ {threshold:g}; e.g. {leak['places'][-1]})"
+    close = f"near duplicates of examples there (similarity ≥ {threshold:g}; e.g. {leak['places'][-1]})"
     if not equal:
-        return f"{near} of {total} {held} examples are not in {known}, but {close}"
-    return f"{equal} of {total} {held} examples are also in {known} (e.g. {leak['places'][0]}), and {near} {close}"
+        return f"{near} of {total} {held} examples are not in {known} word for word, but {close}"
+    return f"{equal} of {total} {held} examples are also in {known} (e.g. {leak['places'][0]}), {near} more are {close}"

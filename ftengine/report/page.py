@@ -110,6 +110,7 @@ def _environment() -> Environment:
         "interval": words.interval,
         "metric": words.metric_name,
         "percent": words.percent,
+        "short": words.short,
         "probability": words.probability,
         "number": number,
         "duration": duration,

@@ -103,7 +103,7 @@ def _training(files: RunFiles) -> Section:
     regularizers = []
     for one in training.get("regularizers") or []:
         tables = {key: value for key, value in one.items() if _is_table(value)}
-        facts = [(key.replace("_", " "), value) for key, value in flat(one, skip=tables)]
+        facts = [(key.replace("_", " "), told(value)) for key, value in flat(one, skip=tables)]
         charts = [chart for value in tables.values() if (chart := trade_off(value)) is not None]
         if len(facts) > 1 or charts:
             regularizers.append({"name": one.get("name", ""), "facts": facts, "charts": charts})

@@ -12,7 +12,9 @@ Figure = Mapping[str, Any]
 """{value, low, high, …} as evaluation.json holds it."""
 
 METRICS = {
-    "ece": "expected calibration error",
+    "ece": "expected calibration error (ECE)",
+    "ece_after_temperature": "ECE after temperature",
+    "calibration_error": "calibration error, without chance",
     "roc_auc": "ROC AUC",
     "auc": "ROC AUC",
     "f1": "F1",

@@ -323,7 +323,8 @@ class Trainer:
         Raises:
             TrainingError: the validation loss is not finite.
         """
-        assert self.validation is not None and self.sample is not None
+        assert self.validation is not None
+        assert self.sample is not None
         progress, patience = self.progress, self.section.early_stopping
         with self.regularizers.evaluating():
             share_statistics(self.accelerator, self.module)

@@ -32,8 +32,8 @@ def check_trackers(names: Sequence[str]) -> None:
             )
         if name not in installed:
             raise RecipeError(
-                f"train.trackers: {name!r} is not installed. Install it with `pip install {name.replace('_', '-')}`, or "
-                f"take it out; installed: {', '.join(installed) or 'none'}."
+                f"train.trackers: {name!r} is not installed. Install it with `pip install {name.replace('_', '-')}`, "
+                f"or take it out; installed: {', '.join(installed) or 'none'}."
             )
 
 

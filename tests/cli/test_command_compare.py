@@ -90,7 +90,7 @@ def test_the_recipe_of_each_run_lies_beside_it_and_can_be_run_compare(ftengine, 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(ftengine, recipe, compared, tmp_path, monkeypatch):
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho 'error: the disk is full.' >&2\nexit 2\n")
+    program.write_text("#!/bin/sh\necho 'error: the disk is full.' >&2\necho 'a library says goodbye' >&2\nexit 2\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     error = compare(ftengine, recipe, compared[1], strategies="full,lora", code=2).stderr.splitlines()[-1]

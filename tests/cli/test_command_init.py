@@ -92,3 +92,16 @@ def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution,
     distribution(strategy().replace('name = "thing"', 'name = "a-thing"\n    starter = True'), ENTRY)
     ftengine("init", tmp_path / "recipe.yaml")
     assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "a-thing"  # the first of those proposed
+
+
+def test_model_and_data_suit_the_task(ftengine, tmp_path):
+    for task, model, data in (
+        ("text-classification", "distilbert", "train.jsonl"),
+        ("image-classification", "vit", "images"),
+        ("seq2seq-lm", "t5", "train.jsonl"),
+        ("causal-lm", "SmolLM2", "train.jsonl"),
+    ):
+        ftengine("init", tmp_path / f"{task}.yaml", "--task", task)
+        recipe = Recipe.read(tmp_path / f"{task}.yaml")
+        assert model in recipe.model.source
+        assert recipe.data.train == data

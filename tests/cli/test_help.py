@@ -52,6 +52,15 @@ def test_every_option_is_in_the_help_with_a_text(ftengine, path, command):
             assert parameter.make_metavar(click.Context(command)).strip("[]") in text
 
 
+@pytest.mark.parametrize(("path", "command"), [(p, c) for p, c in ALL if not isinstance(c, click.Group)])
+def test_every_command_shows_an_example_with_options_that_exist(ftengine, path, command):
+    text = ftengine(*path, "--help").stdout
+    calls = [line.split() for line in text.splitlines() if line.startswith(f"    ftengine {' '.join(path)} ")]
+    assert calls, f"no example of {' '.join(path)}"
+    known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for call in calls for word in call if word.startswith("--")} <= known
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_says_of_a_command_what_the_command_says_of_itself(ftengine, name):
     line = COMMANDS[name][1]

@@ -62,7 +62,8 @@ def test_stratified_splits_follow_the_task_targets(write, label_task):
 
 
 def test_there_must_be_labels_to_stratify_by(write, label_task, text_task):
-    section = DataSection(train=write("a.jsonl", lines({"text": f"t{i}"} for i in range(9))), split={"by": "stratified"})
+    source = write("a.jsonl", lines({"text": f"t{i}"} for i in range(9)))
+    section = DataSection(train=source, split={"by": "stratified"})
     with pytest.raises(DataError, match="task 'text' finds no labels in it"):
         make_splits(section, text_task, 0)
     write("a.jsonl", lines({"text": f"t{i}", "label": i / 7} for i in range(9)))
@@ -92,7 +93,7 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
     for seed in range(10):
         section = DataSection(train=source, validation=0.3, split={"by": "group", "column": "g"})
         splits = make_splits(section, text_task, seed)
-        sides = [set(row["g"] for row in rows) for _, rows in splits.items()]
+        sides = [{row["g"] for row in rows} for _, rows in splits.items()]
         assert any({0, 19} <= side for side in sides)
         assert splits.audit["leaks"] == []
 
@@ -191,7 +192,7 @@ def test_the_folds_of_a_recipe_together_test_every_row_once(write, text_task):
         section = DataSection(train=source, validation=0.25, split={"folds": 5, "fold": fold})
         splits = make_splits(section, text_task, 3)
         found = held(splits)
-        assert sorted(sum(found.values(), [])) == sorted(rows)
+        assert sorted([*found["train"], *found["validation"], *found["test"]]) == sorted(rows)
         assert not set(found["test"]) & set(found["train"] + found["validation"])
         assert len(found["validation"]) == pytest.approx(0.25 * (60 - len(found["test"])), abs=1)
         assert splits.audit["split"]["fold"] == fold
@@ -240,10 +241,10 @@ def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
     with pytest.raises(DataError) as caught:
         make_splits(leaking, text_task, 0)
     assert str(caught.value) == (
-        "1 of 3 test examples are also in train (e.g. train.jsonl:4 = test.jsonl:2), and 1 near duplicates of some "
-        "there (similarity ≥ 0.8; e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
-        "(data.leaks: fail). Either take them out of training with data.leaks: drop, or compare equal rows only with "
-        "data.near_duplicates: null, or accept them with data.leaks: warn."
+        "1 of 3 test examples are also in train (e.g. train.jsonl:4 = test.jsonl:2), 1 more are near duplicates of "
+        "examples there (similarity ≥ 0.8; e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new "
+        "data (data.leaks: fail). Either take them out of training with data.leaks: drop, or compare equal rows only "
+        "with data.near_duplicates: null, or accept them with data.leaks: warn."
     )
 
 

@@ -54,7 +54,7 @@ def test_case_punctuation_and_forms_of_characters_make_no_difference(write):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的。", "不是的。"), (":)", ":("), ("!!", "??")],
+    [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的", "不是的"), (":)", ":("), ("!!", "??")],
 )
 def test_short_texts_that_differ_in_a_word_or_sign_are_no_duplicates(write, one, other):
     assert near_texts(write, [one, other])[0] == set()

@@ -97,7 +97,7 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
         train=write("train.jsonl", texts(rows[445:])), validation=None, test=write("test.jsonl", texts(rows[:445]))
     )
     equal = len(set(rows[:445]) & set(rows[445:]))
-    with pytest.raises(DataError, match=r"of 445 test examples are also in train .* near duplicates of some there"):
+    with pytest.raises(DataError, match=r"of 445 test examples are also in train .* near duplicates of examples there"):
         make_splits(section, text_task, 0)
     [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audit["leaks"]
     assert leak["count"] == sum(row in set(rows[445:]) for row in rows[:445]) >= equal > 20

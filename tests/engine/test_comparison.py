@@ -161,3 +161,20 @@ def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(
 def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
     with pytest.raises(RecipeError, match=r"^prefix: train\.gradient_checkpointing: .* does not support it"):
         checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])
+
+
+def test_different_labels_have_different_folders(chat_recipe):
+    specs = [
+        {"name": "lora", "targets": ["a", "b"]},
+        {"name": "lora", "targets": ["a b"]},
+        {"name": "lora", "targets": "a-b"},
+        {"name": "lora", "targets": "a b"},
+    ]
+    assert len({child.run.path for child in contend(chat_recipe(), specs)}) == 4
+
+
+def test_a_metric_that_these_labels_do_not_give_is_refused_before_training(label_recipe):
+    with pytest.raises(InputError, match=r"no metric 'subset_accuracy' here\. There are accuracy, macro_f1") as error:
+        checked(label_recipe(), ["full", "lora"], "subset_accuracy")
+    assert "micro_f1" not in str(error.value)
+    checked(label_recipe(), ["full", "lora"], "macro_f1")

@@ -16,7 +16,7 @@ from ftengine.registry import Registry
 def encoded(recipe, folds):
     """Return each fold's splits, as its run would read them."""
     jobs = check(divide(recipe, folds), SilentListener())
-    return [{name: split for name, split in job.encode(job.read_data()).items()} for job in jobs]
+    return [job.encode(job.read_data()) for job in jobs]
 
 
 def texts(split):

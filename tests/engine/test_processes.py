@@ -18,7 +18,8 @@ fine_tune(Recipe.make(json.loads(sys.argv[1])))
 
 
 def test_two_processes_equal_one(chat_recipe, tmp_path):
-    settings = {"strategy__dropout": 0.0, "train__epochs": 1}
+    settings = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
+    settings |= {"evaluation__generate": {"max_new_tokens": 2}}
     one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
     script = tmp_path / "child.py"
     script.write_text(CHILD)
@@ -40,3 +41,11 @@ def test_two_processes_equal_one(chat_recipe, tmp_path):
     for side in ("base", "tuned"):
         assert run.evaluation[side]["loss"]["value"] == pytest.approx(one.evaluation[side]["loss"]["value"], rel=1e-4)
         assert run.evaluation[side]["loss"]["n"] == one.evaluation[side]["loss"]["n"]
+    changed = [r.directory.read_json("examples.json") for r in (one, run)]
+    places = [[item["place"] for item in content["improved"]] for content in changed]
+    assert len(places[0]) == len(places[1]) > 0
+    assert all(item["base"] and item["tuned"] for item in changed[1]["improved"])
+    memorised = [r.evaluation["probes"][0] for r in (one, run)]
+    assert memorised[0]["examples"] == memorised[1]["examples"] == 4
+    assert memorised[0]["tuned"].keys() == memorised[1]["tuned"].keys()
+    assert run.evaluation["training"]["n"] == one.evaluation["training"]["n"]

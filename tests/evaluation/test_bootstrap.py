@@ -242,7 +242,14 @@ def test_statistics_of_changing_length_are_refused():
 def test_figures_become_json():
     assert to_json(Metric(math.nan, None, math.inf, 3)) == {"value": None, "low": None, "high": None, "n": 3}
     difference = Difference(-0.5, -0.75, -0.25, 0.01, True)
-    assert to_json(difference) == {"value": -0.5, "low": -0.75, "high": -0.25, "p": 0.01, "better": True, "detectable": None}
+    assert to_json(difference) == {
+        "value": -0.5,
+        "low": -0.75,
+        "high": -0.25,
+        "p": 0.01,
+        "better": True,
+        "detectable": None,
+    }
     json.dumps(to_json(difference), allow_nan=False)
 
 

@@ -94,7 +94,9 @@ def simulate(world, n, runs):
     for seed in range(runs):
         base, tuned, truth, gap = world(n, seed)
         differences = compare(base, tuned)
-        for name, metric in base.results().items():
+        results = base.results()
+        for name in truth:  # these predictions have no scores to rank by
+            metric = results[name]
             held[name] = held.get(name, 0) + (metric.low <= truth[name] <= metric.high)
             d = differences[name]
             held[f"{name} difference"] = held.get(f"{name} difference", 0) + (d.low <= gap[name] <= d.high)

@@ -7,7 +7,10 @@ from ftengine.api import EvaluationContext, Evaluator
 from ftengine.errors import RunError
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import compare
+from ftengine.evaluation.examination import Outcome
+from ftengine.evaluation.measurement import Measured
 from ftengine.evaluation.results import SUMS, read_sums, save_sums
+from ftengine.evaluation.sums import PREDICTIONS, Sums
 from ftengine.run import RunDirectory
 
 CONTEXT = EvaluationContext("some-task")
@@ -39,11 +42,19 @@ class Square(Mean):
         return {"mean_square": sums[..., 0] / sums[..., 2]}
 
 
-def accumulate(values, distinct=None):
+def accumulate(values, distinct=None, start=0):
     accumulator = Accumulator([Mean(), Square()], CONTEXT, 200, seed=3, distinct=distinct)
-    for index, value in enumerate(values):
+    for index, value in enumerate(values, start):
         accumulator.update(index, {"x": value})
-    return accumulator
+    return Sums({PREDICTIONS: accumulator})
+
+
+def keep(run, base, tuned):
+    save_sums(run, *(Measured(held_out=None if sums is None else Outcome(sums)) for sums in (base, tuned)))
+
+
+def read(run, evaluators=(Mean, Square), **options):
+    return read_sums(run, [evaluator() for evaluator in evaluators], CONTEXT, seed=3, **options)
 
 
 @pytest.fixture
@@ -55,25 +66,35 @@ def run(tmp_path):
 def test_figures_and_comparisons_are_the_same_after_reading_back(run, distinct):
     rng = np.random.default_rng(0)
     first, second = (accumulate(rng.normal(size=50) + shift, distinct) for shift in (0.0, 0.3))
-    save_sums(run, second)
-    again = read_sums(run, [Mean(), Square()], CONTEXT, seed=3, distinct=distinct)
-    assert again.results() == second.results()
-    assert compare(first, again) == compare(first, second)
+    keep(run, first, second)
+    base, tuned = read(run, which="base"), read(run)
+    assert (base.results(), tuned.results()) == (first.results(), second.results())
+    assert compare(base, tuned) == compare(first, second)
     assert [path.name for path in run.path.iterdir()] == [SUMS]
 
 
+def test_sums_of_two_folds_are_those_of_all_examples():
+    values = np.random.default_rng(0).normal(size=60)
+    first, second = accumulate(values[:25], distinct=20), accumulate(values[25:], distinct=35, start=25)
+    first.merge(second, apart=True)
+    whole = accumulate(values, distinct=55).results()
+    for name, metric in first.results().items():
+        assert metric.n == 55
+        assert (metric.value, metric.low) == pytest.approx((whole[name].value, whole[name].low))
+
+
 def test_a_run_without_held_out_data_keeps_nothing_to_compare(run):
-    save_sums(run, None)
+    keep(run, None, None)
     with pytest.raises(RunError, match="does not belong to this run"):
-        read_sums(run, [Mean(), Square()], CONTEXT, seed=3, distinct=1)
+        read(run)
 
 
 def test_sums_of_other_evaluators_are_refused(run):
-    save_sums(run, accumulate([1.0, 2.0]))
+    keep(run, None, accumulate([1.0, 2.0]))
     with pytest.raises(RunError, match=r"sums of evaluators \['mean', 'square'\], expected \['mean'\]"):
-        read_sums(run, [Mean()], CONTEXT, seed=3, distinct=2)
+        read(run, [Mean])
 
 
 def test_missing_sums_are_named(run):
     with pytest.raises(RunError, match=rf"{SUMS}' is missing"):
-        read_sums(run, [Mean()], CONTEXT, seed=3, distinct=2)
+        read(run)

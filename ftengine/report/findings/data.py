@@ -11,18 +11,23 @@ from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent
 from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, short, with_interval
 
+LEAK_SHARE = 0.01
+"""Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
+than a point. A row that is there word for word is one always, where figures are made on it."""
+
 DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
 """Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
 
 CONTRADICTIONS_ALARM = 0.02
 """Share of training rows whose text also stands there with another label, from which it is an alarm."""
 
-DOUBTED_SCORE = 0.1
+DOUBTED_SCORE = 0.2
 """Probability that the tuned model leaves the given label, while it prefers another, below which it contradicts it."""
 
 DOUBTED_SHARE = 0.05
-"""Share of training rows that the model contradicts, at the interval's near end, for an alarm. A sound MiniLM run on
-BBC news has under 2 %, one with a fifth of its training labels flipped 15–20 %."""
+"""Share of training rows that the model contradicts, at the interval's near end, for an alarm. LoRA on MiniLM, 306 BBC
+news texts, three epochs: 2 % of 200 rows with the labels as they are, 13.5 % with a fifth of them flipped (a third of
+the flipped ones is learnt or doubted less)."""
 
 WORSE_ON_TRAINING = 0.05
 """Points by which a model may do worse on what it was trained on than on what is new, interval's near end; beyond,
@@ -39,10 +44,12 @@ def leaks(files: RunFiles) -> Iterator[Finding]:
         rows = files.audit["splits"][held]["rows"] or 1
         parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
         used = held == files.evaluation.get("split")
+        stand = "stands" if exact + near == 1 else "stand"
         yield Finding(
             "data",
-            "alarm" if used or exact + near > 0.01 * rows else "note",
-            f"Leak: of the {rows:,} {held} rows, {listed(parts)} stand in the training split too (e.g. {short(leak['places'][0])})."
+            "alarm" if (used and exact) or exact + near > LEAK_SHARE * rows else "note",
+            f"Leak: of the {rows:,} {held} rows, {listed(parts)} {stand} in the training split too "
+            f"(e.g. {short(leak['places'][0])})."
             + (" Figures on them say nothing about new data." if used else " The weights were chosen by them."),
             {"between": leak["between"], "exact": exact, "near": near, "rows": rows},
         )

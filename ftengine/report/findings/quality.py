@@ -24,10 +24,10 @@ SMALL_TEST = 100
 20 points wide (1.96 · √(0.25 / 100) on each side)."""
 
 CALIBRATION_NOTE = 0.05
-"""Expected calibration error that is worth a word, if its interval lies above: 5 points between said and true."""
+"""Calibration error that is worth a word, if its interval lies above: 5 points between said and true."""
 
 CALIBRATION_ALARM = 0.15
-"""Expected calibration error, interval above, from which too high a confidence misleads whoever relies on it."""
+"""Calibration error, interval above, from which too high a confidence misleads whoever relies on it."""
 
 
 def headline(files: RunFiles) -> Finding:
@@ -64,13 +64,13 @@ def worse(files: RunFiles) -> Iterator[Finding]:
     """Name every other metric that got worse beyond chance."""
     first = files.headline_metric
     for metric, difference in files.evaluation.get("difference", {}).items():
-        if metric == first or difference.get("better") is not False or _is_calibration(files, metric):
+        if metric == first or difference.get("better") is not False or _is_calibration(metric):
             continue
-        base, tuned = files.evaluation["base"][metric], files.evaluation["tuned"][metric]
+        base, tuned, name = files.evaluation["base"][metric], files.evaluation["tuned"][metric], metric_name(metric)
         yield Finding(
             "worse",
             "note",
-            f"{metric_name(metric).capitalize()} got worse: {plain(tuned)} against {plain(base)}, a difference of "
+            f"{name[:1].upper()}{name[1:]} got worse: {plain(tuned)} against {plain(base)}, a difference of "
             f"{with_interval(difference, sign=True)}.",
             {"metric": metric, "base": base, "tuned": tuned, "difference": difference},
         )
@@ -117,12 +117,14 @@ def majority(files: RunFiles) -> tuple[str, float] | None:
 
 def calibration(files: RunFiles) -> Iterator[Finding]:
     """Say whether the tuned model's confidence can be believed."""
-    for metric in (name for name in files.evaluation.get("tuned", {}) if _is_calibration(files, name)):
+    known = files.evaluation.get("tuned", {})
+    # The debiased error first: chance alone makes the plain one larger than nothing.
+    for metric in (name for name in ("calibration_error", "ece") if name in known):
         tuned, base = files.evaluation["tuned"][metric], files.evaluation.get("base", {}).get(metric)
         difference = files.evaluation.get("difference", {}).get(metric)
         low = tuned.get("low")
         if tuned.get("value") is None or low is None or low < CALIBRATION_NOTE:
-            continue
+            return
         lean = confidence_lean(files)
         leaning = {1: "It is too sure of itself", -1: "It is less sure than it could be", 0: "Its confidence is off"}
         text = (
@@ -135,7 +137,7 @@ def calibration(files: RunFiles) -> Iterator[Finding]:
         level = "alarm" if low >= CALIBRATION_ALARM and lean > 0 else "note"
         figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "temperature": temperature}
         yield Finding("calibration", level, text, figures)  # type: ignore[arg-type]
-        return  # further errors of calibration (after a temperature, adaptive bins) say the same thing
+        return
 
 
 def confidence_lean(files: RunFiles) -> int:
@@ -160,8 +162,9 @@ def _temperature(files: RunFiles) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _is_calibration(files: RunFiles, metric: str) -> bool:
-    return metric == "ece" or "calibration" in metric
+def _is_calibration(metric: str) -> bool:
+    """Say whether a metric is of confidence: its change is told by `calibration`, where it matters."""
+    return metric in ("ece", "calibration_error", "ece_after_temperature")
 
 
 def held_out(files: RunFiles) -> Iterator[Finding]:

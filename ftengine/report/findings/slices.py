@@ -48,8 +48,9 @@ def _behind(files: RunFiles, name: str, column: Mapping[str, Any], p: float) -> 
     level = "alarm" if min(abs(gap["low"]), abs(gap["high"])) >= SLICE_GAP * overall else "note"
     rests = f" ({counted(worst['examples'], 'example')})" if "examples" in worst else ""
     text = (
-        f"Where {short(name)} is {quoted(column['worst'])}{rests}, the tuned model does worse than elsewhere: {metric_name(metric)} "
-        f"{plain(own)}, {with_interval(gap, sign=True)} against the other examples, adjusted {probability(p)}."
+        f"Where {short(name)} is {quoted(column['worst'])}{rests}, the tuned model does worse than elsewhere: "
+        f"{metric_name(metric)} {plain(own)}, {with_interval(gap, sign=True)} against the other examples, adjusted "
+        f"{probability(p)}."
     )
     before = column.get("base_gap") or {}
     if before.get("low") is not None and not before["low"] <= 0 <= before["high"]:
@@ -68,12 +69,12 @@ def _worse(columns: Mapping[str, Any]) -> Iterator[Finding]:
                 found.append((name, column["metric"], one, difference))
     for (name, metric, one, difference), p in zip(found, holm([d["p"] for *_, d in found]), strict=True):
         if difference.get("better") is False and p <= CHANCE:
+            where = f"{short(name)} is {quoted(one['value'])} ({counted(one['examples'], 'example')})"
             yield Finding(
                 "slices",
                 "alarm",
-                f"Where {short(name)} is {quoted(one['value'])} ({counted(one['examples'], 'example')}), the tuned model is worse "
-                f"than its base: {metric_name(metric)} changed by {with_interval(difference, sign=True)}, adjusted "
-                f"{probability(p)}.",
+                f"Where {where}, the tuned model is worse than its base: {metric_name(metric)} changed by "
+                f"{with_interval(difference, sign=True)}, adjusted {probability(p)}.",
                 {"column": name, "value": one["value"], "metric": metric, "difference": difference, "p_adjusted": p},
             )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline
-from scipy.optimize import brentq
 from scipy.special import softmax
 
 LOWEST, HIGHEST, POINTS = 0.05, 20.0, 65
@@ -56,6 +54,9 @@ def _derivatives(examples: list[tuple[np.ndarray, int]], grid: np.ndarray) -> np
 
 def _minimum(grid: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> float:
     """Return the β of the grid's range where the likelihood is least, from its derivatives on the grid."""
+    from scipy.interpolate import CubicHermiteSpline
+    from scipy.optimize import brentq
+
     if not curvature.any():  # all logits of an example are equal: any temperature is as good
         return 1.0
     rising = np.flatnonzero(slope >= 0)

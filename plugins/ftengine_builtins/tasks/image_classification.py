@@ -34,6 +34,8 @@ class ImageClassification(LabelledTask):
     """
 
     name = "image-classification"
+    starter_model = "google/vit-base-patch16-224-in21k"
+    starter_data = "images"
     head = "image-classification"
     unit = "images"
     modality = "image"

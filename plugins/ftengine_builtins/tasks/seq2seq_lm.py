@@ -39,6 +39,7 @@ class Seq2SeqLM(Task):
     """
 
     name = "seq2seq-lm"
+    starter_model = "google-t5/t5-small"
     head = "seq2seq-lm"
     Config = Seq2SeqLMConfig
     default_evaluators = ("perplexity",)

@@ -35,6 +35,7 @@ class TextClassification(LabelledTask):
     """
 
     name = "text-classification"
+    starter_model = "distilbert/distilbert-base-uncased"
     head = "sequence-classification"
     Config = TextClassificationConfig
 

@@ -52,6 +52,7 @@ class TokenClassification(Task):
     """
 
     name = "token-classification"
+    starter_model = "distilbert/distilbert-base-cased"
     head = "token-classification"
     Config = TokenClassificationConfig
     default_evaluators = ("entities",)

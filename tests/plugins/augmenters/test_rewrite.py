@@ -30,7 +30,11 @@ SPANS = [{"start": 9, "end": 17, "label": "LOC", "id": 1}, {"start": 0, "end": 2
             {"q": "A", "r": "B", "label": "c"},
         ),
         (Seq2SeqLM(), {"prompt": "a", "completion": "b"}, {"prompt": "A", "completion": "b"}),
-        (CausalLM(), {"prompt": "a", "completion": "b", "text": None}, {"prompt": "A", "completion": "b", "text": None}),
+        (
+            CausalLM(),
+            {"prompt": "a", "completion": "b", "text": None},
+            {"prompt": "A", "completion": "b", "text": None},
+        ),
         (CausalLM(), {"text": "a b"}, {"text": "A B"}),
         (TokenClassification(), {"tokens": ["a", "b"], "tags": ["x", "y"]}, {"tokens": ["A", "B"], "tags": ["x", "y"]}),
     ],

@@ -155,7 +155,7 @@ def test_every_kind_of_slip_does_what_it_says():
         return Keyboard(KeyboardConfig(rate=1, kinds=[kind])).change(text, random.Random(0))
 
     assert typed("swap") == "badcfe"
-    assert typed("drop", "ab c") == " c"[:1] + "" or typed("drop", "ab 1") == " 1"
+    assert typed("drop", "ab 1") == " 1"
     inserted = typed("insert")
     assert inserted[1::2] == "abcdef"
     assert len(inserted) == 12

@@ -158,6 +158,8 @@ def test_a_list_of_paths_gives_the_figures_of_the_folder(tmp_path, monkeypatch):
             (tmp_path / "photos" / "list.csv").unlink()
         overrides = [f"data.train={source}", f"output=run-{len(figures)}"]
         figures.append(fine_tune(Recipe.make(content, overrides)).evaluation)
+        judged = figures[-1]["training"]["judged"]
+        judged["rows"] = [row[:2] for row in judged["rows"]]  # places differ: a line of the list, a file
     assert figures[0] == figures[1]
 
 

@@ -133,10 +133,11 @@ def test_what_was_learnt_survives_as_json(kind, tokenizer):
 
 
 def test_evaluators_fit_the_kind():
-    assert task(rows("single")).default_evaluators == task(rows("multi")).default_evaluators == ("classification",)
+    assert task(rows("single")).default_evaluators == ("classification", "calibration")
+    assert task(rows("multi")).default_evaluators == ("classification",)
     assert task(rows("regression")).default_evaluators == ("regression",)
     assert TextClassification(TextClassificationConfig(kind="regression")).default_evaluators == ("regression",)
-    assert TextClassification.default_evaluators == ("classification",)
+    assert TextClassification.default_evaluators == ("classification", "calibration")
 
 
 # How rows are encoded

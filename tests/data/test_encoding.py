@@ -1,0 +1,204 @@
+"""Encoded splits: changed the same way on every call, never unusable, and what is drawn from them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ftengine.api import Augmenter, SilentListener, Task
+from ftengine.data.changes import before_and_after, without_effect
+from ftengine.data.encoding import encode_split
+from ftengine.data.read import read_rows
+from ftengine.errors import DataError, RecipeError
+
+
+class Words(Task):
+    """Counts words; refuses texts without any, and learns nothing of texts that say so."""
+
+    name = "words"
+
+    def rewrite(self, example, change):
+        return {**example, "text": change(example["text"])}
+
+    def encode(self, example, processor, *, max_length=None):
+        words = example["text"].split()
+        if not words:
+            raise DataError("no words")
+        return {"words": words, "length": len(words), "weight": 0 if words == ["masked"] else 1, "truncated": False}
+
+    def collate(self, features, processor):
+        return {"words": [f["words"] for f in features]}
+
+
+class Rewriting(Augmenter):
+    def augment(self, example, rng):
+        yield self.task.rewrite(example, lambda text: self.change(text, rng))
+
+
+class Stamp(Rewriting):
+    """Writes a random number behind a text."""
+
+    name = "stamp"
+
+    def change(self, text, rng):
+        return f"{text} {rng.randrange(10**9)}"
+
+
+class Greedy(Rewriting):
+    """Draws more or fewer random numbers and changes nothing."""
+
+    name = "greedy"
+
+    def change(self, text, rng):
+        for _ in range(len(text)):
+            rng.random()
+        return text
+
+
+class Fixed(Rewriting):
+    """Puts one text in the place of all."""
+
+    name = "fixed"
+    text = ""
+
+    def change(self, text, rng):
+        return self.text
+
+
+class Twice(Augmenter):
+    name = "twice"
+
+    def augment(self, example, rng):
+        yield from (example, {**example, "text": "masked"}, {**example, "text": "again"})
+
+
+class Shuffle(Augmenter):
+    name = "shuffle"
+
+    def mix(self, batch, rng):
+        return {**batch, "mixed": rng.randrange(10**9)}
+
+
+def bound(*augmenters):
+    for augmenter in augmenters:
+        augmenter.bind(Words())
+    return augmenters
+
+
+@pytest.fixture
+def split(write):
+    texts = [f"row {i} " + "x " * i for i in range(20)] + ["row 3 " + "x " * 3]
+    rows = read_rows(write("rows.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts)))
+    return encode_split("train", rows, Words(), None, None, on_error="fail", listener=SilentListener(), seed=5)
+
+
+def under(split, *augmenters):
+    return replace(split, augmenters=bound(*augmenters))
+
+
+ALL = np.arange(21)
+
+
+def test_a_row_is_changed_the_same_way_in_any_batch_and_anew_in_every_epoch(split):
+    changed = under(split, Stamp())
+    whole = changed.batch(ALL, 3)["words"]
+    assert [changed.batch(ALL[i : i + 1], 3)["words"][0] for i in reversed(ALL)] == whole[::-1]
+    assert all(a != b for a, b in zip(whole, changed.batch(ALL, 4)["words"], strict=True))
+    assert len({words[-1] for words in whole}) == 21
+    other_seed = replace(changed, seed=6)
+    assert all(a != b for a, b in zip(whole, other_seed.batch(ALL, 3)["words"], strict=True))
+
+
+def test_without_an_epoch_nothing_is_changed_or_mixed(split):
+    changed = under(split, Stamp(), Shuffle())
+    assert changed.batch(ALL) == split.batch(ALL)
+
+
+def test_an_augmenter_draws_the_same_whatever_stands_beside_it(split):
+    alone = under(split, Stamp()).batch(ALL, 0)
+    assert under(split, Greedy(), Stamp()).batch(ALL, 0) == alone
+    assert under(split, Stamp(), Greedy()).batch(ALL, 0) == alone
+    twice = under(split, Stamp(), Stamp()).batch(ALL, 0)["words"]
+    assert all(words[-1] != words[-2] for words in twice)
+
+
+@pytest.mark.parametrize("text", ["", " ", "masked"])
+def test_a_change_that_leaves_nothing_to_learn_is_not_made(split, text):
+    fixed = Fixed()
+    fixed.text = text
+    assert under(split, fixed).batch(ALL, 0) == split.batch(ALL)
+
+
+def test_a_change_that_the_model_has_no_room_for_is_not_made(split):
+    changed = under(split, Stamp())
+    changed.room = 5
+    words = changed.batch(ALL, 0)["words"]
+    assert [len(w) for w in words[:3]] == [3, 4, 5]
+    assert words[3:] == split.batch(ALL)["words"][3:]
+
+
+def test_several_examples_of_one_are_all_taken_but_the_unusable(split):
+    assert under(split, Twice()).batch(ALL[:1], 0)["words"] == [["row", "0"], ["again"]]
+
+
+def test_batches_are_mixed_by_epoch_and_rows(split):
+    changed = under(split, Shuffle())
+    numbers = [changed.batch(members, epoch)["mixed"] for members in (ALL[:4], ALL[1:5]) for epoch in (0, 1, 0)]
+    assert numbers[0] == numbers[2]
+    assert len(set(numbers)) == 4
+
+
+def test_under_keeps_one_example_for_one_whatever_the_epoch(split):
+    changed = split.under(bound(Stamp(), Twice(), Shuffle()))
+    batch = changed.batch(ALL)
+    assert len(batch["words"]) == 21
+    assert "mixed" not in batch
+    assert batch == changed.batch(ALL, 9) != split.batch(ALL)
+    assert batch != split.under(bound(Stamp()), epoch=1).batch(ALL)
+    assert split.augmenters == ()
+
+
+def test_under_shows_augmenters_the_processor(split):
+    class Choosy(Stamp):
+        def bind_processor(self, processor):
+            raise RecipeError(f"not with {processor}")
+
+    with pytest.raises(RecipeError, match="not with None"):
+        split.under(bound(Choosy()))
+
+
+def test_a_sample_is_fixed_in_order_and_not_augmented(split):
+    sample = under(split, Stamp()).sample(8, seed=1)
+    assert len(sample) == len(sample.lengths) == len(sample.weights) == 8
+    assert np.array_equal(sample.index, np.sort(sample.index))
+    assert np.array_equal(sample.index, split.sample(8, seed=1).index)
+    assert not np.array_equal(sample.index, split.sample(8, seed=2).index)
+    assert sample.batch(np.arange(8), 0) == split.batch(sample.index)
+    whole = split.sample(100)
+    assert len(whole) == 21
+    assert whole.groups[20] == whole.groups[3]  # the last row is the fourth once more
+    assert len(set(whole.groups.tolist())) == 20
+
+
+def test_percentiles_are_lengths_that_occur(split):
+    lengths = sorted(split.lengths.tolist())
+    found = split.length_percentiles()
+    assert found["50"] == lengths[10]
+    assert found["99"] == lengths[-1]
+    assert split.summary()["percentiles"] == found
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_before_and_after_show_rows_that_are_changed(split):
+    shown = before_and_after(under(split, Greedy(), Stamp()))
+    assert len(shown) == 3
+    for entry in shown:
+        assert entry["place"].startswith("rows.jsonl:")
+        assert entry["after"][0].startswith(entry["before"][0])
+        assert len(entry["after"][0]) > len(entry["before"][0])
+    assert before_and_after(split) == []
+
+
+def test_augmenters_that_change_nothing_are_named(split):
+    assert without_effect(under(split, Greedy(), Stamp(), Shuffle())) == ["greedy"]

@@ -1,0 +1,75 @@
+"""Single examples: who got right what the other got wrong, and where most changed."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from ftengine.api import Judgement
+from ftengine.evaluation.examples import shortened
+from ftengine.evaluation.judgements import Judgements, Spool, judging, mcnemar, most_changed
+
+
+def judgements(scores, right=None):
+    result = Judgements.blank(len(scores))
+    for member, score in enumerate(scores):
+        if score is not None:
+            result.put(member, Judgement(score, None if right is None else right[member]))
+    return result
+
+
+def test_mcnemar_counts_the_four_cells_and_tests_the_two_that_differ():
+    base = judgements([1.0] * 10, [True] * 3 + [True] * 1 + [False] * 5 + [False] * 1)
+    tuned = judgements([1.0] * 10, [True] * 3 + [False] * 1 + [True] * 5 + [False] * 1)
+    found = mcnemar(base, tuned, None)
+    assert found.pop("p") == pytest.approx(binomtest(1, 6).pvalue)
+    assert found == {"both": 3, "only_base": 1, "only_tuned": 5, "neither": 1}
+
+
+def test_duplicates_count_once_in_mcnemar():
+    base, tuned = judgements([0.0] * 6, [False] * 6), judgements([1.0] * 6, [True] * 6)
+    groups = np.array([7, 7, 7, 7, 9, 9], dtype=np.uint64)
+    assert mcnemar(base, tuned, groups)["only_tuned"] == 2
+
+
+def test_scores_alone_are_not_right_or_wrong():
+    assert mcnemar(judgements([0.1, 0.2]), judgements([0.3, 0.1]), None) is None
+
+
+def test_most_changed_examples_come_first_each_group_once_and_ties_nowhere():
+    base = judgements([0.5, 0.5, 0.5, 0.5, 0.5, None])
+    tuned = judgements([0.9, 0.9, 0.6, 0.5, 0.1, 0.9])
+    groups = np.array([1, 1, 2, 3, 4, 5], dtype=np.uint64)
+    improved, worse = most_changed(base, tuned, groups)
+    assert [groups[member] for member in improved] == [1, 2]
+    assert worse == [4]
+    assert most_changed(base, tuned, groups, count=1) == ([improved[0]], [4])
+
+
+def test_the_evaluator_that_says_right_or_wrong_is_preferred():
+    loss, exact = judgements([0.1, 0.2]), judgements([1.0, None], [True, None])
+    assert judging({"loss": loss, "exact": exact}, {"loss": loss, "exact": exact}) == "exact"
+    assert judging({"loss": loss}, {"loss": loss}) == "loss"
+    assert judging({}, {}) is None
+
+
+def test_another_process_adds_its_judgements():
+    mine, other = judgements([0.5, None], [True, None]), judgements([None, 0.25], [None, False])
+    mine.merge(other)
+    assert mine.scores.tolist() == [0.5, 0.25]
+    assert mine.right.tolist() == [1, 0]
+
+
+def test_answers_come_back_from_disk_in_any_order():
+    spool = Spool(3)
+    spool.put(2, {"completion": "ü\n\ud800", "p": np.float32(0.123456)})
+    spool.put(0, {"label": "a"})
+    assert spool.get(0) == {"label": "a"}
+    assert spool.get(2)["p"] == 0.1235
+    assert spool.get(1) is None
+
+
+def test_long_texts_are_cut_in_their_middle():
+    pieces = shortened([("a" * 3000 + "END", False), ("answer", True)])
+    assert sum(len(text) for text, _ in pieces) <= 640
+    assert pieces[0][0].endswith("END")
+    assert pieces[1] == ["answer", True]

@@ -1,0 +1,185 @@
+"""Tiny runs with each augmenter, and what plan and resume make of them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from tiny import tiny_t5, tiny_vit
+
+from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.cli import main
+from ftengine.cli.changes import CONTEXT, SHOWN, excerpts
+from ftengine.errors import DataError, RecipeError
+from ftengine.registry import Registry
+from ftengine.run import RunDirectory
+
+NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
+IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]
+
+
+@pytest.fixture
+def texts(bert_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = {"sport": "the match and the goal", "money": "shares and profits rose"}
+    rows = [{"text": f"{words[label]} {i}", "label": label} for i in range(10) for label in words]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "words.tsv").write_text("goal\tscore\nprofits\tearnings\n")
+    return content(str(bert_folder), "text-classification", "rows.jsonl")
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 50), ("light", 200)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(8):
+            noise = (rng.integers(-40, 40, (24, 24, 3)) + level).astype("uint8")
+            Image.fromarray(noise).save(tmp_path / "photos" / label / f"{i}.png")
+    return content(str(tiny_vit(tmp_path / "vit")), "image-classification", "photos")
+
+
+def content(source, task, data):
+    return {
+        "model": {"source": source},
+        "task": task,
+        "data": {"train": data, "validation": 0.25},
+        "strategy": "full",
+        "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.002, "precision": "float32"},
+        "evaluation": {"resamples": 100},
+        "output": "run",
+    }
+
+
+def recipe(base, augment, **changes):
+    return Recipe.make({**base, "augment": augment, **changes})
+
+
+def curve(path):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
+
+
+def losses(run):
+    return [line["loss"] for line in run.metrics if "loss" in line]
+
+
+def test_every_built_in_augmenter_is_run_here():
+    names = {entry.name for entry in Registry().entries("augmenter") if entry.origin.distribution == "ftengine"}
+    assert names == {*NO_FILE, *IMAGES, "synonyms", "back-translation"}
+
+
+def test_a_run_with_every_augmenter_of_texts_has_finite_losses_of_its_own(texts, tmp_path):
+    plain = losses(fine_tune(recipe(texts, [])))
+    back = {"name": "back-translation", "forward": str(tiny_t5(tmp_path / "t5")), "backward": "t5", "max_length": 16}
+    more = [{"name": "synonyms", "file": "words.tsv", "rate": 1}, {**back, "probability": 1, "device": "cpu"}]
+    for number, augmenter in enumerate([*({"name": name, "rate": 1} for name in NO_FILE), *more]):
+        if augmenter["name"] in ("case", "punctuation"):
+            augmenter = {"name": augmenter["name"], "probability": 1}
+        changed = losses(
+            fine_tune(recipe(texts, [augmenter], output=f"run-{number}", train={**texts["train"], "max_steps": 4}))
+        )
+        assert len(changed) == 4
+        assert all(map(math.isfinite, changed)), augmenter
+        if augmenter["name"] != "case":  # the tiny BERT reads no case
+            assert changed != plain[:4], augmenter
+
+
+def test_a_run_with_every_augmenter_of_images_has_finite_losses_of_its_own(images):
+    plain = losses(fine_tune(recipe(images, [])))
+    for name in IMAGES:
+        changed = losses(fine_tune(recipe(images, [{"name": name, "probability": 1}], output=f"run-{name}")))
+        assert len(changed) == len(plain)
+        assert all(map(math.isfinite, changed)), name
+        assert changed != plain, name
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images, monkeypatch):
+    from ftengine.training.loop import Trainer
+
+    for base, augment in ((texts, ["keyboard", "delete-words"]), (images, ["trivial-augment", "mixup"])):
+        name = base["task"]
+        train = {**base["train"], "checkpoint_every": 2}
+        whole = fine_tune(recipe(base, augment, train=train, output=f"whole-{name}"))
+        stopped = recipe(base, augment, train=train, output=f"stopped-{name}")
+        step = Trainer._step
+
+        def dying(self, *args, step=step):
+            if self.progress.step == 3:
+                raise KeyboardInterrupt
+            step(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", dying)
+            with pytest.raises(KeyboardInterrupt):
+                fine_tune(stopped)
+        assert curve(fine_tune(stopped, resume=True).path) == curve(whole.path)
+
+
+def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
+    run = fine_tune(recipe(texts, [{"name": "synonyms", "file": "words.tsv"}]))
+    (tmp_path / "words.tsv").unlink()
+    assert load_run(run.path).evaluate()["tuned"] == run.evaluation["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("augment", "error", "message"),
+    [
+        (["flip"], RecipeError, "augmenter 'flip' changes images"),
+        ([{"name": "synonyms", "file": "nope.tsv"}], DataError, "there is no word list 'nope.tsv'"),
+        ([{"name": "keyboard", "rate": 2}], RecipeError, r"augment\.0\.rate"),
+        ([{"name": "synonyms"}], RecipeError, r"augment\.0\.file' is missing"),
+    ],
+)
+def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, monkeypatch):
+    from ftengine.job import Job
+
+    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
+    with pytest.raises(error, match=message):
+        fine_tune(recipe(texts, augment))
+
+
+def planned(base, augment, *options):
+    with open("recipe.yaml", "w") as file:
+        yaml.safe_dump({**base, "augment": augment}, file)
+    result = CliRunner().invoke(main, ["plan", "recipe.yaml", "--no-measure", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_plan_shows_three_examples_before_and_after(texts):
+    shown = json.loads(planned(texts, [{"name": "keyboard", "rate": 0.3}], "--json"))["augmented"]
+    assert len(shown) == 3
+    assert all(entry["before"] != entry["after"] and entry["place"].startswith("rows.jsonl:") for entry in shown)
+    page = planned(texts, [{"name": "keyboard", "rate": 0.3}])
+    assert "What augmenting makes of training examples" in page
+    assert all(f"after   {entry['after'][0]}" in page for entry in shown)
+    assert "What augmenting makes" not in planned(texts, [])
+
+
+def test_plan_shows_images_in_numbers_and_mixed_labels(images):
+    shown = json.loads(planned(images, [{"name": "color", "hue": 0}, "mixup"], "--json"))["augmented"]
+    assert shown[0]["before"] == shown[0]["after"] == [{"width": 24, "height": 24}]
+    assert 0 < shown[0]["difference"] < 60
+    assert all(abs(sum(row) - 1) < 0.002 for row in shown[-1]["after"]["labels"])
+    assert "24 × 24, pixels differ by " in planned(images, ["flip"])
+
+
+def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
+    warnings = plan(recipe(texts, ["keyboard", {"name": "ocr", "rate": 0}]), measure=False).warnings
+    found = [warning for warning in warnings if "augmenter" in warning]
+    assert found == ["augmenter 'ocr' changes none of the training examples that were tried (their first epoch)."]
+
+
+def test_long_texts_are_shortened_around_what_changed():
+    before = "a" * 500 + "X" + "b" * 500
+    old, new = excerpts(before, before.replace("X", "YY"))
+    assert old == "…" + "a" * CONTEXT + "X" + "b" * CONTEXT + "…"
+    assert new == "…" + "a" * CONTEXT + "YY" + "b" * CONTEXT + "…"
+    assert excerpts("one\ntwo", "one\tthree") == ("one two", "one three")
+    assert excerpts("same", "same same") == ("same", "same same")
+    assert len(excerpts("x" * 1000, "y" * 1000)[0]) == SHOWN + 1
+    assert "\x1b" not in excerpts("a\x1b[31mb", "a\x1b[31mc")[0]

@@ -1,0 +1,109 @@
+"""Changes of images: what each may do, the same for the same numbers, and no trace in torch's own."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from ftengine.errors import RecipeError
+from ftengine_builtins.augmenters.images import (
+    Color,
+    ColorConfig,
+    Crop,
+    CropConfig,
+    Flip,
+    FlipConfig,
+    ImageAugmenter,
+    RandAugment,
+    TrivialAugment,
+)
+from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.text_classification import TextClassification
+
+ALL = (Flip, Crop, Color, RandAugment, TrivialAugment)
+
+
+@pytest.fixture
+def image():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8))
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_same_numbers_give_the_same_image_and_torchs_generator_stays(kind, image):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again = (kind().change(image, random.Random(3)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert np.array_equal(pixels(first), pixels(again))
+    assert np.array_equal(pixels(first), pixels(kind().change(image, random.Random(3))))
+    assert (first.size, first.mode) == (image.size, "RGB")
+    if kind is not Flip:
+        assert len({kind().change(image, random.Random(i)).tobytes() for i in range(12)}) > 4
+
+
+def test_the_state_comes_back_also_after_an_error(image):
+    class Failing(ImageAugmenter):
+        def transform(self, image):
+            torch.rand(3)
+            raise ValueError("no")
+
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="no"):
+        Failing().change(image, random.Random(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("direction", "ways"),
+    [("horizontal", {(1, -1)}), ("vertical", {(-1, 1)}), ("both", {(1, -1), (-1, 1), (-1, -1)})],
+)
+def test_images_are_flipped_the_ways_asked_for(direction, ways, image):
+    flip = Flip(FlipConfig(direction=direction))
+    found = {flip.change(image, random.Random(i)).tobytes() for i in range(40)}
+    assert found == {pixels(image)[::y, ::x].astype("uint8").tobytes() for y, x in ways}
+
+
+def test_a_crop_is_as_large_as_asked_for():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    crop = Crop(CropConfig(scale=[0.25, 0.25], ratio=[1, 1]))
+    for seed in range(10):
+        row = pixels(crop.change(Image.fromarray(ramp.copy()), random.Random(seed)))[0, :, 0]
+        assert abs(row[-1] - row[0] - 127) <= 2  # half of the width
+    with pytest.raises(ValidationError, match="smaller number first"):
+        CropConfig(scale=[0.9, 0.5])
+    with pytest.raises(ValidationError, match="at most the whole image"):
+        CropConfig(scale=[0.5, 2])
+
+
+def test_brightness_stays_in_its_range():
+    grey = Image.new("RGB", (4, 4), (100, 100, 100))
+    color = Color(ColorConfig(brightness=0.2, contrast=0, saturation=0, hue=0))
+    levels = {int(pixels(color.change(grey, random.Random(i)))[0, 0, 0]) for i in range(60)}
+    assert 79 <= min(levels) < 90 < 110 < max(levels) <= 120
+
+
+def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
+    task = ImageClassification()
+    task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
+    flip = Flip(FlipConfig(probability=1))
+    flip.bind(task)
+    row = {"image": image, "label": "a"}
+    (changed,) = flip.augment(row, random.Random(0))
+    assert changed["label"] == "a"
+    assert row["image"] is image
+    assert np.array_equal(pixels(changed["image"]), pixels(image)[:, ::-1])
+
+
+def test_texts_are_refused():
+    with pytest.raises(
+        RecipeError, match="'crop' changes images, and examples of task 'text-classification' are texts"
+    ):
+        Crop().bind(TextClassification())

@@ -1,0 +1,50 @@
+"""How often the 95 % intervals of rankings and calibration hold the truth.
+
+Four classes, 200 examples; logits are twice too sharp for the labels that are drawn.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import softmax
+
+from ftengine.api import EvaluationContext, Labels
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine_builtins.evaluators.calibration import Calibration
+from ftengine_builtins.evaluators.classification import Classification
+
+CLASSES = 4
+MEASURED = {"roc_auc": 0.947, "brier": 0.947, "nll": 0.953, "calibration_error": 0.917, "ece": 0.913}
+"""Share of 600 sets (400 resamples each)."""
+
+
+def accumulate(n, seed, resamples):
+    rng = np.random.default_rng([n, seed])
+    logits = rng.normal(0, 2, (n, CLASSES))
+    labels = (logits + rng.gumbel(size=(n, CLASSES))).argmax(axis=1)
+    logits *= 2
+    context = EvaluationContext("some-task", Labels("single", tuple("abcd")))
+    accumulator = Accumulator([Classification(), Calibration()], context, resamples, seed)
+    for index, (z, p, y) in enumerate(zip(logits, softmax(logits, axis=1), labels, strict=True)):
+        accumulator.update(index, {"label": int(y), "predicted": int(z.argmax()), "scores": p, "logits": z})
+    return accumulator
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Figures of 40,000 examples, a fourteenth as uncertain as those of 200."""
+    return {name: figure.value for name, figure in accumulate(40_000, 0, 1).figures().items()}
+
+
+def covered(truth, runs):
+    held = dict.fromkeys(MEASURED, 0)
+    for seed in range(1, runs + 1):
+        results = accumulate(200, seed, 400).results()
+        for name in held:
+            held[name] += results[name].low <= truth[name] <= results[name].high
+    return held
+
+
+def test_intervals_hold_the_truth_as_often_as_measured(truth):
+    for name, held in covered(truth, 60).items():
+        assert held >= stats.binom.ppf(0.001, 60, MEASURED[name]), name

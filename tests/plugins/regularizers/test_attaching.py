@@ -1,0 +1,122 @@
+"""What regularizers do to a model while attached, what they refuse, and that detaching leaves nothing behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine.errors import RecipeError
+from ftengine.training.regularizing import Attached
+from ftengine_builtins.regularizers.dropout import Dropout
+from ftengine_builtins.regularizers.ema import Ema
+from ftengine_builtins.regularizers.l2_sp import L2SP
+from ftengine_builtins.regularizers.label_smoothing import LabelSmoothing
+from ftengine_builtins.regularizers.mixout import Mixout
+from ftengine_builtins.regularizers.neftune import Neftune
+from ftengine_builtins.regularizers.r_drop import RDrop
+from ftengine_builtins.regularizers.randomness import NOISY, is_random
+from ftengine_builtins.regularizers.wise_ft import WiseFT
+
+ALL = (Dropout, Ema, L2SP, LabelSmoothing, Mixout, Neftune, RDrop, WiseFT)
+
+
+def hooks(module):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+@pytest.mark.parametrize("kind", ["classes", "text", "pairs"])
+def test_detaching_leaves_the_model_as_without(make, kind):
+    case = make(kind)
+    names, config = list(case.module.state_dict()), case.module.config.to_dict()
+    before, noisy = hooks(case.module), len(NOISY)
+    torch.manual_seed(3)
+    expected = case.task.loss(case.module, case.batch)[0]
+    attached = Attached([cls() for cls in ALL], case.loaded, case.task)
+    assert list(case.module.state_dict()) == names
+    loss, weight = case.task.loss(case.module, case.batch)
+    (loss / weight + attached.penalty(case.batch, loss / weight)).backward()
+    assert list(case.module.state_dict()) == names
+    assert hooks(case.module) > before
+    attached.detach()
+    assert (hooks(case.module), len(NOISY)) == (before, noisy)
+    assert (list(case.module.state_dict()), case.module.config.to_dict()) == (names, config)
+    assert (case.task.label_smoothing, case.task.keeps_pass) == (0.0, False)
+    torch.manual_seed(3)
+    assert torch.equal(case.task.loss(case.module, case.batch)[0], expected)
+
+
+def test_an_attachment_that_fails_undoes_those_before_it(make):
+    case = make("text")
+    before = hooks(case.module)
+    with pytest.raises(RecipeError, match="twice"):
+        Attached([Mixout(), LabelSmoothing(), LabelSmoothing()], case.loaded, case.task)
+    assert hooks(case.module) == before
+    assert case.task.label_smoothing == 0.0
+
+
+def test_dropout_is_set_everywhere_and_put_back(make):
+    for kind, attention in (("classes", None), ("text", "attention_dropout"), ("pairs", "dropout")):
+        case = make(kind)
+        layers = [m for m in case.module.modules() if isinstance(m, nn.Dropout)]
+        held = [m for m in case.module.modules() if isinstance(getattr(m, attention or "", None), float)]
+        before = [m.p for m in layers], [getattr(m, attention) for m in held]
+        assert held or attention is None
+        regularizer = Dropout(Dropout.Config(p=0.35))
+        regularizer.attach(case.loaded, case.task)
+        assert {m.p for m in layers} | {getattr(m, attention) for m in held} == {0.35}
+        regularizer.detach(case.loaded)
+        assert ([m.p for m in layers], [getattr(m, attention) for m in held]) == before
+
+
+def test_loras_own_dropout_is_left_alone_unless_asked(make, lora):
+    case = make("text", lora(dropout=0.05))
+    layer = next(m for m in case.module.modules() if hasattr(m, "lora_dropout"))
+    for asked, expected in ((False, 0.05), (True, 0.4)):
+        regularizer = Dropout(Dropout.Config(p=0.4, strategy=asked))
+        regularizer.attach(case.loaded, case.task)
+        assert layer.lora_dropout == expected
+        regularizer.detach(case.loaded)
+        assert layer.lora_dropout == 0.05
+
+
+def test_r_drop_wants_randomness_and_finds_it_wherever_it_is(make, lora):
+    still = make("text", lora(dropout=0.0))
+    with pytest.raises(RecipeError, match="has none"):
+        RDrop().attach(still.loaded, still.task)
+    assert is_random(make("text", lora(dropout=0.1)).loaded)
+    for before in (Dropout(), Neftune()):
+        attached = Attached([before, RDrop()], still.loaded, still.task)
+        attached.detach()
+    full = make("text")
+    Attached([Mixout(), RDrop()], full.loaded, full.task).detach()
+
+
+@pytest.mark.parametrize("cls", [L2SP, Mixout])
+def test_what_holds_pretrained_weights_is_refused_where_none_trains(make, lora, cls):
+    case = make("text", lora())
+    with pytest.raises(RecipeError, match="none trains"):
+        cls().attach(case.loaded, case.task)
+
+
+@pytest.mark.parametrize("cls", [LabelSmoothing, RDrop])
+def test_numbers_have_no_distribution(make, cls):
+    case = make("classes", kind="regression")
+    with pytest.raises(RecipeError, match="regression"):
+        cls().attach(case.loaded, case.task)
+
+
+def test_what_is_not_there_is_refused():
+    loaded = LoadedModel(nn.Sequential(nn.Linear(2, 2)), None, "here", "none", pretrained=frozenset({"0.weight"}))
+    for cls, words in ((Dropout, "finds no dropout"), (Neftune, "has none")):
+        with pytest.raises(RecipeError, match=words):
+            cls().attach(loaded, None)
+
+
+def test_mixout_spares_the_output_head_and_what_is_new(make):
+    case = make("text")
+    Mixout().attach(case.loaded, case.task)
+    assert case.module.lm_head not in NOISY
+    case = make("classes")
+    Mixout().attach(case.loaded, case.task)
+    assert case.module.classifier not in NOISY
+    assert case.module.bert.encoder.layer[0].intermediate.dense in NOISY

@@ -1,0 +1,209 @@
+"""report.html: what it shows, and that whatever comes from data or recipes stays text."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+from report_samples import HOSTILE, everything, sound, write_run
+
+from ftengine.cli import main
+from ftengine.report import write_report
+from ftengine.report.charts import superscript, thinned
+from ftengine.report.svg import Series, line_chart, span_of, ticks
+
+ALLOWED = {
+    *("html", "head", "meta", "title", "link", "style", "body", "a", "header", "p", "h1", "h2", "h3", "h4", "main"),
+    *("section", "bdi", "div", "dl", "dt", "dd", "nav", "ul", "ol", "li", "span", "strong", "table", "caption"),
+    *("thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary", "pre", "code", "footer"),
+    *("article", "svg", "path", "text", "circle", "rect"),
+}
+"""The elements that the templates write; anything else came out of the data."""
+
+
+class Page(HTMLParser):
+    """Collects elements and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages on a sound run, on one with everything in it, and on both."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [write_run(folder / "sound", sound()), write_run(folder / "everything", everything())]
+    write_report(runs, folder / "both.html")
+    return {
+        "sound": write_report(runs[:1]).read_text(encoding="utf-8"),
+        "everything": write_report(runs[1:]).read_text(encoding="utf-8"),
+        "both": (folder / "both.html").read_text(encoding="utf-8"),
+    }
+
+
+def test_the_page_has_the_figures(pages):
+    text = Page(pages["sound"]).text
+    for figure in (
+        "0.650",
+        "0.620 to 0.680",
+        "0.930",
+        "+0.280",
+        "+0.250 to +0.310",
+        "p = 0.002",
+        "339,845 of 23,053,061",
+    ):
+        assert figure in text
+    assert "122 are right with the tuned model alone, 10 with the base alone" in text
+    assert "rank: 8" in text
+    assert "torch" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "titles"),
+    [
+        ("sound", ["Base and tuned", "Training", "Classes", "Calibration", "Data", "Recipe", "Environment"]),
+        ("everything", ["Slices", "Robustness", "Forgetting", "Memorisation", "Refusals", "Examples", "wise-ft"]),
+        ("both", ["2 runs side by side", "Side by side", "Where the recipes differ"]),
+    ],
+)
+def test_every_section_that_has_something_is_there(pages, page, titles):
+    text = Page(pages[page]).text
+    assert [title for title in titles if title not in text] == []
+    assert ("Slices" in text) == (page != "sound")  # and none that has nothing
+
+
+@pytest.mark.parametrize("name", ["sound", "everything", "both"])
+def test_data_stays_text(pages, name):
+    page = Page(pages[name])
+    assert set(page.elements) <= ALLOWED
+    assert not [
+        found for found in page.attributes if found[1].startswith("on") or found[1] in ("src", "style", "action")
+    ]
+    links = {value for _, attribute, value in page.attributes if attribute == "href"}
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert "alert(1)" in page.text or name == "sound"
+    assert "49" not in re.findall(r"\{\{.{0,20}", page.text)
+    assert not set(re.findall(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", pages[name]))
+    assert HOSTILE not in pages[name]
+
+
+def test_links_within_the_page_lead_somewhere(pages):
+    for text in pages.values():
+        page = Page(text)
+        places = [value for _, name, value in page.attributes if name == "id"]
+        assert len(places) == len(set(places))
+        links = {value[1:] for _, name, value in page.attributes if name == "href" and value.startswith("#")}
+        assert links <= set(places)
+        labels = {value for _, name, value in page.attributes if name == "aria-labelledby"}
+        assert labels <= set(places)
+
+
+def test_the_policy_forbids_everything_but_the_pages_own_style(pages):
+    policy = next(value for _, _, value in Page(pages["sound"]).attributes if value and "default-src" in value)
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "script-src" not in policy
+
+
+def test_runs_on_different_examples_are_called_so(tmp_path):
+    files = sound()
+    files["audit"]["encoded"]["test"]["content"] = "another"
+    runs = [write_run(tmp_path / "a", sound()), write_run(tmp_path / "b", files)]
+    assert "Not the same examples." in write_report(runs, tmp_path / "ab.html").read_text(encoding="utf-8")
+    again = [runs[0], write_run(tmp_path / "c", sound())]
+    assert "Not the same examples." not in write_report(again, tmp_path / "ac.html").read_text(encoding="utf-8")
+
+
+# The command
+
+
+def call(*args, code=0):
+    result = CliRunner().invoke(main, [str(arg) for arg in args], prog_name="ftengine")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_command_writes_the_page_and_names_it(tmp_path):
+    run = write_run(tmp_path / "run", sound())
+    lines = call("report", run).stdout.splitlines()
+    assert lines[0].startswith("Better than its base: accuracy 0.930")
+    assert lines[-1] == f"report: {run / 'report.html'}"
+    assert (run / "report.html").is_file()
+
+
+def test_json_prints_the_verdict_and_writes_nothing(tmp_path):
+    run = write_run(tmp_path / "run", everything())
+    verdict = json.loads(call("report", run, "--json").stdout)
+    assert verdict["level"] == "alarm"
+    assert {"kind", "level", "text", "figures"} == set(verdict["findings"][0])
+    assert not (run / "report.html").exists()
+
+
+def test_hostile_text_does_not_steer_the_terminal(tmp_path):
+    out = call("report", write_run(tmp_path / "run", everything())).stdout
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
+def test_what_cannot_be_reported_is_one_line(tmp_path):
+    result = call("report", tmp_path / "nothing", code=2)
+    assert "is no run directory: it does not exist" in result.stderr
+    unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
+    assert "not finished: it has no evaluation.json" in call("report", unfinished, code=2).stderr
+    both = call("report", unfinished, unfinished, code=2)
+    assert "name it with --output FILE" in both.stderr
+
+
+# Drawing
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ((3, 101), [20, 40, 60, 80, 100]),
+        ((2, 2), [2]),
+        ((-1, 1), [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_ticks_are_round_numbers_inside(ends, expected):
+    assert ticks(*ends) == pytest.approx(expected)
+
+
+def test_a_chart_places_points_in_proportion_and_leaves_out_what_is_not_finite():
+    svg = line_chart(
+        "t", [Series("a", [(0, 0), (1, float("nan")), (2, 1)], "one")], x_label="x", y_label="y", y_range=(0, 1)
+    )
+    assert svg.count("<title>") == 1
+    # The plot spans x 62 to 466 and y 254 down from 28.
+    assert '<path class="line one" d="M62.0 254.0L466.0 28.0"/>' in svg
+    assert "nan" not in svg
+
+
+def test_text_in_a_drawing_is_escaped():
+    svg = line_chart(HOSTILE, [Series(HOSTILE, [(0, 0), (1, 1)], "one")], x_label=HOSTILE, y_label="y")
+    assert "<script" not in svg
+    assert "\u202e" not in svg
+
+
+def test_many_points_become_means_of_neighbours():
+    points, size = thinned([(float(i), float(i)) for i in range(1000)], 200)
+    assert (len(points), size) == (200, 5)
+    assert points[0] == (4.0, 2.0)
+
+
+def test_scales():
+    assert span_of([0.2, None, 0.9]) == (0.0, 1.0)
+    low, high = span_of([2.0, 12.0])
+    assert (low, high) == (1.5, 12.5)
+    assert superscript(-4) == "⁻⁴"

@@ -1,0 +1,143 @@
+"""report.html in headless Chromium: nothing is loaded, nothing overflows, everything can be read."""
+
+import shutil
+from itertools import pairwise
+
+import pytest
+from report_samples import everything, sound, write_run
+
+from ftengine.report import write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed (e.g. apt-get install chromium)", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+
+SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+
+UNNAMED = """() => [...document.querySelectorAll('img, svg, [role=img]')].filter(e => !(e.getAttribute('alt')
+    || e.getAttribute('aria-label') || e.querySelector(':scope > title')?.textContent)).length"""
+
+SMALL_CONTRAST = """() => {
+  const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
+  const over = (top, below) => { const a = top[3] ?? 1; return [0, 1, 2].map(i => top[i] * a + below[i] * (1 - a)); };
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = c.map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { const stack = [];
+    for (; e; e = e.parentElement) stack.push(parse(getComputedStyle(e).backgroundColor));
+    return stack.reverse().reduce((below, top) => over(top, below), [255, 255, 255]); };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !e.getClientRects().length || e.closest('title, .skip')) continue;
+    const style = getComputedStyle(e), back = behind(e);
+    const front = over(parse(e.closest('svg') ? style.fill : style.color), back);
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    if (ratio < 4.5) found.push([e.tagName, e.className.baseVal ?? e.className, ratio]);
+  }
+  return found;
+}"""
+
+OUTSIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, .skip, svg') &&
+    e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.tagName + '.' + e.className)"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports")
+    runs = [write_run(folder / "sound", sound()), write_run(folder / "everything", everything())]
+    return {
+        "sound": write_report(runs[:1], folder / "sound.html"),
+        "everything": write_report(runs[1:], folder / "everything.html"),
+        "both": write_report(runs, folder / "both.html"),
+    }
+
+
+@pytest.fixture
+def look(browser, files):
+    """Open a page: look(name, width, scheme) returns it; what it loads, says and asks is checked at the end."""
+    contexts, heard, asked = [], [], []
+
+    def open_page(name, width=1200, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(files[name].as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert heard == []
+    assert asked == [url for url in asked if url.startswith("file:") and url.endswith(".html")]
+    assert len(asked) == len(contexts)
+
+
+@pytest.mark.parametrize("name", ["sound", "everything", "both"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_is_quiet_fits_a_phone_and_can_be_read(look, name, scheme):
+    page = look(name, width=360, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(UNNAMED) == 0
+    assert page.evaluate(SMALL_CONTRAST) == []
+
+
+def test_pale_text_would_be_found(look):
+    page = look("sound")
+    page.evaluate("document.querySelector('.summary').style.color = '#999'")
+    assert [found[0] for found in page.evaluate(SMALL_CONTRAST)] == ["BDI"]
+
+
+def test_the_figures_are_in_the_page(look):
+    page = look("sound")
+    row = page.locator("table.figures tbody tr", has_text="accuracy").first
+    cells = row.locator("th, td").all_inner_texts()
+    assert [cell.split("\n")[0] for cell in cells] == ["accuracy", "", "0.650", "0.930", "+0.280", "▲ better", "0.960"]
+    assert page.locator(".headline").inner_text().startswith("Better than its base")
+    assert "Accuracy 0.930 against 0.650" in page.locator(".summary").inner_text()
+    assert page.locator("table.confusion td.right").all_inner_texts() == ["130", "122", "120"]
+
+
+def test_hostile_text_is_shown_as_text(look):
+    page = look("everything")
+    assert page.locator("script, img, iframe, object, form, textarea").count() == 0
+    assert page.get_by_text("<script>alert(1)</script>").count() > 5
+    assert page.title().endswith("fine-tuning report")
+
+
+@pytest.mark.parametrize("name", ["sound", "both"])
+def test_headings_go_down_a_level_at_a_time(look, name):
+    levels = look(name).evaluate("[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+
+
+def test_wide_tables_scroll_inside_their_box_and_by_keyboard(look):
+    page = look("everything", width=360)
+    wide = page.evaluate("[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length")
+    assert wide > 0
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)")
+
+
+def test_it_prints_on_paper_in_light_colours(look):
+    page = look("everything", scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("nav").first.is_hidden()
+    assert page.pdf(format="A4")[:5] == b"%PDF-"

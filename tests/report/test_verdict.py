@@ -1,0 +1,353 @@
+"""The verdict on runs written by hand: each thing that can be wrong is named, with its figure, and nothing else is."""
+
+import copy
+import json
+
+import pytest
+from report_samples import change, everything, figure, sound, write_run
+
+from ftengine.errors import RunError
+from ftengine.report import conclude, verdict_of
+from ftengine.report.files import RunFiles
+from ftengine.report.findings.fitting import difference_of_independent, turning
+from ftengine.report.verdict import judge
+from ftengine.report.words import decimals, digits, percent, plain, with_interval
+from ftengine.run import RunDirectory
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files of a sound run, to be spoilt."""
+    content = sound()
+    return RunFiles(tmp_path, **{key: value for key, value in content.items() if key != "examples"})
+
+
+def found(files, kind, level=None):
+    return [f for f in judge(files)["findings"][1:] if f["kind"] == kind and level in (None, f["level"])]
+
+
+def alarms(files):
+    return {finding["kind"] for finding in judge(files)["findings"] if finding["level"] == "alarm"}
+
+
+def test_a_sound_run_draws_no_alarm_and_its_headline_has_the_figures(files):
+    verdict = judge(files)
+    assert verdict["level"] == "good"
+    assert [f["level"] for f in verdict["findings"]].count("alarm") == 0
+    assert verdict["headline"] == (
+        "Better than its base: accuracy 0.930 against 0.650, a difference of +0.280 (95 % interval +0.250 to +0.310), "
+        "p = 0.002, on 400 distinct examples of the test split."
+    )
+
+
+def test_a_difference_within_chance_is_not_called_better_and_says_what_would_show(files):
+    files.evaluation["difference"]["accuracy"] = change(0.01, 0.03, better=None, p=0.5, detectable=0.043)
+    first = judge(files)["findings"][0]
+    assert first["level"] == "note"
+    assert first["text"].startswith("Not shown to be better than its base: ")
+    assert "0.043 or more in four of five tests" in first["text"]
+
+
+def test_a_worse_headline_metric_is_an_alarm(files):
+    files.evaluation["difference"]["accuracy"] = change(-0.1, better=False)
+    verdict = judge(files)
+    assert verdict["level"] == "alarm"
+    assert verdict["headline"].startswith("Worse than its base: ")
+
+
+def test_without_held_out_data_nothing_is_claimed(files):
+    files.evaluation |= {"split": None, "base": {}, "tuned": {}, "difference": {}, "details": {}, "training": None}
+    assert judge(files)["headline"].startswith("Nothing is known about quality: ")
+
+
+def test_another_metric_that_got_worse_is_named(files):
+    files.evaluation["difference"]["macro_f1"] = change(-0.05, better=False)
+    (finding,) = found(files, "worse")
+    assert finding["text"].startswith("Macro F1 got worse: 0.925 against 0.630")
+
+
+def test_no_better_than_a_constant_answer_is_an_alarm(files):
+    files.evaluation["tuned"]["accuracy"] = figure(0.36)
+    (finding,) = found(files, "baseline", "alarm")
+    assert "always answering “business” would be right in 35 %" in finding["text"]
+
+
+def test_a_fresh_head_makes_the_base_a_low_bar(files):
+    files.facts["new_modules"] = ["classifier"]
+    (finding,) = found(files, "baseline", "note")
+    assert "had learnt nothing" in finding["text"]
+
+
+# Over-fitting
+
+
+def validations(files, losses):
+    files.metrics = [line for line in files.metrics if "loss" in line]
+    files.metrics += [
+        {"step": 20 * i, "epoch": i, "validation_loss": held} | ({} if seen is None else {"training_loss": seen})
+        for i, (held, seen) in enumerate(losses, 1)
+    ]
+
+
+TURNED = [(0.6, 0.55), (0.4, 0.3), (0.5, 0.2), (0.62, 0.1), (0.7, 0.05)]
+
+
+def test_over_fitting_says_where_the_gap_opened_and_is_a_note_where_earlier_weights_were_kept(files):
+    validations(files, TURNED)
+    files.training["best_step"] = 40
+    (finding,) = found(files, "over-fitting")
+    assert finding["level"] == "note"
+    assert "the weights that were kept are from before (step 40)" in finding["text"]
+    assert "from step 40 on, the validation loss rose from 0.400 to 0.700 (75 % more, by step 100)" in finding["text"]
+    assert finding["figures"]["gap"] == pytest.approx(0.65)
+
+
+def test_over_fitted_weights_that_were_kept_are_an_alarm(files):
+    validations(files, TURNED)
+    files.training["best_step"] = 40
+    files.recipe["train"]["keep_best"] = False
+    (finding,) = found(files, "over-fitting", "alarm")
+    assert finding["text"].startswith("The kept weights are over-fitted: from step 40 on")
+    assert "over-fitting" in judge(files)["headline"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "turned"),
+    [
+        ([(0.6, 0.5), (0.4, 0.3), (0.41, 0.2)], False),  # less than RISE
+        ([(0.6, 0.5), (0.4, 0.3), (0.43, 0.2)], True),
+        ([(0.6, 0.5), (0.4, 0.3), (0.6, 0.5)], False),  # both rose
+        ([(0.6, 0.5), (0.4, 0.3), (0.3, 0.2)], False),
+        ([(0.6, None), (0.4, None), (0.6, None)], True),  # as runs of an older version have it
+        ([(0.6, 0.5)], False),
+    ],
+)
+def test_what_counts_as_turning(losses, turned):
+    points = [{"step": i, "validation_loss": v, "training_loss": t} for i, (v, t) in enumerate(losses)]
+    assert (turning(points) is not None) == turned
+
+
+def test_far_better_on_training_examples_than_on_new_ones_is_an_alarm(files):
+    files.evaluation["training"]["tuned"]["accuracy"] = figure(0.99, 0.01, 200)
+    files.evaluation["tuned"]["accuracy"] = figure(0.75)
+    (finding,) = found(files, "over-fitting", "alarm")
+    assert finding["figures"]["gap"]["value"] == pytest.approx(0.24)
+    assert finding["figures"]["gap"]["low"] == pytest.approx(0.24 - (0.01**2 + 0.03**2) ** 0.5)
+
+
+def test_a_perplexity_is_compared_as_a_ratio(files):
+    files.evaluation |= {
+        "tuned": {"perplexity": figure(30.0, 2.0)},
+        "base": {"perplexity": figure(50.0, 2.0)},
+        "difference": {"perplexity": change(-20.0, 2.0)},
+        "training": {"tuned": {"perplexity": figure(10.0, 1.0)}},
+        "higher_is_better": {"perplexity": False},
+        "details": {},
+    }
+    assert found(files, "over-fitting", "alarm")
+    files.evaluation["training"]["tuned"]["perplexity"] = figure(24.0, 1.0)
+    assert found(files, "over-fitting", "note")
+
+
+def test_the_difference_of_independent_figures_is_newcombes():
+    # Newcombe 1998, table II, example (a), method 10: 56/70 - 48/80 has the interval 0.0524 to 0.3339.
+    first = {"value": 56 / 70, "low": 0.6919, "high": 0.8770}
+    second = {"value": 48 / 80, "low": 0.4904, "high": 0.7006}
+    gap = difference_of_independent(first, second)
+    assert (gap["low"], gap["high"]) == (pytest.approx(0.0524, abs=5e-4), pytest.approx(0.3339, abs=5e-4))
+
+
+# Learning
+
+
+def flat_losses(files, first, last, noise=0.02):
+    steps = [line for line in files.metrics if "loss" in line]
+    for i, line in enumerate(steps):
+        share = i / (len(steps) - 1)
+        line["loss"] = first + (last - first) * share + noise * (-1) ** i
+    files.metrics = steps
+
+
+def test_a_loss_that_rose_is_an_alarm_about_the_learning_rate(files):
+    flat_losses(files, 0.5, 1.5)
+    (finding,) = found(files, "learning", "alarm")
+    assert "The learning rate (0.0002) is probably too high" in finding["text"]
+
+
+def test_a_loss_that_stayed_is_an_alarm_unless_something_is_better(files):
+    flat_losses(files, 1.1, 1.1)
+    assert not found(files, "learning")
+    for difference in files.evaluation["difference"].values():
+        difference["better"] = None
+    assert "did not learn" in found(files, "learning", "alarm")[0]["text"]
+
+
+def test_a_validation_loss_that_still_falls_steeply_is_noted(files):
+    validations(files, [(0.9, 0.8), (0.6, 0.5), (0.4, 0.3)])
+    (finding,) = found(files, "learning", "note")
+    assert "by 33 % from step 40 to 60" in finding["text"]
+
+
+# Data and labels
+
+
+def test_a_leak_into_the_measured_split_is_an_alarm(files):
+    files.audit["leaks"] = [{"between": ["train", "test"], "count": 3, "near": 2, "places": ["a:1 = b:2"]}]
+    (finding,) = found(files, "data", "alarm")
+    assert "of the 400 test rows, 3 word for word and 2 nearly so stand in the training split" in finding["text"]
+
+
+def test_leaks_that_were_dropped_are_none(files):
+    files.audit["leaks"] = [{"between": ["train", "test"], "count": 3, "near": 0, "places": ["a = b"], "dropped": 3}]
+    assert not found(files, "data")
+
+
+@pytest.mark.parametrize(("copies", "level"), [(50, None), (100, "note"), (1000, "alarm")])
+def test_duplicates_are_judged_by_their_share(files, copies, level):
+    files.audit["splits"]["train"]["duplicates"] = copies
+    assert [f["level"] for f in found(files, "data")] == ([level] if level else [])
+
+
+def test_flipped_labels_show_as_rows_that_the_model_contradicts(files):
+    rows = [[0.03, False, f"news.jsonl:{i}"] for i in range(30)] + [[0.9, True, "news.jsonl:99"]] * 170
+    files.evaluation["training"]["judged"]["rows"] = rows
+    (finding,) = found(files, "labels", "alarm")
+    assert (
+        "of 200 training examples, 15 % carry a label to which the tuned model gives less than 20 %" in finding["text"]
+    )
+    assert "news.jsonl:0" in finding["text"]
+
+
+def test_hard_examples_are_no_flipped_labels(files):
+    files.evaluation["training"]["judged"]["rows"] = [[0.35, False, "a"]] * 80 + [[0.6, True, "b"]] * 120
+    assert not found(files, "labels")
+
+
+def test_doing_worse_on_training_examples_points_at_their_labels(files):
+    files.evaluation["training"]["tuned"]["accuracy"] = figure(0.75, 0.05, 200)
+    (finding,) = found(files, "labels", "alarm")
+    assert finding["text"].startswith("Training labels may be wrong. The model does worse on what it was trained on")
+
+
+def test_scores_that_are_no_probabilities_are_not_read_as_such(files):
+    files.evaluation["training"]["judged"]["rows"] = [[-3.0, False, "a"]] * 80 + [[-0.1, True, "b"]] * 120
+    assert not found(files, "labels")
+
+
+# Slices and probes
+
+
+def slice_of(value, examples, tuned, small=False, difference=0.2):
+    own = change(difference, better=difference > 0)
+    return {"value": value, "examples": examples, "small": small} | {
+        "base": {"accuracy": figure(0.6, 0.05)},
+        "tuned": {"accuracy": figure(tuned, 0.05)},
+        "difference": {"accuracy": own},
+    }
+
+
+def test_the_worst_slice_is_named_with_its_gap_and_what_the_base_had(files):
+    gap = {"value": -0.25, "low": -0.35, "high": -0.14, "p": 0.004, "p_adjusted": 0.008}
+    files.evaluation["slices"] = {
+        "channel": {
+            "metric": "accuracy",
+            "worst": "phone",
+            "slices": [slice_of("phone", 90, 0.7), slice_of("mail", 300, 0.95), slice_of("fax", 7, 0.9, small=True)],
+            "gap": gap,
+            "base_gap": {"value": -0.2, "low": -0.3, "high": -0.1, "p": 0.01},
+        }
+    }
+    (alarm,) = found(files, "slices", "alarm")
+    assert alarm["text"].startswith("Where channel is “phone” (90 examples), the tuned model does worse than elsewhere")
+    assert "The base has such a gap as well" in alarm["text"]
+    (note,) = found(files, "slices", "note")
+    assert "“fax”" in note["text"]
+    gap |= {"low": -0.3, "high": 0.02, "p": 0.08, "p_adjusted": 0.16}
+    assert not found(files, "slices", "alarm")
+
+
+def test_a_slice_that_got_worse_than_the_base_is_an_alarm_after_correction(files):
+    worse = slice_of("phone", 90, 0.5, difference=-0.1)
+    column = {"metric": "accuracy", "worst": None, "gap": None, "slices": [worse, slice_of("mail", 300, 0.95)]}
+    files.evaluation["slices"] = {"channel": column}
+    assert "worse than its base" in found(files, "slices", "alarm")[0]["text"]
+    for one in column["slices"]:
+        one["difference"]["accuracy"]["p"] = 0.04  # the smaller of two at 0.04 counts as 0.08
+    assert not found(files, "slices", "alarm")
+
+
+@pytest.mark.parametrize("kind", ["forgetting", "memorisation", "refusal"])
+def test_every_probe_that_went_wrong_is_an_alarm_of_its_kind(tmp_path, kind):
+    files = RunFiles.read(write_run(tmp_path / "run", everything()))
+    assert found(files, kind, "alarm")
+    files.evaluation["probes"] = [probe for probe in files.evaluation["probes"] if probe["kind"] != kind]
+    assert not found(files, kind)
+
+
+def test_forgetting_within_chance_is_good_news(files):
+    probe = copy.deepcopy(next(p for p in everything()["evaluation"]["probes"] if p["kind"] == "forgetting"))
+    probe |= {"data": "general.txt", "difference": {"perplexity": change(0.3, 0.8, better=None, p=0.4)}}
+    files.evaluation["probes"] = [probe]
+    assert found(files, "forgetting")[0]["level"] == "good"
+
+
+def test_false_confidence_is_an_alarm_and_modesty_a_note(files):
+    files.evaluation["tuned"]["ece"] = figure(0.2, 0.02)
+    assert found(files, "calibration", "alarm")[0]["text"].startswith("It is too sure of itself")
+    for one in files.evaluation["details"]["tuned"]["calibration"]["bins"]:
+        one["accuracy"] = min(1.0, one["confidence"] + 0.2)
+    assert found(files, "calibration", "note")[0]["text"].startswith("It is less sure than it could be")
+
+
+# Files
+
+
+def test_an_unfinished_run_says_what_is_missing(tmp_path):
+    write_run(tmp_path / "run", sound() | {"evaluation": None, "training": None})
+    with pytest.raises(RunError, match=r"not finished: it has no training\.json, evaluation\.json"):
+        verdict_of(tmp_path / "run")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"holds no recipe\.yaml"):
+        verdict_of(tmp_path)
+
+
+def test_a_run_of_an_older_version_is_judged(tmp_path):
+    content = sound()
+    for key in ("higher_is_better", "paired", "training", "slices", "probes"):
+        content["evaluation"].pop(key, None)
+    for line in content["metrics"]:
+        line.pop("training_loss", None)
+    assert verdict_of(write_run(tmp_path / "run", content))["level"] == "good"
+
+
+def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):
+    folder = write_run(tmp_path / "run", everything())
+    verdict = conclude(RunDirectory(folder))
+    # Through JSON, which escapes what is no text.
+    assert json.loads((folder / "verdict.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(verdict_of(folder))
+    )
+    assert verdict["headline"].count("look at") == 1
+    assert (folder / "report.html").is_file()
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [(0.93, 0.03, "0.930"), (0.93, 0.2, "0.93"), (1234.5, 30, "1,234"), (0.0, None, "0.000"), (-0.0001, None, "0.000")],
+)
+def test_figures_have_the_digits_that_their_interval_supports(value, half, text):
+    own = figure(value, half) if half else {"value": value, "low": None, "high": None}
+    assert plain(own) == text
+
+
+def test_negative_numbers_have_a_minus_and_nothing_has_none():
+    assert digits(-0.5, 2) == "−0.50"
+    assert digits(-0.001, 2) == "0.00"
+    assert with_interval(change(-0.28)) == "−0.280 (95 % interval −0.310 to −0.250)"
+    assert decimals({"low": 1.0, "high": 1.0}) == 3
+    assert (percent(0.784), percent(0.0324), percent(0.0)) == ("78 %", "3.2 %", "0 %")

@@ -1,0 +1,201 @@
+"""The conformance checks pass what ships in the box and fail what is broken, each by the check that is meant."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from ftengine.api import Augmenter, EvaluationContext, Evaluator, Labels, LoadRequest, Regularizer, Strategy, Task
+from ftengine.registry import Registry
+from ftengine.testing import check_augmenter, check_evaluator, check_regularizer, check_strategy, check_task
+
+REGISTRY = Registry()
+ROWS = [{"text": f"The quick brown fox number {i} jumps over the lazy dog.", "label": "ab"[i % 2]} for i in range(4)]
+
+
+def build(kind, name):
+    return lambda: REGISTRY.build(kind, name, kind)
+
+
+@pytest.fixture(scope="module")
+def load(llama_folder):
+    loader = REGISTRY.build("loader", "transformers", "model.loader")
+    return lambda: loader.load(LoadRequest(str(llama_folder), "causal-lm"))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+@pytest.fixture(scope="module")
+def task():
+    task = REGISTRY.build("task", "text-classification", "task")
+    task.bind({"train": ROWS})
+    return task
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("strategy")])
+def test_strategies_in_the_box_pass(name, load, batch):
+    check_strategy(build("strategy", name), load, batch)
+
+
+TEXT = ("case", "delete-words", "keyboard", "ocr", "punctuation", "swap-words")
+
+
+@pytest.mark.parametrize("name", [e.name for e in REGISTRY.entries("augmenter") if e.name in TEXT])
+def test_augmenters_of_text_in_the_box_pass(name, task):
+    check_augmenter(build("augmenter", name), task, ROWS)
+
+
+def test_evaluators_in_the_box_pass():
+    labels = EvaluationContext("text-classification", Labels("single", ("a", "b")))
+    rng = random.Random(0)
+    answers = [{"label": i % 2, "predicted": rng.randrange(2), "scores": [0.3, 0.7]} for i in range(8)]
+    check_evaluator(build("evaluator", "classification"), labels, answers)
+    numbers = EvaluationContext("text-classification", Labels("regression", ("y",)))
+    values = [{"target": [float(i)], "value": [i + rng.random()]} for i in range(8)]
+    check_evaluator(build("evaluator", "regression"), numbers, values)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("regularizer")])
+def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
+    loader = REGISTRY.build("loader", "transformers", "model.loader")
+
+    def load_whole():
+        loaded = loader.load(LoadRequest(str(gpt2_folder), "causal-lm"))
+        loaded.pretrained = frozenset(n for n, _ in loaded.module.named_parameters())
+        return loaded
+
+    check_regularizer(build("regularizer", name), REGISTRY.build("task", "causal-lm", "task"), load_whole, batch)
+
+
+def test_tasks_in_the_box_pass(bert_folder):
+    from transformers import AutoTokenizer
+
+    check_task(build("task", "text-classification"), AutoTokenizer.from_pretrained(bert_folder), ROWS)
+
+
+class Creeping(Strategy):
+    """Trains what it leaves out of its groups, and saves nothing."""
+
+    name = "creeping"
+
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(True)
+
+    def param_groups(self, model, learning_rate, weight_decay):
+        return [{"params": list(model.parameters())[:-1], "lr": learning_rate}]
+
+    def save(self, loaded, directory):
+        pass
+
+    def load(self, loaded, directory):
+        pass
+
+
+def test_a_broken_strategy_fails(load, batch):
+    with pytest.raises(AssertionError) as error:
+        check_strategy(Creeping, load, batch)
+    assert "groups_hold_each_trainable_parameter_once" in str(error.value)
+    assert "saved_and_loaded_outputs_are_equal" in str(error.value)
+    assert "frozen_weights_do_not_move" not in str(error.value)
+
+
+class Careless(Augmenter):
+    """Changes its argument, and by a generator of its own."""
+
+    name = "careless"
+
+    def augment(self, example, rng):
+        example["label"] = random.choice("ab") + str(random.random())
+        yield dict(example)
+
+
+def test_a_broken_augmenter_fails(task):
+    with pytest.raises(AssertionError) as error:
+        check_augmenter(Careless, task, [dict(row) for row in ROWS])
+    for name in ("same_seed_same_examples", "given_examples_stay"):
+        assert name in str(error.value)
+
+
+class Sticky(Regularizer):
+    """Leaves its mark on the model, and forgets its own state."""
+
+    name = "sticky"
+
+    def attach(self, loaded, task):
+        loaded.module.register_buffer("mark", torch.ones(1))
+        self.seen = torch.zeros(1)
+
+    def stepped(self, model, step):
+        self.seen = self.seen + 1
+
+    def tensors(self):
+        return {"seen": self.seen}
+
+
+def test_a_broken_regularizer_fails(load, batch):
+    causal = REGISTRY.build("task", "causal-lm", "task")
+    with pytest.raises(AssertionError) as error:
+        check_regularizer(Sticky, causal, load, batch)
+    assert "detaching_restores_the_model" in str(error.value)
+    assert "state_survives_a_checkpoint" in str(error.value)
+    assert "penalties_are_finite_scalars" not in str(error.value)
+
+
+class Uneven(Evaluator):
+    """Gives as many numbers as the answer has, and a metric that it does not name."""
+
+    name = "uneven"
+    higher_is_better = {"right": True}  # noqa: RUF012
+
+    def statistics(self, prediction):
+        return [1.0] * prediction["width"]
+
+    def metrics(self, sums):
+        return {"wrong": np.asarray(sums)[..., 0]}
+
+
+def test_a_broken_evaluator_fails():
+    context = EvaluationContext("x")
+    with pytest.raises(AssertionError, match="statistics_have_one_width"):
+        check_evaluator(Uneven, context, [{"width": 1 + i % 2} for i in range(4)])
+    with pytest.raises(AssertionError, match=r"^directions_name_every_metric: metrics \['wrong'\]"):
+        check_evaluator(Uneven, context, [{"width": 2}] * 4)
+
+
+class Forgetful(Task):
+    """Returns features without a weight, and labels that it does not restore."""
+
+    name = "forgetful"
+
+    def bind(self, splits):
+        self.labels = Labels("single", ("a", "b"))
+
+    def encode(self, example, processor, *, max_length=None):
+        return {"length": 1, "truncated": False}
+
+    def collate(self, features, processor):
+        return {"x": torch.zeros(1)}
+
+
+def test_a_broken_task_fails():
+    with pytest.raises(AssertionError) as error:
+        check_task(Forgetful, None, ROWS)
+    for name in ("encoding_is_pure_and_whole", "state_is_json_and_restores", "batches_hold_every_example"):
+        assert name in str(error.value)
+
+
+def test_expected_failures_must_fail_and_exist():
+    context = EvaluationContext("x")
+    known = {"directions_name_every_metric": "it says wrong"}
+    check_evaluator(Uneven, context, [{"width": 2}] * 4, known)
+    with pytest.raises(AssertionError, match="details_are_json: passes, though it was expected to fail"):
+        check_evaluator(Uneven, context, [{"width": 2}] * 4, {**known, "details_are_json": "?"})
+    with pytest.raises(AssertionError, match=r"names \['detials'\]"):
+        check_evaluator(Uneven, context, [{"width": 2}] * 4, {**known, "detials": "?"})
+    assert json.dumps(known)

@@ -1,0 +1,170 @@
+"""Runs with regularizers: resumed ones, ones in smaller micro-batches, and all of them at once."""
+
+import json
+import random
+
+import pytest
+
+from ftengine import Recipe, fine_tune
+from ftengine.errors import RecipeError
+from ftengine.parameters import read_tensors
+from ftengine.run import RunDirectory
+from ftengine.training.loop import Trainer
+
+EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "ema", "wise-ft"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """72 sentences in three classes that a word tells apart, two in nine labelled wrongly."""
+    rng, words = random.Random(0), {"sport": "goal match team", "money": "profit shares bank", "film": "actor music"}
+    lines = []
+    for i in range(72):
+        label = sorted(words)[i % 3]
+        text = " ".join(rng.choice(words[label].split()) for _ in range(5))
+        given = rng.choice(sorted(words)) if i % 9 < 2 else label
+        lines.append(json.dumps({"text": f"{text} {i}", "label": given}))
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def recipe(bert_folder, rows, tmp_path):
+    def build(name, regularize, **train):
+        return Recipe.make(
+            {
+                "model": {"source": str(bert_folder)},
+                "task": "text-classification",
+                "data": {"train": str(rows), "validation": 0.25},
+                "strategy": train.pop("strategy", "full"),
+                "regularize": regularize,
+                "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"} | train,
+                "evaluation": {"resamples": 100},
+                "output": str(tmp_path / name),
+            }
+        )
+
+    return build
+
+
+def curve(path):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
+
+
+def weights(run):
+    return read_tensors(run.trained / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["ema", "r-drop", "mixout", "wise-ft", "l2-sp"])
+def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name, monkeypatch):
+    options = {"checkpoint_every": 3, "max_steps": 7}
+    whole = fine_tune(recipe("whole", [name], **options))
+    step = Trainer._step
+
+    def dying(self, *args):
+        if self.progress.step == 5:
+            raise KeyboardInterrupt
+        step(self, *args)
+
+    broken = recipe("broken", [name], **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(broken)
+    resumed = fine_tune(broken, resume=True)
+    assert curve(resumed.path) == curve(whole.path)
+    assert all((a == b).all() for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_a_penalty_counts_once_however_the_batch_is_cut(recipe):
+    """L2-SP does not depend on the batch; dropout is off, so that both runs compute the same."""
+    regularize = [{"name": "dropout", "p": 0}, {"name": "l2-sp", "alpha": 5.0, "beta": 1.0}]
+    whole = fine_tune(recipe("whole", regularize, max_steps=6))
+    cut = fine_tune(recipe("cut", regularize, max_steps=6, batch_size=1, accumulate=8))
+    free = fine_tune(recipe("free", regularize[:1], max_steps=6))
+    for step, (one, other) in enumerate(zip(curve(whole.path), curve(cut.path), strict=True)):
+        for key in one.keys() & {"loss", "penalty", "grad_norm", "validation_loss", "training_loss"}:
+            # Adam divides by the size of the gradient, and so enlarges rounding where that is near zero.
+            assert other[key] == pytest.approx(one[key], rel=1e-5 if step == 0 else 2e-2)
+    assert all(line["penalty"] > 0 for line in curve(whole.path) if "loss" in line)
+    assert not any("penalty" in line for line in curve(free.path))
+    # The logged loss is the task's: before anything moved it is that of the run without a penalty.
+    assert curve(whole.path)[0]["loss"] == curve(free.path)[0]["loss"]
+
+
+def test_validation_is_set_beside_training_measured_alike(recipe):
+    run = fine_tune(recipe("run", []))
+    lines = [line for line in curve(run.path) if "validation_loss" in line]
+    assert lines
+    assert all(line.keys() == {"step", "epoch", "validation_loss", "training_loss"} for line in lines)
+    assert lines[-1]["training_loss"] != lines[-1]["validation_loss"]
+
+
+def test_what_ema_validates_is_what_it_keeps(recipe):
+    """The loss of the loaded result is the validation loss that was logged for the kept step."""
+    run = fine_tune(recipe("run", [{"name": "ema", "decay": 0.9}], keep_best=False))
+    logged = [line["validation_loss"] for line in curve(run.path) if "validation_loss" in line][-1]
+    plain = fine_tune(recipe("plain", [], keep_best=False))
+    other = [line["validation_loss"] for line in curve(plain.path) if "validation_loss" in line][-1]
+    assert run.evaluation["split"] == "validation"
+    value = run.evaluation["tuned"]["loss"]["value"] if "loss" in run.evaluation["tuned"] else logged
+    assert value == pytest.approx(logged, rel=1e-5)
+    assert logged != pytest.approx(other, rel=1e-4)
+    assert [line["loss"] for line in curve(run.path) if "loss" in line] == [
+        line["loss"] for line in curve(plain.path) if "loss" in line
+    ]  # training itself goes on with the weights
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_all_of_them_together_train_a_model_that_is_saved_as_any(recipe, checkpointing):
+    run = fine_tune(recipe("run", EVERY, epochs=4, gradient_checkpointing=checkpointing, precision="bfloat16"))
+    plain = fine_tune(recipe("plain", [], max_steps=1))
+    assert weights(run).keys() == weights(plain).keys()
+    losses = [line["validation_loss"] for line in curve(run.path) if "validation_loss" in line]
+    assert min(losses) < losses[0]
+    facts = {entry["name"]: entry for entry in run.directory.read_json("training.json")["regularizers"]}
+    assert list(facts) == EVERY
+    points = facts["wise-ft"]["curve"]
+    assert [point["alpha"] for point in points] == pytest.approx([i / 10 for i in range(11)])
+    assert min(points, key=lambda point: point["validation_loss"])["validation_loss"] <= min(losses) + 1e-3
+
+
+def test_checkpointing_draws_the_same_masks_again(recipe):
+    """Mixout and NEFTune are recomputed in the backward pass with the randomness of the forward pass."""
+    curves = [
+        curve(fine_tune(recipe(f"run{on}", ["mixout", "neftune"], max_steps=3, gradient_checkpointing=on)).path)
+        for on in (False, True)
+    ]
+    for one, other in zip(*curves, strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() & {"loss", "grad_norm"}:
+            assert one[key] == pytest.approx(other[key], rel=1e-5)
+
+
+def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch):
+    from ftengine.job import Job
+
+    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("weights were read"))
+    with pytest.raises(RecipeError, match="none trains"):
+        fine_tune(recipe("run", ["l2-sp"], strategy="lora"))
+    refused = recipe("run", ["wise-ft"])
+    refused.data.validation = None
+    with pytest.raises(RecipeError, match="no validation split"):
+        fine_tune(refused)
+
+
+def test_a_run_that_fails_is_detached(recipe, monkeypatch):
+    from ftengine.training.regularizing import Attached
+
+    detached, detach = [], Attached.detach
+
+    def spying(self):
+        detached.append(len(self._attached))
+        detach(self)
+
+    monkeypatch.setattr(Attached, "detach", spying)
+    monkeypatch.setattr(Trainer, "_step", lambda self, *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fine_tune(recipe("run", ["mixout", "ema"]))
+    assert detached == [2, 2]  # the skeleton, then the model
