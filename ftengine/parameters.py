@@ -76,6 +76,7 @@ def decayed(module: nn.Module) -> frozenset[str]:
     """
     named = getattr(module, "no_weight_decay", None)
     spared = set(named()) if callable(named) else set()
+    first = {name for name, _ in module.named_parameters()}  # a shared one goes by its first name
     names = set()
     for path, part in module.named_modules():
         if _normalises(part):
@@ -85,7 +86,7 @@ def decayed(module: nn.Module) -> frozenset[str]:
             token = parameter.ndim >= 3 and len(parameter) == 1 and own not in ("weight", "in_proj_weight")
             if parameter.ndim > 1 and not token and "bias" not in name.lower() and not {name, own} & spared:
                 names.add(name)
-    return frozenset(names)
+    return frozenset(names & first)
 
 
 def _normalises(part: nn.Module) -> bool:

@@ -197,7 +197,7 @@ def _refusal(job: Job, asked: FurtherExamples) -> Probe:
         split = _unencoded(job, rows)
         members = np.arange(len(split))
     _check_rows(evaluator, split, members, key)
-    examination = Examination(" on prompts to refuse", split, (), [evaluator], members, _options(job, [evaluator]))
+    examination = Examination(" on requests", split, (), [evaluator], members, _options(job, [evaluator]))
     return Probe("refusal", evaluator.name, asked.data, examination)
 
 
@@ -262,14 +262,14 @@ def _encode(job: Job, name: str, rows: Rows) -> EncodedSplit:
 
 
 def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
-    """Return prompts as examples: they hold nothing to train on, so they are answered but never encoded."""
+    """Return requests as examples: they hold nothing to train on, so they are answered but never encoded."""
     lengths, digests = [], bytearray()
     for row in rows:
         text = to_json(row).encode()
         lengths.append(len(text))
         digests += blake2b(text, digest_size=16).digest()
     if not lengths:
-        raise DataError(f"{rows.source} holds no prompt.")
+        raise DataError(f"{rows.source} holds no request.")
     count = len(lengths)
     return EncodedSplit(
         rows,

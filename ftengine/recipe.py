@@ -189,7 +189,7 @@ class EvaluationSection(_Section):
     memorisation: Memorisation | None = Field(
         None, description="{examples: 100, …} to see whether training rows are reproduced; null for not"
     )
-    refusal: FurtherData = Field(None, description="prompts that should or should not be refused: as forgetting")
+    refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
 
 

@@ -111,6 +111,8 @@ def _environment() -> Environment:
         "metric": words.metric_name,
         "percent": words.percent,
         "short": words.short,
+        "rough": lambda value: "–" if value is None else number(float(f"{value:.2g}")),
+        "hundredths": lambda value: "–" if value is None else words.digits(value, 2),
         "probability": words.probability,
         "number": number,
         "duration": duration,

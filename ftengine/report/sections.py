@@ -175,7 +175,7 @@ PROBES = {
     "robustness": ("Robustness", "The same examples with disturbed input."),
     "forgetting": ("Forgetting", "What the base could do before: measured on other text, before and after tuning."),
     "memorisation": ("Memorisation", "Training answers given back word for word, against those of held-out examples."),
-    "refusal": ("Refusals", "Prompts that the model should refuse, and prompts that it should answer."),
+    "refusal": ("Refusals", "Requests that the model should refuse, and requests that it should answer."),
 }
 
 
@@ -235,7 +235,7 @@ def told(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {told(inner)}" for key, inner in value.items())
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.3g}"
     if isinstance(value, list):
         return ", ".join(told(inner) for inner in value)
     return "–" if value is None else str(value)

@@ -36,11 +36,11 @@ def sentences(count, rng, words=WORDS):
     ]
 
 
-def recipe(model, folder, train, **more):
+def recipe(model, folder, file, **more):
     content = {
         "model": {"source": str(model)},
         "task": {"name": "text-classification", "max_length": 64},
-        "data": {"train": train, "validation": 0.2, "test": 0.2, "leaks": "warn", "near_duplicates": None},
+        "data": {"train": file, "validation": 0.2, "test": 0.2, "leaks": "warn", "near_duplicates": None},
         "strategy": "full",
         "train": {"epochs": 12, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
         "evaluation": {"resamples": 300},
@@ -90,9 +90,11 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     test += [row | {"text": f"call {row['text']}", "channel": "phone"} for row in sentences(60, rng, phone)]
     data = {"test": write(tmp_path / "test.jsonl", test)}
     run = fine_tune(recipe(bert_folder, tmp_path, train, data=data, evaluation={"slices": ["channel"]}))
-    found = alarms(run)
-    assert found["slices"]["figures"]["worst"] == "phone"
-    assert found["slices"]["figures"]["gap"]["high"] < -0.3
+    findings = [f for f in run.verdict["findings"] if f["kind"] == "slices" and f["level"] == "alarm"]
+    behind = next(f["figures"] for f in findings if "worst" in f["figures"])
+    assert behind["worst"] == "phone"
+    assert behind["gap"]["high"] < -0.3
+    assert "slices" in run.verdict["headline"]
 
 
 def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):

@@ -21,7 +21,7 @@ MODELS = {
         tiny_t5,
         AutoModelForSeq2SeqLM,
         ["shared.weight", "decoder.block.0.layer.1.EncDecAttention.q.weight"],
-        ["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+        [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight" for side in ("encoder", "decoder")],
     ),
     "bert": (tiny_bert, AutoModelForSequenceClassification, ["classifier.weight", "bert.pooler.dense.weight"], []),
     "vit": (

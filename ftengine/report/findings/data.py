@@ -19,7 +19,7 @@ DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
 """Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
 
 CONTRADICTIONS_ALARM = 0.02
-"""Share of training rows whose text also stands there with another label, from which it is an alarm."""
+"""Share of rows whose text also stands there with another label, from which it is an alarm."""
 
 DOUBTED_SCORE = 0.2
 """Probability that the tuned model leaves the given label, while it prefers another, below which it contradicts it."""
@@ -74,11 +74,11 @@ def duplicates(files: RunFiles) -> Iterator[Finding]:
 
 
 def contradictions(files: RunFiles) -> Iterator[Finding]:
-    """Say how many texts stand in the training split with two labels."""
-    found = ((files.audit.get("splits") or {}).get("train") or {}).get("contradictions") or files.audit.get(
-        "contradictions"
-    )
-    rows = ((files.audit.get("splits") or {}).get("train") or {}).get("rows") or 0
+    """Say how many texts stand in the data with two labels."""
+    splits = files.audit.get("splits") or {}
+    found, rows = (splits.get("train") or {}).get("contradictions"), (splits.get("train") or {}).get("rows") or 0
+    if not found:  # counted over all splits together
+        found, rows = files.audit.get("contradictions"), sum(split.get("rows") or 0 for split in splits.values())
     if not found or not found.get("rows") or not rows:
         return
     share = found["rows"] / rows

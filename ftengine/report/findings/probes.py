@@ -36,6 +36,7 @@ def probes(files: RunFiles) -> Iterator[Finding]:
 def _forgetting(probe: Mapping[str, Any]) -> Iterator[Finding]:
     compared = probe.get("difference") or {}
     lost = [metric for metric, difference in compared.items() if difference.get("better") is False]
+    lost.sort(key="perplexity".__ne__)  # says more than the loss that it is made of
     for metric in lost[:1]:
         difference, base, tuned = compared[metric], probe["base"][metric], probe["tuned"][metric]
         near = relative(difference, base)

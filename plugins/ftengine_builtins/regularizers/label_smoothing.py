@@ -30,8 +30,8 @@ class LabelSmoothing(Regularizer):
         if not task.smooths:
             kind = f" with kind: {task.labels.kind}" if task.labels else ""
             raise RecipeError(
-                f"regularizer label-smoothing needs classes to predict; task {task.name!r}{kind} has none. Take it out of "
-                "the recipe."
+                f"regularizer label-smoothing needs classes to predict; task {task.name!r}{kind} has none. Take it "
+                "out of the recipe."
             )
         if task.label_smoothing:
             raise RecipeError("regularizer label-smoothing stands in the recipe twice. Leave one.")

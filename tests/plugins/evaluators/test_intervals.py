@@ -14,8 +14,9 @@ from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
 
 CLASSES = 4
-MEASURED = {"roc_auc": 0.947, "brier": 0.947, "nll": 0.953, "calibration_error": 0.917, "ece": 0.913}
-"""Share of 600 sets (400 resamples each)."""
+MEASURED = {"roc_auc": 0.957, "brier": 0.967, "nll": 0.965, "calibration_error": 0.928, "ece": 0.922}
+"""Share of 600 sets (400 resamples each). Where confidence is right, zero lies at the end of what an interval of `ece`
+can reach: it held the truth in 61 to 71 % of 150 sets of 100 and 200 examples, that of `calibration_error` in 83 to 89 %."""
 
 
 def accumulate(n, seed, resamples):
