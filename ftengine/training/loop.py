@@ -179,7 +179,7 @@ class Trainer:
             ended, stopped = progress.step == self.schedule.total, False
             validate = self.validation is not None and self._due(section.validate_every, last, ended)
             save = self._due(section.checkpoint_every, last, ended)
-            if save:
+            if validate or save:
                 share_statistics(self.accelerator, self.module)
             if validate:
                 self._validate()
@@ -327,7 +327,8 @@ class Trainer:
         assert self.sample is not None
         progress, patience = self.progress, self.section.early_stopping
         with self.regularizers.evaluating():
-            share_statistics(self.accelerator, self.module)
+            if self.regularizers.evaluate_others:
+                share_statistics(self.accelerator, self.module)
             loss = mean_loss(self.accelerator, self.module, self.validation, self.section.batch_size)
             if not math.isfinite(loss):
                 raise TrainingError(
