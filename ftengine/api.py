@@ -551,7 +551,7 @@ class Evaluator(Component):
     generation: Mapping[str, Any] | None = None
     """Options of `Task.answer` that this evaluator asks for, e.g. {"max_new_tokens": 64}."""
     biased: ClassVar[frozenset[str]] = frozenset()
-    """Metrics that noise makes larger, and resampling larger still; their intervals are turned around the value."""
+    """Metrics that noise makes larger, and resampling larger still: they get no interval rather than a wrong one."""
 
     def check(self, example: Example) -> None:
         """Refuse a row whose `columns` hold what this evaluator cannot read; called before a model loads.

@@ -215,7 +215,7 @@ def failure(result, code):
     [
         (unknown_key, r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
         (unknown_section, r"unknown key 'regularise'.*Did you mean 'regularize'"),
-        (value_out_of_range, r"strategy\.rank.*greater than or equal to 1.*got 0"),
+        (value_out_of_range, r"strategy\.rank.*must be 1 or more, not 0"),
         (unknown_strategy, r"no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'"),
         (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
         (pattern_without_match, r"qury_proj.*q_proj"),

@@ -24,7 +24,8 @@ LAYERS = (
     ("plugins", "registry", "recipe"),
     ("data", "training", "evaluation", "run", "environment", "bench", "report"),
     # The engine, a step a file.
-    ("job", "session", "probes", "merging", "planning", "finished", "prediction", "engine", "children", "comparison", "folds"),
+    ("job", "session", "probes", "merging", "planning", "finished", "prediction"),
+    ("engine", "children", "comparison", "folds"),
     ("cli", "testing"),
     ("__main__",),
 )

@@ -153,15 +153,12 @@ class Accumulator:
             for name, values in metrics.items():
                 claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
-                if name in evaluator.biased:  # the basic bootstrap: resampling adds the bias a second time
-                    resampled = 2 * value - resampled
+                if name in evaluator.biased:  # what resamples of it say is not true of it
+                    resampled = np.full_like(resampled, np.nan)
                 most = min(float(trials[name]), n) if name in trials else None
-                if most is None:
-                    low, high = percentile_interval(resampled, n)
-                    # What noise makes larger is an error or a distance, which is never below 0.
-                    interval = (max(0.0, low) if name in evaluator.biased and low is not None else low, high)
-                else:
-                    interval = score_interval(value, resampled, most, n)
+                interval = (
+                    percentile_interval(resampled, n) if most is None else score_interval(value, resampled, most, n)
+                )
                 figures[name] = Figure(value, resampled, interval, most, evaluator.higher_is_better.get(name))
         return figures
 

@@ -25,9 +25,10 @@ class Calibration(Evaluator):
     Guo et al. 2017, arXiv:1706.04599, whose expected calibration error is `ece`: the mean over examples of
     |accuracy - confidence| of their bin. It is biased upwards: chance alone makes a gap in every bin, and
     `ece_by_chance` in the details is what a perfectly calibrated model would show with the same confidences and as
-    many examples. `calibration_error` has that noise taken out: the root mean square of the gaps, less what
-    sampling adds (the debiased estimator of Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). It is the one to
-    decide by. `brier` is the summed squared distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
+    many examples. No interval that was tried holds the truth often enough, so `ece` has none. `calibration_error`
+    has that noise taken out: the root mean square of the gaps, less what sampling adds (the debiased estimator of
+    Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). It is the one to decide by. `brier` is the summed squared
+    distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
 
     Where a validation split is left to fit on, one temperature is, and `ece_after_temperature` is the ECE that
     remains on the evaluated examples when logits are divided by it.
