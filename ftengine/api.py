@@ -212,6 +212,13 @@ class Task(Component):
         """
         return None
 
+    def wanted(self, example: Example) -> Any:
+        """Return what a model is to say of an example, to be compared with ==; by default its target.
+
+        Figures before and after a change of the example are of one question only where this stays the same.
+        """
+        return self.target(example)
+
     def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
         """Return the example with what the model reads, and not what it is to answer, changed.
 
@@ -543,8 +550,8 @@ class Evaluator(Component):
 
     reads: ClassVar[frozenset[str]] = frozenset()
     """Keys of `Prediction` that `statistics` needs."""
-    higher_is_better: ClassVar[Mapping[str, bool]] = {}
-    """For each metric, whether more is better. Where the labels decide which are reported, `bind` sets it anew."""
+    higher_is_better: ClassVar[Mapping[str, bool | None]] = {}
+    """For each metric, whether more is better; None where neither more nor less is. Where the labels decide which are reported, `bind` sets it anew."""
 
     columns: ClassVar[frozenset[str]] = frozenset()
     """Columns of the user's row that `statistics` finds in the prediction too, None where the row has none."""
@@ -552,6 +559,9 @@ class Evaluator(Component):
     """Options of `Task.answer` that this evaluator asks for, e.g. {"max_new_tokens": 64}."""
     biased: ClassVar[frozenset[str]] = frozenset()
     """Metrics that noise makes larger, and resampling larger still: they get no interval rather than a wrong one."""
+    per_model: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that rank, bin or correlate what one model says of many examples: they mean nothing over the answers of
+    several models, so cross-validation gives them fold by fold only."""
 
     def check(self, example: Example) -> None:
         """Refuse a row whose `columns` hold what this evaluator cannot read; called before a model loads.

@@ -111,3 +111,19 @@ def train(child: Child, job: Job, listener: Listener) -> None:
         kind = InputError if process.returncode == InputError.exit_code else TrainingError
         reason = failure.removeprefix("error: ") or f"ended with status {process.returncode}{last and f': {last}'}."
         raise kind(f"{child.label}: {reason} Finished runs are kept; the same command goes on from here.")
+
+
+def require_alike(children: Sequence[Child]) -> None:
+    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well.
+
+    Raises:
+        RunError: names the two runs and what differs.
+    """
+    found = [child.run.read_json("environment.json") for child in children]
+    for child, environment in zip(children, found, strict=True):
+        for key in ("base", "precision", "device"):
+            if environment.get(key) != found[0].get(key):
+                raise RunError(
+                    f"{children[0].label} and {child.label} were trained with another {key} each (see "
+                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
+                )

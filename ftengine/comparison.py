@@ -15,7 +15,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.children import Child, naming, require_metric, require_new_or_same, train
+from ftengine.children import Child, naming, require_alike, require_metric, require_new_or_same, train
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.difference import compare as compare_sums
@@ -227,7 +227,7 @@ def conclude(
         RunError: a run's figures are missing or damaged.
         InputError: the metric was not measured.
     """
-    _require_same_base(contenders)
+    require_alike(contenders)
     evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
     first = evaluations[0]
     metric = metric or next(iter(first["tuned"]))
@@ -250,18 +250,6 @@ def conclude(
         differences=differences,
         statement=statement(metric, first["split"], examples, differences),
     )
-
-
-def _require_same_base(contenders: Sequence[Child]) -> None:
-    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well."""
-    found = [contender.run.read_json("environment.json") for contender in contenders]
-    for contender, environment in zip(contenders, found, strict=True):
-        for key in ("base", "precision", "device"):
-            if environment.get(key) != found[0].get(key):
-                raise RunError(
-                    f"{contenders[0].label} and {contender.label} were trained with another {key} each (see "
-                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
-                )
 
 
 def _sums(contender: Child, job: Job) -> Sums:

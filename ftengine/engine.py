@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ftengine.planning import Plan, plan
 from ftengine.probes import measurement_of
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
-from ftengine.report import conclude
+from ftengine.report import conclude, concluded
 from ftengine.run import SIDECAR, RunDirectory
 from ftengine.session import Session
 from ftengine.training.trackers import open_trackers
@@ -55,6 +56,8 @@ def fine_tune(
         require_same_recipe(run, job.resolved())
         if run.finished:
             listener.message(f"{run.path} is finished; nothing to resume")
+            if not concluded(run):
+                complete(run, job, Session(job))
             return load_run(run.path, registry=job.registry, listener=listener)
     splits = job.read_data()
     for warning in splits.audit["warnings"]:
@@ -65,11 +68,12 @@ def fine_tune(
     session = Session(job)
 
     loaded = job.load_model()
-    require_room(loaded, encoded)
+    batched = [*encoded.values(), *measurement.encoded()]
+    require_room(loaded, batched)
     session.place_base(loaded)
     base = session.measure(loaded, measurement, "base")
     session.prepare(loaded)
-    require_room(loaded, encoded)  # a strategy may take some of it
+    require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
     trainer = session.trainer(loaded, encoded, run, measurement.general)
@@ -79,39 +83,48 @@ def fine_tune(
     if resuming:
         trainer.resume()
     trackers = open_trackers(
-        recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step
+        recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
     )
     trainer.trackers = trackers
-    result = trainer.train()
-    tuned = session.measure(loaded, measurement, "tuned")
-    changed = session.changed_most(measurement, base, tuned)
-    if session.is_main:
-        save(run, job, loaded)
-        run.write_json("training.json", session.training_facts(loaded, result))
-        save_sums(run, base, tuned)
-        if changed is not None:
-            run.write_json("examples.json", changed)
-        run.write_json("evaluation.json", evaluation(measurement, base, tuned))
-        trackers.finish(run.read_json("evaluation.json"))
-        conclude(run)
-        job.registry.plugins.hook.ftengine_run_finished(run=run)
-    session.wait()
+    try:
+        result = trainer.train()
+        tuned = session.measure(loaded, measurement, "tuned")
+        changed = session.changed_most(measurement, base, tuned)
+        if session.is_main:
+            save(run, job, loaded)
+            run.write_json("training.json", session.training_facts(loaded, result))
+            save_sums(run, base, tuned)
+            if changed is not None:
+                run.write_json("examples.json", changed)
+            run.write_json("evaluation.json", evaluation(measurement, base, tuned))
+            trackers.evaluated(run.read_json("evaluation.json"))
+    finally:
+        trackers.finish()
+    complete(run, job, session)
     return load_run(run.path, registry=job.registry, listener=listener)
 
 
-def require_room(loaded: LoadedModel, encoded: dict[str, EncodedSplit]) -> None:
+def complete(run: RunDirectory, job: Job, session: Session) -> None:
+    """Write verdict and report of a run whose figures are there, and tell plugins that it is finished."""
+    if session.is_main:
+        conclude(run)
+        job.registry.plugins.hook.ftengine_run_finished(run=run)
+    session.wait()
+
+
+def require_room(loaded: LoadedModel, splits: Sequence[EncodedSplit]) -> None:
     """Refuse examples longer than the model, which a loader without skeletons can tell only now.
 
     Raises:
         RecipeError: names the lengths.
     """
-    longest = max(split.longest for split in encoded.values())
+    longest = max(split.longest for split in splits)
     if loaded.max_length is not None and longest > loaded.max_length:
         raise RecipeError(
             f"the longest example has {longest} tokens, the model takes {loaded.max_length}. "
             f"Set task.max_length={loaded.max_length}, or less."
         )
-    for split in encoded.values():
+    for split in splits:
         split.room = loaded.max_length  # examples may grow when they are augmented
 
 
@@ -124,8 +137,7 @@ def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, re
     """
     environment = session.environment(loaded)
     if resuming:
-        stored = run.read_json("audit.json")
-        if stored["encoded"] != job.audit["encoded"]:
+        if _contents(run.read_json("audit.json")) != _contents(job.audit):
             raise RunError(
                 f"run {str(run.path)!r} cannot be resumed: the data files changed since it began. "
                 "Restore them, or start a new run with --set output=DIR."
@@ -187,6 +199,10 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
         "task": {**described(job.task), "state": job.task.state()},
         "new_modules": list(loaded.new_modules),
     }
+
+
+def _contents(audit: dict[str, Any]) -> dict[str, str]:
+    return {name: split["content"] for name, split in audit["encoded"].items()}
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

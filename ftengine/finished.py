@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener
+from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
-from ftengine.data.split import read_for
+from ftengine.data.split import make_splits, read_for
 from ftengine.errors import DataError, InputError, NotMergeable
 from ftengine.evaluation.measurement import Measurement
 from ftengine.evaluation.results import evaluation
@@ -160,41 +161,64 @@ class Run:
         return job
 
     def _measurement(self, job: Job, data: str | Path | None) -> Measurement:
-        splits = self._splits(job, needed=data is None)
-        if data is None:
-            name = held_out(splits)
-            if name is None:
-                raise InputError("this run has no held-out split; name a data file with --data FILE.")
-            rows = splits[name]
-        else:
-            name, rows = "test", read_for(str(data), self.recipe.data, job.task)
+        recorded = self.directory.read_json("audit.json")["encoded"]
+        name = held_out(recorded) if data is None else "test"
+        if name is None:
+            raise InputError("this run has no held-out split; name a data file with --data FILE.")
+        section = self.recipe.evaluation
+        used = {name} if data is None else set()
+        if section.training_sample is not None or section.memorisation is not None:
+            used.add("train")
+        if name == "test" and any(evaluator.fits for evaluator in job.evaluators()):
+            used.add("validation")
+        splits = self._splits(job, used & set(recorded), recorded, name if data is None else None)
+        rows = splits[name] if data is None else read_for(str(data), self.recipe.data, job.task)
         job.load_skeleton()
         job.load_processor()
         split = job.encode_rows(name, rows)
-        if data is None and split.content != self.directory.read_json("audit.json")["encoded"][name]["content"]:
-            raise DataError(
-                f"the data files changed since run {str(self.path)!r} was made, so its {name} split may now hold what "
-                "it was trained on. Restore them, or name new data with --data FILE."
-            )
         validation = None
-        if name == "test" and "validation" in splits and any(evaluator.fits for evaluator in job.evaluators()):
+        if name != "validation" and "validation" in splits:
             validation = job.encode_rows("validation", splits["validation"])
         called = name if data is None else str(data)
         return plan_measurement(
             job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
         )
 
-    def _splits(self, job: Job, needed: bool) -> dict[str, Rows]:
-        """Return the run's own splits; nothing where they cannot be read any more and are not needed."""
-        state = job.task.state()
+    def _splits(
+        self, job: Job, used: set[str], recorded: Mapping[str, Any], needed: str | None = None
+    ) -> dict[str, Rows]:
+        """Return those of the run's own splits that are used and hold what they held when the run was made.
+
+        The task is not bound to them: it knows what it learnt then.
+
+        Raises:
+            DataError: the split that is needed cannot be read any more, or holds other rows.
+        """
+        if not used:
+            return {}
         try:
-            return job.read_data().mapping()
+            found = make_splits(self.recipe.data, job.task, self.recipe.seed, audited=False).mapping()
         except DataError as error:
-            if needed:
+            if needed is not None:
                 raise
-            job.task.restore(state)
             self.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
             return {}
+        same = {
+            name: found[name]
+            for name in sorted(used & set(found))
+            if content_of(found[name], job.task) == recorded[name]["content"]
+        }
+        if needed is not None and needed not in same:
+            raise DataError(
+                f"the data files changed since run {str(self.path)!r} was made, so its {needed} split may now hold "
+                "what it was trained on. Restore them, or name new data with --data FILE."
+            )
+        if other := sorted(used - set(same)):
+            self.listener.message(
+                f"the data files changed since the run was made: its {' and '.join(other)} rows are others now, so "
+                "nothing is measured on them or fitted to them"
+            )
+        return same
 
     def _load_base(self, job: Job) -> LoadedModel:
         loaded = job.load_model()

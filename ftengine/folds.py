@@ -17,8 +17,8 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.children import Child, naming, require_new_or_same, train
+from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
+from ftengine.children import Child, naming, require_alike, require_new_or_same, train
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.results import read_sums
@@ -38,7 +38,8 @@ class CrossValidation:
     Args:
         folds: how many there are.
         examples: distinct ones, each held out once.
-        base, tuned: by metric {value, low, high, n} over all examples.
+        base, tuned: by metric {value, low, high, n} over all examples. Metrics that hold for one model alone
+            (`Evaluator.per_model`) are left out here and in `difference`.
         difference: by metric tuned minus base, {value, low, high, p, better, …}, paired by example.
         higher_is_better: by metric.
         spread: by metric the tuned model's value on each fold alone, and their mean, standard deviation, least and
@@ -161,14 +162,20 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
     require_alike(children)
     evaluations = [child.run.read_json("evaluation.json") for child in children]
     base, tuned = (_added_up(children, job, which) for which in ("base", "tuned"))
+    evaluators = [evaluator for part in tuned.parts.values() for evaluator in part.evaluators]
+    apart = frozenset().union(*(evaluator.per_model for evaluator in evaluators))
     results = {name: to_json(metric) for name, metric in tuned.results().items()}
     examples = next(iter(results.values()))["n"] if results else 0
+
+    def pooled(figures: Mapping[str, Metric | Difference]) -> dict[str, Any]:
+        return {name: to_json(figure) for name, figure in figures.items() if name not in apart}
+
     return CrossValidation(
         folds=len(children),
         examples=examples,
-        base={name: to_json(metric) for name, metric in base.results().items()},
-        tuned=results,
-        difference={name: to_json(difference) for name, difference in compare(base, tuned).items()},
+        base=pooled(base.results()),
+        tuned=pooled(tuned.results()),
+        difference=pooled(compare(base, tuned)),
         higher_is_better={name: figure.higher_is_better for name, figure in tuned.figures().items()},
         spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in results},
         runs=[
@@ -182,24 +189,8 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
             }
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ],
-        statement=statement(len(children), examples),
+        statement=statement(len(children), examples, [name for name in results if name in apart]),
     )
-
-
-def require_alike(children: Sequence[Child]) -> None:
-    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well.
-
-    Raises:
-        RunError: names the two runs and what differs.
-    """
-    found = [child.run.read_json("environment.json") for child in children]
-    for child, environment in zip(children, found, strict=True):
-        for key in ("base", "precision", "device"):
-            if environment.get(key) != found[0].get(key):
-                raise RunError(
-                    f"{children[0].label} and {child.label} were trained with another {key} each (see "
-                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
-                )
 
 
 def _added_up(children: Sequence[Child], job: Job, which: str) -> Sums:
@@ -225,8 +216,18 @@ def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     }
 
 
-def statement(folds: int, examples: int) -> str:
-    """Say in words what the intervals cover and what they do not."""
+def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
+    """Say in words what the intervals cover and what they do not.
+
+    Args:
+        folds: how many there are.
+        examples: distinct ones.
+        apart: metrics without a figure over all folds.
+    """
+    unpooled = (
+        f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
+        "of different models against each other. See the folds' values and their mean."
+    )
     shared = (
         f"any two of the {folds} training sets share about {100 * (folds - 2) / (folds - 1):.0f} % of their rows"
         if folds > 2
@@ -238,5 +239,5 @@ def statement(folds: int, examples: int) -> str:
         f"training data or another seed would change: {shared}, so the folds are no independent repetitions, and one "
         "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over "
         "folds is a description and no interval. The figures are of models trained on a part of the data; the model "
-        "to use is trained on all of it."
+        f"to use is trained on all of it.{unpooled if apart else ''}"
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from ftengine.api import Augmenter, Evaluator, SilentListener
 from ftengine.data.audit import group_numbers, to_json
+from ftengine.data.changes import tried
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, read_rows
 from ftengine.data.split import Splits, read_for
@@ -25,6 +26,8 @@ from ftengine.recipe import FurtherExamples
 from ftengine.session import held_out
 
 TRAINING_SAMPLE = "training sample"
+CHANGES_TRIED = 10
+"""Examples, from all of the split, that an augmenter is tried on before a model loads."""
 
 
 def measurement_of(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> Measurement:
@@ -86,6 +89,12 @@ def plan_measurement(
     if train is not None and section.training_sample is not None and reading:
         known = _encode_sample(job, TRAINING_SAMPLE, train, section.training_sample)
         training = None if known is None else Examination(f" on {TRAINING_SAMPLE}", known, reading, judged=True)
+    for examination in (held, training):
+        if examination is not None:
+            _check_examination("evaluate", examination)
+    if validation is not None:
+        fitting = [evaluator for evaluator in reading if evaluator.fits]
+        _check_examination("evaluate", Examination("", validation, fitting))
     if section.forgetting is not None:
         probes.append(_forgetting(job, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
@@ -143,12 +152,27 @@ def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: in
     with _naming(key):
         augmenter.bind(job.task)
         changed = held.split.under([augmenter])
-        changed.augmented(
-            int(changed.index[0]), changed.standing or 0
-        )  # a task whose examples cannot be changed says so
+        _refuse_other_questions(job, changed, augmenter)
     title = f" under {augmenter.name}"
     examination = replace(held, title=title, split=changed, slices={}, judged=False, shown=False)
     return Probe("robustness", augmenter.name, held.split.rows.source, examination)
+
+
+def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmenter) -> None:
+    """Refuse an augmenter that changes what is to be predicted, so that figures before and after are not comparable.
+
+    Raises:
+        InputError: it does so in one of the examples that are tried, or the task's examples cannot be changed at all.
+    """
+    for row in tried(changed)[:CHANGES_TRIED]:
+        before = job.task.wanted(changed.rows[row])
+        if any(job.task.wanted(example) != before for example in changed.augmented(row, changed.standing or 0)):
+            raise RecipeError(
+                f"augmenter {augmenter.name!r} changes not only what the model reads but also what it is to predict "
+                f"({changed.rows.where(row)}), so its figures cannot be compared with those of the examples as they "
+                "are. Give rows whose answer stands apart (prompt and completion, or messages) and put the loss on the "
+                "answer alone, or take it out."
+            )
 
 
 def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
@@ -156,7 +180,9 @@ def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) 
         rows = read_for(asked.data, job.recipe.data, job.task)
         split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
     names = ", ".join(evaluator.name for evaluator in reading)
-    return Probe("forgetting", names, asked.data, Examination(" on general data", split, reading))
+    examination = Examination(" on general data", split, reading)
+    _check_examination("evaluation.forgetting", examination)
+    return Probe("forgetting", names, asked.data, examination)
 
 
 def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe:
@@ -174,9 +200,8 @@ def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe
     examinations = []
     for name, split in sides:
         members = sample(len(split), count, job.recipe.seed)
-        _check_rows(evaluator, split, members, key)
-        title = f" for memorisation ({name})"
-        examinations.append(Examination(title, split, (), [evaluator], members, options))
+        examinations.append(Examination(f" for memorisation ({name})", split, (), [evaluator], members, options))
+        _check_examination(key, examinations[-1])
     contrast = examinations[1] if len(examinations) > 1 else None
     return Probe("memorisation", evaluator.name, train.source, examinations[0], contrast)
 
@@ -196,8 +221,8 @@ def _refusal(job: Job, asked: FurtherExamples) -> Probe:
                 raise DataError(f"{rows.where(i)}: {error}") from None
         split = _unencoded(job, rows)
         members = np.arange(len(split))
-    _check_rows(evaluator, split, members, key)
     examination = Examination(" on requests", split, (), [evaluator], members, _options(job, [evaluator]))
+    _check_examination(key, examination)
     return Probe("refusal", evaluator.name, asked.data, examination)
 
 
@@ -214,8 +239,15 @@ def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
     return evaluator
 
 
+def _check_examination(key: str, examination: Examination) -> None:
+    """Let every evaluator refuse the rows that it will see."""
+    for evaluators, members in examination.passes().values():
+        for evaluator in evaluators:
+            _check_rows(evaluator, examination.split, members, key)
+
+
 def _check_rows(evaluator: Evaluator, split: EncodedSplit, members: np.ndarray, key: str) -> None:
-    for member in members:
+    for member in members if evaluator.columns else ():
         row = int(split.index[member])
         try:
             evaluator.check(split.rows[row])

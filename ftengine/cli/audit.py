@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ftengine.cli.text import cut
+from ftengine.text import cut
 
 SHOWN_LABELS = 8
 SHOWN_LINE = 300

@@ -10,7 +10,7 @@ import click
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.cli.text import duration, number, share, size
+from ftengine.text import duration, number, share, size
 
 if TYPE_CHECKING:
     from ftengine.comparison import Comparison

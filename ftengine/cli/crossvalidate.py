@@ -11,7 +11,7 @@ from ftengine.cli.figures import figure_table
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.cli.text import number
+from ftengine.text import number
 
 if TYPE_CHECKING:
     from ftengine.folds import CrossValidation

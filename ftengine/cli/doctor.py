@@ -11,7 +11,7 @@ import click
 
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.text import size
+from ftengine.text import size
 
 Check = Callable[[list[str]], Any]
 """Returns facts as JSON values, and adds what is wrong, with what to do, to the list it is given."""

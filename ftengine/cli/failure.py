@@ -6,7 +6,7 @@ import traceback
 
 import click
 
-from ftengine.cli.text import one_line
+from ftengine.text import one_line
 from ftengine.errors import FtengineError
 
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ftengine.cli.options import debug_option
-from ftengine.cli.text import printable
+from ftengine.text import printable
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 from ftengine.cli.options import debug_option, json_option, run_argument
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
-from ftengine.cli.text import number
+from ftengine.text import number
 
 
 @click.command()

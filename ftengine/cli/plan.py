@@ -11,7 +11,7 @@ from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.cli.text import cut, duration, number, printable, share, size
+from ftengine.text import cut, duration, number, printable, share, size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -118,7 +118,7 @@ def _show(found: Installed) -> None:
 def _show_component(entry: Entry, docstring: str, options: list[Option]) -> None:
     from rich.text import Text
 
-    from ftengine.cli.text import printable
+    from ftengine.text import printable
 
     out = page()
     out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))

@@ -12,7 +12,7 @@ import click
 from ftengine.cli.options import debug_option, json_option, run_argument, yaml_values
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
-from ftengine.cli.text import printable
+from ftengine.text import printable
 
 
 @click.command()

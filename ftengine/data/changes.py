@@ -25,7 +25,7 @@ def before_and_after(split: EncodedSplit, count: int = 3) -> list[dict[str, Any]
         the labels of a batch. JSON values.
     """
     found = []
-    for row in _tried(split) if any(map(_changes_examples, split.augmenters)) else ():
+    for row in tried(split) if any(map(_changes_examples, split.augmenters)) else ():
         example = split.rows[row]
         changed = split.augmented(row, 0)
         entry = _compared(split.task, example, changed[0]) if changed else None
@@ -41,13 +41,13 @@ def without_effect(split: EncodedSplit) -> list[str]:
     idle = []
     for augmenter in filter(_changes_examples, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
-        tried = ((alone.rows[row], alone.augmented(row, 0)) for row in _tried(split))
-        if not any(len(after) != 1 or _compared(split.task, before, after[0]) for before, after in tried):
+        pairs = ((alone.rows[row], alone.augmented(row, 0)) for row in tried(split))
+        if not any(len(after) != 1 or _compared(split.task, before, after[0]) for before, after in pairs):
             idle.append(augmenter.name)
     return idle
 
 
-def _tried(split: EncodedSplit) -> list[int]:
+def tried(split: EncodedSplit) -> list[int]:
     """Return rows from all of the split, in an order that begins with some that are far apart."""
     places = np.unique(np.linspace(0, len(split) - 1, min(TRIED, len(split))).round().astype(int))
     return [int(split.index[i]) for start in range(3) for i in places[start::3]]
@@ -96,7 +96,7 @@ def _mixed(split: EncodedSplit, count: int) -> list[dict[str, Any]]:
     mixers = tuple(x for x in split.augmenters if type(x).mix is not Augmenter.mix)
     if not mixers:
         return []
-    members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in _tried(split)[:count]])
+    members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in tried(split)[:count]])
     plain = split.batch(members)["labels"]
     mixed = replace(split, augmenters=mixers).batch(members, 0)["labels"]
     labels = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.audit import group_numbers, identities, to_json
+from ftengine.data.personal import mask
 from ftengine.data.read import Rows
 from ftengine.errors import DataError
 
@@ -72,10 +73,15 @@ class EncodedSplit:
         """
         rows = [int(self.index[i]) for i in members]
         if self.standing is not None:
-            changed = [next(self._features(row, self.standing)) for row in rows]
+            changed = [next(self._usable(row, self.standing))[1] for row in rows]
             return self.task.collate(changed, self.processor)
-        batch = self.task.collate([f for row in rows for f in self._features(row, epoch)], self.processor)
+        batch = self.task.collate([f for row in rows for _, f in self._usable(row, epoch)], self.processor)
         return batch if epoch is None else self._mixed(batch, rows, epoch)
+
+    def example(self, member: int | np.integer[Any]) -> Example:
+        """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
+        row = int(self.index[member])
+        return self.rows[row] if self.standing is None else next(self._usable(row, self.standing))[0]
 
     def augmented(self, row: int, epoch: int) -> list[Example]:
         """Return what takes the place of a row in an epoch.
@@ -92,17 +98,18 @@ class EncodedSplit:
             ]
         return examples
 
-    def _features(self, row: int, epoch: int | None) -> Iterator[Features]:
-        """Yield an example's features, at least one; where nothing usable is made of it, its own."""
+    def _usable(self, row: int, epoch: int | None) -> Iterator[tuple[Example, Features]]:
+        """Yield what takes a row's place with its features, at least one; where nothing usable is made, the row."""
         usable = False
         if epoch is not None and self.augmenters:
-            for features in self._changed_features(row, epoch):
+            for changed in self._changed(row, epoch):
                 usable = True
-                yield features
+                yield changed
         if not usable:
-            yield self.task.encode(self.rows[row], self.processor, max_length=self.max_length)
+            example = self.rows[row]
+            yield example, self.task.encode(example, self.processor, max_length=self.max_length)
 
-    def _changed_features(self, row: int, epoch: int) -> Iterator[Features]:
+    def _changed(self, row: int, epoch: int) -> Iterator[tuple[Example, Features]]:
         try:
             examples = self.augmented(row, epoch)
         except DataError:  # what is wrong with the row itself is said where it is encoded as it stands
@@ -114,7 +121,7 @@ class EncodedSplit:
                 continue
             fits = self.room is None or (features.get("longest") or features["length"]) <= self.room
             if features["weight"] and fits:
-                yield features
+                yield example, features
 
     def _mixed(self, batch: Batch, rows: Sequence[int], epoch: int) -> Batch:
         for augmenter, name in _numbered(self.augmenters):
@@ -183,6 +190,19 @@ def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]
         seen[augmenter.name] += 1
 
 
+def content_of(rows: Iterable[Example], task: Task) -> str:
+    """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
+    content = blake2b(digest_size=16)
+    for row in rows:
+        content.update(_content(row, task))
+    return content.hexdigest()
+
+
+def _content(row: Example, task: Task) -> bytes:
+    text = to_json(row)
+    return (text + to_json(task.identity(row)) if task.paths else text).encode()  # a file may change, not its path
+
+
 def encode_split(
     name: str,
     rows: Rows,
@@ -207,16 +227,14 @@ def encode_split(
     longest = truncated = masked = 0
     content = blake2b(digest_size=16)
     for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
-        content.update(to_json(row).encode())
-        if task.paths:  # what lies behind a path may change without the row
-            content.update(to_json(task.identity(row)).encode())
+        content.update(_content(row, task))
         try:
             features = task.encode(row, processor, max_length=max_length)
         except DataError as error:
             reason = f"{rows.where(i)}: {error}"
             if on_error == "fail":
                 raise DataError(f"{reason} (data.on_error: skip leaves such rows out)") from None
-            skipped.append(reason)
+            skipped.append(f"{rows.where(i)}: {mask(str(error))}")
             continue
         truncated += bool(features["truncated"])
         if not features["weight"]:

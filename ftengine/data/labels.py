@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.data.personal import masked_names
 from ftengine.data.read import Rows
 
 RARE = 10
@@ -74,18 +75,23 @@ class LabelCount:
 def label_report(counts: Mapping[str, Counter[str]]) -> dict[str, Any]:
     """Return for each split its "counts" (the most frequent labels first), "labels", "rarest" and "missing".
 
-    "missing" are labels of training that do not occur in the split.
+    "missing" are labels of training that do not occur in the split. Likely personal data in labels is masked.
     """
     trained = counts.get("train", Counter())
+    known = {name: count for name, count in counts.items() if count}
+    frequent = {name: count.most_common(SHOWN_LABELS) for name, count in known.items()}
+    rarest = {name: min(count.items(), key=lambda item: (item[1], item[0])) for name, count in known.items()}
+    missing = {name: sorted(trained.keys() - count.keys())[:SHOWN_LABELS] for name, count in known.items()}
+    listed = [label for name in known for label, _ in (*frequent[name], rarest[name])]
+    shown = masked_names(listed + [label for labels in missing.values() for label in labels])
     return {
         name: {
             "labels": len(count),
-            "counts": dict(count.most_common(SHOWN_LABELS)),
-            "rarest": [*min(count.items(), key=lambda item: (item[1], item[0]))],
-            "missing": sorted(trained.keys() - count.keys())[:SHOWN_LABELS],
+            "counts": {shown[label]: n for label, n in frequent[name]},
+            "rarest": [shown[rarest[name][0]], rarest[name][1]],
+            "missing": [shown[label] for label in missing[name]],
         }
-        for name, count in counts.items()
-        if count
+        for name, count in known.items()
     }
 
 

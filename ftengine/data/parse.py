@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
+from ftengine.data.personal import mask
 from ftengine.errors import DataError
 
 Line = tuple[int, Any]
@@ -240,7 +241,7 @@ _DECODER = json.JSONDecoder()
 
 def _short(value: Any) -> str:
     try:
-        text = _to_json(value).encode(errors="backslashreplace").decode()
+        text = mask(_to_json(value).encode(errors="backslashreplace").decode())  # reasons are kept in the audit
     except RecursionError:
         return "deeply nested lists"
     return text if len(text) <= 60 else text[:57] + "..."

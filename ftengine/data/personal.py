@@ -7,7 +7,8 @@ and only numbers that pass are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 KINDS = {
     "email": "e-mail addresses",
@@ -31,21 +32,30 @@ _PHONE = re.compile(
 )
 
 
+_GAP = r"[\s#▁Ġ]*"
+"""What a tokenizer may put between the characters of a text that it decodes: "jane. doe @ example. org"."""
+
+
 def find_personal(text: str) -> Iterator[tuple[str, str]]:
     """Yield (a key of `KINDS`, the value as it stands in the text)."""
+    for kind, match in _matches(text):
+        yield kind, match.group()
+
+
+def _matches(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
-            yield "email", match.group()
+            yield "email", match
     for match in _DIGITS.finditer(text):
         value = match.group()
         digits = re.sub(r"\D", "", value)
         if _CARD.fullmatch(value) and passes_luhn(digits):
-            yield "card", value
+            yield "card", match
         elif 8 <= len(digits) <= 15 and _PHONE.fullmatch(value):  # E.164: 15 digits at most
-            yield "phone", value
+            yield "phone", match
     for match in _IBAN.finditer(text):
         if passes_iban(match.group().replace(" ", "")):
-            yield "iban", match.group()
+            yield "iban", match
 
 
 def passes_luhn(digits: str) -> bool:
@@ -63,3 +73,78 @@ def passes_iban(value: str) -> bool:
 def masked(value: str) -> str:
     """Return a value's first character and its last two: "j…om"; what lies between is not shown."""
     return f"{value[0]}…{value[-2:]}"
+
+
+def mask(text: str, also: Iterable[str] = ()) -> str:
+    """Return a text with likely personal data masked.
+
+    Args:
+        text: any text.
+        also: values known from elsewhere, which are found whatever case and spaces a tokenizer gave them.
+    """
+    return mask_pieces([(text, False)], also)[0][0]
+
+
+def mask_pieces(pieces: Sequence[tuple[str, bool]], also: Iterable[str] = ()) -> list[tuple[str, bool]]:
+    """Mask a text that comes in (text, is target) pieces, so that a value is found where pieces divide it."""
+    also, result = list(also), list(pieces)
+    for side in (False, True):
+        places = [i for i, (_, target) in enumerate(pieces) if target is side]
+        whole = "".join(pieces[i][0] for i in places)
+        spans, start = _spans(whole, also), 0
+        for i in places if spans else ():
+            end = start + len(pieces[i][0])
+            result[i] = _masked_between(whole, spans, start, end), side
+            start = end
+    return result
+
+
+def mask_json(value: Any, also: Iterable[str] = ()) -> Any:
+    """Return a JSON value with likely personal data masked in all its texts, keys included."""
+    also = list(also)
+    if isinstance(value, str):
+        return mask(value, also)
+    if isinstance(value, Mapping):
+        shown = masked_names(map(str, value), also)
+        return {shown[str(key)]: mask_json(inner, also) for key, inner in value.items()}
+    return [mask_json(inner, also) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def masked_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, str]:
+    """Return for each name how it is shown: names that differ stay different, the second as "j…om (2)"."""
+    also, shown, taken = list(also), {}, set()
+    for name in dict.fromkeys(names):
+        text, number = mask(name, also), 1
+        while (candidate := text if number == 1 else f"{text} ({number})") in taken:
+            number += 1
+        taken.add(candidate)
+        shown[name] = candidate
+    return shown
+
+
+def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
+    """Return where values stand, in order; those that overlap are one."""
+    found = [match.span() for _, match in _matches(text)]
+    for value in also:
+        pattern = _GAP.join(re.escape(character) for character in "".join(value.split()))
+        found += [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _masked_between(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> str:
+    """Return a part of a text; a value is shown where it begins."""
+    parts, at = [], start
+    for first, last in spans:
+        if last <= start or first >= end:
+            continue
+        parts.append(text[at : max(first, start)])
+        if first >= start:
+            parts.append(masked(text[first:last]))
+        at = min(last, end)
+    return "".join([*parts, text[at:end]])

@@ -45,10 +45,16 @@ class Splits:
         return self.mapping().items()
 
 
-def make_splits(section: DataSection, task: Task, seed: int) -> Splits:
+def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = True) -> Splits:
     """Read the recipe's data, hold out what it asks for, and look for what is wrong with it.
 
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
+
+    Args:
+        section: what to read, and how to divide it.
+        task: says what equal rows are.
+        seed: of the division.
+        audited: whether to look for what is wrong; else only for what decides where a row goes, and `audit` is empty.
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
@@ -60,26 +66,30 @@ def make_splits(section: DataSection, task: Task, seed: int) -> Splits:
     units, near = Units(material.splits, material.digests, task), None
     # Where near duplicates decide on the division they are found before it; else when it is known who is where.
     together = section.split.duplicates == "together" and section.split.by != "time"
-    if section.near_duplicates is not None and (together or not cutting):
-        near = find_near(units, section.near_duplicates)
+    dropping = section.leaks == "drop"
+    threshold = section.near_duplicates if audited or dropping or (together and cutting) else None
+    if threshold is not None and (together or not cutting):
+        near = find_near(units, threshold)
     if cutting:
         material = material.divided(_sides(section, task, material, units, near, shares))
         units = Units(material.splits, material.digests, task)  # the same examples, so the same numbers
-        if section.near_duplicates is not None and near is None:
-            near = find_near(units, section.near_duplicates)
+        if threshold is not None and near is None:
+            near = find_near(units, threshold)
     leaks = find_leaks(material.splits, units, near)
-    if section.leaks == "fail":
+    if audited and section.leaks == "fail":
         _refuse(leaks, material.splits, section, cutting)
     kept = None
     held = [name for name in material.splits if name != "train"]
-    if section.leaks == "drop" and any(leak["between"][0] == "train" for leak in leaks):
+    if dropping and any(leak["between"][0] == "train" for leak in leaks):
         kept = np.flatnonzero(~leaked(units, near, held))
         if not len(kept):
             raise DataError(
                 f"{section.train}: every row of training is also in {' or '.join(held)}; data.leaks: drop leaves "
                 "nothing to train on. Give other data to hold out."
             )
-    audit = audit_splits(material, units, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
+    audit = {}
+    if audited:
+        audit = audit_splits(material, units, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
     train = material.splits["train"] if kept is None else material.splits["train"].select(kept)
     return Splits(train, material.splits.get("validation"), material.splits.get("test"), audit)
 

@@ -21,7 +21,7 @@ PARQUET, ARROW = ".parquet", ".arrow"
 SUFFIXES = (*PARSERS, PARQUET, ARROW)
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20

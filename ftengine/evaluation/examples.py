@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from ftengine.data.encoding import EncodedSplit
+from ftengine.data.personal import find_personal, mask_json, mask_pieces
 from ftengine.evaluation.examination import Examination, Outcome
 from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, most_changed
 
@@ -18,7 +19,7 @@ def examples(examination: Examination, base: Outcome, tuned: Outcome) -> dict[st
     """Return {"evaluator", "improved", "worse"}; all processes take part, and each has all of it.
 
     An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
-    "tuned_score", "base_right", "tuned_right"}.
+    "tuned_score", "base_right", "tuned_right"}. Likely personal data is masked in all of it.
     """
     name = judging(base.judgements, tuned.judgements)
     if name is None:
@@ -47,15 +48,17 @@ def _item(
     split: EncodedSplit, member: int, judged: tuple[Judgements, Judgements], answers: tuple[Any, Any]
 ) -> dict[str, Any]:
     row = int(split.index[member])
-    features = split.task.encode(split.rows[row], split.processor, max_length=split.max_length)
+    example = split.rows[row]
+    features = split.task.encode(example, split.processor, max_length=split.max_length)
+    personal = [value for text in split.task.texts(example) for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
-        "shown": shortened(split.task.show(features, split.processor)),
+        "shown": shortened(mask_pieces(split.task.show(features, split.processor), personal)),
     }
     for side, one, answer in zip(("base", "tuned"), judged, answers, strict=True):
         right = int(one.right[member])
         item |= {
-            side: answer,
+            side: mask_json(answer, personal),
             f"{side}_score": float(one.scores[member]),
             f"{side}_right": None if right == UNKNOWN else bool(right),
         }

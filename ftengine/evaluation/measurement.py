@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 from ftengine.api import EvaluationContext, Evaluator, Prediction
@@ -56,6 +55,11 @@ class Measurement:
         """The general examples that forgetting is measured on."""
         return next((probe.examination.split for probe in self.probes if probe.kind == "forgetting"), None)
 
+    def encoded(self) -> list[EncodedSplit]:
+        """Return the examples that a model reads as batches; those that are only answered are cut to fit."""
+        probes = [one for probe in self.probes for one in (probe.examination, probe.contrast)]
+        return [one.split for one in (self.held_out, self.training, *probes) if one is not None and one.reading]
+
 
 @dataclass
 class Measured:
@@ -71,7 +75,7 @@ def measure(stream: ModelStream, measurement: Measurement, *, resamples: int, se
 
     Args:
         stream: runs the model.
-        measurement: what is measured; its evaluators stay as they are, each model has copies of its own.
+        measurement: what is measured; its evaluators stay as they are, each model has some of its own, built anew.
         resamples, seed: of the bootstrap.
         side: "base" or "tuned".
     """
@@ -98,7 +102,7 @@ def measure(stream: ModelStream, measurement: Measurement, *, resamples: int, se
 def _fitted(
     evaluator: Evaluator, context: EvaluationContext, stream: ModelStream, validation: EncodedSplit | None, side: str
 ) -> Evaluator:
-    copy = deepcopy(evaluator)
+    copy = type(evaluator)(evaluator.config)
     copy.bind(context)
     if copy.fits:
         copy.fit(None if validation is None else _of_validation(stream, validation, copy, side))

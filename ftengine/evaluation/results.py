@@ -15,8 +15,8 @@ from ftengine.evaluation.examination import Examination, Outcome
 from ftengine.evaluation.gaps import gap_between
 from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, mcnemar
 from ftengine.evaluation.measurement import Measured, Measurement, Probe
-from ftengine.evaluation.slices import slice_report
-from ftengine.evaluation.sums import Sums
+from ftengine.evaluation.slices import Judged, slice_report
+from ftengine.evaluation.sums import PREDICTIONS, Sums
 from ftengine.run import PARTIAL, RunDirectory, writing
 
 SUMS = "evaluation.safetensors"
@@ -78,7 +78,12 @@ def _slices(examination: Examination, base: Outcome, tuned: Outcome, small: int)
     def sides(column: str) -> tuple[tuple[Accumulator, list[Accumulator]], tuple[Accumulator, list[Accumulator]]]:
         return (base.sliced[0], base.slices[column]), (tuned.sliced[0], tuned.slices[column])
 
-    return {column: slice_report(slicing, *sides(column), small) for column, slicing in examination.slices.items()}
+    judged = None
+    if (name := examination.first.name) in base.judgements and name in tuned.judgements:
+        judged = Judged(base.judgements[name], tuned.judgements[name], examination.split.groups)
+    return {
+        column: slice_report(slicing, *sides(column), small, judged) for column, slicing in examination.slices.items()
+    }
 
 
 def _training(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str, Any]:
@@ -185,7 +190,9 @@ def read_sums(
             parts.setdefault(part, {})[key] = array
     known = {evaluator.name: evaluator for evaluator in evaluators}
     try:
-        sums = Sums({name: _read_part(content, known, context, seed) for name, content in parts.items()})
+        # The file holds its keys in alphabetical order; the pass over all examples comes first, as when it was made.
+        order = sorted(parts, key=lambda name: (name != PREDICTIONS, name))
+        sums = Sums({name: _read_part(parts[name], known, context, seed) for name in order})
         found = [evaluator.name for part in sums.parts.values() for evaluator in part.evaluators]
         if sorted(found) != sorted(known):
             raise ValueError(f"sums of evaluators {found}, expected {list(known)}.")

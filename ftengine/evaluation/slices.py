@@ -13,8 +13,9 @@ import numpy as np
 
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.difference import compare, to_json
+from ftengine.evaluation.difference import compare_among_many, to_json
 from ftengine.evaluation.gaps import Gap, gap_between
+from ftengine.evaluation.judgements import Judgements, mcnemar
 from ftengine.evaluation.multiple import holm
 from ftengine.evaluation.resampling import CONFIDENCE
 
@@ -36,6 +37,20 @@ class Slicing:
 
     values: Sequence[str]
     codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Who answered which example rightly.
+
+    Args:
+        base, tuned: the two models' judgements by one evaluator.
+        groups: (examples,) equal for duplicates; None where there are none.
+    """
+
+    base: Judgements
+    tuned: Judgements
+    groups: np.ndarray | None = None
 
 
 def slicing(split: EncodedSplit, column: str) -> Slicing:
@@ -72,22 +87,26 @@ def slice_report(
     base: tuple[Accumulator, Sequence[Accumulator]],
     tuned: tuple[Accumulator, Sequence[Accumulator]],
     small: int,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
     """Return what evaluation.json says of one column.
 
     Each slice's gap is its figure minus that of all other examples; p-values are adjusted by Holm's method for
     all slices that are large enough to be called worst. The worst slice is chosen for being so, and any of the
     others might have been: its interval therefore holds for all of them at once (Bonferroni).
+    Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
         slicing: the column's values.
         base, tuned: each the accumulator of all examples and one a slice, of a single evaluator.
         small: examples below which a slice is called small, and not compared with the others.
+        judged: that evaluator's judgements.
     """
-    metric = next(iter(tuned[0].evaluators[0].higher_is_better), None)
+    better = tuned[0].evaluators[0].higher_is_better
+    metric = next((name for name, more in better.items() if more is not None), None)
     slices = [
-        _slice(value, before, after, small)
-        for value, before, after in zip(slicing.values, base[1], tuned[1], strict=True)
+        _slice(value, before, after, small, _exact(metric, before, after, np.flatnonzero(slicing.codes == i), judged))
+        for i, (value, before, after) in enumerate(zip(slicing.values, base[1], tuned[1], strict=True))
     ]
     report: dict[str, Any] = {"metric": metric, "slices": slices, "worst": None, "gap": None, "base_gap": None}
     report["left_out"] = int((slicing.codes < 0).sum())
@@ -104,7 +123,7 @@ def slice_report(
     _adjust([slices[i]["gap"] for i in known], once=same)
     if len(slices) > 1 and known:
         figures = {i: slices[i]["tuned"][metric]["value"] for i in known}
-        sign = 1 if tuned[0].evaluators[0].higher_is_better[metric] else -1
+        sign = 1 if better[metric] else -1
         worst = min(figures, key=lambda i: sign * figures[i])
         report["worst"] = slices[worst]["value"]
         simultaneous = known[worst].to_json(1 - (1 - CONFIDENCE) / questions)
@@ -114,16 +133,35 @@ def slice_report(
     return report
 
 
-def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int) -> dict[str, Any]:
+def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int, exact: Mapping[str, float]) -> dict[str, Any]:
     return {
         "value": value,
         "examples": tuned.examples,
         "small": tuned.independent < small,
         "base": {name: to_json(metric) for name, metric in base.results().items()},
         "tuned": {name: to_json(metric) for name, metric in tuned.results().items()},
-        "difference": {name: to_json(difference) for name, difference in compare(base, tuned).items()},
+        "difference": {name: to_json(one) for name, one in compare_among_many(base, tuned, exact).items()},
         "gap": None,
     }
+
+
+def _exact(
+    metric: str | None, base: Accumulator, tuned: Accumulator, members: np.ndarray, judged: Judged | None
+) -> dict[str, float]:
+    """Return McNemar's p-value of a slice by metric; {} where the metric is not the share of right answers."""
+    if judged is None or metric is None:
+        return {}
+    sides = []
+    for judgements, accumulator in ((judged.base, base), (judged.tuned, tuned)):
+        side = Judgements(judgements.scores[members], judgements.right[members])
+        right = side.right[side.right >= 0]
+        if not len(right) or len(right) != accumulator.examples:
+            return {}
+        if not math.isclose(right.mean(), accumulator.results()[metric].value, abs_tol=1e-9):
+            return {}
+        sides.append(side)
+    found = mcnemar(*sides, None if judged.groups is None else judged.groups[members])
+    return {} if found is None else {metric: found["p"]}
 
 
 def gap_of(whole: Accumulator, slices: Sequence[Accumulator], number: int, metric: str) -> Gap | None:

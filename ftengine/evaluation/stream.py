@@ -49,7 +49,7 @@ class ModelStream:
             batch = to_device(split.batch(members), self.accelerator.device)
             with torch.no_grad(), self.accelerator.autocast():
                 predictions = self.task.predict(self.loaded.module, batch)
-            rows: list[Example] = [example_of(split, member) for member in members] if columns else [{}] * len(members)
+            rows: list[Example] = [split.example(member) for member in members] if columns else [{}] * len(members)
             yield from self._with_columns(members, predictions, rows, columns)
 
     def answers(
@@ -57,7 +57,7 @@ class ModelStream:
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (member, answer) for each of the chosen examples in this process's share, longest first."""
         for chosen in self._batches(members, split, phase):
-            rows = [example_of(split, member) for member in chosen]
+            rows = [split.example(member) for member in chosen]
             with torch.no_grad(), self.accelerator.autocast():
                 answers = self.task.answer(self.loaded, rows, options)
             yield from self._with_columns(chosen, answers, rows, columns)
@@ -79,11 +79,3 @@ class ModelStream:
         for member, prediction, row in zip(members, predictions, rows, strict=True):
             # What the task says wins: a column of the same name is no answer of the model.
             yield int(member), {**{column: row.get(column) for column in columns}, **prediction}
-
-
-def example_of(split: EncodedSplit, member: int | np.integer[Any]) -> Example:
-    """Return the row behind an example, changed where the split is seen under augmenters."""
-    row = int(split.index[member])
-    if split.standing is None:
-        return split.rows[row]
-    return next(iter(split.augmented(row, split.standing)), split.rows[row])

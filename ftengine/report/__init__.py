@@ -24,6 +24,11 @@ def conclude(run: RunDirectory) -> dict[str, Any]:
     return verdict
 
 
+def concluded(run: RunDirectory) -> bool:
+    """Say whether a run has its verdict and its report."""
+    return all((run.path / name).is_file() for name in (VERDICT, REPORT))
+
+
 def verdict_of(path: str | Path) -> dict[str, Any]:
     """Return the verdict on a finished run, from its files as they are now.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from ftengine.data.personal import mask
 from ftengine.report import words
 from ftengine.report.charts import pair_plot, together
 from ftengine.report.files import RunFiles
@@ -118,7 +119,7 @@ def _environment() -> Environment:
         "duration": duration,
         "size": size,
         "share": share,
-        "cut": cut,
+        "cut": lambda text, most: cut(mask(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
         "signed": lambda figure: words.plain(figure, sign=True),
         "signed_interval": lambda figure: words.interval(figure, sign=True),
@@ -128,7 +129,10 @@ def _environment() -> Environment:
 
 
 def _harmless(value: Any) -> Any:
-    """Write as escapes what steers a reader's direction of writing or is no text; jinja2 escapes the markup."""
+    """Mask likely personal data, and write as escapes what steers a reader's direction of writing or is no text.
+
+    jinja2 escapes the markup.
+    """
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return cut(printable(value), LONGEST)
+    return cut(printable(mask(value)), LONGEST)

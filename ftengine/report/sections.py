@@ -103,7 +103,7 @@ def _training(files: RunFiles) -> Section:
     regularizers = []
     for one in training.get("regularizers") or []:
         tables = {key: value for key, value in one.items() if _is_table(value)}
-        facts = [(key.replace("_", " "), told(value)) for key, value in flat(one, skip=tables)]
+        facts = [(key.replace("_", " "), told(value)) for key, value in flat(one, skip={*tables, "needs_validation"})]
         charts = [chart for value in tables.values() if (chart := trade_off(value)) is not None]
         if len(facts) > 1 or charts:
             regularizers.append({"name": one.get("name", ""), "facts": facts, "charts": charts})
@@ -148,6 +148,8 @@ def _slices(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = []
     for name, column in (evaluation.get("slices") or {}).items():
         metric = column["metric"]
+        if metric is None:  # nothing says what worse would be
+            continue
         rows = [
             {
                 "value": str(one["value"]),

@@ -73,13 +73,20 @@ class Attached:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Set what `tensors` returned."""
         for place, regularizer in enumerate(self._attached):
-            if regularizer.tensors():
-                mark = f"{place}|"
-                regularizer.restore({k.removeprefix(mark): v for k, v in tensors.items() if k.startswith(mark)})
+            mark = f"{place}|"
+            own = {key.removeprefix(mark): tensor for key, tensor in tensors.items() if key.startswith(mark)}
+            if own or regularizer.tensors():  # some have nothing to keep before their first step
+                regularizer.restore(own)
 
     def finish(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Let each of them change the weights that are kept; return what they report, for training.json."""
-        return [{"name": r.name, **r.finish(module, measure)} for r in self._attached]
+        """Let each of them change the weights that are kept; return what they report, for training.json.
+
+        "needs_validation" says of each whether it chose by the validation loss.
+        """
+        return [
+            {"name": r.name, "needs_validation": r.needs_validation, **r.finish(module, measure)}
+            for r in self._attached
+        ]
 
     def detach(self) -> None:
         """Undo all attachments, the last first; a second time does nothing."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftengine.api import Listener, SilentListener
 from ftengine.errors import RecipeError, did_you_mean
 
 FOLDER = "trackers"
@@ -37,7 +38,9 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def open_trackers(names: Sequence[str], run: Path, recipe: Mapping[str, Any], step: int = 0) -> Trackers:
+def open_trackers(
+    names: Sequence[str], run: Path, recipe: Mapping[str, Any], step: int = 0, listener: Listener | None = None
+) -> Trackers:
     """Start trackers on the main process.
 
     Args:
@@ -45,6 +48,7 @@ def open_trackers(names: Sequence[str], run: Path, recipe: Mapping[str, Any], st
         run: the run's folder; files go into `trackers/` there.
         recipe: the resolved recipe, told once, when a run begins.
         step: optimiser steps done before, where a run is resumed.
+        listener: told of trackers that fail.
     """
     if not names:
         return Trackers([])
@@ -62,37 +66,48 @@ def open_trackers(names: Sequence[str], run: Path, recipe: Mapping[str, Any], st
         if not step:
             tracker.store_init_configuration(flat(recipe))
         started.append(tracker)
-    return Trackers(started)
+    return Trackers(started, listener)
 
 
 class Trackers:
-    """Those that were started; none is a Trackers as well.
+    """Those that were started; none is a Trackers as well. One that fails is told no more, and training goes on.
 
     Args:
         started: Accelerate's trackers.
+        listener: told of those that fail.
     """
 
-    def __init__(self, started: Sequence[Any] = ()) -> None:
-        self.started = list(started)
+    def __init__(self, started: Sequence[Any] = (), listener: Listener | None = None) -> None:
+        self.started, self._listener = list(started), listener or SilentListener()
         self.step = 0
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Pass on the numbers of a line of metrics.jsonl, under its names, at its step."""
         figures = {name: value for name, value in line.items() if name != "step" and _is_number(value)}
         self.step = max(self.step, line["step"])
-        for tracker in self.started if figures else ():
-            tracker.log(figures, step=line["step"])
+        if figures:
+            self._tell(lambda tracker: tracker.log(figures, step=line["step"]))
 
-    def finish(self, evaluation: Mapping[str, Any]) -> None:
-        """Pass on the figures of evaluation.json (base/METRIC, tuned/METRIC, difference/METRIC), and end."""
+    def evaluated(self, evaluation: Mapping[str, Any]) -> None:
+        """Pass on the figures of evaluation.json (base/METRIC, tuned/METRIC, difference/METRIC)."""
         figures = {
             f"{side}/{metric}": figure["value"]
             for side in ("base", "tuned", "difference")
             for metric, figure in evaluation[side].items()
         }
         self.log({"step": self.step, **figures})
-        for tracker in self.started:
-            tracker.finish()
+
+    def finish(self) -> None:
+        """End all of them, whether the run came to its end or failed."""
+        self._tell(lambda tracker: tracker.finish())
+
+    def _tell(self, call: Callable[[Any], object]) -> None:
+        for tracker in tuple(self.started):
+            try:
+                call(tracker)
+            except Exception as error:  # whatever a service or its client may raise, the run is worth more
+                self.started.remove(tracker)
+                self._listener.message(f"tracker {tracker.name!r} failed and is left out from here on: {error}")
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

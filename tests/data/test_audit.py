@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ftengine.data.personal import find_personal
+from ftengine.data.personal import find_personal, mask, mask_json, mask_pieces
 from ftengine.data.split import make_splits
 from ftengine.recipe import DataSection
 
@@ -225,3 +225,30 @@ def test_other_numbers_are_no_personal_data(text):
 )
 def test_personal_data_is_told_by_its_form(text, kind):
     assert [found for found, _ in find_personal(text)] == [kind]
+
+
+EMAIL = "jane.doe@mail.example.org"
+
+
+def test_labels_and_reasons_are_masked_in_the_audit(write, label_task):
+    rows = [{"text": f"letter {i} to somebody", "label": f"{name}.doe@mail.example.org"} for i in range(12) for name in "ab"]
+    rows += [{"text": "one more", "label": EMAIL}]
+    content = "".join(json.dumps(row) + "\n" for row in rows) + json.dumps(["write to", EMAIL, "x" * 30]) + "\n"
+    held = write("held.jsonl", json.dumps({"text": "held out", "label": "a.doe@mail.example.org"}) + "\n")
+    section = DataSection(train=write("a.jsonl", content), validation=None, test=held, on_error="skip")
+    audit = make_splits(section, label_task, 0).audit
+    assert audit["labels"]["train"]["counts"] == {"a…rg": 12, "b…rg": 12, "j…rg": 1}
+    assert audit["labels"]["train"]["rarest"] == ["j…rg", 1]
+    assert audit["labels"]["test"]["missing"] == ["b…rg", "j…rg"]
+    assert "j…rg" in audit["splits"]["train"]["skipped"]["first"][0]
+    assert "doe@" not in json.dumps(audit)
+
+
+def test_values_are_masked_wherever_they_stand():
+    assert mask(f"to {EMAIL}, card 4111 1111 1111 1111.") == "to j…rg, card 4…11."
+    assert mask("call 2024-05-31") == "call 2024-05-31"
+    assert mask("from JANE. DOE @ mail. example. org on", [EMAIL]) == "from J…rg on"
+    pieces = [("to jane", False), ("O", True), ("##.doe@mail.", False), ("O", True), ("example.org!", False)]
+    assert mask_pieces(pieces, [EMAIL]) == [("to j…rg", False), ("O", True), ("", False), ("O", True), ("!", False)]
+    labels = {EMAIL: 0.5, "john@x.org": 0.25, "other": [EMAIL, None, 3]}
+    assert mask_json(labels) == {"j…rg": 0.5, "j…rg (2)": 0.25, "other": ["j…rg", None, 3]}

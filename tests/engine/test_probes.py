@@ -2,17 +2,23 @@
 
 import json
 import random
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ftengine import fine_tune, load_run
-from ftengine.api import Augmenter, Evaluator, Judgement
+from ftengine.api import Augmenter, Evaluator, Judgement, SilentListener
+from ftengine.engine import require_room
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.judgements import SHOWN
 from ftengine.evaluation.results import read_sums
+from ftengine.hookspecs import hookimpl
+from ftengine.job import Job
 from ftengine.parameters import read_tensors
 from ftengine.plugins import make_plugin_manager
+from ftengine.probes import measurement_of
 from ftengine.registry import Registry
 from ftengine.run import RunDirectory
 
@@ -180,12 +186,22 @@ def test_sums_of_both_models_are_kept(sliced_run):
 def test_what_cannot_be_measured_is_refused_before_the_model_loads(
     label_recipe, monkeypatch, settings, error, message, tmp_path
 ):
-    from ftengine.job import Job
-
     monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
     with pytest.raises(error, match=message):
         fine_tune(label_recipe(**settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rows", ["text", "all"])
+def test_robustness_is_refused_where_a_change_is_to_be_predicted_too(chat_recipe, tmp_path, monkeypatch, rows):
+    from ftengine.planning import plan
+
+    settings = {"evaluation__robustness": ["keyboard"], "task__loss_on": "all"}
+    if rows == "text":
+        data = write_rows(tmp_path / "t.jsonl", [{"text": f"a sentence of several words {i}"} for i in range(40)])
+        settings = {"evaluation__robustness": ["keyboard"], "data__train": data}
+    with pytest.raises(RecipeError, match=r"evaluation\.robustness\.0: augmenter 'keyboard' changes .* to predict \(.*:\d"):
+        plan(chat_recipe(**settings), measure=False)
 
 
 def test_general_data_with_another_label_is_refused_with_its_place(label_recipe, tmp_path):
@@ -269,8 +285,6 @@ class Plugin:
 
 
 def test_evaluators_fit_to_each_model_on_validation_where_test_is_held_out(chat_recipe):
-    from ftengine.hookspecs import hookimpl
-
     class Marked:
         ftengine_evaluators = staticmethod(hookimpl(Plugin.ftengine_evaluators))
         ftengine_augmenters = staticmethod(hookimpl(Plugin.ftengine_augmenters))
@@ -284,3 +298,167 @@ def test_evaluators_fit_to_each_model_on_validation_where_test_is_held_out(chat_
     assert [probe["name"] for probe in run.evaluation["probes"]] == ["shout"]
     without = fine_tune(chat_recipe(**settings, output=recipe.output + "-2"), registry=registry)
     assert without.evaluation["details"]["tuned"]["even"]["seen"] == 0
+
+
+@pytest.fixture(scope="module")
+def filed_run(bert_folder, tmp_path_factory):
+    """A run whose splits are files of their own, with labels b and c in each."""
+    from ftengine import Recipe
+
+    folder = tmp_path_factory.mktemp("filed")
+    files = {
+        name: write_rows(
+            folder / f"{name}.jsonl", [{"text": f"{name} {i}", "label": "bc"[i % 2]} for i in range(count)]
+        )
+        for name, count in (("train", 24), ("validation", 20), ("test", 20))
+    }
+    return fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": str(bert_folder)},
+                "task": "text-classification",
+                "data": {**files, "near_duplicates": None},
+                "strategy": "full",
+                "train": {"max_steps": 1, "batch_size": 8, "precision": "float32"},
+                "evaluation": {"resamples": 100},
+                "output": str(folder / "run"),
+            }
+        )
+    )
+
+
+class Messages(SilentListener):
+    def __init__(self):
+        self.said = []
+
+    def message(self, text):
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
+    """A label that came since, and sorts before the others, must not renumber them either."""
+    from pathlib import Path
+
+    from ftengine.data import split
+
+    monkeypatch.setattr(split, "audit_splits", lambda *args, **named: pytest.fail("the data was audited again"))
+    file, listener = Path(getattr(filed_run.recipe.data, name)), Messages()
+    before = file.read_text()
+    file.write_text(before + "".join(json.dumps({"text": f"new {i}", "label": "a"}) + "\n" for i in range(3)))
+    try:
+        run = load_run(filed_run.path, listener=listener)
+        if name == "test":
+            with pytest.raises(DataError, match=r"data files changed since .* its test split"):
+                run.evaluate()
+            return
+        found = run.evaluate()
+    finally:
+        file.write_text(before)
+    assert any(f"its {name} rows are others now" in text for text in listener.said)
+    assert found["tuned"]["accuracy"] == filed_run.evaluation["tuned"]["accuracy"]
+    assert found["tuned"]["nll"] == filed_run.evaluation["tuned"]["nll"]
+    assert (found["training"] is None) == (name == "train")
+    temperatures = [one["details"]["tuned"]["calibration"].get("temperature") for one in (filed_run.evaluation, found)]
+    assert temperatures[0] is not None
+    assert (temperatures[1] == temperatures[0]) == (name == "train")
+
+
+def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_for_it(filed_run, monkeypatch, tmp_path):
+    from ftengine import finished
+
+    data = write_rows(tmp_path / "new.jsonl", [{"text": f"new {i}", "label": "bc"[i % 2]} for i in range(8)])
+    run = load_run(filed_run.path)
+    run.recipe.evaluation.training_sample = None
+    run.recipe.task["kind"] = "single"
+    monkeypatch.setattr(finished, "make_splits", lambda *args, **named: pytest.fail("the splits were made"))
+    monkeypatch.setattr(
+        "ftengine.job.Job.evaluators", lambda self: [self.registry.build("evaluator", "classification", "")]
+    )
+    assert run.evaluate(data)["tuned"]["accuracy"]["n"] == 8
+
+
+@pytest.mark.parametrize("where", ["evaluate", "general"])
+def test_evaluators_refuse_rows_that_they_cannot_read_before_the_model_loads(
+    chat_recipe, chat_file, monkeypatch, where, tmp_path
+):
+    rows = [{**json.loads(line), "grade": i % 5} for i, line in enumerate(chat_file.read_text().splitlines())]
+    good = write_rows(tmp_path / "good.jsonl", rows)
+    rows[17]["grade"] = "B"
+    bad = write_rows(tmp_path / "bad.jsonl", rows)
+    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
+    settings = {"data__test": bad, "data__leaks": "warn"} if where == "evaluate" else {"evaluation__forgetting": bad}
+    key = "evaluate" if where == "evaluate" else r"evaluation\.forgetting"
+    recipe = chat_recipe(data__train=good, evaluate=["graded"], **settings)
+    with pytest.raises(DataError, match=rf"^{key}: .*bad\.jsonl:18: `grade` is 'B'"):
+        fine_tune(recipe, registry=Registry(make_plugin_manager({"test-plugin": MorePlugin})))
+
+
+class Graded(Even):
+    """Reads a column that has to hold numbers; holds a lock, which cannot be copied."""
+
+    name = "graded"
+    higher_is_better = {"graded": True}  # noqa: RUF012
+    columns = frozenset({"grade"})
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.lock = threading.Lock()
+
+    def check(self, example):
+        if not isinstance(example["grade"], int):
+            raise DataError(f"`grade` is {example['grade']!r}; a number is needed.")
+
+    def metrics(self, sums):
+        return {"graded": sums[..., 0] / sums[..., 1]}
+
+
+class Longer(Augmenter):
+    """Say it four times."""
+
+    name = "longer"
+    modality = "text"
+
+    def augment(self, example, rng):
+        yield self.task.rewrite(example, lambda text: " ".join([text] * 4))
+
+
+class MorePlugin:
+    @staticmethod
+    @hookimpl
+    def ftengine_evaluators():
+        return [Graded]
+
+    @staticmethod
+    @hookimpl
+    def ftengine_augmenters():
+        return [Longer]
+
+
+def test_an_evaluator_that_cannot_be_copied_measures_both_models(chat_recipe, chat_file, tmp_path):
+    rows = [{**json.loads(line), "grade": 1} for line in chat_file.read_text().splitlines()]
+    recipe = chat_recipe(
+        data__train=write_rows(tmp_path / "graded.jsonl", rows), evaluate=["graded"], train__max_steps=1
+    )
+    run = fine_tune(recipe, registry=Registry(make_plugin_manager({"test-plugin": MorePlugin})))
+    assert run.evaluation["tuned"]["graded"] == run.evaluation["base"]["graded"]
+
+
+def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(label_recipe):
+    """The model's room is known only when it is loaded, after the probes were planned."""
+    recipe = label_recipe(evaluation__robustness=["longer"])
+    job = Job.open(recipe, Registry(make_plugin_manager({"test-plugin": MorePlugin})))
+    splits = job.read_data()
+    job.load_skeleton()
+    encoded = job.encode(splits)
+    measurement = measurement_of(job, encoded, splits)
+    (changed,) = [probe.examination.split for probe in measurement.probes]
+    longest, row = encoded["test"].longest, changed.rows[int(changed.index[0])]
+    assert changed.batch(np.array([0]))["input_ids"].shape[1] > longest
+    assert changed.example(0)["text"] == " ".join([row["text"]] * 4)
+    longest = max(split.longest for split in encoded.values())
+    require_room(SimpleNamespace(max_length=longest), [*encoded.values(), *measurement.encoded()])
+    assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
+    assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
+    with pytest.raises(RecipeError, match=f"the longest example has {longest} tokens"):
+        require_room(SimpleNamespace(max_length=longest - 1), [*encoded.values(), *measurement.encoded()])

@@ -137,3 +137,29 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_fresh_start(unfinished, tmp_
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(RunError, match="no readable safetensors"):
         fine_tune(unfinished, resume=True)
+
+
+def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tmp_path):
+    """Lengths and what is counted of them may be told otherwise by another version of ftengine."""
+    file = tmp_path / "run" / "audit.json"
+    audit = json.loads(file.read_text())
+    for split in audit["encoded"].values():
+        del split["percentiles"]
+    file.write_text(json.dumps(audit))
+    assert fine_tune(unfinished, resume=True).evaluation["tuned"]
+
+
+def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
+    from ftengine import engine
+    from ftengine.training.loop import Trainer
+
+    recipe = chat_recipe(train__max_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "conclude", lambda run: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fine_tune(recipe)
+    assert not (tmp_path / "run" / "report.html").exists()
+    monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("it trained again"))
+    run = fine_tune(recipe, resume=True)
+    assert (run.path / "report.html").is_file()
+    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict

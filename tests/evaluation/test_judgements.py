@@ -1,11 +1,14 @@
 """Single examples: who got right what the other got wrong, and where most changed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from ftengine.api import Judgement
-from ftengine.evaluation.examples import shortened
+from ftengine.evaluation.examples import examples, shortened
+from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.judgements import Judgements, Spool, judging, mcnemar, most_changed
 
 
@@ -73,3 +76,31 @@ def test_long_texts_are_cut_in_their_middle():
     assert sum(len(text) for text, _ in pieces) <= 640
     assert pieces[0][0].endswith("END")
     assert pieces[1] == ["answer", True]
+
+
+class Rows(list):
+    def where(self, row):
+        return f"mail.jsonl:{row + 1}"
+
+
+def test_personal_data_is_masked_in_examples():
+    """Shown as BERT's tokenizer decodes it, in lower case and with spaces, and in the answers."""
+    email = "Jane.Doe@example.org"
+    task = SimpleNamespace(
+        texts=lambda row: [row["text"]],
+        encode=lambda row, processor, max_length: row,
+        show=lambda row, processor: [("[CLS] write to jane. doe @ example. org [SEP]", False), (email, True)],
+    )
+    split = SimpleNamespace(
+        rows=Rows([{"text": f"Write to {email}"}]), index=np.array([0]), groups=None, task=task, processor=None, max_length=9
+    )
+    spool = Spool(1)
+    spool.put(0, {"completion": f"Ask {email} or 212-555-0123", "scores": {email: 0.5}})
+    outcomes = [
+        Outcome(judgements={"exact": judgements([score], [True])}, spools={"all": spool}, judged_in={"exact": "all"})
+        for score in (0.0, 1.0)
+    ]
+    (item,) = examples(SimpleNamespace(split=split), *outcomes)["improved"]
+    assert item["shown"] == [["[CLS] write to j…rg [SEP]", False], ["J…rg", True]]
+    assert item["tuned"] == {"completion": "Ask J…rg or 2…23", "scores": {"J…rg": 0.5}}
+    assert item["base"] == item["tuned"]

@@ -207,3 +207,18 @@ def test_scales():
     low, high = span_of([2.0, 12.0])
     assert (low, high) == (1.5, 12.5)
     assert superscript(-4) == "⁻⁴"
+
+
+def test_personal_data_is_masked_in_the_page(tmp_path):
+    content = everything()
+    email, phone = "jane.doe@mail.example.org", "212-555-0123"
+    item = content["examples"]["improved"][0]
+    item["shown"] = [["x" * 590 + email, False]]
+    item["tuned"] = {"completion": f"Call {phone}"}
+    column = next(iter(content["evaluation"]["slices"].values()))
+    column["slices"][0]["value"] = email
+    page = write_report([write_run(tmp_path / "run", content)]).read_text(encoding="utf-8")
+    assert "jane" not in page
+    assert phone not in page
+    assert "j…rg" in page
+    assert "2…23" in page

@@ -182,6 +182,26 @@ def test_a_loss_that_stayed_is_an_alarm_unless_something_is_better(files):
     assert "did not learn" in found(files, "learning", "alarm")[0]["text"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "training", "keep_best", "chosen"),
+    [
+        ([(0.9, 0.9), (0.5, 0.5)], {}, True, True),  # the last is the best, and was chosen all the same
+        ([(0.9, 0.9), (0.5, 0.5)], {}, False, False),
+        ([(0.5, 0.5)], {}, True, False),
+        ([(0.5, 0.5)], {"regularizers": [{"name": "between", "needs_validation": True}]}, True, True),
+        ([(0.5, 0.5)], {"regularizers": [{"name": "between", "needs_validation": False}]}, True, False),
+        ([(0.9, 0.9), (0.5, 0.5)], {"stopped_early": True}, False, True),
+    ],
+)
+def test_weights_chosen_on_the_split_that_is_measured_are_said_to_be(files, losses, training, keep_best, chosen):
+    validations(files, losses)
+    files.evaluation["split"] = "validation"
+    files.training |= {"steps": 20 * len(losses), "best_step": 20 * len(losses), "stopped_early": False, **training}
+    files.recipe["train"]["keep_best"] = keep_best
+    (finding,) = [f for f in found(files, "data") if "no test split" in f["text"]]
+    assert ("chose which weights are kept" in finding["text"]) == chosen
+
+
 def test_a_validation_loss_that_still_falls_steeply_is_noted(files):
     validations(files, [(0.9, 0.8), (0.6, 0.5), (0.4, 0.3)])
     (finding,) = found(files, "learning", "note")

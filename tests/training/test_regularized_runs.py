@@ -2,14 +2,18 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ftengine import Recipe, fine_tune
+from ftengine.api import Regularizer
 from ftengine.errors import RecipeError
 from ftengine.parameters import read_tensors
 from ftengine.run import RunDirectory
 from ftengine.training.loop import Trainer
+from ftengine.training.regularizing import Attached
 
 EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "ema", "wise-ft"]
 
@@ -155,8 +159,6 @@ def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch
 
 
 def test_a_run_that_fails_is_detached(recipe, monkeypatch):
-    from ftengine.training.regularizing import Attached
-
     detached, detach = [], Attached.detach
 
     def spying(self):
@@ -168,3 +170,25 @@ def test_a_run_that_fails_is_detached(recipe, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         fine_tune(recipe("run", ["mixout", "ema"]))
     assert detached == [2, 2]  # the skeleton, then the model
+
+
+def test_what_a_regularizer_keeps_only_after_a_step_is_given_back():
+    """`tensors` of the fresh object is empty; the checkpoint's are not."""
+
+    class Moments(Regularizer):
+        name = "moments"
+        mean = None
+
+        def tensors(self):
+            return {} if self.mean is None else {"mean": self.mean}
+
+        def restore(self, tensors):
+            self.mean = tensors["mean"]
+
+    loaded = SimpleNamespace(module=torch.nn.Linear(1, 1))
+    before, after, other = Moments(), Moments(), Moments()
+    before.mean = torch.ones(2)
+    saved = Attached([Moments(), before], loaded, None).tensors()
+    Attached([other, after], loaded, None).restore(saved)
+    assert after.mean.tolist() == [1, 1]
+    assert other.mean is None

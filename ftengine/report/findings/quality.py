@@ -24,10 +24,10 @@ SMALL_TEST = 100
 20 points wide (1.96 · √(0.25 / 100) on each side)."""
 
 CALIBRATION_NOTE = 0.05
-"""Calibration error that is worth a word, if its interval lies above: 5 points between said and true."""
+"""Mean confidence minus accuracy that is worth a word, if its interval lies beyond on either side: 5 points."""
 
 CALIBRATION_ALARM = 0.15
-"""Calibration error, interval above, from which too high a confidence misleads whoever relies on it."""
+"""The same, interval above, from which too high a confidence misleads whoever relies on it."""
 
 
 def headline(files: RunFiles) -> Finding:
@@ -117,35 +117,28 @@ def majority(files: RunFiles) -> tuple[str, float] | None:
 
 def calibration(files: RunFiles) -> Iterator[Finding]:
     """Say whether the tuned model's confidence can be believed."""
-    known = files.evaluation.get("tuned", {})
-    # The debiased error first: chance alone makes the plain one larger than nothing.
-    for metric in (name for name in ("calibration_error", "ece") if name in known):
-        tuned, base = files.evaluation["tuned"][metric], files.evaluation.get("base", {}).get(metric)
-        difference = files.evaluation.get("difference", {}).get(metric)
-        low = tuned.get("low")
-        if tuned.get("value") is None or low is None or low < CALIBRATION_NOTE:
-            return
-        lean = confidence_lean(files)
-        leaning = {1: "It is too sure of itself", -1: "It is less sure than it could be", 0: "Its confidence is off"}
-        text = (
-            f"{leaning[lean]}: stated confidence and accuracy differ by {with_interval(tuned)} on average "
-            f"({metric_name(metric)})."
-        )
-        temperature = _temperature(files)
-        if temperature is not None:
-            text += f" Dividing its logits by {temperature:.2f} (fitted on validation) would correct that."
-        level = "alarm" if low >= CALIBRATION_ALARM and lean > 0 else "note"
-        figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "temperature": temperature}
-        yield Finding("calibration", level, text, figures)  # type: ignore[arg-type]
+    # A mean, whose interval holds the truth; calibration errors have none (see evaluator calibration).
+    tuned = files.evaluation.get("tuned", {}).get("overconfidence") or {}
+    low, high = tuned.get("low"), tuned.get("high")
+    if low is None or high is None or (low < CALIBRATION_NOTE and high > -CALIBRATION_NOTE):
         return
-
-
-def confidence_lean(files: RunFiles) -> int:
-    """Return 1 where the tuned model says more than it keeps, -1 where less, 0 where unknown."""
-    details = calibration_details(files.evaluation, "tuned")
-    bins = [b for b in (details or {}).get("bins", []) if b.get("n") and b.get("accuracy") is not None]
-    excess = sum(b["n"] * (b["confidence"] - b["accuracy"]) for b in bins)
-    return (excess > 0) - (excess < 0)
+    over = low >= CALIBRATION_NOTE
+    leaning, direction = ("It is too sure of itself", "high") if over else ("It is less sure than it could be", "low")
+    text = (
+        f"{leaning}: its confidence is {abs(100 * tuned['value']):.0f} points too {direction} on average (mean "
+        f"confidence minus accuracy {with_interval(tuned, sign=True)})."
+    )
+    temperature = _temperature(files)
+    if temperature is not None:
+        text += f" Dividing its logits by {temperature:.2f} (fitted on validation) would correct that."
+    figures = {
+        "metric": "overconfidence",
+        "base": files.evaluation.get("base", {}).get("overconfidence"),
+        "tuned": tuned,
+        "difference": files.evaluation.get("difference", {}).get("overconfidence"),
+        "temperature": temperature,
+    }
+    yield Finding("calibration", "alarm" if low >= CALIBRATION_ALARM else "note", text, figures)
 
 
 def calibration_details(evaluation: Mapping[str, Any], side: str) -> dict[str, Any] | None:
@@ -164,7 +157,7 @@ def _temperature(files: RunFiles) -> float | None:
 
 def _is_calibration(metric: str) -> bool:
     """Say whether a metric is of confidence: its change is told by `calibration`, where it matters."""
-    return metric in ("ece", "calibration_error", "ece_after_temperature")
+    return metric in ("overconfidence", "ece", "calibration_error", "ece_after_temperature")
 
 
 def held_out(files: RunFiles) -> Iterator[Finding]:
@@ -183,7 +176,7 @@ def held_out(files: RunFiles) -> Iterator[Finding]:
             {"examples": figure["n"]},
         )
     if split == "validation":
-        chosen = files.kept_step != files.training.get("steps")
+        chosen = _is_chosen(files)
         yield Finding(
             "data",
             "note",
@@ -195,3 +188,11 @@ def held_out(files: RunFiles) -> Iterator[Finding]:
             ),
             {"split": split},
         )
+
+
+def _is_chosen(files: RunFiles) -> bool:
+    """Say whether the validation split decided which weights are kept, the last ones included."""
+    training = files.training
+    among_several = files.recipe.get("train", {}).get("keep_best", True) and len(files.validations) > 1
+    by_regularizer = any(one.get("needs_validation") for one in training.get("regularizers") or [])
+    return bool(among_several or training.get("stopped_early") or by_regularizer)

@@ -22,7 +22,7 @@ def slices(files: RunFiles) -> Iterator[Finding]:
     """Name slices that the tuned model serves worse, and those that tuning made worse.
 
     The p-value of a column's gap comes adjusted over the column's slices and is adjusted here over columns; those of
-    changes against the base are adjusted over all slices (Holm 1979).
+    changes against the base are adjusted over all slices of all columns (Holm 1979). Small slices are not judged.
     """
     columns = files.evaluation.get("slices") or {}
     gaps = {name: c for name, c in columns.items() if (c.get("gap") or {}).get("p") is not None}
@@ -65,7 +65,7 @@ def _worse(columns: Mapping[str, Any]) -> Iterator[Finding]:
     for name, column in columns.items():
         for one in column["slices"]:
             difference = figure_of(one.get("difference"), column["metric"])
-            if difference.get("p") is not None:
+            if difference.get("p") is not None and not one.get("small"):
                 found.append((name, column["metric"], one, difference))
     for (name, metric, one, difference), p in zip(found, holm([d["p"] for *_, d in found]), strict=True):
         if difference.get("better") is False and p <= CHANCE:

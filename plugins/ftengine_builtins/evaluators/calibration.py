@@ -25,9 +25,10 @@ class Calibration(Evaluator):
     Guo et al. 2017, arXiv:1706.04599, whose expected calibration error is `ece`: the mean over examples of
     |accuracy - confidence| of their bin. It is biased upwards: chance alone makes a gap in every bin, and
     `ece_by_chance` in the details is what a perfectly calibrated model would show with the same confidences and as
-    many examples. No interval that was tried holds the truth often enough, so `ece` has none. `calibration_error`
-    has that noise taken out: the root mean square of the gaps, less what sampling adds (the debiased estimator of
-    Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). It is the one to decide by. `brier` is the summed squared
+    many examples. `calibration_error` has that noise taken out: the root mean square of the gaps, less what sampling
+    adds (the debiased estimator of Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). No interval that was tried holds
+    the truth of either often enough, so they have none. `overconfidence` is the mean confidence minus the accuracy: a
+    mean, whose interval holds, and so the one to decide by; gaps of different sign cancel in it. `brier` is the summed squared
     distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
 
     Where a validation split is left to fit on, one temperature is, and `ece_after_temperature` is the ECE that
@@ -38,8 +39,16 @@ class Calibration(Evaluator):
     Config = CalibrationConfig
     reads = frozenset({"label", "logits"})
     fits = True
-    higher_is_better = {"ece": False, "calibration_error": False, "brier": False, "nll": False, AFTER: False}  # noqa: RUF012
-    biased = frozenset({"ece", AFTER})
+    higher_is_better = {  # noqa: RUF012
+        "overconfidence": None,
+        "ece": False,
+        "calibration_error": False,
+        "brier": False,
+        "nll": False,
+        AFTER: False,
+    }
+    biased = frozenset({"ece", "calibration_error", AFTER})
+    per_model = biased  # bins of several models' confidence mix their errors
     temperature = None
 
     def bind(self, context):
@@ -73,7 +82,9 @@ class Calibration(Evaluator):
     def metrics(self, sums):
         n = sums[..., 0]
         before, after = self._bins(sums)
+        _, confidence, right = np.moveaxis(before, -2, 0)
         figures = {
+            "overconfidence": ratio((confidence - right).sum(axis=-1), n),
             "ece": _ece(before),
             "calibration_error": _debiased(before),
             "brier": ratio(sums[..., 1], n),

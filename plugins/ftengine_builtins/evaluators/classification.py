@@ -33,6 +33,7 @@ class Classification(Evaluator):
         "micro_f1": True,
         "roc_auc": True,
     }
+    per_model = frozenset({"roc_auc"})
 
     def bind(self, context):
         labels = context.labels

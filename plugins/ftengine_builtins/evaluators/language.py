@@ -24,5 +24,5 @@ class Perplexity(Evaluator):
         return Judgement(-prediction["loss"] / prediction["tokens"]) if prediction["tokens"] else None
 
     def metrics(self, sums):
-        loss = np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
+        loss = ratio(sums[..., 0], sums[..., 1])
         return {"loss": loss, "perplexity": np.exp(loss)}

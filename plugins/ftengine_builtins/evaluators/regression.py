@@ -17,6 +17,7 @@ class Regression(Evaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     higher_is_better = {"mse": False, "mae": False, "r2": True, "pearson": True}  # noqa: RUF012
+    per_model = frozenset({"pearson"})  # values of several models may be shifted against each other
 
     def bind(self, context):
         labels = context.labels

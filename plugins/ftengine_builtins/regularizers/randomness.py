@@ -15,10 +15,13 @@ from ftengine.api import LoadedModel
 NOISY: WeakSet[nn.Module] = WeakSet()
 """Modules to which a regularizer adds randomness at present."""
 
-DROPS = re.compile(r"drop(out)?(?!.*path)", re.IGNORECASE)
+DROPS = re.compile(r"drop(out)?", re.IGNORECASE)
 """Names of attributes that hold a probability of dropout: attention_dropout, dropout_prob, attn_pdrop, drop_rate."""
 OTHER = re.compile(r"layer|path|block|connect|lora", re.IGNORECASE)
 """Names that drop something other than activations of the model itself, such as whole layers."""
+
+BRANCHES = re.compile(r"drop.?path|stochastic.?depth", re.IGNORECASE)
+"""Classes or paths of modules that drop whole branches (stochastic depth), whatever their attribute is called."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ class Place:
 
 
 def dropouts(loaded: LoadedModel) -> list[Place]:
-    """Return all probabilities of dropout in a model's modules, those of attention included."""
+    """Return all probabilities of dropout in a model's modules, those of attention included; not stochastic depth's."""
     places = []
     for path, module in loaded.module.named_modules():
+        if BRANCHES.search(type(module).__name__) or BRANCHES.search(path):
+            continue
         if isinstance(module, nn.modules.dropout._DropoutNd):
             places.append(Place(path, module, "p", _is_added(loaded, path)))
             continue
@@ -70,10 +75,15 @@ def is_random(loaded: LoadedModel) -> bool:
     if any(place.probability > 0 for place in dropouts(loaded)):
         return True
     return any(  # stochastic depth
-        _is_probability(value) and value > 0 and "drop" in name
+        _is_probability(value) and value > 0 and ("drop" in name or (name == "p" and _drops(module)))
         for module in loaded.module.modules()
         for name, value in vars(module).items()
-    ) or any(type(module).__name__ == "StochasticDepth" and module.p > 0 for module in loaded.module.modules())
+    )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Say whether `p` of a module is a probability of dropping something."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "StochasticDepth"
 
 
 def _attributes(owner: Any) -> Iterator[str]:

@@ -100,6 +100,15 @@ class CausalLM(Task):
             ],
         }
 
+    def wanted(self, example: Example) -> Any:
+        """Return what the assistant says, the completion or the text; everything with loss_on: all."""
+        shape = shape_of(example)
+        if self.config.loss_on == "all":
+            return content_of(example)
+        if shape == "messages":
+            return [m["content"] for m in read_messages(example["messages"]) if m["role"] == "assistant"]
+        return example["completion" if shape == "prompt" else "text"]
+
     def texts(self, example: Example) -> list[str]:
         """Return what every message says, or prompt and completion, or the text."""
         return texts_of(example)

@@ -62,6 +62,10 @@ class Seq2SeqLM(Task):
         """Change the prompt; `task.prefix` is put in front of it afterwards."""
         return {**example, "prompt": change(read_text(example, "prompt"))}
 
+    def wanted(self, example: Example) -> Any:
+        """Return the completion."""
+        return example.get("completion")
+
     def texts(self, example: Example) -> list[str]:
         """Return prompt and completion."""
         return [value for name in ("prompt", "completion") if isinstance(value := example.get(name), str)]

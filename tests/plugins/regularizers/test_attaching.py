@@ -120,3 +120,34 @@ def test_mixout_spares_the_output_head_and_what_is_new(make):
     Mixout().attach(case.loaded, case.task)
     assert case.module.classifier not in NOISY
     assert case.module.bert.encoder.layer[0].intermediate.dense in NOISY
+
+
+class DropPath(nn.Module):
+    """Stochastic depth as Swin and timm write it."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+
+def test_stochastic_depth_is_no_dropout_but_randomness():
+    branches = {
+        "drop_path": nn.Dropout(0.2),
+        "drop_path1": DropPath(0.2),
+        "depth": DropPath(0.2),
+        "drop_path2": nn.Identity(),
+    }
+    module = nn.ModuleDict({"linear": nn.Linear(2, 2), "drop": nn.Dropout(0.1), **branches})
+    loaded = LoadedModel(module, None, "here", "none", pretrained=frozenset({"linear.weight", "linear.bias"}))
+    regularizer = Dropout(Dropout.Config(p=0.4))
+    regularizer.attach(loaded, None)
+    assert (module["drop"].p, module["drop_path"].p) == (0.4, 0.2)
+    assert (module["drop_path1"].drop_prob, module["depth"].drop_prob) == (0.2, 0.2)
+    for one in ("drop", "drop_path"):
+        module[one].p = 0.0
+    assert is_random(loaded)
+    for one in ("drop_path1", "depth"):
+        module[one].drop_prob = 0.0
+    assert not is_random(loaded)
+    module["drop_path"].p = 0.2
+    assert is_random(loaded)

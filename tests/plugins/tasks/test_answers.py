@@ -122,3 +122,25 @@ def test_predictions_of_tags_are_read_by_their_names():
     names = list(task.labels.names)
     shown = task.readable({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
     assert shown == {"tags": ["B-X", "O"], "predicted_tags": ["O", "O"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"messages": TALK}, ["Hi.", "I am fine."]),
+        ({"prompt": "a", "completion": "b"}, "b"),
+        ({"text": "a"}, "a"),
+    ],
+)
+def test_what_is_wanted_changes_with_the_question_only_where_it_is_predicted_too(row, wanted):
+    task = CausalLM()
+    assert task.wanted(row) == wanted
+    changed = task.rewrite(row, str.upper)
+    assert (task.wanted(changed) != task.wanted(row)) == ("text" in row)
+    everything = CausalLM(CausalLMConfig(loss_on="all"))
+    assert everything.wanted(changed) != everything.wanted(row)
+
+
+def test_a_completion_is_wanted_of_a_prompt():
+    row = {"prompt": "a", "completion": "b"}
+    assert Seq2SeqLM().wanted(row) == Seq2SeqLM().wanted(Seq2SeqLM().rewrite(row, str.upper)) == "b"
