@@ -177,8 +177,8 @@ def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     logits = [[x, 0.0] if g == 0 else [0.0, x] for x, g in zip(np.log(sure / (1 - sure)).tolist(), guess, strict=True)]
     said = [{"label": int(g if ok else 1 - g), "logits": x} for g, ok, x in zip(guess, right, logits, strict=True)]
     measured = accumulate(Calibration(), context, said, seed, resamples).results()
-    error = measured["calibration_error"]
-    yield Held("calibration_error", error.low, error.high, 0.1)
+    error = measured["overconfidence"]
+    yield Held("overconfidence", error.low, error.high, 0.1)
 
 
 WORLDS: dict[str, Callable[..., Iterator[Held]]] = {

@@ -551,7 +551,9 @@ class Evaluator(Component):
     reads: ClassVar[frozenset[str]] = frozenset()
     """Keys of `Prediction` that `statistics` needs."""
     higher_is_better: ClassVar[Mapping[str, bool | None]] = {}
-    """For each metric, whether more is better; None where neither more nor less is. Where the labels decide which are reported, `bind` sets it anew."""
+    """For each metric, whether more is better; None where neither more nor less is.
+
+    Where the labels decide which are reported, `bind` sets it anew."""
 
     columns: ClassVar[frozenset[str]] = frozenset()
     """Columns of the user's row that `statistics` finds in the prediction too, None where the row has none."""

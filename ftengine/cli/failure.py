@@ -6,8 +6,8 @@ import traceback
 
 import click
 
-from ftengine.text import one_line
 from ftengine.errors import FtengineError
+from ftengine.text import one_line
 
 INTERRUPTED = 130
 """What shells report of a program ended by Ctrl-C: 128 + SIGINT."""

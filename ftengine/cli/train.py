@@ -11,8 +11,8 @@ from ftengine.cli.figures import show_figures, show_probes, show_slices
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
-from ftengine.text import duration, share, size
 from ftengine.cli.verdict import show_verdict
+from ftengine.text import duration, share, size
 
 REPORT = "report.html"
 """The page that every run ends with."""

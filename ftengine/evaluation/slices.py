@@ -160,7 +160,8 @@ def _exact(
         if not math.isclose(right.mean(), accumulator.results()[metric].value, abs_tol=1e-9):
             return {}
         sides.append(side)
-    found = mcnemar(*sides, None if judged.groups is None else judged.groups[members])
+    before, after = sides
+    found = mcnemar(before, after, None if judged.groups is None else judged.groups[members])
     return {} if found is None else {metric: found["p"]}
 
 

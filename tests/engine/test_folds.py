@@ -1,6 +1,7 @@
 """k-fold cross-validation: every row held out once, sums that add up, and what is refused before anything trains."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ import pytest
 from ftengine.api import EvaluationContext, SilentListener
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.sums import PREDICTIONS, Sums
-from ftengine.folds import check, divide, statement
+from ftengine.evaluation.difference import to_json
+from ftengine.evaluation.examination import Outcome
+from ftengine.evaluation.measurement import Measured
+from ftengine.evaluation.results import save_sums
+from ftengine.evaluation.sums import ANSWERS, PREDICTIONS, Sums
+from ftengine.folds import check, divide, pool, statement
 from ftengine.registry import Registry
+from ftengine.run import RunDirectory
 
 
 def encoded(recipe, folds):
@@ -66,6 +72,51 @@ def test_pooled_sums_are_those_of_one_pass_over_all_rows():
         pooled = first.results()[name]
         for field in ("value", "low", "high", "n"):
             assert getattr(pooled, field) == pytest.approx(getattr(metric, field), rel=1e-12, nan_ok=True), name
+
+
+def built():
+    return [
+        Registry().build("evaluator", name, "evaluate") for name in ("classification", "calibration", "memorisation")
+    ]
+
+
+def finished_fold(path, shift):
+    """Write the figures of a fold whose scores rank its 40 examples without a fault, and of four free answers."""
+    first, second, third = built()
+    context = EvaluationContext("text-classification", labels("a", "b"))
+    reading = Accumulator([first, second], context, 100, 0, distinct=40)
+    answering = Accumulator([third], context, 100, 0, distinct=4)
+    for i in range(40):
+        z = shift + (1 if i % 2 else -1)
+        p = 1 / (1 + np.exp(-z))
+        said = {"label": i % 2, "predicted": int(z > 0), "scores": [1 - p, p], "logits": [0.0, z]}
+        reading.update(1000 * shift + i, said)
+        if i < 4:
+            answering.update(1000 * shift + i, {"completion": "a b", "reference": "a b"})
+    sums = Sums({PREDICTIONS: reading, ANSWERS: answering})
+    path.mkdir()
+    run = RunDirectory(path)
+    save_sums(run, *(Measured(held_out=Outcome(sums)) for _ in range(2)))
+    figures = {name: to_json(metric) for name, metric in sums.results().items()}
+    run.write_json("evaluation.json", {"base": figures, "tuned": figures})
+    run.write_json("environment.json", {"base": "x", "precision": "fp32", "device": "cpu"})
+    return SimpleNamespace(run=run, label=path.name)
+
+
+def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_path):
+    folds = [finished_fold(tmp_path / str(shift), shift) for shift in (0, 3)]
+    task = SimpleNamespace(name="text-classification", labels=labels("a", "b"))
+    job = SimpleNamespace(task=task, recipe=SimpleNamespace(seed=0), evaluators=built)
+    result = pool(folds, job, [False, False])
+    apart = {"roc_auc", "ece", "calibration_error"}
+    for figures in (result.base, result.tuned, result.difference):
+        assert not figures.keys() & apart
+        assert figures.keys() >= {"accuracy", "macro_f1", "brier", "nll", "overconfidence", "verbatim"}
+    assert result.spread["roc_auc"]["values"] == [1.0, 1.0]  # pooled, their scores would rank worse
+    assert result.spread.keys() >= apart
+    assert result.examples == 80  # and not the eight that were answered
+    assert result.tuned["verbatim"]["n"] == 8
+    assert "roc_auc, ece, calibration_error have no figure over all examples" in result.statement
 
 
 def labels(*names):

@@ -200,7 +200,9 @@ def test_robustness_is_refused_where_a_change_is_to_be_predicted_too(chat_recipe
     if rows == "text":
         data = write_rows(tmp_path / "t.jsonl", [{"text": f"a sentence of several words {i}"} for i in range(40)])
         settings = {"evaluation__robustness": ["keyboard"], "data__train": data}
-    with pytest.raises(RecipeError, match=r"evaluation\.robustness\.0: augmenter 'keyboard' changes .* to predict \(.*:\d"):
+    with pytest.raises(
+        RecipeError, match=r"evaluation\.robustness\.0: augmenter 'keyboard' changes .* to predict \(.*:\d"
+    ):
         plan(chat_recipe(**settings), measure=False)
 
 

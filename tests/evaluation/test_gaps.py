@@ -7,7 +7,8 @@ from scipy import stats
 from ftengine.api import EvaluationContext, Evaluator
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.gaps import Gap
-from ftengine.evaluation.slices import Slicing, gap_of, slice_report
+from ftengine.evaluation.judgements import Judgements
+from ftengine.evaluation.slices import Judged, Slicing, gap_of, slice_report
 
 CONTEXT = EvaluationContext("some-task")
 
@@ -132,3 +133,52 @@ def test_without_a_difference_a_worst_slice_is_seldom_called_so():
         slicing = Slicing([str(i) for i in range(10)], codes.astype(np.int8))
         called += slice_report(slicing, both, both, 30)["gap"]["p"] <= 0.05
     assert called <= stats.binom.isf(0.001, 60, 0.05)
+
+
+COLUMN = np.repeat(np.arange(20), 40).astype(np.int8)
+"""Twenty slices of 40 examples."""
+
+
+def fallen(wrong, evaluator=Share, key="right", judged=False):
+    """Return the report where the base is right everywhere and the tuned model wrong on so many of the first slice."""
+    after = np.ones(len(COLUMN), dtype=np.int8)
+    after[:wrong] = 0
+    sides = []
+    for right in (np.ones_like(after), after):
+        judgements = Judgements(right.astype(np.float32), right)
+        sides.append((measured(evaluator(), [{key: int(x)} for x in right], COLUMN.tolist()), judgements))
+    (base, before), (tuned, now) = sides
+    names = [str(i) for i in range(20)]
+    return slice_report(Slicing(names, COLUMN), base, tuned, 30, Judged(before, now) if judged else None)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("wrong", [20, 40])
+def test_one_slice_of_twenty_that_falls_stays_beyond_chance_after_adjusting(wrong, judged):
+    found = fallen(wrong, judged=judged)["slices"][0]["difference"]["share"]
+    assert found["better"] is False
+    assert found["p_adjusted"] == pytest.approx(20 * found["p"])
+    assert found["p_adjusted"] < 1e-3  # the bootstrap alone: 20 · 2/1001
+
+
+def test_slices_are_tested_by_mcnemar_where_the_metric_is_the_share_of_right_answers():
+    exact = stats.binomtest(0, 5).pvalue
+    found = fallen(5, judged=True)["slices"][0]["difference"]["share"]
+    assert (found["p"], found["better"]) == (pytest.approx(exact), None)
+    other = fallen(5, Mean, "x", judged=True)["slices"][0]["difference"]["mean"]
+    assert other["p"] == found["p"]  # a mean of right and wrong is that share, whatever it is called
+
+    class Twice(Mean):
+        def metrics(self, sums):
+            return {"mean": 2 * sums[..., 0] / sums[..., 1]}
+
+    assert fallen(5, Twice, "x", judged=True)["slices"][0]["difference"]["mean"]["p"] != pytest.approx(exact)
+
+
+def test_a_metric_without_a_direction_makes_no_slice_worst():
+    class Neither(Mean):
+        higher_is_better = {"mean": None}  # noqa: RUF012
+
+    both = measured(Neither(), [{"x": float(i)} for i in range(800)], COLUMN.tolist(), resamples=20)
+    report = slice_report(Slicing([str(i) for i in range(20)], COLUMN), both, both, 30)
+    assert report["metric"] is report["worst"] is report["gap"] is None

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binomtest
 
 from ftengine.api import Judgement
-from ftengine.evaluation.examples import examples, shortened
 from ftengine.evaluation.examination import Outcome
+from ftengine.evaluation.examples import examples, shortened
 from ftengine.evaluation.judgements import Judgements, Spool, judging, mcnemar, most_changed
 
 
@@ -92,7 +92,12 @@ def test_personal_data_is_masked_in_examples():
         show=lambda row, processor: [("[CLS] write to jane. doe @ example. org [SEP]", False), (email, True)],
     )
     split = SimpleNamespace(
-        rows=Rows([{"text": f"Write to {email}"}]), index=np.array([0]), groups=None, task=task, processor=None, max_length=9
+        rows=Rows([{"text": f"Write to {email}"}]),
+        index=np.array([0]),
+        groups=None,
+        task=task,
+        processor=None,
+        max_length=9,
     )
     spool = Spool(1)
     spool.put(0, {"completion": f"Ask {email} or 212-555-0123", "scores": {email: 0.5}})

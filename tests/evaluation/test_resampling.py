@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ftengine.evaluation.resampling import p_value, percentile_interval, poisson_weights
+from ftengine.evaluation import resampling
+from ftengine.evaluation.resampling import p_value, percentile_interval, poisson_weights, t_p_value
 
 
 def test_weights_are_poisson_with_mean_one():
@@ -47,6 +48,23 @@ def test_weights_stay_the_same_from_version_to_version():
         [2, 0, 1, 0, 2, 1, 0, 0, 0, 0, 1, 0],
         [2, 3, 3, 2, 0, 0, 0, 2, 0, 0, 0, 1],
     ]
+
+
+def test_an_examples_weights_are_drawn_once_for_all_that_ask(monkeypatch):
+    drawn = []
+    philox = np.random.Philox
+
+    def counting(key):
+        drawn.append(key)
+        return philox(key=key)
+
+    monkeypatch.setattr(np.random, "Philox", counting)
+    resampling._weights_of.cache_clear()
+    whole = poisson_weights(11, range(50), 100)
+    part = poisson_weights(11, range(10, 20), 100)
+    assert len(drawn) == 50
+    part *= 0  # what is given away is the caller's
+    assert (poisson_weights(11, range(10, 20), 100) == whole[10:20]).all()
 
 
 def test_interval_of_many_examples_is_the_plain_percentile_interval():
@@ -94,3 +112,14 @@ def test_p_is_never_zero_and_never_above_one():
     assert 0 < p_value(np.ones(1000), 10**9) == pytest.approx(2 / 1001)
     assert p_value(np.zeros(1000), 50) == 1
     assert p_value(np.ones(1000), 1) is None
+
+
+def test_the_t_p_value_is_students_and_has_no_least_value():
+    x = np.random.default_rng(0).normal(0.3, 1, 200)
+    weights = poisson_weights(0, range(200), 4000)
+    resampled = weights.T @ x / weights.sum(axis=0)
+    assert t_p_value(x.mean(), resampled, 200) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.3)
+    assert t_p_value(5 + x.mean(), resampled + 5, 200) < 1e-100
+    assert t_p_value(0.0, np.zeros(100), 50) == 1
+    assert t_p_value(-1.0, np.full(100, -1.0), 50) == 2.0**-49
+    assert t_p_value(1.0, np.ones(100), 1) is t_p_value(1.0, np.full(100, np.nan), 50) is None

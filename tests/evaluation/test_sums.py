@@ -10,7 +10,7 @@ from ftengine.evaluation.difference import compare
 from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.measurement import Measured
 from ftengine.evaluation.results import SUMS, read_sums, save_sums
-from ftengine.evaluation.sums import PREDICTIONS, Sums
+from ftengine.evaluation.sums import ANSWERS, PREDICTIONS, Sums
 from ftengine.run import RunDirectory
 
 CONTEXT = EvaluationContext("some-task")
@@ -98,3 +98,14 @@ def test_sums_of_other_evaluators_are_refused(run):
 def test_missing_sums_are_named(run):
     with pytest.raises(RunError, match=rf"{SUMS}' is missing"):
         read(run)
+
+
+def test_the_pass_over_all_examples_comes_first_after_reading_back(run):
+    both = [Accumulator([kind()], CONTEXT, 50, seed=3) for kind in (Mean, Square)]
+    for part, examples in zip(both, (9, 4), strict=True):
+        for index in range(examples):
+            part.update(index, {"x": index})
+    sums = Sums({PREDICTIONS: both[0], ANSWERS: both[1]})
+    keep(run, sums, sums)
+    assert list(read(run).parts) == [PREDICTIONS, ANSWERS]
+    assert [(name, metric.n) for name, metric in read(run).results().items()] == [("mean", 9), ("mean_square", 4)]

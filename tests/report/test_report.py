@@ -133,6 +133,21 @@ def call(*args, code=0):
     return result
 
 
+def test_a_column_without_a_metric_is_left_out_and_others_count_what_they_leave_out(tmp_path):
+    files = sound()
+    one = {"examples": 40, "small": False, "gap": None}
+    one |= {side: {"accuracy": files["evaluation"][side]["accuracy"]} for side in ("base", "tuned", "difference")}
+    column = {"worst": None, "gap": None, "base_gap": None, "slices": [{"value": "mail", **one}]}
+    files["evaluation"]["slices"] = {
+        "channel": {**column, "metric": "accuracy", "left_out": 1234},
+        "unmeasured": {**column, "metric": None, "left_out": 0},
+    }
+    text = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
+    assert "By channel" in text
+    assert "By unmeasured" not in text
+    assert "1,234 examples with other values are in no slice." in text
+
+
 def test_the_command_writes_the_page_and_names_it(tmp_path):
     run = write_run(tmp_path / "run", sound())
     lines = call("report", run).stdout.splitlines()

@@ -296,6 +296,17 @@ def test_a_slice_that_got_worse_than_the_base_is_an_alarm_after_correction(files
     assert not found(files, "slices", "alarm")
 
 
+def test_a_small_slice_is_neither_an_alarm_nor_one_test_more(files):
+    small = slice_of("fax", 7, 0.5, small=True, difference=-0.4)
+    worse = slice_of("phone", 90, 0.5, difference=-0.1)
+    column = {"metric": "accuracy", "worst": None, "gap": None, "slices": [small]}
+    files.evaluation["slices"] = {"channel": column}
+    assert not found(files, "slices", "alarm")
+    column["slices"] = [worse] + [small] * 100
+    (alarm,) = found(files, "slices", "alarm")
+    assert alarm["figures"]["p_adjusted"] == worse["difference"]["accuracy"]["p"]
+
+
 @pytest.mark.parametrize("kind", ["forgetting", "memorisation", "refusal"])
 def test_every_probe_that_went_wrong_is_an_alarm_of_its_kind(tmp_path, kind):
     files = RunFiles.read(write_run(tmp_path / "run", everything()))
@@ -312,11 +323,25 @@ def test_forgetting_within_chance_is_good_news(files):
 
 
 def test_false_confidence_is_an_alarm_and_modesty_a_note(files):
-    files.evaluation["tuned"]["ece"] = figure(0.2, 0.02)
-    assert found(files, "calibration", "alarm")[0]["text"].startswith("It is too sure of itself")
-    for one in files.evaluation["details"]["tuned"]["calibration"]["bins"]:
-        one["accuracy"] = min(1.0, one["confidence"] + 0.2)
-    assert found(files, "calibration", "note")[0]["text"].startswith("It is less sure than it could be")
+    files.evaluation["tuned"]["overconfidence"] = figure(0.2, 0.02)
+    (alarm,) = found(files, "calibration", "alarm")
+    assert alarm["text"].startswith(
+        "It is too sure of itself: its confidence is 20 points too high on average (mean confidence minus accuracy "
+        "+0.200 (95 % interval +0.180 to +0.220)). Dividing its logits by 1.20"
+    )
+    files.evaluation["tuned"]["overconfidence"] = figure(0.16, 0.02)
+    assert not found(files, "calibration", "alarm")
+    files.evaluation["tuned"]["overconfidence"] = figure(-0.2, 0.02)
+    (note,) = found(files, "calibration")
+    assert note["level"] == "note"
+    assert note["text"].startswith("It is less sure than it could be: its confidence is 20 points too low")
+
+
+@pytest.mark.parametrize(("value", "half"), [(0.06, 0.02), (-0.06, 0.02), (0.0, 0.01), (0.3, None)])
+def test_confidence_that_chance_may_explain_is_not_mentioned(files, value, half):
+    own = figure(value, half) if half else {"value": value, "low": None, "high": None, "n": 1}
+    files.evaluation["tuned"] |= {"overconfidence": own, "calibration_error": figure(0.3, 0.01)}
+    assert not found(files, "calibration")
 
 
 # Files

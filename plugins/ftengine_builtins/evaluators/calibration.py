@@ -28,8 +28,8 @@ class Calibration(Evaluator):
     many examples. `calibration_error` has that noise taken out: the root mean square of the gaps, less what sampling
     adds (the debiased estimator of Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). No interval that was tried holds
     the truth of either often enough, so they have none. `overconfidence` is the mean confidence minus the accuracy: a
-    mean, whose interval holds, and so the one to decide by; gaps of different sign cancel in it. `brier` is the summed squared
-    distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
+    mean, whose interval holds, and so the one to decide by; gaps of different sign cancel in it. `brier` is the summed
+    squared distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
 
     Where a validation split is left to fit on, one temperature is, and `ece_after_temperature` is the ECE that
     remains on the evaluated examples when logits are divided by it.

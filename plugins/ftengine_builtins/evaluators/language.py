@@ -3,6 +3,7 @@
 import numpy as np
 
 from ftengine.api import Evaluator, Judgement
+from ftengine_builtins.evaluators.ratios import ratio
 
 
 class Perplexity(Evaluator):

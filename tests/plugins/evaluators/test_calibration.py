@@ -57,13 +57,15 @@ def test_figures_equal_scikit_learns_and_a_plain_computation(classes):
     logits, labels = drawn(300, classes, temperature=2)
     figures = accumulate(logits, labels).figures()
     p = softmax(logits, axis=1)
-    assert figures.keys() == {"ece", "calibration_error", "brier", "nll"}
+    assert figures.keys() == {"overconfidence", "ece", "calibration_error", "brier", "nll"}
     assert figures["nll"].value == pytest.approx(metrics.log_loss(labels, p, labels=range(classes)), rel=1e-12)
     brier = np.mean(((p - np.eye(classes)[labels]) ** 2).sum(axis=1))
     assert figures["brier"].value == pytest.approx(brier, rel=1e-12)
     if classes == 2:  # over both labels: twice what scikit-learn gives for the positive one
         assert brier == pytest.approx(2 * metrics.brier_score_loss(labels, p[:, 1]), rel=1e-12)
     assert figures["ece"].value == pytest.approx(plain_ece(logits, labels), rel=1e-12)
+    over = p.max(axis=1).mean() - (p.argmax(axis=1) == labels).mean()
+    assert figures["overconfidence"].value == pytest.approx(over, rel=1e-12)
 
 
 def test_reliability_bins_hold_every_example_once():
@@ -108,7 +110,7 @@ def test_wrong_confidence_is_found_whatever_the_estimate():
 
 def test_intervals_of_wrong_confidence_hold_the_figure():
     results = accumulate(*drawn(1000, temperature=4)).results()
-    for name in ("calibration_error", "brier", "nll"):
+    for name in ("overconfidence", "brier", "nll"):
         assert results[name].low < results[name].value < results[name].high
 
 

@@ -4,6 +4,7 @@ Four classes, 200 examples; logits are twice too sharp for the labels that are d
 """
 
 import numpy as np
+import pytest
 from scipy import stats
 from scipy.special import softmax
 
@@ -13,13 +14,13 @@ from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
 
 CLASSES = 4
-MEASURED = {"roc_auc": 0.957, "brier": 0.967, "nll": 0.965, "calibration_error": 0.928}
-"""Share of 600 sets (400 resamples each). Where confidence is right, the truth is zero, at the end of what a
-calibration error can be: in 150 sets of 100 and 200 examples the interval of `calibration_error` held it in 83 to 89 %.
-"""
+MEASURED = {"roc_auc": 0.957, "brier": 0.967, "nll": 0.965, "overconfidence": 0.96}
+"""Share of 600 sets (400 resamples each); of 200 for overconfidence, which was 0.955 to 0.965 with logits 1, 1.15, 2
+and 4 times too sharp and 100 or 400 examples. What was tried for the calibration errors missed 0.93 to 0.97 somewhere
+there: percentiles 0.84 to 0.93, with the noise taken out twice 0.95 to 1, moved onto the value 0.87 to 0.98."""
 
-TRUTH = {"roc_auc": 0.8984, "brier": 0.4571, "nll": 0.9136, "calibration_error": 0.1474}
-"""Figures of 40,000 examples, a fourteenth as uncertain as those of 200."""
+TRUTH = {"roc_auc": 0.8984, "brier": 0.4571, "nll": 0.9136, "overconfidence": 0.1416}
+"""Figures of 40,000 examples, a fourteenth as uncertain as those of 200; 200,000 for overconfidence."""
 
 
 def accumulate(n, seed, resamples):
@@ -48,7 +49,8 @@ def test_intervals_hold_the_truth_as_often_as_measured():
         assert held >= stats.binom.ppf(0.001, 60, MEASURED[name]), name
 
 
-def test_the_plain_calibration_error_has_no_interval():
+@pytest.mark.parametrize("name", ["ece", "calibration_error"])
+def test_calibration_errors_have_no_interval(name):
     results = accumulate(200, 1, 400).results()
-    assert results["ece"].value > 0
-    assert results["ece"].low is results["ece"].high is None
+    assert results[name].value > 0
+    assert results[name].low is results[name].high is None
