@@ -85,6 +85,21 @@ def measured(job: Job) -> list[str]:
     return names
 
 
+def train_unfinished(children: Sequence[Child], jobs: Sequence[Job], listener: Listener) -> list[bool]:
+    """Train those that are not finished, one after another; return for each whether it was taken as it is.
+
+    Raises:
+        InputError, TrainingError: see `train`.
+    """
+    reused = [child.run.finished for child in children]
+    for child, job, done in zip(children, jobs, reused, strict=True):
+        if done:
+            listener.message(f"{child.label}: {child.run.path} is finished and taken as it is")
+        else:
+            train(child, job, listener)
+    return reused
+
+
 def train(child: Child, job: Job, listener: Listener) -> None:
     """Train as `ftengine train --resume` does; what the run says is passed on.
 

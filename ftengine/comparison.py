@@ -15,7 +15,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.children import Child, naming, require_alike, require_metric, require_new_or_same, train
+from ftengine.children import Child, naming, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.difference import compare as compare_sums
@@ -94,12 +94,7 @@ def compare_strategies(
     listener = listener or SilentListener()
     contenders = contend(recipe, strategies)
     jobs = check(contenders, metric, listener)
-    reused = [contender.run.finished for contender in contenders]
-    for contender, job, done in zip(contenders, jobs, reused, strict=True):
-        if done:
-            listener.message(f"{contender.label}: {contender.run.path} is finished and taken as it is")
-        else:
-            train(contender, job, listener)
+    reused = train_unfinished(contenders, jobs, listener)
     result = conclude(contenders, jobs, reused, metric)
     RunDirectory(recipe.output).write_json("comparison.json", result.to_json())
     return result

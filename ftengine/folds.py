@@ -18,7 +18,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
-from ftengine.children import Child, naming, require_alike, require_new_or_same, train
+from ftengine.children import Child, naming, require_alike, require_new_or_same, train_unfinished
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.results import read_sums
@@ -81,12 +81,7 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
     listener = listener or SilentListener()
     children = divide(recipe, folds)
     jobs = check(children, listener)
-    reused = [child.run.finished for child in children]
-    for child, job, done in zip(children, jobs, reused, strict=True):
-        if done:
-            listener.message(f"{child.label}: {child.run.path} is finished and taken as it is")
-        else:
-            train(child, job, listener)
+    reused = train_unfinished(children, jobs, listener)
     result = pool(children, jobs[0], reused)
     RunDirectory(recipe.output).write_json(FILE, result.to_json())
     return result

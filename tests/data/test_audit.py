@@ -231,9 +231,7 @@ EMAIL = "jane.doe@mail.example.org"
 
 
 def test_labels_and_reasons_are_masked_in_the_audit(write, label_task):
-    rows = [
-        {"text": f"letter {i} to somebody", "label": f"{name}{EMAIL[4:]}"} for i in range(12) for name in "ab"
-    ]
+    rows = [{"text": f"letter {i} to somebody", "label": f"{name}{EMAIL[4:]}"} for i in range(12) for name in "ab"]
     rows += [{"text": "one more", "label": EMAIL}]
     content = "".join(json.dumps(row) + "\n" for row in rows) + json.dumps(["write to", EMAIL, "x" * 30]) + "\n"
     held = write("held.jsonl", json.dumps({"text": "held out", "label": "a.doe@mail.example.org"}) + "\n")
