@@ -35,15 +35,6 @@ class Child:
         return RunDirectory(self.recipe.output)
 
 
-@contextmanager
-def naming(label: str) -> Iterator[None]:
-    """Say of an error which run it is about."""
-    try:
-        yield
-    except FtengineError as error:
-        raise type(error)(f"{label}: {error}") from None
-
-
 def require_new_or_same(run: RunDirectory, job: Job, encoded: Mapping[str, EncodedSplit]) -> None:
     """Refuse a folder that holds something else than this very run, finished or not.
 

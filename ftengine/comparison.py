@@ -15,9 +15,9 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.children import Child, naming, require_alike, require_metric, require_new_or_same, train_unfinished
+from ftengine.children import Child, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import InputError, RunError
+from ftengine.errors import InputError, RunError, naming
 from ftengine.evaluation.difference import compare as compare_sums
 from ftengine.evaluation.difference import to_json
 from ftengine.evaluation.multiple import holm

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FtengineError(Exception):
@@ -66,3 +67,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known word, or "" when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Say of an error which run, or which key of the recipe, it is about."""
+    try:
+        yield
+    except FtengineError as error:
+        raise type(error)(f"{label}: {error}") from None

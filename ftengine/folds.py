@@ -18,8 +18,8 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
-from ftengine.children import Child, naming, require_alike, require_new_or_same, train_unfinished
-from ftengine.errors import InputError, RecipeError, RunError
+from ftengine.children import Child, require_alike, require_new_or_same, train_unfinished
+from ftengine.errors import InputError, RecipeError, RunError, naming
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.results import read_sums
 from ftengine.evaluation.sums import Sums

@@ -24,8 +24,9 @@ from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError
+from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError, naming
 from ftengine.evaluation.requirements import by_pass
+from ftengine.evaluation.slices import require_column
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 from ftengine.training.modes import require_gradient_checkpointing
@@ -89,6 +90,8 @@ class Job:
         )
         for i, spec in enumerate(recipe.evaluate):
             registry.build("evaluator", spec, f"evaluate.{i}")
+        for i, spec in enumerate(recipe.evaluation.robustness):
+            registry.build("augmenter", spec, f"evaluation.robustness.{i}")
         if check_source:
             loader.check(recipe.model.source)
         return job
@@ -116,8 +119,12 @@ class Job:
         except DataError as error:
             place = next((x.place() for x in located.values() if x.place()), "")
             raise DataError(f"{place}: {error}" if place else str(error)) from None
-        for augmenter in self.augmenters:
-            augmenter.bind(self.task)
+        for i, augmenter in enumerate(self.augmenters):
+            with naming(f"augment.{i}"):
+                augmenter.bind(self.task)
+        held = splits.validation if splits.test is None else splits.test
+        for column in self.recipe.evaluation.slices if held is not None else ():
+            require_column(held, column)
         for regularizer in self.regularizers:
             if regularizer.needs_validation and "validation" not in splits.mapping():
                 raise RecipeError(

@@ -14,6 +14,7 @@ from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.changes import before_and_after, without_effect
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import SourceError
+from ftengine.evaluation.measurement import Measurement
 from ftengine.job import Job, described, prepare
 from ftengine.probes import measurement_of
 from ftengine.recipe import Recipe
@@ -38,6 +39,8 @@ class Plan:
         example: one training example as (text, is trained on) pieces.
         augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
+        evaluation: what base and tuned model are measured on: "split", its "examples" and "evaluators", "training"
+            (rows of training that are measured too), "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
         warnings: what deserves attention, in plain words.
     """
@@ -50,6 +53,7 @@ class Plan:
     example: list[tuple[str, bool]]
     augmented: list[dict[str, Any]]
     precision: dict[str, str]
+    evaluation: dict[str, Any]
     estimate: dict[str, Any] | None
     warnings: list[str]
 
@@ -77,7 +81,7 @@ def plan(
     splits = job.read_data()
     job.load_skeleton()
     encoded = job.encode(splits)
-    measurement_of(job, encoded, splits)  # refuses what `fine_tune` would refuse
+    measurement = measurement_of(job, encoded, splits)
     session = Session(job)
     train = encoded["train"]
     section = recipe.train
@@ -120,6 +124,7 @@ def plan(
         example=_example(train),
         augmented=before_and_after(train),
         precision={"compute": session.precision.name, "reason": session.precision.reason},
+        evaluation=_evaluation(measurement),
         estimate=figures,
         warnings=_warnings(recipe, job, encoded),
     )
@@ -256,6 +261,26 @@ def _estimate(
     return {**asdict(figures), "peak_bytes": figures.peak_bytes}
 
 
+def _evaluation(measurement: Measurement) -> dict[str, Any]:
+    held, training = measurement.held_out, measurement.training
+    return {
+        "split": measurement.split,
+        "examples": 0 if held is None else len(held.split),
+        "evaluators": [] if held is None else [evaluator.name for evaluator in (*held.reading, *held.answering)],
+        "training": 0 if training is None else len(training.split),
+        "slices": [] if held is None else list(held.slices),
+        "probes": [
+            {
+                "kind": probe.kind,
+                "name": probe.name,
+                "data": probe.data,
+                "examples": max(len(members) for _, members in probe.examination.passes().values()),
+            }
+            for probe in measurement.probes
+        ],
+    }
+
+
 def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     """Show the example of median length."""
     middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
@@ -266,13 +291,16 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
 def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
     """Say what is legal but probably not meant."""
     found = list(job.audit.get("warnings", ()))
+    shortened: list[str] = []
     for name, split in encoded.items():
         if split.truncated:
-            found.append(f"{name}: {split.truncated} of {len(split.rows)} examples are cut to the length limit.")
+            shortened.append(f"{split.truncated} of {len(split.rows)} {name} examples")
         if split.masked:
             found.append(f"{name}: {split.masked} examples have nothing to train on and are left out.")
         if split.skipped:
             found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
+    if shortened:
+        found.append(f"{', '.join(shortened)} are cut to the length limit.")
     found += [
         f"augmenter {name!r} changes none of the training examples that were tried (their first epoch)."
         for name in without_effect(encoded["train"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -56,6 +56,8 @@ HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
 class SplitSection(_Section):
     """How rows of data.train are divided where validation or test is a fraction, or there are folds."""
 
+    meant: ClassVar[Mapping[str, str]] = dict.fromkeys(("kind", "method", "name", "strategy", "type"), "by")
+
     by: Literal["random", "stratified", "group", "time"] = Field(
         "random",
         description="stratified keeps the proportions of labels, group keeps a column's values together, time holds "
@@ -83,6 +85,10 @@ class SplitSection(_Section):
         return self
 
 
+def _by(value: Any) -> Any:
+    return {"by": value} if isinstance(value, str) else value
+
+
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
@@ -91,7 +97,7 @@ class DataSection(_Section):
     )
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
-    split: SplitSection = SplitSection()  # type: ignore[call-arg]
+    split: Annotated[SplitSection, BeforeValidator(_by)] = SplitSection()  # type: ignore[call-arg]
     leaks: Literal["fail", "drop", "warn"] = Field(
         "fail", description="what to do with rows of training that are also held out; drop takes them out of training"
     )
@@ -277,10 +283,10 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             raise RecipeError(f"--set {override!r}: {raw!r} is not a YAML value.") from None
         *parents, last = key.strip().split(".")
         place = result
-        for step in parents:
+        for i, step in enumerate(parents):
             inner = place.get(step)
             if isinstance(inner, str):  # a bare component name grows options: {name: NAME, …}
-                inner = {"name": inner}
+                inner = {"by" if parents[: i + 1] == ["data", "split"] else "name": inner}
             elif inner is None:
                 inner = {}
             if not isinstance(inner, dict):

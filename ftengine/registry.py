@@ -24,6 +24,19 @@ KINDS: dict[str, tuple[type[Component], str]] = {
 }
 """Component kinds: the base class of each and the hook that lists its classes."""
 
+RECIPE_KEYS = {
+    "loader": "model.loader",
+    "task": "task",
+    "strategy": "strategy",
+    "augmenter": "augment",
+    "regularizer": "regularize",
+    "evaluator": "evaluate",
+}
+"""Where a recipe names components of each kind."""
+
+BUILT_IN = "ftengine"
+"""The distribution whose components need no origin beside their names."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -86,11 +99,20 @@ class Registry:
         entry = self._entries[kind].get(name)
         if entry is None:
             where = f" (recipe key {key})" if key else ""
-            installed = ", ".join(f"{e.name} ({e.origin})" for e in self.entries(kind)) or "none"
-            raise UnknownName(
-                f"no {kind} named {name!r}{where}. Installed: {installed}." + did_you_mean(name, self._entries[kind])
-            )
+            raise UnknownName(f"no {kind} named {name!r}{where}.{self._elsewhere(name) or self._instead(kind, name)}")
         return entry
+
+    def _elsewhere(self, name: str) -> str:
+        """Say of which other kind a component of this name is; "" where there is none."""
+        kinds = [kind for kind, entries in self._entries.items() if name in entries]
+        said = " or ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" for kind in kinds)
+        return f" {name!r} is {said}: put it under {' or '.join(RECIPE_KEYS[kind] for kind in kinds)}." if kinds else ""
+
+    def _instead(self, kind: str, name: str) -> str:
+        """Say which component of a kind may be meant, and which there are."""
+        entries = self.entries(kind)
+        shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
+        return f"{did_you_mean(name, self._entries[kind])} Installed: {', '.join(shown) or 'none'}."
 
     def build(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Any:
         """Build a component from a name, or from a mapping with `name` and its options.
@@ -105,7 +127,7 @@ class Registry:
         try:
             config = entry.cls.Config.model_validate(options)
         except ValidationError as error:
-            raise RecipeError(explain(error, entry.cls.Config, f"{key}.")) from None
+            raise RecipeError(explain(error, entry.cls.Config, f"{key}.", f" of {kind} {name!r}")) from None
         return entry.cls(config)
 
 
@@ -145,18 +167,26 @@ _ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|liter
 """The last step of an error's place where a key may hold values of several types: one of these types."""
 
 
-def explain(error: ValidationError, model: type[Any], prefix: str = "") -> str:
-    """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key."""
+def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: str = "") -> str:
+    """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key.
+
+    Args:
+        error: from `model`.
+        model: what was to be made. It may list under `meant` keys that people write, with those that they mean.
+        prefix: of the model's keys.
+        owner: whose keys they are, such as " of strategy 'lora'".
+    """
     parts = []
     wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
     for item in error.errors():
         path = [str(step) for step in item["loc"]]
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, path[:-1])
-            parts.append(f"unknown key {key!r}. Allowed: {', '.join(known)}." + did_you_mean(path[-1], known))
+            known, meant = _known_keys(model, path[:-1])
+            hint = f" Did you mean {meant[path[-1]]!r}?" if path[-1] in meant else did_you_mean(path[-1], known)
+            parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{hint}")
         elif item["type"] == "missing":
-            parts.append(f"key {key!r} is missing; it is required.")
+            parts.append(f"key {key!r}{owner} is missing; it is required.")
         elif item["type"] in EXPECTED:
             if len(path) > 1 and _ALTERNATIVE.fullmatch(path[-1]):
                 key = prefix + ".".join(path[:-1])
@@ -183,13 +213,14 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def _known_keys(model: type[Any], path: list[str]) -> list[str]:
+def _known_keys(model: type[Any], path: list[str]) -> tuple[list[str], Mapping[str, str]]:
+    """Return the keys at a place in a model, and what other words for them mean."""
     for step in path:
         inner = model.model_fields.get(step)
         if inner is None or not hasattr(inner.annotation, "model_fields"):
-            return []
+            return [], {}
         model = inner.annotation
-    return sorted(model.model_fields)
+    return sorted(model.model_fields), getattr(model, "meant", {})
 
 
 def _classes(impl: Any, hook_name: str) -> list[Any]:

@@ -20,6 +20,12 @@ def test_overrides_reach_nested_keys_and_keep_the_original():
     assert SMALL["strategy"] == "lora"
 
 
+def test_a_way_to_split_may_stand_alone():
+    assert Recipe.make(SMALL, ["data.split=stratified"]).data.split.by == "stratified"
+    split = Recipe.make(SMALL, ["data.split=group", "data.split.column=era"]).data.split
+    assert (split.by, split.column) == ("group", "era")
+
+
 def test_resolved_recipe_reads_back_as_itself():
     recipe = Recipe.make(SMALL)
     assert Recipe.make(recipe.resolved()) == recipe
@@ -43,6 +49,8 @@ def test_resolved_recipe_reads_back_as_itself():
         (SMALL, ["seed=4294967296"], r"seed.*a number below"),
         (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is no mapping"),
         (SMALL, ["train.max_steps=[1"], r"not a YAML value"),
+        (SMALL, ["data.split.kind=group"], r"unknown key 'data\.split\.kind'.*Did you mean 'by'\?"),
+        (SMALL, ["data.split=group"], r"by: group needs column"),
     ],
 )
 def test_wrong_recipes_are_explained(content, overrides, message):

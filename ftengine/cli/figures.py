@@ -30,14 +30,16 @@ def show_figures(out: Console, figures: dict[str, Any]) -> None:
 
 def figure_table(base: dict[str, Any], tuned: dict[str, Any], difference: dict[str, Any]) -> Any:
     """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
+    from ftengine.report.words import no_interval
+
     counts = {figure["n"] for figure in tuned.values()}
     rows = [
         (
             metric if len(counts) < 2 else f"{metric} (n = {figure['n']:,})",
-            _with_interval(base.get(metric)),
-            _with_interval(figure),
+            _told(metric, base.get(metric)),
+            _told(metric, figure),
             _with_interval(difference.get(metric), sign="+"),
-            verdict(difference.get(metric)),
+            verdict(difference.get(metric), no_interval(metric, tuned)),
         )
         for metric, figure in tuned.items()
     ]
@@ -54,7 +56,9 @@ def show_slices(out: Console, figures: dict[str, Any]) -> None:
         known = [one for one in slices if one["tuned"].get(metric, {}).get("value") is not None]
         known.sort(key=lambda one: one["tuned"][metric]["value"] * (1 if up else -1))
         out.print()
-        out.print(one_line(f"{metric} by {column}, worst first; gap to all other examples, p adjusted (Holm):"))
+        out.print(
+            one_line(f"{metric} by {column}, worst first; gap to all other examples, p adjusted for all slices (Holm):")
+        )
         rows = [
             (
                 one["value"],
@@ -62,7 +66,7 @@ def show_slices(out: Console, figures: dict[str, Any]) -> None:
                 number(one["base"].get(metric, {}).get("value")),
                 _with_interval(one["tuned"][metric]),
                 _with_interval(one["gap"], sign="+"),
-                "–" if one["gap"] is None else number(one["gap"]["p_adjusted"]),
+                "–" if one["gap"] is None else _p_value(one["gap"]["p_adjusted"]),
             )
             for one in known[:MOST_SLICES]
         ]
@@ -74,6 +78,8 @@ def show_slices(out: Console, figures: dict[str, Any]) -> None:
 
 def show_probes(out: Console, figures: dict[str, Any]) -> None:
     """Print what was measured beside the held-out examples."""
+    from ftengine.report.words import no_interval
+
     probes = figures.get("probes", [])
     robustness = [
         (
@@ -82,7 +88,7 @@ def show_probes(out: Console, figures: dict[str, Any]) -> None:
             _with_interval(figures["tuned"].get(metric)),
             _with_interval(probe["tuned"].get(metric)),
             _with_interval(change, sign="+"),
-            verdict(change),
+            verdict(change, no_interval(metric, probe["tuned"])),
         )
         for probe in probes
         if probe["kind"] == "robustness"
@@ -100,7 +106,8 @@ def show_probes(out: Console, figures: dict[str, Any]) -> None:
         out.print(figure_table(probe["base"], probe["tuned"], probe["difference"]))
         for metric, gap in probe["against"].items():
             lead = f"{metric} of the tuned model, training minus held-out"
-            out.print(f"{lead}: {_with_interval(gap, sign='+')} {verdict(gap)}".rstrip())
+            said = verdict(gap, no_interval(metric, probe["tuned"]))
+            out.print(f"{lead}: {_with_interval(gap, sign='+')} {said}".rstrip())
 
 
 def show_confusion(out: Console, figures: dict[str, Any]) -> None:
@@ -114,20 +121,40 @@ def show_confusion(out: Console, figures: dict[str, Any]) -> None:
             out.print(table(("", *labels), rows))
 
 
-def verdict(difference: dict[str, Any] | None) -> str:
-    """Say in words what a difference means."""
+def verdict(difference: dict[str, Any] | None, no_interval: str = "no interval") -> str:
+    """Say in words what a difference means.
+
+    Args:
+        difference: as evaluation.json holds it.
+        no_interval: what is said where it has no interval.
+    """
     if difference is None or difference["value"] is None:
         return ""
     low, high, p, better = difference["low"], difference["high"], difference["p"], difference.get("better")
     if better is not None:
         word = "better" if better else "worse"
     elif low is None or high is None or p is None:
-        return "too few examples to tell"
+        return no_interval
     elif low <= 0 <= high or p > 0.05:
         return "no difference beyond chance"
     else:  # the evaluator does not say which direction is good
         word = "higher" if low > 0 else "lower"
-    return f"{word} (p = {number(p)})"
+    return f"{word} (p {_p_value(p, '= ')})"
+
+
+def _p_value(p: float | None, equals: str = "") -> str:
+    """Return a p-value with two digits, as the verdict and the report show it."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{equals}{number(float(f'{p:.2g}'))}"
+
+
+def _told(metric: str, figure: dict[str, Any] | None) -> str:
+    """Return a model's figure, and what it means where that is not what it seems."""
+    from ftengine.report.words import at_zero
+
+    meaning = at_zero(metric, figure)
+    return f"{_with_interval(figure)} ({meaning})" if meaning else _with_interval(figure)
 
 
 def _with_interval(figure: dict[str, Any] | None, sign: str = "") -> str:

@@ -146,10 +146,30 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
-        ("estimate", _estimate(plan.estimate)),
-        ("output", plan.recipe["output"]),
     ]
+    if plan.recipe["regularize"]:
+        lines.append(("regularize", cut("; ".join(map(_component, plan.recipe["regularize"])), SHOWN_PIECE)))
+    lines += [("evaluation" if i == 0 else "", line) for i, line in enumerate(_evaluation(plan.evaluation))]
+    lines += [("estimate", _estimate(plan.estimate)), ("output", plan.recipe["output"])]
     return lines
+
+
+def _component(spec: dict[str, Any]) -> str:
+    said = (f"{key} {value}" for key, value in spec.items() if key != "name" and value not in (None, [], {}))
+    return ": ".join(filter(None, [spec["name"], ", ".join(said)]))
+
+
+def _evaluation(found: dict[str, Any]) -> list[str]:
+    if found["split"] is None:
+        lines = ["nothing is held out to compare base and tuned on"]
+    else:
+        lines = [f"base and tuned on {found['split']} ({found['examples']:,} examples): {', '.join(found['evaluators'])}"]
+    if found["training"]:
+        lines[0] += f"; the same on {found['training']:,} training rows, for over-fitting"
+    if found["slices"]:
+        lines.append(f"slices by {', '.join(found['slices'])}")
+    lines += [f"{one['kind']}: {one['name']} on {one['data']} ({one['examples']:,} examples)" for one in found["probes"]]
+    return [cut(line, SHOWN_PIECE) for line in lines]
 
 
 def _tokens(plan: Plan) -> str:
@@ -165,9 +185,7 @@ def _tokens(plan: Plan) -> str:
 def _strategy(plan: Plan) -> list[str]:
     name = plan.recipe["strategy"]["name"]
     if not plan.targets:
-        options = {key: value for key, value in plan.recipe["strategy"].items() if key != "name"}
-        said = (f"{key} {value}" for key, value in options.items() if value not in (None, [], {}))
-        return [cut(": ".join(filter(None, [name, ", ".join(said)])), SHOWN_PIECE)]
+        return [cut(_component(plan.recipe["strategy"]), SHOWN_PIECE)]
     lines = []
     for pattern, modules in plan.targets.items():
         named = ", ".join(modules[:SHOWN_MODULES]) + (", …" if len(modules) > SHOWN_MODULES else "")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ftengine.api import Listener
 
 DELAY = 2.0
-"""Seconds that a phase may take before it gets a bar, or another line in a log."""
+"""Seconds that a phase may take before it gets a bar."""
+
+LOG_DELAY = 10.0
+"""Least seconds between two lines of a phase in a log."""
 
 
 def is_main_process() -> bool:
@@ -104,7 +107,7 @@ class LineListener:
             return
         pace.advance(steps, figures)
         tenth = 10 * pace.done // pace.total if pace.total else 0
-        if tenth > self._tenth and steps and time.monotonic() - self._shown >= DELAY:
+        if tenth > self._tenth and steps and time.monotonic() - self._shown >= LOG_DELAY:
             self._shown, self._tenth = time.monotonic(), tenth
             self.message(f"{pace.name} {pace.describe()}")
 

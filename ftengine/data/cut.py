@@ -38,10 +38,8 @@ def cut(
     _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) <= len(fractions):
         raise DataError(
-            f"{source}: its {len(groups)} rows hold {len(sizes)} distinct; that is too few to hold out "
-            f"{' and '.join(fractions)} and keep one for training, as rows that belong together stay on one side: "
-            "equal and near equal ones (data.near_duplicates), and with data.split.by: group those of one value. "
-            f"Add examples, or set {' and '.join(f'data.{name}: null' for name in fractions)}."
+            f"{source}: {_grouped(groups, sizes)}; that is too few to hold out {' and '.join(fractions)} and keep one "
+            f"for training. Add examples, or set {' and '.join(f'data.{name}: null' for name in fractions)}."
         )
     strata = None if targets is None else _Strata(group_of, targets, len(sizes))
     owner = np.full(len(sizes), "train", dtype=object)
@@ -58,6 +56,15 @@ def cut(
         owner[taken or [int(free[np.argmin(sizes[free])])]] = name
         waiting -= 1
     return {name: np.flatnonzero(owner[group_of] == name) for name in ("train", *fractions)}
+
+
+def _grouped(groups: np.ndarray, sizes: np.ndarray) -> str:
+    if len(groups) == len(sizes):
+        return f"it has {len(groups)} rows"
+    return (
+        f"its {len(groups)} rows come to {len(sizes)} {'group' if len(sizes) == 1 else 'groups'} of what stays on one "
+        "side: equal and near equal rows (data.near_duplicates)"
+    )
 
 
 def _take(sizes: np.ndarray, order: Iterable[int], target: float, most: int) -> list[int]:
@@ -136,8 +143,9 @@ def folds(groups: np.ndarray, k: int, source: str = "the data", targets: np.ndar
     _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < k:
         raise DataError(
-            f"{source}: its {len(groups)} rows hold {len(sizes)} distinct, too few for {k} folds, as rows that belong "
-            f"together stay in one fold. Set data.split.folds to {len(sizes)} or less, or add examples."
+            f"{source}: {_grouped(groups, sizes)}, too few for {k} folds. "
+            + (f"Take {len(sizes)} folds at most (--folds or data.split.folds), or add" if len(sizes) > 1 else "Add")
+            + " examples."
         )
     stratum = np.zeros(len(sizes), dtype=np.int64)
     if targets is not None:

@@ -42,6 +42,7 @@ class EncodedSplit:
         augmenters: what changes examples where an epoch is asked for, in order.
         seed: the run's seed; changes are a function of it, the epoch and the row.
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
+        uncut: as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
     """
 
@@ -62,6 +63,7 @@ class EncodedSplit:
     groups: np.ndarray | None = None
     room: int | None = None
     standing: int | None = None
+    uncut: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -165,8 +167,7 @@ class EncodedSplit:
 
     def length_percentiles(self) -> dict[str, int]:
         """Return the lengths that 5, 25, 50, 75, 95 and 99 % of the examples do not exceed, after cutting."""
-        values = np.percentile(self.lengths, PERCENTILES, method="inverted_cdf")
-        return {str(p): int(value) for p, value in zip(PERCENTILES, values, strict=True)}
+        return _percentiles(self.lengths)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts that `plan` and the audit show."""
@@ -180,6 +181,11 @@ class EncodedSplit:
             "masked": self.masked,
             "skipped": len(self.skipped),
         }
+
+
+def _percentiles(lengths: np.ndarray, at: Sequence[int] = PERCENTILES) -> dict[str, int]:
+    values = np.percentile(lengths, at, method="inverted_cdf")
+    return {str(p): int(value) for p, value in zip(at, values, strict=True)}
 
 
 def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]]:
@@ -223,7 +229,7 @@ def encode_split(
     """
     for augmenter in augmenters:
         augmenter.bind_processor(processor)
-    lengths, weights, index, skipped = [], [], [], []
+    lengths, full, weights, index, skipped = [], [], [], [], []
     longest = truncated = masked = 0
     content = blake2b(digest_size=16)
     for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
@@ -241,6 +247,7 @@ def encode_split(
             masked += 1
             continue
         lengths.append(features["length"])
+        full.append(features.get("full_length"))
         longest = max(longest, int(features.get("longest") or features["length"]))
         weights.append(features["weight"])
         index.append(i)
@@ -266,4 +273,5 @@ def encode_split(
         augmenters,
         seed,
         None if name == "train" else group_numbers(identities(rows, task, 0)[index]),
+        uncut=None if None in full else _percentiles(np.asarray(full), (*PERCENTILES, 100)),
     )

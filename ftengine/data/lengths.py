@@ -12,11 +12,13 @@ def length_report(split: EncodedSplit) -> dict[str, Any]:
 
     Returns:
         "percentiles" of what the model reads of an example, in the task's unit (an example that is cut counts as
-        long as it is after that; "100" is the longest), "limit" (of the model; None where it has none) and
+        long as it is after that; "100" is the longest), "uncut" (the same before cutting; None where the task does not
+        tell), "limit" (of the model; None where it has none) and
         "truncated" (examples that were cut).
     """
     return {
         "percentiles": {**split.length_percentiles(), "100": int(split.lengths.max())},
+        "uncut": split.uncut,
         "limit": split.max_length,
         "truncated": split.truncated,
     }

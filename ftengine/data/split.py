@@ -122,6 +122,8 @@ def _sides(
     if split.by == "time":
         return latest(times(rows, split.column or ""), shares, rows.source)
     groups = _groups(section, material, units, near)
+    if split.by == "group":
+        _require_groups(section, material, units, near, len(np.unique(groups)), list(shares))
     targets = material.targets["train"] if split.by == "stratified" else None
     if targets is not None and not targets.any():
         raise DataError(
@@ -162,6 +164,34 @@ def _groups(section: DataSection, material: Material, units: Units, near: Near |
     if not together:
         return _each(material.digests["train"])
     return of if near is None else near.groups[of]  # units, and so the first of a group, are in the order of hashes
+
+
+def _require_groups(
+    section: DataSection, material: Material, units: Units, near: Near | None, found: int, parts: list[str]
+) -> None:
+    """Refuse a column that makes too few groups to divide, and say what joins its values."""
+    split, rows = section.split, material.splits["train"]
+    if found >= (split.folds or len(parts) + 1):
+        return
+    task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
+    grouped, of = values(rows, split.column or ""), units.of["train"]
+    kinds = len(np.unique(grouped))
+    said = f"1 group of column {split.column!r}" if found == 1 else f"{found} groups of column {split.column!r}"
+    cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
+    if found < kinds:
+        equal = of if near is None else near.groups[of]
+        order = np.lexsort((grouped, equal))
+        here, then = order[:-1], order[1:]
+        first = np.flatnonzero((equal[here] == equal[then]) & (grouped[here] != grouped[then]))[0]
+        places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
+        said += f" ({kinds} values, joined by duplicates, e.g. {places})"
+        if not split.folds:  # equal rows in several folds would be tested and trained on at once
+            cures.append("set data.split.duplicates: apart and data.leaks: drop, so that training lacks what is held out")
+    cures.append("take a column of more values in data.split.column")
+    cure = ", or ".join(cures)
+    raise DataError(
+        f"{rows.source}: its {len(rows)} rows fall into {said}; that is too few {task}. {cure[0].upper()}{cure[1:]}."
+    )
 
 
 def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from ftengine.api import Example
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.personal import find_personal, mask_json, mask_pieces
 from ftengine.evaluation.examination import Examination, Outcome
@@ -49,11 +50,10 @@ def _item(
 ) -> dict[str, Any]:
     row = int(split.index[member])
     example = split.rows[row]
-    features = split.task.encode(example, split.processor, max_length=split.max_length)
     personal = [value for text in split.task.texts(example) for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
-        "shown": shortened(mask_pieces(split.task.show(features, split.processor), personal)),
+        "shown": shortened(mask_pieces(_pieces(split, example), personal)),
     }
     for side, one, answer in zip(("base", "tuned"), judged, answers, strict=True):
         right = int(one.right[member])
@@ -63,6 +63,18 @@ def _item(
             f"{side}_right": None if right == UNKNOWN else bool(right),
         }
     return item
+
+
+def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
+    """Return the row's own text and what is wanted, as (text, is target); as the model reads it where it is no text."""
+    texts, target = split.task.texts(example), split.task.target(example)
+    if not texts:
+        features = split.task.encode(example, split.processor, max_length=split.max_length)
+        return split.task.show(features, split.processor)
+    if target is None:  # what a language model is to say comes last
+        return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
+    wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)
+    return [*((text, False) for text in texts if text != wanted), (wanted, True)]
 
 
 def shortened(pieces: list[tuple[str, bool]], longest: int = LONGEST_TEXT) -> list[list[Any]]:

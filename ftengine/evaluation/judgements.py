@@ -15,6 +15,9 @@ from ftengine.api import Evaluator, Judgement
 SHOWN = 10
 """Examples that are shown on each side."""
 
+NOISE = 0.05
+"""Change of the score of an answer, 0 to 1, that is not worth a look: every step of training makes such."""
+
 UNKNOWN = -1
 
 
@@ -124,9 +127,11 @@ def most_changed(
 ) -> tuple[list[int], list[int]]:
     """Return the members whose score rose most and those whose score fell most, most first, each group once.
 
-    Members whose score did not change are in neither.
+    Members whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
+    the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known.
     """
     change = tuned.scores.astype(np.float64) - base.scores
+    change[(np.abs(change) < NOISE) & (tuned.right == base.right) & (tuned.right != UNKNOWN)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]
     improved = _first(order[::-1][change[order[::-1]] > 0], groups, count)

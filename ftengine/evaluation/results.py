@@ -15,7 +15,7 @@ from ftengine.evaluation.examination import Examination, Outcome
 from ftengine.evaluation.gaps import gap_between
 from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, mcnemar
 from ftengine.evaluation.measurement import Measured, Measurement, Probe
-from ftengine.evaluation.slices import Judged, slice_report
+from ftengine.evaluation.slices import Judged, adjust_over_columns, slice_report
 from ftengine.evaluation.sums import PREDICTIONS, Sums
 from ftengine.run import PARTIAL, RunDirectory, writing
 
@@ -81,9 +81,11 @@ def _slices(examination: Examination, base: Outcome, tuned: Outcome, small: int)
     judged = None
     if (name := examination.first.name) in base.judgements and name in tuned.judgements:
         judged = Judged(base.judgements[name], tuned.judgements[name], examination.split.groups)
-    return {
+    reports = {
         column: slice_report(slicing, *sides(column), small, judged) for column, slicing in examination.slices.items()
     }
+    adjust_over_columns(reports)
+    return reports
 
 
 def _training(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.data.encoding import EncodedSplit
+from ftengine.data.read import Rows
+from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import compare_among_many, to_json
 from ftengine.evaluation.gaps import Gap, gap_between
@@ -51,6 +53,19 @@ class Judged:
     base: Judgements
     tuned: Judgements
     groups: np.ndarray | None = None
+
+
+def require_column(rows: Rows, column: str) -> None:
+    """Refuse to divide rows by a column that they lack.
+
+    Raises:
+        RecipeError: names the columns that there are.
+    """
+    if column not in rows.columns:
+        raise RecipeError(
+            f"evaluation.slices: {rows.source} has no column {column!r} (columns: {', '.join(rows.columns)})."
+            + did_you_mean(column, rows.columns)
+        )
 
 
 def slicing(split: EncodedSplit, column: str) -> Slicing:
@@ -182,6 +197,35 @@ def _adjust(tests: Sequence[dict[str, Any]], *, once: bool = False) -> None:
         test["p_adjusted"] = test["p"] if once else None
     for test, adjusted in zip(known, holm([test["p"] for test in known]), strict=True):
         test["p_adjusted"] = adjusted
+
+
+def adjust_over_columns(columns: Mapping[str, dict[str, Any]]) -> None:
+    """Adjust the p-values of several columns' reports over all slices of all of them, in place.
+
+    Whoever looks at several columns asks more questions than at one; this p is the one that is shown and judged by.
+    The gap of a column of two slices, which is the same seen from either, counts once.
+
+    Args:
+        columns: what `slice_report` says of each.
+    """
+    gaps, differences = [], []
+    for column in columns.values():
+        tested = [one["gap"] for one in column["slices"] if one["gap"] is not None and one["gap"]["p"] is not None]
+        same = len(column["slices"]) == 2 and not column["left_out"]
+        gaps += [tested] if same and tested else [[gap] for gap in tested]
+        differences += [
+            one["difference"][column["metric"]]
+            for one in column["slices"]
+            if column["metric"] in one["difference"] and not one["small"]
+        ]
+    for group, p in zip(gaps, holm([group[0]["p"] for group in gaps]), strict=True):
+        for gap in group:
+            gap["p_adjusted"] = p
+    _adjust(differences)
+    for column in columns.values():
+        worst = next((one for one in column["slices"] if one["value"] == column["worst"]), None)
+        if worst is not None and column["gap"] is not None:
+            column["gap"]["p"] = worst["gap"]["p_adjusted"]
 
 
 def directions(evaluators: Sequence[Any]) -> Mapping[str, bool]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.quality import calibration_details
 from ftengine.report.svg import Point, Series, interval_plot, line_chart, span_of
-from ftengine.report.words import interval, plain
+from ftengine.report.words import digits, interval, plain
 from ftengine.text import number
 
 MOST_POINTS = 200
@@ -100,8 +100,8 @@ def _rates(files: RunFiles) -> Chart:
         y_range=(0.0, peak / unit * 1.05 or 1.0),
     )
     table, _ = thinned(raw, MOST_ROWS)
-    rows = [(f"{step:,.0f}", number(rate)) for step, rate in table]
-    return Chart(svg, "Learning rate as the schedule had it.", ("step", "learning rate"), rows)
+    rows = [(f"{step:,.0f}", digits(rate / unit, 3)) for step, rate in table]
+    return Chart(svg, "Learning rate as the schedule had it.", ("step", label), rows)
 
 
 def superscript(value: int) -> str:

@@ -60,7 +60,7 @@ class _Shown:
         self.lead, self.summary = lead, rest[:1].upper() + rest[1:]
         self.heading = heading(files)
         self.sections: list[Section] = sections(files)
-        self.anchors = {kind: section.id for section in self.sections for kind in section.kinds}
+        self.anchors = {kind: section for section in self.sections for kind in section.kinds}
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
@@ -110,6 +110,7 @@ def _environment() -> Environment:
         "plain": words.plain,
         "interval": words.interval,
         "metric": words.metric_name,
+        "at_zero": lambda figure, metric: words.at_zero(metric, figure),
         "percent": words.percent,
         "short": words.short,
         "rough": lambda value: "–" if value is None else number(float(f"{value:.2g}")),

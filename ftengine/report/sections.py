@@ -11,7 +11,7 @@ import yaml
 from ftengine.report.charts import curves, reliability, trade_off
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.slices import figure_of
-from ftengine.report.words import metric_name
+from ftengine.report.words import metric_name, no_interval
 
 MOST_LABELS = 20
 """Labels of the largest confusion matrix that a page shows."""
@@ -86,6 +86,7 @@ def _figures(files: RunFiles) -> Section:
             "difference": evaluation.get("difference", {}).get(metric),
             "higher": files.higher_is_better(metric),
             "training": ((evaluation.get("training") or {}).get("tuned") or {}).get(metric),
+            "no_interval": no_interval(metric, evaluation["tuned"]),
         }
         for metric, tuned in evaluation.get("tuned", {}).items()
     ]
@@ -134,7 +135,7 @@ def _classes(evaluation: Mapping[str, Any]) -> Section:
             "confusion": [_shaded(row) for row in matrix] if matrix else None,
             "names": [row["label"] for row in labels],
         }
-        return Section("classes", "Classes", "classes", content)
+        return Section("classes", "Classes", "classes", content, ("classes",))
     return Section("classes", "Classes", "classes")
 
 
@@ -218,11 +219,13 @@ def _items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         base, tuned = item.get("base") or {}, item.get("tuned") or {}
         shared = [key for key in base if key in tuned and base[key] == tuned[key]]
         shown = [(str(text), bool(target)) for text, target in item.get("shown") or []]
+        wanted = {text.strip() for text, target in shown if target}
+        facts = [(key, told(base[key])) for key in shared]
         result.append(
             {
                 **item,
                 "shown": shown,
-                "shared": [(key, told(base[key])) for key in shared],
+                "shared": [(key, value) for key, value in facts if value.strip() not in wanted],
                 "sides": [
                     (side, [(key, told(value)) for key, value in answer.items() if key not in shared])
                     for side, answer in (("base", base), ("tuned", tuned))

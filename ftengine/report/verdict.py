@@ -12,6 +12,7 @@ from ftengine.report.words import listed
 
 CHECKS: tuple[Callable[[RunFiles], Iterable[Finding]], ...] = (
     quality.trivial,
+    quality.unanswered,
     fitting.over_fitting,
     fitting.generalisation,
     fitting.learning,
@@ -52,6 +53,7 @@ def judge(files: RunFiles) -> dict[str, Any]:
 
 NAMES = {
     "baseline": "the constant answer",
+    "classes": "the classes",
     "over-fitting": "the over-fitting",
     "learning": "the training",
     "labels": "the labels",

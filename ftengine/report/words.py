@@ -36,12 +36,51 @@ def metric_name(metric: str) -> str:
     return METRICS.get(metric) or metric.replace("_", " ").replace(" f1", " F1").replace("rouge", "ROUGE-")
 
 
+SEE_INSTEAD = {
+    "ece": "overconfidence",
+    "calibration_error": "overconfidence",
+    "ece_after_temperature": "overconfidence",
+}
+"""Metrics that have no interval on however many examples, and the one to decide by."""
+
+AT_ZERO = {"calibration_error": "none beyond chance"}
+"""What it means that a metric is 0, where that is not perfection."""
+
+FEW = 6
+"""Distinct examples below which a bootstrap of 1,000 resamples resolves no interval (see `percentile_interval`)."""
+
+
+def no_interval(metric: str, figures: Mapping[str, Figure]) -> str:
+    """Say why a metric's difference has no interval.
+
+    Args:
+        metric: its name.
+        figures: all metrics of one model.
+    """
+    examples = (figures.get(metric) or {}).get("n")
+    if examples is not None and examples < FEW:
+        return "too few examples to tell"
+    instead = SEE_INSTEAD.get(metric)
+    return f"no interval (see {instead})" if instead in figures else "no interval"
+
+
+def at_zero(metric: str, figure: Figure | None) -> str:
+    """Return what it means that a metric is 0; "" where it is not, or means what it says."""
+    return AT_ZERO.get(metric, "") if figure and figure.get("value") == 0 else ""
+
+
 def decimals(figure: Figure) -> int:
-    """Return how many decimals a figure deserves: two significant digits of its interval's width."""
+    """Return how many decimals a figure deserves: two significant digits of its interval's width.
+
+    More, up to six, where an end would be rounded to 0 although the interval leaves 0 out.
+    """
     low, high = figure.get("low"), figure.get("high")
     if low is None or high is None or not high > low:
         return 3
-    return min(6, max(0, 1 - math.floor(math.log10(high - low))))
+    places = max(0, 1 - math.floor(math.log10(high - low)))
+    if low > 0 or high < 0:
+        places = max(places, -math.floor(math.log10(min(abs(low), abs(high)))))
+    return min(6, places)
 
 
 def digits(value: float, places: int) -> str:

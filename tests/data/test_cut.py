@@ -296,3 +296,25 @@ def test_near_duplicates_stay_on_one_side_of_a_cut(write, text_task):
     apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"})
     with pytest.raises(DataError, match="near duplicates"):
         make_splits(apart, text_task, 0)
+
+
+@pytest.mark.parametrize("leaks", ["warn", "drop"])
+@pytest.mark.parametrize("duplicates", ["together", "apart"])
+@pytest.mark.parametrize("parts", [{"validation": 0.2, "test": 0.2}, {"validation": None}])
+def test_rows_go_to_the_same_side_without_the_audit(write, text_task, leaks, duplicates, parts):
+    rows = [text for i in range(12) for text in (LONG[i], LONG[i] + " more", LONG[i].upper() + ".")]
+    source = write("a.jsonl", lines({"text": text} for text in rows))
+    test = {} if "test" in parts else {"test": write("t.jsonl", lines({"text": text} for text in (NEAR, LONG[3])))}
+    section = DataSection(train=source, leaks=leaks, split={"duplicates": duplicates}, **{**parts, **test})
+    bare = make_splits(section, text_task, 0, audited=False)
+    assert held(bare) == held(make_splits(section, text_task, 0))
+    assert bare.audit == {}
+
+
+def test_a_division_that_near_duplicates_do_not_decide_is_made_without_looking_for_them(
+    leaking, text_task, monkeypatch
+):
+    from ftengine.data import split
+
+    monkeypatch.setattr(split, "find_near", lambda *args: pytest.fail("near duplicates were looked for"))
+    assert len(make_splits(leaking, text_task, 0, audited=False).train) == 10

@@ -129,12 +129,36 @@ def test_few_rows_still_give_one_to_validation(write, text_task):
     assert (len(splits.train), len(splits.validation)) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("eras", "joined", "message"),
+    [
+        ("oooooo", "abcdef", r"its 6 rows fall into 1 group of column 'era'; .* to hold out validation .*more values"),
+        (
+            "oooonn",
+            "abcdda",
+            r"fall into 1 group of column 'era' \(2 values, joined by duplicates, e\.g\. .*a\.jsonl:\d ≈ .*a\.jsonl:\d\)"
+            r".* Set data\.split\.duplicates: apart and data\.leaks: drop",
+        ),
+    ],
+)
+def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, text_task, eras, joined, message):
+    source = write("a.jsonl", lines({"text": t, "era": e} for t, e in zip(joined, eras, strict=True)))
+    split = {"by": "group", "column": "era"}
+    with pytest.raises(DataError, match=message):
+        make_splits(DataSection(train=source, validation=0.2, split=split), text_task, 0)
+    if "≈" in message:
+        apart = DataSection(train=source, validation=0.3, split={**split, "duplicates": "apart"}, leaks="drop")
+        assert len(make_splits(apart, text_task, 0).validation)
+    with pytest.raises(DataError, match=r"too few for 3 folds\. Take a column of more values"):
+        make_splits(DataSection(train=source, validation=None, split={**split, "folds": 3}), text_task, 0)
+
+
 def test_too_few_distinct_examples_are_told(write, text_task):
     source = write("a.jsonl", texts("aaaabb"))
     make_splits(DataSection(train=source, validation=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows hold 2 distinct; .* hold out test and validation"):
+    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows come to 2 groups of .*; .* hold out test and validation"):
         make_splits(DataSection(train=source, validation=0.1, test=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"its 3 rows hold 1 distinct; .* set data\.validation: null"):
+    with pytest.raises(DataError, match=r"its 3 rows come to 1 group of .*; .* set data\.validation: null"):
         make_splits(DataSection(train=write("b.jsonl", texts("aaa"))), text_task, 0)
 
 

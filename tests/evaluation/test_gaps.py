@@ -8,7 +8,8 @@ from ftengine.api import EvaluationContext, Evaluator
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.gaps import Gap
 from ftengine.evaluation.judgements import Judgements
-from ftengine.evaluation.slices import Judged, Slicing, gap_of, slice_report
+from ftengine.evaluation.multiple import holm
+from ftengine.evaluation.slices import Judged, Slicing, adjust_over_columns, gap_of, slice_report
 
 CONTEXT = EvaluationContext("some-task")
 
@@ -109,6 +110,19 @@ def test_a_slice_that_is_served_worse_is_named_with_a_corrected_p():
     assert found["base_gap"]["value"] == found["gap"]["value"]
 
 
+def test_p_values_are_adjusted_over_the_slices_of_all_columns():
+    """Two columns, of two slices (one question) and of three: four questions in all."""
+    columns = {"two": report([0.9, 0.75], [200, 200]), "three": report([0.95, 0.95, 0.6], [200, 200, 100])}
+    raw = [columns["two"]["gap"]["p"], *(one["gap"]["p"] for one in columns["three"]["slices"])]
+    adjust_over_columns(columns)
+    shown = [columns["two"]["slices"][0]["gap"], *(one["gap"] for one in columns["three"]["slices"])]
+    assert [gap["p_adjusted"] for gap in shown] == pytest.approx(holm(raw))
+    assert columns["two"]["slices"][1]["gap"]["p_adjusted"] == shown[0]["p_adjusted"] > shown[0]["p"]
+    assert [columns[name]["gap"]["p"] for name in columns] == [shown[0]["p_adjusted"], shown[3]["p_adjusted"]]
+    changes = [one["difference"]["share"] for column in columns.values() for one in column["slices"]]
+    assert [change["p_adjusted"] for change in changes] == pytest.approx(holm([change["p"] for change in changes]))
+
+
 def test_a_small_slice_is_flagged_and_never_called_worst():
     found = report([0.9, 0.8, 0.0], [200, 200, 8])
     assert [one["small"] for one in found["slices"]] == [False, False, True]
@@ -146,7 +160,7 @@ def fallen(wrong, evaluator=Share, key="right", judged=False):
     sides = []
     for right in (np.ones_like(after), after):
         judgements = Judgements(right.astype(np.float32), right)
-        sides.append((measured(evaluator(), [{key: int(x)} for x in right], COLUMN.tolist()), judgements))
+        sides.append((measured(evaluator(), [{key: int(x)} for x in right], COLUMN.tolist(), 200), judgements))
     (base, before), (tuned, now) = sides
     names = [str(i) for i in range(20)]
     return slice_report(Slicing(names, COLUMN), base, tuned, 30, Judged(before, now) if judged else None)
@@ -158,7 +172,7 @@ def test_one_slice_of_twenty_that_falls_stays_beyond_chance_after_adjusting(wron
     found = fallen(wrong, judged=judged)["slices"][0]["difference"]["share"]
     assert found["better"] is False
     assert found["p_adjusted"] == pytest.approx(20 * found["p"])
-    assert found["p_adjusted"] < 1e-3  # the bootstrap alone: 20 · 2/1001
+    assert found["p_adjusted"] < 1e-3  # the bootstrap alone: at 200 resamples 20 · 2/201
 
 
 def test_slices_are_tested_by_mcnemar_where_the_metric_is_the_share_of_right_answers():

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from ftengine.api import Judgement
+from ftengine.data.personal import mask_pieces
 from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.examples import examples, shortened
 from ftengine.evaluation.judgements import Judgements, Spool, judging, mcnemar, most_changed
@@ -48,6 +49,15 @@ def test_most_changed_examples_come_first_each_group_once_and_ties_nowhere():
     assert most_changed(base, tuned, groups, count=1) == ([improved[0]], [4])
 
 
+def test_a_little_change_of_an_answer_that_stays_right_or_wrong_is_no_change():
+    before, after = [0.21, 0.21, 0.49, 0.90], [0.24, 0.19, 0.51, 0.80]
+    base = judgements(before, [False, False, False, True])
+    tuned = judgements(after, [False, False, True, True])
+    assert most_changed(base, tuned, None) == ([2], [3])
+    # Where nothing is right or wrong, nobody knows the scale.
+    assert most_changed(judgements(before), judgements(after), None) == ([0, 2], [3, 1])
+
+
 def test_the_evaluator_that_says_right_or_wrong_is_preferred():
     loss, exact = judgements([0.1, 0.2]), judgements([1.0, None], [True, None])
     assert judging({"loss": loss, "exact": exact}, {"loss": loss, "exact": exact}) == "exact"
@@ -84,15 +94,42 @@ class Rows(list):
 
 
 def test_personal_data_is_masked_in_examples():
-    """Shown as BERT's tokenizer decodes it, in lower case and with spaces, and in the answers."""
+    """In the row's own text, as BERT's tokenizer decodes it (in lower case, with spaces), and in the answers."""
+    email = "Jane.Doe@example.org"
+    decoded = [("[CLS] write to jane. doe @ example. org [SEP]", False), (email, True)]
+    assert mask_pieces(decoded, [email]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
+    item = changed_item({"text": f"Write to {email}"}, email, decoded)
+    assert item["shown"] == [["Write to J…rg", False], ["J…rg", True]]
+    assert item["tuned"] == {"completion": "Ask J…rg or 2…23", "scores": {"J…rg": 0.5}}
+    assert item["base"] == item["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("row", "target", "shown"),
+    [
+        ({"text": "Goal!"}, "sport", [["Goal!", False], ["sport", True]]),
+        ({"text": "Goal!", "label": "sport"}, "sport", [["Goal!", False], ["sport", True]]),
+        ({"text": "Goal!"}, ["home", "sport"], [["Goal!", False], ["home, sport", True]]),
+        ({"prompt": "2 + 2 =", "completion": "4"}, None, [["2 + 2 =", False], ["4", True]]),
+        ({"text": "A story."}, None, [["A story.", False]]),
+        ({}, "cat", [["decoded", False]]),
+    ],
+)
+def test_an_example_is_shown_in_the_rows_own_words_where_it_has_some(row, target, shown):
+    assert changed_item(row, target, [("decoded", False)])["shown"] == shown
+
+
+def changed_item(row, target, decoded):
+    """Return the one example that changed, of a task that says of its row what is given."""
     email = "Jane.Doe@example.org"
     task = SimpleNamespace(
-        texts=lambda row: [row["text"]],
+        texts=lambda row: list(row.values()),
+        target=lambda row: target,
         encode=lambda row, processor, max_length: row,
-        show=lambda row, processor: [("[CLS] write to jane. doe @ example. org [SEP]", False), (email, True)],
+        show=lambda row, processor: decoded,
     )
     split = SimpleNamespace(
-        rows=Rows([{"text": f"Write to {email}"}]),
+        rows=Rows([row]),
         index=np.array([0]),
         groups=None,
         task=task,
@@ -106,6 +143,4 @@ def test_personal_data_is_masked_in_examples():
         for score in (0.0, 1.0)
     ]
     (item,) = examples(SimpleNamespace(split=split), *outcomes)["improved"]
-    assert item["shown"] == [["[CLS] write to j…rg [SEP]", False], ["J…rg", True]]
-    assert item["tuned"] == {"completion": "Ask J…rg or 2…23", "scores": {"J…rg": 0.5}}
-    assert item["base"] == item["tuned"]
+    return item

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
-from report_samples import HOSTILE, everything, sound, write_run
+from report_samples import HOSTILE, change, everything, figure, sound, write_run
+from rich.console import Console
 
 from ftengine.cli import main
+from ftengine.cli.figures import show_figures, show_slices
 from ftengine.report import write_report
 from ftengine.report.charts import superscript, thinned
 from ftengine.report.svg import Series, line_chart, span_of, ticks
@@ -237,3 +239,57 @@ def test_personal_data_is_masked_in_the_page(tmp_path):
     assert phone not in page
     assert "j…rg" in page
     assert "2…23" in page
+
+
+def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
+    files = sound()
+    gap = {"value": -0.25, "low": -0.4, "high": -0.09}
+    slices = [
+        {"value": name, "examples": 60, "small": False, "base": {"accuracy": figure(0.5)}, "tuned": {"accuracy": own}}
+        | {"difference": {"accuracy": change(0.1)}, "gap": gap | {"p": 0.0013, "p_adjusted": 0.0052241}}
+        for name, own in (("short", figure(0.5)), ("long", figure(0.75)))
+    ]
+    column = {"metric": "accuracy", "slices": slices, "worst": "short", "gap": gap | {"p": 0.0052241}, "left_out": 0}
+    files["evaluation"]["slices"] = {"len": column | {"base_gap": None}}
+    run = write_run(tmp_path / "run", files)
+    page = Page(write_report([run]).read_text(encoding="utf-8")).text
+    assert page.count("adjusted p = 0.0052") == 2  # in the verdict and under the table
+    show_slices(Console(width=120), files["evaluation"])
+    assert "0.0052" in capsys.readouterr().out.split("short")[1].split("\n")[0]
+
+
+def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, capsys):
+    files = sound()
+    none = {"low": None, "high": None}
+    for side, value in (("base", 0.08), ("tuned", 0.0)):
+        files["evaluation"][side] |= {"calibration_error": {"value": value, "n": 400} | none}
+        files["evaluation"][side] |= {"overconfidence": figure(0.01)}
+    files["evaluation"]["difference"]["calibration_error"] = {"value": -0.08, "p": None, "better": None} | none
+    page = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
+    show_figures(Console(width=160), files["evaluation"])
+    for text in (page, capsys.readouterr().out):
+        assert "no interval (see overconfidence)" in text
+        assert text.count("none beyond chance") == 1
+        assert "too few" not in text
+
+
+def test_findings_link_to_sections_by_their_titles(pages):
+    assert re.findall(r">see ([A-Z][^<]+)</a>", pages["everything"])
+    assert set(re.findall(r">see ([^<]+)</a>", pages["everything"])) <= set(
+        re.findall(r'<h2 id="[^"]*">([^<]+)</h2>', pages["everything"])
+    )
+
+
+def test_what_is_wanted_is_told_once(tmp_path):
+    files = everything()
+    item = {"place": "a:1", "shown": [["Goal!", False], ["sport", True]], "base_right": False, "tuned_right": True}
+    item |= {"base": {"label": "sport", "predicted": "film"}, "tuned": {"label": "sport", "predicted": "sport"}}
+    files["examples"] = {"evaluator": "classification", "improved": [item], "worse": []}
+    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    assert '<span class="tag">wanted</span> <bdi>sport</bdi>' in page
+    assert '<span class="tag">label</span>' not in page
+
+
+def test_the_numbers_behind_the_learning_rate_are_in_the_charts_unit(pages):
+    table = pages["sound"].split('<th scope="col">learning rate × 10⁻⁴</th>')[1].split("</table>")[0]
+    assert re.findall(r"<bdi>([^<]*)</bdi>", table)[:2] == ["3", "1.960"]

@@ -11,7 +11,7 @@ from ftengine.report import conclude, verdict_of
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.fitting import difference_of_independent, turning
 from ftengine.report.verdict import judge
-from ftengine.report.words import decimals, digits, percent, plain, with_interval
+from ftengine.report.words import decimals, digits, interval, no_interval, percent, plain, with_interval
 from ftengine.run import RunDirectory
 
 
@@ -238,6 +238,92 @@ def test_flipped_labels_show_as_rows_that_the_model_contradicts(files):
     assert "news.jsonl:0" in finding["text"]
 
 
+def test_a_model_that_learnt_nothing_says_nothing_about_labels(files):
+    """Five labels, scores around a fifth, one answer to nearly everything."""
+    rows = [[0.17 + 0.001 * (i % 30), False, f"a:{i}"] for i in range(100)]
+    files.evaluation["training"] |= {"tuned": {"accuracy": figure(0.26, 0.06, 135)}}
+    files.evaluation["training"]["judged"]["rows"] = rows + [[0.24, True, "b"]] * 35
+    useless(files)
+    assert not found(files, "labels")
+    # And by each of the two reasons alone: it is not sure of anything, ...
+    files.evaluation["tuned"]["accuracy"] = figure(0.6, 0.05, 120)
+    files.evaluation["training"]["judged"]["rows"] = [[0.01, False, "a"]] * 30 + [[0.3, True, "b"]] * 105
+    assert not found(files, "labels")
+    # ... or it is sure, and no better than a constant answer.
+    files.evaluation["training"]["judged"]["rows"] = sure = [[0.01, False, "a"]] * 30 + [[0.9, True, "b"]] * 105
+    assert found(files, "labels", "alarm")
+    files.evaluation["tuned"]["accuracy"] = figure(0.26, 0.08, 120)
+    assert not found(files, "labels")
+    files.evaluation["tuned"]["accuracy"] = figure(0.6, 0.05, 120)
+    files.evaluation["training"]["judged"] = {"evaluator": "generation", "rows": sure}  # token F1, no probability
+    assert not found(files, "labels")
+
+
+@pytest.mark.parametrize(("labels", "limit"), [(2, 0.2), (3, 0.2), (5, 1 / 9), (50, 1 / 99)])
+def test_what_a_doubted_label_is_given_hangs_on_how_many_there_are(files, labels, limit):
+    one = files.evaluation["details"]["tuned"]["classification"]
+    one["labels"] = [{"label": str(i), "support": 8} for i in range(labels)]
+    one["confusion"] = [[8 * (i == j) for j in range(labels)] for i in range(labels)]
+    for score, seen in ((0.98 * limit, True), (1.02 * limit, False)):
+        rows = [[score, False, "a"]] * 30 + [[0.9, True, "b"]] * 170
+        files.evaluation["training"]["judged"]["rows"] = rows
+        assert bool(found(files, "labels", "alarm")) == seen
+
+
+def useless(files):
+    """Make the run one whose model answers "tech" to nearly everything, after nine steps."""
+    names, supports = ("business", "entertainment", "politics", "sports", "tech"), (20, 22, 24, 29, 25)
+    one = files.evaluation["details"]["tuned"]["classification"]
+    one["labels"] = [{"label": name, "support": n} for name, n in zip(names, supports, strict=True)]
+    one["confusion"] = [
+        [0, 0, 0, 6 * (name == "sports"), n - 6 * (name == "sports")] for name, n in zip(names, supports, strict=True)
+    ]
+    files.evaluation["tuned"] = {"accuracy": figure(0.26, 0.08, 120), "macro_f1": figure(0.14, 0.06, 120)}
+    files.evaluation["base"] = {"accuracy": figure(0.29, 0.08, 120), "macro_f1": figure(0.24, 0.08, 120)}
+    files.evaluation["difference"] = {
+        "accuracy": change(-0.03, 0.11, better=None, p=0.6),
+        "macro_f1": change(-0.1, 0.095, better=False, p=0.014),
+    }
+    losses = [1.62, 1.60, 1.57, 1.61, 1.58, 1.615, 1.60, 1.58, 1.59]
+    files.metrics = [{"step": i, "epoch": 0, "loss": loss, "learning_rate": 1e-3} for i, loss in enumerate(losses, 1)]
+
+
+def test_a_useless_model_is_told_what_it_never_answers_and_why(files):
+    useless(files)
+    verdict = judge(files)
+    assert verdict["headline"].startswith("Not shown to be better than its base, and worse in macro F1: accuracy ")
+    assert "look at the constant answer, the classes and the training before" in verdict["headline"]
+    (classes,) = found(files, "classes", "alarm")
+    assert classes["text"] == (
+        "Never answers “business”, “entertainment” and “politics”, the truth of 66 of 120 held-out examples; “tech” "
+        "is its answer to 114."
+    )
+    (cause,) = found(files, "learning", "alarm")
+    assert cause["text"] == (
+        "The training loss hardly fell: from 1.597 to 1.590 in 9 steps. More steps or a higher learning rate (0.0002 "
+        "now) are what to try first. Guessing evenly among 5 labels costs 1.609."
+    )
+
+
+def test_a_class_of_two_examples_that_is_never_answered_is_a_note(files):
+    files.evaluation["details"]["tuned"]["classification"]["confusion"] = [[130, 9, 0], [6, 123, 0], [2, 0, 0]]
+    (finding,) = found(files, "classes")
+    assert finding["level"] == "note"
+    assert "“sports”, the truth of 2 of 270" in finding["text"]
+
+
+def test_a_loss_that_hardly_fell_is_no_matter_where_the_model_got_better(files):
+    losses = [line for line in files.metrics if "loss" in line][:9]
+    files.metrics = [line | {"loss": 1.6 - 0.01 * i} for i, line in enumerate(losses)]
+    assert not found(files, "learning")
+    files.evaluation["difference"]["accuracy"] = change(0.01, 0.03, better=None, p=0.5)
+    (note,) = found(files, "learning")
+    assert (note["level"], note["text"][:32]) == ("note", "The training loss hardly fell: f")
+    for line in files.metrics[5:]:
+        line["loss"] = 1.0
+    assert not found(files, "learning")
+
+
 def test_hard_examples_are_no_flipped_labels(files):
     files.evaluation["training"]["judged"]["rows"] = [[0.35, False, "a"]] * 80 + [[0.6, True, "b"]] * 120
     assert not found(files, "labels")
@@ -395,4 +481,21 @@ def test_negative_numbers_have_a_minus_and_nothing_has_none():
     assert digits(-0.001, 2) == "0.00"
     assert with_interval(change(-0.28)) == "−0.280 (95 % interval −0.310 to −0.250)"
     assert decimals({"low": 1.0, "high": 1.0}) == 3
+
+
+def test_an_interval_that_leaves_zero_out_never_ends_at_it():
+    assert interval({"value": -0.1, "low": -0.19, "high": -0.004}) == "−0.190 to −0.004"
+    assert interval({"value": 0.04, "low": 0.00005, "high": 0.083}, sign=True) == "+0.00005 to +0.08300"
+    assert interval({"value": 0.04, "low": 1e-12, "high": 0.8}) == "0.000000 to 0.800000"
+    assert interval({"value": 0.04, "low": -0.0004, "high": 0.83}) == "0.00 to 0.83"
+
+
+def test_what_has_no_interval_says_why():
+    figures = {"accuracy": {"n": 3}, "ece": {"n": 100}, "loss": {"n": 100}}
+    assert no_interval("accuracy", figures) == "too few examples to tell"
+    assert no_interval("loss", figures) == no_interval("ece", figures) == "no interval"
+    assert no_interval("ece", figures | {"overconfidence": {"n": 100}}) == "no interval (see overconfidence)"
+
+
+def test_shares_are_read_as_percent():
     assert (percent(0.784), percent(0.0324), percent(0.0)) == ("78 %", "3.2 %", "0 %")

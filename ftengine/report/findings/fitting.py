@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean, variance
-from typing import Any
+from typing import Any, Literal
 
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
-from ftengine.report.words import digits, metric_name, percent, with_interval
+from ftengine.report.findings.quality import confusion, no_better_than_a_constant
+from ftengine.report.words import counted, digits, metric_name, percent, with_interval
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -30,7 +31,10 @@ STEEP = 0.10
 """Relative fall of the loss between the last two validations that means: longer training would have paid."""
 
 FEW_STEPS = 10
-"""Below so many steps nothing is said about the curve of the training loss."""
+"""Below so many steps the curve of the training loss is too short to be told from noise."""
+
+HARDLY = 0.10
+"""Relative fall of the training loss below which a model that is not better has had too little training."""
 
 
 def over_fitting(files: RunFiles) -> Iterator[Finding]:
@@ -143,6 +147,7 @@ def learning(files: RunFiles) -> Iterator[Finding]:
     """Say where the training loss did not fall, or was still falling steeply at the end."""
     losses = [step["loss"] for step in files.steps]
     if len(losses) < FEW_STEPS:
+        yield from _hardly(files, len(losses) // 3 or 1)
         return
     count = max(3, min(20, len(losses) // 10))
     first, last = losses[:count], losses[-count:]
@@ -167,7 +172,33 @@ def learning(files: RunFiles) -> Iterator[Finding]:
             figures,
         )
     else:
+        yield from _hardly(files, count)
         yield from _unfinished(files)
+
+
+def _hardly(files: RunFiles, count: int) -> Iterator[Finding]:
+    """Name too little training as the likely cause, where the model is not better and its loss hardly fell.
+
+    Args:
+        count: steps at either end whose mean loss is taken.
+    """
+    losses = [step["loss"] for step in files.steps]
+    difference = files.evaluation.get("difference", {}).get(files.headline_metric) or {}
+    if len(losses) < 2 or not difference or difference.get("better"):
+        return
+    first, last = fmean(losses[:count]), fmean(losses[-count:])
+    if not first > 0 or last < first * (1 - HARDLY):
+        return
+    text = (
+        f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
+        f"{counted(len(losses), 'step')}. More steps or a higher learning rate "
+        f"({files.recipe.get('train', {}).get('learning_rate'):g} now) are what to try first."
+    )
+    if (found := confusion(files)) is not None and len(found[0]) > 1:
+        labels = len(found[0])
+        text += f" Guessing evenly among {labels} labels costs {digits(math.log(labels), 3)}."
+    level: Literal["alarm", "note"] = "alarm" if no_better_than_a_constant(files) else "note"
+    yield Finding("learning", level, text, {"first": first, "last": last, "steps": len(losses)})
 
 
 def _anything_better(files: RunFiles) -> bool:

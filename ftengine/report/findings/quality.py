@@ -11,6 +11,7 @@ from ftengine.report.words import (
     counted,
     digits,
     interval,
+    listed,
     metric_name,
     percent,
     plain,
@@ -22,6 +23,13 @@ from ftengine.report.words import (
 SMALL_TEST = 100
 """Distinct examples below which a test set is called small: a 95 % interval of a proportion is then up to
 20 points wide (1.96 · √(0.25 / 100) on each side)."""
+
+NEVER_ALARM, LEAST_CLASS = 0.05, 5
+"""Share of the held-out examples whose class is never answered, for an alarm; counted are classes of at least so many
+examples, as a class of one or two is missed by a sound model as well."""
+
+MOST_CLASSES = 5
+"""Classes that a sentence names."""
 
 CALIBRATION_NOTE = 0.05
 """Mean confidence minus accuracy that is worth a word, if its interval lies beyond on either side: 5 points."""
@@ -53,7 +61,9 @@ def headline(files: RunFiles) -> Finding:
         return Finding("quality", level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.", figures)  # type: ignore[arg-type]
     if difference.get("low") is None or difference.get("high") is None:
         return Finding("quality", "note", f"Too few examples to tell it from its base: {pair}, {on}.", figures)
-    text = f"Not shown to be better than its base: {pair}, {size}, which chance alone may explain, {on}."
+    also = [metric_name(one) for one in _got_worse(files)]
+    lead = "Not shown to be better than its base" + (f", and worse in {listed(also)}" if also else "")
+    text = f"{lead}: {pair}, {size}, which chance alone may explain, {on}."
     if difference.get("detectable") is not None:
         least = digits(difference["detectable"], 3)
         text += f" This test set would show a true difference of {least} or more in four of five tests."
@@ -62,10 +72,7 @@ def headline(files: RunFiles) -> Finding:
 
 def worse(files: RunFiles) -> Iterator[Finding]:
     """Name every other metric that got worse beyond chance."""
-    first = files.headline_metric
-    for metric, difference in files.evaluation.get("difference", {}).items():
-        if metric == first or difference.get("better") is not False or _is_calibration(metric):
-            continue
+    for metric, difference in _got_worse(files).items():
         base, tuned, name = files.evaluation["base"][metric], files.evaluation["tuned"][metric], metric_name(metric)
         yield Finding(
             "worse",
@@ -74,6 +81,15 @@ def worse(files: RunFiles) -> Iterator[Finding]:
             f"{with_interval(difference, sign=True)}.",
             {"metric": metric, "base": base, "tuned": tuned, "difference": difference},
         )
+
+
+def _got_worse(files: RunFiles) -> dict[str, dict[str, Any]]:
+    """Return the changes beyond chance to the worse by metric, without the headline's own."""
+    return {
+        metric: difference
+        for metric, difference in files.evaluation.get("difference", {}).items()
+        if metric != files.headline_metric and difference.get("better") is False and not _is_calibration(metric)
+    }
 
 
 def trivial(files: RunFiles) -> Iterator[Finding]:
@@ -85,7 +101,7 @@ def trivial(files: RunFiles) -> Iterator[Finding]:
     label, share = found
     figures = {"label": label, "share": share, "tuned": accuracy}
     always = f"always answering {quoted(label)} would be right in {percent(share)}"
-    if accuracy["low"] <= share:
+    if no_better_than_a_constant(files):
         yield Finding(
             "baseline",
             "alarm",
@@ -102,16 +118,54 @@ def trivial(files: RunFiles) -> Iterator[Finding]:
         )
 
 
+def no_better_than_a_constant(files: RunFiles) -> bool:
+    """Say whether a classifier is not shown to be better than always giving the most frequent answer."""
+    found, accuracy = majority(files), files.evaluation.get("tuned", {}).get("accuracy") or {}
+    return found is not None and accuracy.get("low") is not None and accuracy["low"] <= found[1]
+
+
+def unanswered(files: RunFiles) -> Iterator[Finding]:
+    """Name the classes that the tuned model never gives as its answer, though held-out examples have them."""
+    found = confusion(files)
+    if found is None:
+        return
+    names, matrix = found
+    supports, answers = [sum(row) for row in matrix], [sum(column) for column in zip(*matrix, strict=True)]
+    total = sum(supports)
+    never = [i for i in range(len(names)) if supports[i] and not answers[i]]
+    if not never:
+        return
+    large = sum(supports[i] for i in never if supports[i] >= LEAST_CLASS)
+    missed, most = sum(supports[i] for i in never), max(range(len(names)), key=answers.__getitem__)
+    shown = [quoted(names[i]) for i in never[:MOST_CLASSES]]
+    if len(never) > MOST_CLASSES:
+        shown.append(counted(len(never) - MOST_CLASSES, "other class", "other classes"))
+    yield Finding(
+        "classes",
+        "alarm" if large >= NEVER_ALARM * total else "note",
+        f"Never answers {listed(shown)}, the truth of {missed:,} of {total:,} held-out examples; "
+        f"{quoted(names[most])} is its answer to {answers[most]:,}.",
+        {"never": [names[i] for i in never], "examples": missed, "total": total, "most": names[most]},
+    )
+
+
 def majority(files: RunFiles) -> tuple[str, float] | None:
     """Return the most frequent true label of the held-out split and its share, where a confusion matrix tells."""
+    found = confusion(files)
+    if found is None:
+        return None
+    names, matrix = found
+    supports = [sum(row) for row in matrix]
+    most = max(range(len(supports)), key=supports.__getitem__)
+    return names[most], supports[most] / sum(supports)
+
+
+def confusion(files: RunFiles) -> tuple[list[str], list[list[int]]] | None:
+    """Return the labels and the tuned model's confusion matrix, true label by row; None where there is none."""
     for details in files.evaluation.get("details", {}).get("tuned", {}).values():
         matrix, labels = details.get("confusion"), details.get("labels")
-        if matrix and labels and len(matrix) == len(labels):
-            supports = [sum(row) for row in matrix]
-            total = sum(supports)
-            if total:
-                most = max(range(len(supports)), key=lambda i: supports[i])
-                return str(labels[most]["label"]), supports[most] / total
+        if matrix and labels and len(matrix) == len(labels) and sum(map(sum, matrix)):
+            return [str(row["label"]) for row in labels], matrix
     return None
 
 

@@ -21,14 +21,13 @@ examples every difference between groups shows, also those that matter to nobody
 def slices(files: RunFiles) -> Iterator[Finding]:
     """Name slices that the tuned model serves worse, and those that tuning made worse.
 
-    The p-value of a column's gap comes adjusted over the column's slices and is adjusted here over columns; those of
-    changes against the base are adjusted over all slices of all columns (Holm 1979). Small slices are not judged.
+    All p-values are adjusted over all slices of all columns (Holm 1979): those of gaps come so, those of changes
+    against the base are adjusted here. Small slices are not judged.
     """
     columns = files.evaluation.get("slices") or {}
     gaps = {name: c for name, c in columns.items() if (c.get("gap") or {}).get("p") is not None}
-    adjusted = holm([c["gap"].get("p_adjusted") or c["gap"]["p"] for c in gaps.values()])
-    for (name, column), p in zip(gaps.items(), adjusted, strict=True):
-        gap = column["gap"]
+    for name, column in gaps.items():
+        gap, p = column["gap"], column["gap"]["p"]
         if gap.get("low") is not None and not gap["low"] <= 0 <= gap["high"] and p <= CHANCE:
             yield _behind(files, name, column, p)
     yield from _worse(columns)

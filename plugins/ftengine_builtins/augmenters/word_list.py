@@ -67,7 +67,10 @@ def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"there is no word list {shown!r} (option file).") from None
+        raise DataError(
+            f"there is no word list {shown!r} (option file, taken relative to the working directory). It is a .tsv, "
+            ".csv or .txt with a word and its replacements on each line, or a .json with {word: [replacements]}."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read word list {shown!r}: {error}. It must be a text file in UTF-8.") from None
     yield from _from_json(text, shown) if suffix == ".json" else _from_lines(text, shown, suffix)

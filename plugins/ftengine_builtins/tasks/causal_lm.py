@@ -121,7 +121,7 @@ class CausalLM(Task):
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         ids, labels = self._tokens(example, processor)
-        truncated = len(ids) > limit
+        full = len(ids)
         kept = slice(limit) if self.config.truncate == "right" else slice(-limit, None)
         ids, labels = ids[kept], labels[kept]
         return {
@@ -129,7 +129,8 @@ class CausalLM(Task):
             "labels": labels,
             "length": len(ids),
             "weight": sum(label != IGNORED for label in labels[1:]),
-            "truncated": truncated,
+            "full_length": full,
+            "truncated": full > limit,
         }
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:

@@ -62,10 +62,11 @@ class TextClassification(LabelledTask):
         texts = self._texts(example)
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         encoded = processor(*texts, return_attention_mask=False, verbose=False)
-        truncated = len(encoded["input_ids"]) > limit
+        full = len(encoded["input_ids"])
+        truncated = full > limit
         if truncated:
             encoded = processor(*texts, return_attention_mask=False, truncation=True, max_length=limit)
-        return {**encoded, "length": len(encoded["input_ids"]), "truncated": truncated}
+        return {**encoded, "length": len(encoded["input_ids"]), "full_length": full, "truncated": truncated}
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad on the right; every tensor is (examples, longest) int64."""

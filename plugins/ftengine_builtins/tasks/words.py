@@ -53,14 +53,16 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
             "a model with a fast tokenizer (tokenizer.json)."
         )
     encoded = processor(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-    truncated = len(encoded["input_ids"]) > limit
+    full = len(encoded["input_ids"])
+    truncated = full > limit
     if truncated:
         encoded = processor(
             text, return_offsets_mapping=True, return_attention_mask=False, truncation=True, max_length=limit
         )
     fields = dict(encoded)
     first = _first_tokens(fields.pop("offset_mapping"), words)
-    return {**fields, "length": len(fields["input_ids"]), "truncated": truncated}, first
+    counts = {"length": len(fields["input_ids"]), "full_length": full, "truncated": truncated}
+    return {**fields, **counts}, first
 
 
 def _first_tokens(offsets: Sequence[Span], words: Sequence[Span]) -> list[int | None]:
