@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ftengine.api import EvaluationContext, Listener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine import require_same_recipe
-from ftengine.errors import FtengineError, InputError, RunError, TrainingError, did_you_mean
+from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
 from ftengine.job import Job
 from ftengine.recipe import Recipe
 from ftengine.run import RunDirectory

@@ -123,8 +123,9 @@ class Job:
             with naming(f"augment.{i}"):
                 augmenter.bind(self.task)
         held = splits.validation if splits.test is None else splits.test
-        for column in self.recipe.evaluation.slices if held is not None else ():
-            require_column(held, column)
+        if held is not None:
+            for column in self.recipe.evaluation.slices:
+                require_column(held, column)
         for regularizer in self.regularizers:
             if regularizer.needs_validation and "validation" not in splits.mapping():
                 raise RecipeError(

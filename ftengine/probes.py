@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -16,11 +15,11 @@ from ftengine.data.changes import tried
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, read_rows
 from ftengine.data.split import Splits, read_for
-from ftengine.errors import DataError, InputError, RecipeError, did_you_mean
+from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.examination import Examination
 from ftengine.evaluation.measurement import Measurement, Probe
 from ftengine.evaluation.requirements import by_pass
-from ftengine.evaluation.slices import slicing
+from ftengine.evaluation.slices import require_column, slicing
 from ftengine.job import Job
 from ftengine.recipe import FurtherExamples
 from ftengine.session import held_out
@@ -133,10 +132,7 @@ def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
         elif lenient:
             job.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
         else:
-            raise RecipeError(
-                f"evaluation.slices: {split.rows.source} has no column {column!r} (columns: {', '.join(known)})."
-                + did_you_mean(column, known)
-            )
+            require_column(split.rows, column)
 
 
 def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: int) -> Probe:
@@ -149,7 +145,7 @@ def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: in
             f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
             "nothing to measure. Take it out."
         )
-    with _naming(key):
+    with naming(key):
         augmenter.bind(job.task)
         changed = held.split.under([augmenter])
         _refuse_other_questions(job, changed, augmenter)
@@ -170,13 +166,13 @@ def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmente
             raise RecipeError(
                 f"augmenter {augmenter.name!r} changes not only what the model reads but also what it is to predict "
                 f"({changed.rows.where(row)}), so its figures cannot be compared with those of the examples as they "
-                "are. Give rows whose answer stands apart (prompt and completion, or messages) and put the loss on the "
-                "answer alone, or take it out."
+                "are. Give rows whose answer stands apart (in a column of its own, or in messages) and put the loss on "
+                "the answer alone, or take it out."
             )
 
 
 def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
-    with _naming("evaluation.forgetting"):
+    with naming("evaluation.forgetting"):
         rows = read_for(asked.data, job.recipe.data, job.task)
         split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
     names = ", ".join(evaluator.name for evaluator in reading)
@@ -209,7 +205,7 @@ def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe
 def _refusal(job: Job, asked: FurtherExamples) -> Probe:
     key, section = "evaluation.refusal", job.recipe.data
     evaluator = _answering(job, key, {"name": "refusal"})
-    with _naming(key):
+    with naming(key):
         rows = read_rows(
             asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=job.task.paths
         )
@@ -231,9 +227,13 @@ def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
     evaluator: Evaluator = job.registry.build("evaluator", spec, key)
     missing = evaluator.reads - set(job.task.answers)
     if missing:
+        writing = [
+            e.name for e in job.registry.entries("task") if evaluator.reads <= set(getattr(e.cls, "answers", ()))
+        ]
         raise RecipeError(
             f"{key}: evaluator {evaluator.name!r} reads {', '.join(map(repr, sorted(missing)))}, which task "
-            f"{job.task.name!r} does not answer. Set {key} to null."
+            f"{job.task.name!r} does not answer. It needs a task that writes text: "
+            f"{', '.join(writing) or 'none is installed'}. Set {key} to null."
         )
     _check_options(job, [evaluator])
     return evaluator
@@ -267,7 +267,7 @@ def _options(job: Job, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
 def _check_options(job: Job, evaluators: Sequence[Evaluator]) -> None:
     """Let the task refuse options that it does not know, which it does before it looks at any example."""
     if job.skeleton is not None and (evaluators or job.recipe.evaluation.generate.model_extra):
-        with _naming("evaluation.generate"):
+        with naming("evaluation.generate"):
             job.task.infer(job.skeleton, [], _options(job, evaluators))
 
 
@@ -317,12 +317,3 @@ def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
         content="",
         groups=group_numbers(np.frombuffer(bytes(digests), dtype="S16")),
     )
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Say of an error which key of the recipe asked for what is wrong."""
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{key}: {error}") from None

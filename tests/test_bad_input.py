@@ -229,7 +229,7 @@ def failure(result, code):
         (one_label_only, r"only the label 'same'"),
         (label_missing_in_a_row, r"labels\.jsonl:21: .*label"),
         (everything_masked, r"nothing is left to learn from"),
-        (too_few_rows, r"chat\.jsonl.*1 distinct"),
+        (too_few_rows, r"chat\.jsonl.*it has 1 row;"),
         (model_missing, r"no-such-model"),
         (package_missing, r"package 'no_such_package' is not installed"),
         (pickle_instead_of_safetensors, r"pytorch_model\.bin.*only safetensors"),

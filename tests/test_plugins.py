@@ -84,9 +84,34 @@ def test_summary_is_the_first_line_of_the_docstring():
 
 def test_unknown_names_are_answered_with_what_is_installed_and_the_nearest():
     with pytest.raises(
-        UnknownName, match=r"no strategy named 'nothng' \(recipe key strategy\).*nothing.*Did you mean 'nothing'"
+        UnknownName,
+        match=r"no strategy named 'nothng' \(recipe key strategy\)\. Did you mean 'nothing'\? Installed: nothing \(",
     ):
         registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", "nothng", "strategy")
+
+
+def test_the_origin_of_built_in_components_is_not_repeated():
+    with pytest.raises(UnknownName, match=r"Did you mean 'lora'\? Installed: \w+(-\w+)*(, \w+(-\w+)*)*\.$"):
+        Registry().build("strategy", "lroa", "strategy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("regularizer", "mixup", r"no regularizer named 'mixup'.*'mixup' is an augmenter: put it under augment\.$"),
+        ("augmenter", "ema", r"'ema' is a regularizer: put it under regularize\.$"),
+    ],
+)
+def test_a_component_of_another_kind_is_sent_to_its_place(kind, name, message):
+    with pytest.raises(UnknownName, match=message):
+        Registry().build(kind, name, "some.key")
+
+
+def test_missing_and_unknown_options_name_whose_they_are():
+    with pytest.raises(RecipeError, match=r"key 'augment\.0\.file' of augmenter 'synonyms' is missing"):
+        Registry().build("augmenter", {"name": "synonyms"}, "augment.0")
+    with pytest.raises(RecipeError, match=r"unknown key 'strategy\.rnk' of strategy 'lora'\..*Did you mean 'rank'"):
+        Registry().build("strategy", {"name": "lora", "rnk": 3}, "strategy")
 
 
 def test_unknown_options_are_answered_with_the_nearest():

@@ -49,8 +49,10 @@ def _lengths(audit: dict[str, Any], unit: str) -> Iterator[str]:
         return
     for name, split in audit["lengths"].items():
         at, how = split["percentiles"], ""
-        if split["truncated"]:
-            at, how = (split["uncut"], f" before cutting to {at['100']:,}") if split["uncut"] else (at, " after cutting")
+        if split["truncated"] and split["uncut"]:
+            at, how = split["uncut"], f" before cutting to {at['100']:,}"
+        elif split["truncated"]:
+            how = " after cutting"
         limit = f"; the model takes {split['limit']:,}" if split["limit"] is not None else ""
         yield (
             f"{name}: half have up to {at['50']:,} {unit}{how}, 95 % up to {at['95']:,}, 99 % up to {at['99']:,}, the "

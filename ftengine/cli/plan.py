@@ -163,12 +163,14 @@ def _evaluation(found: dict[str, Any]) -> list[str]:
     if found["split"] is None:
         lines = ["nothing is held out to compare base and tuned on"]
     else:
-        lines = [f"base and tuned on {found['split']} ({found['examples']:,} examples): {', '.join(found['evaluators'])}"]
+        where = f"{found['split']} ({found['examples']:,} examples)"
+        lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
         lines[0] += f"; the same on {found['training']:,} training rows, for over-fitting"
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
-    lines += [f"{one['kind']}: {one['name']} on {one['data']} ({one['examples']:,} examples)" for one in found["probes"]]
+    for one in found["probes"]:
+        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({one['examples']:,} examples)")
     return [cut(line, SHOWN_PIECE) for line in lines]
 
 

@@ -60,7 +60,7 @@ def cut(
 
 def _grouped(groups: np.ndarray, sizes: np.ndarray) -> str:
     if len(groups) == len(sizes):
-        return f"it has {len(groups)} rows"
+        return f"it has {len(groups)} {'row' if len(groups) == 1 else 'rows'}"
     return (
         f"its {len(groups)} rows come to {len(sizes)} {'group' if len(sizes) == 1 else 'groups'} of what stays on one "
         "side: equal and near equal rows (data.near_duplicates)"

@@ -186,7 +186,7 @@ def _require_groups(
         places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
         said += f" ({kinds} values, joined by duplicates, e.g. {places})"
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
-            cures.append("set data.split.duplicates: apart and data.leaks: drop, so that training lacks what is held out")
+            cures.append("set data.split.duplicates: apart, with data.leaks: drop for what is held out then")
     cures.append("take a column of more values in data.split.column")
     cure = ", or ".join(cures)
     raise DataError(

@@ -44,6 +44,15 @@ def test_a_log_gets_a_line_about_every_tenth_of_what_takes_long(clock, capsys):
     assert lines[-1].startswith("train 200/200, loss")
 
 
+def test_a_log_of_few_long_steps_gets_no_line_a_step(clock, capsys):
+    train(LineListener(), clock, 9, 3.0)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "train: 9",
+        "train 4/9",
+        "train 8/9",
+    ]
+
+
 def test_a_log_gets_one_line_for_what_is_quick(clock, capsys):
     listener = LineListener()
     train(listener, clock, 200, 0.001)

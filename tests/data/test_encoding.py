@@ -202,3 +202,17 @@ def test_before_and_after_show_rows_that_are_changed(split):
 
 def test_augmenters_that_change_nothing_are_named(split):
     assert without_effect(under(split, Greedy(), Stamp(), Shuffle())) == ["greedy"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told):
+    class Cutting(Words):
+        def encode(self, example, processor, *, max_length=None):
+            features = super().encode(example, processor)
+            full = {"full_length": features["length"]} if told else {}
+            return {**features, "length": min(3, features["length"]), **full}
+
+    rows = read_rows(write("a.jsonl", "".join(f'{{"text": "{"w " * n}"}}\n' for n in range(1, 11))))
+    split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
+    assert split.length_percentiles()["99"] == 3
+    assert split.uncut == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)

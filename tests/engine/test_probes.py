@@ -70,7 +70,9 @@ def sliced_run(bert_folder, sliced_file, tmp_path_factory):
         },
         [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in SETTINGS.items()],
     )
-    return fine_tune(recipe)
+    with pytest.MonkeyPatch.context() as patch:  # so little training changes scores by less than what is worth a look
+        patch.setattr("ftengine.evaluation.judgements.NOISE", 0.0)
+        return fine_tune(recipe)
 
 
 def rows_of(run):
@@ -174,7 +176,11 @@ def test_sums_of_both_models_are_kept(sliced_run):
         ({"evaluation__robustness": ["flip"]}, RecipeError, r"evaluation\.robustness\.0: .*changes images"),
         ({"evaluation__forgetting": "nowhere.jsonl"}, DataError, r"evaluation\.forgetting: .*nowhere\.jsonl"),
         ({"evaluation__memorisation": {}}, RecipeError, r"evaluation\.memorisation: evaluator 'memorisation' reads"),
-        ({"evaluation__refusal": "nowhere.jsonl"}, RecipeError, r"evaluation\.refusal: evaluator 'refusal' reads"),
+        (
+            {"evaluation__refusal": "nowhere.jsonl"},
+            RecipeError,
+            r"evaluation\.refusal: .*It needs a task that writes text: .*causal-lm",
+        ),
         ({"evaluation__generate": {"max_new_token": 3}}, InputError, r"evaluation\.generate: .*max_new_token"),
         (
             {"evaluation__slices": ["label"], "data__validation": None, "data__test": None},
@@ -190,6 +196,43 @@ def test_what_cannot_be_measured_is_refused_before_the_model_loads(
     with pytest.raises(error, match=message):
         fine_tune(label_recipe(**settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evaluation__slices": ["regoin"]}, "has no column 'regoin'"),
+        (
+            {"evaluation__robustness": ["keybord"]},
+            r"\(recipe key evaluation\.robustness\.0\.name\)\. Did you mean 'keyboard'",
+        ),
+        ({"evaluation__robustness": [{"name": "keyboard", "rat": 1}]}, r"evaluation\.robustness\.0\.rat'"),
+    ],
+)
+def test_names_options_and_columns_are_checked_before_anything_is_encoded(label_recipe, monkeypatch, settings, message):
+    monkeypatch.setattr(Job, "encode", lambda *args: pytest.fail("rows were encoded"))
+    with pytest.raises(InputError, match=message):
+        fine_tune(label_recipe(**settings))
+
+
+def test_a_plan_says_what_is_measured(label_recipe):
+    from ftengine.cli.plan import _evaluation
+    from ftengine.planning import plan
+
+    settings = {"evaluation__slices": ["label"], "evaluation__robustness": ["keyboard"]}
+    found = plan(label_recipe(**settings), measure=False).evaluation
+    held = found["examples"]
+    assert held > 1
+    assert (found["split"], found["slices"]) == ("test", ["label"])
+    assert [(one["kind"], one["name"], one["examples"]) for one in found["probes"]] == [
+        ("robustness", "keyboard", held)
+    ]
+    lines = _evaluation(found)
+    assert lines[0].startswith(f"base and tuned on test ({held} examples): ")
+    assert "classification" in lines[0]
+    assert "training rows" in lines[0]
+    assert lines[1] == "slices by label"
+    assert lines[2].startswith("robustness: keyboard on ")
 
 
 @pytest.mark.parametrize("rows", ["text", "all"])

@@ -55,7 +55,7 @@ def pages(tmp_path_factory):
 
 def test_the_page_has_the_figures(pages):
     text = Page(pages["sound"]).text
-    for figure in (
+    for number in (
         "0.650",
         "0.620 to 0.680",
         "0.930",
@@ -64,7 +64,7 @@ def test_the_page_has_the_figures(pages):
         "p = 0.002",
         "339,845 of 23,053,061",
     ):
-        assert figure in text
+        assert number in text
     assert "122 are right with the tuned model alone, 10 with the base alone" in text
     assert "rank: 8" in text
     assert "torch" in text

@@ -129,9 +129,9 @@ def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
     ("augment", "error", "message"),
     [
         (["flip"], RecipeError, "augmenter 'flip' changes images"),
-        ([{"name": "synonyms", "file": "nope.tsv"}], DataError, "there is no word list 'nope.tsv'"),
+        ([{"name": "synonyms", "file": "nope.tsv"}], DataError, r"^augment\.0: there is no word list 'nope.tsv'"),
         ([{"name": "keyboard", "rate": 2}], RecipeError, r"augment\.0\.rate"),
-        ([{"name": "synonyms"}], RecipeError, r"augment\.0\.file' is missing"),
+        ([{"name": "synonyms"}], RecipeError, r"augment\.0\.file' of augmenter 'synonyms' is missing"),
     ],
 )
 def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, monkeypatch):

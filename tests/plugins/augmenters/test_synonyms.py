@@ -70,7 +70,7 @@ def test_a_list_that_cannot_be_used_is_refused_with_its_line(written, name, cont
 
 
 def test_a_missing_list_is_named(written):
-    with pytest.raises(DataError, match=r"there is no word list 'nope.tsv' \(option file\)"):
+    with pytest.raises(DataError, match=r"there is no word list 'nope.tsv' \(option file, taken relative.*a \.tsv, "):
         synonyms("nope.tsv")
 
 
