@@ -174,7 +174,7 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         error: from `model`.
         model: what was to be made. It may list under `meant` keys that people write, with those that they mean.
         prefix: of the model's keys.
-        owner: whose keys they are, such as " of strategy 'lora'".
+        owner: whose keys they are, such as " of strategy 'NAME'".
     """
     parts = []
     wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
