@@ -21,6 +21,10 @@ from ftengine.recipe import Recipe
 from ftengine.registry import Registry
 from ftengine.run import RunDirectory
 from ftengine.session import Session, held_out
+from ftengine.training.estimate import estimate
+from ftengine.training.losses import SAMPLE
+from ftengine.training.modes import checkpoint_gradients
+from ftengine.training.schedule import Schedule, plan_steps
 
 PLANNED_EPOCHS = 3
 """Epochs whose padding is counted exactly; later ones are alike."""
@@ -75,8 +79,6 @@ def plan(
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
     """
     from ftengine.parameters import count
-    from ftengine.training.schedule import plan_steps
-
     job = Job.open(recipe, registry, listener)
     splits = job.read_data()
     job.load_skeleton()
@@ -94,7 +96,7 @@ def plan(
         loaded = job.load_model()
         session.prepare(loaded)
     if measure:
-        figures = _estimate(session, loaded, encoded, schedule.total, schedule.per_epoch, step_tokens)
+        figures = _estimate(session, loaded, encoded, measurement, schedule, step_tokens)
     trained, total = count(loaded.module)
     return Plan(
         recipe=job.resolved(),
@@ -241,24 +243,46 @@ def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) ->
 
 
 def _estimate(
-    session: Session, loaded: Any, encoded: dict[str, EncodedSplit], steps: int, per_epoch: int, step_tokens: float
+    session: Session,
+    loaded: LoadedModel,
+    encoded: dict[str, EncodedSplit],
+    measurement: Measurement,
+    schedule: Schedule,
+    step_tokens: float,
 ) -> dict[str, Any]:
-    from ftengine.training.estimate import estimate
-
     section = session.job.recipe.train
-    validations = -(-steps // (section.validate_every or per_epoch))
-    tokens = {name: float(split.lengths.sum()) for name, split in encoded.items()}
-    evaluated = tokens.get("validation", 0.0) * validations + 2 * tokens.get(held_out(encoded) or "", 0.0)
+    if section.gradient_checkpointing:
+        checkpoint_gradients(loaded.module)
     figures = estimate(
         session.accelerator,
-        loaded.module,
+        loaded,
         session.job.task,
+        session.job.regularizers,
         encoded["train"],
         section.batch_size,
-        step_tokens * steps,
-        evaluated,
+        step_tokens * schedule.total,
+        _evaluated_tokens(encoded, measurement, -(-schedule.total // (section.validate_every or schedule.per_epoch))),
     )
-    return {**asdict(figures), "peak_bytes": figures.peak_bytes}
+    return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(measurement)}
+
+
+def _evaluated_tokens(encoded: dict[str, EncodedSplit], measurement: Measurement, validations: int) -> float:
+    """Return the tokens that models read in evaluation: while training, and base and tuned afterwards."""
+    def tokens(split: EncodedSplit) -> float:
+        return float(split.lengths.sum())
+
+    train, validation = encoded["train"], encoded.get("validation")
+    during = 0.0
+    if validation is not None:
+        sampled = min(len(validation), SAMPLE, len(train)) / len(train)
+        during = tokens(validation) + sampled * tokens(train)
+    return validations * during + 2 * sum(map(tokens, measurement.encoded()))
+
+
+def _answers(measurement: Measurement) -> int:
+    """Return how many answers one model writes."""
+    asked = (measurement.held_out, *(one for probe in measurement.probes for one in (probe.examination, probe.contrast)))
+    return sum(len(one.answered) for one in asked if one is not None and one.answering)
 
 
 def _evaluation(measurement: Measurement) -> dict[str, Any]:

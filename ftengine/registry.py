@@ -197,12 +197,12 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
         else:
             message = item["msg"].removeprefix("Value error, ")
-            where = f"key {key!r}: {message}" if path else message
+            where = f"key {key!r}{owner}: {message}" if path else message
             parts.append(
                 where + (f" (got {_shown(item.get('input'))})" if path else "") + ("" if message.endswith(".") else ".")
             )
     parts += [
-        f"key {key!r}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}."
+        f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}."
         for key, (expected, value) in wrong.items()
     ]
     return " ".join(parts)

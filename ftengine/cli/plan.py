@@ -155,7 +155,11 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _component(spec: dict[str, Any]) -> str:
-    said = (f"{key} {value}" for key, value in spec.items() if key != "name" and value not in (None, [], {}))
+    said = (
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in spec.items()
+        if key != "name" and value not in (None, [], {})
+    )
     return ": ".join(filter(None, [spec["name"], ", ".join(said)]))
 
 
@@ -198,8 +202,10 @@ def _strategy(plan: Plan) -> list[str]:
 def _estimate(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
         return "not measured"
+    answers = f" and {estimate['answers']:,} answers (not timed)" if estimate["answers"] else ""
     return (
-        f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation; "
+        f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
+        f"{answers}; "
         f"{size(estimate['peak_bytes'])} of memory at the peak for weights ({size(estimate['weight_bytes'])}), "
         f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}); what "
         "Python and torch themselves take comes on top"

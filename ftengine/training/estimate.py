@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ftengine.api import Task
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.parameters import trainable
 from ftengine.training.losses import to_device
 from ftengine.training.modes import train_mode
+from ftengine.training.regularizing import Attached
 
 ADAM_BYTES = 8
 """AdamW keeps two float32 moments for each trainable parameter."""
@@ -27,7 +29,8 @@ class Estimate:
 
     Args:
         train_seconds: all optimiser steps, without evaluation.
-        evaluate_seconds: validations during training, and base and tuned on the held-out split.
+        evaluate_seconds: validations during training, and base and tuned on all that they are measured on; without
+            the answers that models write freely.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
         activation_bytes: what the largest micro-batch keeps for its backward pass.
@@ -46,47 +49,62 @@ class Estimate:
 
 def estimate(
     accelerator: Accelerator,
-    module: nn.Module,
+    loaded: LoadedModel,
     task: Task,
+    regularizers: Sequence[Regularizer],
     train: EncodedSplit,
     batch_size: int,
     train_tokens: float,
     evaluate_tokens: float,
 ) -> Estimate:
-    """Time forward and backward on a micro-batch of median length and scale by tokens.
+    """Time forward and backward on a micro-batch of median length, augmented and regularized, and scale by tokens.
 
     The model's weights stay as they are; its gradients are dropped. Attention grows faster than by tokens, so
     where the longest examples are far longer than most, memory is estimated low.
 
     Args:
+        loaded: the prepared model.
+        regularizers: attached while it is timed.
         train_tokens: tokens of the whole training.
         evaluate_tokens: tokens of all evaluations.
     """
+    module = loaded.module
     batches = ordered_batches(train.lengths, batch_size)
     typical, largest = batches[len(batches) // 2], batches[0]
-    train_mode(module)
-    _step(accelerator, module, task, train, typical)  # the first call allocates and warms caches
-    seconds, forward, saved = _step(accelerator, module, task, train, typical)
-    per_token = seconds / float(train.lengths[typical].sum())
-    share = forward / seconds
+    attached = Attached(regularizers, loaded, task)
+    try:
+        train_mode(module)
+        _step(accelerator, loaded, task, attached, train, typical)  # the first call allocates and warms caches
+        seconds, forward, saved = _step(accelerator, loaded, task, attached, train, typical)
+    finally:
+        attached.detach()
+        module.zero_grad(set_to_none=True)
+    tokens = float(train.lengths[typical].sum())
     growth = float(train.lengths[largest].max() * len(largest)) / float(train.lengths[typical].max() * len(typical))
-    parameters = list(module.parameters())
     trained = sum(p.numel() for p in trainable(module).values())
-    module.zero_grad(set_to_none=True)
     return Estimate(
-        train_seconds=per_token * train_tokens,
-        evaluate_seconds=per_token * share * evaluate_tokens,
-        weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        train_seconds=seconds / tokens * train_tokens,
+        evaluate_seconds=forward / tokens * evaluate_tokens,
+        weight_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
         optimizer_bytes=trained * (4 + ADAM_BYTES),
         activation_bytes=int(saved * growth),
     )
 
 
 def _step(
-    accelerator: Accelerator, module: nn.Module, task: Task, split: EncodedSplit, members: Any
+    accelerator: Accelerator,
+    loaded: LoadedModel,
+    task: Task,
+    regularizers: Attached,
+    split: EncodedSplit,
+    members: np.ndarray,
 ) -> tuple[float, float, int]:
-    """Run one forward and backward; return (seconds, seconds of the forward, bytes saved between the two)."""
-    batch = to_device(split.batch(members), accelerator.device)
+    """Run one forward and backward.
+
+    Returns:
+        Seconds in all, those of the task's loss alone, and bytes saved between forward and backward.
+    """
+    module = loaded.module
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     saved: dict[int, int] = {}
 
@@ -98,11 +116,14 @@ def _step(
 
     module.zero_grad(set_to_none=True)
     start = time.perf_counter()
+    batch = to_device(split.batch(members, 0), accelerator.device)
+    made = time.perf_counter()
     with accelerator.autocast(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_sum, _ = task.loss(module, batch)
-    _settle(accelerator)
-    forward = time.perf_counter() - start
-    loss_sum.backward()
+        loss_sum, weight = task.loss(module, batch)
+        _settle(accelerator)
+        forward = time.perf_counter() - made
+        penalty = regularizers.penalty(batch, loss_sum / weight)
+    (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
     _settle(accelerator)
     return time.perf_counter() - start, forward, sum(saved.values())
 

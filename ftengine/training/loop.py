@@ -37,7 +37,7 @@ from ftengine.training.checkpoint import (
     save_checkpoint,
 )
 from ftengine.training.losses import SAMPLE, mean_loss, stacked, to_device, zeros
-from ftengine.training.modes import require_gradient_checkpointing, resting, share_statistics, train_mode
+from ftengine.training.modes import checkpoint_gradients, resting, share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.schedule import factor, plan_steps, warmup_steps
 
@@ -121,9 +121,7 @@ class Trainer:
         self.schedule = plan_steps(len(train), section, accelerator.num_processes)
         self.progress = Progress()
         if section.gradient_checkpointing:
-            require_gradient_checkpointing(self.module)
-            module: Any = self.module
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_gradients(self.module)
         self.regularizers = Attached(regularizers, loaded, task)
 
     def resume(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -62,3 +63,14 @@ def require_gradient_checkpointing(module: nn.Module) -> None:
         raise RecipeError(
             f"train.gradient_checkpointing: {type(module).__name__} does not support it. Set it to false."
         )
+
+
+def checkpoint_gradients(module: nn.Module) -> None:
+    """Keep a block's input alone for the backward pass, and compute the rest a second time (Chen et al. 2016).
+
+    Raises:
+        RecipeError: the model cannot do it.
+    """
+    require_gradient_checkpointing(module)
+    model: Any = module
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
