@@ -612,8 +612,30 @@ class Evaluator(Component):
         """
         return {}
 
+    def excess(self, sums: np.ndarray) -> Mapping[str, tuple[np.ndarray, float]]:
+        """Return, for each metric that is a mean minus a proportion, that proportion and the most trials behind it.
+
+        The proportion has the metric's shape (...), from sums of shape (..., S). The interval is made of the mean's
+        and the proportion's, so that it keeps a width where resamples hardly ever hold a failure.
+        """
+        return {}
+
     def details(self, sums: np.ndarray, counts: Mapping[Hashable, int]) -> Mapping[str, Any]:
         """Return further JSON values from the sums of shape (S,) and the counts, e.g. a confusion matrix."""
+        return {}
+
+    parts: ClassVar[str] = ""
+    """The list in `details` that has a row for each part (label, output, …) of which `by_part` gives figures."""
+
+    def by_part(self, sums: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return figures of each part, shape (..., parts), from sums of shape (..., S).
+
+        The rows of `parts` get them as NAME, and their intervals as NAME_interval, [low, high] or None.
+        """
+        return {}
+
+    def part_trials(self, sums: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return, for figures of `by_part` that are proportions, the most trials behind each part, shape (parts,)."""
         return {}
 
 

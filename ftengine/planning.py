@@ -79,6 +79,7 @@ def plan(
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
     """
     from ftengine.parameters import count
+
     job = Job.open(recipe, registry, listener)
     splits = job.read_data()
     job.load_skeleton()
@@ -268,6 +269,7 @@ def _estimate(
 
 def _evaluated_tokens(encoded: dict[str, EncodedSplit], measurement: Measurement, validations: int) -> float:
     """Return the tokens that models read in evaluation: while training, and base and tuned afterwards."""
+
     def tokens(split: EncodedSplit) -> float:
         return float(split.lengths.sum())
 
@@ -281,8 +283,9 @@ def _evaluated_tokens(encoded: dict[str, EncodedSplit], measurement: Measurement
 
 def _answers(measurement: Measurement) -> int:
     """Return how many answers one model writes."""
-    asked = (measurement.held_out, *(one for probe in measurement.probes for one in (probe.examination, probe.contrast)))
-    return sum(len(one.answered) for one in asked if one is not None and one.answering)
+    probed = (one for probe in measurement.probes for one in (probe.examination, probe.contrast))
+    asked = [one for one in (measurement.held_out, *probed) if one is not None and one.answering]
+    return sum(len(one.answered) for one in asked)
 
 
 def _evaluation(measurement: Measurement) -> dict[str, Any]:

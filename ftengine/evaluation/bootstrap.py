@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from ftengine.api import EvaluationContext, Evaluator, Metric, Prediction
 from ftengine.errors import PluginError
-from ftengine.evaluation.proportions import score_interval
+from ftengine.evaluation.proportions import excess_interval, score_interval
 from ftengine.evaluation.requirements import check_evaluators, claim
 from ftengine.evaluation.resampling import Interval, percentile_interval, poisson_weights
 
@@ -29,6 +30,7 @@ class Figure:
         interval: 95 %.
         trials: for a proportion, the most independent trials behind it; its interval is a score interval.
         higher_is_better: None where the evaluator does not say.
+        scored: whether the interval rests on a score interval, and so that of a difference must.
     """
 
     value: float
@@ -36,6 +38,7 @@ class Figure:
     interval: Interval
     trials: float | None
     higher_is_better: bool | None
+    scored: bool = False
 
 
 class Accumulator:
@@ -148,18 +151,22 @@ class Accumulator:
         for evaluator, sums, _ in self._measured():
             # Resamples may well be without a class or a token; what is undefined there is nan, not a warning.
             with np.errstate(all="ignore"):
-                trials = evaluator.trials(sums[0])
-                metrics = evaluator.metrics(sums)
+                trials, metrics = evaluator.trials(sums[0]), evaluator.metrics(sums)
+                excess = evaluator.excess(sums)
             for name, values in metrics.items():
                 claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
                 if name in evaluator.biased:  # what resamples of it say is not true of it
                     resampled = np.full_like(resampled, np.nan)
                 most = min(float(trials[name]), n) if name in trials else None
-                interval = (
-                    percentile_interval(resampled, n) if most is None else score_interval(value, resampled, most, n)
-                )
-                figures[name] = Figure(value, resampled, interval, most, evaluator.higher_is_better.get(name))
+                if most is not None:
+                    interval = score_interval(value, resampled, most, n)
+                elif name in excess:
+                    interval = excess_interval(np.asarray(values), *excess[name], n)
+                else:
+                    interval = percentile_interval(resampled, n)
+                better, scored = evaluator.higher_is_better.get(name), most is not None or name in excess
+                figures[name] = Figure(value, resampled, interval, most, better, scored)
         return figures
 
     def results(self) -> dict[str, Metric]:
@@ -170,8 +177,24 @@ class Accumulator:
     def details(self) -> dict[str, Any]:
         """Return what evaluators tell beside their metrics (JSON values), by evaluator name."""
         with np.errstate(all="ignore"):
-            details = {e.name: e.details(sums[0], counts) for e, sums, counts in self._measured()}
-        return {name: dict(content) for name, content in details.items() if content}
+            details = {e.name: self._details(e, sums, counts) for e, sums, counts in self._measured()}
+        return {name: content for name, content in details.items() if content}
+
+    def _details(self, evaluator: Evaluator, sums: np.ndarray, counts: Counter[Hashable]) -> dict[str, Any]:
+        details = dict(evaluator.details(sums[0], counts))
+        if evaluator.parts in details:
+            figures, trials, n = evaluator.by_part(sums), evaluator.part_trials(sums[0]), self.independent
+            for i, row in enumerate(details[evaluator.parts]):
+                for name, values in figures.items():
+                    value, resampled = float(values[0, i]), values[1:, i]
+                    low, high = (
+                        score_interval(value, resampled, min(float(trials[name][i]), n), n)
+                        if name in trials
+                        else percentile_interval(resampled, n)
+                    )
+                    row[name] = value if math.isfinite(value) else None
+                    row[f"{name}_interval"] = None if low is None else [low, high]
+        return details
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all that `from_arrays` needs: "examples" (resamples + 1,) weights, and the sums by evaluator name.
@@ -205,10 +228,14 @@ class Accumulator:
         result._sums = np.concatenate([examples[:, None], *parts], axis=1)
         return result
 
-    def without(self, part: Accumulator) -> Accumulator:
+    def without(self, part: Accumulator, distinct: int | None = None) -> Accumulator:
         """Return the accumulator of all examples but those of `part`, which were added here too.
 
         `part` may run fewer evaluators; the result runs those. Counts of examples (details) are left out.
+
+        Args:
+            distinct: how many different examples the others are, where some of them stand in `part` as well; by
+                default as many fewer.
 
         Raises:
             ValueError: the other one resamples differently.
@@ -216,7 +243,8 @@ class Accumulator:
         part._flush()
         names = {evaluator.name for evaluator in part.evaluators}
         evaluators = [evaluator for evaluator in self.evaluators if evaluator.name in names]
-        distinct = None if None in (self.distinct, part.distinct) else self.independent - part.independent
+        if distinct is None and None not in (self.distinct, part.distinct):
+            distinct = self.independent - part.independent
         result = Accumulator(evaluators, self.context, self.resamples, self.seed, distinct=distinct, bound=True)
         result.require_alike(part)
         sums = self.sums()

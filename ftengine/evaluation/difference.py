@@ -16,24 +16,34 @@ from ftengine.evaluation.resampling import CONFIDENCE, detectable, p_value, perc
 from ftengine.evaluation.sums import Sums
 
 
-def compare(base: Accumulator | Sums, tuned: Accumulator | Sums) -> dict[str, Difference]:
+def compare(
+    base: Accumulator | Sums, tuned: Accumulator | Sums, exact: Mapping[str, float] | None = None
+) -> dict[str, Difference]:
     """Return tuned minus base for every metric.
 
     Both saw the same examples, so each resample weighs them equally in both, and what makes an example hard
     for both cancels.
 
+    Args:
+        base, tuned: on the same examples.
+        exact: by metric the p-value of an exact test, where there is one.
+
     Raises:
         ValueError: the two were not made alike, or saw different examples.
     """
     if isinstance(base, Sums) or isinstance(tuned, Sums):
-        return _compare_sums(base, tuned)
+        return _compare_sums(base, tuned, exact)
     base.require_alike(tuned)
     if base.examples != tuned.examples or not np.array_equal(base.weight_totals(), tuned.weight_totals()):
         raise ValueError(
             f"base ({base.examples} examples) and tuned ({tuned.examples}) were not evaluated on the same examples."
         )
     before, after = base.figures(), tuned.figures()
-    return {name: _difference(before[name], after[name], base.independent) for name in before if name in after}
+    return {
+        name: _difference(before[name], after[name], base.independent, (exact or {}).get(name))
+        for name in before
+        if name in after
+    }
 
 
 def compare_among_many(
@@ -60,28 +70,32 @@ def compare_among_many(
     return differences
 
 
-def _compare_sums(base: Accumulator | Sums, tuned: Accumulator | Sums) -> dict[str, Difference]:
+def _compare_sums(
+    base: Accumulator | Sums, tuned: Accumulator | Sums, exact: Mapping[str, float] | None
+) -> dict[str, Difference]:
     if not isinstance(base, Sums) or not isinstance(tuned, Sums) or base.parts.keys() != tuned.parts.keys():
         raise ValueError("base and tuned were measured in different passes.")
     return {
         name: difference
         for one, part in base.parts.items()
-        for name, difference in compare(part, tuned.parts[one]).items()
+        for name, difference in compare(part, tuned.parts[one], exact).items()
     }
 
 
-def _difference(base: Figure, tuned: Figure, n: int) -> Difference:
+def _difference(base: Figure, tuned: Figure, n: int, exact: float | None) -> Difference:
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
         return Difference(value, None, None, None, None)
     resampled = _subtract(tuned.resampled, base.resampled, n)
-    if base.trials is not None:
+    if base.scored:
         low, high = difference_interval(
             base.value, tuned.value, base.interval, tuned.interval, base.resampled, tuned.resampled
         )
     else:
         low, high = percentile_interval(resampled, n)
-    p = p_value(resampled, n)
+        if n > 1 and not resampled.any():  # the two say the same of every example
+            low, high = 0.0, 0.0
+    p = p_value(resampled, n) if exact is None else exact
     better = _better(low, high, p, tuned.higher_is_better)
     return Difference(value, low, high, p, better, detectable(resampled, n))
 

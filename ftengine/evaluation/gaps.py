@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ftengine.evaluation.bootstrap import Figure
-from ftengine.evaluation.proportions import effective_trials, newcombe, wilson
+from ftengine.evaluation.proportions import correlation, effective_trials, newcombe, wilson
 from ftengine.evaluation.resampling import CONFIDENCE, Interval, standard_error
 
 HALVINGS = 40
@@ -25,6 +25,7 @@ class Gap:
         first, second: the two values.
         trials: for proportions, the effective trials behind each; None where they are none.
         error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
+        correlation: of the two proportions; not 0 where the same examples are on both sides.
     """
 
     value: float
@@ -32,6 +33,7 @@ class Gap:
     second: float
     trials: tuple[float, float] | None
     error: tuple[float, float] | None
+    correlation: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return the interval of the difference.
@@ -44,7 +46,7 @@ class Gap:
                 wilson(value, trials, confidence)
                 for value, trials in zip((self.first, self.second), self.trials, strict=True)
             )
-            return newcombe(self.first, self.second, first, second, 0.0)
+            return newcombe(self.first, self.second, first, second, self.correlation)
         if self.error is None:
             return None, None
         error, freedom = self.error
@@ -74,23 +76,27 @@ class Gap:
         return {"value": self.value, "low": low, "high": high, "p": self.p()}
 
 
-def gap_between(first: Figure, second: Figure, first_n: int, second_n: int) -> Gap | None:
+def gap_between(first: Figure, second: Figure, first_n: int, second_n: int, *, overlap: bool = False) -> Gap | None:
     """Return second minus first of two figures that rest on `first_n` and `second_n` different examples.
 
-    The degrees of freedom are Welch's (1947, "The generalization of 'Student's' problem when several different
-    population variances are involved"). None where a value is undefined.
+    With `overlap`, some examples are on both sides (the same text under two values of a column), and the figures vary
+    together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
+    (1947, "The generalization of 'Student's' problem when several different population variances are involved").
+    None where a value is undefined.
     """
     value = second.value - first.value
     if math.isnan(value):
         return None
     sides = ((first, first_n), (second, second_n))
+    r = correlation(first.resampled, second.resampled) if overlap else 0.0
     if first.trials is not None and second.trials is not None:
         trials = [effective_trials(figure.value, figure.resampled, figure.trials or 0, n) for figure, n in sides]
         if trials[0] is None or trials[1] is None:
             return None
-        return Gap(value, first.value, second.value, (trials[0], trials[1]), None)
+        return Gap(value, first.value, second.value, (trials[0], trials[1]), None, r)
     parts = [((standard_error(figure.resampled, n) or 0.0) ** 2, n) for figure, n in sides]
-    variance = sum(part for part, _ in parts)
+    errors = [math.sqrt(part) for part, _ in parts]
+    variance = max(0.0, sum(part for part, _ in parts) - 2 * r * errors[0] * errors[1])
     if variance == 0 or min(first_n, second_n) < 2:
         return Gap(value, first.value, second.value, None, None)
     freedom = variance**2 / sum(part**2 / (n - 1) for part, n in parts)

@@ -89,6 +89,12 @@ def _both(base: Mapping[str, Judgements], tuned: Mapping[str, Judgements], name:
     return ~np.isnan(base[name].scores) & ~np.isnan(tuned[name].scores)
 
 
+def share_right(judgements: Judgements) -> float | None:
+    """Return the share of right answers; None where an example was neither right nor wrong."""
+    right = judgements.right
+    return float(right.mean()) if len(right) and (right != UNKNOWN).all() else None
+
+
 def mcnemar(base: Judgements, tuned: Judgements, groups: np.ndarray | None) -> dict[str, Any] | None:
     """Count what both, one or neither got right, and test whether tuned is right more or less often.
 

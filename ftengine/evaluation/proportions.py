@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.special import ndtri
 
-from ftengine.evaluation.resampling import CONFIDENCE, Interval
+from ftengine.evaluation.resampling import CONFIDENCE, Interval, percentile_interval
 
 
 def score_interval(
@@ -29,6 +29,27 @@ def score_interval(
     """
     effective = effective_trials(value, resampled, trials, n)
     return (None, None) if effective is None else wilson(value, effective, confidence)
+
+
+def excess_interval(values: np.ndarray, proportion: np.ndarray, trials: float, n: int) -> Interval:
+    """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
+
+    Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach", doi:
+    10.1002/sim.3095. The bootstrap alone has next to no width where nearly all trials succeed.
+
+    Args:
+        values: (1 + B,) the mean minus the proportion, plain and in each resample.
+        proportion: (1 + B,) the proportion.
+        trials: the most independent trials behind it.
+        n: examples.
+    """
+    mean = values + proportion
+    share, average = float(proportion[0]), float(mean[0])
+    of_share = score_interval(share, proportion[1:], min(trials, n), n)
+    of_mean = percentile_interval(mean[1:], n)
+    if of_mean == (None, None) and _variance(mean[1:]) == 0 and of_share != (None, None):
+        of_mean = average, average  # all means are the same, so what varies is the proportion
+    return difference_interval(share, average, of_share, of_mean, proportion[1:], mean[1:])
 
 
 def effective_trials(value: float, resampled: np.ndarray, trials: float, n: int) -> float | None:
@@ -70,7 +91,7 @@ def difference_interval(
     """
     if None in (*base_interval, *tuned_interval):
         return None, None
-    return newcombe(base, tuned, base_interval, tuned_interval, _correlation(base_resampled, tuned_resampled))
+    return newcombe(base, tuned, base_interval, tuned_interval, correlation(base_resampled, tuned_resampled))
 
 
 def newcombe(base: float, tuned: float, base_interval: Interval, tuned_interval: Interval, r: float) -> Interval:
@@ -95,7 +116,8 @@ def _variance(resampled: np.ndarray) -> float:
     return float(known.var())
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of two figures over resamples; 0 where one of them does not vary."""
     known = ~np.isnan(x + y)
     x, y = x[known], y[known]
     if _variance(x) == 0 or _variance(y) == 0:

@@ -70,10 +70,11 @@ def percentile_interval(resampled: np.ndarray, n: int, confidence: float = CONFI
         confidence: of the interval.
 
     Returns:
-        (low, high), or (None, None) where B resamples cannot resolve the tails: with 1,000 for n < 6.
+        (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all
+        of them are the same, which says nothing of what other examples would show.
     """
     known = np.sort(resampled[~np.isnan(resampled)])
-    if n < 2:
+    if n < 2 or not len(known) or known[0] == known[-1]:
         return None, None
     level = ndtr(-_expansion(n) * stdtrit(n - 1, (1 + confidence) / 2))
     rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)

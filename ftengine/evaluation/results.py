@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.examination import Examination, Outcome
 from ftengine.evaluation.gaps import gap_between
-from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, mcnemar
+from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, mcnemar, share_right
 from ftengine.evaluation.measurement import Measured, Measurement, Probe
 from ftengine.evaluation.slices import Judged, adjust_over_columns, slice_report
 from ftengine.evaluation.sums import PREDICTIONS, Sums
@@ -39,9 +40,9 @@ def evaluation(measurement: Measurement, base: Measured, tuned: Measured) -> dic
     }
     held_out, before, after = measurement.held_out, base.held_out, tuned.held_out
     if held_out is not None and before is not None and after is not None:
-        report |= _figures(before.sums, after.sums)
-        report["details"] = {"base": before.sums.details(), "tuned": after.sums.details()}
         report["paired"] = _paired(held_out, before, after)
+        report |= _figures(before.sums, after.sums, _exact(report["paired"], before, after))
+        report["details"] = {"base": before.sums.details(), "tuned": after.sums.details()}
         report["slices"] = _slices(held_out, before, after, measurement.small_slice)
     if measurement.training is not None and base.training is not None and tuned.training is not None:
         report["training"] = _training(measurement.training, base.training, tuned.training)
@@ -61,8 +62,8 @@ def _results(sums: Sums) -> dict[str, Any]:
     return {name: to_json(metric) for name, metric in sums.results().items()}
 
 
-def _figures(base: Sums, tuned: Sums) -> dict[str, Any]:
-    difference = {name: to_json(value) for name, value in compare(base, tuned).items()}
+def _figures(base: Sums, tuned: Sums, exact: Mapping[str, float] | None = None) -> dict[str, Any]:
+    difference = {name: to_json(value) for name, value in compare(base, tuned, exact).items()}
     return {"base": _results(base), "tuned": _results(tuned), "difference": difference}
 
 
@@ -74,18 +75,49 @@ def _paired(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str
     return None if found is None else {"evaluator": name, **found}
 
 
+def _exact(paired: Mapping[str, Any] | None, base: Outcome, tuned: Outcome) -> dict[str, float]:
+    """Return McNemar's p-value for the metric that is the share of right answers; {} where there is none."""
+    if paired is None:
+        return {}
+    name = paired["evaluator"]
+    shares = [share_right(outcome.judgements[name]) for outcome in (base, tuned)]
+    values = [outcome.sums.figures() for outcome in (base, tuned)]
+    return {
+        metric: paired["p"]
+        for metric in values[1]
+        if all(
+            share is not None and math.isclose(figures[metric].value, share, abs_tol=1e-9)
+            for figures, share in zip(values, shares, strict=True)
+        )
+    }
+
+
 def _slices(examination: Examination, base: Outcome, tuned: Outcome, small: int) -> dict[str, Any]:
     def sides(column: str) -> tuple[tuple[Accumulator, list[Accumulator]], tuple[Accumulator, list[Accumulator]]]:
         return (base.sliced[0], base.slices[column]), (tuned.sliced[0], tuned.slices[column])
 
     judged = None
     if (name := examination.first.name) in base.judgements and name in tuned.judgements:
-        judged = Judged(base.judgements[name], tuned.judgements[name], examination.split.groups)
+        judged = Judged(base.judgements[name], tuned.judgements[name])
+    groups = _measured_groups(examination)
     reports = {
-        column: slice_report(slicing, *sides(column), small, judged) for column, slicing in examination.slices.items()
+        column: slice_report(slicing, *sides(column), small, judged, groups)
+        for column, slicing in examination.slices.items()
     }
     adjust_over_columns(reports)
     return reports
+
+
+def _measured_groups(examination: Examination) -> np.ndarray | None:
+    """Return the numbers that duplicates share, -1 for examples that the first evaluator does not see."""
+    groups = examination.split.groups
+    if groups is None:
+        return None
+    measured = np.full(len(groups), -1, dtype=np.int64)
+    for evaluators, members in examination.passes().values():
+        if examination.first in evaluators:
+            measured[members] = groups[members]
+    return measured
 
 
 def _training(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str, Any]:

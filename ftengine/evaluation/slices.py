@@ -17,7 +17,7 @@ from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import compare_among_many, to_json
 from ftengine.evaluation.gaps import Gap, gap_between
-from ftengine.evaluation.judgements import Judgements, mcnemar
+from ftengine.evaluation.judgements import Judgements, mcnemar, share_right
 from ftengine.evaluation.multiple import holm
 from ftengine.evaluation.resampling import CONFIDENCE
 
@@ -47,12 +47,10 @@ class Judged:
 
     Args:
         base, tuned: the two models' judgements by one evaluator.
-        groups: (examples,) equal for duplicates; None where there are none.
     """
 
     base: Judgements
     tuned: Judgements
-    groups: np.ndarray | None = None
 
 
 def require_column(rows: Rows, column: str) -> None:
@@ -103,12 +101,13 @@ def slice_report(
     tuned: tuple[Accumulator, Sequence[Accumulator]],
     small: int,
     judged: Judged | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return what evaluation.json says of one column.
 
-    Each slice's gap is its figure minus that of all other examples; p-values are adjusted by Holm's method for
-    all slices that are large enough to be called worst. The worst slice is chosen for being so, and any of the
-    others might have been: its interval therefore holds for all of them at once (Bonferroni).
+    Each slice's gap is its figure minus that of all other examples. p-values are adjusted by Holm's method for all
+    slices that are large enough to be judged, and the gaps' intervals hold for all of them at once (Bonferroni). The
+    worst slice is the one most surely behind: the near end of its interval is furthest on the wrong side.
     Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
@@ -116,11 +115,12 @@ def slice_report(
         base, tuned: each the accumulator of all examples and one a slice, of a single evaluator.
         small: examples below which a slice is called small, and not compared with the others.
         judged: that evaluator's judgements.
+        groups: (examples,) equal for duplicates, -1 for what was not measured; None where there are no duplicates.
     """
     better = tuned[0].evaluators[0].higher_is_better
     metric = next((name for name, more in better.items() if more is not None), None)
     slices = [
-        _slice(value, before, after, small, _exact(metric, before, after, np.flatnonzero(slicing.codes == i), judged))
+        _slice(value, before, after, small, _exact(metric, before, after, slicing.codes == i, judged, groups))
         for i, (value, before, after) in enumerate(zip(slicing.values, base[1], tuned[1], strict=True))
     ]
     report: dict[str, Any] = {"metric": metric, "slices": slices, "worst": None, "gap": None, "base_gap": None}
@@ -128,24 +128,28 @@ def slice_report(
     if metric is None:
         return report
     _adjust([one["difference"][metric] for one in slices if metric in one["difference"] and not one["small"]])
-    gaps = {i: gap_of(*tuned, i, metric) for i, one in enumerate(slices) if not one["small"]}
+    gaps = {i: gap_of(*tuned, i, metric, slicing.codes, groups) for i, one in enumerate(slices) if not one["small"]}
     known = {i: gap for i, gap in gaps.items() if gap is not None}
-    for i, gap in known.items():
-        slices[i]["gap"] = gap.to_json(CONFIDENCE)
     # Where two slices are all that there is, the gap of one is that of the other: one question, not two.
     same = len(slices) == 2 and not report["left_out"]
-    questions = 1 if same else len(known)
+    confidence = 1 - (1 - CONFIDENCE) / (1 if same else max(1, len(known)))
+    for i, gap in known.items():
+        slices[i]["gap"] = gap.to_json(confidence)
     _adjust([slices[i]["gap"] for i in known], once=same)
     if len(slices) > 1 and known:
-        figures = {i: slices[i]["tuned"][metric]["value"] for i in known}
-        sign = 1 if better[metric] else -1
-        worst = min(figures, key=lambda i: sign * figures[i])
+        worst = min(known, key=lambda i: _near_end(slices[i]["gap"], higher_is_better=bool(better[metric])))
         report["worst"] = slices[worst]["value"]
-        simultaneous = known[worst].to_json(1 - (1 - CONFIDENCE) / questions)
-        report["gap"] = simultaneous | {"p": slices[worst]["gap"]["p_adjusted"]}
-        before = gap_of(*base, worst, metric)
+        report["gap"] = slices[worst]["gap"] | {"p": slices[worst]["gap"]["p_adjusted"]}
+        before = gap_of(*base, worst, metric, slicing.codes, groups)
         report["base_gap"] = None if before is None else before.to_json(CONFIDENCE)
     return report
+
+
+def _near_end(gap: Mapping[str, Any], *, higher_is_better: bool) -> tuple[bool, float]:
+    """Return a key that is least for the slice most surely behind; slices without an interval come last."""
+    end = gap["high"] if higher_is_better else gap["low"]
+    value = gap["value"] if end is None else end
+    return end is None, value if higher_is_better else -value
 
 
 def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int, exact: Mapping[str, float]) -> dict[str, Any]:
@@ -161,33 +165,53 @@ def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int, exact:
 
 
 def _exact(
-    metric: str | None, base: Accumulator, tuned: Accumulator, members: np.ndarray, judged: Judged | None
+    metric: str | None,
+    base: Accumulator,
+    tuned: Accumulator,
+    inside: np.ndarray,
+    judged: Judged | None,
+    groups: np.ndarray | None,
 ) -> dict[str, float]:
     """Return McNemar's p-value of a slice by metric; {} where the metric is not the share of right answers."""
     if judged is None or metric is None:
         return {}
-    sides = []
-    for judgements, accumulator in ((judged.base, base), (judged.tuned, tuned)):
-        side = Judgements(judgements.scores[members], judgements.right[members])
-        right = side.right[side.right >= 0]
-        if not len(right) or len(right) != accumulator.examples:
+    sides = [Judgements(one.scores[inside], one.right[inside]) for one in (judged.base, judged.tuned)]
+    for side, accumulator in zip(sides, (base, tuned), strict=True):
+        share = share_right(side)
+        if share is None or not math.isclose(share, accumulator.results()[metric].value, abs_tol=1e-9):
             return {}
-        if not math.isclose(right.mean(), accumulator.results()[metric].value, abs_tol=1e-9):
-            return {}
-        sides.append(side)
-    before, after = sides
-    found = mcnemar(before, after, None if judged.groups is None else judged.groups[members])
+    found = mcnemar(sides[0], sides[1], None if groups is None else groups[inside])
     return {} if found is None else {metric: found["p"]}
 
 
-def gap_of(whole: Accumulator, slices: Sequence[Accumulator], number: int, metric: str) -> Gap | None:
-    """Return how far a slice lies from all other examples; None where one side has no figure."""
-    part = slices[number]
-    rest = whole.without(part)
-    inside, outside = part.figures().get(metric), rest.figures().get(metric)
-    if inside is None or outside is None or math.isnan(inside.value) or math.isnan(outside.value):
+def gap_of(
+    whole: Accumulator,
+    slices: Sequence[Accumulator],
+    number: int,
+    metric: str,
+    codes: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> Gap | None:
+    """Return how far a slice lies from all other examples; None where one side has no figure.
+
+    Args:
+        whole, slices: accumulators of all examples and of each slice.
+        number: which slice.
+        metric: which figure.
+        codes: (examples,) the slice of each example.
+        groups: (examples,) as `slice_report` takes them.
+    """
+    part, distinct, overlap = slices[number], None, False
+    if codes is not None and groups is not None:
+        measured = groups >= 0
+        inside = np.unique(groups[measured & (codes == number)])
+        outside = np.unique(groups[measured & (codes != number)])
+        distinct, overlap = len(outside), len(np.intersect1d(inside, outside, assume_unique=True)) > 0
+    rest = whole.without(part, distinct)
+    own, others = part.figures().get(metric), rest.figures().get(metric)
+    if own is None or others is None or math.isnan(own.value) or math.isnan(others.value):
         return None
-    return gap_between(outside, inside, rest.independent, part.independent)
+    return gap_between(others, own, rest.independent, part.independent, overlap=overlap)
 
 
 def _adjust(tests: Sequence[dict[str, Any]], *, once: bool = False) -> None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from ftengine.api import Example, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import TrainingError
 from ftengine.training.losses import to_device
 
 
@@ -50,7 +51,9 @@ class ModelStream:
             with torch.no_grad(), self.accelerator.autocast():
                 predictions = self.task.predict(self.loaded.module, batch)
             rows: list[Example] = [split.example(member) for member in members] if columns else [{}] * len(members)
-            yield from self._with_columns(members, predictions, rows, columns)
+            for member, prediction in self._with_columns(members, predictions, rows, columns):
+                _require_finite(prediction, split, member, phase)
+                yield member, prediction
 
     def answers(
         self, split: EncodedSplit, members: np.ndarray, options: Mapping[str, Any], phase: str, columns: Collection[str]
@@ -79,3 +82,18 @@ class ModelStream:
         for member, prediction, row in zip(members, predictions, rows, strict=True):
             # What the task says wins: a column of the same name is no answer of the model.
             yield int(member), {**{column: row.get(column) for column in columns}, **prediction}
+
+
+def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:
+    """Refuse predictions that are no numbers, of which no figure can be made.
+
+    Raises:
+        TrainingError: names the example and what is not finite.
+    """
+    for key, value in prediction.items():
+        numeric = isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
+        if numeric and not np.isfinite(value).all():
+            raise TrainingError(
+                f"{phase}: the model's {key} is not finite ({split.rows.where(int(split.index[member]))}). "
+                "Set train.precision=float32 if it is not; else lower train.learning_rate, or look at the base model."
+            )

@@ -53,7 +53,7 @@ def test_pooled_sums_are_those_of_one_pass_over_all_rows():
     context = EvaluationContext("text-classification", labels("a", "b", "c"))
     rng = np.random.default_rng(0)
     examples = [
-        (int(index), {"label": i % 3, "predicted": int(rng.integers(3))})
+        (int(index), {"label": i % 3, "predicted": int(rng.integers(3)), "scores": rng.dirichlet([1, 1, 1]).tolist()})
         for i, index in enumerate(rng.integers(2**63, size=60, dtype=np.uint64))
     ]
 
@@ -61,7 +61,7 @@ def test_pooled_sums_are_those_of_one_pass_over_all_rows():
         evaluator = Registry().build("evaluator", "classification", "evaluate")
         result = Accumulator([evaluator], context, 1000, 0, distinct=len(part))
         for index, prediction in part:
-            result.update(index, {**prediction, "scores": [0.2, 0.3, 0.5]})
+            result.update(index, prediction)
         return Sums({PREDICTIONS: result})
 
     whole = measured(examples)

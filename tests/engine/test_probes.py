@@ -128,6 +128,12 @@ def test_the_paired_table_adds_up_to_both_accuracies(sliced_run):
         assert (paired["both"] + paired[f"only_{side}"]) / n == pytest.approx(evaluation[side]["accuracy"]["value"])
 
 
+def test_the_whole_is_judged_by_the_exact_test_that_its_slices_are_judged_by(sliced_run):
+    evaluation = sliced_run.evaluation
+    assert evaluation["difference"]["accuracy"]["p"] == evaluation["paired"]["p"]
+    assert evaluation["difference"]["nll"]["p"] != evaluation["paired"]["p"]
+
+
 def test_examples_that_changed_most_show_both_answers(sliced_run):
     content = sliced_run.directory.read_json("examples.json")
     assert content["evaluator"] == "classification"

@@ -172,6 +172,16 @@ def test_a_metric_without_direction_is_never_better():
     assert compare(accumulate(x, [Share()]), accumulate(x, [Share()]))["undirected"].better is None
 
 
+def test_an_exact_p_value_decides_in_the_bootstraps_place():
+    """Five of a hundred differ, all in one direction: the bootstrap alone calls that beyond chance."""
+    right = np.ones(100)
+    base, tuned = accumulate(np.where(np.arange(100) < 5, 0, right), [Share()]), accumulate(right, [Share()])
+    assert compare(base, tuned)["share"].better is True
+    exact = compare(base, tuned, {"share": 0.0625})["share"]
+    assert (exact.p, exact.better) == (0.0625, None)
+    assert (exact.low, exact.high) == (compare(base, tuned)["share"].low, compare(base, tuned)["share"].high)
+
+
 def test_equal_models_do_not_differ_whatever_the_order():
     x = normal(1000) * 1e6
     order = np.random.default_rng(2).permutation(1000)

@@ -106,8 +106,38 @@ def test_a_slice_that_is_served_worse_is_named_with_a_corrected_p():
     assert worst["examples"] == 100
     assert worst["gap"]["p"] < worst["gap"]["p_adjusted"] == found["gap"]["p"] < 1e-6
     assert worst["gap"]["p_adjusted"] == pytest.approx(3 * worst["gap"]["p"])
-    assert found["gap"]["low"] < worst["gap"]["low"] < worst["gap"]["high"] < found["gap"]["high"] < 0
+    assert {key: found["gap"][key] for key in ("low", "high")} == {key: worst["gap"][key] for key in ("low", "high")}
+    single = found["base_gap"]  # the same model, and an interval for this slice alone
+    assert found["gap"]["low"] < single["low"] < single["high"] < found["gap"]["high"] < 0
     assert found["base_gap"]["value"] == found["gap"]["value"]
+
+
+def test_every_judged_slice_has_its_gap_and_the_surest_is_the_worst():
+    """Of a small slice far behind and a large one nearly as far, the large one is known to be behind."""
+    found = report([0.94, 0.75, 0.78], [2000, 40, 1000])
+    assert found["worst"] == "v2"
+    for one in found["slices"]:
+        assert one["gap"]["low"] < one["gap"]["value"] < one["gap"]["high"]
+    assert found["slices"][2]["gap"]["p_adjusted"] < 1e-6
+
+
+def test_a_slice_whose_texts_all_stand_elsewhere_too_still_has_a_gap():
+    """Two annotators of the same texts: nothing is left of the others when duplicates are counted out."""
+    n = 200
+    rng = np.random.default_rng(3)
+    codes, groups = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
+    right = (rng.random(2 * n) < np.where(codes == 1, 0.6, 0.94)).astype(int)
+    whole = Accumulator([Share()], CONTEXT, 1000, distinct=n)
+    parts = [Accumulator([Share()], CONTEXT, 1000, distinct=n) for _ in range(2)]
+    for code, group, value in zip(codes, groups, right, strict=True):
+        for accumulator in (whole, parts[code]):
+            accumulator.update(int(group), {"right": value})
+    both = (whole, parts)
+    found = slice_report(Slicing(["a", "b"], codes.astype(np.int8)), both, both, 30, None, groups)
+    assert found["worst"] == "b"
+    gap = found["gap"]
+    assert gap["low"] < right[n:].mean() - right[:n].mean() < gap["high"] < 0
+    assert gap["high"] - gap["low"] < 0.25  # 400 answers of 200 texts, not a handful
 
 
 def test_p_values_are_adjusted_over_the_slices_of_all_columns():

@@ -92,6 +92,10 @@ class Calibration(Evaluator):
         }
         return figures if after is None else {**figures, AFTER: _ece(after)}
 
+    def excess(self, sums):
+        before, _ = self._bins(sums)
+        return {"overconfidence": (ratio(before[..., 2, :].sum(axis=-1), sums[..., 0]), np.inf)}
+
     def details(self, sums, counts):
         """Return the reliability diagram, the ECE that chance alone would show, and the same after temperature."""
         before, after = self._bins(sums)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ftengine.api import Evaluator, Judgement
 from ftengine.errors import RecipeError
-from ftengine_builtins.evaluators.ratios import known, ratio
+from ftengine_builtins.evaluators.ratios import ratio
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -20,6 +20,7 @@ class Entities(Evaluator):
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
     higher_is_better = {"token_accuracy": True, "precision": True, "recall": True, "f1": True}  # noqa: RUF012
+    parts = "entities"
 
     def bind(self, context):
         if context.labels is None or context.labels.kind != "single":
@@ -69,24 +70,25 @@ class Entities(Evaluator):
         # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
         return {"token_accuracy": sums[1], "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
 
-    def details(self, sums, counts):
-        """Return precision, recall, F1 and support of each kind of entity."""
-        if not self.kinds:
-            return {}
+    def by_part(self, sums):
         right, predicted, true = self._by_kind(sums)
-        columns = {
+        return {
             "precision": ratio(right, predicted),
             "recall": ratio(right, true),
             "f1": ratio(2 * right, predicted + true),
         }
-        return {
-            "entities": [
-                {"entity": kind}
-                | {key: known(values[i]) for key, values in columns.items()}
-                | {"support": round(true[i])}
-                for i, kind in enumerate(self.kinds)
-            ]
-        }
+
+    def part_trials(self, sums):
+        _, predicted, true = self._by_kind(sums)
+        return {"precision": predicted, "recall": true, "f1": (predicted + true) / 2}
+
+    def details(self, sums, counts):
+        """Return how often each kind of entity is there and found."""
+        if not self.kinds:
+            return {}
+        _, predicted, true = self._by_kind(sums)
+        rows = zip(self.kinds, true, predicted, strict=True)
+        return {"entities": [{"entity": kind, "support": round(t), "predicted": round(p)} for kind, t, p in rows]}
 
     def _by_kind(self, sums):
         """Return right, predicted and true, each (..., kinds)."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
+import regex as re
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
+_WORDS = re.compile(r"[\p{L}\p{N}\p{M}]+")
 
 
 def normalized(text: str) -> str:
@@ -32,9 +34,9 @@ def rouge_words(text: str) -> list[str]:
     """Return what ROUGE counts: runs of letters and digits in lower case, without stemming.
 
     For ASCII text these are the tokens of Google's rouge-score; letters of other scripts, which that one throws
-    away, are words here too.
+    away, are words here too, with the marks that belong to them (Unicode's category M), composed where they can be.
     """
-    return [word for word in _BETWEEN_WORDS.split(text.lower()) if word]
+    return _WORDS.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def rouge_n(ours: Sequence[str], theirs: Sequence[str], n: int) -> float:

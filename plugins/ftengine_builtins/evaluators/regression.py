@@ -4,7 +4,6 @@ import numpy as np
 
 from ftengine.api import Evaluator, Judgement
 from ftengine.errors import RecipeError
-from ftengine_builtins.evaluators.ratios import known
 
 
 class Regression(Evaluator):
@@ -17,6 +16,7 @@ class Regression(Evaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     higher_is_better = {"mse": False, "mae": False, "r2": True, "pearson": True}  # noqa: RUF012
+    parts = "outputs"
     per_model = frozenset({"pearson"})  # values of several models may be shifted against each other
 
     def bind(self, context):
@@ -43,17 +43,12 @@ class Regression(Evaluator):
     def metrics(self, sums):
         return {name: values.mean(axis=-1) for name, values in self._by_output(sums).items()}
 
+    def by_part(self, sums):
+        return self._by_output(sums)
+
     def details(self, sums, counts):
-        """Return the figures of each output, where there are several."""
-        if len(self.outputs) < 2:
-            return {}
-        by_output = {name: values.tolist() for name, values in self._by_output(sums).items()}
-        return {
-            "outputs": [
-                {"output": output} | {name: known(values[i]) for name, values in by_output.items()}
-                for i, output in enumerate(self.outputs)
-            ]
-        }
+        """Return a row for each output, where there are several."""
+        return {"outputs": [{"output": output} for output in self.outputs]} if len(self.outputs) > 1 else {}
 
     def _by_output(self, sums):
         """Return each figure by output, shape (..., outputs)."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from ftengine.api import EvaluationContext, Judgement, Labels
@@ -162,7 +163,7 @@ def scored(n, classes, kind="single", seed=0):
     return (rng.random((n, classes)) < scores).astype(int), (scores > 0.5).astype(int), scores
 
 
-@pytest.mark.parametrize(("classes", "kind"), [(2, "single"), (5, "single"), (40, "single"), (5, "multi")])
+@pytest.mark.parametrize(("classes", "kind"), [(2, "single"), (5, "single"), (30, "single"), (5, "multi")])
 def test_roc_auc_equals_scikit_learns_within_the_error_that_the_details_tell(classes, kind):
     label, predicted, scores = scored(1500, classes, kind)
     accumulator = accumulate(
@@ -175,17 +176,62 @@ def test_roc_auc_equals_scikit_learns_within_the_error_that_the_details_tell(cla
     else:
         expected = metrics.roc_auc_score(label, scores, multi_class="ovr", average="macro")
     assert abs(value - expected) <= error
-    assert abs(value - expected) < 0.002  # bins of a third of a unit of log-odds, and two thirds with 40 labels
-    assert error < 0.05
+    assert abs(value - expected) < 0.002
+    assert error < 0.02
     truth = label if kind == "multi" else np.eye(classes)[label]
     for i, row in enumerate(details["labels"]):
         assert row["roc_auc"] == pytest.approx(metrics.roc_auc_score(truth[:, i], scores[:, i]), abs=0.01)
 
 
+@pytest.mark.parametrize(("classes", "spread"), [(2, 0.05), (10, 0.05), (32, 0.05), (32, 1.0), (2, 8.0)])
+def test_roc_auc_is_right_however_close_the_scores_lie(classes, spread):
+    """A head that has hardly learnt gives nearly even chances, and still ranks."""
+    rng = np.random.default_rng(classes)
+    label = rng.integers(0, classes, 1200)
+    logits = rng.normal(0, spread, (1200, classes))
+    logits[np.arange(1200), label] += 2 * spread
+    scores = softmax(logits, axis=1)
+    accumulator = accumulate(label.tolist(), [0] * 1200, "single", tuple(map(str, range(classes))), 2, scores.tolist())
+    if classes == 2:
+        expected = metrics.roc_auc_score(label, scores[:, 1])
+    else:
+        expected = metrics.roc_auc_score(label, scores, multi_class="ovr", average="macro")
+    assert accumulator.figures()["roc_auc"].value == pytest.approx(expected, abs=0.004)
+
+
+def test_roc_auc_is_not_given_where_bins_are_too_wide_for_the_scores():
+    label, _, scores = scored(300, 2)
+    close = 0.02 + 1e-5 * scores  # all of them in one bin
+    close[:, 0] = 1 - close[:, 1]
+    accumulator = accumulate(label.tolist(), [0] * 300, names=("a", "b"), scores=close.tolist())
+    assert math.isnan(accumulator.figures()["roc_auc"].value)
+    assert accumulator.details()["classification"]["roc_auc_error"] > 0.04
+
+
+def test_each_label_has_intervals():
+    label, predicted, scores = scored(300, 3)
+    names = ("a", "b", "c")
+    rows = accumulate(label.tolist(), predicted.tolist(), names=names, scores=scores.tolist(), resamples=1000).details()
+    for i, row in enumerate(rows["classification"]["labels"]):
+        hits = int(((label == i) & (predicted == i)).sum())
+        expected = binomtest(hits, row["support"]).proportion_ci(method="wilson")
+        assert row["recall_interval"] == pytest.approx([expected.low, expected.high], abs=0.01)
+        for name in ("precision", "recall", "f1", "roc_auc"):
+            low, high = row[f"{name}_interval"]
+            assert 0 <= low < row[name] < high <= 1
+
+
+def test_confusion_is_left_out_where_it_would_be_huge():
+    names = tuple(map(str, range(101)))
+    details = accumulate([5, 5, 7], [5, 7, 7], names=names).details()["classification"]
+    assert "confusion" not in details
+    assert [(row["support"], row["predicted"]) for row in details["labels"] if row["predicted"]] == [(2, 1), (1, 2)]
+
+
 def test_roc_auc_of_resamples_is_that_of_the_repeated_examples():
     label, predicted, scores = scored(60, 3)
     values = values_of(accumulate(label.tolist(), predicted.tolist(), names=("a", "b", "c"), scores=scores.tolist()))
-    binned = bin_of(scores, bins_for(3))
+    binned = bin_of(scores, bins_for(3), 3)
     for k, rows in enumerate(every_resample(60)):
         each = [
             metrics.roc_auc_score(label[rows] == c, binned[rows, c])
@@ -195,10 +241,10 @@ def test_roc_auc_of_resamples_is_that_of_the_repeated_examples():
         assert values["roc_auc"][k] == pytest.approx(np.mean(each), rel=1e-12)
 
 
-def test_scores_that_say_nothing_give_one_half():
+def test_scores_that_say_nothing_give_one_half_by_label_and_no_figure():
     accumulator = accumulate([0, 1, 2, 3] * 5, [0] * 20, scores=[[0.25] * 4] * 20)
-    assert accumulator.figures()["roc_auc"].value == 0.5
     assert accumulator.details()["classification"]["roc_auc_error"] == 0.5
+    assert [row["roc_auc"] for row in accumulator.details()["classification"]["labels"]] == [0.5] * 4
 
 
 def test_a_label_that_is_missing_has_no_roc_auc_and_is_left_out_of_the_mean():
@@ -226,15 +272,15 @@ def test_a_higher_score_never_has_a_lower_bin(scores, bins):
     assert found.max() < bins
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100, 256, 257, 1000])
+@pytest.mark.parametrize("classes", [2, 10, 32, 33, 1000])
 def test_memory_stays_bounded_with_many_classes(classes):
     names = tuple(map(str, range(classes)))
     evaluator = Classification()
     evaluator.bind(EvaluationContext("some-task", Labels("single", names)))
     row = evaluator.statistics({"label": 0, "predicted": 1, "scores": [1 / classes] * classes})
     assert len(row) <= 2 + 3 * classes + BUDGET
-    assert 8 * 1001 * BUDGET < 66e6  # bytes of the sums of all resamples
-    assert ("roc_auc" in evaluator.higher_is_better) == (classes <= 256)
+    assert 8 * 1001 * BUDGET < 33e6  # bytes of the sums of all resamples
+    assert ("roc_auc" in evaluator.higher_is_better) == (classes <= 32)
 
 
 def test_sums_of_two_processes_equal_one_pass():
@@ -256,7 +302,7 @@ def test_a_perfect_ranking_keeps_an_interval():
         "roc_auc"
     ]
     assert metric.value == metric.high == 1
-    assert metric.low == pytest.approx(0.722, abs=5e-4)  # Wilson's for 10 of 10, as many as there are of each
+    assert metric.low == pytest.approx(0.839, abs=5e-4)  # Wilson's for 20 of 20 examples
 
 
 def test_an_example_is_judged_by_the_probability_of_the_truth():

@@ -6,6 +6,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from ftengine.api import EvaluationContext, Labels
 from ftengine.errors import RecipeError
+from ftengine.evaluation.bootstrap import Accumulator
 from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.tasks.token_classification import TokenClassification, TokenClassificationConfig
 
@@ -49,12 +50,19 @@ def test_an_entity_is_right_as_a_whole_or_not_at_all():
 
 
 def test_kinds_of_entities_are_told_apart_in_the_details():
-    details = bound().details(sums(bound()), {})["entities"]
-    assert [row["entity"] for row in details] == ["LOC", "PER"]
-    assert details[0] == pytest.approx(
-        {"entity": "LOC", "precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "support": 3}
-    )
-    assert details[1] == pytest.approx({"entity": "PER", "precision": 0.5, "recall": 1, "f1": 2 / 3, "support": 1})
+    accumulator = Accumulator([Entities()], EvaluationContext("token-classification", Labels("single", NAMES)), 1000)
+    for i, example in enumerate(EXAMPLES):
+        accumulator.update(i, example)
+    rows = accumulator.details()["entities"]["entities"]
+    figures = [{key: value for key, value in row.items() if not key.endswith("_interval")} for row in rows]
+    assert [figure.pop("entity") for figure in figures] == ["LOC", "PER"]
+    loc = {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "support": 3, "predicted": 3}
+    assert figures[0] == pytest.approx(loc)
+    per = {"precision": 0.5, "recall": 1, "f1": 2 / 3, "support": 1, "predicted": 2}
+    assert figures[1] == pytest.approx(per)
+    for row in rows:
+        low, high = row["recall_interval"]
+        assert 0 <= low < high <= 1
 
 
 def test_single_word_entities_agree_with_scikit_learn():

@@ -78,3 +78,8 @@ def test_normalisation_is_squads():
 )
 def test_token_f1_by_hand(ours, theirs, f1):
     assert token_f1(ours, theirs) == f1
+
+
+def test_marks_belong_to_their_letters():
+    assert rouge_words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert rouge_words("Cafe\u0301 ภาษา") == ["café", "ภาษา"]

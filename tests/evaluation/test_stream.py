@@ -1,0 +1,44 @@
+"""A model run over examples: what it says must be numbers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from ftengine.api import SilentListener
+from ftengine.errors import TrainingError
+from ftengine.evaluation.stream import ModelStream
+
+
+class Places:
+    def where(self, row):
+        return f"test.jsonl:{row + 1}"
+
+
+class Split:
+    lengths, index, rows = np.array([3, 2]), np.array([4, 7]), Places()
+
+    def __len__(self):
+        return 2
+
+    def batch(self, members):
+        return {"members": torch.tensor(members)}
+
+
+def stream(**said):
+    task = SimpleNamespace(predict=lambda module, batch: [dict(said) for _ in batch["members"]])
+    loaded = SimpleNamespace(module=torch.nn.Identity())
+    return ModelStream(Accelerator(cpu=True), loaded, task, 2, SilentListener())
+
+
+@pytest.mark.parametrize("said", [{"logits": [0.0, float("nan")]}, {"loss": float("inf")}])
+def test_predictions_that_are_no_numbers_are_refused_with_their_place(said):
+    with pytest.raises(TrainingError, match=rf"evaluate base: the model's {next(iter(said))} .*test.jsonl:5.*float32"):
+        list(stream(**said).predictions(Split(), "evaluate base"))
+
+
+def test_finite_predictions_pass_with_their_members():
+    found = list(stream(logits=[0.0, 1.0], label=1, text="x").predictions(Split(), "evaluate base"))
+    assert [member for member, _ in found] == [0, 1]
