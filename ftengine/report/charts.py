@@ -23,7 +23,7 @@ MOST_ROWS = 40
 """Rows of the table of numbers behind a chart."""
 
 LOOKS = ("one", "two", "three", "four", "five", "six")
-"""CSS classes of the lines of several runs."""
+"""CSS classes of the lines of several runs; more cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _losses(files: RunFiles) -> Chart:
     kept = files.kept_step
     end = new[-1][1] if new else points[-1][1]
     title = f"Losses over {len(raw)} steps: batches from {number(raw[0][1])} to {number(raw[-1][1])}"
-    title += f", validation from {number(new[0][1])} to {number(end)}." if new else "."
+    title += f", validation from {number(new[0][1])} to {number(end)}, {_lowest(new, 'step')}." if new else "."
     svg = line_chart(title, series, x_label="step", y_label="loss", mark=(kept, f"kept: step {kept}") if new else None)
     caption = "Loss on training examples and validation loss are measured alike, without dropout. " if known else ""
     caption += "A validation loss that rises while "
@@ -128,7 +128,7 @@ def reliability(files: RunFiles) -> Chart | None:
     if not series:
         return None
     svg = line_chart(
-        "Reliability diagram: accuracy against stated confidence, " + ", ".join(s.name for s in series) + ".",
+        "Reliability diagram: accuracy against stated confidence. " + " ".join(_furthest(s) for s in series),
         series,
         x_label="stated confidence",
         y_label="accuracy",
@@ -157,17 +157,20 @@ def filled(details: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def together(runs: Sequence[tuple[str, RunFiles]]) -> Chart | None:
-    """Draw the validation losses of several runs over their epochs."""
-    series, rows = [], []
-    for i, (name, files) in enumerate(runs[: len(LOOKS)]):
-        points = [(float(v["step"]), v["validation_loss"]) for v in files.validations]
-        if points:
-            series.append(Series(name[:40], points, LOOKS[i], markers=True))
-            rows += [(name, f"{step:,.0f}", number(loss)) for step, loss in points]
-    if not series:
+    """Draw the validation losses of several runs over their steps; the numbers have all runs."""
+    known = [(name, [(float(v["step"]), v["validation_loss"]) for v in files.validations]) for name, files in runs]
+    known = [(name, points) for name, points in known if points]
+    if not known:
         return None
-    svg = line_chart("Validation losses of the runs.", series, x_label="step", y_label="validation loss")
-    return Chart(svg, "Validation loss of each run.", ("run", "step", "validation loss"), rows)
+    drawn = known[: len(LOOKS)]
+    series = [Series(name[:40], points, look, markers=True) for (name, points), look in zip(drawn, LOOKS, strict=False)]
+    told = [f"{name} {_lowest(points, 'step')}, last {number(points[-1][1])}" for name, points in drawn]
+    svg = line_chart(f"Validation losses: {'; '.join(told)}.", series, x_label="step", y_label="validation loss")
+    caption = "Validation loss of each run."
+    if len(drawn) < len(known):
+        caption = f"Validation losses. The first {len(drawn)} of {len(known)} runs are drawn; the numbers have all."
+    rows = [(name, f"{step:,.0f}", number(loss)) for name, points in known for step, loss in points]
+    return Chart(svg, caption, ("run", "step", "validation loss"), rows)
 
 
 def trade_off(points: Sequence[Mapping[str, Any]]) -> Chart | None:
@@ -183,9 +186,25 @@ def trade_off(points: Sequence[Mapping[str, Any]]) -> Chart | None:
         for i, key in enumerate(others[: len(LOOKS)])
     ]
     label = x.replace("_", " ")
-    svg = line_chart(f"Trade-off over {label}.", series, x_label=label, y_label="loss")
+    told = [f"{one.name} {_lowest(one.points, label)}" for one in series if one.points]
+    svg = line_chart(f"Trade-off over {label}: {'; '.join(told)}.", series, x_label=label, y_label="loss")
     rows = [[number(point.get(key)) for key in keys] for point in points]
     return Chart(svg, f"What was measured at each {label}.", [key.replace("_", " ") for key in keys], rows)
+
+
+def _lowest(points: Sequence[Point], label: str) -> str:
+    """Say where a line is lowest, for those who do not see it."""
+    known = [point for point in points if math.isfinite(point[1])]
+    if not known:
+        return "without a finite value"
+    x, y = min(known, key=lambda point: point[1])
+    return f"lowest {number(y)} at {label} {number(x)}"
+
+
+def _furthest(series: Series) -> str:
+    """Say where a model's accuracy is furthest from its stated confidence."""
+    confidence, accuracy = max(series.points, key=lambda point: abs(point[1] - point[0]))
+    return f"{series.name}: furthest apart at confidence {digits(confidence, 2)}, accuracy {digits(accuracy, 2)}."
 
 
 def pair_plot(metric: str, base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Markup:

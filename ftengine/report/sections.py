@@ -10,7 +10,7 @@ import yaml
 
 from ftengine.report.charts import curves, reliability, trade_off
 from ftengine.report.files import RunFiles
-from ftengine.report.findings.slices import figure_of
+from ftengine.report.findings.slices import figure_of, gap_to_others, is_behind
 from ftengine.report.words import metric_name, no_interval
 
 MOST_LABELS = 20
@@ -63,7 +63,7 @@ def sections(files: RunFiles) -> list[Section]:
         _training(files),
         _classes(evaluation),
         Section("calibration", "Calibration", "calibration", {"chart": reliability(files)}, ("calibration",)),
-        Section("slices", "Slices", "slices", {"columns": _slices(evaluation)}, ("slices",)),
+        Section("slices", "Slices", "slices", {"columns": _slices(files)}, ("slices",)),
         *_probes(evaluation),
         Section("examples", "Examples", "examples", _examples(files), ()),
         Section("data", "Data", "data", _audit(files), ("data", "labels")),
@@ -132,6 +132,8 @@ def _classes(evaluation: Mapping[str, Any]) -> Section:
         matrix = tuned.get("confusion") if len(labels) <= MOST_LABELS else None
         content = {
             "labels": [(row, before.get(row["label"])) for row in labels],
+            "curves": any(row.get("roc_auc") is not None for row in labels),
+            "answers": not matrix and all("predicted" in row for row in labels),
             "confusion": [_shaded(row) for row in matrix] if matrix else None,
             "names": [row["label"] for row in labels],
         }
@@ -145,9 +147,9 @@ def _shaded(row: Sequence[int]) -> list[tuple[int, int]]:
     return [(count, 0 if not count else max(1, round(8 * count / total))) for count in row]
 
 
-def _slices(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _slices(files: RunFiles) -> list[dict[str, Any]]:
     columns = []
-    for name, column in (evaluation.get("slices") or {}).items():
+    for name, column in (files.evaluation.get("slices") or {}).items():
         metric = column["metric"]
         if metric is None:  # nothing says what worse would be
             continue
@@ -156,7 +158,10 @@ def _slices(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "value": str(one["value"]),
                 "examples": one["examples"],
                 "small": bool(one.get("small")),
-                "worst": one["value"] == column.get("worst"),
+                "worst": one["value"] == column.get("worst") and is_behind(files, column, one),
+                "gap": gap_to_others(column, one),
+                # Older versions told the gap of the worst slice alone.
+                "comparable": bool(one.get("small")) or "gap" not in one or one["gap"] is not None,
                 **{side: figure_of(one.get(side), metric) for side in ("base", "tuned", "difference")},
             }
             for one in column["slices"]
@@ -166,8 +171,6 @@ def _slices(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "name": name,
                 "metric": metric_name(metric),
                 "rows": rows,
-                "worst": column.get("worst"),
-                "gap": column.get("gap"),
                 "left_out": column.get("left_out") or 0,
             }
         )

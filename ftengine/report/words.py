@@ -72,11 +72,13 @@ def at_zero(metric: str, figure: Figure | None) -> str:
 def decimals(figure: Figure) -> int:
     """Return how many decimals a figure deserves: two significant digits of its interval's width.
 
-    More, up to six, where an end would be rounded to 0 although the interval leaves 0 out.
+    More, up to six, where an end would be rounded to 0 although the interval leaves 0 out. Without an interval, three,
+    fewer from 10 on: three digits in all.
     """
     low, high = figure.get("low"), figure.get("high")
     if low is None or high is None or not high > low:
-        return 3
+        size = abs(figure.get("value") or 0.0)
+        return 3 if size < 10 else max(0, 2 - math.floor(math.log10(size)))
     places = max(0, 1 - math.floor(math.log10(high - low)))
     if low > 0 or high < 0:
         places = max(places, -math.floor(math.log10(min(abs(low), abs(high)))))

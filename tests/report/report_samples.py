@@ -144,6 +144,8 @@ def everything():
     files["recipe"]["data"]["train"] = files["recipe"]["model"]["source"] = HOSTILE.replace("\ud800", "")
     evaluation["details"]["tuned"]["classification"]["labels"][0]["label"] = HOSTILE
     evaluation["details"]["base"]["classification"]["labels"][0]["label"] = HOSTILE
+    for row in evaluation["details"]["tuned"]["classification"]["labels"]:
+        row |= {"roc_auc": 0.97, "roc_auc_interval": [0.95, 0.99], "recall_interval": [0.84, 0.94], "f1_interval": None}
     evaluation["slices"] = {
         HOSTILE: {
             "metric": "accuracy",
@@ -159,8 +161,14 @@ def everything():
                     "base": {"accuracy": figure(0.65, 0.1, count)},
                     "tuned": {"accuracy": figure(tuned, 0.04, count)},
                     "difference": {"accuracy": change(tuned - 0.65)},
+                    "gap": gap and change(gap, 0.12) | {"p_adjusted": 0.004},
                 }
-                for value, count, tuned in ((HOSTILE, 90, 0.66), ("plain", 300, 0.96), ("rare", 10, 0.9))
+                for value, count, tuned, gap in (
+                    (HOSTILE, 90, 0.66, -0.3),
+                    ("plain", 300, 0.96, 0.28),
+                    ("rare", 10, 0.9, None),
+                    ("odd", 40, 0.9, None),
+                )
             ],
         }
     }
@@ -196,7 +204,7 @@ def everything():
             "tuned": {"verbatim": figure(0.4, 0.1, 100)},
             "difference": {"verbatim": change(0.38, 0.1)},
             "details": {"held_out": {"base": {}, "tuned": {"verbatim": figure(0.03, 0.03, 100)}}},
-            "against": {"verbatim": change(0.37, 0.11)},
+            "against": {"verbatim": change(0.37, 0.11, better=False)},
         },
         {
             "kind": "refusal",
@@ -240,7 +248,7 @@ def everything():
         {
             "name": "wise-ft",
             "alpha": 0.6,
-            "curve": [{"alpha": i / 4, "validation_loss": 0.3 - 0.05 * i + 0.01 * i * i} for i in range(5)],
+            "curve": [{"alpha": i / 4, "validation_loss": 0.3 - 0.05 * i + 0.012 * i * i} for i in range(5)],
         }
     ]
     return files

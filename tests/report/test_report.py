@@ -12,7 +12,8 @@ from rich.console import Console
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
 from ftengine.report import write_report
-from ftengine.report.charts import superscript, thinned
+from ftengine.report.charts import superscript, thinned, together
+from ftengine.report.files import RunFiles
 from ftengine.report.svg import Series, line_chart, span_of, ticks
 
 ALLOWED = {
@@ -126,6 +127,60 @@ def test_runs_on_different_examples_are_called_so(tmp_path):
     assert "Not the same examples." not in write_report(again, tmp_path / "ac.html").read_text(encoding="utf-8")
 
 
+def test_each_slice_has_its_gap_to_the_others_or_says_why_it_has_none(pages):
+    table = pages["everything"].split('aria-label="Slices by')[1].split("</table>")[0]
+    cells = re.findall(r'data-label="against the others">(.*?)</td>', table)
+    texts = [" ".join(Page(cell.replace("<", " <")).text.split()) for cell in cells]
+    assert texts == [
+        "−0.30 −0.42 to −0.17 adjusted p = 0.004",
+        "+0.28 +0.16 to +0.40 adjusted p = 0.004",
+        "–",  # small
+        "not comparable",
+    ]
+
+
+def test_a_run_of_an_older_version_shows_the_worst_slices_gap(tmp_path):
+    files = everything()
+    for one in next(iter(files["evaluation"]["slices"].values()))["slices"]:
+        del one["gap"]
+    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    assert "not comparable" not in page
+    assert page.count("adjusted p = 0.004</span>") == 1
+
+
+def test_classes_have_their_intervals_and_curves_where_they_are_known(pages):
+    table = pages["everything"].split('aria-label="Figures of each class"')[1].split("</table>")[0]
+    assert '<th scope="col">ROC AUC</th>' in table
+    assert table.count('0.97<span class="ends">0.95 to 0.99</span><span class="ends">base –</span>') == 3
+    assert table.count('0.90<span class="ends">0.84 to 0.94</span><span class="ends">base 0.90</span>') == 3
+    assert "ROC AUC" not in pages["sound"].split('aria-label="Figures of each class"')[1].split("</table>")[0]
+
+
+def test_classes_too_many_for_a_matrix_tell_how_often_they_are_the_answer(tmp_path):
+    files = sound()
+    for side in ("base", "tuned"):
+        one = files["evaluation"]["details"][side]["classification"]
+        del one["confusion"]
+        for row in one["labels"]:
+            row["predicted"] = 1234
+    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    table = page.split('aria-label="Figures of each class"')[1].split("</table>")[0]
+    assert '<th scope="col">answers</th>' in table
+    assert table.count('<td class="num">1,234</td>') == 3
+    assert "Confusion matrix" not in page
+
+
+def test_runs_beyond_the_sixth_are_in_the_numbers_and_the_caption_says_so(tmp_path):
+    runs = [write_run(tmp_path / f"run{i}", sound()) for i in range(8)]
+    (tmp_path / "run0" / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "learning_rate": 1e-4}))
+    chart = together([(run.name, RunFiles.read(run)) for run in runs])
+    assert chart.caption == "Validation losses. The first 6 of 7 runs are drawn; the numbers have all."
+    assert list(dict.fromkeys(row[0] for row in chart.rows)) == [f"run{i}" for i in range(1, 8)]
+    assert ">run6</text>" in chart.svg
+    assert ">run7</text>" not in chart.svg
+    assert together([(run.name, RunFiles.read(run)) for run in runs[:7]]).caption == "Validation loss of each run."
+
+
 # The command
 
 
@@ -213,6 +268,20 @@ def test_text_in_a_drawing_is_escaped():
     assert "\u202e" not in svg
 
 
+def test_drawings_tell_what_is_seen_in_them(pages):
+    titles = re.findall(r"<title>(.*?)</title>", pages["both"])
+    sound_run, other = "sound lowest 0.205 at step 100, last 0.205", "everything lowest 0.205 at step 100, last 0.205"
+    assert f"Validation losses: {sound_run}; {other}." in titles
+    assert "Trade-off over alpha: validation loss lowest 0.248 at alpha 0.5." in titles
+    assert any("validation from 0.62 to 0.205, lowest 0.205 at step 100." in title for title in titles)
+    (reliability, _) = [title for title in titles if title.startswith("Reliability")]
+    assert "base: furthest apart at confidence 0.45, accuracy 0.35." in reliability
+
+
+def test_no_header_of_a_table_is_empty(pages):
+    assert not [page for page in pages.values() if re.search(r"<th[^>]*>\s*</th>", page)]
+
+
 def test_many_points_become_means_of_neighbours():
     points, size = thinned([(float(i), float(i)) for i in range(1000)], 200)
     assert (len(points), size) == (200, 5)
@@ -243,17 +312,18 @@ def test_personal_data_is_masked_in_the_page(tmp_path):
 
 def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
     files = sound()
-    gap = {"value": -0.25, "low": -0.4, "high": -0.09}
+    gaps = {"short": {"value": -0.25, "low": -0.4, "high": -0.09}, "long": {"value": 0.25, "low": 0.09, "high": 0.4}}
     slices = [
         {"value": name, "examples": 60, "small": False, "base": {"accuracy": figure(0.5)}, "tuned": {"accuracy": own}}
-        | {"difference": {"accuracy": change(0.1)}, "gap": gap | {"p": 0.0013, "p_adjusted": 0.0052241}}
+        | {"difference": {"accuracy": change(0.1)}, "gap": gaps[name] | {"p": 0.0013, "p_adjusted": 0.0052241}}
         for name, own in (("short", figure(0.5)), ("long", figure(0.75)))
     ]
-    column = {"metric": "accuracy", "slices": slices, "worst": "short", "gap": gap | {"p": 0.0052241}, "left_out": 0}
+    gap = gaps["short"] | {"p": 0.0052241}
+    column = {"metric": "accuracy", "slices": slices, "worst": "short", "gap": gap, "left_out": 0}
     files["evaluation"]["slices"] = {"len": column | {"base_gap": None}}
     run = write_run(tmp_path / "run", files)
     page = Page(write_report([run]).read_text(encoding="utf-8")).text
-    assert page.count("adjusted p = 0.0052") == 2  # in the verdict and under the table
+    assert page.count("adjusted p = 0.0052") == 3  # in the verdict and beside each slice
     show_slices(Console(width=120), files["evaluation"])
     assert "0.0052" in capsys.readouterr().out.split("short")[1].split("\n")[0]
 

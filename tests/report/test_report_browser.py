@@ -60,6 +60,7 @@ def files(tmp_path_factory):
         "sound": write_report(runs[:1], folder / "sound.html"),
         "everything": write_report(runs[1:], folder / "everything.html"),
         "both": write_report(runs, folder / "both.html"),
+        "eight": write_report([write_run(folder / f"run{i}", sound()) for i in range(8)], folder / "eight.html"),
     }
 
 
@@ -141,3 +142,34 @@ def test_it_prints_on_paper_in_light_colours(look):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("nav").first.is_hidden()
     assert page.pdf(format="A4")[:5] == b"%PDF-"
+
+
+def test_the_numbers_behind_charts_are_on_paper(look):
+    page = look("sound")
+    numbers = page.locator("details.numbers table")
+    assert not any(one.is_visible() for one in numbers.all())
+    page.emulate_media(media="print")
+    assert all(one.is_visible() for one in numbers.all())
+    hidden = "[...document.querySelectorAll('details .scroll')].filter(e => e.scrollHeight > e.clientHeight + 1).length"
+    assert page.evaluate(hidden) == 0
+
+
+def test_the_cells_of_figures_do_not_wrap_into_columns_of_words_on_paper(look):
+    page = look("everything", width=688)  # A4 less its margins
+    page.emulate_media(media="print")
+    lines = """[...document.querySelectorAll('.figures td .ends')].map(e => e.getClientRects()[0].height
+        / parseFloat(getComputedStyle(e).lineHeight))"""
+    assert max(page.evaluate(lines)) < 2.5
+    assert page.evaluate("Math.max(...[...document.querySelectorAll('td.plot svg')].map(e => e.clientWidth))") < 110
+
+
+def test_the_gaps_of_slices_are_named_on_a_phone(look):
+    page = look("everything", width=360)
+    name = "getComputedStyle(document.querySelector('[data-label=\"against the others\"]'), '::before').content"
+    assert page.evaluate(name) == '"against the others"'
+
+
+def test_eight_runs_side_by_side_fit_on_paper(look):
+    page = look("eight", width=688)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('#beside table').getBoundingClientRect().right") <= 688

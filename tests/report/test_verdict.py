@@ -55,6 +55,17 @@ def test_a_worse_headline_metric_is_an_alarm(files):
     assert verdict["headline"].startswith("Worse than its base: ")
 
 
+def test_a_figure_that_is_not_a_number_is_an_alarm(files):
+    none = {"value": None, "low": None, "high": None}
+    files.evaluation["tuned"]["accuracy"] = none | {"n": 400}
+    files.evaluation["difference"]["accuracy"] = none | {"p": None, "better": None}
+    verdict = judge(files)
+    text = "Not a number: the tuned model's accuracy is undefined on 400 distinct examples of the test split."
+    assert (verdict["level"], verdict["headline"]) == ("alarm", text)
+    files.evaluation["base"]["accuracy"] = none | {"n": 400}
+    assert judge(files)["headline"] == f"{text[:-1]}, as is its base's."
+
+
 def test_without_held_out_data_nothing_is_claimed(files):
     files.evaluation |= {"split": None, "base": {}, "tuned": {}, "difference": {}, "details": {}, "training": None}
     assert judge(files)["headline"].startswith("Nothing is known about quality: ")
@@ -70,6 +81,33 @@ def test_no_better_than_a_constant_answer_is_an_alarm(files):
     files.evaluation["tuned"]["accuracy"] = figure(0.36)
     (finding,) = found(files, "baseline", "alarm")
     assert "always answering “business” would be right in 35 %" in finding["text"]
+
+
+def one_class(files):
+    files.evaluation["details"]["tuned"]["classification"]["confusion"] = [[270, 0, 0], [0, 0, 0], [0, 0, 0]]
+    files.evaluation["tuned"]["accuracy"] = {"value": 1.0, "low": 0.98, "high": 1.0, "n": 270}
+
+
+def test_a_test_set_of_one_class_cannot_be_beaten_and_is_told(files):
+    one_class(files)
+    files.facts["new_modules"] = ["classifier"]
+    (finding,) = found(files, "baseline")
+    assert finding["level"] == "note"
+    assert finding["text"] == (
+        "The test split holds one class only (“business”): accuracy here says nothing of the others."
+    )
+
+
+def test_a_test_set_of_one_class_does_not_silence_or_sharpen_other_findings(files):
+    one_class(files)
+    files.evaluation["difference"]["accuracy"] = change(0.0, better=None, p=1.0)
+    losses = [line for line in files.metrics if "loss" in line][:9]
+    files.metrics = [line | {"loss": 1.6 - 0.01 * i} for i, line in enumerate(losses)]
+    (finding,) = found(files, "learning")
+    assert finding["level"] == "note"
+    rows = [[0.03, False, f"news.jsonl:{i}"] for i in range(30)] + [[0.9, True, "news.jsonl:99"]] * 170
+    files.evaluation["training"]["judged"]["rows"] = rows
+    assert "may be flipped" in found(files, "labels", "alarm")[0]["text"]
 
 
 def test_a_fresh_head_makes_the_base_a_low_bar(files):
@@ -182,6 +220,19 @@ def test_a_loss_that_stayed_is_an_alarm_unless_something_is_better(files):
     assert "did not learn" in found(files, "learning", "alarm")[0]["text"]
 
 
+@pytest.mark.parametrize("train", [{"epochs": 5}, None])
+def test_a_recipe_without_a_learning_rate_is_judged(files, train):
+    files.recipe["train"] = {"keep_best": True} | (train or {})
+    flat_losses(files, 0.5, 1.5)
+    assert "The learning rate is probably too high" in found(files, "learning", "alarm")[0]["text"]
+    flat_losses(files, 1.1, 1.1)
+    for difference in files.evaluation["difference"].values():
+        difference["better"] = None
+    assert "The learning rate may be far too low" in found(files, "learning", "alarm")[0]["text"]
+    files.metrics = files.metrics[:9]
+    assert "More steps or a higher learning rate are what" in found(files, "learning")[0]["text"]
+
+
 @pytest.mark.parametrize(
     ("losses", "training", "keep_best", "chosen"),
     [
@@ -215,6 +266,20 @@ def test_a_leak_into_the_measured_split_is_an_alarm(files):
     files.audit["leaks"] = [{"between": ["train", "test"], "count": 3, "near": 2, "places": ["a:1 = b:2"]}]
     (finding,) = found(files, "data", "alarm")
     assert "of the 400 test rows, 3 word for word and 2 nearly so stand in the training split" in finding["text"]
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "why"), [(True, "Validation chose the weights, so"), (False, "Choices are made by validation, so")]
+)
+def test_a_leak_between_validation_and_test_is_a_note(files, keep_best, why):
+    files.audit["leaks"] = [{"between": ["validation", "test"], "count": 30, "near": 0, "places": ["a:1 = b:2"]}]
+    files.recipe["train"]["keep_best"] = keep_best
+    (finding,) = found(files, "data")
+    assert finding["level"] == "note"
+    assert finding["text"] == (
+        "Leak: of the 400 test rows, 30 word for word stand in the validation split too (e.g. a:1 = b:2). "
+        f"{why} that figures on them are somewhat flattering."
+    )
 
 
 def test_leaks_that_were_dropped_are_none(files):
@@ -306,6 +371,28 @@ def test_a_useless_model_is_told_what_it_never_answers_and_why(files):
     )
 
 
+def test_classes_too_many_for_a_confusion_matrix_are_read_from_their_rows(files):
+    useless(files)
+    one = files.evaluation["details"]["tuned"]["classification"]
+    matrix = one.pop("confusion")
+    for i, row in enumerate(one["labels"]):
+        row["predicted"] = sum(truth[i] for truth in matrix)
+    assert found(files, "baseline", "alarm")
+    assert found(files, "classes", "alarm")[0]["text"].endswith("“tech” is its answer to 114.")
+    assert found(files, "learning", "alarm")[0]["text"].endswith("Guessing evenly among 5 labels costs 1.609.")
+    # Five labels: below 1/9 one is contradicted.
+    files.evaluation["tuned"]["accuracy"] = files.evaluation["training"]["tuned"]["accuracy"] = figure(0.6, 0.05, 120)
+    files.evaluation["training"]["judged"]["rows"] = [[0.15, False, "a"]] * 30 + [[0.9, True, "b"]] * 105
+    assert not found(files, "labels")
+    # With several labels an example, shares of the examples are not told by rows, and a label is yes or no.
+    for side in ("base", "tuned", "difference"):
+        figures = files.evaluation[side]
+        files.evaluation[side] = {"subset_accuracy": figures["accuracy"], "macro_f1": figures["macro_f1"]}
+    assert not found(files, "baseline")
+    assert not found(files, "classes")
+    assert found(files, "labels", "alarm")
+
+
 def test_a_class_of_two_examples_that_is_never_answered_is_a_note(files):
     files.evaluation["details"]["tuned"]["classification"]["confusion"] = [[130, 9, 0], [6, 123, 0], [2, 0, 0]]
     (finding,) = found(files, "classes")
@@ -394,6 +481,64 @@ def test_a_small_slice_is_neither_an_alarm_nor_one_test_more(files):
     assert alarm["figures"]["p_adjusted"] == worse["difference"]["accuracy"]["p"]
 
 
+def column(slices, worst, **more):
+    own = next((one.get("gap") for one in slices if one["value"] == worst), None)
+    gap = own and own | {"p": own["p_adjusted"]}
+    return {"metric": "accuracy", "worst": worst, "slices": slices, "gap": gap, "base_gap": None} | more
+
+
+def with_gap(value, gap, half=0.05, p=0.001, examples=90):
+    ends = {"value": gap, "low": gap - half, "high": gap + half}
+    return slice_of(value, examples, 0.9 + gap) | {"gap": ends | {"p": p / 4, "p_adjusted": p}}
+
+
+def test_every_slice_that_is_behind_is_named_not_only_the_worst(files):
+    """The worst is uncertain; another one is surely behind, one hardly, one ahead."""
+    slices = [
+        with_gap("fax", -0.41, half=0.45, p=0.2),
+        with_gap("hardly", -0.03, half=0.02),
+        with_gap("phone", -0.4, p=3e-12),
+        with_gap("mail", 0.3, p=1e-9),
+        with_gap("late", -0.2, p=0.06),
+        slice_of("letter", 90, 0.5) | {"gap": None},
+    ]
+    files.evaluation["slices"] = {"channel": column(slices, "fax")}
+    (alarm,) = found(files, "slices", "alarm")
+    assert alarm["text"].startswith("Where channel is “phone” (90 examples), the tuned model does worse than elsewhere")
+    assert alarm["text"].endswith("against the other examples, adjusted p < 0.001.")
+    (note,) = found(files, "slices", "note")
+    assert "“hardly”" in note["text"]
+    files.evaluation["higher_is_better"]["accuracy"] = False
+    (alarm,) = found(files, "slices")
+    assert "“mail”" in alarm["text"]
+
+
+def test_of_many_slices_behind_the_worst_come_first_and_the_rest_are_counted(files):
+    slices = [with_gap(f"s{i}", -0.1 - 0.02 * i) for i in range(8)]
+    files.evaluation["slices"] = {"channel": column(slices, "s6")}
+    alarms = found(files, "slices", "alarm")
+    assert [alarm["figures"].get("value") for alarm in alarms] == ["s6", "s7", "s5", "s4", "s3", None]
+    assert alarms[-1]["text"] == "By channel, 3 more slices are behind the other examples, beyond chance."
+    for one in slices[:3]:
+        one["gap"] |= {"value": -0.03, "low": -0.05, "high": -0.01}
+    assert found(files, "slices")[-1]["level"] == "note"
+
+
+def test_the_only_slice_that_can_be_judged_is_not_called_worse_where_it_is_ahead(files):
+    files.evaluation["slices"] = {"channel": column([with_gap("mail", 0.3)], "mail")}
+    assert not found(files, "slices")
+
+
+def test_a_slice_that_got_hardly_worse_than_the_base_is_a_note(files):
+    one = slice_of("phone", 9000, 0.9)
+    one["difference"]["accuracy"] = change(-0.04, 0.005, better=False, p=1e-6)
+    files.evaluation["slices"] = {"channel": column([one], None)}
+    (finding,) = found(files, "slices")
+    assert (finding["level"], "worse than its base" in finding["text"]) == ("note", True)
+    one["difference"]["accuracy"] = change(-0.06, 0.005, better=False, p=1e-6)
+    assert found(files, "slices")[0]["level"] == "alarm"
+
+
 @pytest.mark.parametrize("kind", ["forgetting", "memorisation", "refusal"])
 def test_every_probe_that_went_wrong_is_an_alarm_of_its_kind(tmp_path, kind):
     files = RunFiles.read(write_run(tmp_path / "run", everything()))
@@ -404,13 +549,95 @@ def test_every_probe_that_went_wrong_is_an_alarm_of_its_kind(tmp_path, kind):
 
 def test_forgetting_within_chance_is_good_news(files):
     probe = copy.deepcopy(next(p for p in everything()["evaluation"]["probes"] if p["kind"] == "forgetting"))
-    probe |= {"data": "general.txt", "difference": {"perplexity": change(0.3, 0.8, better=None, p=0.4)}}
+    probe |= {"data": "general.txt", "difference": {"perplexity": change(0.3, 0.6, better=None, p=0.4)}}
     files.evaluation["probes"] = [probe]
     assert found(files, "forgetting")[0]["level"] == "good"
 
 
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (change(0.3, 0.8, better=None, p=0.4, detectable=1.2), "+0.3 (95 % interval −0.5 to +1.1). These examples"),
+        ({"value": 0.3, "low": None, "high": None, "p": None, "better": None, "detectable": None}, "+0.300."),
+    ],
+)
+def test_too_few_examples_to_see_forgetting_are_no_good_news(files, difference, text):
+    probe = copy.deepcopy(next(p for p in everything()["evaluation"]["probes"] if p["kind"] == "forgetting"))
+    files.evaluation["probes"] = [probe | {"data": "general.txt", "difference": {"perplexity": difference}}]
+    (finding,) = found(files, "forgetting")
+    assert finding["level"] == "note"
+    assert finding["text"].startswith("Too few examples to tell whether it forgot, on general.txt (300 examples): perp")
+    assert f"a difference of {text}" in finding["text"]
+    assert ("a true difference of 1.200 or more" in finding["text"]) == (difference["detectable"] is not None)
+
+
+def test_an_interval_that_leaves_room_for_a_lower_loss_alone_is_good_news(files):
+    probe = copy.deepcopy(next(p for p in everything()["evaluation"]["probes"] if p["kind"] == "forgetting"))
+    files.evaluation["probes"] = [probe | {"difference": {"perplexity": change(-3.0, 3.5, better=None, p=0.1)}}]
+    assert found(files, "forgetting")[0]["level"] == "good"
+    probe["base"], probe["tuned"] = {"accuracy": figure(0.5)}, {"accuracy": figure(0.47)}
+    files.evaluation["probes"] = [probe | {"difference": {"accuracy": change(-0.03, 0.035, better=None, p=0.1)}}]
+    assert found(files, "forgetting")[0]["level"] == "note"
+
+
+# Several measures at once
+
+
+def test_another_metric_is_called_worse_after_correction_over_all_of_them(files):
+    names = ["f1", "precision", "recall"]
+    for name in names:
+        files.evaluation["base"][name] = files.evaluation["tuned"][name] = figure(0.5)
+        files.evaluation["difference"][name] = change(0.0, better=None, p=0.9)
+    files.evaluation["difference"]["f1"] = change(-0.05, better=False, p=0.02)  # of five; 0.002 · 5 is the first
+    files.evaluation["difference"]["macro_f1"] = change(0.3, p=0.9)
+    assert not found(files, "worse")
+    files.evaluation["difference"]["f1"]["p"] = 0.01
+    (finding,) = found(files, "worse")
+    assert finding["text"].endswith("adjusted p = 0.04.")
+    assert finding["figures"]["p_adjusted"] == pytest.approx(0.04)
+
+
+def robustness(names, p):
+    """Probes with four metrics each, of which the first got worse."""
+    return [
+        {"kind": "robustness", "name": name, "data": "test", "examples": 400}
+        | {"base": {}, "tuned": {metric: figure(0.8) for metric in "abcd"}, "difference": {}, "details": {}}
+        | {"against": {m: change(-0.08, better=False if m == "a" else None, p=p if m == "a" else 0.9) for m in "abcd"}}
+        for name in names
+    ]
+
+
+def test_disturbed_input_is_judged_after_correction_over_all_disturbances(files):
+    files.evaluation["probes"] = robustness(["typos"], 0.012)
+    assert found(files, "robustness")[0]["text"].endswith("against undisturbed input, adjusted p = 0.048.")
+    files.evaluation["probes"] = robustness(["typos", "case"], 0.012)
+    assert not found(files, "robustness")
+
+
+def test_many_measures_do_not_hide_what_no_resample_contradicts(files):
+    # Of 40 measures, the least p of 1,000 resamples, 0.002, would count as 0.08.
+    files.evaluation["probes"] = robustness([f"disturbance {i}" for i in range(10)], 0.002)
+    assert len(found(files, "robustness")) == 10
+    files.recipe["evaluation"] = {"resamples": 10_000}  # which could have said so itself
+    assert not found(files, "robustness")
+
+
+@pytest.mark.parametrize(("kind", "key"), [("refusal", "difference"), ("memorisation", "against")])
+def test_refusals_and_what_was_learnt_by_heart_are_judged_after_correction(tmp_path, kind, key):
+    files = RunFiles.read(write_run(tmp_path / "run", everything()))
+    (probe,) = [probe for probe in files.evaluation["probes"] if probe["kind"] == kind]
+    (metric,) = probe[key]
+    probe[key][metric]["p"] = 0.03
+    assert found(files, kind)[0]["figures"]["p_adjusted"] == 0.03
+    for side in ("base", "tuned"):
+        probe[side]["other"] = figure(0.5)
+    probe[key]["other"] = change(0.0, better=None, p=0.9)
+    assert not found(files, kind)
+
+
 def test_false_confidence_is_an_alarm_and_modesty_a_note(files):
     files.evaluation["tuned"]["overconfidence"] = figure(0.2, 0.02)
+    files.evaluation["tuned"]["ece_after_temperature"] = {"value": 0.012, "low": None, "high": None, "n": 400}
     (alarm,) = found(files, "calibration", "alarm")
     assert alarm["text"].startswith(
         "It is too sure of itself: its confidence is 20 points too high on average (mean confidence minus accuracy "
@@ -422,6 +649,31 @@ def test_false_confidence_is_an_alarm_and_modesty_a_note(files):
     (note,) = found(files, "calibration")
     assert note["level"] == "note"
     assert note["text"].startswith("It is less sure than it could be: its confidence is 20 points too low")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "over", "after", "said"),
+    [
+        (1.2, 0.2, 0.012, True),
+        (0.8, -0.2, 0.012, True),
+        (0.8, 0.2, 0.012, False),  # it would make the model surer still
+        (1.2, -0.2, 0.012, False),
+        (1.2, 0.2, 0.05, False),  # worse than without
+        (1.2, 0.2, None, False),
+    ],
+)
+def test_a_temperature_is_advised_where_it_helps(files, temperature, over, after, said):
+    files.evaluation["tuned"]["overconfidence"] = figure(over, 0.02)
+    files.evaluation["details"]["tuned"]["calibration"]["temperature"] = temperature
+    if after is not None:
+        files.evaluation["tuned"]["ece_after_temperature"] = {"value": after, "low": None, "high": None, "n": 400}
+    (finding,) = found(files, "calibration")
+    assert ("Dividing its logits" in finding["text"]) == said
+    if said:
+        assert finding["text"].endswith(
+            f" Dividing its logits by {temperature:.2f} (fitted on validation) would bring the calibration error from "
+            "0.030 to 0.012."
+        )
 
 
 @pytest.mark.parametrize(("value", "half"), [(0.06, 0.02), (-0.06, 0.02), (0.0, 0.01), (0.3, None)])
@@ -475,6 +727,21 @@ def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_p
 def test_figures_have_the_digits_that_their_interval_supports(value, half, text):
     own = figure(value, half) if half else {"value": value, "low": None, "high": None}
     assert plain(own) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(70.0, "+70.0"), (-12.34, "−12.3"), (1234.5, "+1,234"), (1.5972, "+1.597"), (99.96, "+100.0")]
+)
+def test_figures_without_an_interval_have_three_digits_or_three_decimals(value, text):
+    assert plain({"value": value, "low": None, "high": None}, sign=True) == text
+
+
+def test_one_example_is_not_several(files):
+    for side in ("base", "tuned"):
+        files.evaluation[side]["accuracy"] = {"value": 1.0, "low": None, "high": None, "n": 1}
+    assert "1 distinct example carries no interval." in found(files, "data")[0]["text"]
+    files.evaluation["tuned"]["accuracy"] |= {"low": 0.2, "high": 1.0}
+    assert "1 distinct example leaves accuracy anywhere" in found(files, "data")[0]["text"]
 
 
 def test_negative_numbers_have_a_minus_and_nothing_has_none():

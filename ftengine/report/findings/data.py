@@ -10,7 +10,7 @@ from ftengine.evaluation.resampling import CONFIDENCE
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent
-from ftengine.report.findings.quality import no_better_than_a_constant
+from ftengine.report.findings.quality import class_counts, is_chosen, no_better_than_a_constant
 from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, short, with_interval
 
 LEAK_SHARE = 0.01
@@ -46,20 +46,28 @@ def leaks(files: RunFiles) -> Iterator[Finding]:
     for leak in files.audit.get("leaks") or []:
         known, held = leak["between"]
         exact, near = leak.get("count", 0), leak.get("near", 0)
-        if known != "train" or leak.get("dropped") or not exact + near:
+        if leak.get("dropped") or not exact + near:
             continue
         rows = files.audit["splits"][held]["rows"] or 1
         parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
         used = held == files.evaluation.get("split")
         stand = "stands" if exact + near == 1 else "stand"
+        serious = known == "train" and ((used and exact) or exact + near > LEAK_SHARE * rows)
         yield Finding(
             "data",
-            "alarm" if (used and exact) or exact + near > LEAK_SHARE * rows else "note",
-            f"Leak: of the {rows:,} {held} rows, {listed(parts)} {stand} in the training split too "
-            f"(e.g. {short(leak['places'][0])})."
-            + (" Figures on them say nothing about new data." if used else " The weights were chosen by them."),
+            "alarm" if serious else "note",
+            f"Leak: of the {rows:,} {held} rows, {listed(parts)} {stand} in the "
+            f"{'training' if known == 'train' else known} split too (e.g. {short(leak['places'][0])}). "
+            + _consequence(files, known, used=used),
             {"between": leak["between"], "exact": exact, "near": near, "rows": rows},
         )
+
+
+def _consequence(files: RunFiles, known: str, *, used: bool) -> str:
+    if known != "train":
+        chose = "Validation chose the weights" if is_chosen(files) else "Choices are made by validation"
+        return f"{chose}, so that figures on them are somewhat flattering."
+    return "Figures on them say nothing about new data." if used else "The weights were chosen by them."
 
 
 def duplicates(files: RunFiles) -> Iterator[Finding]:
@@ -128,11 +136,12 @@ def wrong_labels(files: RunFiles) -> Iterator[Finding]:
 
 def _limit(files: RunFiles, judged: Mapping[str, Any]) -> float | None:
     """Return the probability below which a label is contradicted; None where what judges knows no labels."""
-    details = files.evaluation.get("details", {}).get("tuned", {}).get(judged.get("evaluator")) or {}
+    evaluator = judged.get("evaluator")
+    details = files.evaluation.get("details", {}).get("tuned", {}).get(evaluator) or {}
     if not details.get("labels"):
         return None
     # With several labels an example, each is a question of yes or no, and the score is the mean over them.
-    labels = len(details["labels"]) if details.get("confusion") else 2
+    labels = len(details["labels"]) if class_counts(files, evaluator) else 2
     return min(DOUBTED_SCORE, 1 / (2 * labels - 1))
 
 

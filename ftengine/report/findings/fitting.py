@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
-from ftengine.report.findings.quality import confusion, no_better_than_a_constant
+from ftengine.report.findings.quality import class_counts, no_better_than_a_constant
 from ftengine.report.words import counted, digits, metric_name, percent, with_interval
 
 RISE = 0.05
@@ -155,12 +155,12 @@ def learning(files: RunFiles) -> Iterator[Finding]:
     noise = math.sqrt((variance(first) + variance(last)) / count)
     figures = {"first": fmean(first), "last": fmean(last), "steps": count, "standard_error": noise}
     measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
-    rate = files.recipe.get("train", {}).get("learning_rate")
+    rate = _rate(files)
     if change > 2 * noise:
         yield Finding(
             "learning",
             "alarm",
-            f"Training made the loss worse: {measured}. The learning rate ({rate:g}) is probably too high.",
+            f"Training made the loss worse: {measured}. The learning rate{rate and f' ({rate})'} is probably too high.",
             figures,
         )
     elif change > -2 * noise and not _anything_better(files):
@@ -168,7 +168,7 @@ def learning(files: RunFiles) -> Iterator[Finding]:
             "learning",
             "alarm",
             f"The model did not learn: its training loss is not lower at the end ({measured}). The learning rate "
-            f"({rate:g}) may be far too low or too high, or the labels hang on nothing in the text.",
+            f"{rate and f'({rate}) '}may be far too low or too high, or the labels hang on nothing in the text.",
             figures,
         )
     else:
@@ -189,16 +189,23 @@ def _hardly(files: RunFiles, count: int) -> Iterator[Finding]:
     first, last = fmean(losses[:count]), fmean(losses[-count:])
     if not first > 0 or last < first * (1 - HARDLY):
         return
+    rate = _rate(files)
     text = (
         f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
         f"{counted(len(losses), 'step')}. More steps or a higher learning rate "
-        f"({files.recipe.get('train', {}).get('learning_rate'):g} now) are what to try first."
+        f"{rate and f'({rate} now) '}are what to try first."
     )
-    if (found := confusion(files)) is not None and len(found[0]) > 1:
+    if (found := class_counts(files)) is not None and len(found[0]) > 1:
         labels = len(found[0])
         text += f" Guessing evenly among {labels} labels costs {digits(math.log(labels), 3)}."
     level: Literal["alarm", "note"] = "alarm" if no_better_than_a_constant(files) else "note"
     yield Finding("learning", level, text, {"first": first, "last": last, "steps": len(losses)})
+
+
+def _rate(files: RunFiles) -> str:
+    """Return the learning rate, "" where the recipe leaves it to its strategy or optimizer."""
+    rate = (files.recipe.get("train") or {}).get("learning_rate")
+    return "" if rate is None else f"{rate:g}"
 
 
 def _anything_better(files: RunFiles) -> bool:

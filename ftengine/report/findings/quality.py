@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftengine.report.files import RunFiles
+from ftengine.report.findings.chance import got_worse
 from ftengine.report.findings.finding import Finding
 from ftengine.report.words import (
     counted,
-    digits,
     interval,
     listed,
     metric_name,
@@ -49,6 +49,10 @@ def headline(files: RunFiles) -> Finding:
     difference = evaluation.get("difference", {}).get(metric)
     name = metric_name(metric)
     on = f"on {counted(tuned['n'], 'distinct example')} of the {evaluation['split']} split"
+    if tuned.get("value") is None:
+        also = ", as is its base's" if base is not None and base.get("value") is None else ""
+        text = f"Not a number: the tuned model's {name} is undefined {on}{also}."
+        return Finding("quality", "alarm", text, {"metric": metric, "base": base, "tuned": tuned})
     if difference is None or base is None or difference.get("value") is None:
         return Finding("quality", "note", f"Not compared with its base: {name} {with_interval(tuned)} {on}.")
     figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference}
@@ -61,45 +65,58 @@ def headline(files: RunFiles) -> Finding:
         return Finding("quality", level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.", figures)  # type: ignore[arg-type]
     if difference.get("low") is None or difference.get("high") is None:
         return Finding("quality", "note", f"Too few examples to tell it from its base: {pair}, {on}.", figures)
-    also = [metric_name(one) for one in _got_worse(files)]
-    lead = "Not shown to be better than its base" + (f", and worse in {listed(also)}" if also else "")
+    named = [metric_name(one) for one in _got_worse(files)]
+    lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
     text = f"{lead}: {pair}, {size}, which chance alone may explain, {on}."
-    if difference.get("detectable") is not None:
-        least = digits(difference["detectable"], 3)
-        text += f" This test set would show a true difference of {least} or more in four of five tests."
-    return Finding("quality", "note", text, figures)
+    return Finding("quality", "note", text + would_show(difference, "This test set"), figures)
+
+
+def would_show(difference: Mapping[str, Any], which: str) -> str:
+    """Say which true difference some examples would show; "" where that is not known."""
+    if difference.get("detectable") is None:
+        return ""
+    least = plain({"value": difference["detectable"]})
+    return f" {which} would show a true difference of {least} or more in four of five tests."
 
 
 def worse(files: RunFiles) -> Iterator[Finding]:
     """Name every other metric that got worse beyond chance."""
-    for metric, difference in _got_worse(files).items():
+    for metric, p in _got_worse(files).items():
+        difference = files.evaluation["difference"][metric]
         base, tuned, name = files.evaluation["base"][metric], files.evaluation["tuned"][metric], metric_name(metric)
         yield Finding(
             "worse",
             "note",
             f"{name[:1].upper()}{name[1:]} got worse: {plain(tuned)} against {plain(base)}, a difference of "
-            f"{with_interval(difference, sign=True)}.",
-            {"metric": metric, "base": base, "tuned": tuned, "difference": difference},
+            f"{with_interval(difference, sign=True)}, adjusted {probability(p)}.",
+            {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "p_adjusted": p},
         )
 
 
-def _got_worse(files: RunFiles) -> dict[str, dict[str, Any]]:
-    """Return the changes beyond chance to the worse by metric, without the headline's own."""
-    return {
+def _got_worse(files: RunFiles) -> dict[str, float]:
+    """Return the metrics that got worse beyond chance, without the headline's own, with p adjusted over all."""
+    differences = {
         metric: difference
         for metric, difference in files.evaluation.get("difference", {}).items()
-        if metric != files.headline_metric and difference.get("better") is False and not _is_calibration(metric)
+        if metric != files.headline_metric and not _is_calibration(metric)
     }
+    return got_worse(files, differences, {metric: files.evaluation["tuned"][metric]["n"] for metric in differences})
 
 
 def trivial(files: RunFiles) -> Iterator[Finding]:
     """Compare a classifier with always giving the most frequent answer; a fresh head makes its base a low bar."""
     found = majority(files)
     accuracy = files.evaluation.get("tuned", {}).get("accuracy")
-    if found is None or accuracy is None or accuracy.get("low") is None:
+    if found is None or accuracy is None:
         return
     label, share = found
     figures = {"label": label, "share": share, "tuned": accuracy}
+    if share == 1:
+        text = f"The {files.evaluation['split']} split holds one class only ({quoted(label)}): accuracy here says "
+        yield Finding("baseline", "note", f"{text}nothing of the others.", figures)
+        return
+    if accuracy.get("low") is None:
+        return
     always = f"always answering {quoted(label)} would be right in {percent(share)}"
     if no_better_than_a_constant(files):
         yield Finding(
@@ -119,18 +136,20 @@ def trivial(files: RunFiles) -> Iterator[Finding]:
 
 
 def no_better_than_a_constant(files: RunFiles) -> bool:
-    """Say whether a classifier is not shown to be better than always giving the most frequent answer."""
+    """Say whether a classifier is not shown to be better than always giving the most frequent answer.
+
+    Where all held-out examples are of one class, none can be better, and nothing is said.
+    """
     found, accuracy = majority(files), files.evaluation.get("tuned", {}).get("accuracy") or {}
-    return found is not None and accuracy.get("low") is not None and accuracy["low"] <= found[1]
+    return found is not None and accuracy.get("low") is not None and accuracy["low"] <= found[1] < 1
 
 
 def unanswered(files: RunFiles) -> Iterator[Finding]:
     """Name the classes that the tuned model never gives as its answer, though held-out examples have them."""
-    found = confusion(files)
+    found = class_counts(files)
     if found is None:
         return
-    names, matrix = found
-    supports, answers = [sum(row) for row in matrix], [sum(column) for column in zip(*matrix, strict=True)]
+    names, supports, answers = found
     total = sum(supports)
     never = [i for i in range(len(names)) if supports[i] and not answers[i]]
     if not never:
@@ -150,22 +169,36 @@ def unanswered(files: RunFiles) -> Iterator[Finding]:
 
 
 def majority(files: RunFiles) -> tuple[str, float] | None:
-    """Return the most frequent true label of the held-out split and its share, where a confusion matrix tells."""
-    found = confusion(files)
+    """Return the most frequent true label of the held-out split and its share, where there is one label an example."""
+    found = class_counts(files)
     if found is None:
         return None
-    names, matrix = found
-    supports = [sum(row) for row in matrix]
+    names, supports, _ = found
     most = max(range(len(supports)), key=supports.__getitem__)
     return names[most], supports[most] / sum(supports)
 
 
-def confusion(files: RunFiles) -> tuple[list[str], list[list[int]]] | None:
-    """Return the labels and the tuned model's confusion matrix, true label by row; None where there is none."""
-    for details in files.evaluation.get("details", {}).get("tuned", {}).values():
+def class_counts(files: RunFiles, evaluator: str | None = None) -> tuple[list[str], list[int], list[int]] | None:
+    """Return the labels, how often each is the truth, and how often it is the tuned model's answer.
+
+    Of a confusion matrix, or of the labels' own rows where there are too many for one. None where an example may have
+    several labels, as shares of the examples mean something else then.
+
+    Args:
+        evaluator: the one whose details are read; by default the first that has such counts.
+    """
+    for name, details in files.evaluation.get("details", {}).get("tuned", {}).items():
         matrix, labels = details.get("confusion"), details.get("labels")
-        if matrix and labels and len(matrix) == len(labels) and sum(map(sum, matrix)):
-            return [str(row["label"]) for row in labels], matrix
+        if not labels or evaluator not in (None, name):
+            continue
+        if matrix and len(matrix) == len(labels):
+            supports, answers = [sum(row) for row in matrix], [sum(column) for column in zip(*matrix, strict=True)]
+        elif "accuracy" in files.evaluation["tuned"] and all("support" in row and "predicted" in row for row in labels):
+            supports, answers = [row["support"] for row in labels], [row["predicted"] for row in labels]
+        else:
+            continue
+        if sum(supports):
+            return [str(row["label"]) for row in labels], supports, answers
     return None
 
 
@@ -183,8 +216,14 @@ def calibration(files: RunFiles) -> Iterator[Finding]:
         f"confidence minus accuracy {with_interval(tuned, sign=True)})."
     )
     temperature = _temperature(files)
-    if temperature is not None:
-        text += f" Dividing its logits by {temperature:.2f} (fitted on validation) would correct that."
+    own = files.evaluation["tuned"]
+    before, after = own.get("ece") or {}, own.get("ece_after_temperature") or {}
+    known = None not in (before.get("value"), after.get("value"))
+    if temperature and known and (temperature > 1) == over and after["value"] < before["value"]:
+        text += (
+            f" Dividing its logits by {temperature:.2f} (fitted on validation) would bring the calibration error from "
+            f"{plain(before)} to {plain(after)}."
+        )
     figures = {
         "metric": "overconfidence",
         "base": files.evaluation.get("base", {}).get("overconfidence"),
@@ -222,15 +261,16 @@ def held_out(files: RunFiles) -> Iterator[Finding]:
     figure = files.evaluation["tuned"][metric]
     if figure["n"] < SMALL_TEST:
         ends = interval(figure)
+        leave, carry = ("leaves", "carries") if figure["n"] == 1 else ("leave", "carry")
         yield Finding(
             "data",
             "note",
             f"The {split} split is small: {counted(figure['n'], 'distinct example')}"
-            + (f" leave {metric_name(metric)} anywhere from {ends}." if ends else " carry no interval."),
+            + (f" {leave} {metric_name(metric)} anywhere from {ends}." if ends else f" {carry} no interval."),
             {"examples": figure["n"]},
         )
     if split == "validation":
-        chosen = _is_chosen(files)
+        chosen = is_chosen(files)
         yield Finding(
             "data",
             "note",
@@ -244,7 +284,7 @@ def held_out(files: RunFiles) -> Iterator[Finding]:
         )
 
 
-def _is_chosen(files: RunFiles) -> bool:
+def is_chosen(files: RunFiles) -> bool:
     """Say whether the validation split decided which weights are kept, the last ones included."""
     training = files.training
     among_several = files.recipe.get("train", {}).get("keep_best", True) and len(files.validations) > 1
