@@ -100,6 +100,8 @@ def _load(file: Path) -> None:
     try:
         if native and torch.torch_version.TorchVersion(torch.__version__) < native.build["at_least_torch"]:
             raise OSError(f"it needs torch {native.build['at_least_torch']} or newer")
+        if _cut_short(file):  # the loader would map it all the same, and the process die of it
+            raise OSError("the file is cut short")
         torch.ops.load_library(file)
     except (OSError, RuntimeError) as error:
         cause = error.__cause__ or error  # torch wraps the loader's reason in a sentence without it
@@ -107,6 +109,14 @@ def _load(file: Path) -> None:
             f"ftengine's compiled kernels do not load: {file} was {made}, running is torch {torch.__version__}: "
             f"{cause}. Reinstall ftengine in this environment, or set {DISABLE}=1 to compute without them"
         ) from error
+
+
+def _cut_short(file: Path) -> bool:
+    """Say whether an ELF file of 64 bits ends before its table of sections, which linkers write last."""
+    with file.open("rb") as opened:
+        header = opened.read(64)
+    start, size, count = (int.from_bytes(header[a:b], "little") for a, b in ((40, 48), (58, 60), (60, 62)))
+    return header[:5] == b"\x7fELF\x02" and file.stat().st_size < start + size * count
 
 
 def _native() -> ModuleType | None:

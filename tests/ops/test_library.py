@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,16 @@ def test_broken_library_is_an_error_that_names_both_torches(place, device):
         library.load()
     for expected in ("torch 2.99.0", f"torch {torch.__version__}", str(library.FILES[device]), "Reinstall"):
         assert expected in str(error.value)
+
+
+@compiled
+def test_a_library_that_was_cut_short_is_an_error_and_no_crash(place):
+    """As a full disk or a broken download leaves it; mapping what is missing would kill the process."""
+    whole = Path(library.__file__).with_name("_ops_cpu.so").read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        library.FILES["cpu"].write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ImportError, match=r"the file is cut short\. Reinstall ftengine"):
+            library.load()
 
 
 def test_torch_older_than_the_stable_abi_is_an_error_that_names_both(place, monkeypatch):
