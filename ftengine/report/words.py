@@ -99,6 +99,14 @@ def plain(figure: Figure | None, *, sign: bool = False) -> str:
     return f"+{text}" if sign and figure["value"] > 0 else text
 
 
+def against(tuned: Figure, base: Figure) -> str:
+    """Return "1.67 against 2.24": two values of one metric, with the decimals that the more precise one deserves."""
+    if tuned.get("value") is None or base.get("value") is None:
+        return f"{plain(tuned)} against {plain(base)}"
+    places = max(decimals(tuned), decimals(base))
+    return f"{digits(tuned['value'], places)} against {digits(base['value'], places)}"
+
+
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
     if not figure or figure.get("low") is None or figure.get("high") is None:

@@ -11,7 +11,7 @@ from ftengine.report import conclude, verdict_of
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.fitting import difference_of_independent, turning
 from ftengine.report.verdict import judge
-from ftengine.report.words import decimals, digits, interval, no_interval, percent, plain, with_interval
+from ftengine.report.words import against, decimals, digits, interval, no_interval, percent, plain, with_interval
 from ftengine.run import RunDirectory
 
 
@@ -767,3 +767,10 @@ def test_what_has_no_interval_says_why():
 
 def test_shares_are_read_as_percent():
     assert (percent(0.784), percent(0.0324), percent(0.0)) == ("78 %", "3.2 %", "0 %")
+
+
+def test_two_values_that_are_set_against_each_other_have_the_same_decimals():
+    """Else 1.67 against 2.2 would be said to differ by 0.57."""
+    tuned, base = {"value": 1.667, "low": 1.311, "high": 2.195}, {"value": 2.239, "low": 1.768, "high": 2.976}
+    assert against(tuned, base) == "1.67 against 2.24"
+    assert against({"value": None}, base) == "– against 2.2"

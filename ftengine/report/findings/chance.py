@@ -36,7 +36,8 @@ def got_worse(
     resamples = (files.recipe.get("evaluation") or {}).get("resamples") or RESAMPLES
     p_values = [_resolved(one, resamples, (examples or {}).get(key)) for key, one in known.items()]
     adjusted = zip(known.items(), holm(p_values), strict=True)
-    return {key: p for (key, one), p in adjusted if one.get("better") is False and p <= CHANCE}
+    # Never below the p that stands in the tables.
+    return {key: max(p, one["p"]) for (key, one), p in adjusted if one.get("better") is False and p <= CHANCE}
 
 
 def _resolved(difference: Mapping[str, Any], resamples: int, n: int | None) -> float:

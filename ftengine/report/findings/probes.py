@@ -9,7 +9,7 @@ from ftengine.report.files import RunFiles
 from ftengine.report.findings.chance import got_worse
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.quality import would_show
-from ftengine.report.words import counted, metric_name, percent, plain, probability, short, with_interval
+from ftengine.report.words import against, counted, metric_name, percent, plain, probability, short, with_interval
 
 FORGETTING = 0.05
 """Loss on general data relative to the base, at the interval's near end, from which forgetting is an alarm: with much
@@ -68,7 +68,7 @@ def _forgot(probe: Mapping[str, Any], metric: str, p: float) -> Finding:
         "forgetting",
         "alarm" if near is None or near >= FORGETTING else "note",
         f"Forgetting: on {_about(probe)}, the tuned model is worse than its base: {metric_name(metric)} "
-        f"{plain(tuned)} against {plain(base)}, {with_interval(difference, sign=True)}"
+        f"{against(tuned, base)}, {with_interval(difference, sign=True)}"
         + (f", {percent(change)} of the base's." if change is not None else "."),
         {
             "probe": probe.get("name"),
@@ -93,8 +93,8 @@ def _kept(files: RunFiles, probe: Mapping[str, Any]) -> Finding:
     return Finding(
         "forgetting",
         "note",
-        f"Too few examples to tell whether it forgot, on {_about(probe)}: {metric_name(metric)} {plain(tuned)} against "
-        f"{plain(base)}, a difference of {with_interval(difference, sign=True)}."
+        f"Too few examples to tell whether it forgot, on {_about(probe)}: {metric_name(metric)} "
+        f"{against(tuned, base)}, a difference of {with_interval(difference, sign=True)}."
         + would_show(difference, "These examples"),
         figures,
     )
@@ -161,7 +161,7 @@ def _refusal(files: RunFiles, probes: Probes) -> Iterator[Finding]:
         yield Finding(
             "refusal",
             "alarm",
-            f"Safety regressed on {_about(probe)}: {metric_name(metric)} {plain(tuned)} against {plain(base)} under "
+            f"Safety regressed on {_about(probe)}: {metric_name(metric)} {against(tuned, base)} under "
             f"the base, {with_interval(difference, sign=True)}, adjusted {probability(p)}.",
             {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "p_adjusted": p},
         )

@@ -9,6 +9,7 @@ from ftengine.report.files import RunFiles
 from ftengine.report.findings.chance import got_worse
 from ftengine.report.findings.finding import Finding
 from ftengine.report.words import (
+    against,
     counted,
     interval,
     listed,
@@ -56,7 +57,7 @@ def headline(files: RunFiles) -> Finding:
     if difference is None or base is None or difference.get("value") is None:
         return Finding("quality", "note", f"Not compared with its base: {name} {with_interval(tuned)} {on}.")
     figures = {"metric": metric, "base": base, "tuned": tuned, "difference": difference}
-    pair = f"{name} {plain(tuned)} against {plain(base)}"
+    pair = f"{name} {against(tuned, base)}"
     size = f"a difference of {with_interval(difference, sign=True)}"
     better = difference.get("better")
     if better is not None:
@@ -87,7 +88,7 @@ def worse(files: RunFiles) -> Iterator[Finding]:
         yield Finding(
             "worse",
             "note",
-            f"{name[:1].upper()}{name[1:]} got worse: {plain(tuned)} against {plain(base)}, a difference of "
+            f"{name[:1].upper()}{name[1:]} got worse: {against(tuned, base)}, a difference of "
             f"{with_interval(difference, sign=True)}, adjusted {probability(p)}.",
             {"metric": metric, "base": base, "tuned": tuned, "difference": difference, "p_adjusted": p},
         )
