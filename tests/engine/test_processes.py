@@ -17,22 +17,36 @@ fine_tune(Recipe.make(json.loads(sys.argv[1])))
 """
 
 
-def test_two_processes_equal_one(chat_recipe, tmp_path):
-    settings = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
-    settings |= {"evaluation__generate": {"max_new_tokens": 2}}
-    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
-    script = tmp_path / "child.py"
+def in_two_processes(recipe, folder):
+    """Train a recipe in two processes and return the finished run."""
+    script = folder / "child.py"
     script.write_text(CHILD)
-    two = chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two"))
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script),
-         json.dumps(two.resolved())],
+         json.dumps(recipe.resolved())],
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=120,
     )  # fmt: skip
-    run = load_run(tmp_path / "two")
+    return load_run(recipe.output)
+
+
+def test_a_penalty_counts_once_over_two_processes(chat_recipe, tmp_path):
+    settings = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
+    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
+    two = in_two_processes(chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two")), tmp_path)
+    for key in ("loss", "penalty"):
+        curves = [[line[key] for line in run.metrics if key in line] for run in (one, two)]
+        assert curves[1] == pytest.approx(curves[0], rel=1e-3, abs=1e-9)  # float32 sums in another order
+        assert curves[0][-1] > 0
+
+
+def test_two_processes_equal_one(chat_recipe, tmp_path):
+    settings = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
+    settings |= {"evaluation__generate": {"max_new_tokens": 2}}
+    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
+    run = in_two_processes(chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two")), tmp_path)
     curves = [[line["loss"] for line in r.metrics if "loss" in line] for r in (one, run)]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)  # float32 sums in another order
     first, second = (read_tensors(r.trained / "adapter_model.safetensors") for r in (one, run))
