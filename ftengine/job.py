@@ -109,8 +109,10 @@ class Job:
         """Read and split the data, and let the task learn its labels.
 
         Raises:
+            RecipeError: the components do not go together.
             DataError: a file is missing or malformed, or does not hold what the task needs.
         """
+        self._require_agreement()
         self.listener.phase("read data")
         splits = make_splits(self.recipe.data, self.task, self.recipe.seed)
         located = {name: Located(rows) for name, rows in splits.mapping().items()}
@@ -232,6 +234,29 @@ class Job:
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
         by_pass(built, self.task)
         return built
+
+    def _require_agreement(self) -> None:
+        """Refuse components that cannot train with one another, or under the recipe's `train`."""
+        section, first = self.recipe.train, dict[str, int]()
+        for i, augmenter in enumerate(self.augmenters):
+            if section.batch_size == 1 and type(augmenter).mix is not Augmenter.mix:
+                raise RecipeError(
+                    f"augmenter {augmenter.name!r} (recipe key augment.{i}) mixes the examples of a micro-batch, and "
+                    "train.batch_size is 1. Set that to 2 or more, or take the augmenter out of the recipe."
+                )
+        for i, regularizer in enumerate(self.regularizers):
+            before = first.setdefault(regularizer.name, i)
+            if before != i:
+                raise RecipeError(
+                    f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
+                    f"regularize.{i}). Leave one of them."
+                )
+            if section.weight_decay and getattr(regularizer, "replaces_weight_decay", False):
+                raise RecipeError(
+                    f"regularizer {regularizer.name!r} (recipe key regularize.{i}) takes the place of "
+                    f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
+                    "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
+                )
 
     def _request(self, skeleton: bool = False) -> LoadRequest:
         return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, skeleton=skeleton)

@@ -10,13 +10,18 @@ import numpy as np
 
 from ftengine.api import Augmenter, Example, Task
 from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import DataError
 
 TRIED = 30
 """Examples that are changed to find some that look different, as an augmenter may leave most as they are."""
 
 
-def before_and_after(split: EncodedSplit, count: int = 3) -> list[dict[str, Any]]:
+def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None = None) -> list[dict[str, Any]]:
     """Return what the split's augmenters make of a few of its examples in the first epoch.
+
+    Args:
+        count: most examples shown.
+        batch_size: examples that are trained on together (`train.batch_size`); no more are shown mixed.
 
     Returns:
         Up to `count` mappings of examples that are changed: "place", and "before" and "after", which are what the task
@@ -33,16 +38,19 @@ def before_and_after(split: EncodedSplit, count: int = 3) -> list[dict[str, Any]
             found.append({"place": split.rows.where(row), **entry})
         if len(found) == count:
             break
-    return found + _mixed(split, count)
+    return found + _mixed(split, count if batch_size is None else min(count, batch_size))
 
 
 def without_effect(split: EncodedSplit) -> list[str]:
-    """Return the names of augmenters, each by itself, that leave all of `TRIED` examples as they are."""
+    """Return the names of augmenters, each by itself, that leave all of `TRIED` examples as they are for the model.
+
+    Upper case, say, is no change under a tokenizer that lowers all letters.
+    """
     idle = []
     for augmenter in filter(_changes_examples, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
         pairs = ((alone.rows[row], alone.augmented(row, 0)) for row in tried(split))
-        if not any(len(after) != 1 or _compared(split.task, before, after[0]) for before, after in pairs):
+        if not any(len(after) != 1 or _reads_otherwise(split, before, after[0]) for before, after in pairs):
             idle.append(augmenter.name)
     return idle
 
@@ -55,6 +63,19 @@ def tried(split: EncodedSplit) -> list[int]:
 
 def _changes_examples(augmenter: Augmenter) -> bool:
     return type(augmenter).augment is not Augmenter.augment
+
+
+def _reads_otherwise(split: EncodedSplit, before: Example, after: Example) -> bool:
+    """Say whether the model reads a changed example differently."""
+    if _compared(split.task, before, after) is None:
+        return False
+    if split.task.modality == "image":  # whose features are tensors; other pixels are read as such
+        return True
+    try:
+        old, new = (split.task.encode(x, split.processor, max_length=split.max_length) for x in (before, after))
+    except DataError:  # the example is trained on as it stands, as it is where nothing of the other is
+        return False
+    return bool(new["weight"]) and old != new
 
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftengine import Recipe, fine_tune
+from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
 from ftengine.errors import RecipeError
 from ftengine.parameters import read_tensors
@@ -152,10 +152,31 @@ def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch
     monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("weights were read"))
     with pytest.raises(RecipeError, match="none trains"):
         fine_tune(recipe("run", ["l2-sp"], strategy="lora"))
+    with pytest.raises(RecipeError, match="dropout has p: 0"):
+        fine_tune(recipe("run", ["r-drop", {"name": "dropout", "p": 0}]))
     refused = recipe("run", ["wise-ft"])
     refused.data.validation = None
     with pytest.raises(RecipeError, match="no validation split"):
         fine_tune(refused)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, monkeypatch, tmp_path):
+    monkeypatch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+    message = rf"'{name}' stands in the recipe twice \(recipe keys regularize\.1 and regularize\.2\)"
+    other = "ema" if name != "ema" else "dropout"
+    with pytest.raises(RecipeError, match=message) as refused:
+        fine_tune(recipe("run", [other, name, {"name": name}]))
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_weight_decay_beside_what_takes_its_place_is_refused_before_data_is_read(recipe, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+        with pytest.raises(RecipeError, match=r"'l2-sp' .* takes the place of train\.weight_decay, which is 0\.01"):
+            fine_tune(recipe("run", ["l2-sp"], weight_decay=0.01))
+    plan(recipe("run", ["dropout"], weight_decay=0.01), measure=False)
 
 
 def test_a_run_that_fails_is_detached(recipe, monkeypatch):

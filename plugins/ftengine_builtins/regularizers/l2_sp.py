@@ -27,11 +27,13 @@ class L2SP(Regularizer):
     """Pull weights back to the pre-trained ones, not to zero (L2-SP, Li et al. 2018).
 
     alpha/2 ‖w - w⁰‖² over pre-trained weights that train, plus beta/2 ‖w‖² over new ones (arXiv:1802.01483, eq. 2), is
-    added to the loss. It takes the place of train.weight_decay, which pulls everything towards zero; set that to 0. A
-    copy of the pre-trained weights is kept in memory.
+    added to the loss. It takes the place of train.weight_decay, which pulls everything towards zero and has to be 0.
+    A copy of the pre-trained weights is kept in memory.
     """
 
     name = "l2-sp"
+    replaces_weight_decay = True
+    """Whether a run with train.weight_decay is refused."""
     Config = L2SPConfig
     citation = (
         "Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483"

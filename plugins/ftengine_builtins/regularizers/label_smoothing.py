@@ -33,8 +33,6 @@ class LabelSmoothing(Regularizer):
                 f"regularizer label-smoothing needs classes to predict; task {task.name!r}{kind} has none. Take it "
                 "out of the recipe."
             )
-        if task.label_smoothing:
-            raise RecipeError("regularizer label-smoothing stands in the recipe twice. Leave one.")
         self._task = task
         task.label_smoothing = self.config.epsilon
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -24,16 +23,18 @@ ADVICE = "Take it out (lora and adapter have dropout of their own), or use strat
 class MixoutConfig(Config):
     """Options of mixout."""
 
-    p: float = Field(0.1, gt=0, lt=1, description="share of weights that are the pre-trained ones in a pass")
+    p: float = Field(0.9, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass")
 
 
 class Mixout(Regularizer):
-    """Swap random weights for the pre-trained ones in every pass of training (mixout, Lee et al. 2020).
+    """Swap the weights of random neurons for the pre-trained ones in every pass of training (mixout, Lee et al. 2020).
 
     With a mask m, 1 with probability p, a weight w that started as u becomes (m u + (1 - m) w - p u) / (1 - p), whose
-    mean is w (arXiv:1909.11299, §3). It acts on the matrices of linear and convolutional layers that came with the
-    model and train; embeddings, a language model's output head, biases, norms and fresh heads train as ever. A copy of
-    those matrices is kept in memory.
+    mean is w (arXiv:1909.11299, §3). As in the paper, m is one draw for all weights that go out from a neuron of a
+    layer's input (a channel, of convolutions). It acts on the matrices of linear and convolutional layers that came
+    with the model and train; embeddings, a language model's output head, biases, norms and fresh heads train as ever.
+    A copy of those matrices is kept in memory. The default p is that of the authors' examples
+    (github.com/bloodwass/mixout), which take dropout out beside it.
     """
 
     name = "mixout"
@@ -91,19 +92,39 @@ class Mixout(Regularizer):
         weight = layer._parameters["weight"]
         if layer.training and weight is not None:
             self._trained[layer] = weight
-            layer._parameters["weight"] = mixed(weight, self._start[layer], self.config.p)  # type: ignore[assignment]
+            kept = kept_neurons(layer, self.config.p)
+            layer._parameters["weight"] = mixed(weight, self._start[layer], kept, self.config.p)  # type: ignore[assignment]
 
     def _put_back(self, layer: nn.Module, *_: Any) -> None:
         if layer in self._trained:
             layer._parameters["weight"] = self._trained.pop(layer)
 
 
-def mixed(weight: Tensor, start: Tensor, p: float) -> Tensor:
-    """Return (m u + (1 - m) w - p u) / (1 - p) for a mask m that is 1 with probability p, in the weight's dtype.
+def kept_neurons(layer: Any, p: float) -> Tensor:
+    """Draw which neurons of a layer's input keep their trained weights: 1 with probability 1 - p, else 0.
+
+    Returns:
+        In the weight's dtype and of its number of dimensions: (inputs, 1) of Conv1D, (1, inputs) of Linear,
+        (1, channels, 1, …) of a convolution, and (outputs, channels of a group, 1, …) where that has groups.
+    """
+    weight = layer.weight
+    if isinstance(layer, Conv1D):  # (inputs, outputs)
+        return weight.new_empty(len(weight), 1).bernoulli_(1 - p)
+    groups = getattr(layer, "groups", 1)
+    outputs, inputs, *kernel = weight.shape
+    kept = weight.new_empty(groups, inputs).bernoulli_(1 - p)
+    if groups > 1:
+        kept = kept.repeat_interleave(outputs // groups, dim=0)
+    return kept.reshape(*kept.shape, *(1 for _ in kernel))
+
+
+def mixed(weight: Tensor, start: Tensor, kept: Tensor, p: float) -> Tensor:
+    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype.
 
     Args:
         weight: w, trained.
         start: u, of the same shape.
+        kept: 1 - m, of a shape that broadcasts to it.
+        p: the mean of m.
     """
-    kept = torch.empty_like(weight).bernoulli_(1 - p)
     return start + kept * (weight - start) / (1 - p)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from tiny import tiny_t5, tiny_vit
+from transformers import BertTokenizerFast
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
 from ftengine.cli.changes import CONTEXT, SHOWN, excerpts
+from ftengine.data.changes import before_and_after, without_effect
 from ftengine.errors import DataError, RecipeError
+from ftengine.job import Job
 from ftengine.registry import Registry
 from ftengine.run import RunDirectory
 
@@ -172,6 +176,40 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
     warnings = plan(recipe(texts, ["keyboard", {"name": "ocr", "rate": 0}]), measure=False).warnings
     found = [warning for warning in warnings if "augmenter" in warning]
     assert found == ["augmenter 'ocr' changes none of the training examples that were tried (their first epoch)."]
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monkeypatch):
+    alone = {"train": {**images["train"], "batch_size": 1, "accumulate": 4}}
+    with monkeypatch.context() as patch:
+        patch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+        message = rf"'{name}' \(recipe key augment\.1\) mixes .* train\.batch_size is 1\. Set that to 2 or more"
+        with pytest.raises(RecipeError, match=message) as refused:
+            fine_tune(recipe(images, ["flip", name], **alone))
+        assert refused.value.exit_code == 2
+    plan(recipe(images, ["flip"], **alone), measure=False)
+
+
+def test_no_more_examples_are_shown_mixed_than_train_together(images):
+    job = Job.open(recipe(images, ["mixup"]))
+    train = job.encode(job.read_data())["train"]
+    for batch_size, shown in ((2, 2), (4, 3), (None, 3)):
+        (entry,) = before_and_after(train, batch_size=batch_size)
+        assert len(entry["before"]["labels"]) == len(entry["after"]["labels"]) == shown
+        assert entry["place"] == f"labels of a batch of {shown}"
+
+
+def test_a_change_that_the_tokenizer_takes_back_is_none(texts, bert_folder, tmp_path):
+    """The tiny BERT reads no case; a copy of it does."""
+    cased = tmp_path / "cased"
+    shutil.copytree(bert_folder, cased)
+    tokenizer = BertTokenizerFast.from_pretrained(bert_folder, do_lower_case=False)
+    tokenizer.save_pretrained(cased)
+    for source, idle in ((bert_folder, ["case"]), (cased, [])):
+        job = Job.open(recipe({**texts, "model": {"source": str(source)}}, ["keyboard", "case"]))
+        train = job.encode(job.read_data())["train"]
+        assert before_and_after(train)
+        assert without_effect(train) == idle
 
 
 def test_long_texts_are_shortened_around_what_changed():

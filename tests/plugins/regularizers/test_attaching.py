@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftengine.api import LoadedModel
+from ftengine.api import LoadedModel, Regularizer
 from ftengine.errors import RecipeError
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.dropout import Dropout
@@ -45,11 +45,24 @@ def test_detaching_leaves_the_model_as_without(make, kind):
     assert torch.equal(case.task.loss(case.module, case.batch)[0], expected)
 
 
+class Refusing(Regularizer):
+    """Hooks itself in, then refuses the model."""
+
+    name = "refusing"
+
+    def attach(self, loaded, task):
+        self.handle = loaded.module.register_forward_hook(lambda *_: None)
+        raise RecipeError("not this model")
+
+    def detach(self, loaded):
+        self.handle.remove()
+
+
 def test_an_attachment_that_fails_undoes_those_before_it(make):
     case = make("text")
     before = hooks(case.module)
-    with pytest.raises(RecipeError, match="twice"):
-        Attached([Mixout(), LabelSmoothing(), LabelSmoothing()], case.loaded, case.task)
+    with pytest.raises(RecipeError, match="not this model"):
+        Attached([Mixout(), LabelSmoothing(), Refusing()], case.loaded, case.task)
     assert hooks(case.module) == before
     assert case.task.label_smoothing == 0.0
 
@@ -89,6 +102,18 @@ def test_r_drop_wants_randomness_and_finds_it_wherever_it_is(make, lora):
         attached.detach()
     full = make("text")
     Attached([Mixout(), RDrop()], full.loaded, full.task).detach()
+
+
+def test_dropout_that_leaves_r_drop_two_equal_passes_is_refused(make, lora):
+    case, off = make("classes"), Dropout(Dropout.Config(p=0))
+    before = [m.p for m in case.module.modules() if isinstance(m, nn.Dropout)]
+    with pytest.raises(RecipeError, match="dropout has p: 0, so that the two passes which r-drop"):
+        Attached([RDrop(), off], case.loaded, case.task)
+    assert [m.p for m in case.module.modules() if isinstance(m, nn.Dropout)] == before
+    assert not case.task.keeps_pass
+    Attached([Neftune(), RDrop(), off], case.loaded, case.task).detach()  # noise is left
+    adapted = make("classes", lora(dropout=0.1))
+    Attached([RDrop(), off], adapted.loaded, adapted.task).detach()  # LoRA's own is left
 
 
 @pytest.mark.parametrize("cls", [L2SP, Mixout])

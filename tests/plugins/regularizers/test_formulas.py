@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.parameters import state_tensors, trainable
@@ -13,7 +14,7 @@ from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
 from ftengine_builtins.regularizers.label_smoothing import LabelSmoothing
-from ftengine_builtins.regularizers.mixout import Mixout, mixed
+from ftengine_builtins.regularizers.mixout import Mixout, kept_neurons, mixed
 from ftengine_builtins.regularizers.neftune import Neftune
 from ftengine_builtins.regularizers.r_drop import RDrop
 from ftengine_builtins.regularizers.wise_ft import WiseFT
@@ -162,11 +163,14 @@ def test_r_drop_is_the_loss_of_both_passes_and_their_divergence(make, kind):
 
 
 def test_mixout_by_hand():
-    weight, start = torch.full((400, 400), 3.0, dtype=torch.float64), torch.full((400, 400), 1.0, dtype=torch.float64)
+    layer = nn.Linear(160_000, 3, dtype=torch.float64)
+    weight, start = torch.full_like(layer.weight, 3.0), torch.full_like(layer.weight, 1.0)
     torch.manual_seed(0)
-    result = mixed(weight, start, 0.25)
+    result = mixed(weight, start, kept_neurons(layer, 0.25), 0.25)
     swapped, kept = (1.0 - 0.25 * 1.0) / 0.75, (3.0 - 0.25 * 1.0) / 0.75
     is_swapped = (result - swapped).abs() < 1e-12
+    assert result.shape == weight.shape
+    assert (is_swapped == is_swapped[0]).all()  # a neuron with all its outgoing weights, or none of them
     assert ((result - kept).abs() < 1e-12).logical_xor(is_swapped).all()
     assert is_swapped.double().mean().item() == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 160_000))
     assert result.mean().item() == pytest.approx(3.0, abs=5 * (kept - swapped) * math.sqrt(0.25 * 0.75 / 160_000))
@@ -184,13 +188,38 @@ def test_mixout_of_one_layer_is_the_formula_with_its_mask(make):
     torch.manual_seed(1)
     y = layer(x)
     torch.manual_seed(1)
-    mask = 1 - torch.empty_like(start).bernoulli_(0.6)
+    mask = 1 - start.new_empty(1, 32).bernoulli_(0.6)  # one draw for each of the layer's 32 inputs
     w = (mask * start + (1 - mask) * layer.weight - 0.4 * start) / 0.6
     torch.testing.assert_close(y, F.linear(x, w, layer.bias))
     y.sum().backward()
-    torch.testing.assert_close(layer.weight.grad, ((1 - mask) / 0.6) * x.sum(0))
+    torch.testing.assert_close(layer.weight.grad, (((1 - mask) / 0.6) * x.sum(0)).expand_as(start))
     layer.eval()
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(12, 8), torch.ones(1, 12)),
+        (Conv1D(8, 12), torch.ones(1, 12)),
+        (nn.Conv1d(12, 8, 3), torch.ones(1, 12, 3)),
+        (nn.Conv2d(12, 8, 3), torch.ones(1, 12, 3, 3)),
+        (nn.Conv2d(12, 8, 3, groups=4), torch.ones(1, 12, 3, 3)),
+        (nn.Conv2d(12, 12, 3, groups=12), torch.ones(1, 12, 3, 3)),
+        (nn.Conv3d(12, 8, 3, groups=2), torch.ones(1, 12, 3, 3, 3)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_mixout_swaps_all_that_goes_out_from_a_neuron_or_channel(layer, x):
+    """With u = 0 a swapped neuron is as good as absent: the layer computes what dropout on its input would."""
+    torch.manual_seed(0)
+    kept = kept_neurons(layer, 0.5)
+    mix = mixed(layer.weight, torch.zeros_like(layer.weight), kept, 0.5)
+    torch.manual_seed(0)
+    drawn = torch.empty(12).bernoulli_(0.5)
+    assert 0 < drawn.sum() < 12
+    dropped = layer(x * drawn.reshape(1, 12, *(1 for _ in x.shape[2:])) / 0.5)
+    torch.testing.assert_close(torch.func.functional_call(layer, {"weight": mix}, (x,)), dropped)
 
 
 def test_an_error_inside_a_mixed_layer_leaves_its_weight(make):
