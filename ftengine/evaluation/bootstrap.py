@@ -87,6 +87,7 @@ class Accumulator:
         self._sums: np.ndarray | None = None
         self._counts: list[Counter[Hashable]] = [Counter() for _ in self.evaluators]
         self._waiting: list[tuple[int, np.ndarray]] = []
+        self._figures: dict[str, Figure] | None = None  # until another example comes
 
     def update(self, index: int, prediction: Prediction) -> None:
         """Add one example.
@@ -100,6 +101,7 @@ class Accumulator:
             counts.update(evaluator.counts(prediction))
         self._expect([len(row) for row in rows])
         self._waiting.append((index, np.concatenate([np.ones(1), *rows])))
+        self._figures = None
         if len(self._waiting) == BATCH:
             self._flush()
 
@@ -116,6 +118,7 @@ class Accumulator:
         self.require_alike(other)
         other._flush()
         self._flush()
+        self._figures = None
         if apart:
             self.distinct = self.independent + other.independent
         if other._sums is not None:
@@ -145,6 +148,11 @@ class Accumulator:
 
     def figures(self) -> dict[str, Figure]:
         """Return every metric with its resamples; none before any example."""
+        if self._figures is None:
+            self._figures = self._made()
+        return self._figures
+
+    def _made(self) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
         owners: dict[str, str] = {}
         n = self.independent

@@ -57,33 +57,20 @@ def test_calibration_errors_have_no_interval(name):
     assert results[name].low is results[name].high is None
 
 
-def hardly_wrong(n, seed, right=0.98, resamples=400):
-    """Two classes, told apart with an area of 0.99; a model that is `right` that often and sure of 99 to 100 %."""
-    rng = np.random.default_rng([n, seed])
+def always_right(n):
+    """A model of two classes that is right on all examples, and sure of 99 to 100 %."""
+    rng = np.random.default_rng(n)
     context = EvaluationContext("some-task", Labels("single", ("no", "yes")))
-    accumulator = Accumulator([Classification(), Calibration()], context, resamples, seed)
-    apart = np.sqrt(2) * stats.norm.ppf(0.99)
+    accumulator = Accumulator([Classification(), Calibration()], context, 400, 0)
     for index in range(n):
-        label, sure = int(rng.integers(2)), 0.99 + 0.01 * rng.random()
-        p = 1 / (1 + np.exp(-apart * (rng.normal() + apart * (label - 0.5))))
-        guess = label if rng.random() < right else 1 - label
-        z = np.log(sure / (1 - sure))
-        logits = [z, 0.0] if guess == 0 else [0.0, z]
-        accumulator.update(index, {"label": label, "predicted": guess, "scores": [1 - p, p], "logits": logits})
+        sure = 0.99 + 0.01 * rng.random()
+        logits = [np.log(sure / (1 - sure)), 0.0]
+        accumulator.update(index, {"label": 0, "predicted": 0, "logits": logits})
     return accumulator
 
 
-def test_intervals_hold_the_truth_of_a_model_that_is_hardly_ever_wrong():
-    """Percentiles of the bootstrap alone held it in 82 and 88 %: most sets have a fault or two, and some have none."""
-    runs, truth = 100, {"roc_auc": 0.99, "overconfidence": 0.015}
-    results = [hardly_wrong(100, seed).results() for seed in range(runs)]
-    for name, value in truth.items():
-        held = sum(result[name].low <= value <= result[name].high for result in results)
-        assert held >= stats.binom.ppf(0.001, runs, 0.94), name
-
-
 def test_right_answers_alone_do_not_prove_that_confidence_is_earned():
-    results = hardly_wrong(50, 0, right=1.0).results()
+    results = always_right(50).results()
     assert results["accuracy"].value == 1
     over = results["overconfidence"]
     assert over.value < 0
@@ -91,7 +78,6 @@ def test_right_answers_alone_do_not_prove_that_confidence_is_earned():
 
 
 def test_what_two_nearly_perfect_models_differ_by_is_no_surer_than_either():
-    before, after = hardly_wrong(60, 0, right=1.0), hardly_wrong(60, 0, right=1.0)
-    found = compare(before, after)["overconfidence"]
+    found = compare(always_right(60), always_right(60))["overconfidence"]
     assert found.low < -0.04 < 0 < 0.04 < found.high
     assert found.better is None
