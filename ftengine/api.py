@@ -472,6 +472,8 @@ class Regularizer(Component):
 
     needs_validation: bool = False
     """Whether it cannot do without a validation split; may depend on the options."""
+    replaces_weight_decay: ClassVar[bool] = False
+    """Whether it pulls weights somewhere itself, so that `train.weight_decay` has to be 0 beside it."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         """See the model, after the strategy prepared it and before the first step.

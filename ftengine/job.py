@@ -251,7 +251,7 @@ class Job:
                     f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
                     f"regularize.{i}). Leave one of them."
                 )
-            if section.weight_decay and getattr(regularizer, "replaces_weight_decay", False):
+            if section.weight_decay and regularizer.replaces_weight_decay:
                 raise RecipeError(
                     f"regularizer {regularizer.name!r} (recipe key regularize.{i}) takes the place of "
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "

@@ -125,7 +125,7 @@ def plan(
             "label_share": None if job.task.labels else float(train.weights.sum() / train.lengths.sum()),
         },
         example=_example(train),
-        augmented=before_and_after(train),
+        augmented=before_and_after(train, batch_size=section.batch_size),
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
@@ -329,7 +329,8 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     if shortened:
         found.append(f"{', '.join(shortened)} are cut to the length limit.")
     found += [
-        f"augmenter {name!r} changes none of the training examples that were tried (their first epoch)."
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their first "
+        "epoch)."
         for name in without_effect(encoded["train"])
     ]
     if "validation" not in encoded:
