@@ -19,7 +19,9 @@ from accelerate.state import PartialState
 
 from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
 from ftengine.children import Child, require_alike, require_new_or_same, train_unfinished
-from ftengine.errors import InputError, RecipeError, RunError, naming
+from ftengine.data.labels import labels_of
+from ftengine.data.split import make_splits
+from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.results import read_sums
 from ftengine.evaluation.sums import Sums
@@ -94,8 +96,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
         InputError: fewer than two folds, or a recipe that holds out test data already or parts duplicates.
         RunError: the output folder is a run itself.
     """
-    if folds < 2:
-        raise InputError(f"--folds {folds}: cross-validation needs two folds at least; five and ten are usual.")
+    require_folds(folds)
     if recipe.data.test is not None:
         raise RecipeError(
             f"data.test is {recipe.data.test!r}, but in cross-validation each fold is the test data once. Set it to "
@@ -123,6 +124,12 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
     ]
 
 
+def require_folds(folds: int) -> None:
+    """Refuse fewer than two folds."""
+    if folds < 2:
+        raise InputError(f"--folds {folds}: cross-validation needs two folds at least; five and ten are usual.")
+
+
 def check(children: Sequence[Child], listener: Listener) -> list[Job]:
     """Read and encode every fold and try the strategy on a model without weights; nothing is written.
 
@@ -133,7 +140,10 @@ def check(children: Sequence[Child], listener: Listener) -> list[Job]:
     for child in children:
         with naming(child.label):
             job = Job.open(child.recipe, listener=listener, check_source=not jobs)
-            splits = job.read_data()
+            try:
+                splits = job.read_data()
+            except DataError as error:
+                raise DataError(_label_held_out_whole(job) or str(error)) from None
             if jobs and job.task.state() != jobs[0].task.state():
                 raise InputError(
                     "its training rows have other labels than those of fold 0, so that their figures do not add up. "
@@ -146,6 +156,25 @@ def check(children: Sequence[Child], listener: Listener) -> list[Job]:
             require_new_or_same(child.run, job, job.encode(splits))
         jobs.append(job)
     return jobs
+
+
+def _label_held_out_whole(job: Job) -> str:
+    """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
+    data = job.recipe.data
+    splits = make_splits(data, job.task, job.recipe.seed, audited=False).mapping()
+    trained = {label for row in splits["train"] for label in labels_of(job.task.target(row))}
+    places: dict[str, list[str]] = {}
+    for i, row in enumerate(splits["test"]):
+        for label in set(labels_of(job.task.target(row))) - trained:
+            places.setdefault(label, []).append(splits["test"].where(i))
+    if not places:
+        return ""
+    label, rows = min(places.items(), key=lambda item: (len(item[1]), item[0]))
+    has = f"one row ({rows[0]})" if len(rows) == 1 else f"{len(rows)} rows (the first {rows[0]})"
+    return (
+        f"label {label!r} has {has}, and fold {data.split.fold} holds {'it' if len(rows) == 1 else 'all of them'} out, "
+        "so that nothing of it is left to train on. Add rows of this label, or leave it out."
+    )
 
 
 def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossValidation:

@@ -113,8 +113,13 @@ class DataSection(_Section):
         if taken >= 1:
             raise ValueError(f"validation and test together take {taken:g} of the data; leave some for training")
         if self.split.folds is not None and self.test is not None:
-            raise ValueError("with data.split.folds the test split is one of the folds; set data.test to null")
-        if self.split.by != "random" and self.split.folds is None and not taken:
+            raise ValueError(
+                "with data.split.folds the test split is one of the folds; set data.test to null (--set "
+                "data.test=null); a test file stays untouched for the model that you train in the end"
+            )
+        # Of files held out, groups and times are compared with those of training; labels need no look at them.
+        files = self.split.by in ("group", "time") and (self.validation is not None or self.test is not None)
+        if self.split.by != "random" and self.split.folds is None and not taken and not files:
             raise ValueError(
                 f"data.split.by: {self.split.by} has nothing to divide; set data.validation or data.test to a fraction"
             )

@@ -36,11 +36,14 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     """
     from ftengine.errors import InputError
     from ftengine.folds import cross_validate as validate
+    from ftengine.folds import require_folds
     from ftengine.recipe import Recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("cross-validate starts processes of its own; call it without torchrun or accelerate launch.")
-    recipe = Recipe.read(recipe_file, overrides)
+    require_folds(folds)
+    # With the folds in it, as they may be all that the recipe divides.
+    recipe = Recipe.read(recipe_file, [*overrides, f"data.split.folds={folds}", "data.split.fold=0"])
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
     with listening() as listener:

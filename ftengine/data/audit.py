@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.labels import LabelCount, find_contradictions, label_report, label_warnings
+from ftengine.data.keys import overlapping
+from ftengine.data.labels import LabelCount, alike_warnings, find_contradictions, label_report, label_warnings
+from ftengine.data.languages import CHARACTERS, SAMPLE, language_of, long_enough, minorities
 from ftengine.data.leaks import describe
 from ftengine.data.material import Material, group_numbers, identities, to_json
 from ftengine.data.near import Near
@@ -61,11 +63,21 @@ def audit_splits(
         of["train"], targets["train"] = of["train"][kept], targets["train"][kept]
     report = {name: _counts(rows, of[name], near) for name, rows in splits.items()}
     looks = {name: _Look(rows, task) for name, rows in splits.items()}
-    contradictions = find_contradictions(splits, of, targets) if any(x.any() for x in targets.values()) else None
-    labels = label_report({name: look.labels.counts() for name, look in looks.items()})
+    contradictions = None
+    if any(x.any() for x in targets.values()):
+        # Words that are written otherwise say the same of the whole, though not each of itself.
+        alike = near is not None and not any(look.labels.sequences for look in looks.values())
+        of_words = {name: near.same[units] for name, units in of.items()} if near is not None and alike else of
+        contradictions = find_contradictions(splits, of_words, targets)
+    counts = {name: look.labels.counts() for name, look in looks.items()}
+    labels = label_report(counts)
     warnings = _source_warnings(splits, of, near, units, section)
     warnings += _size_warnings(material.splits, asked or {})
     warnings += [_leak_warning(leak, material.splits, section) for leak in leaks]
+    if section.split.by == "time":
+        times = dict(material.keys) | ({} if kept is None else {"train": material.keys["train"][kept]})
+        files = [name for name in splits if name != "train" and name not in (asked or {})]
+        warnings += overlapping(splits, times, section.split.column or "", files)
     if dropped:
         warnings.append(
             f"{dropped} of {len(material.splits['train'])} training examples are left out, as they are also held out "
@@ -76,7 +88,7 @@ def audit_splits(
             f"{_examples(contradictions['texts'], 'occurs', 'occur')} with more than one label "
             f"({contradictions['rows']} rows, e.g. {contradictions['places'][0]})."
         )
-    warnings += label_warnings(labels)
+    warnings += label_warnings(labels) + alike_warnings(counts)
     for name, look in looks.items():
         warnings += look.warnings(name)
     return {
@@ -88,6 +100,7 @@ def audit_splits(
         "labels": labels,
         "oddities": {name: look.oddities for name, look in looks.items()},
         "scripts": {name: dict(look.scripts.most_common()) for name, look in looks.items()},
+        "languages": {name: dict(look.languages.most_common()) for name, look in looks.items()},
         "personal": {name: look.personal for name, look in looks.items()},
         "warnings": warnings,
     }
@@ -101,6 +114,7 @@ class _Look:
         oddities: for each kind that occurs, the "count" of rows and the "places" of the first.
         personal: for each kind that occurs, the "count" of rows and the "places" of the first, values masked.
         scripts: rows by the script of most of their letters.
+        languages: rows by their language, of a sample of longer ones in the script that most have.
     """
 
     def __init__(self, rows: Rows, task: Task) -> None:
@@ -111,6 +125,10 @@ class _Look:
         self._rows = rows
         lengths = np.zeros(len(rows), dtype=np.int64)
         shown: dict[str, int] = {}  # the first row of each script
+        sample = np.random.default_rng(0).permutation(len(rows))[:SAMPLE]
+        sampled = np.zeros(len(rows), dtype=bool)
+        sampled[sample] = True
+        longer: list[tuple[int, str, str]] = []  # row, script and text
         for i, row in enumerate(rows):
             self.labels.add(task.target(row))
             texts = task.texts(row)
@@ -125,6 +143,8 @@ class _Look:
             if (script := script_of(text)) is not None:
                 self.scripts[script] += 1
                 shown.setdefault(script, i)
+                if sampled[i] and long_enough(text):
+                    longer.append((i, script, text[:CHARACTERS]))
         for kind, found in zip(("short", "long"), outlying(lengths), strict=True):
             for i in found:
                 self._count(self.oddities, kind, int(i))
@@ -133,6 +153,14 @@ class _Look:
             for script, count in self.scripts.items()
             if sum(self.scripts.values()) >= SCRIPT_FEWEST and count < MINORITY * sum(self.scripts.values())
         }
+        self.languages: Counter[str] = Counter()
+        self._tongues: dict[str, str] = {}  # a place for each language
+        main = self.scripts.most_common(1)
+        for i, script, text in longer:
+            if script == main[0][0] and (language := language_of(text)) is not None:
+                self.languages[language] += 1
+                if language not in self._tongues:
+                    self._tongues[language] = rows.where(i)
 
     def _count(self, into: dict[str, dict[str, Any]], kind: str, row: int, what: str = "") -> None:
         entry = into.setdefault(kind, {"count": 0, "places": []})
@@ -148,6 +176,13 @@ class _Look:
         for script, (count, place) in self._minorities.items():
             said = f"{count} of {len(self._rows)} examples {'is' if count == 1 else 'are'}"
             yield f"{name}: {said} mostly in {script.title()} letters, e.g. {place}."
+        for language in minorities(self.languages):
+            [(main, _)] = self.languages.most_common(1)
+            looked_at = f"{self.languages.total()} longer examples{' of a sample' * (len(self._rows) > SAMPLE)}"
+            yield (
+                f"{name}: {self.languages[language]} of {looked_at} seem to be in another language ({language}) than "
+                f"most ({main}), e.g. {self._tongues[language]}."
+            )
         for kind, text in KINDS.items():
             if entry := self.personal.get(kind):
                 holding = _examples(entry["count"], "holds", "hold")
@@ -229,9 +264,11 @@ def _size_warnings(splits: Mapping[str, Rows], asked: Mapping[str, float]) -> li
 
 
 def _leak_warning(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
-    said = describe(leak, splits, section.near_duplicates)
+    said = describe(leak, splits, section)
     serious = leak["between"][0] == "train" and section.leaks != "drop"
-    return f"{said}{'; figures on them say nothing about new data' if serious else ''}."
+    texts = leak["count"] + leak["near"]
+    new = "nothing about new data" if texts else "little about new ones"
+    return f"{said}{f'; figures on them say {new}' if serious else ''}."
 
 
 def _examples(count: int, one: str, many: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
@@ -23,7 +25,9 @@ def _require(rows: Rows, column: str) -> None:
 
 
 def values(rows: Rows, column: str) -> np.ndarray:
-    """Return a number for each row that rows of the same value share.
+    """Return a hash of 16 bytes for each row, of dtype S16, that rows of the same value share.
+
+    Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one.
 
     Raises:
         DataError: there is no such column, or a row has no value in it.
@@ -31,39 +35,102 @@ def values(rows: Rows, column: str) -> np.ndarray:
     _require(rows, column)
     hashes = bytearray()
     for i, row in enumerate(rows):
-        if row[column] is None or row[column] == "":
+        name = _name(row[column])
+        if not name:
             raise DataError(
                 f"{rows.where(i)}: no value in column {column!r}, by which data.split groups rows. Fill it."
             )
-        hashes += blake2b(to_json(row[column]).encode(), digest_size=16).digest()
-    return np.unique(np.frombuffer(bytes(hashes), dtype="S16"), return_inverse=True)[1]
+        hashes += blake2b(name.encode(), digest_size=16).digest()
+    return np.frombuffer(bytes(hashes), dtype="S16")
 
 
-def times(rows: Rows, column: str) -> np.ndarray:
-    """Return the time of each row, as a number.
+def _name(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or value != value:  # a NaN
+        return ""
+    # pandas writes the whole numbers of a column with gaps as 7.0.
+    return _WHOLE.sub(r"\1", value.strip()) if isinstance(value, str) else to_json(value)
+
+
+_WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
+
+_SCALES = {
+    "years": (1900, 2100),
+    "days as in 20240531": (1900_01_01, 2100_12_31),
+    "seconds since 1970": (1e8, 5e9),  # from 1973 to 2128
+    "milliseconds since 1970": (1e11, 5e12),
+    "microseconds since 1970": (1e14, 5e15),
+    "nanoseconds since 1970": (1e17, 5e18),
+}
+"""Numbers that are likely to be times, least and greatest, by what they count."""
+
+
+def times(splits: Mapping[str, Rows], column: str) -> dict[str, np.ndarray]:
+    """Return the time of each row of each split, as a number.
 
     Raises:
-        DataError: there is no such column, a value is neither a number nor a date, or there are both.
+        DataError: there is no such column, a value is neither a number nor a date, there are both, or numbers count in
+            several units.
     """
-    _require(rows, column)
-    result = np.empty(len(rows))
-    kinds: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        found = _time(row[column])
-        if found is None:
-            raise DataError(
-                f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is no time; data.split.by: time "
-                "takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
-            )
-        result[i], kind = found
-        kinds.setdefault(kind, i)
-        if len(kinds) > 1:
-            (one, first), (other, second) = kinds.items()
-            raise DataError(
-                f"column {column!r} mixes {one}s ({rows.where(first)}) with {other}s ({rows.where(second)}), which "
-                "have no order. Write all in one way."
-            )
+    result: dict[str, np.ndarray] = {}
+    kinds: dict[str, str] = {}
+    for name, rows in splits.items():
+        _require(rows, column)
+        result[name] = np.empty(len(rows))
+        for i, row in enumerate(rows):
+            found = _time(row[column])
+            if found is None:
+                raise DataError(
+                    f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is no time; data.split.by: time "
+                    "takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
+                )
+            result[name][i], kind = found
+            if kind not in kinds:
+                kinds[kind] = f"{kind}s ({rows.where(i)})"
+            if len(kinds) > 1:
+                raise DataError(
+                    f"column {column!r} mixes {' with '.join(kinds.values())}, which have no order. Write all in one "
+                    "way."
+                )
+    if "number" in kinds:
+        _require_one_scale(splits, result, column)
     return result
+
+
+def _require_one_scale(splits: Mapping[str, Rows], numbers: Mapping[str, np.ndarray], column: str) -> None:
+    """Refuse numbers that are all likely to be times, but not all in one unit."""
+    edges = [edge for low, high in _SCALES.values() for edge in (low, np.nextafter(high, np.inf))]
+    places: dict[int, str] = {}
+    for name, rows in splits.items():
+        scale = np.searchsorted(edges, numbers[name], side="right")
+        if not (scale % 2).all():  # something else, such as a counter
+            return
+        for at, first in zip(*np.unique(scale, return_index=True), strict=True):
+            places.setdefault(int(at), rows.where(int(first)))
+    if len(places) > 1:
+        units = list(_SCALES)
+        mixed = " with ".join(f"{units[at // 2]} ({place})" for at, place in list(places.items())[:2])
+        raise DataError(f"column {column!r} mixes {mixed}, whose numbers have no order. Write all in one unit.")
+
+
+def overlapping(
+    splits: Mapping[str, Rows], times: Mapping[str, np.ndarray], column: str, held: Iterable[str]
+) -> list[str]:
+    """Say which of the held-out splits do not lie wholly later than training, in a sentence each."""
+    warnings = []
+    last = int(np.argmax(times["train"]))
+    for name in held:
+        first = int(np.argmin(times[name]))
+        early = int((times[name] <= times["train"][last]).sum())
+        if early:
+            begin, end = (str(splits[part][row][column])[:60] for part, row in ((name, first), ("train", last)))
+            warnings.append(
+                f"{name}: {early} of {len(splits[name])} examples are no later than the last of training: it begins at "
+                f"{begin} ({splits[name].where(first)}), training ends at {end} ({splits['train'].where(last)}); "
+                "figures on it say less about the future."
+            )
+    return warnings
 
 
 def _time(value: Any) -> tuple[float, str] | None:

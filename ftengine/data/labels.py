@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def find_contradictions(
 
     Args:
         splits: rows by name.
-        unit_of: for each split, (rows,) a number that equal examples share.
+        unit_of: for each split, (rows,) a number that equal examples share, or those of the same words.
         targets: for each split, (rows,) a hash of each target, 0 where there is none.
 
     Returns:
@@ -52,20 +52,30 @@ def find_contradictions(
     return {"texts": len(torn), "rows": int(np.isin(unit[order], torn).sum()), "places": places}
 
 
+def labels_of(target: Any) -> list[str]:
+    """Return the labels of one row's target, as `Task.target` gives it; numbers are none."""
+    return [str(x) for x in _each(target) if x is not None and not isinstance(x, (float, Mapping))]
+
+
+def _each(target: Any) -> Sequence[Any]:
+    return target if isinstance(target, (list, tuple)) else [target]
+
+
 class LabelCount:
     """Counts the labels of a split; a list of labels counts each, and numbers are no labels."""
 
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
         self._numeric = False
+        self.sequences = False
+        """Whether targets are sequences, such as a tag for each word: lists that say one thing several times."""
 
     def add(self, target: Any) -> None:
         """Count one row's target, as `Task.target` gives it."""
-        for label in target if isinstance(target, (list, tuple)) else [target]:
-            if isinstance(label, float):
-                self._numeric = True
-            elif label is not None and not isinstance(label, Mapping):
-                self._count[str(label)] += 1
+        if isinstance(target, (list, tuple)) and not self.sequences:
+            self.sequences = len(set(map(str, target))) < len(target)
+        self._numeric |= any(isinstance(label, float) for label in _each(target))
+        self._count.update(labels_of(target))
 
     def counts(self) -> Counter[str]:
         """Return how often each label occurs; nothing where targets are numbers."""
@@ -115,6 +125,21 @@ def label_warnings(report: Mapping[str, Any]) -> list[str]:
             shown = ", ".join(map(repr, split["missing"][:3])) + (", …" if len(split["missing"]) > 3 else "")
             warnings.append(f"{name}: no example of label {shown}; figures say nothing about it.")
     return warnings
+
+
+def alike_warnings(counts: Mapping[str, Counter[str]]) -> list[str]:
+    """Say which labels differ in case or white space only, and so may be one label written in two ways."""
+    total = sum(counts.values(), Counter())
+    alike: dict[str, list[str]] = {}
+    for label in sorted(total, key=lambda label: (-total[label], label)):
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    several = [labels for labels in alike.values() if len(labels) > 1]
+    shown = masked_names(label for labels in several for label in labels)
+    return [
+        f"labels {' and '.join(f'{shown[label]!r} ({total[label]})' for label in labels)} differ in case or white "
+        f"space only, and count as {len(labels)}; are they one?"
+        for labels in several[:SHOWN_PLACES]
+    ]
 
 
 def _some(count: int, of: int) -> str:

@@ -1,4 +1,4 @@
-"""Examples on two sides of a split: counted, told, and taken out of training where the recipe says so."""
+"""Examples and groups on two sides of a split: counted, told, and taken out of training where the recipe says so."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ import numpy as np
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
 from ftengine.data.units import Units
+from ftengine.recipe import DataSection
 
 SHOWN_LEAKS = 5
 
 
-def find_leaks(splits: Mapping[str, Rows], units: Units, near: Near | None) -> list[dict[str, Any]]:
+def find_leaks(
+    splits: Mapping[str, Rows], units: Units, near: Near | None, groups: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
     """Count, for each pair of splits, the rows of the second that are also in the first.
+
+    Args:
+        splits: rows by name.
+        units: their distinct examples.
+        near: near duplicates among these; None where they were not looked for.
+        groups: for each split the hash of each row's group; empty where the data has none.
 
     Returns:
         A mapping for each pair with any: "between", "count" (rows that are equal), "near" (further rows that are
-        near duplicates), "places" (of up to five, equal ones first).
+        near duplicates), "groups" (number of groups in both, where the data has groups), "places" (of up to five:
+        equal ones, near ones, rows of one group).
     """
     leaks = []
     for known, held in combinations(splits, 2):
@@ -28,25 +38,45 @@ def find_leaks(splits: Mapping[str, Rows], units: Units, near: Near | None) -> l
         of = units.of[held]
         equal = partner[of] == of
         close = ~equal & (partner[of] >= 0)
-        if not (equal.any() or close.any()):
+        shared = np.isin(groups[held], groups[known]) if groups else np.zeros(len(of), dtype=bool)
+        if not (equal.any() or close.any() or shared.any()):
             continue
-        of_each = np.flatnonzero(equal)[: SHOWN_LEAKS - bool(close.any())], np.flatnonzero(close)
-        shown = np.concatenate(of_each)[:SHOWN_LEAKS]
-        distinct, first = np.unique(units.of[known], return_index=True)
-        there = first[np.searchsorted(distinct, partner[of[shown]])]
-        places = [
-            f"{splits[known].where(a)} {'=' if equal[b] else '≈'} {splits[held].where(b)}"
-            for a, b in zip(there, shown, strict=True)
-        ]
-        leaks.append({"between": [known, held], "count": int(equal.sum()), "near": int(close.sum()), "places": places})
+        room = SHOWN_LEAKS - int(shared.any())
+        shown = np.concatenate([np.flatnonzero(equal)[: room - int(close.any())], np.flatnonzero(close)])[:room]
+        signs = np.where(equal[shown], "=", "≈").tolist()
+        there = _first(units.of[known], partner[of[shown]])
+        if shared.any():
+            others = np.flatnonzero(shared)[: 1 if len(shown) else SHOWN_LEAKS]
+            there = np.concatenate([there, _first(groups[known], groups[held][others])])
+            shown, signs = np.concatenate([shown, others]), signs + ["&"] * len(others)
+        leaks.append(
+            {
+                "between": [known, held],
+                "count": int(equal.sum()),
+                "near": int(close.sum()),
+                **({"groups": len(np.unique(groups[held][shared]))} if groups else {}),
+                "places": [
+                    f"{splits[known].where(a)} {sign} {splits[held].where(b)}"
+                    for a, sign, b in zip(there, signs, shown, strict=True)
+                ],
+            }
+        )
     return leaks
 
 
-def leaked(units: Units, near: Near | None, held: list[str]) -> np.ndarray:
-    """Say which rows of training are also in one of the held-out splits."""
+def _first(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the index of the first of `values` that is equal, for each that is wanted."""
+    distinct, first = np.unique(values, return_index=True)
+    return first[np.searchsorted(distinct, wanted)]
+
+
+def leaked(units: Units, near: Near | None, held: list[str], groups: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Say which rows of training, or whose groups, are also in one of the held-out splits."""
     found = np.zeros(len(units.of["train"]), dtype=bool)
     for name in held:
         found |= _partners(units, near, name)[units.of["train"]] >= 0
+        if groups:
+            found |= np.isin(groups["train"], groups[name])
     return found
 
 
@@ -61,13 +91,23 @@ def _partners(units: Units, near: Near | None, name: str) -> np.ndarray:
     return np.where(members, np.arange(len(units)), partner)
 
 
-def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], threshold: float | None) -> str:
+def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
     """Say a leak in a sentence without its end."""
     known, held = leak["between"]
-    equal, near, total = leak["count"], leak["near"], len(splits[held])
-    if not near:
-        return f"{equal} of {total} {held} examples are also in {known} (e.g. {leak['places'][0]})"
-    close = f"near duplicates of examples there (similarity ≥ {threshold:g}; e.g. {leak['places'][-1]})"
-    if not equal:
-        return f"{near} of {total} {held} examples are not in {known} word for word, but {close}"
-    return f"{equal} of {total} {held} examples are also in {known} (e.g. {leak['places'][0]}), {near} more are {close}"
+    equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[held])
+    places = leak["places"]
+    said = []
+    if equal:
+        said.append(f"{equal} of {total} {held} examples are also in {known} (e.g. {places[0]})")
+    if near:
+        # Of several kinds each has a place; that of groups is the last, and the only one of them beside others.
+        place = places[-2] if groups else places[-1]
+        close = f"near duplicates of examples there (similarity ≥ {section.near_duplicates:g}; e.g. {place})"
+        alone = f"{near} of {total} {held} examples are not in {known} word for word, but {close}"
+        said.append(f"{near} more are {close}" if equal else alone)
+    texts = ", ".join(said)
+    if not groups:
+        return texts
+    count = "1 value" if groups == 1 else f"{groups} values"
+    both = f"{count} of column {section.split.column!r} {'is' if groups == 1 else 'are'} in {known} and in {held}"
+    return f"{texts}{'; ' if texts else ''}{both} (e.g. {places[-1]})"

@@ -23,11 +23,13 @@ class Material:
         splits: rows by name, training first.
         digests: for each split the hash of each row.
         targets: for each split the hash of what each row is to answer, 0 where that is nothing.
+        keys: for each split what the division goes by: a hash of each row's group, or its time; empty with neither.
     """
 
     splits: Mapping[str, Rows]
     digests: Mapping[str, np.ndarray]
     targets: Mapping[str, np.ndarray]
+    keys: Mapping[str, np.ndarray]
 
     def divided(self, sides: Mapping[str, np.ndarray]) -> Material:
         """Return the material with training divided: for each part the indices of its rows."""
@@ -36,13 +38,16 @@ class Material:
         for name, rows in sides.items():
             # What could not be read is told once, with the training split.
             splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
-        digests = dict(self.digests) | {name: self.digests["train"][rows] for name, rows in sides.items()}
-        targets = dict(self.targets) | {name: self.targets["train"][rows] for name, rows in sides.items()}
         names = [name for name in ("train", "validation", "test") if name in splits]
+
+        def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in names}
+
         return Material(
             {name: splits[name] for name in names},
-            {name: digests[name] for name in names},
-            {name: targets[name] for name in names},
+            divided(self.digests),
+            divided(self.targets),
+            divided(self.keys) if self.keys else {},
         )
 
 

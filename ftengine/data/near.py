@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -33,8 +33,11 @@ LONGEST_BAND = 10
 SAMPLE, SAMPLE_FEWEST = 2000, 20
 """Distinct examples among which shared words are counted; with fewer, no word counts as shared."""
 SHARED = 0.5
-"""A word in more than this share of all examples is their form (an instruction, a template, "the") rather than what
-they say, and is left out of the comparison."""
+"""Words that are each in more than this share of all examples, and together in more than this share of them, are the
+form of examples (an instruction, a template) rather than what they say, and are left out of the comparison. Words that
+are only frequent ("the", "of") stay: they make no two texts alike."""
+CARRIED, MOSTLY = 0.8, 0.5
+"""An example has the form if it has this share of the form's words and they are more than that share of its own."""
 
 CLOSE_RUN, CLOSE = 32, 4
 """In a band with more members than `CLOSE_RUN`, each is compared with the first and with its `CLOSE` neighbours."""
@@ -58,13 +61,15 @@ class Near:
         groups: (units,) equal for units that are near duplicates, directly or through others.
         pairs: (pairs, 2) units that were found to be near duplicates; not every pair of a group, but for each unit
             one at least with every split that holds a near duplicate of it.
-        shared: number of words that were left out, as more than half of the examples have them.
+        same: (units,) the first unit that has the same words in the same order.
+        shared: number of words that were left out, as more than half of the examples share them.
         formal: units that have few words beside these, a fifth at most.
     """
 
     threshold: float
     groups: np.ndarray
     pairs: np.ndarray
+    same: np.ndarray
     shared: int = 0
     formal: int = 0
 
@@ -87,6 +92,16 @@ def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
     return found
 
 
+def said(words: Collection[str], form: Collection[str]) -> list[str]:
+    """Return the bag of what is compared of a text: all of its words, or those beside the form where it has that."""
+    return bag(words, form if form and _has_form(set(words), form) else ())
+
+
+def _has_form(words: Set[str], form: Collection[str]) -> bool:
+    here = sum(word in words for word in form)
+    return here >= CARRIED * len(form) and here > MOSTLY * len(words)
+
+
 def find_near(units: Units, threshold: float) -> Near:
     """Find near duplicates among distinct examples.
 
@@ -97,24 +112,36 @@ def find_near(units: Units, threshold: float) -> Near:
         units: distinct examples.
         threshold: least Jaccard similarity of near duplicates, from 0.5 to 1.
     """
-    shared = _shared_words(units)
-    sketches = _Sketches(units, threshold, shared)
-    search = _Search(units, threshold, shared, sketches)
+    form = _form(units)
+    sketches = _Sketches(units, threshold, form)
+    search = _Search(units, threshold, form, sketches)
     for first, second in _runs(sketches.keys, np.flatnonzero(sketches.keys)):
         search.take(first, second, verify=False)
     if threshold < 1 and len(sketches.members):
         for band in range(BANDS):
             for first, second in _runs(sketches.bands[:, band], np.arange(len(sketches.members))):
                 search.take(sketches.members[first], sketches.members[second], verify=True)
-    return Near(threshold, search.groups(), search.pairs(), len(shared), sketches.formal)
+    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form), sketches.formal)
 
 
-def _shared_words(units: Units) -> frozenset[str]:
+def _form(units: Units) -> frozenset[str]:
+    """Return the words that more than half of the examples share."""
     sample = range(min(len(units), SAMPLE))  # units come in the order of their hashes, so the first are a random sample
     if len(sample) < SAMPLE_FEWEST:
         return frozenset()
     count = Counter(word for unit in sample for word in set(normalised(units.text(unit))))
-    return frozenset(word for word, times in count.items() if times > SHARED * len(sample))
+    frequent = frozenset(word for word, times in count.items() if times > SHARED * len(sample))
+    if not frequent:
+        return frequent
+    having = sum(_has_form(set(normalised(units.text(unit))), frequent) for unit in sample)
+    return frequent if having > SHARED * len(sample) else frozenset()
+
+
+def _same(keys: np.ndarray) -> np.ndarray:
+    result, known = np.arange(len(keys)), np.flatnonzero(keys)
+    _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
+    result[known] = known[first[inverse]]
+    return result
 
 
 def band_length(threshold: float) -> int:
@@ -135,14 +162,14 @@ class _Sketches:
         sketches: (members, hashes) the last byte of each MinHash.
     """
 
-    def __init__(self, units: Units, threshold: float, shared: Collection[str]) -> None:
+    def __init__(self, units: Units, threshold: float, form: Collection[str]) -> None:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(units), dtype=np.uint64)
         self.formal = 0
         parts: list[tuple[list[int], np.ndarray, np.ndarray]] = []
         numbers: list[int] = []
         bags: list[list[str]] = []
-        for unit, words in self._words(units, shared):
+        for unit, words in self._words(units, form):
             numbers.append(unit)
             bags.append(words)
             if len(bags) == READ_ROWS:
@@ -157,13 +184,13 @@ class _Sketches:
             self.bands = np.concatenate([part[1] for part in parts])[order]
             self.sketches = np.concatenate([part[2] for part in parts])[order]
 
-    def _words(self, units: Units, shared: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    def _words(self, units: Units, form: Collection[str]) -> Iterator[tuple[int, list[str]]]:
         for unit, text in units.texts():
             words = normalised(text)
             if not words:
                 continue
             self.keys[unit] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
-            found = bag(words, shared)
+            found = said(words, form)
             self.formal += len(words) >= FEWEST_WORDS and len(found) <= len(words) / 5
             if len(found) >= FEWEST_WORDS:
                 yield unit, found
@@ -183,14 +210,14 @@ class _Sketches:
 class _Search:
     """Joins candidates that are near duplicates, and reads as few of them as that takes."""
 
-    def __init__(self, units: Units, threshold: float, shared: Collection[str], sketches: _Sketches) -> None:
+    def __init__(self, units: Units, threshold: float, form: Collection[str], sketches: _Sketches) -> None:
         self._threshold, self._sketches = threshold, sketches
         self._parent = np.arange(len(units))
         self._sides = units.sides()
         self._seen = self._sides.copy()  # sides on which the unit, or a near duplicate of it, is known to be
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
-        self._bag = lru_cache(CACHED_TEXTS)(lambda unit: frozenset(bag(normalised(units.text(unit)), shared)))
+        self._bag = lru_cache(CACHED_TEXTS)(lambda unit: frozenset(said(normalised(units.text(unit)), form)))
         if len(sketches.members):
             sketch = sketches.sketches.shape[1]
             deviation = math.sqrt(threshold * (1 - threshold) / sketch)

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ftengine.data.mojibake import is_mojibake
+
 ODDITIES = {
     "empty": "no text but white space",
     "repeated": "nothing but one character or word over and over",
@@ -30,11 +32,6 @@ MINORITY, SCRIPT_FEWEST = 0.05, 20
 
 # Controls as code points, so that none stands in this file; tab, line feed, form feed and carriage return are text.
 _CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f]")
-# First byte of a two- or three-byte sequence of UTF-8 as Latin-1 or Windows-1252 shows it, and one that may follow.
-_MOJIBAKE = re.compile(
-    "[\u00c3\u00c2][\u0080-\u00bf\u20ac\u2020-\u2022\u0152\u0153\u0160\u0161\u017d\u017e\u0178\u2026\u2030\u2122]"
-    "|\u00e2\u20ac[\u0080-\u00bf\u2122\u0153\u201c\u201d\u02dc\u00a6]"
-)
 _WORD = re.compile(r"[^\W\d_]+")
 # Each is written in one script with Latin letters that look the same, so that a mixed word is an accident or a trick.
 _LOOKALIKES = frozenset({"LATIN", "CYRILLIC", "GREEK"})
@@ -57,7 +54,7 @@ def find_oddities(text: str) -> list[str]:
     if not text.isascii():
         if "\ufffd" in text:
             found.append("replacement")
-        if _MOJIBAKE.search(text):
+        if is_mojibake(text):
             found.append("mojibake")
         if _mixes_scripts(text):
             found.append("scripts")

@@ -10,7 +10,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from ftengine.data.personal import mask
@@ -108,6 +108,23 @@ def _text(file: BinaryIO) -> Iterator[Line | Malformed]:
             yield line, {"text": text.rstrip("\r\n")}
 
 
+SEPARATED = {",": ".csv", "\t": ".tsv"}
+"""Suffixes by what separates fields."""
+
+
+def other_separator(suffix: str, header: Sequence[str]) -> str:
+    """Say that the one column of a header looks like several under another separator; "" where it does not."""
+    own = next((separator for separator, name in SEPARATED.items() if name == suffix), None)
+    if own is None or len(header) != 1:
+        return ""
+    found = max(";\t|,", key=header[0].count)
+    if found == own or not header[0].count(found):
+        return ""
+    named = {",": "commas", "\t": "tabs"}
+    seems = named.get(found, repr(found))
+    return f" Its separator seems to be {seems}: save it with {named[own]} between fields."
+
+
 def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed]]:
     def rows(file: BinaryIO) -> Iterator[Line | Malformed]:
         undecodable: list[Malformed] = []  # lines of the row that is being read
@@ -133,7 +150,9 @@ def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed
             elif problem is not None:
                 yield problem
             elif fields and len(fields) != len(header):
-                yield Malformed(start, f"{len(fields)} fields, but the header has {len(header)}: {_short(header)}")
+                wrong = f"{len(fields)} fields, but the header has {len(header)}: {_short(header)}"
+                hint = other_separator(SEPARATED[delimiter], header).rstrip(".")
+                yield Malformed(start, f"{wrong}.{hint}" if hint else wrong)
             elif fields:  # a blank line has none
                 yield start, {name: field or None for name, field in zip(header, fields, strict=True)}
 

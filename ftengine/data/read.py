@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftengine.data.folder import list_images
+from ftengine.data.parse import other_separator
 from ftengine.data.store import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
 from ftengine.errors import DataError, did_you_mean
 
@@ -182,7 +183,7 @@ def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> 
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r} (recipe key data.columns.{name}). "
-                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns)
+                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + separator_hint(source, columns)
             )
     kept = {column: column for column in columns if column not in wanted.values()}
     for name in kept.keys() & wanted.keys():
@@ -191,6 +192,11 @@ def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> 
             f"Give the other one another name as well, for example data.columns: {{other: {name}}}."
         )
     return {**kept, **wanted}
+
+
+def separator_hint(source: str, columns: Sequence[str]) -> str:
+    """Say that a source of one column seems to be separated otherwise than its suffix says; "" where it does not."""
+    return other_separator(Path(source).suffix.lower(), columns)
 
 
 def plain(value: Any) -> str:

@@ -16,7 +16,7 @@ from ftengine.data.keys import times, values
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.material import Material, fingerprints
 from ftengine.data.near import Near, find_near
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import Rows, read_rows, separator_hint
 from ftengine.data.units import Units
 from ftengine.errors import DataError
 from ftengine.recipe import DataSection
@@ -75,17 +75,18 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
         units = Units(material.splits, material.digests, task)  # the same examples, so the same numbers
         if threshold is not None and near is None:
             near = find_near(units, threshold)
-    leaks = find_leaks(material.splits, units, near)
+    groups = material.keys if section.split.by == "group" else {}
+    leaks = find_leaks(material.splits, units, near, groups)
     if audited and section.leaks == "fail":
         _refuse(leaks, material.splits, section, cutting)
     kept = None
     held = [name for name in material.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
-        kept = np.flatnonzero(~leaked(units, near, held))
+        kept = np.flatnonzero(~leaked(units, near, held, groups))
         if not len(kept):
             raise DataError(
-                f"{section.train}: every row of training is also in {' or '.join(held)}; data.leaks: drop leaves "
-                "nothing to train on. Give other data to hold out."
+                f"{section.train}: every row of training{', or its group,' if groups else ''} is also in "
+                f"{' or '.join(held)}; data.leaks: drop leaves nothing to train on. Give other data to hold out."
             )
     audit = {}
     if audited:
@@ -103,7 +104,16 @@ def _read(section: DataSection, task: Task, seed: int) -> Material:
         splits,
         {name: digests for name, (digests, _) in facts.items()},
         {name: targets for name, (_, targets) in facts.items()},
+        _keys(splits, section),
     )
+
+
+def _keys(splits: Mapping[str, Rows], section: DataSection) -> dict[str, np.ndarray]:
+    """Return for each split the hash of each row's group, or its time; nothing where the division asks for neither."""
+    by, column = section.split.by, section.split.column or ""
+    if by == "time":
+        return times(splits, column)
+    return {name: values(rows, column) for name, rows in splits.items()} if by == "group" else {}
 
 
 def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
@@ -120,7 +130,7 @@ def _sides(
     """Divide the rows of the training source: for each part the indices of its rows, ascending."""
     split, rows = section.split, material.splits["train"]
     if split.by == "time":
-        return latest(times(rows, split.column or ""), shares, rows.source)
+        return latest(material.keys["train"], shares, rows.source)
     groups = _groups(section, material, units, near)
     if split.by == "group":
         _require_groups(section, material, units, near, len(np.unique(groups)), list(shares))
@@ -150,7 +160,7 @@ def _groups(section: DataSection, material: Material, units: Units, near: Near |
     of, rows = units.of["train"], material.splits["train"]
     together = section.split.duplicates == "together"
     if section.split.by == "group":
-        grouped = values(rows, section.split.column or "")
+        grouped = np.unique(material.keys["train"], return_inverse=True)[1]
         if not together:
             return _shuffled(grouped, material.digests["train"])
         from scipy.sparse import coo_array
@@ -174,7 +184,7 @@ def _require_groups(
     if found >= (split.folds or len(parts) + 1):
         return
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
-    grouped, of = values(rows, split.column or ""), units.of["train"]
+    grouped, of = material.keys["train"], units.of["train"]
     kinds = len(np.unique(grouped))
     said = f"1 group of column {split.column!r}" if found == 1 else f"{found} groups of column {split.column!r}"
     cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
@@ -216,7 +226,7 @@ def _each(digests: np.ndarray) -> np.ndarray:
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
     """Raise for rows of training that are also held out."""
-    told = [describe(leak, splits, section.near_duplicates) for leak in leaks if leak["between"][0] == "train"]
+    told = [describe(leak, splits, section) for leak in leaks if leak["between"][0] == "train"]
     if not told:
         return
     apart = section.split.duplicates == "apart" and cutting
@@ -241,5 +251,5 @@ def read_for(source: str, section: DataSection, task: Task) -> Rows:
     try:
         task.check(rows.columns)
     except DataError as error:
-        raise DataError(f"{source}: {error}") from None
+        raise DataError(f"{source}: {error}{separator_hint(source, rows.columns)}") from None
     return rows

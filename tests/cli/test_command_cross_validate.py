@@ -6,6 +6,8 @@ import math
 import pytest
 
 from ftengine import load_run
+from ftengine.errors import InputError
+from ftengine.folds import divide
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,27 @@ def test_torchrun_and_another_recipe_are_refused(ftengine, recipe, validated, mo
     assert "train.learning_rate differs" in error
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "without torchrun" in validate(ftengine, recipe, validated[1], code=2).stderr
+
+
+@pytest.mark.parametrize("by", [("random",), ("stratified",), ("group", "messages")])
+def test_without_validation_the_folds_are_all_that_is_divided(ftengine, recipe, monkeypatch, by):
+    seen = []
+
+    def stop(recipe, folds, **_):
+        seen.append(divide(recipe, folds))
+        raise InputError("seen")
+
+    monkeypatch.setattr("ftengine.folds.cross_validate", stop)
+    settings = ["data.validation=null", f"data.split.by={by[0]}"] + [f"data.split.column={name}" for name in by[1:]]
+    options = [word for setting in settings for word in ("--set", setting)]
+    ftengine("cross-validate", recipe, "--folds", 3, *options, code=2)
+    assert [child.recipe.data.split.fold for child in seen[0]] == [0, 1, 2]
+    assert {child.recipe.data.split.by for child in seen[0]} == {by[0]}
+
+
+def test_folds_that_cannot_be_are_refused(ftengine, recipe):
+    assert (
+        "--folds 1: cross-validation needs two folds" in ftengine("cross-validate", recipe, "--folds", 1, code=2).stderr
+    )
+    error = ftengine("cross-validate", recipe, "--set", "data.test=0.2", code=2).stderr
+    assert "set data.test to null (--set data.test=null)" in error

@@ -124,6 +124,26 @@ def test_a_task_without_targets_has_no_contradictions_and_no_labels(write, text_
     assert audit["labels"] == {}
 
 
+def test_the_same_words_with_two_labels_are_contradictions(write, label_task):
+    rows = [("It is  good.", "x"), ("it is good", "y"), ("Bad\n", "x"), ("bad!", "x"), ("3 + 4", "x"), ("3 - 4", "y")]
+    audit = make_splits(DataSection(train=labelled(write, "a.jsonl", rows), validation=None), label_task, 0).audit
+    assert audit["contradictions"] == {"texts": 1, "rows": 2, "places": ["a.jsonl:1 ≠ a.jsonl:2"]}
+
+
+def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, label_task):
+    rows = [("I eat an apple .", ["O", "O", "O", "O", "O"]), ("I eat an Apple", ["O", "O", "O", "B"])]
+    audit = make_splits(DataSection(train=labelled(write, "a.jsonl", rows), validation=None), label_task, 0).audit
+    assert audit["contradictions"]["texts"] == 0
+
+
+def test_labels_that_differ_in_case_or_white_space_only_are_told(write, label_task):
+    train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
+    audit = make_splits(DataSection(train=train, validation=None), label_task, 0).audit
+    assert audit["warnings"] == [
+        "labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and count as 2; are they one?"
+    ]
+
+
 def test_rare_and_missing_labels_are_told(write, label_task):
     train = [(f"x {i}", "often") for i in range(30)] + [(f"y {i}", "seldom") for i in range(3)] + [("z", "once")]
     section = DataSection(
@@ -181,6 +201,32 @@ def test_a_script_that_few_rows_have_is_told(write, text_task):
     ]
 
 
+ENGLISH = "The delivery of the {}th parcel was late again and nobody at the counter could tell us where it was."
+GERMAN = "Die Lieferung des {}. Pakets kam wieder zu spät und niemand am Schalter konnte uns sagen, wo es war."
+
+
+def test_a_language_that_few_rows_are_in_is_told(write, text_task):
+    rows = [(GERMAN if i % 25 == 3 else ENGLISH).format(i) for i in range(200)]
+    source = write("a.jsonl", texts(rows))
+    section = DataSection(train=source, validation=None, near_duplicates=None)
+    audit = make_splits(section, text_task, 0).audit
+    assert audit["languages"]["train"] == {"en": 192, "de": 8}
+    assert audit["warnings"] == [
+        "train: 8 of 200 longer examples seem to be in another language (de) than most (en), e.g. a.jsonl:4."
+    ]
+
+
+def test_short_texts_and_neighbouring_languages_are_no_surprise(write, text_task):
+    from ftengine.data.languages import minorities
+
+    rows = ["Guten Tag" if i == 3 else f"good day {i}" for i in range(60)]
+    audit = make_splits(DataSection(train=write("a.jsonl", texts(rows)), validation=None), text_task, 0).audit
+    assert audit["languages"] == {"train": {}}
+    assert audit["warnings"] == []
+    assert minorities({"en": 190, "de": 8, "fr": 1}) == ["de"]
+    assert minorities({"hr": 190, "bs": 8}) == minorities({"en": 10, "de": 2}) == minorities({"en": 60, "de": 40}) == []
+
+
 def test_personal_data_is_counted_and_never_shown_whole(write, text_task):
     values = ["jane.doe@mail.example.org", "+44 20 7946 0958", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00"]
     rows = [f"call or write: {value}, thank you {i}" for i, value in enumerate(values)]
@@ -204,6 +250,9 @@ def test_personal_data_is_counted_and_never_shown_whole(write, text_task):
         "version 1.2.3.4, order 20240531123",
         "me @ home, a@b",
         "0000 0000 0000 0000",
+        "at 1700000000004",  # milliseconds, which pass the Luhn check
+        "9111 1111 1111 1110",  # no issuer's
+        "pairs 01 23 45 67 89 01",
     ],
 )
 def test_other_numbers_are_no_personal_data(text):
@@ -219,6 +268,12 @@ def test_other_numbers_are_no_personal_data(text):
         ("+49 (0)89 1234567", "phone"),
         ("5500005555555559", "card"),
         ("3782 822463 10005", "card"),
+        ("4111\u00a01111\u00a01111\u00a01111", "card"),
+        ("6011111111111117", "card"),
+        ("2223003122003222", "card"),
+        ("01 23 45 67 89", "phone"),
+        ("06.12.34.56.78", "phone"),
+        ("DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", "iban"),
         ("GB82WEST12345698765432", "iban"),
         ("mail: a_b+c@sub.example.co.uk!", "email"),
     ],

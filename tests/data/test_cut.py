@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ftengine.data.cut import cut, folds, latest
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError, RecipeError
-from ftengine.recipe import DataSection, Recipe
+from ftengine.recipe import DataSection, Recipe, SplitSection
 
 
 def lines(rows) -> str:
@@ -106,6 +106,87 @@ def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):
         make_splits(DataSection(train=source, split={"by": "group", "column": "g"}), text_task, 0)
 
 
+def test_a_value_as_number_and_as_text_is_one_group(write, text_task):
+    written = [lambda n: n, lambda n: float(n), lambda n: str(n), lambda n: f" {n} ", lambda n: f"{n}.0"]
+    rows = [{"text": f"t{i}", "g": written[i % 5](i // 5)} for i in range(50)]
+    source = write("a.jsonl", lines(rows))
+    for seed in range(5):
+        section = DataSection(train=source, validation=0.3, split={"by": "group", "column": "g"})
+        sides = [{int(float(g)) for g in side} for side in held(make_splits(section, text_task, seed), "g").values()]
+        assert sum(map(len, sides)) == 10
+
+
+@pytest.fixture
+def visits(write):
+    """Four patients in training; of the test file's three rows two are of them, one as text."""
+    train = write("train.jsonl", lines({"text": f"t{i}", "patient": i % 4} for i in range(12)))
+    test = write("test.jsonl", lines({"text": f"u{i}", "patient": p} for i, p in enumerate(["3", 1, 7])))
+    return DataSection(train=train, validation=None, test=test, split={"by": "group", "column": "patient"})
+
+
+def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task):
+    with pytest.raises(DataError) as caught:
+        make_splits(visits, text_task, 0)
+    assert str(caught.value) == (
+        "2 values of column 'patient' are in train and in test (e.g. train.jsonl:2 & test.jsonl:2). Figures on them "
+        "say nothing about new data (data.leaks: fail). Either take them out of training with data.leaks: drop, or "
+        "accept them with data.leaks: warn."
+    )
+    warned = make_splits(visits.model_copy(update={"leaks": "warn"}), text_task, 0).audit
+    assert warned["leaks"] == [
+        {
+            "between": ["train", "test"],
+            "count": 0,
+            "near": 0,
+            "groups": 2,
+            "places": ["train.jsonl:4 & test.jsonl:1", "train.jsonl:2 & test.jsonl:2"],
+            "dropped": 0,
+        }
+    ]
+    assert any(warning.startswith("2 values of column 'patient' are in train") for warning in warned["warnings"])
+    dropping = visits.model_copy(update={"leaks": "drop"})
+    for audited in (True, False):
+        dropped = make_splits(dropping, text_task, 0, audited=audited)
+        assert set(held(dropped, "patient")["train"]) == {0, 2}
+    assert make_splits(dropping, text_task, 0).audit["leaks"][0]["dropped"] == 6
+
+
+@pytest.mark.parametrize("parts", [{"validation": 0.3}, {"validation": "test.jsonl", "test": None, "folds": 2}])
+def test_groups_leak_beside_a_part_that_is_cut_too(visits, text_task, parts):
+    split = {"by": "group", "column": "patient", "folds": parts.pop("folds", None)}
+    section = DataSection(**{"train": visits.train, "test": visits.test, "split": split, "leaks": "warn", **parts})
+    leaks = make_splits(section, text_task, 0).audit["leaks"]
+    assert {frozenset(leak["between"]) for leak in leaks if leak["groups"]} <= {
+        frozenset(pair) for pair in (("train", "test"), ("train", "validation"), ("validation", "test"))
+    }
+    assert sum(leak["groups"] for leak in leaks) == 2  # each value is on one side of what was cut
+
+
+def test_places_of_texts_and_of_groups_are_told_apart(write, text_task):
+    section = DataSection(
+        train=write("a.jsonl", lines({"text": text, "g": i} for i, text in enumerate(LONG))),
+        validation=None,
+        test=write("b.jsonl", lines({"text": t, "g": g} for t, g in ((NEAR, 90), (LONG[3], 91), ("new", 5)))),
+        split={"by": "group", "column": "g"},
+        leaks="warn",
+    )
+    audit = make_splits(section, text_task, 0).audit
+    assert audit["leaks"][0]["places"] == ["a.jsonl:4 = b.jsonl:2", "a.jsonl:1 ≈ b.jsonl:1", "a.jsonl:6 & b.jsonl:3"]
+    assert (
+        "1 of 3 test examples are also in train (e.g. a.jsonl:4 = b.jsonl:2), 1 more are near duplicates of examples "
+        "there (similarity ≥ 0.8; e.g. a.jsonl:1 ≈ b.jsonl:1); 1 value of column 'g' is in train and in test (e.g. "
+        "a.jsonl:6 & b.jsonl:3); figures on them say nothing about new data."
+    ) in audit["warnings"]
+
+
+@pytest.mark.parametrize("by", ["group", "time"])
+def test_a_file_held_out_needs_the_column_too(visits, write, text_task, by):
+    test = write("bare.jsonl", lines([{"text": "x"}]))
+    split = {"by": by, "column": "patient"}
+    with pytest.raises(DataError, match=r"^bare\.jsonl has no column 'patient' \(recipe key data\.split\.column\)"):
+        make_splits(visits.model_copy(update={"test": test, "split": SplitSection(**split)}), text_task, 0)
+
+
 # Time
 
 
@@ -158,6 +239,51 @@ def test_zones_and_numbers_as_text_are_read(write, text_task):
     numbers = write("b.csv", "text,at\nx,10\ny,9\nz,8.5\n")
     section = section.model_copy(update={"train": numbers})
     assert held(make_splits(section, text_task, 0)) == {"train": ["z"], "validation": ["y"], "test": ["x"]}
+
+
+def test_a_file_held_out_that_is_not_wholly_later_is_told_with_both_times(write, text_task):
+    train = write("a.jsonl", lines({"text": f"t{i}", "at": f"2024-01-{i + 1:02}"} for i in range(10)))
+    early, late = (
+        write(f"{name}.jsonl", lines({"text": f"u{i}", "at": day} for i, day in enumerate(days)))
+        for name, days in (("early", ["2024-01-05", "2024-02-01"]), ("late", ["2024-02-01"]))
+    )
+    section = DataSection(train=train, validation=0.2, test=early, split={"by": "time", "column": "at"})
+    assert make_splits(section, text_task, 0).audit["warnings"] == [
+        "test: 1 of 2 examples are no later than the last of training: it begins at 2024-01-05 (early.jsonl:1), "
+        "training ends at 2024-01-08 (a.jsonl:8); figures on it say less about the future."
+    ]
+    assert make_splits(section.model_copy(update={"test": late}), text_task, 0).audit["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1700000000, 1700000000500], r"seconds since 1970 \(a\.jsonl:1\) with milliseconds since 1970 \(a\.jsonl:2\)"),
+        ([1700000000, "20240202"], r"days as in 20240531 \(a\.jsonl:2\) with seconds since 1970 \(a\.jsonl:1\)"),
+        (["2023", "20240202"], r"years \(a\.jsonl:1\) with days as in 20240531 \(a\.jsonl:2\)"),
+    ],
+)
+def test_numbers_that_count_in_two_units_are_refused(write, text_task, values, message):
+    section = DataSection(
+        train=write("a.jsonl", lines({"text": f"t{i}", "at": value} for i, value in enumerate(values))),
+        split={"by": "time", "column": "at"},
+    )
+    with pytest.raises(DataError, match=message):
+        make_splits(section, text_task, 0)
+    across = section.model_copy(
+        update={
+            "train": write("b.jsonl", lines({"text": f"t{i}", "at": values[0]} for i in range(3))),
+            "test": write("c.jsonl", lines([{"text": "u", "at": values[1]}])),
+        }
+    )
+    with pytest.raises(DataError, match="Write all in one unit"):
+        make_splits(across, text_task, 0)
+
+
+def test_a_counter_may_have_any_size(write, text_task):
+    source = write("a.jsonl", lines({"text": f"t{i}", "at": at} for i, at in enumerate([1, 2000, 20240101, 2 * 10**9])))
+    section = DataSection(train=source, validation=0.25, split={"by": "time", "column": "at"})
+    assert held(make_splits(section, text_task, 0))["validation"] == ["t3"]
 
 
 # Folds

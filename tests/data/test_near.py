@@ -130,6 +130,39 @@ def test_examples_that_say_little_of_their_own_are_counted(write):
     assert near.formal == 40
 
 
+FREQUENT = WORDS[:30]
+
+
+def letters(rng: random.Random, rows: int, word: str) -> list[str]:
+    """Return rows of one sentence of mostly frequent words, in which four are a row's own."""
+    fixed = [*rng.sample(FREQUENT, 24), *(f"{word}{i}" for i in range(11))]
+    rng.shuffle(fixed)
+    return [" ".join([*fixed, *(f"{word}{rng.getrandbits(40):x}" for _ in range(4))]) for _ in range(rows)]
+
+
+def test_variants_of_one_sentence_are_found_where_its_words_are_frequent_elsewhere_too(write):
+    """The words are in more than half of the rows, but together only in the sentence's."""
+    rng = random.Random(5)
+    others = [
+        " ".join([*rng.sample(FREQUENT, 12), *(f"o{rng.getrandbits(40):x}" for _ in range(25))]) for _ in range(110)
+    ]
+    _, near, units = near_texts(write, letters(rng, 90, "x") + others)
+    groups = near.groups[units.of["train"]]
+    assert len(set(groups[:90])) == 1
+    assert len(set(groups)) == 111
+    assert near.shared == 0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.51, 0.7, 1.0])
+def test_rows_of_a_few_sentences_are_found_or_told_whatever_their_share(write, share):
+    rng = random.Random(6)
+    one = round(200 * share)
+    _, near, units = near_texts(write, letters(rng, one, "x") + letters(rng, 200 - one, "y"))
+    groups = near.groups[units.of["train"]]
+    found = sum(len(part) - len(set(part)) for part in (groups[:one], groups[one:]))
+    assert found + near.formal >= 198
+
+
 def test_a_thousand_variants_of_one_text_are_one_group_found_in_few_comparisons(write):
     rng = random.Random(2)
     words = sentence(rng, 40)

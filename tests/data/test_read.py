@@ -19,7 +19,9 @@ from pyarrow import parquet
 
 from ftengine.data import parse, store
 from ftengine.data.read import read_rows
+from ftengine.data.split import read_for
 from ftengine.errors import DataError
+from ftengine.recipe import DataSection
 
 TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
@@ -438,3 +440,28 @@ def test_a_path_in_a_folder_that_exists_is_not_asked_of_the_hub(write, tmp_path,
     write("support.jsonl", TWO)
     (tmp_path / "data").mkdir()
     assert "no data file 'data/support'" in fails("data/support")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.csv", "text;label\nhello;x\n", "seems to be ';': save it with commas between fields."),
+        ("b.csv", "text\tlabel\nhello\tx\n", "seems to be tabs: save it with commas between fields."),
+        ("c.tsv", "text,label\nhello,x\n", "seems to be commas: save it with tabs between fields."),
+    ],
+)
+def test_another_separator_than_the_suffix_says_is_told(write, label_task, name, content, hint):
+    assert hint in fails(write(name, content), columns={"words": "text"})
+
+    class Strict(type(label_task)):
+        def check(self, columns):
+            raise DataError(f"no column 'text' (columns: {', '.join(columns)}).")
+
+    with pytest.raises(DataError) as caught:
+        read_for(name, DataSection(train=name), Strict())
+    assert hint in str(caught.value)
+
+
+def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
+    assert "has 1: [\"text;label\"]. Its separator seems to be ';'" in fails(write("a.csv", "text;label\nhi, you;x\n"))
+    assert "separator" not in fails(write("b.csv", "text\nhi, you\n"))

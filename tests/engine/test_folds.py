@@ -146,6 +146,16 @@ def test_too_few_rows_are_refused_with_the_fold(label_recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("others", ["a", "ab"])
+def test_a_label_that_one_fold_holds_out_whole_is_named_with_that_fold(label_recipe, tmp_path, others):
+    file = tmp_path / "lone.jsonl"
+    rows = [{"text": f"goal {i}", "label": others[i % len(others)]} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "team", "label": "lone"}]))
+    message = r"^fold (\d): label 'lone' has one row \(.*lone\.jsonl:21\), and fold \1 holds it out"
+    with pytest.raises(InputError, match=message):
+        check(divide(label_recipe(data__train=str(file), data__test=None), 3), SilentListener())
+
+
 def test_the_words_say_what_the_interval_leaves_out():
     assert "any two of the 5 training sets share about 75 % of their rows" in statement(5, 100)
     assert "each of the two training sets is what the other one is tested on" in statement(2, 100)

@@ -282,6 +282,18 @@ def test_a_leak_between_validation_and_test_is_a_note(files, keep_best, why):
     )
 
 
+def test_groups_on_both_sides_are_a_leak_of_their_own(files):
+    """Other texts of one patient: no row repeats another, and the figures say nothing of new patients all the same."""
+    files.recipe["data"]["split"] = {"by": "group", "column": "patient"}
+    places = {"places": ["a:1 & b:2"]}
+    files.audit["leaks"] = [{"between": ["train", "test"], "count": 0, "near": 0, "groups": 10, **places}]
+    (finding,) = found(files, "data", "alarm")
+    assert (
+        "Leak: 10 values of column “patient” are in the training and in the test split (e.g. a:1 & b:2)."
+        in (finding["text"])
+    )
+
+
 def test_leaks_that_were_dropped_are_none(files):
     files.audit["leaks"] = [{"between": ["train", "test"], "count": 3, "near": 0, "places": ["a = b"], "dropped": 3}]
     assert not found(files, "data")

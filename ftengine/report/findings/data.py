@@ -11,7 +11,7 @@ from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent
 from ftengine.report.findings.quality import class_counts, is_chosen, no_better_than_a_constant
-from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, short, with_interval
+from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, quoted, short, with_interval
 
 LEAK_SHARE = 0.01
 """Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
@@ -42,24 +42,30 @@ the training labels are worse than the held-out ones."""
 
 
 def leaks(files: RunFiles) -> Iterator[Finding]:
-    """Say which held-out rows were trained on as well."""
+    """Say which held-out rows, or whose groups, were trained on as well."""
     for leak in files.audit.get("leaks") or []:
         known, held = leak["between"]
-        exact, near = leak.get("count", 0), leak.get("near", 0)
-        if leak.get("dropped") or not exact + near:
+        exact, near, groups = leak.get("count", 0), leak.get("near", 0), leak.get("groups", 0)
+        if leak.get("dropped") or not exact + near + groups:
             continue
         rows = files.audit["splits"][held]["rows"] or 1
-        parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
         used = held == files.evaluation.get("split")
-        stand = "stands" if exact + near == 1 else "stand"
-        serious = known == "train" and ((used and exact) or exact + near > LEAK_SHARE * rows)
+        first = "training" if known == "train" else known
+        told = []
+        if exact + near:
+            parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
+            stand = "stands" if exact + near == 1 else "stand"
+            told.append(f"of the {rows:,} {held} rows, {listed(parts)} {stand} in the {first} split too")
+        if groups:
+            column = ((files.recipe.get("data") or {}).get("split") or {}).get("column")
+            are = "value of column {} is" if groups == 1 else "values of column {} are"
+            told.append(f"{groups:,} {are.format(quoted(column))} in the {first} and in the {held} split")
+        serious = known == "train" and ((used and exact + groups) or exact + near > LEAK_SHARE * rows)
         yield Finding(
             "data",
             "alarm" if serious else "note",
-            f"Leak: of the {rows:,} {held} rows, {listed(parts)} {stand} in the "
-            f"{'training' if known == 'train' else known} split too (e.g. {short(leak['places'][0])}). "
-            + _consequence(files, known, used=used),
-            {"between": leak["between"], "exact": exact, "near": near, "rows": rows},
+            f"Leak: {', and '.join(told)} (e.g. {short(leak['places'][0])}). " + _consequence(files, known, used=used),
+            {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
         )
 
 
