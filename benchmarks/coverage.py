@@ -215,10 +215,15 @@ WORLDS: dict[str, Callable[..., Iterator[Held]]] = {
 def coverage(
     world: Callable[..., Iterator[Held]], n: int, runs: int, resamples: int = RESAMPLES
 ) -> dict[str, tuple[int, int]]:
-    """Return {figure: (sets whose interval holds the truth, sets)} over data sets drawn with seeds 0, 1, …."""
+    """Return {figure: (sets whose interval holds the truth, sets)} over data sets drawn with seeds 0, 1, ….
+
+    A set that is too small for an interval does not count.
+    """
     found: dict[str, tuple[int, int]] = {}
     for seed in range(runs):
         for held in world(n, seed, resamples):
+            if held.low is None:
+                continue
             right, all_sets = found.get(held.figure, (0, 0))
             found[held.figure] = right + bool(held.holds), all_sets + 1
     return found

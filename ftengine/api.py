@@ -614,6 +614,13 @@ class Evaluator(Component):
         """
         return {}
 
+    def sizes(self, sums: np.ndarray) -> Mapping[str, float]:
+        """Return, for metrics in which examples weigh unequally, how many of equal weight they are worth, from (S,).
+
+        (Σw)² / Σw² for weights w (Kish 1965, Survey Sampling, §8.2). Intervals are as wide as for so many.
+        """
+        return {}
+
     def excess(self, sums: np.ndarray) -> Mapping[str, tuple[np.ndarray, float]]:
         """Return, for each metric that is a mean minus a proportion, that proportion and the most trials behind it.
 

@@ -28,6 +28,7 @@ class Figure:
         value: from the plain sums; nan where undefined.
         resampled: (B,) from the weighted sums.
         interval: 95 %.
+        size: independent examples behind it, or as many of equal weight as they are worth.
         trials: for a proportion, the most independent trials behind it; its interval is a score interval.
         higher_is_better: None where the evaluator does not say.
         scored: whether the interval rests on a score interval, and so that of a difference must.
@@ -36,6 +37,7 @@ class Figure:
     value: float
     resampled: np.ndarray
     interval: Interval
+    size: float
     trials: float | None
     higher_is_better: bool | None
     scored: bool = False
@@ -160,21 +162,22 @@ class Accumulator:
             # Resamples may well be without a class or a token; what is undefined there is nan, not a warning.
             with np.errstate(all="ignore"):
                 trials, metrics = evaluator.trials(sums[0]), evaluator.metrics(sums)
-                excess = evaluator.excess(sums)
+                excess, sizes = evaluator.excess(sums), evaluator.sizes(sums[0])
             for name, values in metrics.items():
                 claim(owners, name, evaluator)
                 value, resampled = float(values[0]), np.asarray(values[1:])
                 if name in evaluator.biased:  # what resamples of it say is not true of it
                     resampled = np.full_like(resampled, np.nan)
                 most = min(float(trials[name]), n) if name in trials else None
+                size = n * min(1.0, sizes[name] / self.examples) if name in sizes else float(n)
                 if most is not None:
                     interval = score_interval(value, resampled, most, n)
                 elif name in excess:
                     interval = excess_interval(np.asarray(values), *excess[name], n)
                 else:
-                    interval = percentile_interval(resampled, n)
+                    interval = percentile_interval(resampled, size)
                 better, scored = evaluator.higher_is_better.get(name), most is not None or name in excess
-                figures[name] = Figure(value, resampled, interval, most, better, scored)
+                figures[name] = Figure(value, resampled, interval, size, most, better, scored)
         return figures
 
     def results(self) -> dict[str, Metric]:

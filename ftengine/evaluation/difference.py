@@ -40,7 +40,7 @@ def compare(
         )
     before, after = base.figures(), tuned.figures()
     return {
-        name: _difference(before[name], after[name], base.independent, (exact or {}).get(name))
+        name: _difference(before[name], after[name], base.examples, (exact or {}).get(name))
         for name in before
         if name in after
     }
@@ -63,8 +63,9 @@ def compare_among_many(
     """
     differences, before, after = compare(base, tuned), base.figures(), tuned.figures()
     for name, difference in differences.items():
-        resampled = _subtract(after[name].resampled, before[name].resampled, base.independent)
-        p = (exact or {}).get(name, t_p_value(difference.value, resampled, base.independent))
+        resampled = _subtract(after[name].resampled, before[name].resampled, base.examples)
+        size = min(before[name].size, after[name].size)
+        p = (exact or {}).get(name, t_p_value(difference.value, resampled, size))
         better = _better(difference.low, difference.high, p, after[name].higher_is_better)
         differences[name] = replace(difference, p=p, better=better)
     return differences
@@ -86,18 +87,18 @@ def _difference(base: Figure, tuned: Figure, n: int, exact: float | None) -> Dif
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
         return Difference(value, None, None, None, None)
-    resampled = _subtract(tuned.resampled, base.resampled, n)
+    resampled, size = _subtract(tuned.resampled, base.resampled, n), min(base.size, tuned.size)
     if base.scored:
         low, high = difference_interval(
             base.value, tuned.value, base.interval, tuned.interval, base.resampled, tuned.resampled
         )
     else:
-        low, high = percentile_interval(resampled, n)
-        if n > 1 and not resampled.any():  # the two say the same of every example
+        low, high = percentile_interval(resampled, size)
+        if size > 1 and not resampled.any():  # the two say the same of every example
             low, high = 0.0, 0.0
-    p = p_value(resampled, n) if exact is None else exact
+    p = p_value(resampled, size) if exact is None else exact
     better = _better(low, high, p, tuned.higher_is_better)
-    return Difference(value, low, high, p, better, detectable(resampled, n))
+    return Difference(value, low, high, p, better, detectable(resampled, size))
 
 
 def _better(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:

@@ -76,8 +76,8 @@ class Gap:
         return {"value": self.value, "low": low, "high": high, "p": self.p()}
 
 
-def gap_between(first: Figure, second: Figure, first_n: int, second_n: int, *, overlap: bool = False) -> Gap | None:
-    """Return second minus first of two figures that rest on `first_n` and `second_n` different examples.
+def gap_between(first: Figure, second: Figure, *, overlap: bool = False) -> Gap | None:
+    """Return second minus first of two figures that rest on different examples.
 
     With `overlap`, some examples are on both sides (the same text under two values of a column), and the figures vary
     together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
@@ -87,17 +87,17 @@ def gap_between(first: Figure, second: Figure, first_n: int, second_n: int, *, o
     value = second.value - first.value
     if math.isnan(value):
         return None
-    sides = ((first, first_n), (second, second_n))
+    sides = (first, second)
     r = correlation(first.resampled, second.resampled) if overlap else 0.0
     if first.trials is not None and second.trials is not None:
-        trials = [effective_trials(figure.value, figure.resampled, figure.trials or 0, n) for figure, n in sides]
+        trials = [effective_trials(f.value, f.resampled, f.trials or 0, f.size) for f in sides]
         if trials[0] is None or trials[1] is None:
             return None
         return Gap(value, first.value, second.value, (trials[0], trials[1]), None, r)
-    parts = [((standard_error(figure.resampled, n) or 0.0) ** 2, n) for figure, n in sides]
+    parts = [((standard_error(figure.resampled, figure.size) or 0.0) ** 2, figure.size) for figure in sides]
     errors = [math.sqrt(part) for part, _ in parts]
     variance = max(0.0, sum(part for part, _ in parts) - 2 * r * errors[0] * errors[1])
-    if variance == 0 or min(first_n, second_n) < 2:
+    if variance == 0 or min(first.size, second.size) < 2:
         return Gap(value, first.value, second.value, None, None)
     freedom = variance**2 / sum(part**2 / (n - 1) for part, n in parts)
     return Gap(value, first.value, second.value, None, (math.sqrt(variance), float(np.maximum(freedom, 1.0))))

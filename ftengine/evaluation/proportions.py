@@ -52,7 +52,7 @@ def excess_interval(values: np.ndarray, proportion: np.ndarray, trials: float, n
     return difference_interval(share, average, of_share, of_mean, proportion[1:], mean[1:])
 
 
-def effective_trials(value: float, resampled: np.ndarray, trials: float, n: int) -> float | None:
+def effective_trials(value: float, resampled: np.ndarray, trials: float, n: float) -> float | None:
     """Return the coin tosses whose mean varies as much as the bootstrap says that a figure does.
 
     For a plain proportion that is the number of examples (Korn & Graubard 1998). The arguments are those of

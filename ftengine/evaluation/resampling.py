@@ -57,7 +57,7 @@ def _poisson_quantiles() -> np.ndarray:
     return np.searchsorted(cumulative, (np.arange(2**16) + 0.5) / 2**16).astype(np.uint8)
 
 
-def percentile_interval(resampled: np.ndarray, n: int, confidence: float = CONFIDENCE) -> Interval:
+def percentile_interval(resampled: np.ndarray, n: float, confidence: float = CONFIDENCE) -> Interval:
     """Return the interval between two order statistics of a resampled figure.
 
     Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
@@ -66,7 +66,7 @@ def percentile_interval(resampled: np.ndarray, n: int, confidence: float = CONFI
 
     Args:
         resampled: (B,); nan (a resample where the figure is undefined) is left out.
-        n: examples.
+        n: examples; where they weigh unequally, how many of equal weight they are worth.
         confidence: of the interval.
 
     Returns:
@@ -83,7 +83,7 @@ def percentile_interval(resampled: np.ndarray, n: int, confidence: float = CONFI
     return float(known[rank - 1]), float(known[-rank])
 
 
-def p_value(resampled: np.ndarray, n: int) -> float | None:
+def p_value(resampled: np.ndarray, n: float) -> float | None:
     """Return the two-sided p-value of a resampled difference being zero.
 
     It is the level at which `percentile_interval` just reaches zero: the share of resamples on the far side
@@ -98,7 +98,7 @@ def p_value(resampled: np.ndarray, n: int) -> float | None:
     return min(1.0, 2 * float(stdtr(n - 1, ndtri(min(tail, 0.5)) / _expansion(n))))
 
 
-def standard_error(resampled: np.ndarray, n: int) -> float | None:
+def standard_error(resampled: np.ndarray, n: float) -> float | None:
     """Return the standard error of a resampled figure of n examples; None where nothing varies or too little is known.
 
     The bootstrap's standard deviation, expanded as the intervals are.
@@ -109,7 +109,7 @@ def standard_error(resampled: np.ndarray, n: int) -> float | None:
     return float(known.std()) * _expansion(n)
 
 
-def t_p_value(value: float, resampled: np.ndarray, n: int) -> float | None:
+def t_p_value(value: float, resampled: np.ndarray, n: float) -> float | None:
     """Return the two-sided p-value of a difference being zero by Student's t on its bootstrap standard error.
 
     Unlike `p_value`, which ends at about 2/(B + 1), it has no least value, so that it can be adjusted for many tests.
@@ -131,7 +131,7 @@ def t_p_value(value: float, resampled: np.ndarray, n: int) -> float | None:
     return 2.0 ** (1 - n) if error is None else 2 * float(stdtr(n - 1, -abs(value) / error))
 
 
-def detectable(resampled: np.ndarray, n: int) -> float | None:
+def detectable(resampled: np.ndarray, n: float) -> float | None:
     """Return the smallest true difference that a two-sided test at 5 % finds in four of five samples of this size.
 
     (t₀.₉₇₅ + t₀.₈) standard errors with n - 1 degrees of freedom (Lachin 1981, "Introduction to sample size
@@ -148,6 +148,6 @@ def detectable(resampled: np.ndarray, n: int) -> float | None:
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
 
 
-def _expansion(n: int) -> float:
+def _expansion(n: float) -> float:
     """Return how much the standard deviation with divisor n falls short of the one with n - 1."""
     return math.sqrt(n / (n - 1))

@@ -165,10 +165,10 @@ def _probe(
 
 def _against(first: Sums, second: Sums) -> dict[str, Any]:
     """Return second minus first of different examples; `better` is where the gap is beyond chance and wanted."""
-    before, after, n, m = first.figures(), second.figures(), first.results(), second.results()
+    before, after = first.figures(), second.figures()
     report = {}
     for name in before:
-        gap = gap_between(before[name], after[name], n[name].n, m[name].n) if name in after else None
+        gap = gap_between(before[name], after[name]) if name in after else None
         if gap is None:
             continue
         found, better = gap.to_json(), after[name].higher_is_better

@@ -211,7 +211,7 @@ def gap_of(
     own, others = part.figures().get(metric), rest.figures().get(metric)
     if own is None or others is None or math.isnan(own.value) or math.isnan(others.value):
         return None
-    return gap_between(others, own, rest.independent, part.independent, overlap=overlap)
+    return gap_between(others, own, overlap=overlap)
 
 
 def _adjust(tests: Sequence[dict[str, Any]], *, once: bool = False) -> None:

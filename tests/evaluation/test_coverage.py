@@ -43,7 +43,7 @@ figures are of 600 sets; percentiles alone held the truth of such models, which 
 )
 def test_intervals_hold_the_truth_as_often_as_measured(simulation, world, n, runs):
     for figure, (held, sets) in simulation.coverage(simulation.WORLDS[world], n, runs).items():
-        assert sets == runs
-        assert held >= stats.binom.ppf(0.001, runs, MEASURED[figure][n]), figure
+        assert sets > runs / 2  # of 20 texts of unequal length, some are worth less than the six that an interval takes
+        assert held >= stats.binom.ppf(0.001, sets, MEASURED[figure][n]), figure
         if world == "classes" and figure.endswith("difference"):  # of two models that are equally good
-            assert runs - held <= stats.binom.isf(0.001, runs, 0.05), figure
+            assert sets - held <= stats.binom.isf(0.001, sets, 0.05), figure

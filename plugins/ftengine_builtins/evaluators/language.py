@@ -17,8 +17,8 @@ class Perplexity(Evaluator):
     higher_is_better = {"loss": False, "perplexity": False}  # noqa: RUF012
 
     def statistics(self, prediction):
-        """Return the example's summed negative log-likelihood and its number of predicted tokens."""
-        return prediction["loss"], prediction["tokens"]
+        """Return the example's summed negative log-likelihood, its number of predicted tokens, and that squared."""
+        return prediction["loss"], prediction["tokens"], prediction["tokens"] ** 2
 
     def judge(self, prediction):
         """Score less the loss per token; None where nothing is predicted."""
@@ -27,3 +27,7 @@ class Perplexity(Evaluator):
     def metrics(self, sums):
         loss = ratio(sums[..., 0], sums[..., 1])
         return {"loss": loss, "perplexity": np.exp(loss)}
+
+    def sizes(self, sums):
+        size = float(ratio(sums[1] ** 2, sums[2]))
+        return {"loss": size, "perplexity": size}

@@ -44,3 +44,14 @@ def test_without_tokens_there_is_no_loss():
     results = accumulate([0.0] * 10, [0] * 10).results()
     assert math.isnan(results["loss"].value)
     assert results["perplexity"].low is None
+
+
+def test_unequal_lengths_are_worth_fewer_examples():
+    """A text of half of all tokens is half of the figure, however many others there are."""
+    loss = np.random.default_rng(0).normal(2, 0.3, 51)
+    equal, unequal = np.full(51, 10), np.array([500] + [10] * 50)
+    size = {kind: accumulate(loss * tokens, tokens).figures()["loss"].size for kind, tokens in
+            (("equal", equal), ("unequal", unequal))}  # fmt: skip
+    assert size["equal"] == 51
+    assert size["unequal"] == pytest.approx(1000**2 / (500**2 + 50 * 10**2))
+    assert accumulate(loss * unequal, unequal).results()["loss"].low is None  # four examples' worth
