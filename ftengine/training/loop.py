@@ -254,7 +254,7 @@ class Trainer:
                     f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
                     "the last checkpoint."
                 )
-        if step == 0:
+        if step == 0 and weight:
             self._tell_untouched()
         norm = self._update(weight)
         losses = {"loss": loss_sum / weight if weight else 0.0}
@@ -285,8 +285,19 @@ class Trainer:
         return totals
 
     def _tell_untouched(self) -> None:
-        """Say which parameters would train but are not part of the model's computation."""
-        untouched = [name for name, p in trainable(self.module).items() if p.grad is None]
+        """Say which parameters would train but are not part of the model's computation.
+
+        Raises:
+            TrainingError: none is, in any process.
+        """
+        awake = trainable(self.module)
+        untouched = [name for name, p in awake.items() if p.grad is None]
+        touched = torch.tensor(float(len(awake) - len(untouched)), device=self.accelerator.device)
+        if not self.accelerator.reduce(touched, "sum"):
+            raise TrainingError(
+                f"strategy {self.strategy.name!r} trains {len(awake)} tensors, e.g. {untouched[0]}, and none got a "
+                "gradient in the first step: the model does not compute with them. Choose other layers."
+            )
         if untouched:
             self.listener.message(
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
@@ -303,7 +314,8 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        torch._foreach_div_(grads, weight or 1.0)
+        if grads:
+            torch._foreach_div_(grads, weight or 1.0)
         limit = self.section.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm) and self.accelerator.scaler is None:

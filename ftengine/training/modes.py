@@ -60,9 +60,10 @@ def require_gradient_checkpointing(module: nn.Module) -> None:
         RecipeError: names the model's class.
     """
     if not getattr(module, "supports_gradient_checkpointing", False):
-        raise RecipeError(
-            f"train.gradient_checkpointing: {type(module).__name__} does not support it. Set it to false."
-        )
+        kind = type(module)
+        alone = getattr(kind, "supports_gradient_checkpointing", False)
+        who = f"the strategy, unlike {kind.__name__} alone," if alone else kind.__name__
+        raise RecipeError(f"train.gradient_checkpointing: {who} does not support it. Set it to false.")
 
 
 def checkpoint_gradients(module: nn.Module) -> None:

@@ -159,7 +159,9 @@ def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(
 
 
 def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
-    with pytest.raises(RecipeError, match=r"^prefix: train\.gradient_checkpointing: .* does not support it"):
+    with pytest.raises(
+        RecipeError, match=r"^prefix: train\.gradient_checkpointing: the strategy, .* does not support it"
+    ):
         checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])
 
 

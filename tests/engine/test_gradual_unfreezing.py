@@ -1,10 +1,14 @@
 """Layers that join later: untouched until then, right after a resume, and part of every checkpoint."""
 
 import pytest
+import torch
+from torch import nn
 
 from ftengine import fine_tune, load_run
+from ftengine.errors import TrainingError
 from ftengine.parameters import read_tensors
 from ftengine.training.loop import Trainer
+from ftengine_builtins.strategies.full import Full
 
 UNFREEZING = {"strategy": {"name": "full", "unfreeze_every": 3, "layer_decay": 0.9}, "train__weight_decay": 0.1}
 
@@ -28,6 +32,21 @@ def test_a_layer_stays_untouched_until_it_joins(chat_recipe, llama_folder):
     assert not any(same(layer(tuned, 1), layer(base, 1)))
     # Tied to the output, so it trains throughout.
     assert not (tuned["model.embed_tokens.weight"] == base["model.embed_tokens.weight"]).all()
+
+
+def test_a_run_in_which_nothing_gets_a_gradient_ends_with_the_reason(chat_recipe, monkeypatch):
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(False)
+        loaded.module.beside = nn.Parameter(torch.zeros(2, device=loaded.module.device))
+        loaded.module.model.norm.weight.requires_grad_(True)
+
+    def resting(self, model, *step):
+        return [model.model.norm.weight]
+
+    monkeypatch.setattr(Full, "prepare", prepare)
+    monkeypatch.setattr(Full, "resting", resting)
+    with pytest.raises(TrainingError, match=r"'full' trains 1 tensors, e\.g\. beside, and none got a gradient"):
+        fine_tune(chat_recipe(strategy="full", train__max_steps=2))
 
 
 def test_every_layer_has_trained_in_the_end_and_the_run_opens_again(chat_recipe, llama_folder):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError
+from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, naming
 from ftengine.parameters import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
@@ -34,6 +36,27 @@ PRESETS: dict[str, dict[str, Any]] = {
 SUBLAYERS = {"houlsby": ("attention", "output"), "pfeiffer": ("output",), "parallel": ("output",)}
 
 
+def _factors(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        factors = {key if key == "default" else str(_block(key)): float(factor) for key, factor in value.items()}
+    except (TypeError, ValueError):
+        factors = {}
+    if not factors or not all(0 < factor < math.inf for factor in factors.values()):
+        raise ValueError(
+            "write a number greater than 0, or a mapping from block numbers (0, 1, …) and default to such numbers"
+        )
+    return factors
+
+
+def _block(key: Any) -> int:
+    # YAML reads 0 as a number, and AdapterHub's files have text.
+    if isinstance(key, (bool, float)) or int(key) < 0:
+        raise ValueError(key)
+    return int(key)
+
+
 class AdapterConfig(Config):
     """Options of bottleneck adapters; those left out follow the placement, as AdapterHub's presets do."""
 
@@ -42,8 +65,8 @@ class AdapterConfig(Config):
         description="houlsby: after attention and feed-forward, reading their output; pfeiffer: after the feed-forward "
         "alone, reading its normalised sum with the residual; parallel: beside the feed-forward, reading the residual",
     )
-    reduction_factor: float | dict[str, float] | None = Field(
-        None, description="width / bottleneck size, or a mapping by layer and 'default'; else 16, with parallel 2"
+    reduction_factor: Annotated[float | dict[str, float] | None, BeforeValidator(_factors)] = Field(
+        None, description="width / bottleneck size, or a mapping by block and 'default'; else 16, with parallel 2"
     )
     bottleneck: int | None = Field(None, ge=1, description="bottleneck size, instead of reduction_factor")
     non_linearity: NonLinearity | None = Field(None, description="activation; else relu, with houlsby swish")
@@ -66,9 +89,15 @@ class AdapterConfig(Config):
     @field_validator("reduction_factor")
     @classmethod
     def _positive(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
-        factors = value.values() if isinstance(value, dict) else [value]
-        if not all(factor is None or factor > 0 for factor in factors):
+        if isinstance(value, float) and value <= 0:
             raise ValueError("must be greater than 0")
+        return value
+
+    @field_validator("sublayers", "places")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value is not None and not value:
+            raise ValueError("is empty, so that no adapter remains; name some, or leave it out")
         return value
 
     @field_validator("places")
@@ -84,7 +113,9 @@ class AdapterConfig(Config):
     @model_validator(mode="after")
     def _fill_in(self) -> AdapterConfig:
         if self.start_from is not None:
-            self._follow(adapterhub_format.read_config(Path(self.start_from)))
+            with naming("strategy.start_from"):
+                adapter = adapterhub_format.read_config(Path(self.start_from))
+            self._follow(adapter)
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
                 f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "
@@ -205,14 +236,17 @@ class Adapter(Strategy):
                 f"it has {', '.join(present)}."
             )
         last = max(place.layer for place in places)
-        beyond = [layer for layer in config.leave_out if not 0 <= layer <= last]
-        if beyond:
-            raise NoMatch(f"strategy.leave_out: no block {beyond[0]}; the model's blocks are 0 to {last}.")
+        factors = config.reduction_factor if isinstance(config.reduction_factor, dict) else {}
+        numbers = [int(layer) for layer in factors if layer != "default"]
+        for option, layers in (("leave_out", config.leave_out), ("reduction_factor", numbers)):
+            beyond = [layer for layer in layers if not 0 <= layer <= last]
+            if beyond:
+                raise NoMatch(f"strategy.{option}: no block {beyond[0]}; the model's blocks are 0 to {last}.")
         chosen = [place for place in places if place.sublayer in wanted and place.layer not in config.leave_out]
         if not chosen:
             raise NoMatch("strategy.leave_out leaves out every block; no adapter remains.")
         if config.placement == "parallel":
-            _refuse_other_inputs(chosen)
+            _refuse_unlike_inputs(chosen)
         return chosen
 
     def _reads(self, place: Place) -> Reads:
@@ -305,12 +339,12 @@ def _without_the_bases_own(
     return {name: tensor for name, tensor in stored.items() if name not in others}
 
 
-def _refuse_other_inputs(places: list[Place]) -> None:
-    """Check that what a parallel adapter reads has the shape of what it is added to."""
+def _refuse_unlike_inputs(places: list[Place]) -> None:
+    """Check that a parallel adapter can give what it reads the shape of what it is added to."""
     for place in places:
-        if place.channels_first:
-            why = "is convolutional, and its input may have another shape than its output"
-        elif place.reads not in (0, place.width):
+        if not place.strides:
+            why = "has convolutions whose padding makes another shape of its input"
+        elif not place.channels_first and place.reads not in (0, place.width):
             why = f"reads {place.reads} channels and gives {place.width}"
         else:
             continue
@@ -321,11 +355,12 @@ def _refuse_other_inputs(places: list[Place]) -> None:
 
 def _make(place: Place, config: AdapterConfig, device: torch.device) -> Bottleneck:
     size = config.size(place.width, place.layer)
+    reads = place.reads if config.placement == "parallel" and place.channels_first else 0
     # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
     # holds, because bfloat16 swallows small updates.
     with torch.device("meta" if device.type == "meta" else "cpu"):
         bottleneck = Bottleneck(
-            place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first
+            place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first, reads
         )
         initialise(bottleneck, config.init)
     return bottleneck.to(device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -28,20 +28,28 @@ class Bottleneck(nn.Module):
     """f(x) = scaling · dropout(up(act(down(x)))), in the dtype of its own weights.
 
     Args:
-        width: channels of x and of f(x).
+        width: channels of f(x), and of x.
         size: channels between the two maps.
         non_linearity: transformers' name of the activation, or "leakyrelu".
         scaling: what f is multiplied by.
         dropout: probability that an element of f is dropped while training.
         channels_first: x is (batch, width, ...), with any number of dimensions after it, and the maps act as 1×1
             convolutions; else (..., width).
+        reads: channels of x; 0 for `width`.
     """
 
     def __init__(
-        self, width: int, size: int, non_linearity: str, scaling: float, dropout: float, channels_first: bool = False
+        self,
+        width: int,
+        size: int,
+        non_linearity: str,
+        scaling: float,
+        dropout: float,
+        channels_first: bool = False,
+        reads: int = 0,
     ) -> None:
         super().__init__()
-        self.down = nn.Linear(width, size)
+        self.down = nn.Linear(reads or width, size)
         self.up = nn.Linear(size, width)
         self.activation = nn.LeakyReLU() if non_linearity == "leakyrelu" else get_activation(non_linearity)
         self.dropout = nn.Dropout(dropout)
@@ -98,11 +106,27 @@ class AdaptedLayer(nn.Module):
     def _beside(self, h: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         residual = self.bottleneck_residual.take() if self.bottleneck_residual else _first(args, kwargs)
         if self.bottleneck_reads == "residual":
-            return residual
+            return on_grid(residual, h) if self.bottleneck.channels_first else residual
         x = h + residual
         for norm in self.bottleneck_norm:
             x = norm(x)
         return x
+
+
+def on_grid(x: Tensor, h: Tensor) -> Tensor:
+    """Return every s-th point of x (batch, channels, ...), which a 1×1 convolution of stride s reads to fit h.
+
+    Raises:
+        NoMatch: no stride gives h's grid.
+    """
+    strides = [-(-n // m) for n, m in zip(x.shape[2:], h.shape[2:], strict=False)]
+    read = x[(..., *(slice(None, None, stride) for stride in strides))]
+    if read.shape[2:] != h.shape[2:]:
+        raise NoMatch(
+            f"strategy.placement parallel: a place turns {tuple(x.shape)} into {tuple(h.shape)}, and no stride of a "
+            "1×1 convolution does. Use pfeiffer or houlsby, which read the output."
+        )
+    return read
 
 
 class ObservedLayer(nn.Module):
@@ -167,4 +191,11 @@ def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 @functools.cache
 def _subclass(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
-    return type(f"{kind.__name__.removesuffix('Layer')}{base.__name__}", (kind, base), {})
+    # A Sequential runs its children in turn, and the bottleneck is none of those.
+    runs = {"__iter__": _others, "__len__": lambda self: len(self._modules) - 1}
+    parts = runs if issubclass(base, nn.Sequential) else {}
+    return type(f"{kind.__name__.removesuffix('Layer')}{base.__name__}", (kind, base), parts)
+
+
+def _others(layer: nn.Module) -> Iterator[nn.Module]:
+    return iter([part for part in layer._modules.values() if not isinstance(part, Bottleneck)])

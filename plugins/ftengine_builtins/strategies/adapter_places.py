@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.errors import NoMatch
@@ -130,6 +131,22 @@ BLOCKS = (
             "output": Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
         },
     ),
+    # ViT in timm, and what has its block; without ls1 and ls2, norms may follow what they precede here
+    Block(
+        _names("norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2"),
+        {
+            "attention": Sublayer("drop_path1", "attn.proj", "norm1", key="attention_adapters"),
+            "output": Sublayer("drop_path2", "mlp.fc2", "norm2", key="output_adapters"),
+        },
+    ),
+    # ViT in torchvision
+    Block(
+        _names("ln_1 self_attention dropout ln_2 mlp"),
+        {
+            "attention": Sublayer("dropout", "self_attention.out_proj", "ln_1", key="attention_adapters"),
+            "output": Sublayer("mlp", "mlp", "ln_2", key="output_adapters"),
+        },
+    ),
     # ResNet in transformers; in torchvision and timm
     Block(_names("shortcut layer activation"), {"output": Sublayer("", "layer")}),
     Block(
@@ -154,7 +171,8 @@ class Place:
         residual: the module whose first input is the residual, or None where h stands alone.
         norm: what is applied to h + residual, or None.
         named: the recipe names it: whether the residual is what h is added to is not known.
-        reads: channels of the residual where the recipe names the place; 0 if unknown.
+        reads: channels of the place's own input; 0 if unknown, or where another module sees the residual.
+        strides: h has the grid of the place's input, or every s-th point of it.
     """
 
     sublayer: str
@@ -167,6 +185,7 @@ class Place:
     norm: str | None = None
     named: bool = False
     reads: int = 0
+    strides: bool = True
 
 
 def find(module: nn.Module) -> list[Place]:
@@ -186,7 +205,9 @@ def find(module: nn.Module) -> list[Place]:
             full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
             key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
             width, channels_first = _width(part.get_submodule(sublayer.width))
-            found.append(Place(name, full["output"], layer, width, key, channels_first, full["residual"], full["norm"]))
+            residual, norm = full["residual"], full["norm"]
+            reads = _input_width(part) if residual is None else 0
+            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm, reads=reads))
         layer += 1
     if not found:
         raise NoMatch(
@@ -228,8 +249,8 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
                     f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
-            reads = _input_width(modules[path])
-            found.append(Place(name, path, layer, width, path, channels_first, path, named=True, reads=reads))
+            reads, strides = _input_width(modules[path]), _strides(modules[path])
+            found.append(Place(name, path, layer, width, path, channels_first, path, None, True, reads, strides))
     _refuse_obstacles(module, found)
     return found
 
@@ -253,6 +274,8 @@ def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
         part = module.get_submodule(path)
         if isinstance(part, AdaptedLayer):
             why = "has an adapter already"
+        elif "bottleneck" in dict(part.named_children()):
+            why = "has a part of the adapter's own name, 'bottleneck'; name the module in there"
         elif times[id(part)] > 1:
             why = "is one module under several names, so that one adapter would act in several places"
         elif "forward" in vars(part):
@@ -284,10 +307,24 @@ def _width(part: nn.Module) -> tuple[int, bool]:
 def _input_width(part: nn.Module) -> int:
     """Return the channels that a module's first layer takes; 0 if unknown."""
     for layer in part.modules():
-        own = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
+        flat = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
+        own = getattr(layer, "in_channels", None) if flat is None else flat
         if isinstance(own, int):
             return own
     return 0
+
+
+def _strides(part: nn.Module) -> bool:
+    """Say whether each convolution in a module keeps the grid of its input, or every s-th point of it."""
+    return all(_is_centred(layer) for layer in part.modules() if isinstance(layer, _ConvNd))
+
+
+def _is_centred(layer: _ConvNd) -> bool:
+    if layer.transposed or layer.padding == "same":
+        return not layer.transposed
+    padding = (0,) * len(layer.kernel_size) if layer.padding == "valid" else layer.padding
+    spans = zip(padding, layer.dilation, layer.kernel_size, strict=True)
+    return all(2 * p == d * (k - 1) for p, d, k in spans)
 
 
 def _join(path: str, inner: str) -> str:

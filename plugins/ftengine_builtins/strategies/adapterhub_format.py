@@ -112,7 +112,7 @@ def write_config(directory: Path, config: HubConfig, module: nn.Module, source: 
         "original_ln_before": config.placement == "pfeiffer",
         "is_parallel": config.placement == "parallel",
         "adapter_residual_before_ln": False,
-        "reduction_factor": config.reduction_factor,
+        "reduction_factor": _as_written(config.reduction_factor),
         "non_linearity": config.non_linearity,
         "scaling": float(config.scaling),  # the library asks for a float, and takes no integer
         "dropout": config.dropout,
@@ -188,6 +188,13 @@ def _read(directory: Path, safe: str, pickled: str) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise RunError(f"{str(file)!r} holds no tensors by name. It must be the file that AdapterHub wrote.")
     return tensors
+
+
+def _as_written(factor: float | dict[str, float]) -> Any:
+    """Return whole reduction factors as integers, as the library's own presets have them."""
+    if isinstance(factor, dict):
+        return {layer: _as_written(own) for layer, own in factor.items()}
+    return int(factor) if float(factor).is_integer() else factor
 
 
 def _about(module: nn.Module, source: str) -> dict[str, Any]:

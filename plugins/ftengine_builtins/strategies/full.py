@@ -84,7 +84,8 @@ class Full(Strategy):
             if not parameter.is_floating_point() or parameter.itemsize < 2 or _is_quantized(loaded.module):
                 raise RecipeError(
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
-                    "model. Load the base dequantised (model.dtype), or tune it with a parameter-efficient strategy."
+                    "model. Set model.source to an unquantised copy, or use a strategy that leaves the base as it is, "
+                    "such as lora."
                 )
         if self.config.layer_decay < 1 or self.config.unfreeze_every is not None:
             self._levels = find_levels(loaded)

@@ -195,7 +195,8 @@ def _refuse_unfit(path: str, layer: nn.Module, settings: lora_inject.Settings) -
     if settings.dora and not plain:
         raise RecipeError(
             f"strategy.dora needs the norms of float weights, but {what} whose weights are packed or used in another "
-            "way. Set strategy.dora=false, leave that layer out of strategy.targets, or load the base dequantised."
+            "way. Set strategy.dora=false, leave that layer out of strategy.targets, or set model.source to an "
+            "unquantised copy of the base."
         )
     if lora_initial.decomposition(settings.init) is None:
         return

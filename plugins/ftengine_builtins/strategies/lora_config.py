@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftengine.api import Config
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, naming
 from ftengine_builtins.strategies import lora_initial, peft_format
 from ftengine_builtins.strategies.targets import ALL_LINEAR
 
@@ -86,7 +86,8 @@ class LoraConfig(Config):
                 f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
                 f"{self.start_from!r}. Leave one of them out."
             )
-        adapter = peft_format.read_config(Path(self.start_from))
+        with naming("strategy.start_from"):
+            adapter = peft_format.read_config(Path(self.start_from))
         for key in peft_format.SHARED:
             ours, theirs = getattr(self, key), getattr(adapter, key)
             if key in self.model_fields_set and _comparable(ours) != _comparable(theirs):

@@ -34,7 +34,8 @@ def merge_all(module: nn.Module) -> Removed:
             kind = "computed" if weight is None else str(weight.dtype)[6:]
             raise NotMergeable(
                 f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "
-                "with float weights. Load the base dequantised and merge there."
+                "with float weights. Serve the base with the adapter, or merge the adapter into an unquantised copy of "
+                "the base with PEFT (merge_and_unload)."
             )
         others = [name for name in holders[id(weight)] if name != f"{path}.weight"]
         if others:

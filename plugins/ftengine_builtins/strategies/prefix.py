@@ -71,8 +71,8 @@ class Prefix(VirtualTokenStrategy):
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
         if is_encoder_decoder(loaded.module):
             raise RecipeError(
-                f"strategy prefix does not fit {type(loaded.module).__name__}: PEFT's files give a prefix no layers of "
-                "its own in models with an encoder and a decoder. Set strategy.name=prompt."
+                f"strategy prefix puts keys and values into the cache of what reads the input, and the encoder of "
+                f"{type(loaded.module).__name__} has none. Set strategy.name=prompt."
             )
         if cache_name(type(stack)) is None:
             raise RecipeError(

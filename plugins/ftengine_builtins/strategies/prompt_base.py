@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import NotMergeable, RecipeError
+from ftengine.errors import NotMergeable, RecipeError, naming
 from ftengine.parameters import default_param_groups
 from ftengine_builtins.strategies import prompt_format
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
@@ -45,7 +45,8 @@ class VirtualTokenOptions(Config):
     def _follow_start_from(self) -> VirtualTokenOptions:
         if self.start_from is None:
             return self
-        there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
+        with naming("strategy.start_from"):
+            there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
         if "virtual_tokens" in self.model_fields_set and self.virtual_tokens != there:
             raise RecipeError(
                 f"strategy.virtual_tokens is {self.virtual_tokens}, but the adapter in strategy.start_from "

@@ -82,4 +82,8 @@ def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, init: str, tex
     Raises:
         RecipeError: the text cannot be tokenised.
     """
-    return text_tokens(loaded, text or "", count) if init == "text" else sampled_tokens(loaded, embedding, count)
+    if init != "text":
+        return sampled_tokens(loaded, embedding, count)
+    if loaded.processor is None and embedding.weight.is_meta:
+        return torch.zeros(count, dtype=torch.long)  # parameters are counted from a config alone, without a tokenizer
+    return text_tokens(loaded, text or "", count)

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     if isinstance(targets, str):
         matched = [path for path in obstacles if re.fullmatch(targets, path)]
         return {targets: _usable(module, targets, matched, obstacles)}
-    named = {name: [path for path in obstacles if matches_name(path, [name])] for name in targets}
+    named = {name: _named(obstacles, name) for name in targets}
     if heads_are_welcome:
         named = {n: paths for n, paths in named.items() if not paths or any(obstacles[p] != _WHOLE for p in paths)}
     return {name: _usable(module, name, paths, obstacles, strict=True) for name, paths in named.items()}
@@ -77,7 +78,10 @@ def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
     free = {path: module.get_submodule(path) for path, why in obstacles.items() if not why}
     taken = [path for path, layer in free.items() if layer is not head and is_linear(layer)]
     if not taken:
-        raise NoMatch(f"targets 'all-linear' finds no linear layer in {type(module).__name__}. {_names(module)}")
+        raise NoMatch(
+            f"targets 'all-linear' finds no linear layer in {type(module).__name__} to adapt. "
+            f"{_names(module, obstacles)}{_instead(module, obstacles)}"
+        )
     return taken
 
 
@@ -87,7 +91,7 @@ def _usable(
     if not matched:
         raise NoMatch(
             f"targets pattern {pattern!r} matches no module of {type(module).__name__}."
-            f"{_near(module, pattern)} {_names(module)}"
+            f"{_near(obstacles, pattern, strict)} {_names(module, obstacles)}"
             + ("" if strict else " A string is a regular expression for the whole path; put plain names in a list.")
         )
     taken = [path for path in matched if not obstacles[path]]
@@ -97,7 +101,7 @@ def _usable(
         path = (wrong or matched)[0]
         raise NoMatch(
             f"targets pattern {pattern!r} matches {path!r}, which {obstacles[path]}. "
-            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_names(module)}"
+            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_names(module, obstacles)}"
         )
     return taken
 
@@ -107,6 +111,7 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
     named = dict(module.named_modules())
     places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
     inside = tuple(f"{path}." for path in whole)
+    used = _used_instead(module)
     result = {}
     for path, layer in named.items():
         if not path:
@@ -122,6 +127,8 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
             result[path] = _inexpressible(layer)
         elif isinstance(parent, BYPASSING):
             result[path] = f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
+        elif used and layer is _embeddings(module):
+            result[path] = f"is never called: {' and '.join(used)} hold its weight and are called instead"
         elif places[id(layer)] > 1:
             result[path] = "is one module under several names"
         elif "forward" in vars(layer):
@@ -142,21 +149,57 @@ def _inexpressible(layer: nn.Module) -> str:
     return ""
 
 
-def _near(module: nn.Module, pattern: str) -> str:
-    paths = [path for path, _ in module.named_modules() if path]
+def _used_instead(module: Any) -> list[str]:
+    """Return the embeddings of encoder and decoder where they stand in for the model's own (T5, BART), or none."""
+    if not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+        return []
+    own, theirs = _embeddings(module), [_embeddings(module.get_encoder()), _embeddings(module.get_decoder())]
+    if any(table is None or table is own for table in theirs):
+        return []
+    return [path for path, part in module.named_modules() if any(part is table for table in theirs)]
+
+
+def _embeddings(module: Any) -> nn.Module | None:
+    try:
+        return module.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # none at all; none of tokens
+        return None
+
+
+def _named(paths: Iterable[str], name: str) -> list[str]:
+    return [path for path in paths if matches_name(path, [name])]
+
+
+def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:
+    paths = list(paths)
+    if not strict:
+        listed = re.findall(r"[^\s,|]+", pattern)
+        if listed and all(_named(paths, name) for name in listed):  # plain names, which only a list takes as such
+            return f" Did you mean [{', '.join(listed)}]?"
     known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
     near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f" Did you mean {' or '.join(repr(name) if strict else f'[{name}]' for name in near)}?" if near else ""
 
 
-def _names(module: nn.Module) -> str:
-    linear: dict[str, None] = {}
-    others: dict[str, None] = {}
-    for path, layer in module.named_modules():
-        if path and kind(layer):
-            (linear if is_linear(layer) else others)[path.rpartition(".")[2]] = None
+def _names(module: nn.Module, obstacles: Mapping[str, str]) -> str:
+    """Name the layers that could be adapted."""
+    linear, others = _free(module, obstacles)
     parts = [("Its linear layers are named", linear), ("Its convolutions and embeddings are named", others)]
     return " ".join(f"{text} {_few(names)}." for text, names in parts if names)
+
+
+def _instead(module: nn.Module, obstacles: Mapping[str, str]) -> str:
+    """Say which names would take the convolutions and embeddings, and nothing besides."""
+    _, others = _free(module, obstacles)
+    names = [name for name in others if not name.isdigit() and not any(obstacles[p] for p in _named(obstacles, name))]
+    return f" Set strategy.targets=[{','.join(names)}]." if names else ""
+
+
+def _free(module: nn.Module, obstacles: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the names of linear layers that could be adapted, and of other such layers."""
+    free = {path.rpartition(".")[2]: module.get_submodule(path) for path, why in obstacles.items() if not why}
+    linear = [name for name, layer in free.items() if is_linear(layer)]
+    return linear, [name for name in free if name not in linear]
 
 
 def _few(names: Iterable[str]) -> str:

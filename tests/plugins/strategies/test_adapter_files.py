@@ -52,8 +52,6 @@ def edited(folder: Path, **entries) -> Path:
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_saved_adapter_gives_equal_outputs_bit_for_bit(name: str, placement: str, tmp_path) -> None:
-    if (name, placement) == ("resnet", "parallel"):
-        placement = "houlsby"
     strategy, loaded = prepared(name, placement=placement)
     shake(loaded.module)
     strategy.save(loaded, tmp_path)
@@ -91,6 +89,16 @@ def test_config_is_adapterhubs_preset(tmp_path) -> None:
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert isinstance(config["scaling"], float)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [(16.0, "16"), (2.5, "2.5"), ({0: 2, "default": 4}, '{"0": 2, "default": 4}')]
+)
+def test_whole_reduction_factors_are_integers_in_the_file(given, written: str, tmp_path) -> None:
+    folder = saved("bert", tmp_path, reduction_factor=given)
+    content = json.loads((folder / "adapter_config.json").read_text())
+    assert json.dumps(content["config"]["reduction_factor"]) == written
+    assert AdapterConfig(start_from=str(folder)).reduction_factor == json.loads(written)
 
 
 def test_a_trained_head_goes_into_the_heads_files(tmp_path) -> None:

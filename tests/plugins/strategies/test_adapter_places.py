@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -89,9 +90,37 @@ def test_a_convolutional_bottleneck_is_a_1x1_convolution_added_to_the_block() ->
     torch.testing.assert_close(block(x), y + up(down(y).relu()))
 
 
-def test_parallel_is_refused_for_convolutions() -> None:
-    with pytest.raises(NoMatch, match=r"'resnet.encoder.stages.0.layers.0' is convolutional.* Use pfeiffer or houlsby"):
-        prepared("resnet", placement="parallel")
+@pytest.mark.parametrize("side", [5, 6])
+def test_a_parallel_convolution_reads_the_blocks_input_with_its_stride(side: int) -> None:
+    _, loaded = prepared("resnet", placement="parallel")
+    shake(loaded.module)
+    block, plain = (part.module.resnet.encoder.stages[1].layers[0] for part in (loaded, opened("resnet")))
+    adapter = block.bottleneck
+    down, up = nn.Conv2d(16, 8, 1, stride=2), nn.Conv2d(8, 32, 1)
+    for convolution, linear in ((down, adapter.down), (up, adapter.up)):
+        convolution.load_state_dict({"weight": linear.weight[..., None, None], "bias": linear.bias})
+    x = torch.randn(2, 16, side, side)
+    torch.testing.assert_close(block(x), plain(x) + 4 * up(down(x).relu()))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 2, padding=1), nn.ConvTranspose2d(8, 8, 3, padding=1)],
+    ids=["unpadded", "even", "transposed"],
+)
+def test_parallel_is_refused_where_a_named_convolution_makes_another_grid(layer: nn.Module) -> None:
+    loaded = LoadedModel(nn.ModuleDict({"layer": layer}), None, "memory", "image-classification")
+    strategy = Adapter(AdapterConfig(placement="parallel", places={"output": "layer"}))
+    with pytest.raises(NoMatch, match=r"'layer' has convolutions whose padding .* Use pfeiffer or houlsby"):
+        strategy.prepare(loaded)
+
+
+def test_a_grid_that_no_stride_gives_is_an_error() -> None:
+    module = nn.ModuleDict({"layer": nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(4, stride=1))})
+    strategy = Adapter(AdapterConfig(placement="parallel", places={"output": "layer"}))
+    strategy.prepare(LoadedModel(module, None, "memory", "image-classification"))
+    with pytest.raises(NoMatch, match=r"turns \(2, 8, 9, 9\) into \(2, 8, 6, 6\)"):
+        module["layer"](torch.randn(2, 8, 9, 9))
 
 
 @pytest.mark.parametrize(
@@ -191,8 +220,20 @@ def test_convolutions_of_any_dimension_are_adapted_example_by_example(kind, batc
 
 def test_the_last_layer_says_where_the_channels_are() -> None:
     layer = Transposed(nn.Conv1d(8, 6, 1), nn.Conv1d(6, 8, 1))
-    adapted = placed(nn.Sequential(layer, nn.Linear(8, 8)))
-    assert adapted(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+    layer = nn.Sequential(layer, nn.Linear(8, 8))
+    x = torch.randn(2, 5, 8)
+    h = layer(x)
+    adapted = placed(layer)
+    torch.testing.assert_close(adapted(x), h + adapted.bottleneck(h))
+    assert len(adapted) == 2
+    torch.testing.assert_close(torch.compile(adapted, backend="eager", fullgraph=True)(x), adapted(x))
+    torch.compiler.reset()
+
+
+def test_a_part_with_the_adapters_name_is_not_overwritten() -> None:
+    layer = nn.Sequential(OrderedDict(bottleneck=nn.Linear(8, 8)))
+    with pytest.raises(NoMatch, match="'layer', a Sequential, has a part of the adapter's own name"):
+        placed(layer)
 
 
 def test_channels_elsewhere_than_the_last_layer_says_are_an_error() -> None:
@@ -276,6 +317,7 @@ def test_what_cannot_be_adapted_is_refused() -> None:
         ({"sublayers": ["atention"]}, r"'atention' is no sublayer of GPT2LMHeadModel; it has attention, output"),
         ({"sublayers": ["cross"]}, r"'cross' is no sublayer"),
         ({"leave_out": [2]}, r"no block 2; the model's blocks are 0 to 1"),
+        ({"reduction_factor": {7: 2, "default": 4}}, r"reduction_factor: no block 7; the model's blocks are 0 to 1"),
         ({"leave_out": [0, 1]}, "leaves out every block"),
     ],
 )
@@ -290,6 +332,11 @@ def test_choices_that_the_model_lacks_are_refused(options, message: str) -> None
         ({"placement": "hulsby"}, "houlsby"),
         ({"reduction_factor": 0}, "greater than 0"),
         ({"reduction_factor": {"default": -1}}, "greater than 0"),
+        ({"reduction_factor": {"first": 2}}, "mapping from block numbers"),
+        ({"reduction_factor": {0: "wide"}}, "mapping from block numbers"),
+        ({"reduction_factor": {1.5: 2}}, "mapping from block numbers"),
+        ({"places": {}}, r"(?s)places.*is empty"),
+        ({"sublayers": []}, r"(?s)sublayers.*is empty"),
         ({"scaling": 0}, "greater than 0"),
         ({"non_linearity": "rleu"}, "relu"),
         ({"places": {"output": "("}}, "not a regular expression"),
@@ -309,6 +356,8 @@ def test_two_sizes_are_refused() -> None:
 
 def test_a_reduction_factor_by_layer_needs_every_layer() -> None:
     _, loaded = prepared("gpt2", reduction_factor={"0": 4, "default": 8})
+    assert [adapter.down.out_features for adapter in bottlenecks(loaded.module).values()] == [4, 2]
+    _, loaded = prepared("gpt2", reduction_factor={0: 4, "default": 8})  # as YAML reads it
     assert [adapter.down.out_features for adapter in bottlenecks(loaded.module).values()] == [4, 2]
     with pytest.raises(RecipeError, match="no entry for layer 1 and no 'default'"):
         prepared("gpt2", reduction_factor={"0": 4})

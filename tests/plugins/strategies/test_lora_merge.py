@@ -135,7 +135,9 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
     loaded = LoadedModel(module, None, "memory", "causal-lm")
     strategy = tuned(loaded, numbers, targets="[01]")
     before = module[0].weight.clone()
-    with pytest.raises(NotMergeable, match=f"{what}.*dequantised"):
+    with pytest.raises(
+        NotMergeable, match=rf"{what}.*into an unquantised copy of the base with PEFT \(merge_and_unload\)"
+    ):
         strategy.merge(loaded)
     assert torch.equal(module[0].weight, before)
     assert len(lora_layers(module)) == 2

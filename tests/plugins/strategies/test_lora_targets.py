@@ -10,7 +10,16 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
@@ -108,7 +117,9 @@ def test_a_layer_that_two_patterns_match_is_adapted_once(llama_folder, load) -> 
         ),
         (["proj"], ["'proj' matches no module"]),
         (["q_proj", "qkv"], ["'qkv' matches no module"]),
-        ("q_proj", ["'q_proj' matches no module", "whole path; put plain names in a list"]),
+        ("q_proj", ["'q_proj' matches no module", "whole path; put plain names in a list", "mean [q_proj]?"]),
+        ("q_proj,v_proj", ["Did you mean [q_proj, v_proj]?"]),
+        ("q_porj", ["Did you mean [q_proj]"]),
         (r"model\.layers\.9\..*", ["matches no module"]),
         (["input_layernorm"], ["'model.layers.0.input_layernorm', which is a LlamaRMSNorm"]),
         (["mlp"], ["'model.layers.0.mlp', which is a LlamaMLP"]),
@@ -133,6 +144,46 @@ def test_a_model_without_linear_layers_is_an_error() -> None:
     loaded = LoadedModel(nn.Sequential(nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
     with pytest.raises(NoMatch, match=r"'all-linear' finds no linear layer in Sequential.*convolutions and .* named 0"):
         ours(loaded, "all-linear")
+
+
+def test_a_model_whose_only_linear_layer_is_its_head_is_told_what_to_name() -> None:
+    module = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    loaded = LoadedModel(module, None, "memory", "image-classification", new_modules=("classifier",))
+    with pytest.raises(NoMatch) as error:
+        ours(loaded, "all-linear")
+    assert "linear layers are named" not in str(error.value)
+    assert str(error.value).endswith("Set strategy.targets=[convolution].")
+    assert ours(loaded, ["convolution"])
+
+
+T5 = T5Config(vocab_size=40, d_model=16, num_layers=1, num_heads=2, d_kv=8, d_ff=24, decoder_start_token_id=0)
+BART = BartConfig(
+    vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+    decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "within", "query"),
+    [
+        (lambda: T5ForConditionalGeneration(T5), "", "q"),
+        (lambda: BartForConditionalGeneration(BART), "model.", "q_proj"),
+    ],
+    ids=["t5", "bart"],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_embeddings_whose_weight_encoder_and_decoder_hold_are_never_called(make, within, query, device: str) -> None:
+    with torch.device(device):
+        loaded = LoadedModel(make(), None, "memory", "seq2seq-lm")
+    with pytest.raises(NoMatch) as error:
+        Lora(LoraConfig(targets=["shared", query])).prepare(loaded)
+    tables = [f"{within}{stack}.embed_tokens" for stack in ("encoder", "decoder")]
+    assert f"'{within}shared', which is never called: {' and '.join(tables)} hold its weight" in str(error.value)
+    assert ours(loaded, ["embed_tokens"]) == set(tables)
+    if device == "cpu":
+        ids = torch.arange(5, 15).view(1, -1)
+        loaded.module(input_ids=ids, labels=ids).loss.backward()
+        assert all(p.grad is not None for p in loaded.module.parameters() if p.requires_grad)
 
 
 def test_preparing_twice_is_an_error(llama_folder, load) -> None:

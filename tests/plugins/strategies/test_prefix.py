@@ -23,6 +23,7 @@ from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 from ftengine.api import LoadedModel
 from ftengine.errors import InputError, NotMergeable, RecipeError
 from ftengine.parameters import trainable
+from ftengine.training.modes import require_gradient_checkpointing
 from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
@@ -212,6 +213,20 @@ def test_experts_that_cannot_run_without_weights_are_counted_from_the_config():
         assert start_of(loaded).shape == (5, 3 * 2 * 2 * 4)
 
 
+def test_a_text_is_counted_without_a_tokenizer():
+    """As `plan --parameters-only` does with a config alone."""
+    counted, real = build("gpt2", "meta"), build("gpt2")
+    counted.processor = None
+    for loaded in (counted, real):
+        Prefix(PrefixOptions(virtual_tokens=7, init="text", text=TEXT)).prepare(loaded)
+    sizes = [[p.shape for p in trainable(loaded.module).values()] for loaded in (counted, real)]
+    assert sizes[0] == sizes[1]
+    bare = build("gpt2")
+    bare.processor = None
+    with pytest.raises(RecipeError, match="has no tokenizer"):
+        Prefix(PrefixOptions(init="text", text=TEXT)).prepare(bare)
+
+
 def test_random_keys_and_values_have_each_their_layers_scale():
     own = start_of(prefixed("gpt2", virtual_tokens=50)).view(50, 4, -1)
     drawn = start_of(prefixed("gpt2", init="random", virtual_tokens=50)).view(50, 4, -1)
@@ -245,8 +260,8 @@ def test_a_copy_of_a_prefixed_model_is_one():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("t5", "PEFT's files give a prefix no layers of its own"),
-        ("bart", "PEFT's files give a prefix no layers of its own"),
+        ("t5", "the encoder of T5ForConditionalGeneration has none"),
+        ("bart", "the encoder of BartForConditionalGeneration has none"),
         ("distilbert", "DistilBertModel has none"),
         ("modernbert", "ModernBertModel has none"),
     ],
@@ -282,6 +297,8 @@ def test_a_prefix_longer_than_the_attention_is_refused(device):
 def test_gradient_checkpointing_is_refused_rather_than_losing_the_prefix():
     loaded = prefixed("llama")
     assert not loaded.module.supports_gradient_checkpointing
+    with pytest.raises(RecipeError, match="the strategy, unlike LlamaForCausalLM alone, does not support it"):
+        require_gradient_checkpointing(loaded.module)
     with pytest.raises(ValueError, match="does not support activation checkpointing"):
         loaded.module.gradient_checkpointing_enable()
 

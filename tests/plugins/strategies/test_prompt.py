@@ -239,6 +239,20 @@ def test_a_model_without_weights_can_be_prepared(name):
         assert counts == [7 * 32]
 
 
+def test_a_text_is_counted_without_a_tokenizer():
+    """As `plan --parameters-only` does with a config alone."""
+    counted, real = build("gpt2", "meta"), build("gpt2")
+    counted.processor = None
+    for loaded in (counted, real):
+        Prompt(PromptOptions(virtual_tokens=7, init="text", text=TEXT)).prepare(loaded)
+    sizes = [[p.shape for p in trainable(loaded.module).values()] for loaded in (counted, real)]
+    assert sizes[0] == sizes[1]
+    bare = build("gpt2")
+    bare.processor = None
+    with pytest.raises(RecipeError, match="has no tokenizer"):
+        Prompt(PromptOptions(init="text", text=TEXT)).prepare(bare)
+
+
 def test_a_copy_of_a_prompted_model_is_one():
     loaded, ids = prompted("llama"), tokens()
     twin = copy.deepcopy(loaded.module)

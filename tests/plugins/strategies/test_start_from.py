@@ -1,0 +1,15 @@
+"""A folder to start from that cannot be read is an error that names the recipe's key."""
+
+import pytest
+
+from ftengine.errors import RunError
+from ftengine_builtins.strategies.adapter import AdapterConfig
+from ftengine_builtins.strategies.lora import LoraConfig
+from ftengine_builtins.strategies.prefix import PrefixOptions
+from ftengine_builtins.strategies.prompt import PromptOptions
+
+
+@pytest.mark.parametrize("config", [AdapterConfig, LoraConfig, PrefixOptions, PromptOptions])
+def test_a_folder_that_is_not_there_is_told_by_its_key(config, tmp_path) -> None:
+    with pytest.raises(RunError, match=r"^strategy\.start_from: no adapter_config\.json in '.*nowhere'"):
+        config(start_from=str(tmp_path / "nowhere"))
