@@ -49,6 +49,8 @@ class Job:
     processor: Any = None
     audit: dict[str, Any] = field(default_factory=dict)
     skeleton: LoadedModel | None = None
+    tried: Strategy | None = None
+    """The strategy that prepared the skeleton."""
     trained_base: frozenset[str] | None = None
     """Base parameters that the strategy trains, known from the skeleton; None without one."""
     targets: dict[str, list[str]] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class Job:
         self.trained_base = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
         self.targets = self.strategy.matches()
         Attached(self.regularizers, self.skeleton, self.task).detach()
+        self.tried = self.strategy
         # The model itself is prepared by a fresh strategy and regularized by fresh regularizers: one object, one model.
         self.strategy = type(self.strategy)(self.strategy.config)
         self.regularizers = [type(regularizer)(regularizer.config) for regularizer in self.regularizers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import SourceError
 from ftengine.evaluation.measurement import Measurement
 from ftengine.job import Job, described, prepare
+from ftengine.parameters import count, trainable
 from ftengine.probes import measurement_of
 from ftengine.recipe import Recipe
 from ftengine.registry import Registry
@@ -78,8 +80,6 @@ def plan(
     Raises:
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
     """
-    from ftengine.parameters import count
-
     job = Job.open(recipe, registry, listener)
     splits = job.read_data()
     job.load_skeleton()
@@ -129,7 +129,7 @@ def plan(
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
-        warnings=_warnings(recipe, job, encoded),
+        warnings=[*_warnings(recipe, job, encoded), *_asleep(job, loaded, schedule)],
     )
 
 
@@ -173,8 +173,6 @@ def count_parameters(
     Raises:
         InputError: model, task or strategy cannot be used, or a pattern matches nothing.
     """
-    from ftengine.parameters import count
-
     job = Job.open(recipe, registry, listener, check_source=False)
     task, source = job.task, recipe.model.source
     assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
@@ -315,6 +313,17 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     return train.task.show(features, train.processor)
 
 
+def _asleep(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+    """Say which trainable parameters a strategy leaves out of every step."""
+    strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
+    resting = strategy.resting(loaded.module, schedule.total - 1, schedule.total, schedule.per_epoch)
+    if asleep := len(list(resting)):
+        yield (
+            f"{asleep} of {len(trainable(loaded.module))} trainable tensors rest to the last of {schedule.total} steps "
+            "and never train."
+        )
+
+
 def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
     """Say what is legal but probably not meant."""
     found = list(job.audit.get("warnings", ()))
@@ -329,8 +338,8 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     if shortened:
         found.append(f"{', '.join(shortened)} are cut to the length limit.")
     found += [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their first "
-        "epoch)."
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their "
+        "first epoch)."
         for name in without_effect(encoded["train"])
     ]
     if "validation" not in encoded:
