@@ -15,7 +15,6 @@ METRICS = {
     "ece": "expected calibration error (ECE)",
     "ece_after_temperature": "ECE after temperature",
     "calibration_error": "calibration error, without chance",
-    "overconfidence": "mean confidence minus accuracy",
     "roc_auc": "ROC AUC",
     "auc": "ROC AUC",
     "f1": "F1",
