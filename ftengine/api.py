@@ -277,13 +277,21 @@ class Task(Component):
         return result.logits if hasattr(result, "logits") else result
 
     def probe(self, loaded: LoadedModel) -> Batch:
-        """Return a small batch made without data, which exercises the model's layers; by default random tokens."""
+        """Return a small batch made without data, which exercises the model's layers.
+
+        By default random tokens, and at the end of each row, nowhere else, the token that ends texts: classifiers of
+        encoder-decoders read its state.
+        """
         import torch
 
         generator = torch.Generator().manual_seed(0)
         module: Any = loaded.module
         tokens = module.get_input_embeddings().num_embeddings
         ids = torch.randint(tokens, (2, 16), generator=generator)
+        end = getattr(getattr(module, "config", None), "eos_token_id", None)
+        if isinstance(end, int) and end < tokens:
+            ids[ids == end] = (end + 1) % tokens
+            ids[:, -1] = end
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def infer(

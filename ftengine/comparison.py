@@ -107,7 +107,10 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
         InputError: there are fewer than two, one is named twice, or it sets a key that all have to share.
     """
     if len(strategies) < 2:
-        raise InputError(f"there are {len(strategies)} strategies to compare; name two at least.")
+        named = f" ({strategies[0]!r})" if strategies else ""
+        raise InputError(
+            f"there are {len(strategies)} strategies to compare{named}; name two at least, with commas between them."
+        )
     if RunDirectory(recipe.output).is_run():
         raise RunError(
             f"output {recipe.output!r} holds a run of its own; the compared runs are folders inside of output. Choose "

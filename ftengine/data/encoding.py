@@ -255,7 +255,8 @@ def encode_split(
         causes = f"{masked} have no token to train on, {truncated} were cut to {max_length} tokens"
         raise DataError(
             f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows)} rows {causes}, "
-            f"{len(skipped)} were skipped. Check the columns, the task's max_length and what the loss is on."
+            f"{len(skipped)} were skipped. Check the columns, the task's max_length (and what of the model's length a "
+            "strategy takes, such as virtual tokens) and what the loss is on."
         )
     return EncodedSplit(
         rows,

@@ -43,7 +43,7 @@ def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
         found = f"; its first file is {others[0]!r}" if others else ""
         raise DataError(
             f"{folder} holds no images ({' '.join(IMAGES)}){found}. A folder is data where it has a subfolder of "
-            "images for each label; name a file otherwise."
+            "images for each label; name a file otherwise (of a saved data set, its .arrow file)."
         )
     loose = [name for name, label in images if label is None]
     if loose and len(loose) < len(images):

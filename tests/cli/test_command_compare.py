@@ -101,6 +101,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(ftengine, recipe, com
 def test_unknown_strategies_and_torchrun_are_refused(ftengine, recipe, tmp_path, monkeypatch):
     args = ("--output", tmp_path / "runs")
     assert "Did you mean 'lora'?" in ftengine("compare", recipe, "--strategies", "full,lroa", *args, code=2).stderr
+    error = ftengine("compare", recipe, "--strategies", "full;lora", *args, code=2).stderr
+    assert "1 strategies to compare ('full;lora'); name two at least, with commas between them" in error
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "without torchrun" in ftengine("compare", recipe, "--strategies", "full,lora", *args, code=2).stderr
     assert not (tmp_path / "runs").exists()

@@ -28,8 +28,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "lora": {"name": "lora", "rank": 4, "dropout": 0.1},
     "adapter": {"name": "adapter", "bottleneck": 4, "dropout": 0.1},
     "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},
+    "prefix": {"name": "prefix", "virtual_tokens": 4, "lr_ratio": 20.0},
 }
-RATES = {"full": 0.005, "lora": 0.02, "adapter": 0.02, "prompt": 0.02}
+RATES = {"full": 0.005, "lora": 0.02, "adapter": 0.02, "prompt": 0.02, "prefix": 0.02}
 
 
 def answers(file: Path) -> str:
@@ -96,6 +97,7 @@ class Architecture:
 
 
 QUESTIONS = ({"prompt": "What is 3?"}, {"prompt": "How do I reset my password, please, and what is 4?"})
+TEXTS = ({"text": "fine music"}, {"text": "bad"})
 IMAGES = ({"image": "dark/0.png"}, {"image": "light/1.png"})
 # Weights larger than at initialisation, so that what comes in matters to what comes out, as in a trained model.
 LIVELY = {"initializer_range": 0.2}
@@ -104,7 +106,10 @@ ARCHITECTURES = {
     "gpt2": Architecture(tiny_gpt2, "causal-lm", answers, QUESTIONS, LIVELY),
     "llama": Architecture(tiny_llama, "causal-lm", answers, QUESTIONS, LIVELY | {"hidden_size": 32}),
     "t5": Architecture(tiny_t5, "seq2seq-lm", answers, QUESTIONS),
-    "bert": Architecture(tiny_bert, "text-classification", opinions, ({"text": "fine music"}, {"text": "bad"}), LIVELY),
+    "bert": Architecture(tiny_bert, "text-classification", opinions, TEXTS, LIVELY),
+    "t5-classes": Architecture(tiny_t5, "text-classification", opinions, TEXTS),
+    "gpt2-classes": Architecture(tiny_gpt2, "text-classification", opinions, TEXTS, LIVELY),
+    "llama-classes": Architecture(tiny_llama, "text-classification", opinions, TEXTS, LIVELY | {"hidden_size": 32}),
     "bert-tokens": Architecture(
         tiny_bert, "token-classification", tagged, ({"tokens": ["anna", "likes", "paris"]}, {"tokens": ["bob"]}), LIVELY
     ),

@@ -20,9 +20,17 @@ from ftengine.errors import RecipeError
 from ftengine.run import RunDirectory
 
 PRECISIONS = ("float32", "bfloat16")
-REFUSED = [("prompt", "vit"), ("prompt", "resnet")]
-"""An image has no token embeddings for virtual tokens to join."""
+REFUSED = {
+    ("prompt", "vit"): r"strategy prompt .* has no token embeddings.*such as lora, adapter or full",
+    ("prompt", "resnet"): r"strategy prompt .* has no token embeddings.*such as lora, adapter or full",
+    ("prefix", "vit"): r"strategy prefix .* has no token embeddings.*such as lora, adapter or full",
+    ("prefix", "resnet"): r"strategy prefix .* has no token embeddings.*such as lora, adapter or full",
+    ("prefix", "t5"): r"strategy prefix .* the encoder of T5\w+ has none\. Set strategy\.name=prompt",
+    ("prefix", "t5-classes"): r"strategy prefix .* the encoder of T5\w+ has none\. Set strategy\.name=prompt",
+}
+"""An image has no token embeddings for virtual tokens to join; an encoder beside a decoder no cache for a prefix."""
 CELLS = [cell for cell in product(STRATEGIES, ARCHITECTURES) if cell not in REFUSED]
+MERGING = [cell for cell in CELLS if cell[0] in ("full", "lora")]
 GENERATING = [(strategy, name) for strategy, name in CELLS if ARCHITECTURES[name].task.endswith("-lm")]
 
 each_cell = pytest.mark.parametrize(("strategy", "architecture"), CELLS)
@@ -108,13 +116,19 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(cell, strategy, architectu
 def test_a_tuned_model_differs_from_its_base_and_begins_as_it_where_promised(cell, strategy, architecture, precision):
     seen = cell(strategy, architecture, precision).seen
     begins_as_base = torch.equal(seen.first_outputs, seen.base_outputs)
-    assert begins_as_base == (strategy != "prompt")  # a prompt is part of the input from the start
+    assert begins_as_base == (strategy not in ("prompt", "prefix"))  # which are part of the input from the start
     assert not torch.equal(seen.outputs(seen.loaded), seen.base_outputs)
 
 
+@pytest.mark.parametrize(("strategy", "architecture"), MERGING)
+def test_a_merged_model_answers_as_the_tuned_one(cell, strategy, architecture, tmp_path):
+    report = cell(strategy, architecture, "float32").run.merge(tmp_path / "merged")
+    assert 0 <= report.difference <= report.tolerance < report.effect
+
+
 @pytest.mark.parametrize(("strategy", "architecture"), REFUSED)
-def test_a_prompt_before_an_image_is_refused_before_anything_is_written(strategy, architecture, tmp_path):
+def test_what_a_model_has_no_place_for_is_refused_before_anything_is_written(strategy, architecture, tmp_path):
     refused = recipe(strategy, architecture, "float32", tmp_path, "whole")
-    with pytest.raises(RecipeError, match=r"strategy prompt .* has no token embeddings.*such as lora, adapter or full"):
+    with pytest.raises(RecipeError, match=REFUSED[strategy, architecture]):
         fine_tune(refused)
     assert not RunDirectory(refused.output).path.exists()

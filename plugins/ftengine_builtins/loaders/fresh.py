@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import transformers
 
 from ftengine.errors import SourceError
+
+Shape = tuple[int, ...]
 
 
 def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:
@@ -39,31 +41,34 @@ def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_
     return tuple(sorted({_outermost(module, key, keys) for key in keys}))
 
 
-def predicted_fresh(module: Any, saved_config: Any) -> set[str]:
-    """Guess which parameters a checkpoint will lack, from the class that its config says it was saved from.
+def predicted_fresh(module: Any, saved_config: Any, stored: Mapping[str, Shape | None] | None = None) -> set[str]:
+    """Tell which parameters a checkpoint lacks, without reading it.
 
     Args:
         module: the model that is wanted, on the meta device.
         saved_config: the checkpoint's config before labels were written into it.
+        stored: the shape of each tensor that the checkpoint holds, None where only its name is known. Without it, they
+            are assumed to be those of the class that the config says it was saved from.
     """
-    wanted = {key: value.shape for key, value in module.state_dict().items()}
-    saved = _saved_shapes(saved_config)
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     prefix = f"{module.base_model_prefix}."
-    if saved is None:
-        return {key for key in wanted if not _in_base(module, key)}
+    saved = _saved_shapes(saved_config)
+    if stored is not None:
+        bare = {key.removeprefix(prefix): shape for key, shape in stored.items()}
+        saved = {key: saved.get(key) if shape is None else shape for key, shape in bare.items()}
     lacking = {key for key, shape in wanted.items() if saved.get(key.removeprefix(prefix)) != shape}
     return {key for key in lacking if not _in_base(module, key)}
 
 
-def _saved_shapes(config: Any) -> dict[str, torch.Size] | None:
-    """Return parameter shapes, base prefix left out, of the class that wrote a checkpoint; None where unknown."""
+def _saved_shapes(config: Any) -> dict[str, Shape | None]:
+    """Return parameter shapes, base prefix left out, of the class that wrote a checkpoint; none where unknown."""
     cls = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        return None
+        return {}
     with torch.device("meta"):
         model = cls(config)
     prefix = f"{cls.base_model_prefix}."
-    return {key.removeprefix(prefix): value.shape for key, value in model.state_dict().items()}
+    return {key.removeprefix(prefix): tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _in_base(module: Any, key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.fresh import fresh_modules, predicted_fresh
+from ftengine_builtins.loaders.fresh import Shape, fresh_modules, predicted_fresh
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
     auto_class,
@@ -28,7 +29,14 @@ UNLIMITED = 10**9
 
 
 def load_pretrained(
-    request: LoadRequest, folder: Path, config: Any, processor: Any, *, trust_remote_code: bool = False, **options: Any
+    request: LoadRequest,
+    folder: Path,
+    config: Any,
+    processor: Any,
+    *,
+    stored: Mapping[str, Shape | None] | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> LoadedModel:
     """Build the model that `request` asks for.
 
@@ -37,6 +45,7 @@ def load_pretrained(
         folder: where `from_pretrained` finds the weights; unused for a skeleton.
         config: the checkpoint's config; it is not modified.
         processor: what goes with the model.
+        stored: what the weights hold, for a skeleton (`predicted_fresh`).
         trust_remote_code: run model code that comes with the checkpoint.
         options: further arguments of `from_pretrained`.
 
@@ -51,7 +60,7 @@ def load_pretrained(
         dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
         with reading(request.source), torch.device("meta"):
             module = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-            fresh = set() if request.head in GENERATIVE else predicted_fresh(module, saved_config)
+            fresh = set() if request.head in GENERATIVE else predicted_fresh(module, saved_config, stored)
     else:
         with reading(request.source):
             module, info = auto.from_pretrained(

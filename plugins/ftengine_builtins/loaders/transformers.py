@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
+from ftengine_builtins.loaders.fresh import Shape
 from ftengine_builtins.loaders.pretrained import load_pretrained, pad_with_eos, read_json, refuse_adapter
 from ftengine_builtins.loaders.quiet import cause, reading
 
@@ -80,12 +81,14 @@ class TransformersLoader(ModelLoader):
     def load(self, request: LoadRequest) -> LoadedModel:
         folder = self._folder(request.source, weights=not request.skeleton)
         self._check_config(folder, request.source)
+        stored = stored_shapes(folder, request.source) if request.skeleton else None
         if not request.skeleton:
             check_weights(folder, request.source)
         with reading(request.source):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.config.trust_remote_code)
         processor = self.load_processor(request.source) if request.processor else None
-        return load_pretrained(request, folder, config, processor, trust_remote_code=self.config.trust_remote_code)
+        code = self.config.trust_remote_code
+        return load_pretrained(request, folder, config, processor, stored=stored, trust_remote_code=code)
 
     def _folder(self, source: str, *, weights: bool) -> Path:
         """Return the folder that holds the model, fetched into the hub's cache where it is not local."""
@@ -186,10 +189,7 @@ def check_weights(folder: Path, source: str) -> None:
     if (folder / WEIGHTS).exists():
         shards = [WEIGHTS]
     elif (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX, source).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise SourceError(f"{INDEX} of {source!r} has no weight_map, so its shards are unknown.")
-        shards = sorted({str(shard) for shard in weight_map.values()})
+        shards = sorted(set(_weight_map(folder, source).values()))
     else:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if not pickles:
@@ -209,13 +209,46 @@ def check_weights(folder: Path, source: str) -> None:
             f"{source!r} lacks {len(missing)} of {len(shards)} weight files, {missing[0]!r} first. Fetch them again."
         )
     for shard in shards:
-        try:
-            with safe_open(folder / shard, framework="np"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise SourceError(
-                f"{shard} of {source!r} is damaged or no safetensors file: {error}. Fetch it again."
-            ) from None
+        _shapes(folder, shard, source)
+
+
+def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
+    """Return the shape of each tensor that a folder's weights hold, by reading their headers; None without weights.
+
+    Of a shard that is not there the index tells the names, and their shapes are None.
+
+    Raises:
+        SourceError: what is there is damaged.
+    """
+    if (folder / WEIGHTS).exists():
+        return {**_shapes(folder, WEIGHTS, source)}
+    if not (folder / INDEX).exists():
+        return None
+    weight_map = _weight_map(folder, source)
+    found: dict[str, Shape | None] = dict.fromkeys(weight_map)
+    for shard in set(weight_map.values()):
+        if (folder / shard).is_file():
+            found |= _shapes(folder, shard, source)
+    return found
+
+
+def _weight_map(folder: Path, source: str) -> dict[str, str]:
+    """Return the shard of each tensor, as the index has it."""
+    weight_map = read_json(folder / INDEX, source).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{INDEX} of {source!r} has no weight_map, so its shards are unknown.")
+    return {name: str(shard) for name, shard in weight_map.items()}
+
+
+def _shapes(folder: Path, shard: str, source: str) -> dict[str, Shape]:
+    """Return the tensors' shapes in a weight file's header."""
+    try:
+        with safe_open(folder / shard, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SourceError(
+            f"{shard} of {source!r} is damaged or no safetensors file: {error}. Fetch it again."
+        ) from None
 
 
 def _holds(folder: Path, patterns: tuple[str, ...]) -> bool:

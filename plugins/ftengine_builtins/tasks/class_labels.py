@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,6 +70,13 @@ def read_names(value: Any, separator: str) -> list[str]:
             "(an empty list or text for none)."
         )
     return [read_name(name) for name in value]
+
+
+def joined_names(names: Iterable[str], separator: str) -> str | None:
+    """Return a name that seems to be several: all that its separators part occurs in other names too."""
+    parts = {name: {part.strip() for part in name.split(separator)} for name in names}
+    seen = Counter(part for found in parts.values() for part in found)
+    return next((name for name, found in parts.items() if len(found) > 1 and all(seen[x] > 1 for x in found)), None)
 
 
 def read_number(value: Any) -> float:

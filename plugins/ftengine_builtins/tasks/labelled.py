@@ -14,6 +14,7 @@ from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
+    joined_names,
     kind_of,
     read_name,
     read_names,
@@ -111,6 +112,8 @@ class LabelledTask(Task):
         if not names or (kind == "single" and len(names) == 1):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
+        if self.config.kind == "auto" and kind == "single":
+            self._refuse_joined(names)
         self._learn(kind, names)
         for split, examples in splits.items():
             for example in examples if split != "train" else ():
@@ -238,6 +241,15 @@ class LabelledTask(Task):
         self.predicts = frozenset(PREDICTS[kind])
         self.default_evaluators = DEFAULT_EVALUATORS[kind]
         self.smooths = self.compares = kind != "regression"
+
+    def _refuse_joined(self, names: Sequence[str]) -> None:
+        """Refuse to guess where a label is one name, or several in one text."""
+        separator, label = self.config.separator, self.config.label
+        if (name := joined_names(names, separator)) is not None:
+            raise DataError(
+                f"label {name!r} of column {label!r} is one name, or several with {separator!r} between them, which "
+                "other labels have too. Say which: task.kind=single or task.kind=multi."
+            )
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny import word_piece_tokenizer
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from ftengine.api import Labels, LoadedModel, LoadRequest
 from ftengine_builtins.loaders.transformers import TransformersLoader
@@ -76,6 +77,36 @@ def test_fresh_pooler_counts_as_new(bert_folder, tmp_path, skeleton) -> None:
     BertForMaskedLM(BertConfig.from_pretrained(bert_folder)).save_pretrained(tmp_path)  # saved without a pooler
     word_piece_tokenizer().save_pretrained(tmp_path)
     assert load(tmp_path, THREE, skeleton=skeleton).new_modules == ("bert.pooler", "classifier")
+
+
+@pytest.mark.parametrize("form", ["whole", "sharded"])
+def test_what_the_weights_bring_is_not_new_whatever_class_the_config_names(bert_folder, tmp_path, form) -> None:
+    folder = shutil.copytree(bert_folder, tmp_path / "bert")  # its weights have a pooler
+    if form != "whole":
+        (folder / "model.safetensors").unlink()
+        BertModel.from_pretrained(bert_folder).save_pretrained(folder, max_shard_size="50KB")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load(folder, THREE, skeleton=True).new_modules == load(folder, THREE).new_modules == ("classifier",)
+
+
+def test_an_index_without_its_shards_tells_the_names(roberta, tmp_path) -> None:
+    """As of a hub model whose small files alone were fetched; shapes are those of the class that the config names."""
+    names = safe_open(roberta / "model.safetensors", "pt").keys()
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for file in roberta.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    assert load(tmp_path, THREE, skeleton=True).new_modules == ()
+    assert load(tmp_path, TOPICS, skeleton=True).new_modules == ("classifier.out_proj",)
+
+
+def test_without_weights_the_class_that_the_config_names_tells(bert_folder, tmp_path) -> None:
+    for architecture, expected in (("BertForMaskedLM", ("bert.pooler", "classifier")), ("BertModel", ("classifier",))):
+        config = json.loads((bert_folder / "config.json").read_text()) | {"architectures": [architecture]}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        request = LoadRequest(str(tmp_path), "sequence-classification", THREE, skeleton=True, processor=False)
+        assert TransformersLoader().load(request).new_modules == expected
 
 
 def test_head_of_two_layers_is_named_once(roberta) -> None:

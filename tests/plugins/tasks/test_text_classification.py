@@ -99,6 +99,19 @@ def test_the_kind_can_be_given(values, options, expected):
     assert labels(values, **options) == expected
 
 
+@pytest.mark.parametrize("values", [["good", "long", "good; long"], ["a;b", "b;c", "c;a"], [1, 2, "1;2"]])
+def test_a_label_that_may_be_several_is_refused_until_the_kind_is_given(values):
+    with pytest.raises(DataError, match=r"^label '.*;.*' of column 'label' is one name, or several .*=multi\.$"):
+        labels(values)
+    assert labels(values, kind="single").names == tuple(sorted(map(str, values)))
+    assert all(";" not in name for name in labels(values, kind="multi").names)
+
+
+@pytest.mark.parametrize("values", [["good", "bad", "good;long"], ["a; b", "c"], ["a;", "a"], [";)", ":)"]])
+def test_a_separator_in_a_name_alone_makes_it_no_list(values):
+    assert labels(values) == Labels("single", tuple(sorted(values)))
+
+
 @pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None], [{}]])
 def test_fewer_than_two_labels_are_refused(values):
     with pytest.raises(DataError, match=r"only the label '\w'|no label.* in column 'label'; at least two"):
