@@ -7,8 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Listener, LoadedModel, SilentListener
+import numpy as np
+
+from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.encoding import content_of
+from ftengine.data.material import identities
 from ftengine.data.read import Rows
 from ftengine.data.split import make_splits, read_for
 from ftengine.errors import DataError, InputError, NotMergeable
@@ -167,12 +170,14 @@ class Run:
             raise InputError("this run has no held-out split; name a data file with --data FILE.")
         section = self.recipe.evaluation
         used = {name} if data is None else set()
-        if section.training_sample is not None or section.memorisation is not None:
+        if data is not None or section.training_sample is not None or section.memorisation is not None:
             used.add("train")
         if name == "test" and any(evaluator.fits for evaluator in job.evaluators()):
             used.add("validation")
         splits = self._splits(job, used & set(recorded), recorded, name if data is None else None)
         rows = splits[name] if data is None else read_for(str(data), self.recipe.data, job.task)
+        if data is not None and "train" in splits:
+            self._tell_of_seen(rows, splits["train"], job.task)
         job.load_skeleton()
         job.load_processor()
         split = job.encode_rows(name, rows)
@@ -180,9 +185,19 @@ class Run:
         if name != "validation" and "validation" in splits:
             validation = job.encode_rows("validation", splits["validation"])
         called = name if data is None else str(data)
-        return plan_measurement(
-            job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
-        )
+        sampled = section.training_sample is not None or section.memorisation is not None
+        train = splits.get("train") if sampled else None
+        return plan_measurement(job, called, split, train=train, validation=validation, lenient=data is not None)
+
+    def _tell_of_seen(self, rows: Rows, train: Rows, task: Task) -> None:
+        """Say how many of some rows were trained on, word for word."""
+        seen = np.isin(identities(rows, task, 0), identities(train, task, 0))
+        if seen.any():
+            first = rows.where(int(np.flatnonzero(seen)[0]))
+            self.listener.message(
+                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}: "
+                "figures on them say nothing about new data"
+            )
 
     def _splits(
         self, job: Job, used: set[str], recorded: Mapping[str, Any], needed: str | None = None

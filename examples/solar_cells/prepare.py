@@ -72,9 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/data"), metavar="FOLDER")
     arguments = parser.parse_args()
-    write_cells(arguments.output / "solar_cells" / "solar_cells.csv")
     write_digits(arguments.output / "digits")
     write_resnet(arguments.output / "resnet")
+    write_cells(arguments.output / "solar_cells" / "solar_cells.csv")  # last: the others do without its package
 
 
 if __name__ == "__main__":

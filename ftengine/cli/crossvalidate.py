@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ from ftengine.cli.figures import figure_table
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.text import number
+from ftengine.text import number, printable
 
 if TYPE_CHECKING:
     from ftengine.folds import CrossValidation
@@ -35,8 +36,8 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
       ftengine cross-validate recipe.yaml --folds 5 --output runs/folds
     """
     from ftengine.errors import InputError
+    from ftengine.folds import FILE, require_folds
     from ftengine.folds import cross_validate as validate
-    from ftengine.folds import require_folds
     from ftengine.recipe import Recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -52,6 +53,8 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
         print_json(result.to_json())
     else:
         show(result)
+        figures = Path(recipe.output) / FILE
+        click.echo(printable(f"\nfigures: {figures}; each fold's verdict and report are in its folder there"))
 
 
 def show(result: CrossValidation) -> None:

@@ -42,4 +42,6 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if value is None]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
+    if data is not None and Path(data).suffix and not Path(data).exists():
+        click.echo(printable(f"note: there is no {data!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))

@@ -72,7 +72,8 @@ def _losses(files: RunFiles) -> Chart:
     title = f"Losses over {len(raw)} steps: batches from {number(raw[0][1])} to {number(raw[-1][1])}"
     title += f", validation from {number(new[0][1])} to {number(end)}, {_lowest(new, 'step')}." if new else "."
     svg = line_chart(title, series, x_label="step", y_label="loss", mark=(kept, f"kept: step {kept}") if new else None)
-    caption = "Loss on training examples and validation loss are measured alike, without dropout. " if known else ""
+    alike = "Loss on training examples (as many as validation has, 256 at most) and validation loss are measured alike"
+    caption = f"{alike}, without dropout. " if known else ""
     caption += "A validation loss that rises while "
     caption += "the training loss falls is over-fitting."
     if size > 1:

@@ -16,7 +16,7 @@ from ftengine.report.words import metric_name, no_interval
 MOST_LABELS = 20
 """Labels of the largest confusion matrix that a page shows."""
 
-KNOWN_DETAILS = frozenset({"labels", "confusion", "bins"})
+KNOWN_DETAILS = frozenset({"labels", "confusion", "bins", "after"})
 """Keys of evaluators' details that have a section of their own."""
 
 

@@ -68,7 +68,7 @@ def test_torchrun_and_another_recipe_are_refused(ftengine, recipe, validated, mo
 
 
 @pytest.mark.parametrize("by", [("random",), ("stratified",), ("group", "messages")])
-def test_without_validation_the_folds_are_all_that_is_divided(ftengine, recipe, monkeypatch, by):
+def test_without_validation_the_folds_are_all_that_is_divided(ftengine, recipe, tmp_path, monkeypatch, by):
     seen = []
 
     def stop(recipe, folds, **_):
@@ -78,7 +78,7 @@ def test_without_validation_the_folds_are_all_that_is_divided(ftengine, recipe, 
     monkeypatch.setattr("ftengine.folds.cross_validate", stop)
     settings = ["data.validation=null", f"data.split.by={by[0]}"] + [f"data.split.column={name}" for name in by[1:]]
     options = [word for setting in settings for word in ("--set", setting)]
-    ftengine("cross-validate", recipe, "--folds", 3, *options, code=2)
+    ftengine("cross-validate", recipe, "--folds", 3, *options, "--output", tmp_path / "folds", code=2)
     assert [child.recipe.data.split.fold for child in seen[0]] == [0, 1, 2]
     assert {child.recipe.data.split.by for child in seen[0]} == {by[0]}
 

@@ -1,6 +1,7 @@
 """plan, train, evaluate, predict and merge on one tiny run."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -119,6 +120,11 @@ def test_evaluate_takes_other_data(ftengine, run, chat_rows):
     content = json.loads(ftengine("evaluate", run, "--data", chat_rows, "--json").stdout)
     assert content["tuned"]["loss"]["n"] == 40
     assert "no data file" in ftengine("evaluate", run, "--data", "no.jsonl", code=2).stderr
+
+
+def test_evaluating_on_what_was_trained_on_is_told(ftengine, run, chat_rows):
+    told = ftengine("evaluate", run, "--data", chat_rows).stderr
+    assert re.search(r"\d+ of the \d+ rows of .* were trained on, e\.g\. .*say nothing about new data", told)
 
 
 def test_predict_writes_a_line_a_row_and_continues(ftengine, run, chat_rows, tmp_path):

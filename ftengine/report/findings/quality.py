@@ -123,7 +123,7 @@ def trivial(files: RunFiles) -> Iterator[Finding]:
         yield Finding(
             "baseline",
             "alarm",
-            f"No better than a constant answer: accuracy is {with_interval(accuracy)}, and {always}.",
+            f"Not shown to be better than a constant answer: accuracy is {with_interval(accuracy)}, and {always}.",
             figures,
         )
     elif files.facts.get("new_modules"):

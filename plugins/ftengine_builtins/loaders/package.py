@@ -89,7 +89,10 @@ def package_folders(name: str) -> list[Path]:
     """
     modules = [name] if name.isidentifier() and _spec(name) else _modules_of(name)
     if not modules:
-        raise SourceError(f"package {name!r} is not installed. Install it: pip install {name.replace('_', '-')}.")
+        # A misspelt name may be somebody else's package, so it is not said to be installed where another is near.
+        near = did_you_mean(name, metadata.packages_distributions())
+        instead = near or f" Install it: pip install {name.replace('_', '-')}."
+        raise SourceError(f"package {name!r} is not installed.{instead}")
     folders = [Path(place) for module in modules for place in _locations(module) if Path(place).is_dir()]
     if not folders:
         raise SourceError(f"package {name!r} is a single module or an archive; it holds no files to load.")
