@@ -34,7 +34,7 @@ def finished(request, llama_folder, chat_file, tmp_path_factory):
                 "data": {"train": str(chat_file), "validation": 0.2, "test": 0.2},
                 "strategy": {"name": "lora", "rank": 4},
                 "train": {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "precision": "float32"},
-                "evaluation": {"resamples": 100},
+                "evaluation": {"resamples": 400},  # 100 resolve no interval of twelve texts of unequal length
                 "output": str(tmp_path_factory.mktemp("finished") / "run"),
             }
         )

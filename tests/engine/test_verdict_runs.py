@@ -91,8 +91,8 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     data = {"test": write(tmp_path / "test.jsonl", test)}
     run = fine_tune(recipe(bert_folder, tmp_path, train, data=data, evaluation={"slices": ["channel"]}))
     findings = [f for f in run.verdict["findings"] if f["kind"] == "slices" and f["level"] == "alarm"]
-    behind = next(f["figures"] for f in findings if "worst" in f["figures"])
-    assert behind["worst"] == "phone"
+    behind = next(f["figures"] for f in findings if "gap" in f["figures"])
+    assert behind["value"] == "phone"
     assert behind["gap"]["high"] < -0.3
     assert "slices" in run.verdict["headline"]
 
