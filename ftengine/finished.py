@@ -170,7 +170,7 @@ class Run:
             raise InputError("this run has no held-out split; name a data file with --data FILE.")
         section = self.recipe.evaluation
         used = {name} if data is None else set()
-        if data is not None or section.training_sample is not None or section.memorisation is not None:
+        if section.training_sample is not None or section.memorisation is not None:
             used.add("train")
         if name == "test" and any(evaluator.fits for evaluator in job.evaluators()):
             used.add("validation")
@@ -185,9 +185,9 @@ class Run:
         if name != "validation" and "validation" in splits:
             validation = job.encode_rows("validation", splits["validation"])
         called = name if data is None else str(data)
-        sampled = section.training_sample is not None or section.memorisation is not None
-        train = splits.get("train") if sampled else None
-        return plan_measurement(job, called, split, train=train, validation=validation, lenient=data is not None)
+        return plan_measurement(
+            job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
+        )
 
     def _tell_of_seen(self, rows: Rows, train: Rows, task: Task) -> None:
         """Say how many of some rows were trained on, word for word."""
