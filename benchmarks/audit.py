@@ -47,8 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ftengine.data.split import make_splits
-    from ftengine.recipe import DataSection
-    from ftengine.registry import Registry
+    from ftengine.plugins.registry import Registry
+    from ftengine.run.recipe import DataSection
 
     task = Registry().build("task", {"name": "text-classification"}, "task")
     with tempfile.TemporaryDirectory() as folder:

@@ -29,9 +29,9 @@ import torch
 
 from ftengine import Recipe
 from ftengine.data.batching import epoch_batches, padding_share
-from ftengine.environment import hardware, peak_memory_bytes, versions
-from ftengine.job import Job
-from ftengine.session import Session
+from ftengine.engine.experiment import Job
+from ftengine.engine.session import Session
+from ftengine.run.environment import hardware, peak_memory_bytes, versions
 from ftengine.training.loop import train_mode
 
 PROVIDERS = ("ftengine", "peft-layers", "peft-sorted", "peft")

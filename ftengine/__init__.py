@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftengine.engine import Run, fine_tune, load_run, plan
-    from ftengine.hookspecs import hookimpl
-    from ftengine.recipe import Recipe
+    from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
+    from ftengine.plugins.hookspecs import hookimpl
+    from ftengine.run.recipe import Recipe
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Recipe": "ftengine.recipe",
-    "Run": "ftengine.engine",
-    "fine_tune": "ftengine.engine",
-    "hookimpl": "ftengine.hookspecs",
-    "load_run": "ftengine.engine",
-    "plan": "ftengine.engine",
+    "Recipe": "ftengine.run.recipe",
+    "Run": "ftengine.engine.fine_tune",
+    "fine_tune": "ftengine.engine.fine_tune",
+    "hookimpl": "ftengine.plugins.hookspecs",
+    "load_run": "ftengine.engine.fine_tune",
+    "plan": "ftengine.engine.fine_tune",
 }
 
 __all__ = ["Recipe", "Run", "__version__", "fine_tune", "hookimpl", "load_run", "plan"]

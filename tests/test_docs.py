@@ -32,9 +32,9 @@ from ftengine.data.oddities import ODDITIES
 from ftengine.data.personal import KINDS as PERSONAL
 from ftengine.data.read import SUFFIXES
 from ftengine.errors import NoMatch
-from ftengine.parameters import read_tensors
-from ftengine.recipe import DataSection, SplitSection
-from ftengine.registry import KINDS, Registry
+from ftengine.model import read_tensors
+from ftengine.plugins.registry import KINDS, Registry
+from ftengine.run.recipe import DataSection, SplitSection
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
@@ -452,7 +452,7 @@ def test_every_file_of_a_checkpoint_is_told(desk):
 def test_every_field_of_a_cross_validation_is_told():
     from dataclasses import fields
 
-    from ftengine.folds import CrossValidation
+    from ftengine.engine.cross_validate import CrossValidation
 
     assert set(table(RUNS, "Cross-validation").names()) == {field.name for field in fields(CrossValidation)}
 

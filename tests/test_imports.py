@@ -18,14 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("__init__",),  # the front door: it names what is public and imports it on use
-    ("errors", "text", "_native"),
-    ("parameters", "api"),
-    ("hookspecs",),
-    ("plugins", "registry", "recipe"),
-    ("data", "training", "evaluation", "run", "environment", "bench", "report"),
-    # The engine, a step a file.
-    ("job", "session", "probes", "merging", "planning", "finished", "prediction"),
-    ("engine", "children", "comparison", "folds"),
+    ("errors", "_native"),
+    ("model",),
+    ("api",),
+    ("plugins",),
+    ("run", "bench"),
+    ("data", "training", "evaluation", "report"),
+    ("engine",),
     ("cli", "testing"),
     ("__main__",),
 )
@@ -46,10 +45,10 @@ MAY_ASK_OPS = {
 }
 """Exceptions to that: (who, for what), each with its reason."""
 
-PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.ops", "ftengine.parameters", "ftengine.testing")
+PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.model", "ftengine.ops", "ftengine.testing")
 """What plugins may import, beside the names that `ftengine` itself offers."""
 
-QUICK = ("__init__", "api", "errors", "hookspecs", "plugins", "registry", "recipe", "cli")
+QUICK = ("__init__", "api", "errors", "plugins", "cli")
 """The rooms that `--help` and recipe errors load; a plugin's `__init__` is loaded with them."""
 
 HEAVY = ("accelerate", "datasets", "peft", "safetensors.torch", "torch", "transformers")
@@ -290,6 +289,7 @@ def test_plugins_import_only_public_names(distribution: str) -> None:
 
 QUICK_MODULES = [
     *(module for module in ENGINE if room_of(module) in QUICK),
+    "ftengine.run.recipe",
     *(module for modules in PLUGINS.values() for module in modules if module.count(".") == 1 and "__init__" in module),
 ]
 
@@ -304,19 +304,19 @@ def test_what_answers_quickly_loads_nothing_heavy(module: str) -> None:
     [
         ("ftengine.errors", "import ftengine.api"),
         ("ftengine.errors", "from ftengine import fine_tune"),
-        ("ftengine.api", "def later():\n    from ftengine.registry import Registry"),
-        ("ftengine.hookspecs", "from .run import RunDirectory"),
-        ("ftengine.data.batching", "from ..engine import Run"),
+        ("ftengine.api", "def later():\n    from ftengine.plugins.registry import Registry"),
+        ("ftengine.plugins.hookspecs", "from ..run.directory import RunDirectory"),
+        ("ftengine.data.batching", "from ..engine.fine_tune import Run"),
         ("ftengine.data.__init__", "from ftengine import cli"),
         ("ftengine.training.loop", "import importlib\nimportlib.import_module('ftengine.cli')"),
-        ("ftengine.engine", "import ftengine_builtins"),
-        ("ftengine.engine", "from ftengine.ops import lowrank_linear"),
+        ("ftengine.engine.fine_tune", "import ftengine_builtins"),
+        ("ftengine.engine.fine_tune", "from ftengine.ops import lowrank_linear"),
         ("ftengine.bench.kernels", "import numpy"),
-        ("ftengine.bench.kernels", "from ftengine.environment import hardware"),
+        ("ftengine.bench.kernels", "from ftengine.run.environment import hardware"),
         ("ftengine.ops.reference", "import numpy"),
         ("ftengine.ops.reference", "from ftengine.errors import InputError"),
         ("ftengine.cupboard", "import json"),
-        ("ftengine.engine", "from ftengine import cupboard"),
+        ("ftengine.engine.fine_tune", "from ftengine import cupboard"),
     ],
 )
 def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> None:
@@ -327,9 +327,9 @@ def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> N
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ftengine.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run import RunDirectory"),
+        ("ftengine.plugins.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run.directory import RunDirectory"),
         ("ftengine.data.batching", "from .encoding import encode"),
-        ("ftengine.engine", "from ftengine import __version__, hookspecs\nfrom ftengine.data import batching"),
+        ("ftengine.engine.fine_tune", "from ftengine import __version__\nfrom ftengine.data import batching"),
         ("ftengine.bench.kernels", "from ftengine.ops import lowrank_linear\ndef later():\n    import peft"),
         ("ftengine.ops.lowrank", "import math\nimport torch\nfrom ftengine.ops import reference\nfrom . import schema"),
     ],
@@ -339,8 +339,8 @@ def test_an_import_the_right_way_passes(module: str, source: str) -> None:
 
 
 def test_a_planted_circle_is_caught() -> None:
-    planted = {"ftengine.plugins": "import ftengine.recipe", "ftengine.recipe": "import ftengine.plugins"}
-    assert set(circle(imports_of(planted))) == {"plugins", "recipe"}
+    planted = {"ftengine.data": "import ftengine.training", "ftengine.training": "import ftengine.data"}
+    assert set(circle(imports_of(planted))) == {"data", "training"}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from ftengine import hookimpl
 from ftengine.api import Config, Evaluator, Strategy
 from ftengine.errors import PluginError, RecipeError, UnknownName
-from ftengine.plugins import make_plugin_manager
-from ftengine.registry import KINDS, Registry
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.registry import KINDS, Registry
 
 
 class Nothing(Strategy):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ftengine.errors import RunError
-from ftengine.run import RunDirectory, write_folder
+from ftengine.run.directory import RunDirectory, write_folder
 
 
 def test_an_empty_or_absent_folder_is_free(tmp_path):

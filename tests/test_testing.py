@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftengine.api import Augmenter, EvaluationContext, Evaluator, Labels, LoadRequest, Regularizer, Strategy, Task
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
 from ftengine.testing import check_augmenter, check_evaluator, check_regularizer, check_strategy, check_task
 
 REGISTRY = Registry()

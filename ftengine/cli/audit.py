@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ftengine.text import cut
+from ftengine.report.text import cut
 
 SHOWN_LABELS = 8
 SHOWN_LINE = 300

@@ -11,7 +11,7 @@ from ftengine.cli.group import Suggesting
 from ftengine.cli.options import debug_option
 from ftengine.cli.page import facts, page, table
 from ftengine.cli.progress import listening
-from ftengine.text import printable
+from ftengine.report.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import facts
-from ftengine.text import number, one_line
+from ftengine.report.text import number, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,10 +10,10 @@ import click
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.text import duration, number, share, size
+from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
-    from ftengine.comparison import Comparison
+    from ftengine.engine.compare import Comparison
 
 
 @click.command()
@@ -42,9 +42,9 @@ def compare(
       ftengine compare recipe.yaml --strategies full,lora --output runs/compared
       ftengine compare recipe.yaml --strategies "full,{name: lora, rank: 4, train.learning_rate: 1.0e-3}"
     """
-    from ftengine.comparison import compare_strategies
+    from ftengine.engine.compare import compare_strategies
     from ftengine.errors import InputError
-    from ftengine.recipe import Recipe
+    from ftengine.run.recipe import Recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("compare starts processes of its own; call it without torchrun or accelerate launch.")

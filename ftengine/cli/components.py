@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
-from ftengine.plugins import PluginOrigin, Plugins, make_plugin_manager
-from ftengine.registry import KINDS, Entry, Registry
+from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
+from ftengine.plugins.registry import KINDS, Entry, Registry
 
 CONSTRAINTS = {
     "minimum": "≥",

@@ -12,10 +12,10 @@ from ftengine.cli.figures import figure_table
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.text import number, printable
+from ftengine.report.text import number, printable
 
 if TYPE_CHECKING:
-    from ftengine.folds import CrossValidation
+    from ftengine.engine.cross_validate import CrossValidation
 
 
 @click.command()
@@ -35,10 +35,10 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     Example:
       ftengine cross-validate recipe.yaml --folds 5 --output runs/folds
     """
+    from ftengine.engine.cross_validate import FILE, require_folds
+    from ftengine.engine.cross_validate import cross_validate as validate
     from ftengine.errors import InputError
-    from ftengine.folds import FILE, require_folds
-    from ftengine.folds import cross_validate as validate
-    from ftengine.recipe import Recipe
+    from ftengine.run.recipe import Recipe
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("cross-validate starts processes of its own; call it without torchrun or accelerate launch.")

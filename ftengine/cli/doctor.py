@@ -11,7 +11,7 @@ import click
 
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.text import size
+from ftengine.report.text import size
 
 Check = Callable[[list[str]], Any]
 """Returns facts as JSON values, and adds what is wrong, with what to do, to the list it is given."""
@@ -53,7 +53,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
 
 
 def _versions(problems: list[str]) -> dict[str, str | None]:
-    from ftengine.environment import versions
+    from ftengine.run.environment import versions
 
     return versions()
 
@@ -81,7 +81,7 @@ def _requirements(problems: list[str]) -> dict[str, str]:
 
 
 def _hardware(problems: list[str]) -> dict[str, Any]:
-    from ftengine.environment import hardware
+    from ftengine.run.environment import hardware
 
     return hardware()
 
@@ -99,7 +99,7 @@ def _precision(problems: list[str]) -> dict[str, str]:
 
 def _build(problems: list[str]) -> dict[str, Any]:
     """Say how the compiled kernels were built, or why not; torch is not asked."""
-    from ftengine.environment import build
+    from ftengine.run.environment import build
 
     return build()
 
@@ -119,7 +119,7 @@ def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
 
 def _plugins(problems: list[str]) -> list[dict[str, str]]:
     from ftengine.cli.components import installed
-    from ftengine.environment import plugin_origins
+    from ftengine.run.environment import plugin_origins
 
     found = installed()
     problems += found.problems

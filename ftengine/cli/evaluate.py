@@ -22,7 +22,7 @@ def evaluate(run_folder: str, data: str | None, as_json: bool) -> None:
     Example:
       ftengine evaluate runs/support --data new.jsonl
     """
-    from ftengine.engine import load_run
+    from ftengine.engine.fine_tune import load_run
 
     with listening() as listener:
         figures = load_run(run_folder, listener=listener).evaluate(data)

@@ -7,7 +7,7 @@ import traceback
 import click
 
 from ftengine.errors import FtengineError
-from ftengine.text import one_line
+from ftengine.report.text import one_line
 
 INTERRUPTED = 130
 """What shells report of a program ended by Ctrl-C: 128 + SIGINT."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
-from ftengine.text import number, one_line
+from ftengine.report.text import number, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

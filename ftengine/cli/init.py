@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ftengine.cli.options import debug_option
-from ftengine.text import printable
+from ftengine.report.text import printable
 
 
 @click.command()
@@ -28,7 +28,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     """
     from ftengine.cli.starter import starter
     from ftengine.errors import InputError
-    from ftengine.registry import Registry
+    from ftengine.plugins.registry import Registry
 
     registry = Registry()
     registry.plugins.require_sound()

@@ -7,7 +7,7 @@ import click
 from ftengine.cli.options import debug_option, json_option, run_argument
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
-from ftengine.text import number
+from ftengine.report.text import number
 
 
 @click.command()
@@ -31,7 +31,7 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
     Example:
       ftengine merge runs/support merged-model --dtype bfloat16
     """
-    from ftengine.engine import load_run
+    from ftengine.engine.fine_tune import load_run
 
     with listening() as listener:
         report = load_run(run_folder, listener=listener).merge(out, dtype)

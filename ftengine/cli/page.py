@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.text import one_line
+from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,13 +11,13 @@ from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.text import cut, duration, number, printable, share, size
+from ftengine.report.text import cut, duration, number, printable, share, size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ftengine.engine import Plan
-    from ftengine.planning import ParameterCount
+    from ftengine.engine.fine_tune import Plan
+    from ftengine.engine.plan import ParameterCount
 
 SHOWN_MODULES = 3
 TEXT = "tokens"
@@ -63,10 +63,10 @@ def plan(
       ftengine plan recipe.yaml
       ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
     """
-    from ftengine.engine import plan as make_plan
+    from ftengine.engine.fine_tune import plan as make_plan
+    from ftengine.engine.plan import count_parameters
     from ftengine.errors import InputError
-    from ftengine.planning import count_parameters
-    from ftengine.recipe import Recipe
+    from ftengine.run.recipe import Recipe
 
     if labels is not None and not parameters_only:
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")

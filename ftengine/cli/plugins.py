@@ -13,7 +13,7 @@ from ftengine.cli.page import facts, page, print_json, table
 
 if TYPE_CHECKING:
     from ftengine.cli.components import Installed, Option
-    from ftengine.registry import Entry
+    from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
     "--kind", metavar="KIND", help="Only this kind: loader, task, strategy, augmenter, regularizer or evaluator."
@@ -96,7 +96,7 @@ def _component(entry: Entry) -> dict[str, str]:
 
 
 def _as_json(found: Installed) -> dict[str, Any]:
-    from ftengine.environment import plugin_origins
+    from ftengine.run.environment import plugin_origins
 
     return {
         "components": [_component(entry) for entry in found.entries],
@@ -118,7 +118,7 @@ def _show(found: Installed) -> None:
 def _show_component(entry: Entry, docstring: str, options: list[Option]) -> None:
     from rich.text import Text
 
-    from ftengine.text import printable
+    from ftengine.report.text import printable
 
     out = page()
     out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))

@@ -12,7 +12,7 @@ import click
 from ftengine.cli.options import debug_option, json_option, run_argument, yaml_values
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
-from ftengine.text import printable
+from ftengine.report.text import printable
 
 
 @click.command()
@@ -51,8 +51,8 @@ def predict(
     Example:
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
-    from ftengine.engine import load_run
-    from ftengine.prediction import predict_file, predict_rows
+    from ftengine.engine.fine_tune import load_run
+    from ftengine.engine.predict import predict_file, predict_rows
 
     if output is None and (resume or as_json):
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")

@@ -26,7 +26,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
       ftengine report runs/first runs/second --output both.html
     """
     from ftengine.errors import InputError
-    from ftengine.report import verdict_of, write_report
+    from ftengine.report.write import verdict_of, write_report
 
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs make one page that belongs to none of them: name it with --output FILE.")

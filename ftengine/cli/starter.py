@@ -9,8 +9,8 @@ import yaml
 from pydantic import BaseModel
 
 from ftengine.cli.components import Option, options
-from ftengine.recipe import Recipe
-from ftengine.registry import Entry, Registry
+from ftengine.plugins.registry import Entry, Registry
+from ftengine.run.recipe import Recipe
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DATA = "train.jsonl"

@@ -12,14 +12,14 @@ from ftengine.cli.options import debug_option, json_option, recipe_argument, set
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
 from ftengine.cli.verdict import show_verdict
-from ftengine.text import duration, share, size
+from ftengine.report.text import duration, share, size
 
 REPORT = "report.html"
 """The page that every run ends with."""
 
 if TYPE_CHECKING:
-    from ftengine.engine import Run
-    from ftengine.recipe import Recipe
+    from ftengine.engine.fine_tune import Run
+    from ftengine.run.recipe import Recipe
 
 
 @click.command()
@@ -36,8 +36,8 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
       ftengine train recipe.yaml --set train.epochs=1 --set output=runs/short
       ftengine train recipe.yaml --resume
     """
-    from ftengine.engine import fine_tune
-    from ftengine.recipe import Recipe
+    from ftengine.engine.fine_tune import fine_tune
+    from ftengine.run.recipe import Recipe
 
     recipe = Recipe.read(recipe_file, overrides)
     with listening() as listener:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from ftengine.text import one_line
+from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.keys import overlapping
+from ftengine.data.distinct import Units
 from ftengine.data.labels import LabelCount, alike_warnings, find_contradictions, label_report, label_warnings
 from ftengine.data.languages import CHARACTERS, SAMPLE, language_of, long_enough, minorities
 from ftengine.data.leaks import describe
-from ftengine.data.material import Material, group_numbers, identities, to_json
 from ftengine.data.near import Near
 from ftengine.data.oddities import MINORITY, ODDITIES, SCRIPT_FEWEST, find_oddities, outlying, script_of
 from ftengine.data.personal import KINDS, find_personal, masked
 from ftengine.data.read import Rows
-from ftengine.data.units import Units
-from ftengine.recipe import DataSection
+from ftengine.data.row_hashes import Material, group_numbers, identities, to_json
+from ftengine.data.split_columns import overlapping
+from ftengine.run.recipe import DataSection
 
 __all__ = ["audit_splits", "group_numbers", "identities", "to_json"]
 

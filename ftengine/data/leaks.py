@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.data.distinct import Units
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
-from ftengine.data.units import Units
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 SHOWN_LEAKS = 5
 

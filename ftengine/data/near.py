@@ -19,7 +19,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from ftengine.data.units import Units
+from ftengine.data.distinct import Units
 
 FEWEST_WORDS = 16
 """Texts with fewer words are near duplicates only where all of their words are equal: "Yes, of course." and

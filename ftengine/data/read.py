@@ -17,9 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
 from ftengine.data.folder import list_images
 from ftengine.data.parse import other_separator
-from ftengine.data.store import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
 from ftengine.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:

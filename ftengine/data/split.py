@@ -11,15 +11,15 @@ import numpy as np
 
 from ftengine.api import Task
 from ftengine.data.audit import audit_splits
-from ftengine.data.cut import cut, folds, latest
-from ftengine.data.keys import times, values
+from ftengine.data.distinct import Units
 from ftengine.data.leaks import describe, find_leaks, leaked
-from ftengine.data.material import Material, fingerprints
 from ftengine.data.near import Near, find_near
+from ftengine.data.partition import cut, folds, latest
 from ftengine.data.read import Rows, read_rows, separator_hint
-from ftengine.data.units import Units
+from ftengine.data.row_hashes import Material, fingerprints
+from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 
 @dataclass(frozen=True)

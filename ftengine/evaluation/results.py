@@ -18,7 +18,7 @@ from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, mcnemar
 from ftengine.evaluation.measurement import Measured, Measurement, Probe
 from ftengine.evaluation.slices import Judged, adjust_over_columns, slice_report
 from ftengine.evaluation.sums import PREDICTIONS, Sums
-from ftengine.run import PARTIAL, RunDirectory, writing
+from ftengine.run.directory import PARTIAL, RunDirectory, writing
 
 SUMS = "evaluation.safetensors"
 """Both models' sums in every resample: two runs on the same examples, or the folds of one, are put together by them."""
@@ -183,7 +183,7 @@ def save_sums(run: RunDirectory, base: Measured, tuned: Measured) -> None:
     """Write the sums behind both models' figures on the held-out split, atomically; see `read_sums`."""
     import torch
 
-    from ftengine.parameters import save_tensors
+    from ftengine.model import save_tensors
 
     arrays = {
         f"{side}.{name}.{key}": array
@@ -213,7 +213,7 @@ def read_sums(
     Raises:
         RunError: the file is missing or belongs to other evaluators.
     """
-    from ftengine.parameters import read_tensors
+    from ftengine.model import read_tensors
 
     arrays = {name: tensor.numpy() for name, tensor in read_tensors(run.path / SUMS).items()}
     parts: dict[str, dict[str, np.ndarray]] = {}

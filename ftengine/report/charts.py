@@ -13,8 +13,8 @@ from markupsafe import Markup
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.quality import calibration_details
 from ftengine.report.svg import Point, Series, interval_plot, line_chart, span_of
+from ftengine.report.text import number
 from ftengine.report.words import digits, interval, plain
-from ftengine.text import number
 
 MOST_POINTS = 200
 """Points of a line; more are averaged in groups of neighbours, which a chart of 480 units cannot tell apart."""

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ftengine.errors import RunError
-from ftengine.run import SIDECAR, RunDirectory, read_json
+from ftengine.run.directory import SIDECAR, RunDirectory, read_json
 
 NEEDED = ("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
 """Files that every finished run has, beside recipe.yaml and the trained part."""

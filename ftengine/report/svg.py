@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from ftengine.data.personal import mask
-from ftengine.text import number, printable
+from ftengine.report.text import number, printable
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, BOTTOM = 62, 14, 46

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ftengine.text import number
+from ftengine.report.text import number
 
 Figure = Mapping[str, Any]
 """{value, low, high, …} as evaluation.json holds it."""

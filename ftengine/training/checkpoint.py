@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.parameters import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.run import PARTIAL, RunDirectory, read_json, remove, write_folder, writing
+from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
+from ftengine.run.directory import PARTIAL, RunDirectory, read_json, remove, write_folder, writing
 
 BEST = "best.safetensors"
 REGULARIZERS = "regularizers.safetensors"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine.training.losses import to_device
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached

@@ -24,9 +24,9 @@ from ftengine.api import Listener, LoadedModel, Regularizer, Strategy, Task
 from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
-from ftengine.parameters import copy_into, state_tensors, trainable
-from ftengine.recipe import TrainSection
-from ftengine.run import RunDirectory
+from ftengine.model import copy_into, state_tensors, trainable
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import (
     Progress,
     checkpoint_folders,

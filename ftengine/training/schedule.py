@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ftengine.recipe import TrainSection
+from ftengine.run.recipe import TrainSection
 
 
 @dataclass(frozen=True)

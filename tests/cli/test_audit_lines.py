@@ -6,8 +6,8 @@ import json
 
 from ftengine.cli.audit import audit_lines
 from ftengine.data.split import make_splits
-from ftengine.recipe import DataSection
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import DataSection
 
 
 def test_an_audit_is_told_in_a_few_lines(tmp_path):

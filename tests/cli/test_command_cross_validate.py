@@ -6,8 +6,8 @@ import math
 import pytest
 
 from ftengine import load_run
+from ftengine.engine.cross_validate import divide
 from ftengine.errors import InputError
-from ftengine.folds import divide
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_without_validation_the_folds_are_all_that_is_divided(ftengine, recipe, 
         seen.append(divide(recipe, folds))
         raise InputError("seen")
 
-    monkeypatch.setattr("ftengine.folds.cross_validate", stop)
+    monkeypatch.setattr("ftengine.engine.cross_validate.cross_validate", stop)
     settings = ["data.validation=null", f"data.split.by={by[0]}"] + [f"data.split.column={name}" for name in by[1:]]
     options = [word for setting in settings for word in ("--set", setting)]
     ftengine("cross-validate", recipe, "--folds", 3, *options, "--output", tmp_path / "folds", code=2)

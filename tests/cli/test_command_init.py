@@ -5,7 +5,7 @@ import yaml
 from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
 
 
 def keys(content, prefix=""):

@@ -5,7 +5,7 @@ import json
 import pytest
 from cli_samples import ENTRY, strategy
 
-from ftengine.registry import KINDS, Registry
+from ftengine.plugins.registry import KINDS, Registry
 
 
 def test_list_names_every_component_with_its_origin(ftengine):

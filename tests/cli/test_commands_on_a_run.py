@@ -95,7 +95,7 @@ def test_interrupted_training_says_how_to_go_on(ftengine, recipe, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ftengine.engine.fine_tune", interrupted)
+    monkeypatch.setattr("ftengine.engine.fine_tune.fine_tune", interrupted)
     result = ftengine("train", recipe, code=130)
     assert "--resume" in result.stderr
     assert "Traceback" not in result.stderr

@@ -7,7 +7,7 @@ import click
 import pytest
 
 from ftengine.cli import COMMANDS, main
-from ftengine.registry import KINDS
+from ftengine.plugins.registry import KINDS
 
 
 def every_command(group=main, path=()):

@@ -3,7 +3,7 @@
 import pytest
 
 from ftengine import load_run
-from ftengine.job import Job
+from ftengine.engine.experiment import Job
 
 
 def test_a_mergeable_run_proposes_merge(trained, run):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.text import cut, duration, number, one_line, printable, share, size
+from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 STEERING = {
     chr(i) for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))

@@ -8,7 +8,7 @@ import pytest
 
 from ftengine.data.personal import find_personal, mask, mask_json, mask_pieces
 from ftengine.data.split import make_splits
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 
 def texts(names) -> str:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.data.cut import cut, folds, latest
+from ftengine.data.partition import cut, folds, latest
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError, RecipeError
-from ftengine.recipe import DataSection, Recipe, SplitSection
+from ftengine.run.recipe import DataSection, Recipe, SplitSection
 
 
 def lines(rows) -> str:

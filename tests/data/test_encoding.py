@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ftengine.api import Augmenter, SilentListener, Task
-from ftengine.data.changes import before_and_after, without_effect
+from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, RecipeError

@@ -13,7 +13,7 @@ from ftengine.data.audit import identities
 from ftengine.data.read import read_rows
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 PNG = b"\x89PNG not a real one "
 
@@ -224,7 +224,7 @@ def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):
 
 
 def test_a_prediction_names_the_image_and_not_its_bytes():
-    from ftengine.prediction import _json_values
+    from ftengine.engine.predict import _json_values
 
     row = _json_values({"image": {"bytes": b"a" * 10_000, "path": "1.png"}, "buffer": io.BytesIO})
     assert row["image"]["path"] == "1.png"

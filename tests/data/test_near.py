@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftengine.api import Task
-from ftengine.data.material import identities
+from ftengine.data.distinct import Units
 from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
 from ftengine.data.read import read_rows
-from ftengine.data.units import Units
+from ftengine.data.row_hashes import identities
 
 
 class Text(Task):

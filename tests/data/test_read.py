@@ -21,7 +21,7 @@ from ftengine.data import parse, store
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]

@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from ftengine.api import Task
-from ftengine.data.material import identities
+from ftengine.data.distinct import Units
 from ftengine.data.near import find_near
 from ftengine.data.read import read_rows
+from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
-from ftengine.data.units import Units
 from ftengine.errors import DataError
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 
 def material(package: str, *parts: str) -> Path:

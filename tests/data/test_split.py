@@ -13,7 +13,7 @@ from ftengine.api import Task
 from ftengine.data.audit import identities
 from ftengine.data.split import cut, make_splits
 from ftengine.errors import DataError
-from ftengine.recipe import DataSection
+from ftengine.run.recipe import DataSection
 
 
 def lines(rows) -> str:

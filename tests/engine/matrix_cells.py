@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import LoadedModel, SilentListener
-from ftengine.session import Session
+from ftengine.engine.session import Session
 
 WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}

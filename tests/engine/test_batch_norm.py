@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.parameters import read_tensors
+from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 
 PROCESSOR = {

@@ -6,7 +6,7 @@ import pytest
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
-from ftengine.comparison import check, contend, statement
+from ftengine.engine.compare import check, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
 
 

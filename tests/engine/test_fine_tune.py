@@ -8,7 +8,7 @@ import yaml
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
-from ftengine.parameters import read_tensors
+from ftengine.model import read_tensors
 
 
 def losses(run):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ftengine.api import EvaluationContext, SilentListener
+from ftengine.engine.cross_validate import check, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.difference import to_json
@@ -14,9 +15,8 @@ from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.measurement import Measured
 from ftengine.evaluation.results import save_sums
 from ftengine.evaluation.sums import ANSWERS, PREDICTIONS, Sums
-from ftengine.folds import check, divide, pool, statement
-from ftengine.registry import Registry
-from ftengine.run import RunDirectory
+from ftengine.plugins.registry import Registry
+from ftengine.run.directory import RunDirectory
 
 
 def encoded(recipe, folds):

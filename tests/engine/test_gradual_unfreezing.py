@@ -6,7 +6,7 @@ from torch import nn
 
 from ftengine import fine_tune, load_run, plan
 from ftengine.errors import TrainingError
-from ftengine.parameters import read_tensors
+from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine_builtins.strategies.full import Full
 

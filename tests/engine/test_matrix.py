@@ -17,7 +17,7 @@ from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, Interrupting, make_cel
 
 from ftengine import fine_tune
 from ftengine.errors import RecipeError
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
 
 PRECISIONS = ("float32", "bfloat16")
 REFUSED = {

@@ -10,17 +10,17 @@ import pytest
 
 from ftengine import fine_tune, load_run
 from ftengine.api import Augmenter, Evaluator, Judgement, SilentListener
-from ftengine.engine import require_room
+from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.experiment import Job
+from ftengine.engine.fine_tune import require_room
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.judgements import SHOWN
 from ftengine.evaluation.results import read_sums
-from ftengine.hookspecs import hookimpl
-from ftengine.job import Job
-from ftengine.parameters import read_tensors
-from ftengine.plugins import make_plugin_manager
-from ftengine.probes import measurement_of
-from ftengine.registry import Registry
-from ftengine.run import RunDirectory
+from ftengine.model import read_tensors
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.hookspecs import hookimpl
+from ftengine.plugins.registry import Registry
+from ftengine.run.directory import RunDirectory
 
 WORDS = {"film": "actor scene music", "money": "profit shares bank", "sport": "goal match team"}
 
@@ -223,7 +223,7 @@ def test_names_options_and_columns_are_checked_before_anything_is_encoded(label_
 
 def test_a_plan_says_what_is_measured(label_recipe):
     from ftengine.cli.plan import _evaluation
-    from ftengine.planning import plan
+    from ftengine.engine.plan import plan
 
     settings = {"evaluation__slices": ["label"], "evaluation__robustness": ["keyboard"]}
     found = plan(label_recipe(**settings), measure=False).evaluation
@@ -243,7 +243,7 @@ def test_a_plan_says_what_is_measured(label_recipe):
 
 @pytest.mark.parametrize("rows", ["text", "all"])
 def test_robustness_is_refused_where_a_change_is_to_be_predicted_too(chat_recipe, tmp_path, rows):
-    from ftengine.planning import plan
+    from ftengine.engine.plan import plan
 
     settings = {"evaluation__robustness": ["keyboard"], "task__loss_on": "all"}
     if rows == "text":
@@ -422,7 +422,8 @@ def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_fo
     run.recipe.task["kind"] = "single"
     monkeypatch.setattr(finished, "make_splits", lambda *args, **named: pytest.fail("the splits were made"))
     monkeypatch.setattr(
-        "ftengine.job.Job.evaluators", lambda self: [self.registry.build("evaluator", "classification", "")]
+        "ftengine.engine.experiment.Job.evaluators",
+        lambda self: [self.registry.build("evaluator", "classification", "")],
     )
     assert run.evaluate(data)["tuned"]["accuracy"]["n"] == 8
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ftengine import fine_tune, load_run
-from ftengine.parameters import read_tensors
+from ftengine.model import read_tensors
 
 CHILD = """
 import sys, json

@@ -12,7 +12,7 @@ import pytest
 
 from ftengine import fine_tune
 from ftengine.errors import RunError
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
 
 CHILD = """
 import sys, json

@@ -11,7 +11,7 @@ from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.measurement import Measured
 from ftengine.evaluation.results import SUMS, read_sums, save_sums
 from ftengine.evaluation.sums import ANSWERS, PREDICTIONS, Sums
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
 
 CONTEXT = EvaluationContext("some-task")
 

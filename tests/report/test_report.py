@@ -11,10 +11,10 @@ from rich.console import Console
 
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
-from ftengine.report import write_report
 from ftengine.report.charts import superscript, thinned, together
 from ftengine.report.files import RunFiles
 from ftengine.report.svg import Series, line_chart, span_of, ticks
+from ftengine.report.write import write_report
 
 ALLOWED = {
     *("html", "head", "meta", "title", "link", "style", "body", "a", "header", "p", "h1", "h2", "h3", "h4", "main"),

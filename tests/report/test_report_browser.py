@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from report_samples import everything, sound, write_run
 
-from ftengine.report import write_report
+from ftengine.report.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 if CHROMIUM is None:

@@ -7,12 +7,12 @@ import pytest
 from report_samples import change, everything, figure, sound, write_run
 
 from ftengine.errors import RunError
-from ftengine.report import conclude, verdict_of
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.fitting import difference_of_independent, turning
 from ftengine.report.verdict import judge
 from ftengine.report.words import against, decimals, digits, interval, no_interval, percent, plain, with_interval
-from ftengine.run import RunDirectory
+from ftengine.report.write import conclude, verdict_of
+from ftengine.run.directory import RunDirectory
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
 from ftengine.errors import RecipeError
-from ftengine.parameters import read_tensors
-from ftengine.run import RunDirectory
+from ftengine.model import read_tensors
+from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
 
@@ -147,7 +147,7 @@ def test_checkpointing_draws_the_same_masks_again(recipe):
 
 
 def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch):
-    from ftengine.job import Job
+    from ftengine.engine.experiment import Job
 
     monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("weights were read"))
     with pytest.raises(RecipeError, match="none trains"):
@@ -162,7 +162,7 @@ def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, monkeypatch, tmp_path):
-    monkeypatch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
     message = rf"'{name}' stands in the recipe twice \(recipe keys regularize\.1 and regularize\.2\)"
     other = "ema" if name != "ema" else "dropout"
     with pytest.raises(RecipeError, match=message) as refused:
@@ -173,7 +173,7 @@ def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, 
 
 def test_weight_decay_beside_what_takes_its_place_is_refused_before_data_is_read(recipe, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+        patch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
         with pytest.raises(RecipeError, match=r"'l2-sp' .* takes the place of train\.weight_decay, which is 0\.01"):
             fine_tune(recipe("run", ["l2-sp"], weight_decay=0.01))
     plan(recipe("run", ["dropout"], weight_decay=0.01), measure=False)

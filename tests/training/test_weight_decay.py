@@ -12,7 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from ftengine.parameters import decayed, default_param_groups
+from ftengine.model import decayed, default_param_groups
 
 MODELS = {
     "gpt2": (tiny_gpt2, AutoModelForCausalLM, ["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"], []),

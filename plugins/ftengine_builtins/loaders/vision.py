@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftengine import api
 from ftengine.api import Labels, LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import RunError, SourceError, did_you_mean
-from ftengine.parameters import read_tensors
+from ftengine.model import read_tensors
 from ftengine_builtins.loaders.pretrained import read_json, refuse_adapter
 from ftengine_builtins.loaders.quiet import reading
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
-from ftengine.parameters import copy_into, state_tensors
+from ftengine.model import copy_into, state_tensors
 
 
 class EmaConfig(Config):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftengine.api import Batch, Config, LoadedModel, Regularizer, Task
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.regularizers.pretrained import copies, pretrained_trained
 
 ADVICE = "Take it out, or limit what was added with train.weight_decay; strategy full trains the base."

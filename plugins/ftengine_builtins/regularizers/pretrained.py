@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 
 
 def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> dict[str, nn.Parameter]:

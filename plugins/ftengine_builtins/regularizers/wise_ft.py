@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
-from ftengine.parameters import state_tensors
+from ftengine.model import state_tensors
 
 
 def _alpha(value: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, naming
-from ftengine.parameters import copy_into
+from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.parameters import read_tensors, save_tensors
+from ftengine.model import read_tensors, save_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, PICKLE_FILE = "adapter.safetensors", "pytorch_adapter.bin"

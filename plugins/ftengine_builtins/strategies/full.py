@@ -15,7 +15,7 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import copy_into, decayed, save_model, trainable
+from ftengine.model import copy_into, decayed, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_freezing import freeze
 from ftengine_builtins.strategies.full_levels import Levels, find_levels

@@ -11,8 +11,8 @@ from torch import nn
 
 from ftengine.api import LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
+from ftengine.model import decayed, trainable
 from ftengine.ops import active_backend
-from ftengine.parameters import decayed, trainable
 from ftengine_builtins.strategies import lora_initial, lora_inject, lora_tensors, peft_format
 from ftengine_builtins.strategies.lora_config import LoraConfig, matches
 from ftengine_builtins.strategies.lora_layers import DenseLora, LoraConv1D, LoraEmbedding, LoraLinear

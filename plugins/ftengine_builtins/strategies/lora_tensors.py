@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch
-from ftengine.parameters import copy_into
+from ftengine.model import copy_into
 from ftengine_builtins.strategies.lora_inject import lora_layers
 from ftengine_builtins.strategies.lora_layers import LoraEmbedding, LoraLayer
 from ftengine_builtins.strategies.peft_format import PREFIX

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.parameters import read_tensors, save_tensors
+from ftengine.model import read_tensors, save_tensors
 from ftengine_builtins.strategies.targets import matches_name
 
 CONFIG_FILE = "adapter_config.json"

@@ -10,7 +10,7 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import NotMergeable, RecipeError, naming
-from ftengine.parameters import default_param_groups
+from ftengine.model import default_param_groups
 from ftengine_builtins.strategies import prompt_format
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
 from ftengine_builtins.strategies.targets import whole_modules

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RunError
-from ftengine.parameters import copy_into
+from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.targets import whole_modules
 

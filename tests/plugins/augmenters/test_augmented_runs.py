@@ -15,11 +15,11 @@ from transformers import BertTokenizerFast
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
 from ftengine.cli.changes import CONTEXT, SHOWN, excerpts
-from ftengine.data.changes import before_and_after, without_effect
+from ftengine.data.augmentation_preview import before_and_after, without_effect
+from ftengine.engine.experiment import Job
 from ftengine.errors import DataError, RecipeError
-from ftengine.job import Job
-from ftengine.registry import Registry
-from ftengine.run import RunDirectory
+from ftengine.plugins.registry import Registry
+from ftengine.run.directory import RunDirectory
 
 NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
 IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]
@@ -139,7 +139,7 @@ def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
     ],
 )
 def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, monkeypatch):
-    from ftengine.job import Job
+    from ftengine.engine.experiment import Job
 
     monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
     with pytest.raises(error, match=message):
@@ -185,7 +185,7 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
 def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monkeypatch):
     alone = {"train": {**images["train"], "batch_size": 1, "accumulate": 4}}
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.job.make_splits", lambda *_: pytest.fail("data was read"))
+        patch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
         message = rf"'{name}' \(recipe key augment\.1\) mixes .* train\.batch_size is 1\. Set that to 2 or more"
         with pytest.raises(RecipeError, match=message) as refused:
             fine_tune(recipe(images, ["flip", name], **alone))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
 from ftengine_builtins.loaders.timm import TimmLoader
 from ftengine_builtins.loaders.torchvision import TorchvisionLoader
 from ftengine_builtins.loaders.vision import VisionConfig
@@ -50,7 +50,7 @@ def load(library, source, labels=ABC, *, skeleton=False, dtype="auto", seed=0, *
 
 def save(loaded, folder):
     """Write a model as merging does."""
-    from ftengine.parameters import save_model
+    from ftengine.model import save_model
 
     folder.mkdir()
     save_model(loaded.module, loaded.processor, folder)
@@ -253,7 +253,7 @@ def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
 
 
 def test_sources_find_their_loader(library, source, base, bert_folder, tmp_path):
-    from ftengine.job import choose_loader
+    from ftengine.engine.experiment import choose_loader
 
     def chosen(source):
         recipe = Recipe.make({"model": {"source": source}, "task": "x", "data": {"train": "x"}, "strategy": "full"})

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.job import prepare
+from ftengine.engine.experiment import prepare
 from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.lora import Lora
 from ftengine_builtins.tasks.causal_lm import CausalLM

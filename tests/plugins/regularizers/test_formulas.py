@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
-from ftengine.parameters import state_tensors, trainable
+from ftengine.model import state_tensors, trainable
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP

@@ -10,7 +10,7 @@ from adapter_models import GENERATING, KNOWN, batch, bottlenecks, logits, opened
 from torch import nn
 
 from ftengine.errors import NotMergeable
-from ftengine.parameters import count, trainable
+from ftengine.model import count, trainable
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 
 PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
 
 from ftengine.api import LoadedModel
-from ftengine.parameters import count
+from ftengine.model import count
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}

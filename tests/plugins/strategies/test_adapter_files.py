@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, _factor
 from ftengine_builtins.strategies.adapterhub_format import read_config
 

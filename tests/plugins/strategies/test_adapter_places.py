@@ -23,7 +23,7 @@ from transformers import (
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 from ftengine_builtins.strategies.adapter_places import find
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError, RunError
-from ftengine.parameters import count, trainable
+from ftengine.model import count, trainable
 from ftengine_builtins.strategies.full import Full
 
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
-from ftengine.parameters import default_param_groups, trainable
+from ftengine.model import default_param_groups, trainable
 from ftengine_builtins.strategies.full import Full, FullConfig
 from ftengine_builtins.strategies.full_levels import find_levels
 
@@ -267,7 +267,7 @@ def test_single_parameters_can_be_named() -> None:
 
 
 def test_a_new_head_trains_though_everything_around_it_is_frozen() -> None:
-    from ftengine.job import prepare
+    from ftengine.engine.experiment import prepare
 
     loaded = build("resnet")
     prepare(Full(FullConfig(freeze=["resnet"])), loaded)

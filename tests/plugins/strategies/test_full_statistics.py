@@ -10,8 +10,8 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ftengine.api import LoadedModel
-from ftengine.job import prepare
-from ftengine.parameters import trainable
+from ftengine.engine.experiment import prepare
+from ftengine.model import trainable
 from ftengine.training.modes import train_mode
 from ftengine_builtins.strategies.full import Full, FullConfig
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NotMergeable, RecipeError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, RobertaConfig, RobertaForSequenceClassification
 
 from ftengine.api import LoadedModel
-from ftengine.parameters import count
+from ftengine.model import count
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from ftengine_builtins.strategies.lora_inject import lora_layers
 

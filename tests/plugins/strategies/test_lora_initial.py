@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
+from ftengine.model import count, state_tensors, trainable
 from ftengine.ops import lowrank_add
-from ftengine.parameters import count, state_tensors, trainable
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from ftengine_builtins.strategies.lora_initial import pissa
 from ftengine_builtins.strategies.lora_inject import lora_layers

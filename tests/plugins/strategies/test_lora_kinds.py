@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from ftengine_builtins.strategies.lora_inject import remove
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
-from ftengine.parameters import count, trainable
+from ftengine.model import count, trainable
 from ftengine_builtins.strategies import lora_inject
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 

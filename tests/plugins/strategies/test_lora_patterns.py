@@ -14,7 +14,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from ftengine_builtins.strategies.lora_inject import lora_layers
 

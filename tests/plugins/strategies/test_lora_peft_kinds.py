@@ -30,7 +30,7 @@ from transformers import (
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import Lora, LoraConfig
 from ftengine_builtins.strategies.lora_inject import lora_layers
 

@@ -9,7 +9,7 @@ import pytest
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import SilentListener
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
 
 VARIANTS = {
     "dora": {"dora": True, "lr_ratio": 4},

@@ -20,7 +20,7 @@ from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
 from ftengine.api import LoadedModel
 from ftengine.errors import InputError, NotMergeable, RecipeError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
 from ftengine_builtins.tasks.causal_lm import CausalLM
 

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from ftengine.api import LoadedModel
-from ftengine.parameters import count
+from ftengine.model import count
 from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
 from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
 

@@ -17,7 +17,7 @@ from virtual_token_models import MODELS, build, inputs, padded, tokens
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
-from ftengine.parameters import trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
 from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.api import SilentListener
 from ftengine.errors import NotMergeable, RecipeError
-from ftengine.parameters import read_tensors
-from ftengine.run import RunDirectory
+from ftengine.model import read_tensors
+from ftengine.run.directory import RunDirectory
 
 STRATEGIES = {
     "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
 
 CASES = [
     ("text-classification", {}, {"text": "a", "label": " x ", "id": "7"}, ["a"], "x"),

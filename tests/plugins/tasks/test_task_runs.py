@@ -12,8 +12,8 @@ from tiny import tiny_resnet, tiny_t5, tiny_vit
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
+from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError
-from ftengine.prediction import predict_file
 
 WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
 

@@ -1,12 +1,7 @@
-"""Trainable parameters: what trains, how it is grouped, how it is written and identified.
-
-requires_grad is the only truth; everything here derives from it.
-"""
+"""Weights on disk: trained parts and whole models, as safetensors."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,80 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ftengine.errors import BaseMismatch, RunError
+from ftengine.model.parameters import state_tensors
 
 TRAINED_FILE = "trained.safetensors"
-
-
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters with requires_grad by name, shared ones once."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable parameters, and buffers that move with them.
-
-    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, by the same
-    rule that decides whether they move at all.
-    """
-    tensors: dict[str, Tensor] = dict(trainable(module))
-    for prefix, child in module.named_modules():
-        if any(p.requires_grad for p in child.parameters(recurse=False)):
-            persistent = child.state_dict(prefix=f"{prefix}." if prefix else "").keys()
-            for name, buffer in child.named_buffers(prefix=prefix, recurse=False):
-                if name in persistent:
-                    tensors[name] = buffer
-    return tensors
-
-
-def count(module: nn.Module) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; packed quantised ones count as they are stored."""
-    total = sum(p.numel() for p in module.parameters())
-    return sum(p.numel() for p in trainable(module).values()), total
-
-
-def default_param_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Group trainable parameters for the optimiser: weight decay on those that `decayed` names, none on the others."""
-    names, parameters = decayed(module), trainable(module)
-    groups = [
-        {
-            "params": [p for name, p in parameters.items() if (name in names) is wanted],
-            "lr": learning_rate,
-            "weight_decay": weight_decay if wanted else 0.0,
-        }
-        for wanted in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def decayed(module: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters that weight decay applies to: matrices that multiply activations.
-
-    Left alone are vectors (biases, norms, layer scales), every parameter of a normalisation layer, whatever is called a
-    bias (T5's table of relative positions, the biases of a mixture's experts), single tokens and position tables that
-    are held as (1, …) parameters (a vision model's class token), and what the model itself names in
-    `no_weight_decay()`, as timm's do. Decay would pull those towards a zero that means nothing.
-
-    transformers' Trainer leaves out biases and normalisation layers and decays everything else, also class tokens;
-    torch's optimisers decay whatever they are given. Embeddings are decayed as in transformers, and so is a fresh head.
-    """
-    named = getattr(module, "no_weight_decay", None)
-    spared = set(named()) if callable(named) else set()
-    first = {name for name, _ in module.named_parameters()}  # a shared one goes by its first name
-    names = set()
-    for path, part in module.named_modules():
-        if _normalises(part):
-            continue
-        for own, parameter in part.named_parameters(recurse=False):
-            name = f"{path}.{own}" if path else own
-            token = parameter.ndim >= 3 and len(parameter) == 1 and own not in ("weight", "in_proj_weight")
-            if parameter.ndim > 1 and not token and "bias" not in name.lower() and not {name, own} & spared:
-                names.add(name)
-    return frozenset(names & first)
-
-
-def _normalises(part: nn.Module) -> bool:
-    """Say whether a module is a normalisation layer; most architectures have a class of their own."""
-    return bool(re.search(r"norm(alization)?([123]d)?$", type(part).__name__, re.IGNORECASE))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -172,45 +96,6 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
 def _some(names: Iterable[str]) -> str:
     names = sorted(names)
     return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-
-
-@torch.no_grad()
-def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
-    """Return a hash that identifies base weights, whatever dtype they were loaded in.
-
-    Names, shapes and up to 256 evenly spaced elements of each tensor, rounded to bfloat16, enter the
-    hash: reading every element of a large model would cost minutes, and weights that differ at all
-    differ nearly everywhere.
-
-    Args:
-        module: the model before a strategy touched it.
-        exclude: names of modules initialised afresh, which differ from run to run.
-    """
-    digest = hashlib.sha256()
-    skipped = tuple(f"{name}." for name in exclude)
-    for name, tensor in sorted(module.named_parameters()):
-        if name.startswith(skipped):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // 256)
-        sample = flat[::step][:256].cpu()
-        if sample.is_floating_point():
-            sample = sample.to(torch.bfloat16).view(torch.int16)
-        digest.update(sample.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def fingerprint_processor(processor: Any) -> str:
-    """Return a hash of a tokenizer's vocabulary and chat template (or of a processor's settings)."""
-    digest = hashlib.sha256()
-    if hasattr(processor, "get_vocab"):
-        for token, index in sorted(processor.get_vocab().items()):
-            digest.update(f"{token}\0{index}\0".encode("utf-8", "surrogatepass"))
-        digest.update(str(getattr(processor, "chat_template", None)).encode())
-    elif hasattr(processor, "to_dict"):
-        digest.update(repr(sorted(processor.to_dict().items(), key=lambda item: item[0])).encode())
-    return digest.hexdigest()[:32]
 
 
 def save_model(module: nn.Module, processor: Any, directory: Path) -> None:

@@ -18,16 +18,16 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
-from ftengine.children import Child, require_alike, require_new_or_same, train_unfinished
 from ftengine.data.labels import labels_of
 from ftengine.data.split import make_splits
+from ftengine.engine.experiment import Job
+from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
 from ftengine.evaluation.difference import compare, to_json
 from ftengine.evaluation.results import read_sums
 from ftengine.evaluation.sums import Sums
-from ftengine.job import Job
-from ftengine.recipe import Recipe
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
 from ftengine.training.precision import choose_precision
 
 FILE = "crossvalidation.json"

@@ -15,7 +15,7 @@ import pluggy
 from ftengine.api import Augmenter, Evaluator, ModelLoader, Regularizer, Strategy, Task
 
 if TYPE_CHECKING:
-    from ftengine.run import RunDirectory
+    from ftengine.run.directory import RunDirectory
 
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")

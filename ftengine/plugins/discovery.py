@@ -10,8 +10,8 @@ from importlib import metadata
 
 import pluggy
 
-from ftengine import hookspecs
 from ftengine.errors import PluginError
+from ftengine.plugins import hookspecs
 
 GROUP = "ftengine"
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftengine.plugins import Plugins
+    from ftengine.plugins.discovery import Plugins
 
 PACKAGES = ("ftengine", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "pluggy", "numpy")
 
@@ -58,7 +58,7 @@ def build() -> dict[str, Any]:
     try:
         native = import_module("ftengine._native")
     except ModuleNotFoundError:
-        record = Path(__file__).with_name("build.json")  # written where there is no such module
+        record = Path(__file__).parents[1] / "build.json"  # written where there is no such module
         if record.is_file():
             return json.loads(record.read_text(encoding="utf-8"))
         return {"line": "nothing is known of how this copy of ftengine was built: it was not installed"}

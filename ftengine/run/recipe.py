@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ftengine.errors import RecipeError
-from ftengine.registry import explain
+from ftengine.plugins.option_errors import explain
 
 
 def _named(value: Any) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ftengine.api import LoadedModel
+from ftengine.engine.experiment import Job
 from ftengine.errors import MergeChangedOutputs
-from ftengine.job import Job
-from ftengine.parameters import save_model
-from ftengine.run import RunDirectory, write_folder
+from ftengine.model import save_model
+from ftengine.run.directory import RunDirectory, write_folder
 
 ALLOWED_ROUNDINGS = 64
 """Largest accepted difference of the outputs, in units of float32's rounding error.

@@ -8,19 +8,19 @@ from typing import Any
 
 from ftengine.api import Listener, LoadedModel, SilentListener
 from ftengine.data.encoding import EncodedSplit
-from ftengine.environment import versions
+from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.experiment import Job, described
+from ftengine.engine.finished import Run, load_run
+from ftengine.engine.plan import Plan, plan
+from ftengine.engine.session import Session
 from ftengine.errors import RecipeError, RunError
 from ftengine.evaluation.results import evaluation, save_sums
-from ftengine.finished import Run, load_run
-from ftengine.job import Job, described
-from ftengine.parameters import count
-from ftengine.planning import Plan, plan
-from ftengine.probes import measurement_of
-from ftengine.recipe import Recipe
-from ftengine.registry import Registry
-from ftengine.report import conclude, concluded
-from ftengine.run import SIDECAR, RunDirectory
-from ftengine.session import Session
+from ftengine.model import count
+from ftengine.plugins.registry import Registry
+from ftengine.report.write import conclude, concluded
+from ftengine.run.directory import SIDECAR, RunDirectory
+from ftengine.run.environment import versions
+from ftengine.run.recipe import Recipe
 from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]

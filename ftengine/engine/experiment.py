@@ -27,8 +27,8 @@ from ftengine.data.split import Splits, make_splits
 from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError, naming
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column
-from ftengine.recipe import Recipe
-from ftengine.registry import Registry
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import Recipe
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached
 from ftengine.training.trackers import check_trackers
@@ -203,7 +203,7 @@ class Job:
         """
         from accelerate.utils import set_seed
 
-        from ftengine.parameters import fingerprint_processor, fingerprint_weights
+        from ftengine.model import fingerprint_processor, fingerprint_weights
 
         self.listener.phase("load model")
         set_seed(self.recipe.seed)  # a fresh head is a function of the recipe

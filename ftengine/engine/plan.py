@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Labels, Listener, LoadedModel, LoadRequest
+from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
-from ftengine.data.changes import before_and_after, without_effect
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.experiment import Job, described, prepare
+from ftengine.engine.session import Session, held_out
 from ftengine.errors import SourceError
 from ftengine.evaluation.measurement import Measurement
-from ftengine.job import Job, described, prepare
-from ftengine.parameters import count, trainable
-from ftengine.probes import measurement_of
-from ftengine.recipe import Recipe
-from ftengine.registry import Registry
-from ftengine.run import RunDirectory
-from ftengine.session import Session, held_out
+from ftengine.model import count, trainable
+from ftengine.plugins.registry import Registry
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients

@@ -11,8 +11,8 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.data.read import Rows, plain, read_rows
+from ftengine.engine.finished import Run
 from ftengine.errors import DataError, RunError
-from ftengine.finished import Run
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ import numpy as np
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.encoding import content_of
-from ftengine.data.material import identities
 from ftengine.data.read import Rows
+from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
+from ftengine.engine.evaluation_plan import plan_measurement
+from ftengine.engine.experiment import Job, require_same_base
+from ftengine.engine.merge import MergeReport, merge_into
+from ftengine.engine.session import Session, held_out
 from ftengine.errors import DataError, InputError, NotMergeable
 from ftengine.evaluation.measurement import Measurement
 from ftengine.evaluation.results import evaluation
-from ftengine.job import Job, require_same_base
-from ftengine.merging import MergeReport, merge_into
-from ftengine.probes import plan_measurement
-from ftengine.recipe import Recipe
-from ftengine.registry import Registry
-from ftengine.report import verdict_of
-from ftengine.run import SIDECAR, RunDirectory, read_json
-from ftengine.session import Session, held_out
+from ftengine.plugins.registry import Registry
+from ftengine.report.write import verdict_of
+from ftengine.run.directory import SIDECAR, RunDirectory, read_json
+from ftengine.run.recipe import Recipe
 
 
 class Run:

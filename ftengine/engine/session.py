@@ -14,13 +14,13 @@ from accelerate.utils import parse_flag_from_env
 
 from ftengine.api import LoadedModel
 from ftengine.data.encoding import EncodedSplit
-from ftengine.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.engine.experiment import Job
 from ftengine.evaluation.examples import examples
 from ftengine.evaluation.measurement import Measured, Measurement, measure
 from ftengine.evaluation.stream import ModelStream
-from ftengine.job import Job
-from ftengine.parameters import count
-from ftengine.run import RunDirectory
+from ftengine.model import count
+from ftengine.run.directory import RunDirectory
+from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.training.loop import Trainer, TrainingResult
 from ftengine.training.precision import apply_precision, choose_precision
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from ftengine.api import EvaluationContext, Listener
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine import require_same_recipe
+from ftengine.engine.experiment import Job
+from ftengine.engine.fine_tune import require_same_recipe
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
-from ftengine.job import Job
-from ftengine.recipe import Recipe
-from ftengine.run import RunDirectory
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
 
 
 @dataclass(frozen=True)

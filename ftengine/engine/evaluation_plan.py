@@ -11,18 +11,18 @@ import numpy as np
 
 from ftengine.api import Augmenter, Evaluator, SilentListener
 from ftengine.data.audit import group_numbers, to_json
-from ftengine.data.changes import tried
+from ftengine.data.augmentation_preview import tried
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, read_rows
 from ftengine.data.split import Splits, read_for
+from ftengine.engine.experiment import Job
+from ftengine.engine.session import held_out
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.examination import Examination
 from ftengine.evaluation.measurement import Measurement, Probe
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column, slicing
-from ftengine.job import Job
-from ftengine.recipe import FurtherExamples
-from ftengine.session import held_out
+from ftengine.run.recipe import FurtherExamples
 
 TRAINING_SAMPLE = "training sample"
 CHANGES_TRIED = 10

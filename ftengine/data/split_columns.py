@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.data.material import to_json
 from ftengine.data.read import Rows
+from ftengine.data.row_hashes import to_json
 from ftengine.errors import DataError, did_you_mean
 
 

@@ -15,18 +15,18 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
-from ftengine.children import Child, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.experiment import Job, described
+from ftengine.engine.session import held_out
+from ftengine.engine.subprocess_runs import Child, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.errors import InputError, RunError, naming
 from ftengine.evaluation.difference import compare as compare_sums
 from ftengine.evaluation.difference import to_json
 from ftengine.evaluation.multiple import holm
 from ftengine.evaluation.results import read_sums
 from ftengine.evaluation.sums import Sums
-from ftengine.job import Job, described
-from ftengine.recipe import Recipe
-from ftengine.run import RunDirectory
-from ftengine.session import held_out
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
 from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05

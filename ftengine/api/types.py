@@ -1,0 +1,86 @@
+"""The small objects that cross between rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+Example = Mapping[str, Any]
+"""One row of the user's data, by column name."""
+
+Features = dict[str, Any]
+"""One encoded example: plain Python lists and numbers, ready for `Task.collate`."""
+
+Batch = dict[str, Any]
+"""A collated batch: tensors by name, leading dimension = number of examples."""
+
+Prediction = dict[str, Any]
+"""What a task says of one example, in plain Python values; evaluators read it by key."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a classification head predicts.
+
+    Args:
+        kind: "single" (one of `names`), "multi" (any subset of `names`) or "regression" (a number).
+        names: label names in id order; for regression one name an output.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a task and a recipe ask of a model loader.
+
+    Args:
+        source: the recipe's `model.source`, untouched.
+        head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
+        labels: the classification targets, or None where the task has none.
+        dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
+        skeleton: build the module on the meta device, without reading weights.
+        processor: whether the processor is needed; without it a config is enough for a skeleton.
+    """
+
+    source: str
+    head: str
+    labels: Labels | None = None
+    dtype: str = "auto"
+    skeleton: bool = False
+    processor: bool = True
+
+
+@dataclass
+class LoadedModel:
+    """A model as the strategy receives it.
+
+    Args:
+        module: the torch module; every parameter arrives with requires_grad as the loader left it.
+        processor: tokenizer, image processor or feature extractor that goes with it.
+        source: where it came from.
+        head: the head that was asked for.
+        new_modules: names of modules that were initialised afresh (a classifier head). They train
+            and are saved under every strategy.
+        labels: the classification targets, or None.
+        fingerprint: identity of the base weights and of the processor; the engine fills it in.
+        max_length: longest input in tokens that the model accepts, or None where it has no limit.
+        pretrained: names of the parameters that came with the base, as they are called after the strategy
+            prepared it; the engine fills it in.
+    """
+
+    module: nn.Module
+    processor: Any
+    source: str
+    head: str
+    new_modules: tuple[str, ...] = ()
+    labels: Labels | None = None
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    pretrained: frozenset[str] = frozenset()

@@ -1,0 +1,30 @@
+"""Models: what trains of them, how weights are saved and loaded, and by what they are recognised."""
+
+from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
+from ftengine.model.parameters import count, decayed, default_param_groups, state_tensors, trainable
+from ftengine.model.saving import (
+    TRAINED_FILE,
+    copy_into,
+    load_trained,
+    read_tensors,
+    save_model,
+    save_tensors,
+    save_trained,
+)
+
+__all__ = [
+    "TRAINED_FILE",
+    "copy_into",
+    "count",
+    "decayed",
+    "default_param_groups",
+    "fingerprint_processor",
+    "fingerprint_weights",
+    "load_trained",
+    "read_tensors",
+    "save_model",
+    "save_tensors",
+    "save_trained",
+    "state_tensors",
+    "trainable",
+]

@@ -1,0 +1,102 @@
+"""Wording of option errors: pydantic's findings as ftengine says them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ftengine.errors import did_you_mean
+
+EXPECTED = {
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "{le} or less",
+    "multiple_of": "a multiple of {multiple_of}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of {max_length} or fewer characters",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "too_short": "{min_length} items or more",
+    "too_long": "{max_length} items or fewer",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+}
+"""What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
+
+_ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|literal|constrained-\w+|function-\w+)\[.*")
+"""The last step of an error's place where a key may hold values of several types: one of these types."""
+
+
+def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: str = "") -> str:
+    """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key.
+
+    Args:
+        error: from `model`.
+        model: what was to be made. It may list under `meant` keys that people write, with those that they mean.
+        prefix: of the model's keys.
+        owner: whose keys they are, such as " of strategy 'NAME'".
+    """
+    parts = []
+    wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
+    for item in error.errors():
+        path = [str(step) for step in item["loc"]]
+        key = prefix + ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known, meant = _known_keys(model, path[:-1])
+            hint = f" Did you mean {meant[path[-1]]!r}?" if path[-1] in meant else did_you_mean(path[-1], known)
+            parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{hint}")
+        elif item["type"] == "missing":
+            parts.append(f"key {key!r}{owner} is missing; it is required.")
+        elif item["type"] in EXPECTED:
+            if len(path) > 1 and _ALTERNATIVE.fullmatch(path[-1]):
+                key = prefix + ".".join(path[:-1])
+            limits = {
+                k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in item.get("ctx", {}).items()
+            }
+            expected = EXPECTED[item["type"]].format(**limits)
+            wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            where = f"key {key!r}{owner}: {message}" if path else message
+            parts.append(
+                where + (f" (got {_shown(item.get('input'))})" if path else "") + ("" if message.endswith(".") else ".")
+            )
+    parts += [
+        f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}."
+        for key, (expected, value) in wrong.items()
+    ]
+    return " ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def _known_keys(model: type[Any], path: list[str]) -> tuple[list[str], Mapping[str, str]]:
+    """Return the keys at a place in a model, and what other words for them mean."""
+    for step in path:
+        inner = model.model_fields.get(step)
+        if inner is None or not hasattr(inner.annotation, "model_fields"):
+            return [], {}
+        model = inner.annotation
+    return sorted(model.model_fields), getattr(model, "meant", {})

@@ -1,0 +1,61 @@
+"""What a run came to, for people: the verdict in plain words, and one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftengine.report.files import RunFiles
+from ftengine.report.verdict import judge
+from ftengine.run.directory import PARTIAL, RunDirectory, writing
+
+VERDICT, REPORT = "verdict.json", "report.html"
+
+
+def conclude(run: RunDirectory) -> dict[str, Any]:
+    """Write verdict.json and report.html of a run whose other files are complete; return the verdict."""
+    from ftengine.report.page import render
+
+    files = RunFiles.read(run.path)
+    verdict = judge(files)
+    run.write_json(VERDICT, verdict)
+    run.write_text(REPORT, render([files]))
+    return verdict
+
+
+def concluded(run: RunDirectory) -> bool:
+    """Say whether a run has its verdict and its report."""
+    return all((run.path / name).is_file() for name in (VERDICT, REPORT))
+
+
+def verdict_of(path: str | Path) -> dict[str, Any]:
+    """Return the verdict on a finished run, from its files as they are now.
+
+    Raises:
+        RunError: there is no finished run; the message says what is missing.
+    """
+    return judge(RunFiles.read(path))
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Write the page on one run, or on several side by side.
+
+    Args:
+        runs: folders of finished runs.
+        output: the file; by default report.html in the folder of a single run.
+
+    Raises:
+        RunError: a folder holds no finished run, or the file cannot be written.
+    """
+    from ftengine.report.page import render
+
+    read = [RunFiles.read(path) for path in runs]
+    target = Path(output) if output is not None else read[0].path / REPORT
+    text = render(read)
+    partial = target.with_name(target.name + PARTIAL)
+    with writing(target, partial):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    return target
