@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,3 +84,24 @@ class LoadedModel:
     fingerprint: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     pretrained: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class View:
+    """A row as the engine sees it, whatever its columns are called.
+
+    Args:
+        inputs: what the model reads of the row and augmenters may change (`Task.with_inputs` puts others in their
+            place): texts, none of them empty, or images as PIL has them, decoded when they are taken out.
+        target: what is to be answered, a JSON value compared by ==; None where nothing is.
+        classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
+            go by the target; False for free text.
+        texts: all text of the row, for audits; by default the inputs that are texts.
+        identity: what makes two rows duplicates, a JSON value; by default the inputs.
+    """
+
+    inputs: Sequence[Any]
+    target: Any = None
+    classes: bool = False
+    texts: Sequence[str] | None = None
+    identity: Any = None

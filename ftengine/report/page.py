@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ftengine.data.personal import mask
+from ftengine.report import words
 from ftengine.report.charts import pair_plot, together
 from ftengine.report.files import RunFiles
 from ftengine.report.glossary import GLOSSARY
 from ftengine.report.sections import Section, differing_keys, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size
 from ftengine.report.verdict import judge
-from ftengine.report import words
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -1,0 +1,345 @@
+"""Abilities: what some components can do beyond their kind.
+
+A component has an ability by having its members; nothing has to be declared or registered. The engine asks
+`isinstance(component, Merges)` and reads no attribute that a base class or an ability does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ftengine.api.criterion import Criterion
+from ftengine.api.display import Display
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from ftengine.api.augmenter import RandomSource
+    from ftengine.api.evaluator import ExampleScores, Rows
+    from ftengine.api.task import Task
+
+# Any component.
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """`ftengine init` proposes this component among its kind where `starter` is true."""
+
+    starter: bool
+
+
+@runtime_checkable
+class Cites(Protocol):
+    """Names the paper that the component's method is from; shown by `ftengine plugins show`."""
+
+    citation: str
+
+
+# Model loaders.
+
+
+@runtime_checkable
+class BuildsSkeletons(Protocol):
+    """Builds the module on the meta device, without reading weights, so that patterns are checked before they load."""
+
+    def load_skeleton(self, request: Any) -> LoadedModel:
+        """Load as `load` does, with every parameter on the meta device."""
+
+
+@runtime_checkable
+class ChecksSource(Protocol):
+    """Finds out without reading weights whether the source can be loaded."""
+
+    def check_source(self, source: str) -> None:
+        """Raise SourceError where something is missing, or the files are of a kind that is not read."""
+
+
+# Tasks.
+
+
+@runtime_checkable
+class ChecksColumns(Protocol):
+    """Refuses data whose columns the task cannot use, before any row is read."""
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise DataError that names the columns found and the shapes of row that are allowed."""
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """Rows name files: `paths` are the columns that do; in a data file they are relative to that file."""
+
+    paths: tuple[str, ...]
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """Answers raw rows without labels: what `ftengine predict` writes."""
+
+    def check_input(self, row: Example) -> None:
+        """Raise DataError where a row cannot be answered."""
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return one mapping a row; `options` are the task's own (`max_new_tokens`, …), unknown ones an InputError."""
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Writes free answers beside what was to be answered; only evaluators that read `answers` have it called."""
+
+    answers: frozenset[str]
+    """Keys of what `answer` returns."""
+
+    def answer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return `answers` keys, one mapping a row; options are those of `infer`."""
+
+
+@runtime_checkable
+class PredictsDistributions(Protocol):
+    """What the model says are probabilities, so that labels can be smoothed and two passes compared."""
+
+    distributions: bool
+    """Whether they are; may depend on the labels that were learnt."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """Decodes examples and predictions for a reader."""
+
+    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode an encoded example into (text, is trained on) pieces, for `ftengine plan`."""
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        """Return a prediction as a reader should see it (JSON values): names instead of ids, nothing that is long."""
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """Makes a batch without data and reads the model's raw outputs, which `merge` compares before and after."""
+
+    def probe(self, loaded: LoadedModel) -> Batch:
+        """Return a small batch that exercises the model's layers."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the model's raw outputs (logits) for a batch."""
+
+
+# Strategies.
+
+
+@runtime_checkable
+class Merges(Protocol):
+    """Folds the trained part into the base weights, leaving the original architecture."""
+
+    def check_merge(self) -> None:
+        """Raise NotMergeable, before any model is loaded, where these options have no merged form."""
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Fold; raise NotMergeable where this base has no such form."""
+
+
+@runtime_checkable
+class FreezesByStep(Protocol):
+    """Leaves trainable parameters out of some steps, as gradual unfreezing does."""
+
+    def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+        """Return the trainable parameters that stay frozen in a step; a function of the arguments alone.
+
+        Args:
+            model: the prepared model.
+            step: optimiser steps done before this one.
+            steps: all optimiser steps of the run.
+            steps_per_epoch: those of a whole epoch.
+        """
+
+
+@runtime_checkable
+class ReportsEnvironment(Protocol):
+    """Says how it computes (kernel path and the reason), for environment.json."""
+
+    def environment(self) -> dict[str, Any]:
+        """Return JSON values."""
+
+
+@runtime_checkable
+class Reopens(Protocol):
+    """Is prepared again, for a finished run, under other options than it began with (without where it started from)."""
+
+    def reopened(self) -> dict[str, Any]:
+        """Return the options, as JSON values."""
+
+
+# Augmenters.
+
+
+@runtime_checkable
+class ReadsProcessor(Protocol):
+    """Needs the tokenizer or image processor."""
+
+    def bind_processor(self, processor: Any) -> None:
+        """See it before the first example; raise RecipeError where it lacks what is needed."""
+
+
+@runtime_checkable
+class MixesBatches(Protocol):
+    """Mixes the examples of a collated training batch, every micro-batch by itself."""
+
+    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+        """Return the batch mixed; `rng` is a function of (seed, epoch, rows)."""
+
+    def check_mix(self, task: Task) -> None:
+        """Raise RecipeError where batches of this task cannot be mixed; its labels are known."""
+
+
+# Regularizers.
+
+
+@runtime_checkable
+class ChoosesCriterion(Protocol):
+    """Trains on another criterion than the plain one."""
+
+    def criterion(self, plain: Criterion) -> Criterion:
+        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped."""
+
+
+@runtime_checkable
+class SeesSteps(Protocol):
+    """Looks at the model after every optimiser step."""
+
+    def stepped(self, model: nn.Module, step: int) -> None:
+        """See the model; `step` counts from 1."""
+
+
+@runtime_checkable
+class AveragesWeights(Protocol):
+    """Keeps other weights than those that train."""
+
+    def evaluating(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Give the model the weights that it would keep, while it is validated and its best weights are saved."""
+
+
+@runtime_checkable
+class HoldsState(Protocol):
+    """Has tensors that a checkpoint must hold."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return them by name; `restore` takes them back."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set what `tensors` returned when the checkpoint was written."""
+
+
+@runtime_checkable
+class ChangesAtTheEnd(Protocol):
+    """Changes the weights that are kept, after the last step."""
+
+    needs_validation: bool
+    """Whether it chooses by the validation loss; may depend on the options."""
+
+    def finish(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
+        """Change the weights; return what a reader should know (JSON values).
+
+        Args:
+            model: with the weights that training would keep.
+            measure: measures the model as it is now, lower is better: {"validation_loss": …}, and "general_loss"
+                where the recipe names general data to watch for forgetting; empty without validation.
+        """
+
+
+@runtime_checkable
+class ReplacesWeightDecay(Protocol):
+    """Pulls weights somewhere itself, so that `train.weight_decay` has to be 0 beside it."""
+
+    replaces_weight_decay: bool
+
+
+# Evaluators.
+
+
+@runtime_checkable
+class LearnsLabels(Protocol):
+    """Needs to know the labels before the first prediction."""
+
+    def bind(self, task: str, labels: Labels | None) -> None:
+        """See the task's name and labels; raise RecipeError where they cannot be measured so."""
+
+
+@runtime_checkable
+class ReadsColumns(Protocol):
+    """Reads columns of the user's row as well; they are put into the prediction, None where the row has none."""
+
+    columns: frozenset[str]
+
+    def check_row(self, row: Example) -> None:
+        """Raise DataError where a row's columns hold what cannot be read; called before a model loads."""
+
+
+@runtime_checkable
+class AsksForAnswers(Protocol):
+    """Wants free answers made with some options of `Generates.answer`."""
+
+    generation: Mapping[str, Any]
+    """E.g. {"max_new_tokens": 64}."""
+
+
+@runtime_checkable
+class FitsOnValidation(Protocol):
+    """Learns from the model's predictions on validation before anything is scored."""
+
+    def fit(self, rows: Rows | None) -> None:
+        """Learn from the rows of the validation split; None where none is left to learn from."""
+
+
+@runtime_checkable
+class ScoresExamples(Protocol):
+    """Says of each single example how well it was answered."""
+
+    def example_scores(self, rows: Rows) -> ExampleScores:
+        """Return scores that are comparable between models on the same example, and what is right."""
+
+
+@runtime_checkable
+class ScoresResamples(Protocol):
+    """Scores many resamples at once, faster than one `score` after another."""
+
+    def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return (B,) of each metric for weights of shape (B, n); equal to B calls of `score`."""
+
+
+@runtime_checkable
+class KnowsTrials(Protocol):
+    """Knows how many independent trials are at most behind a metric that is a proportion; by default the examples."""
+
+    def trials(self, rows: Rows) -> Mapping[str, float]:
+        """Return them by metric."""
+
+
+@runtime_checkable
+class WeighsExamples(Protocol):
+    """Has metrics in which examples weigh unequally, such as a loss per token."""
+
+    def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
+        """Return (n,) weights by metric; intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2)."""
+
+
+@runtime_checkable
+class ShowsDetails(Protocol):
+    """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
+
+    def details(self, rows: Rows, estimate: Callable[..., Any]) -> Iterable[Display | tuple[str, Any]]:
+        """Yield displays, and (name, JSON value) facts that rules and readers look up.
+
+        Args:
+            rows: of one model.
+            estimate: `estimate(score, proportion=False)` gives (value, low, high) of any function
+                score(rows, weights) -> float or (k,) array, with the engine's intervals.
+        """

@@ -1,0 +1,61 @@
+"""Audits: what is wrong with data although it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ftengine.api.component import Component
+from ftengine.api.display import Display, Finding
+from ftengine.api.types import View
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class AuditedRows(Protocol):
+    """The rows of one split, as an audit sees them."""
+
+    source: str
+    """The file, or whatever else they were read from."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[View]:
+        """Yield each row's view, in the file's order; may be asked for again."""
+
+    def where(self, row: int) -> str:
+        """Return a row's place for a message, e.g. "train.jsonl:17"."""
+
+
+@dataclass(frozen=True)
+class AuditedData:
+    """All data of a run, and what is known of it before an audit looks.
+
+    Args:
+        splits: rows by name, "train" first, then "validation" and "test" where there are such.
+        task: the task's name.
+        distinct: for each split, (rows,) int64 numbers that equal rows share over all splits.
+        near: the same for near duplicates, equal rows among them; None where they were not looked for.
+        facts: what reading and dividing found (leaks, near duplicates, skipped rows), as JSON values.
+        settings: the recipe's `data`, as JSON values.
+    """
+
+    splits: Mapping[str, AuditedRows]
+    task: str
+    distinct: Mapping[str, np.ndarray]
+    near: Mapping[str, np.ndarray] | None
+    facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+
+class Audit(Component):
+    """Looks at the data before anything trains; every installed audit looks at every run's data.
+
+    What an audit finds is shown by `plan` and `train`, kept in audit.json, and read by rules and report.
+    """
+
+    def look(self, data: AuditedData) -> Iterable[Finding | Display]:
+        """Yield findings in the order of their weight, and tables or charts for whoever wants the details."""
+        raise NotImplementedError

@@ -1,0 +1,76 @@
+"""Callbacks: whoever wants to know what happens in a run, while it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftengine.api.component import Component
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run.
+
+    Args:
+        run: the run's folder.
+        step: optimiser steps done.
+    """
+
+    run: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """Training begins, or goes on after `step` steps where a run is resumed; `recipe` is resolved."""
+
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """An optimiser step is done; `figures` is its line of metrics.jsonl."""
+
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """The model was validated; `figures` is the line of metrics.jsonl."""
+
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A checkpoint, or the trained part at the end, was written to `folder`."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run is complete, with verdict and report; `evaluation` is what evaluation.json holds."""
+
+    evaluation: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """Training ended with an error, which is raised after all callbacks were told."""
+
+    error: BaseException
+
+
+class Callback(Component):
+    """Is told of a run's events, in the main process; named under `callbacks` in a recipe.
+
+    A callback that raises is left out from then on, and the run goes on.
+    """
+
+    def on(self, event: Event) -> None:
+        """See an event; look at its class (`isinstance(event, Stepped)`) for the kind."""
+        raise NotImplementedError

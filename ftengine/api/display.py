@@ -1,0 +1,81 @@
+"""What components hand to a reader: findings in words, tables, matrices and charts, as plain values.
+
+Whoever finds something declares how it is told and drawn; report and command line draw it without knowing who it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Finding(_Shown):
+    """One thing that a reader of the data, or of a run, must know.
+
+    Args:
+        kind: what it is about: "quality", "over-fitting", "slices", "data", …; findings of one kind stand together.
+        level: "alarm" (look at this before the model is used), "note" (know it) or "good".
+        text: one or two sentences in plain words, with the figures; ends with a full stop.
+        figures: the numbers that the text rests on, as JSON values.
+        places: where it was found, e.g. "train.jsonl:17", the first few.
+        source: the rule or audit that found it; the engine fills it in.
+    """
+
+    kind: str
+    level: Literal["alarm", "note", "good"]
+    text: str
+    figures: dict[str, Any] = {}
+    places: tuple[str, ...] = ()
+    source: str = ""
+
+
+class Table(_Shown):
+    """A table: a title, names of columns, and rows of as many cells (text, numbers or None)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+    caption: str = ""
+
+
+class Matrix(_Shown):
+    """Counts by row and column, shaded by their share of the row, such as a confusion matrix (rows: truth)."""
+
+    title: str
+    names: tuple[str, ...]
+    cells: tuple[tuple[int, ...], ...]
+    row_label: str = ""
+    column_label: str = ""
+    caption: str = ""
+
+
+class Line(_Shown):
+    """One line of a chart: a name for the legend, and points (x, y) in the order of x."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+class LineChart(_Shown):
+    """Lines over common axes. Charts of one title, of base and tuned model, are drawn into one.
+
+    Args:
+        ends: of both axes, (low, high); None: those of the points.
+        diagonal: draw y = x for comparison, as a reliability diagram has it.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    ends: tuple[float, float] | None = None
+    diagonal: bool = False
+    caption: str = ""
+
+
+Display = Table | Matrix | LineChart

@@ -1,0 +1,20 @@
+"""Rules: what a finished run's files say to someone who wants to use the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ftengine.api.component import Component
+from ftengine.api.display import Finding
+
+if TYPE_CHECKING:
+    from ftengine.run.records import RunRecords
+
+
+class Rule(Component):
+    """Judges a finished run by its files; every installed rule judges every run, and the verdict is what they find."""
+
+    def judge(self, run: RunRecords) -> Iterable[Finding]:
+        """Yield findings; a function of the run's records alone."""
+        raise NotImplementedError
