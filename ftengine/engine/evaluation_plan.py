@@ -138,7 +138,7 @@ def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
 
 def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: int) -> Probe:
     key = f"evaluation.robustness.{number}"
-    augmenter = job.registry.build("augmenter", dict(spec), key)
+    augmenter: Augmenter = job.registry.build("augmenter", dict(spec), key)
     if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
         augmenter = job.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
     if isinstance(augmenter, MixesBatches):

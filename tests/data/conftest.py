@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ftengine.api import Task
+from ftengine.api import Task, View
 
 
 class TextTask(Task):
@@ -13,8 +13,9 @@ class TextTask(Task):
 
     name = "text"
 
-    def identity(self, example):
-        return example["text"]
+    def view(self, row):
+        texts = [value for value in row.values() if isinstance(value, str)]
+        return View((), texts=texts, identity=row["text"])
 
 
 class LabelTask(TextTask):
@@ -22,11 +23,8 @@ class LabelTask(TextTask):
 
     name = "label"
 
-    def target(self, example):
-        return example["label"]
-
-    def texts(self, example):
-        return [example["text"]]
+    def view(self, row):
+        return View([row["text"]], row["label"], classes=True)
 
 
 @pytest.fixture

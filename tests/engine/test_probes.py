@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ftengine import fine_tune, load_run
-from ftengine.api import Augmenter, Evaluator, Judgement, SilentListener
+from ftengine.api import Evaluator, Judgement, SilentListener, TextAugmenter
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_room
@@ -313,14 +313,13 @@ class Even(Evaluator):
         return {"seen": sums[2] / sums[1]}
 
 
-class Shout(Augmenter):
-    """Write user turns in capitals, after the text as it is."""
+class Shout(TextAugmenter):
+    """Write user turns in capitals."""
 
     name = "shout"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, str.upper)
+    def change(self, text, rng):
+        return text.upper()
 
 
 class Plugin:
@@ -463,14 +462,13 @@ class Graded(Even):
         return {"graded": sums[..., 0] / sums[..., 1]}
 
 
-class Longer(Augmenter):
+class Longer(TextAugmenter):
     """Say it four times."""
 
     name = "longer"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, lambda text: " ".join([text] * 4))
+    def change(self, text, rng):
+        return " ".join([text] * 4)
 
 
 class MorePlugin:

@@ -30,5 +30,6 @@ CASES = [
 @pytest.mark.parametrize(("name", "options", "row", "texts", "target"), CASES)
 def test_a_task_tells_text_and_target_of_any_row(name, options, row, texts, target):
     task = Registry().build("task", {"name": name, **options}, "task")
-    assert task.texts(row) == texts
-    assert task.target(row) == target
+    view = task.view(row)
+    assert list(view.texts) == texts
+    assert view.label == target
