@@ -8,6 +8,15 @@ import pytest
 from ftengine.api import Task, View
 
 
+class RowTask(Task):
+    """Two rows are the same when all of their columns are."""
+
+    name = "row"
+
+    def view(self, row):
+        return View((), identity=dict(row))
+
+
 class TextTask(Task):
     """Two rows are the same when their texts are."""
 
@@ -25,6 +34,11 @@ class LabelTask(TextTask):
 
     def view(self, row):
         return View([row["text"]], row["label"], classes=True)
+
+
+@pytest.fixture
+def row_task() -> Task:
+    return RowTask()
 
 
 @pytest.fixture
