@@ -413,7 +413,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
 
 
 def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_for_it(filed_run, monkeypatch, tmp_path):
-    from ftengine import finished
+    from ftengine.engine import finished
 
     data = write_rows(tmp_path / "new.jsonl", [{"text": f"new {i}", "label": "bc"[i % 2]} for i in range(8)])
     run = load_run(filed_run.path)
