@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ftengine.api import Batch, LoadedModel, Strategy
+from ftengine.api import Batch, FreezesByStep, LoadedModel, Merges, Reopens, Strategy
 from ftengine.errors import NotMergeable
 from ftengine.testing.checks import Checks, run_checks
 
@@ -85,21 +86,40 @@ def _strategy_checks(make: Callable[[], Strategy], load: Callable[[], LoadedMode
             difference = (outputs(again) - after).abs().max()
         assert difference == 0, f"outputs differ by {difference:.3g} after save and load"
 
-    def merging_keeps_the_outputs_or_is_refused_early() -> None:
+    def merging_keeps_the_outputs() -> None:
         strategy, loaded = prepared()
         step(strategy, loaded)
-        before = outputs(loaded)
+        if not isinstance(strategy, Merges):
+            return
         try:
             strategy.check_merge()
         except NotMergeable:
             return
+        before = outputs(loaded)
         strategy.merge(loaded)
         difference = (outputs(loaded) - before).norm() / before.norm()
         assert difference < 1e-4, f"merging changes outputs by {difference:.3g} of their size"
+
+    def what_freezes_by_step_trains() -> None:
+        strategy, loaded = prepared()
+        if not isinstance(strategy, FreezesByStep):
+            return
+        for step in range(4):
+            asked = [set(map(id, strategy.frozen(loaded.module, step, 4, 2))) for _ in "ab"]
+            assert asked[0] == asked[1], f"what is frozen in step {step} changes when it is asked again"
+            other = asked[0] - {id(p) for p in loaded.module.parameters() if p.requires_grad}
+            assert not other, f"{len(other)} parameters frozen in step {step} never train"
+
+    def reopened_options_are_its_own() -> None:
+        strategy, _ = prepared()
+        if isinstance(strategy, Reopens):
+            type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
 
     yield "something_trains", something_trains
     yield "frozen_weights_do_not_move", frozen_weights_do_not_move
     yield "groups_hold_each_trainable_parameter_once", groups_hold_each_trainable_parameter_once
     yield "counts_are_the_same_each_time", counts_are_the_same_each_time
     yield "saved_and_loaded_outputs_are_equal", saved_and_loaded_outputs_are_equal
-    yield "merging_keeps_the_outputs_or_is_refused_early", merging_keeps_the_outputs_or_is_refused_early
+    yield "merging_keeps_the_outputs", merging_keeps_the_outputs
+    yield "what_freezes_by_step_trains", what_freezes_by_step_trains
+    yield "reopened_options_are_its_own", reopened_options_are_its_own

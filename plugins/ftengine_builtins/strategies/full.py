@@ -110,7 +110,7 @@ class Full(Strategy):
             groups.setdefault((level, matrix), empty)["params"].append(parameter)
         return list(groups.values())
 
-    def resting(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+    def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
         every, levels = self.config.unfreeze_every, self._levels
         if every is None or levels is None:
@@ -165,6 +165,9 @@ class Full(Strategy):
                 f"missing, {len(info['unexpected_keys'])} unexpected ({', '.join(wrong[:3])})."
             )
         copy_into(loaded.module.state_dict(), trained.state_dict(), str(directory))
+
+    def check_merge(self) -> None:
+        """Refuse nothing."""
 
     def merge(self, loaded: LoadedModel) -> None:
         """Nothing to do: the base weights are the trained ones."""

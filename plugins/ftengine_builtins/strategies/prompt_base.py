@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import NotMergeable, RecipeError, naming
+from ftengine.errors import RecipeError, naming
 from ftengine.model import default_param_groups
 from ftengine_builtins.strategies import prompt_format
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
@@ -105,18 +105,3 @@ class VirtualTokenStrategy(Strategy):
                 members = [parameter for parameter in group["params"] if (id(parameter) in fast) is is_fast]
                 groups += [group | {"params": members, "lr": rate}] if members else []
         return groups
-
-    def check_merge(self) -> None:
-        """Refuse: there is no weight to merge into.
-
-        Raises:
-            NotMergeable: always.
-        """
-        raise NotMergeable(
-            f"strategy {self.name} cannot be merged into its base: virtual tokens are part of the input, and no weight "
-            "of the base holds them. Serve the base with the adapter folder, which PEFT loads."
-        )
-
-    def merge(self, loaded: LoadedModel) -> None:
-        """Refuse, as `check_merge` does."""
-        self.check_merge()
