@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftengine.api import (
+    Augmenter,
     BuildsSkeletons,
     ChecksSource,
-    Augmenter,
     Evaluator,
     Example,
     Listener,

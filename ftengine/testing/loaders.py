@@ -14,7 +14,18 @@ from ftengine.testing.checks import Checks, run_checks
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
 
-ODD_SOURCES = ("", ".", "/", "nowhere/at/all", "no such thing", "scheme://name", "a:b", "x" * 300, "nul\0byte", "ünï/cödé")
+ODD_SOURCES = (
+    "",
+    ".",
+    "/",
+    "nowhere/at/all",
+    "no such thing",
+    "scheme://name",
+    "a:b",
+    "x" * 300,
+    "nul\0byte",
+    "ünï/cödé",
+)
 
 
 def check_loader(

@@ -186,7 +186,9 @@ class Adapter(Strategy):
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
     def reopened(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json") | {"start_from": None}  # the run's own adapter has all that came from there
+        return self.config.model_dump(mode="json") | {
+            "start_from": None
+        }  # the run's own adapter has all that came from there
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
