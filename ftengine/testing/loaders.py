@@ -24,7 +24,6 @@ ODD_SOURCES = (
     "a:b",
     "x" * 300,
     "nul\0byte",
-    "ünï/cödé",
 )
 
 

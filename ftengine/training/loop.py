@@ -159,7 +159,8 @@ class Trainer:
         never = len(self._frozen(self.schedule.total - 1))
         if never:
             self.listener.message(
-                f"{never} of {len(self.parameters)} trainable tensors stay frozen to the last of {self.schedule.total} steps"
+                f"{never} of {len(self.parameters)} trainable tensors stay frozen to the last of "
+                f"{self.schedule.total} steps"
             )
         self.listener.phase("train", self.schedule.total)
         self.listener.advance(self.progress.step)

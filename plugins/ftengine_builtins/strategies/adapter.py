@@ -186,9 +186,8 @@ class Adapter(Strategy):
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
     def reopened(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json") | {
-            "start_from": None
-        }  # the run's own adapter has all that came from there
+        # The run's own adapter has all that came from start_from.
+        return self.config.model_dump(mode="json") | {"start_from": None}
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
