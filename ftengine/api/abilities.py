@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ class Cites(Protocol):
 class BuildsSkeletons(Protocol):
     """Builds the module on the meta device, without reading weights, so that patterns are checked before they load."""
 
-    def load_skeleton(self, request: Any) -> LoadedModel:
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
         """Load as `load` does, with every parameter on the meta device."""
 
 

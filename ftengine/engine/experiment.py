@@ -9,6 +9,8 @@ from typing import Any
 
 from ftengine.api import (
     Augmenter,
+    BuildsSkeletons,
+    ChecksSource,
     Evaluator,
     Example,
     Listener,
@@ -96,8 +98,8 @@ class Job:
             registry.build("evaluator", spec, f"evaluate.{i}")
         for i, spec in enumerate(recipe.evaluation.robustness):
             registry.build("augmenter", spec, f"evaluation.robustness.{i}")
-        if check_source:
-            loader.check(recipe.model.source)
+        if check_source and isinstance(loader, ChecksSource):
+            loader.check_source(recipe.model.source)
         return job
 
     def resolved(self) -> dict[str, Any]:
@@ -148,10 +150,10 @@ class Job:
             NoMatch: a pattern matches no module.
             RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
         """
-        if not self.loader.skeletons:
+        if not isinstance(self.loader, BuildsSkeletons):
             return
         self.listener.phase("check strategy")
-        self.skeleton = self.loader.load(self._request(skeleton=True))
+        self.skeleton = self.loader.load_skeleton(self._request())
         original = dict(self.skeleton.module.named_parameters())
         prepare(self.strategy, self.skeleton)
         if self.recipe.train.gradient_checkpointing:
@@ -263,8 +265,8 @@ class Job:
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
 
-    def _request(self, skeleton: bool = False) -> LoadRequest:
-        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, skeleton=skeleton)
+    def _request(self) -> LoadRequest:
+        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels)
 
 
 def prepare(strategy: Strategy, loaded: LoadedModel) -> None:

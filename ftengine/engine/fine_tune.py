@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Listener, LoadedModel, SilentListener
+from ftengine.api import Listener, LoadedModel, Reopens, SilentListener, Strategy
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job, described
@@ -195,10 +195,15 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
-        "strategy": {"name": job.strategy.name, **job.strategy.reopened()},
+        "strategy": _reopened(job.strategy),
         "task": {**described(job.task), "state": job.task.state()},
         "new_modules": list(loaded.new_modules),
     }
+
+
+def _reopened(strategy: Strategy) -> dict[str, Any]:
+    """Return name and options under which a finished run prepares its strategy again."""
+    return {"name": strategy.name, **strategy.reopened()} if isinstance(strategy, Reopens) else described(strategy)
 
 
 def _contents(audit: dict[str, Any]) -> dict[str, str]:

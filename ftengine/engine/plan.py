@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Labels, Listener, LoadedModel, LoadRequest
+from ftengine.api import BuildsSkeletons, FreezesByStep, Labels, Listener, LoadedModel, LoadRequest
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -129,7 +129,7 @@ def plan(
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
-        warnings=[*_warnings(recipe, job, encoded), *_asleep(job, loaded, schedule)],
+        warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
     )
 
 
@@ -176,9 +176,10 @@ def count_parameters(
     job = Job.open(recipe, registry, listener, check_source=False)
     task, source = job.task, recipe.model.source
     assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    request = LoadRequest(source, task.head, task.labels or assumed, skeleton=True, processor=False)
+    request = LoadRequest(source, task.head, task.labels or assumed, processor=False)
     job.listener.phase("count parameters")
-    loaded = job.loader.load(request)
+    build = job.loader.load_skeleton if isinstance(job.loader, BuildsSkeletons) else job.loader.load
+    loaded = build(request)
     if loaded.processor is None:
         with suppress(SourceError):  # a strategy may want it, and where there is none, does without
             loaded.processor = job.loader.load_processor(source)
@@ -313,14 +314,16 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     return train.task.show(features, train.processor)
 
 
-def _asleep(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
     strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
-    resting = strategy.resting(loaded.module, schedule.total - 1, schedule.total, schedule.per_epoch)
-    if asleep := len(list(resting)):
+    if not isinstance(strategy, FreezesByStep):
+        return
+    frozen = list(strategy.frozen(loaded.module, schedule.total - 1, schedule.total, schedule.per_epoch))
+    if frozen:
         yield (
-            f"{asleep} of {len(trainable(loaded.module))} trainable tensors rest to the last of {schedule.total} steps "
-            "and never train."
+            f"{len(frozen)} of {len(trainable(loaded.module))} trainable tensors stay frozen to the last of "
+            f"{schedule.total} steps and never train."
         )
 
 

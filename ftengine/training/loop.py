@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ftengine.api import Listener, LoadedModel, Regularizer, Strategy, Task
+from ftengine.api import FreezesByStep, Listener, LoadedModel, Regularizer, Strategy, Task
 from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
@@ -37,7 +37,7 @@ from ftengine.training.checkpoint import (
     save_checkpoint,
 )
 from ftengine.training.losses import SAMPLE, mean_loss, stacked, to_device, zeros
-from ftengine.training.modes import checkpoint_gradients, resting, share_statistics, train_mode
+from ftengine.training.modes import checkpoint_gradients, frozen, share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.schedule import factor, plan_steps, warmup_steps
 
@@ -156,10 +156,11 @@ class Trainer:
         )
 
     def _announce(self) -> None:
-        asleep = len(list(self._resting(self.schedule.total - 1)))
-        if asleep:
+        never = len(self._frozen(self.schedule.total - 1))
+        if never:
             self.listener.message(
-                f"{asleep} of {len(self.parameters)} trainable tensors rest to the last of {self.schedule.total} steps"
+                f"{never} of {len(self.parameters)} trainable tensors stay frozen to the last of "
+                f"{self.schedule.total} steps"
             )
         self.listener.phase("train", self.schedule.total)
         self.listener.advance(self.progress.step)
@@ -207,7 +208,7 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
         self._draw_randomness()
-        with resting(self._resting(progress.step)):
+        with frozen(self._frozen(progress.step)):
             train_mode(self.module)
             losses, norm = self._descend(members)
         progress.step += 1
@@ -231,8 +232,10 @@ class Trainer:
         counted = {"tokens": tokens} if self.task.unit == "tokens" else {}
         self.listener.advance(loss=losses["loss"], learning_rate=self.section.learning_rate * rate, **counted)
 
-    def _resting(self, step: int) -> Iterable[nn.Parameter]:
-        return self.strategy.resting(self.module, step, self.schedule.total, self.schedule.per_epoch)
+    def _frozen(self, step: int) -> list[nn.Parameter]:
+        if not isinstance(self.strategy, FreezesByStep):
+            return []
+        return list(self.strategy.frozen(self.module, step, self.schedule.total, self.schedule.per_epoch))
 
     def _draw_randomness(self) -> None:
         """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""

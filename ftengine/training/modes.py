@@ -22,7 +22,7 @@ def train_mode(module: nn.Module) -> None:
 
 
 @contextmanager
-def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Leave trainable parameters out of a step: no gradient is computed, so the optimiser passes them over.
 
     Only while the step lasts. Everywhere else requires_grad says what the run trains, so that optimiser,
