@@ -1,17 +1,22 @@
-"""Commands of other distributions, from the entry-point group `ftengine.commands`; loaded only when called."""
+"""Commands of installed distributions, from the entry-point group `ftengine.commands`; loaded only when called."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import click
 
 from ftengine.errors import PluginError
 
 GROUP = "ftengine.commands"
+OWN = "ftengine"
+"""The distribution whose commands are listed beside those of this package."""
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 
 
@@ -31,6 +36,22 @@ class Offer:
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
+
+    @property
+    def line(self) -> str:
+        """The first line of its function's docstring, read from the source without importing it; "" if that fails."""
+        try:
+            top, *inner = self.entry_point.module.split(".")
+            spec, name = util.find_spec(top), top
+            for part in inner:
+                name = f"{name}.{part}"
+                spec = PathFinder.find_spec(name, spec and spec.submodule_search_locations)
+            tree = ast.parse(Path(spec.origin).read_bytes())  # type: ignore[union-attr, arg-type]
+        except (ImportError, OSError, SyntaxError, TypeError, ValueError, AttributeError):
+            return ""
+        functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+        found = (ast.get_docstring(node) for node in functions if node.name == self.entry_point.attr)
+        return (next(found, None) or "").partition("\n")[0]
 
 
 Offers = tuple[Offer, ...]

@@ -81,7 +81,7 @@ class Job:
             PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
         """
         registry = registry or Registry()
-        registry.plugins.require_sound()
+        registry.plugins.raise_if_broken()
         check_trackers(recipe.train.trackers)
         loader = choose_loader(recipe, registry)
         job = cls(

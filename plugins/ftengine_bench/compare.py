@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ftengine.bench.providers import GUARDED, OURS
-from ftengine.bench.report import Report, Row
+from ftengine_bench.providers import GUARDED, OURS
+from ftengine_bench.report import Report, Row
 from ftengine.errors import FtengineError, InputError
 
 NOISY = 0.1
