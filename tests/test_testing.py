@@ -34,7 +34,7 @@ def batch():
 @pytest.fixture(scope="module")
 def task():
     task = REGISTRY.build("task", "text-classification", "task")
-    task.bind({"train": ROWS})
+    task.labels = task.bind({"train": ROWS})
     return task
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.audit import group_numbers, identities, to_json
 from ftengine.data.personal import mask
-from ftengine.data.read import Rows
+from ftengine.data.read import Rows, file_columns
 from ftengine.errors import DataError
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -205,8 +205,8 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 
 def _content(row: Example, task: Task) -> bytes:
-    text = to_json(row)
-    return (text + to_json(task.identity(row)) if task.paths else text).encode()  # a file may change, not its path
+    identity = to_json(task.identity(row)) if file_columns(task) else ""  # a file may change, not its path
+    return (to_json(row) + identity).encode()
 
 
 def encode_split(

@@ -110,7 +110,7 @@ class Full(Strategy):
             groups.setdefault((level, matrix), empty)["params"].append(parameter)
         return list(groups.values())
 
-    def resting(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+    def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
         every, levels = self.config.unfreeze_every, self._levels
         if every is None or levels is None:

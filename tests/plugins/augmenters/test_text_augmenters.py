@@ -27,7 +27,7 @@ UNICODE = "cafe\u0301 👩‍👩‍👧 👍🏽 1\ufe0f\u20e3 שלום עול�
 
 def bound(augmenter, **options):
     task = TextClassification(TextClassificationConfig(**options))
-    task.bind({"train": [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]})
+    task.labels = task.bind({"train": [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]})
     augmenter.bind(task)
     return augmenter
 

@@ -177,7 +177,7 @@ def test_identity_takes_malformed_rows(row):
 
 @pytest.mark.parametrize("columns", [["messages"], ["prompt", "completion", "id"], ["text"], ["id", "text", "prompt"]])
 def test_known_columns_are_accepted(columns):
-    task().check(columns)
+    task().check_columns(columns)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_known_columns_are_accepted(columns):
 )
 def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
     with pytest.raises(DataError) as caught:
-        task().check(columns)
+        task().check_columns(columns)
     message = str(caught.value)
     assert ", ".join(columns) in message
     assert "`messages`" in message
