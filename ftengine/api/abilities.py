@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ class Cites(Protocol):
 class BuildsSkeletons(Protocol):
     """Builds the module on the meta device, without reading weights, so that patterns are checked before they load."""
 
-    def load_skeleton(self, request: Any) -> LoadedModel:
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
         """Load as `load` does, with every parameter on the meta device."""
 
 
@@ -185,6 +185,14 @@ class Reopens(Protocol):
 
 
 @runtime_checkable
+class ChecksOptions(Protocol):
+    """Finds out, before anything is loaded, whether what its options name is there: files, models, packages."""
+
+    def check_options(self) -> None:
+        """Raise InputError where something is missing or cannot be used."""
+
+
+@runtime_checkable
 class ReadsProcessor(Protocol):
     """Needs the tokenizer or image processor."""
 
@@ -196,7 +204,7 @@ class ReadsProcessor(Protocol):
 class MixesBatches(Protocol):
     """Mixes the examples of a collated training batch, every micro-batch by itself."""
 
-    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+    def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch mixed; `rng` is a function of (seed, epoch, rows)."""
 
     def check_mix(self, task: Task) -> None:

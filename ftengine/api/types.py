@@ -52,15 +52,13 @@ class LoadRequest:
         head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
         labels: the classification targets, or None where the task has none.
         dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
-        skeleton: build the module on the meta device, without reading weights.
-        processor: whether the processor is needed; without it a config is enough for a skeleton.
+        processor: whether the processor is needed as well.
     """
 
     source: str
     head: str
     labels: Labels | None = None
     dtype: str = "auto"
-    skeleton: bool = False
     processor: bool = True
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 from ftengine.api import (
     Augmenter,
+    BuildsSkeletons,
     ChangesAtTheEnd,
+    ChecksSource,
     Evaluator,
     Example,
     Infers,
     Listener,
     LoadedModel,
     LoadRequest,
+    MixesBatches,
     ModelLoader,
     Regularizer,
     ReplacesWeightDecay,
@@ -23,6 +26,7 @@ from ftengine.api import (
     Strategy,
     Task,
 )
+from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
@@ -97,8 +101,8 @@ class Job:
             registry.build("evaluator", spec, f"evaluate.{i}")
         for i, spec in enumerate(recipe.evaluation.robustness):
             registry.build("augmenter", spec, f"evaluation.robustness.{i}")
-        if check_source:
-            loader.check(recipe.model.source)
+        if check_source and isinstance(loader, ChecksSource):
+            loader.check_source(recipe.model.source)
         return job
 
     def resolved(self) -> dict[str, Any]:
@@ -128,7 +132,7 @@ class Job:
             raise DataError(f"{place}: {error}" if place else str(error)) from None
         for i, augmenter in enumerate(self.augmenters):
             with naming(f"augment.{i}"):
-                augmenter.bind(self.task)
+                require_suitable(augmenter, self.task)
         held = splits.validation if splits.test is None else splits.test
         if held is not None:
             for column in self.recipe.evaluation.slices:
@@ -150,10 +154,10 @@ class Job:
             NoMatch: a pattern matches no module.
             RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
         """
-        if not self.loader.skeletons:
+        if not isinstance(self.loader, BuildsSkeletons):
             return
         self.listener.phase("check strategy")
-        self.skeleton = self.loader.load(self._request(skeleton=True))
+        self.skeleton = self.loader.load_skeleton(self._request())
         original = dict(self.skeleton.module.named_parameters())
         prepare(self.strategy, self.skeleton)
         if self.recipe.train.gradient_checkpointing:
@@ -246,7 +250,7 @@ class Job:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
         for i, augmenter in enumerate(self.augmenters):
-            if section.batch_size == 1 and type(augmenter).mix is not Augmenter.mix:
+            if section.batch_size == 1 and isinstance(augmenter, MixesBatches):
                 raise RecipeError(
                     f"augmenter {augmenter.name!r} (recipe key augment.{i}) mixes the examples of a micro-batch, and "
                     "train.batch_size is 1. Set that to 2 or more, or take the augmenter out of the recipe."
@@ -266,8 +270,8 @@ class Job:
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
 
-    def _request(self, skeleton: bool = False) -> LoadRequest:
-        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, skeleton=skeleton)
+    def _request(self) -> LoadRequest:
+        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels)
 
 
 def prepare(strategy: Strategy, loaded: LoadedModel) -> None:

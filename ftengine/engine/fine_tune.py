@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Event, Listener, LoadedModel, SilentListener, Stepped, Validated
+from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job, described
@@ -200,11 +200,16 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
-        "strategy": {"name": job.strategy.name, **job.strategy.reopened()},
+        "strategy": _reopened(job.strategy),
         "task": described(job.task),
         "labels": asdict(job.task.labels) if job.task.labels else None,
         "new_modules": list(loaded.new_modules),
     }
+
+
+def _reopened(strategy: Strategy) -> dict[str, Any]:
+    """Return name and options under which a finished run prepares its strategy again."""
+    return {"name": strategy.name, **strategy.reopened()} if isinstance(strategy, Reopens) else described(strategy)
 
 
 def _contents(audit: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.evaluation_plan import plan_measurement
 from ftengine.engine.experiment import Job, inferring, require_same_base
-from ftengine.engine.merge import MergeReport, merge_into
+from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.session import Session, held_out
 from ftengine.errors import DataError, InputError, NotMergeable
 from ftengine.evaluation.measurement import Measurement
@@ -74,7 +74,7 @@ class Run:
         """Whether the strategy has a merged form; a base may still refuse it."""
         strategy = (self._registry or Registry()).build("strategy", self.facts["strategy"], "strategy")
         try:
-            strategy.check_merge()
+            check_merge(strategy)
         except NotMergeable:
             return False
         return True
@@ -150,7 +150,7 @@ class Run:
         target = RunDirectory(out)
         target.require_free("another folder")
         job = self.open_job()
-        job.strategy.check_merge()
+        check_merge(job.strategy)
         return merge_into(target, job, self._load_base(job), self.trained, dtype)
 
     def open_job(self) -> Job:

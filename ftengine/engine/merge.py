@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftengine.api import Batch, LoadedModel, Probes, Task
+from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.experiment import Job
-from ftengine.errors import MergeChangedOutputs
+from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import probe_tokens, raw_outputs, save_model
 from ftengine.run.directory import RunDirectory, write_folder
 
@@ -46,6 +46,21 @@ class MergeReport:
         return asdict(self)
 
 
+def check_merge(strategy: Strategy) -> Merges:
+    """Return a strategy that can merge, before any model is loaded.
+
+    Raises:
+        NotMergeable: it has no merged form, or none with its options.
+    """
+    if not isinstance(strategy, Merges):
+        raise NotMergeable(
+            f"strategy {strategy.name!r} cannot be merged into its base: it changes more than weights. "
+            "Serve the base with the trained part instead."
+        )
+    strategy.check_merge()
+    return strategy
+
+
 @torch.no_grad()
 def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
     """Merge a trained part into its base, check it, and write it as a plain model.
@@ -71,7 +86,7 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
     job.prepare(loaded)
     job.strategy.load(loaded, trained)
     before = outputs_of(job.task, module.eval(), probe)
-    job.strategy.merge(loaded)
+    check_merge(job.strategy).merge(loaded)
     after = outputs_of(job.task, module.eval(), probe)
     difference, effect = _distance(after, before), _distance(before, base)
     tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps

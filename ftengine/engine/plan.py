@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Labels, Listener, LoadedModel, LoadRequest, Shows
+from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest, Shows
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -133,7 +133,7 @@ def plan(
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
-        warnings=[*_warnings(recipe, job, encoded), *_frozen(job, loaded, schedule)],
+        warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
     )
 
 
@@ -180,9 +180,10 @@ def count_parameters(
     job = Job.open(recipe, registry, listener, check_source=False)
     task, source = job.task, recipe.model.source
     assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    request = LoadRequest(source, task.head, task.labels or assumed, skeleton=True, processor=False)
+    request = LoadRequest(source, task.head, task.labels or assumed, processor=False)
     job.listener.phase("count parameters")
-    loaded = job.loader.load(request)
+    build = job.loader.load_skeleton if isinstance(job.loader, BuildsSkeletons) else job.loader.load
+    loaded = build(request)
     if loaded.processor is None:
         with suppress(SourceError):  # a strategy may want it, and where there is none, does without
             loaded.processor = job.loader.load_processor(source)
@@ -317,7 +318,7 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
 
 
-def _frozen(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
     strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
     if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):
@@ -333,14 +334,14 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     for name, split in encoded.items():
         if split.truncated:
             shortened.append(f"{split.truncated} of {len(split.rows)} {name} examples")
-        if split.masked:
-            found.append(f"{name}: {split.masked} examples have nothing to train on and are left out.")
+        if split.untrained_rows:
+            found.append(f"{name}: {split.untrained_rows} examples have nothing to train on and are left out.")
         if split.skipped:
             found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
     if shortened:
         found.append(f"{', '.join(shortened)} are cut to the length limit.")
     found += [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their "
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."
         for name in without_effect(encoded["train"])
     ]

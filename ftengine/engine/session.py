@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ftengine.api import Event, LoadedModel
+from ftengine.api import Event, LoadedModel, ReportsEnvironment
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job
 from ftengine.evaluation.examples import examples
@@ -119,6 +119,7 @@ class Session:
 
     def environment(self, loaded: LoadedModel) -> dict[str, Any]:
         """Return what the run runs on, for environment.json."""
+        strategy = self.job.strategy
         return {
             "versions": versions(),
             "plugins": plugin_origins(self.job.registry.plugins),
@@ -131,7 +132,7 @@ class Session:
                 "frozen_weights": str(self.precision.frozen).removeprefix("torch."),
                 "reason": self.precision.reason,
             },
-            "strategy": self.job.strategy.environment(),
+            "strategy": strategy.environment() if isinstance(strategy, ReportsEnvironment) else {},
             "base": {"source": loaded.source, **loaded.fingerprint},
         }
 

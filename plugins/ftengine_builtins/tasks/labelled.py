@@ -126,9 +126,6 @@ class LabelledTask(Task):
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         return Labels(kind, names)
 
-    def target(self, example: Example) -> str | float | list[str] | None:
-        return self.named(example)
-
     def named(self, example: Example) -> str | float | list[str] | None:
         """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
 

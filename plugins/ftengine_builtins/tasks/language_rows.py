@@ -115,9 +115,11 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
 
 def texts_of(example: Example) -> list[str]:
     """Return every text of a row that a language model reads or learns; never raises."""
-    content = content_of(example)
-    if content and isinstance(content[0], list):  # [role, content] of each message
-        content = [message[1] for message in content if isinstance(message, list)]
+    messages = example.get("messages")
+    if isinstance(messages, (list, tuple)):
+        content = [message.get("content") for message in messages if isinstance(message, dict)]
+    else:
+        content = content_of(example)
     return [text for text in content if isinstance(text, str)]
 
 

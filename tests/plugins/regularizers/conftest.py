@@ -16,7 +16,7 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.engine.experiment import prepare
 from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora
+from ftengine_builtins.strategies.lora import LoRA
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -64,6 +64,6 @@ def lora():
     """LoRA whose B is not zero, so that its update shows."""
 
     def build(**options):
-        return Lora(Lora.Config(rank=4, **options))
+        return LoRA(LoRA.Config(rank=4, **options))
 
     return build

@@ -21,7 +21,7 @@ from transformers import (
 from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
 from ftengine.api import Criterion, LoadedModel
-from ftengine.errors import InputError, NotMergeable, RecipeError
+from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
@@ -307,11 +307,6 @@ def test_a_cache_of_fixed_size_is_refused():
     loaded, ids = prefixed("llama"), tokens()
     with pytest.raises(InputError, match="cache that can grow"):
         loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")
-
-
-def test_a_prefix_has_no_merged_form():
-    with pytest.raises(NotMergeable):
-        Prefix().merge(prefixed("gpt2"))
 
 
 @pytest.mark.parametrize("options", [{"init": "vocabulary"}, {"init": "text", "text": TEXT}])

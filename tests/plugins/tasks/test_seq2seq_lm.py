@@ -240,7 +240,7 @@ def test_a_model_of_another_kind_is_refused(bert_folder):
     from ftengine.errors import SourceError
 
     with pytest.raises(SourceError, match="no seq2seq-lm head"):
-        TransformersLoader().load(LoadRequest(str(bert_folder), "seq2seq-lm", skeleton=True))
+        TransformersLoader().load_skeleton(LoadRequest(str(bert_folder), "seq2seq-lm"))
 
 
 def test_perplexity_matches_a_plain_computation(loaded):
