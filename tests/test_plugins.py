@@ -129,7 +129,7 @@ def test_two_components_of_one_name_are_an_error_that_names_both():
     [
         ([Evaluator], "must be a subclass of Strategy"),
         ([Nothing()], "must be a subclass of Strategy"),
-        ([type("Unnamed", (Strategy,), {})], "without a name"),
+        ([type("Unnamed", (Strategy,), {})], "has no name"),
         (RuntimeError("no licence"), "p failed in ftengine_strategies: RuntimeError: no licence"),
     ],
 )

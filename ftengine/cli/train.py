@@ -89,7 +89,7 @@ def _show(run: Run) -> None:
         f"ftengine evaluate {path} --data FILE",
         f"ftengine predict {path} --input FILE --output FILE",
         *([f"ftengine merge {path} OUT"] if run.mergeable else []),
-        *([f"tensorboard --logdir {path}/trackers"] if "tensorboard" in run.recipe.train.trackers else []),
+        *run.view_commands,
     ):
         out.print(f"  {command}", soft_wrap=True)
     out.print()

@@ -105,7 +105,9 @@ class Registry:
 
     def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise PluginError(f"{origin} offers {cls!r} as {article(kind)} {kind}; it must be a subclass of {base.__name__}.")
+            raise PluginError(
+                f"{origin} offers {cls!r} as {article(kind)} {kind}; it must be a subclass of {base.__name__}."
+            )
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name:
             raise PluginError(f"{origin} offers the {kind} class {cls.__qualname__}, which has no name; set `name`.")

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftengine.errors import FtengineError
 from ftengine_bench import tables
 from ftengine_bench.compare import check_slower, compare, noise, parse_share
 from ftengine_bench.kernels import measure_kernels
 from ftengine_bench.plot import check_plot, draw
 from ftengine_bench.report import Report, check_writable
 from ftengine_bench.settings import Settings
-from ftengine.errors import FtengineError
 
 
 class Lines:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
+from ftengine.ops import use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
 from ftengine_bench.machine import machine
 from ftengine_bench.memory import peak_bytes, saved_bytes
@@ -17,7 +18,6 @@ from ftengine_bench.report import Report, Row
 from ftengine_bench.settings import Settings, dtype_name
 from ftengine_bench.shapes import Shape
 from ftengine_bench.timing import Action, Clock, Spread, clock_of, measure, paired_ratio
-from ftengine.ops import use_instruction_set
 
 
 class Progress(Protocol):

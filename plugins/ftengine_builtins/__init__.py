@@ -83,3 +83,10 @@ def ftengine_evaluators():
     from ftengine_builtins.evaluators.regression import Regression
 
     return [Calibration, Classification, Entities, Generation, Memorisation, Perplexity, Refusal, Regression]
+
+
+@hookimpl
+def ftengine_callbacks():
+    from ftengine_builtins.callbacks.trackers import TRACKERS
+
+    return TRACKERS

@@ -11,6 +11,8 @@ import pytest
 import torch
 from bench_samples import SMALL
 
+from ftengine.errors import InputError
+from ftengine.ops import active_backend, instruction_sets, reference
 from ftengine_bench import peaks, providers
 from ftengine_bench.__main__ import main
 from ftengine_bench.kernels import measure_kernels, prepare
@@ -18,8 +20,6 @@ from ftengine_bench.providers import PROVIDERS, SCALE, Layer
 from ftengine_bench.report import Report
 from ftengine_bench.settings import Settings
 from ftengine_bench.shapes import Shape
-from ftengine.errors import InputError
-from ftengine.ops import active_backend, instruction_sets, reference
 
 ROOT = Path(__file__).parents[2]
 
