@@ -41,13 +41,8 @@ class Offer:
     def line(self) -> str:
         """The first line of its function's docstring, read from the source without importing it; "" if that fails."""
         try:
-            top, *inner = self.entry_point.module.split(".")
-            spec, name = util.find_spec(top), top
-            for part in inner:
-                name = f"{name}.{part}"
-                spec = PathFinder.find_spec(name, spec and spec.submodule_search_locations)
-            tree = ast.parse(Path(spec.origin).read_bytes())  # type: ignore[union-attr, arg-type]
-        except (ImportError, OSError, SyntaxError, TypeError, ValueError, AttributeError):
+            tree = ast.parse(_source(self.entry_point.module))
+        except (ImportError, OSError, SyntaxError, ValueError):
             return ""
         functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
         found = (ast.get_docstring(node) for node in functions if node.name == self.entry_point.attr)
@@ -71,6 +66,18 @@ def external_commands() -> dict[str, Offers]:
             # An editable installation may be listed twice on sys.path.
             found.setdefault(entry_point.name, {}).setdefault(distribution, Offer(distribution, version, entry_point))
     return {name: tuple(offers[key] for key in sorted(offers)) for name, offers in found.items()}
+
+
+def _source(module: str) -> bytes:
+    """Return a module's source without importing it or its packages."""
+    name, *inner = module.split(".")
+    spec = util.find_spec(name)
+    for part in inner:
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations) if spec else None
+    if spec is None or spec.origin is None:
+        raise ImportError(f"no source of {module}")
+    return Path(spec.origin).read_bytes()
 
 
 def load_command(name: str, offers: Offers) -> click.Command:

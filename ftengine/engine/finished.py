@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,9 @@ class Run:
             return False
         return True
 
-    def evaluate(self, data: str | Path | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, data: str | Path | None = None, *, evaluators: Sequence[str | Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Evaluate base and tuned model on the same examples.
 
         Args:
@@ -202,7 +204,7 @@ class Run:
         if seen.any():
             first = rows.where(int(np.flatnonzero(seen)[0]))
             self.listener.message(
-                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}: "
+                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}; "
                 "figures on them say nothing about new data"
             )
 
@@ -237,7 +239,7 @@ class Run:
             )
         if other := sorted(used - set(same)):
             self.listener.message(
-                f"the data files changed since the run was made: its {' and '.join(other)} rows are others now, so "
+                f"the run's {' and '.join(other)} rows have changed since it was trained, so "
                 "nothing is measured on them or fitted to them"
             )
         return same

@@ -403,7 +403,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
         found = run.evaluate()
     finally:
         file.write_text(before)
-    assert any(f"its {name} rows are others now" in text for text in listener.said)
+    assert any(f"{name} rows have changed" in text for text in listener.said)
     assert found["tuned"]["accuracy"] == filed_run.evaluation["tuned"]["accuracy"]
     assert found["tuned"]["nll"] == filed_run.evaluation["tuned"]["nll"]
     assert (found["training"] is None) == (name == "train")
