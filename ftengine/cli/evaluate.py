@@ -16,7 +16,7 @@ from ftengine.cli.progress import is_main_process, listening
 @click.option(
     "--evaluators",
     metavar="LIST",
-    help="Add the figures of these evaluators (names, separated by commas), made from the predictions that the run kept.",
+    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept.",
 )
 @json_option
 @debug_option
