@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Listener, LoadedModel, Reopens, SilentListener, Strategy
+from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job, described
@@ -76,7 +77,12 @@ def fine_tune(
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
-    trainer = session.trainer(loaded, encoded, run, measurement.general)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Stepped | Validated):
+            trackers.log(event.figures)
+
+    trainer = session.trainer(loaded, encoded, run, measurement.general, tell)
     begin(run, job, session, loaded, resuming)
     if session.is_main:
         job.registry.plugins.hook.ftengine_run_started(run=run)
@@ -85,7 +91,6 @@ def fine_tune(
     trackers = open_trackers(
         recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
     )
-    trainer.trackers = trackers
     try:
         result = trainer.train()
         tuned = session.measure(loaded, measurement, "tuned")
@@ -196,7 +201,8 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
         "strategy": _reopened(job.strategy),
-        "task": {**described(job.task), "state": job.task.state()},
+        "task": described(job.task),
+        "labels": asdict(job.task.labels) if job.task.labels else None,
         "new_modules": list(loaded.new_modules),
     }
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
-from ftengine.api import LoadedModel
+from ftengine.api import Criterion, LoadedModel
 from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine.training.modes import require_gradient_checkpointing
@@ -159,7 +159,7 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(name):
     loaded, ids = prefixed(name), tokens()
     labels = ids.clone()
     labels[:, :4] = -100
-    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels})
+    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels}, Criterion())
     output = loaded.module(**inputs(loaded, ids)).logits
     expected = F.cross_entropy(output[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     assert count == (labels[:, 1:] != -100).sum()

@@ -18,7 +18,7 @@ from transformers import (
 )
 from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
-from ftengine.api import LoadedModel
+from ftengine.api import Criterion, LoadedModel
 from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
@@ -177,7 +177,7 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(name):
     labels = ids.clone()
     labels[:, :4], labels[1, -2:] = -100, -100
     batch = {**inputs(loaded, ids), "labels": labels}
-    total, count = CausalLM().loss(loaded.module, batch)
+    total, count = CausalLM().loss(loaded.module, batch, Criterion())
     total.backward()
     gradient = trainable(loaded.module).popitem()[1].grad.clone()
 
