@@ -133,7 +133,7 @@ def plan(
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
-        warnings=[*_warnings(recipe, job, encoded), *_frozen(job, loaded, schedule)],
+        warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
     )
 
 
@@ -318,7 +318,7 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
 
 
-def _frozen(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
     strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
     if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):

@@ -150,12 +150,11 @@ def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tm
 
 
 def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
-    from ftengine.engine import fine_tune as engine
     from ftengine.training.loop import Trainer
 
     recipe = chat_recipe(train__max_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "conclude", lambda run: 1 / 0)
+        patch.setattr("ftengine.engine.fine_tune.conclude", lambda run: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fine_tune(recipe)
     assert not (tmp_path / "run" / "report.html").exists()
