@@ -19,7 +19,6 @@ from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
-from ftengine_builtins.strategies.lora_layers import remove_lora
 
 KINDS = {
     "linear": lambda: nn.Linear(6, 5),
@@ -157,15 +156,6 @@ def test_a_compiled_layer_computes_the_same(base, dora: bool) -> None:
         y.square().sum().backward()
         results.append([y, *(p.grad.clone() for p in trainable(loaded.module).values())])
     torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_removing_restores_the_layer(base, dora: bool) -> None:
-    _, loaded = tuned(base, dora=dora)
-    remove_lora(loaded.module[0])
-    assert type(loaded.module[0]) is type(base[0])
-    assert vars(loaded.module[0]).keys() == vars(base[0]).keys()
-    assert torch.equal(loaded.module(inputs(base)), base(inputs(base)))
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])

@@ -13,9 +13,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
-from ftengine.model import count, trainable
+from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
-from ftengine_builtins.strategies.lora_layers import lora_layers, remove_lora
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
 def prepared(loaded: LoadedModel, **options) -> LoRA:
@@ -123,20 +123,6 @@ def test_checkpointing_replays_the_dropout_mask(loaded, numbers) -> None:
     assert all(torch.equal(plain[name], replayed[name]) for name in plain)
 
 
-def test_frozen_weights_do_not_move(loaded, numbers) -> None:
-    strategy = prepared(loaded)
-    module = loaded.module
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trained = set(trainable(module))
-    optimizer = torch.optim.AdamW(strategy.param_groups(module, 1e-2, weight_decay=0.1))
-    for _ in range(2):  # B is zero at first, so A moves from the second step on
-        module.train()(**numbers.batch(module)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    moved = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == trained
-
-
 def test_only_lora_and_the_new_head_train(loaded) -> None:
     prepared(loaded)
     names = trainable(loaded.module)
@@ -165,16 +151,6 @@ def test_a_and_b_are_float32_whatever_the_base_holds(llama_folder, load, numbers
     assert all(grad.isfinite().all() for grad in grads.values())
 
 
-def test_one_seed_gives_one_initialisation(llama_folder, load) -> None:
-    first, second = load(llama_folder), load(llama_folder)
-    prepared(first)
-    prepared(second)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(trainable(first.module).values(), trainable(second.module).values(), strict=True)
-    )
-
-
 @pytest.mark.parametrize(("init", "deviation"), [("kaiming", 1 / math.sqrt(3 * 400)), ("gaussian", 1 / 50)])
 def test_a_has_the_spread_that_peft_gives_it(init: str, deviation: float) -> None:
     layer = nn.Linear(400, 3)
@@ -192,26 +168,6 @@ def test_dropout_acts_only_while_training(llama_folder, load, numbers) -> None:
     with torch.no_grad():
         one, other = (loaded.module.train()(**numbers.batch(loaded.module)).logits for _ in range(2))
     assert not torch.equal(one, other)
-
-
-def test_a_skeleton_on_the_meta_device_can_be_prepared(llama_folder, load) -> None:
-    real = load(llama_folder)
-    with torch.device("meta"):
-        skeleton = LoadedModel(type(real.module)(real.module.config), None, str(llama_folder), "causal-lm")
-    prepared(real)
-    prepared(skeleton)
-    assert count(skeleton.module) == count(real.module)
-    assert all(p.is_meta for p in skeleton.module.parameters())
-
-
-def test_a_copy_is_independent(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    prepared(loaded)
-    duplicate = copy.deepcopy(loaded.module)
-    before = numbers.logits(loaded.module)
-    numbers.shake(duplicate)
-    assert torch.equal(numbers.logits(loaded.module), before)
-    assert not torch.equal(numbers.logits(duplicate), before)
 
 
 class PackedLinear(nn.Module):
@@ -265,15 +221,3 @@ def test_a_compiled_model_computes_the_same() -> None:
         y.sum().backward()
         results.append([y, *(parameter.grad for parameter in trainable(module).values())])
     assert all(torch.equal(eager, compiled) for eager, compiled in zip(*results, strict=True))
-
-
-def test_removing_lora_restores_the_module(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    kinds = {path: type(part) for path, part in loaded.module.named_modules()}
-    keys, before = list(loaded.module.state_dict()), numbers.logits(loaded.module)
-    prepared(loaded)
-    for layer in lora_layers(loaded.module).values():
-        remove_lora(layer)
-    assert {path: type(part) for path, part in loaded.module.named_modules()} == kinds
-    assert list(loaded.module.state_dict()) == keys
-    assert torch.equal(numbers.logits(loaded.module), before)
