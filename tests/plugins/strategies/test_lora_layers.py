@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from lora_models import DoublingLinear, PackedLinear
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
@@ -170,31 +171,10 @@ def test_dropout_acts_only_while_training(llama_folder, load, numbers) -> None:
     assert not torch.equal(one, other)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with int8 weights, as quantisers make them: no Linear, no float weight."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.step = linear.weight.abs().max().item() / 127
-        packed = (linear.weight.detach() / self.step).round().to(torch.int8)
-        self.weight = nn.Parameter(packed, requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ (self.weight.float() * self.step).T
-
-
-class DoublingLinear(nn.Linear):
-    """A Linear with a forward of its own."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().forward(x)
-
-
 @pytest.mark.parametrize("kind", ["packed", "subclass"])
 def test_any_layer_with_its_own_forward_keeps_it(kind: str) -> None:
     torch.manual_seed(0)
-    layer = PackedLinear(nn.Linear(6, 5)) if kind == "packed" else DoublingLinear(6, 5)
+    layer = PackedLinear(6, 5) if kind == "packed" else DoublingLinear(6, 5)
     x = torch.randn(7, 6, requires_grad=True)
     frozen = layer(x)
     prepared(LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm"), rank=2, alpha=2)
@@ -209,7 +189,7 @@ def test_any_layer_with_its_own_forward_keeps_it(kind: str) -> None:
 
 def test_a_compiled_model_computes_the_same() -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(6, 5), Conv1D(4, 5), PackedLinear(nn.Linear(4, 3)))
+    module = nn.Sequential(nn.Linear(6, 5), Conv1D(4, 5), PackedLinear(4, 3))
     prepared(LoadedModel(module, None, "memory", "causal-lm"))
     for layer in module:
         nn.init.normal_(layer.lora_b)
