@@ -214,7 +214,7 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
 
 def _data(audit: dict[str, Any], unit: str) -> Any:
     of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the size that the model takes
-    columns = ("split", "source", "rows", "distinct", unit, *of_text, "masked", "skipped")
+    columns = ("split", "source", "rows", "distinct", unit, *of_text, "untrained", "skipped")
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
@@ -223,7 +223,7 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
             split["distinct"],
             encoded["tokens"],
             *(encoded[column] for column in of_text),
-            encoded["masked"],
+            encoded["untrained_rows"],
             split["skipped"]["count"] + encoded["skipped"],
         )
         rows.append((name, split["source"], *(f"{count:,}" for count in counts)))

@@ -130,11 +130,11 @@ class _Look:
         sampled[sample] = True
         longer: list[tuple[int, str, str]] = []  # row, script and text
         for i, row in enumerate(rows):
-            self.labels.add(task.target(row))
-            texts = task.texts(row)
-            if not texts:
+            view = task.view(row)
+            self.labels.add(view.label)
+            if not view.texts:
                 continue
-            text = "\n".join(texts)
+            text = "\n".join(view.texts)
             lengths[i] = len(text.strip())
             for kind in find_oddities(text):
                 self._count(self.oddities, kind, i)

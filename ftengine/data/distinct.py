@@ -49,7 +49,7 @@ class Units:
     def text(self, unit: int) -> str:
         """Return all text of a unit, a line for each of the task's texts."""
         name, row = self._place(unit)
-        return "\n".join(self._task.texts(self._splits[name][row]))
+        return "\n".join(self._task.view(self._splits[name][row]).texts)
 
     def texts(self) -> Iterator[tuple[int, str]]:
         """Yield every unit with its text, in the order of the files."""
@@ -58,7 +58,7 @@ class Units:
             new = self._first[unit_of] == start + np.arange(len(unit_of))
             for i, row in enumerate(rows):
                 if new[i]:
-                    yield int(unit_of[i]), "\n".join(self._task.texts(row))
+                    yield int(unit_of[i]), "\n".join(self._task.view(row).texts)
 
     def where(self, unit: int) -> str:
         """Return the place where a unit occurs first."""

@@ -53,7 +53,7 @@ def find_contradictions(
 
 
 def labels_of(target: Any) -> list[str]:
-    """Return the labels of one row's target, as `Task.target` gives it; numbers are none."""
+    """Return the labels of one row's target, as `View.label` gives it; numbers are none."""
     return [str(x) for x in _each(target) if x is not None and not isinstance(x, (float, Mapping))]
 
 
@@ -71,7 +71,7 @@ class LabelCount:
         """Whether targets are sequences, such as a tag for each word: lists that say one thing several times."""
 
     def add(self, target: Any) -> None:
-        """Count one row's target, as `Task.target` gives it."""
+        """Count one row's target, as `View.label` gives it."""
         if isinstance(target, (list, tuple)) and not self.sequences:
             self.sequences = len(set(map(str, target))) < len(target)
         self._numeric |= any(isinstance(label, float) for label in _each(target))

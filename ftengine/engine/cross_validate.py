@@ -162,10 +162,10 @@ def _label_held_out_whole(job: Job) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
     data = job.recipe.data
     splits = make_splits(data, job.task, job.recipe.seed, audited=False).mapping()
-    trained = {label for row in splits["train"] for label in labels_of(job.task.target(row))}
+    trained = {label for row in splits["train"] for label in labels_of(job.task.view(row).label)}
     places: dict[str, list[str]] = {}
     for i, row in enumerate(splits["test"]):
-        for label in set(labels_of(job.task.target(row))) - trained:
+        for label in set(labels_of(job.task.view(row).label)) - trained:
             places.setdefault(label, []).append(splits["test"].where(i))
     if not places:
         return ""

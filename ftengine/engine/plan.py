@@ -334,14 +334,14 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     for name, split in encoded.items():
         if split.truncated:
             shortened.append(f"{split.truncated} of {len(split.rows)} {name} examples")
-        if split.masked:
-            found.append(f"{name}: {split.masked} examples have nothing to train on and are left out.")
+        if split.untrained_rows:
+            found.append(f"{name}: {split.untrained_rows} examples have nothing to train on and are left out.")
         if split.skipped:
             found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
     if shortened:
         found.append(f"{', '.join(shortened)} are cut to the length limit.")
     found += [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their "
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."
         for name in without_effect(encoded["train"])
     ]

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from ftengine.api import Task
+from ftengine.api import Task, View
+
+
+class RowTask(Task):
+    """Two rows are the same when all of their columns are."""
+
+    name = "row"
+
+    def view(self, row):
+        return View((), identity=dict(row))
 
 
 class TextTask(Task):
@@ -13,8 +22,9 @@ class TextTask(Task):
 
     name = "text"
 
-    def identity(self, example):
-        return example["text"]
+    def view(self, row):
+        texts = [value for value in row.values() if isinstance(value, str)]
+        return View((), texts=texts, identity=row["text"])
 
 
 class LabelTask(TextTask):
@@ -22,11 +32,13 @@ class LabelTask(TextTask):
 
     name = "label"
 
-    def target(self, example):
-        return example["label"]
+    def view(self, row):
+        return View([row["text"]], row["label"], classes=True)
 
-    def texts(self, example):
-        return [example["text"]]
+
+@pytest.fixture
+def row_task() -> Task:
+    return RowTask()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftengine.api import Task
+from ftengine.api import Task, View
 from ftengine.data.distinct import Units
 from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
 from ftengine.data.read import read_rows
@@ -21,8 +21,8 @@ from ftengine.data.row_hashes import identities
 class Text(Task):
     name = "text"
 
-    def identity(self, example):
-        return example["text"]
+    def view(self, row):
+        return View([row["text"]])
 
 
 def near_texts(write, texts, threshold=0.8, name="a.jsonl"):

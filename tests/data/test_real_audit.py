@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftengine.api import Task
 from ftengine.data.distinct import Units
 from ftengine.data.near import find_near
 from ftengine.data.read import read_rows
@@ -50,9 +49,9 @@ def news() -> list[str]:
     return [file.read_text(encoding="utf-8", errors="ignore") for file in files]
 
 
-def test_real_conversations_with_ten_distinct_ones_stay_apart(support):
+def test_real_conversations_with_ten_distinct_ones_stay_apart(support, row_task):
     for seed in range(3):
-        splits = make_splits(DataSection(train=support, validation=0.1, test=0.2), Task(), seed)
+        splits = make_splits(DataSection(train=support, validation=0.1, test=0.2), row_task, seed)
         found = splits.audit["splits"]
         assert sum(split["rows"] for split in found.values()) == 1050
         assert [split["distinct"] for split in found.values()] == [7, 1, 2]
@@ -64,18 +63,18 @@ def test_real_conversations_with_ten_distinct_ones_stay_apart(support):
         assert len(set.union(*seen)) == sum(map(len, seen)) == 10
 
 
-def test_a_random_split_of_them_without_protection_is_refused(support):
+def test_a_random_split_of_them_without_protection_is_refused(support, row_task):
     section = DataSection(train=support, validation=0.1, test=0.2, split={"duplicates": "apart"})
     with pytest.raises(DataError) as caught:
-        make_splits(section, Task(), 0)
+        make_splits(section, row_task, 0)
     message = str(caught.value)
     assert message.startswith("105 of 105 validation examples are also in train (e.g. support.jsonl:")
     assert "210 of 210 test examples are also in train" in message
     assert "data.split.duplicates: together" in message
-    warned = make_splits(section.model_copy(update={"leaks": "warn"}), Task(), 0)
+    warned = make_splits(section.model_copy(update={"leaks": "warn"}), row_task, 0)
     assert [leak["count"] for leak in warned.audit["leaks"]] == [105, 210, 210]
     with pytest.raises(DataError, match="nothing to train on"):
-        make_splits(section.model_copy(update={"leaks": "drop"}), Task(), 0)
+        make_splits(section.model_copy(update={"leaks": "drop"}), row_task, 0)
 
 
 def test_real_news_hold_the_duplicates_that_are_known(write, news, text_task):

@@ -78,18 +78,18 @@ def test_the_smallest_group_is_held_out_where_all_are_too_large():
     assert list(cut(digest([7, 7, 7, 3, 3, 7]), {"validation": 0.1})["validation"]) == [3, 4]
 
 
-def test_identities_are_equal_where_the_task_says_so(write, text_task):
+def test_identities_are_equal_where_the_task_says_so(write, text_task, row_task):
     from ftengine.data.read import read_rows
 
     rows = read_rows(write("a.jsonl", lines([{"text": "a", "n": 1}, {"n": 2, "text": "a"}, {"text": "b", "n": 1}])))
     assert len(set(identities(rows, text_task, 0))) == 2
-    assert len(set(identities(rows, Task(), 0))) == 3
-    assert set(identities(rows, Task(), 0)).isdisjoint(identities(rows, Task(), 1))
+    assert len(set(identities(rows, row_task, 0))) == 3
+    assert set(identities(rows, row_task, 0)).isdisjoint(identities(rows, row_task, 1))
 
 
-def test_the_order_of_keys_makes_no_difference_to_identity(write):
+def test_the_order_of_keys_makes_no_difference_to_identity(write, row_task):
     source = write("a.jsonl", '{"m": {"a": 1, "b": [2]}, "t": "x"}\n{"t": "x", "m": {"b": [2], "a": 1}}\n{"t": "y"}\n')
-    splits = make_splits(DataSection(train=source, validation=None), Task(), 0)
+    splits = make_splits(DataSection(train=source, validation=None), row_task, 0)
     assert splits.audit["splits"]["train"]["distinct"] == 2
 
 

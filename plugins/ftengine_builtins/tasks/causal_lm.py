@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
     encode_conversation,
     end_of_turn,
     has_template,
-    read_messages,
     render,
     with_system,
 )
@@ -25,9 +24,12 @@ from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
     content_of,
+    inputs_of,
     read_text,
     shape_of,
+    target_of,
     texts_of,
+    with_inputs,
 )
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.spans import encode_spans
@@ -78,40 +80,21 @@ class CausalLM(Task):
     def check(self, columns: Sequence[str]) -> None:
         check_columns(columns)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when they say the same; other columns do not count."""
-        return content_of(example)
+    def view(self, row: Example) -> View:
+        """See system and user turns, or the prompt, as inputs; of a row that has only `text`, all of it.
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change system and user turns, or the prompt; of a row that has only `text`, all of it.
-
-        What the assistant says and completions stay, so that the model never learns to write what was changed, except
-        where the data is plain text or the loss is on everything.
+        The target is what the assistant says, the completion or the text; everything with loss_on: all. What is no
+        input is never changed, so that the model never learns to write what was changed, except where the data is
+        plain text or the loss is on everything. Rows are duplicates when they say the same.
         """
-        shape = shape_of(example)
-        if shape != "messages":
-            return {**example, shape: change(read_text(example, shape))}
-        read_messages(example["messages"])
-        return {
-            **example,
-            "messages": [
-                message if message["role"] == "assistant" else {**message, "content": change(message["content"])}
-                for message in example["messages"]
-            ],
-        }
+        content = content_of(row)
+        inputs, target = inputs_of(row), target_of(row)
+        if self.config.loss_on == "all" and target is not None:
+            target = content
+        return View(inputs, target, texts=texts_of(row), identity=content)
 
-    def wanted(self, example: Example) -> Any:
-        """Return what the assistant says, the completion or the text; everything with loss_on: all."""
-        shape = shape_of(example)
-        if self.config.loss_on == "all":
-            return content_of(example)
-        if shape == "messages":
-            return [m["content"] for m in read_messages(example["messages"]) if m["role"] == "assistant"]
-        return example["completion" if shape == "prompt" else "text"]
-
-    def texts(self, example: Example) -> list[str]:
-        """Return what every message says, or prompt and completion, or the text."""
-        return texts_of(example)
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return with_inputs(row, inputs)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.pixels import check_image, image_identity, place_of, read_image
+from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 
 PROBES = 4
 """Images of the batch that merging compares outputs on."""
@@ -52,18 +52,17 @@ class ImageClassification(LabelledTask):
         """Decide the kind of label; names of the folders that images lie in are classes, also "1.5" and "2.0"."""
         return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
-        return image_identity(example.get(self.config.image))
+    def view(self, row: Example) -> View:
+        """See the image (of PIL, upright and in RGB) as input, without text.
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Put a changed image (of PIL, upright and in RGB) in the image's place."""
-        column = self.config.image
-        return {**example, column: change(read_image(example.get(column), column))}
+        Rows are duplicates when their image files are equal byte for byte, whatever they are called.
+        """
+        value = row.get(self.config.image)
+        return View(LazyImage(value, self.config.image), self.named(row), True, (), image_identity(value))
 
-    def texts(self, example: Example) -> list[str]:
-        """Return nothing: an image has no text, and its path is not read."""
-        return []
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        [image] = inputs
+        return {**row, self.config.image: image}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""

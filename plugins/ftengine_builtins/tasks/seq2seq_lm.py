@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.errors import DataError
 from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
@@ -54,21 +55,21 @@ class Seq2SeqLM(Task):
     def check(self, columns: Sequence[str]) -> None:
         check_pairs(columns)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when prompt and completion are equal; other columns do not count."""
-        return [example.get("prompt"), example.get("completion")]
+    def view(self, row: Example) -> View:
+        """See the prompt as input and the completion as target; rows with the same of both are duplicates."""
+        pair = [row.get("prompt"), row.get("completion")]
+        texts = [value for value in pair if isinstance(value, str)]
+        try:
+            inputs = [read_text(row, "prompt")]
+        except DataError:
+            inputs = []
+        return View(inputs, pair[1], texts=texts, identity=pair)
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change the prompt; `task.prefix` is put in front of it afterwards."""
-        return {**example, "prompt": change(read_text(example, "prompt"))}
-
-    def wanted(self, example: Example) -> Any:
-        """Return the completion."""
-        return example.get("completion")
-
-    def texts(self, example: Example) -> list[str]:
-        """Return prompt and completion."""
-        return [value for name in ("prompt", "completion") if isinstance(value := example.get(name), str)]
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put another prompt in place; `task.prefix` is put in front of it afterwards."""
+        read_text(row, "prompt")
+        [prompt] = inputs
+        return {**row, "prompt": prompt}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.tasks.class_labels import in_order, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
@@ -21,8 +21,7 @@ from ftengine_builtins.tasks.tagged_rows import (
     check_columns,
     read_tagged,
     read_words,
-    rewrite_words,
-    row_identity,
+    with_words,
 )
 from ftengine_builtins.tasks.token_loss import IGNORED
 from ftengine_builtins.tasks.words import encode_words
@@ -97,28 +96,26 @@ class TokenClassification(Task):
     def restore(self, state: Mapping[str, Any]) -> None:
         self._learn(state["names"])
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
-        return row_identity(example)
+    def view(self, row: Example) -> View:
+        """See the words as inputs and their tags as target; rows with the same words are duplicates.
 
-    def texts(self, example: Example) -> list[str]:
-        """Return the words of a row as one text; nothing where they cannot be read."""
+        So contradicting tags stay in one split.
+        """
+        target = list(self._tags_of(row)) or None
         try:
-            return [read_words(example).text]
+            read = read_words(row)
         except DataError:
-            return []
+            return View((), target, True, (), [row.get("tokens"), row.get("text")])
+        words = [read.text[start:stop] for start, stop in read.words]
+        return View(words, target, True, [read.text], words)
 
-    def target(self, example: Example) -> list[str] | None:
-        """Return the tags, one a word; None where they cannot be read."""
-        return list(self._tags_of(example)) or None
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change every word by itself, so that tags stay with their words.
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put other words in place, so that tags stay with their words.
 
         A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
         to whole words.
         """
-        return rewrite_words(example, change)
+        return with_words(row, inputs)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.
