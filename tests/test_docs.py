@@ -315,15 +315,15 @@ def test_every_metric_is_told_with_its_direction():
 
 def test_every_task_is_told_with_its_evaluators():
     kinds = {"one label": "single", "several labels": "multi", "numbers": "regression"}
-    from ftengine_builtins.tasks.labelled import DEFAULT_EVALUATORS
+    from ftengine_builtins.tasks.labelled import EVALUATORS
 
     by_name = {code(name)[0]: of for name, of, _ in table(EVALUATION, "Evaluators").rows}
     for words, kind in kinds.items():
-        assert [name for name, of in by_name.items() if words in of] == list(DEFAULT_EVALUATORS[kind])
+        assert [name for name, of in by_name.items() if words in of] == list(EVALUATORS[kind])
     for heading, entry in BUILT_IN.items():
         if heading.startswith("Task"):
             section = TEXTS[RECIPE].partition(f"### {heading}")[2].partition("\n#")[0]
-            assert set(entry.cls.default_evaluators) <= set(code(section)), heading
+            assert set(entry.cls().evaluators) <= set(code(section)), heading
 
 
 def test_every_phrase_of_a_refusal_is_told():
@@ -378,9 +378,9 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
             task = Registry().build("task", name, "task")
             tokenizer = AutoTokenizer.from_pretrained(bert_folder if "classification" in name else llama_folder)
             rows = [json.loads(line) for line in block.text.splitlines()]
-            task.bind({"train": rows})
+            task.labels = task.bind({"train": rows})
             for row in rows:
-                task.check(list(row))
+                task.check_columns(list(row))
                 assert task.encode(row, tokenizer)["weight"] > 0, block.place
 
 

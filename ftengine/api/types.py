@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ class Labels:
     """What a classification head predicts.
 
     Args:
-        kind: "single" (one of `names`), "multi" (any subset of `names`) or "regression" (a number).
+        kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
+            `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
         names: label names in id order; for regression one name an output.
     """
 
     kind: str
     names: tuple[str, ...]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each name."""
+        return {name: i for i, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,13 @@ class LoadRequest:
         head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
         labels: the classification targets, or None where the task has none.
         dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
-        skeleton: build the module on the meta device, without reading weights.
-        processor: whether the processor is needed; without it a config is enough for a skeleton.
+        processor: whether the processor is needed as well.
     """
 
     source: str
     head: str
     labels: Labels | None = None
     dtype: str = "auto"
-    skeleton: bool = False
     processor: bool = True
 
 

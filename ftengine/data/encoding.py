@@ -16,7 +16,7 @@ import numpy as np
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, ReadsProcessor, Task, iterate
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.personal import mask
-from ftengine.data.read import Rows
+from ftengine.data.read import Rows, file_columns
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
 
@@ -188,8 +188,8 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 
 def _content(row: Example, task: Task) -> bytes:
-    text = to_json(row)
-    return (text + to_json(task.view(row).identity) if task.paths else text).encode()  # a file may change, not its path
+    identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
+    return (to_json(row) + identity).encode()
 
 
 def encode_split(

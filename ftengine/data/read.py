@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftengine.api import ReadsFiles
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
 from ftengine.data.folder import list_images
 from ftengine.data.parse import other_separator
@@ -120,6 +121,11 @@ class Rows:
         if isinstance(line, str):
             return str(Path(self.source) / line)
         return f"{self.source}:{line}" if ROW in self.dataset.column_names else f"{self.source} row {line}"
+
+
+def file_columns(task: object) -> tuple[str, ...]:
+    """Return the columns that hold paths of files, as a task reads its rows."""
+    return task.paths if isinstance(task, ReadsFiles) else ()
 
 
 def read_rows(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Task
+from ftengine.api import ChecksColumns, Task
 from ftengine.data.audit import audit_splits
 from ftengine.data.distinct import Units
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import cut, folds, latest
-from ftengine.data.read import Rows, read_rows, separator_hint
+from ftengine.data.read import Rows, file_columns, read_rows, separator_hint
 from ftengine.data.row_hashes import Material, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
@@ -247,9 +247,10 @@ def read_for(source: str, section: DataSection, task: Task) -> Rows:
     Raises:
         DataError: it cannot be read, or its columns do not suit the task; the message names it.
     """
-    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=task.paths)
+    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=file_columns(task))
     try:
-        task.check(rows.columns)
+        if isinstance(task, ChecksColumns):
+            task.check_columns(rows.columns)
     except DataError as error:
         raise DataError(f"{source}: {error}{separator_hint(source, rows.columns)}") from None
     return rows

@@ -144,7 +144,7 @@ def check(children: Sequence[Child], listener: Listener) -> list[Job]:
                 splits = job.read_data()
             except DataError as error:
                 raise DataError(_label_held_out_whole(job) or str(error)) from None
-            if jobs and job.task.state() != jobs[0].task.state():
+            if jobs and job.task.labels != jobs[0].task.labels:
                 raise InputError(
                     "its training rows have other labels than those of fold 0, so that their figures do not add up. "
                     "Take fewer folds, or leave out labels that few examples have."

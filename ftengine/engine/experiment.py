@@ -9,14 +9,19 @@ from typing import Any
 
 from ftengine.api import (
     Augmenter,
+    BuildsSkeletons,
+    ChangesAtTheEnd,
+    ChecksSource,
     Evaluator,
     Example,
+    Infers,
     Listener,
     LoadedModel,
     LoadRequest,
     MixesBatches,
     ModelLoader,
     Regularizer,
+    ReplacesWeightDecay,
     SilentListener,
     Strategy,
     Task,
@@ -26,7 +31,7 @@ from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError, naming
+from ftengine.errors import BaseMismatch, DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column
 from ftengine.plugins.registry import Registry
@@ -96,8 +101,8 @@ class Job:
             registry.build("evaluator", spec, f"evaluate.{i}")
         for i, spec in enumerate(recipe.evaluation.robustness):
             registry.build("augmenter", spec, f"evaluation.robustness.{i}")
-        if check_source:
-            loader.check(recipe.model.source)
+        if check_source and isinstance(loader, ChecksSource):
+            loader.check_source(recipe.model.source)
         return job
 
     def resolved(self) -> dict[str, Any]:
@@ -121,7 +126,7 @@ class Job:
         splits = make_splits(self.recipe.data, self.task, self.recipe.seed)
         located = {name: Located(rows) for name, rows in splits.mapping().items()}
         try:
-            self.task.bind(located)
+            self.task.labels = self.task.bind(located)
         except DataError as error:
             place = next((x.place() for x in located.values() if x.place()), "")
             raise DataError(f"{place}: {error}" if place else str(error)) from None
@@ -133,7 +138,8 @@ class Job:
             for column in self.recipe.evaluation.slices:
                 require_column(held, column)
         for regularizer in self.regularizers:
-            if regularizer.needs_validation and "validation" not in splits.mapping():
+            wants = isinstance(regularizer, ChangesAtTheEnd) and regularizer.needs_validation
+            if wants and "validation" not in splits.mapping():
                 raise RecipeError(
                     f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
                     "there is no validation split. Set data.validation, or change its options."
@@ -148,10 +154,10 @@ class Job:
             NoMatch: a pattern matches no module.
             RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
         """
-        if not self.loader.skeletons:
+        if not isinstance(self.loader, BuildsSkeletons):
             return
         self.listener.phase("check strategy")
-        self.skeleton = self.loader.load(self._request(skeleton=True))
+        self.skeleton = self.loader.load_skeleton(self._request())
         original = dict(self.skeleton.module.named_parameters())
         prepare(self.strategy, self.skeleton)
         if self.recipe.train.gradient_checkpointing:
@@ -234,7 +240,7 @@ class Job:
         Raises:
             RecipeError: an evaluator needs what the task does not predict, or two report one metric.
         """
-        specs: dict[str, Any] = {name: name for name in self.task.default_evaluators}
+        specs: dict[str, Any] = {name: name for name in self.task.evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
         by_pass(built, self.task)
@@ -256,15 +262,16 @@ class Job:
                     f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
                     f"regularize.{i}). Leave one of them."
                 )
-            if section.weight_decay and regularizer.replaces_weight_decay:
+            replaces = isinstance(regularizer, ReplacesWeightDecay) and regularizer.replaces_weight_decay
+            if section.weight_decay and replaces:
                 raise RecipeError(
                     f"regularizer {regularizer.name!r} (recipe key regularize.{i}) takes the place of "
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
 
-    def _request(self, skeleton: bool = False) -> LoadRequest:
-        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels, skeleton=skeleton)
+    def _request(self) -> LoadRequest:
+        return LoadRequest(self.recipe.model.source, self.task.head, self.task.labels)
 
 
 def prepare(strategy: Strategy, loaded: LoadedModel) -> None:
@@ -282,6 +289,17 @@ def prepare(strategy: Strategy, loaded: LoadedModel) -> None:
             loaded.module.get_submodule(name).requires_grad_(True)
         except AttributeError:
             raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
+
+
+def inferring(task: Task) -> Infers:
+    """Return a task that answers rows without labels, as itself.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not isinstance(task, Infers):
+        raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
+    return task
 
 
 def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:

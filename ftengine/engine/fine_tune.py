@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Listener, LoadedModel, SilentListener
+from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job, described
@@ -76,7 +77,12 @@ def fine_tune(
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
-    trainer = session.trainer(loaded, encoded, run, measurement.general)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Stepped | Validated):
+            trackers.log(event.figures)
+
+    trainer = session.trainer(loaded, encoded, run, measurement.general, tell)
     begin(run, job, session, loaded, resuming)
     if session.is_main:
         job.registry.plugins.hook.ftengine_run_started(run=run)
@@ -85,7 +91,6 @@ def fine_tune(
     trackers = open_trackers(
         recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
     )
-    trainer.trackers = trackers
     try:
         result = trainer.train()
         tuned = session.measure(loaded, measurement, "tuned")
@@ -195,10 +200,16 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
-        "strategy": {"name": job.strategy.name, **job.strategy.reopened()},
-        "task": {**described(job.task), "state": job.task.state()},
+        "strategy": _reopened(job.strategy),
+        "task": described(job.task),
+        "labels": asdict(job.task.labels) if job.task.labels else None,
         "new_modules": list(loaded.new_modules),
     }
+
+
+def _reopened(strategy: Strategy) -> dict[str, Any]:
+    """Return name and options under which a finished run prepares its strategy again."""
+    return {"name": strategy.name, **strategy.reopened()} if isinstance(strategy, Reopens) else described(strategy)
 
 
 def _contents(audit: dict[str, Any]) -> dict[str, str]:

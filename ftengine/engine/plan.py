@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Labels, Listener, LoadedModel, LoadRequest
+from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest, Shows
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -25,11 +25,15 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
-from ftengine.training.modes import checkpoint_gradients
+from ftengine.training.modes import checkpoint_gradients, frozen_parameters
 from ftengine.training.schedule import Schedule, plan_steps
 
 PLANNED_EPOCHS = 3
 """Epochs whose padding is counted exactly; later ones are alike."""
+
+
+UNITS = {"text": "tokens", "image": "images"}
+"""What an example's length counts, by a task's modality."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def plan(
             "total": schedule.total,
             "per_epoch": schedule.per_epoch,
             "examples_a_step": section.batch_size * section.accumulate * session.accelerator.num_processes,
-            "unit": job.task.unit,
+            "unit": UNITS.get(job.task.modality, "examples"),
             "tokens": int(step_tokens * schedule.total),
             "tokens_a_step": step_tokens,
             "padding_share": padding_share(train.lengths, micro),
@@ -129,7 +133,7 @@ def plan(
         precision={"compute": session.precision.name, "reason": session.precision.reason},
         evaluation=_evaluation(measurement),
         estimate=figures,
-        warnings=[*_warnings(recipe, job, encoded), *_asleep(job, loaded, schedule)],
+        warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
     )
 
 
@@ -176,9 +180,10 @@ def count_parameters(
     job = Job.open(recipe, registry, listener, check_source=False)
     task, source = job.task, recipe.model.source
     assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    request = LoadRequest(source, task.head, task.labels or assumed, skeleton=True, processor=False)
+    request = LoadRequest(source, task.head, task.labels or assumed, processor=False)
     job.listener.phase("count parameters")
-    loaded = job.loader.load(request)
+    build = job.loader.load_skeleton if isinstance(job.loader, BuildsSkeletons) else job.loader.load
+    loaded = build(request)
     if loaded.processor is None:
         with suppress(SourceError):  # a strategy may want it, and where there is none, does without
             loaded.processor = job.loader.load_processor(source)
@@ -310,17 +315,15 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     """Show the example of median length."""
     middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
     features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
-    return train.task.show(features, train.processor)
+    return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
 
 
-def _asleep(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
     strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
-    resting = strategy.resting(loaded.module, schedule.total - 1, schedule.total, schedule.per_epoch)
-    if asleep := len(list(resting)):
+    if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):
         yield (
-            f"{asleep} of {len(trainable(loaded.module))} trainable tensors rest to the last of {schedule.total} steps "
-            "and never train."
+            f"{frozen} of {len(trainable(loaded.module))} trainable tensors stay frozen for all {schedule.total} steps."
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from ftengine.api import Example
+from ftengine.api import Example, Shows
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.personal import find_personal, mask_json, mask_pieces
 from ftengine.evaluation.examination import Examination, Outcome
@@ -71,7 +71,7 @@ def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     texts, target = view.texts, view.label
     if not texts:
         features = split.task.encode(example, split.processor, max_length=split.max_length)
-        return split.task.show(features, split.processor)
+        return split.task.show(features, split.processor) if isinstance(split.task, Shows) else []
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
     wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)

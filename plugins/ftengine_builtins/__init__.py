@@ -33,11 +33,11 @@ def ftengine_tasks():
 def ftengine_strategies():
     from ftengine_builtins.strategies.adapter import Adapter
     from ftengine_builtins.strategies.full import Full
-    from ftengine_builtins.strategies.lora import Lora
+    from ftengine_builtins.strategies.lora import LoRA
     from ftengine_builtins.strategies.prefix import Prefix
     from ftengine_builtins.strategies.prompt import Prompt
 
-    return [Adapter, Full, Lora, Prefix, Prompt]
+    return [Adapter, Full, LoRA, Prefix, Prompt]
 
 
 @hookimpl

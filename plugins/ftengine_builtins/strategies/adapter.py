@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, naming
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
@@ -186,7 +186,8 @@ class Adapter(Strategy):
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
     def reopened(self) -> dict[str, Any]:
-        return super().reopened() | {"start_from": None}  # the run's own adapter has all that came from there
+        # The run's own adapter has all that came from start_from.
+        return self.config.model_dump(mode="json") | {"start_from": None}
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
@@ -206,22 +207,6 @@ class Adapter(Strategy):
             BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
         """
         self._load(loaded, Path(directory))
-
-    def check_merge(self) -> None:
-        """Refuse: the bottleneck's activation has no place in the base's linear maps.
-
-        Raises:
-            NotMergeable: always.
-        """
-        raise NotMergeable(
-            "strategy adapter cannot be merged into its base: between an adapter's two linear maps stands a "
-            f"non-linearity ({self.config.non_linearity}), which no weight of the base can hold. "
-            "Serve the base with the adapter."
-        )
-
-    def merge(self, loaded: LoadedModel) -> None:
-        """Refuse, as `check_merge` does."""
-        self.check_merge()
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config

@@ -9,7 +9,6 @@ import torch
 from adapter_models import GENERATING, KNOWN, batch, bottlenecks, logits, opened, prepared, shake
 from torch import nn
 
-from ftengine.errors import NotMergeable
 from ftengine.model import count, trainable
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 
@@ -210,9 +209,3 @@ def test_a_skeleton_takes_the_same_adapters(name: str) -> None:
     assert again.matches() == strategy.matches()
     assert count(skeleton.module) == count(loaded.module)
     assert all(parameter.is_meta for parameter in skeleton.module.parameters())
-
-
-def test_merging_is_refused_with_the_reason() -> None:
-    strategy, loaded = prepared("gpt2")
-    with pytest.raises(NotMergeable, match=r"non-linearity \(relu\).* Serve the base with the adapter"):
-        strategy.merge(loaded)

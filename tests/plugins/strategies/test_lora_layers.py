@@ -14,20 +14,20 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.model import count, trainable
-from ftengine_builtins.strategies import lora_inject
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers, remove_lora
 
 
-def prepared(loaded: LoadedModel, **options) -> Lora:
+def prepared(loaded: LoadedModel, **options) -> LoRA:
     torch.manual_seed(0)
-    strategy = Lora(LoraConfig(**{"dropout": 0.0, **options}))
+    strategy = LoRA(LoRAConfig(**{"dropout": 0.0, **options}))
     strategy.prepare(loaded)
     return strategy
 
 
 def as_peft(base: nn.Module, ours: nn.Module, head: str) -> nn.Module:
     """Wrap a copy of the base with PEFT, holding the same A, B and head as ours."""
-    layers = lora_inject.lora_layers(ours)
+    layers = lora_layers(ours)
     task = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}[head]
     config = PeftConfig(r=8, lora_alpha=16, target_modules=list(layers), task_type=task)
     wrapped = get_peft_model(copy.deepcopy(base), config)
@@ -148,13 +148,13 @@ def test_only_lora_and_the_new_head_train(loaded) -> None:
 def test_scale_is_alpha_over_rank_or_its_root(rslora: bool) -> None:
     layer = nn.Linear(6, 5)
     loaded = LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm")
-    strategy = prepared(loaded, rank=4, alpha=3, rslora=rslora)
+    prepared(loaded, rank=4, alpha=3, rslora=rslora)
     nn.init.normal_(layer.lora_b)
     x = torch.randn(7, 6)
     update = layer(x) - nn.functional.linear(x, layer.weight, layer.bias)
     expected = (x @ layer.lora_a.T @ layer.lora_b.T) * (3 / (math.sqrt(4) if rslora else 4))
     torch.testing.assert_close(update, expected)
-    assert strategy.config.scale == 3 / (math.sqrt(4) if rslora else 4)
+    assert layer.lora_scale == 3 / (math.sqrt(4) if rslora else 4)
 
 
 def test_a_and_b_are_float32_whatever_the_base_holds(llama_folder, load, numbers) -> None:
@@ -272,8 +272,8 @@ def test_removing_lora_restores_the_module(llama_folder, load, numbers) -> None:
     kinds = {path: type(part) for path, part in loaded.module.named_modules()}
     keys, before = list(loaded.module.state_dict()), numbers.logits(loaded.module)
     prepared(loaded)
-    for layer in lora_inject.lora_layers(loaded.module).values():
-        lora_inject.remove(layer)
+    for layer in lora_layers(loaded.module).values():
+        remove_lora(layer)
     assert {path: type(part) for path, part in loaded.module.named_modules()} == kinds
     assert list(loaded.module.state_dict()) == keys
     assert torch.equal(numbers.logits(loaded.module), before)

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ftengine.api import LoadedModel
 from ftengine.errors import NotMergeable, RunError
 from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
-def tuned(loaded: LoadedModel, numbers, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
+def tuned(loaded: LoadedModel, numbers, **options) -> LoRA:
+    strategy = LoRA(LoRAConfig(**options))
     strategy.prepare(loaded)
     numbers.shake(loaded.module)
     return strategy
@@ -145,40 +145,4 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
 
 def test_merging_a_model_without_lora_is_an_error(llama_folder, load) -> None:
     with pytest.raises(RunError, match="no LoRA layers to merge"):
-        Lora().merge(load(llama_folder))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_unmerging_brings_lora_back_up_to_two_roundings(loaded, numbers, dtype) -> None:
-    loaded.module.to(dtype)
-    strategy = tuned(loaded, numbers)
-    module = loaded.module
-    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    updates = {
-        f"{path}.weight": layer.updated(layer.weight) - layer.weight for path, layer in lora_layers(module).items()
-    }
-    strategy.merge(loaded)
-    strategy.unmerge(loaded)
-    assert {name for name, parameter in module.named_parameters() if parameter.requires_grad} == trained
-    for name, parameter in module.named_parameters():
-        # Half a unit of the merged weight, then half a unit of what comes back.
-        largest = before[name].abs() + updates.get(name, torch.zeros(())).abs()
-        off = (parameter - before[name]).abs().float()
-        assert (off <= torch.finfo(dtype).eps * largest if name in updates else off == 0).all(), name
-    x = numbers.logits(module)
-    module.requires_grad_(False)
-    strategy.merge(loaded)  # and so on
-    assert not lora_layers(module)
-    assert (numbers.logits(module) - x).norm() <= 8 * torch.finfo(dtype).eps * x.norm()
-
-
-def test_unmerging_what_was_not_merged_is_an_error(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    strategy = tuned(loaded, numbers)
-    with pytest.raises(RunError, match="nothing to unmerge"):
-        strategy.unmerge(loaded)
-    strategy.merge(loaded)
-    strategy.unmerge(loaded)
-    with pytest.raises(RunError, match="nothing to unmerge"):
-        strategy.unmerge(loaded)
+        LoRA().merge(load(llama_folder))

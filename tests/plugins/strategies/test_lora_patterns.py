@@ -15,8 +15,8 @@ from torch import nn
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import trainable
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 PATTERNS = [
     ({"q_proj": 2}, {}),
@@ -26,8 +26,8 @@ PATTERNS = [
 ]
 
 
-def prepared(loaded: LoadedModel, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
+def prepared(loaded: LoadedModel, **options) -> LoRA:
+    strategy = LoRA(LoRAConfig(**options))
     strategy.prepare(loaded)
     return strategy
 
@@ -95,10 +95,10 @@ def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: st
 )
 def test_values_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        LoraConfig(**options)
+        LoRAConfig(**options)
 
 
-def rates(strategy: Lora, module: nn.Module) -> dict[str, tuple[float, float]]:
+def rates(strategy: LoRA, module: nn.Module) -> dict[str, tuple[float, float]]:
     """Return (learning rate, weight decay) by parameter name."""
     groups = strategy.param_groups(module, 1e-3, 0.1)
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}

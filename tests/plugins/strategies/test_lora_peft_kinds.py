@@ -31,8 +31,8 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch
 from ftengine.model import trainable
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
@@ -93,8 +93,8 @@ def outputs(module: nn.Module) -> torch.Tensor:
     return module.eval()(input_ids=ids, **more).logits
 
 
-def prepared(loaded: LoadedModel, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
+def prepared(loaded: LoadedModel, **options) -> LoRA:
+    strategy = LoRA(LoRAConfig(**options))
     strategy.prepare(loaded)
     return strategy
 

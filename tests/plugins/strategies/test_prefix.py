@@ -20,8 +20,8 @@ from transformers import (
 )
 from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
-from ftengine.api import LoadedModel
-from ftengine.errors import InputError, NotMergeable, RecipeError
+from ftengine.api import Criterion, LoadedModel
+from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
@@ -159,7 +159,7 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(name):
     loaded, ids = prefixed(name), tokens()
     labels = ids.clone()
     labels[:, :4] = -100
-    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels})
+    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels}, Criterion())
     output = loaded.module(**inputs(loaded, ids)).logits
     expected = F.cross_entropy(output[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     assert count == (labels[:, 1:] != -100).sum()
@@ -307,11 +307,6 @@ def test_a_cache_of_fixed_size_is_refused():
     loaded, ids = prefixed("llama"), tokens()
     with pytest.raises(InputError, match="cache that can grow"):
         loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")
-
-
-def test_a_prefix_has_no_merged_form():
-    with pytest.raises(NotMergeable):
-        Prefix().merge(prefixed("gpt2"))
 
 
 @pytest.mark.parametrize("options", [{"init": "vocabulary"}, {"init": "text", "text": TEXT}])

@@ -18,8 +18,8 @@ from transformers import (
 )
 from virtual_token_models import MODELS, build, inputs, ones, padded, tokens
 
-from ftengine.api import LoadedModel
-from ftengine.errors import InputError, NotMergeable, RecipeError
+from ftengine.api import Criterion, LoadedModel
+from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
 from ftengine_builtins.tasks.causal_lm import CausalLM
@@ -177,7 +177,7 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(name):
     labels = ids.clone()
     labels[:, :4], labels[1, -2:] = -100, -100
     batch = {**inputs(loaded, ids), "labels": labels}
-    total, count = CausalLM().loss(loaded.module, batch)
+    total, count = CausalLM().loss(loaded.module, batch, Criterion())
     total.backward()
     gradient = trainable(loaded.module).popitem()[1].grad.clone()
 
@@ -361,11 +361,6 @@ def test_a_cache_of_fixed_size_is_refused():
     loaded, ids = prompted("llama"), tokens()
     with pytest.raises(InputError, match="cache that can grow"):
         loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")
-
-
-def test_a_prompt_has_no_merged_form():
-    with pytest.raises(NotMergeable, match="virtual tokens are part of the input"):
-        Prompt().merge(prompted("gpt2"))
 
 
 def test_virtual_tokens_have_their_own_rate():
