@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
 from ftengine.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +62,22 @@ class Task(Component):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set what `bind` learnt in an earlier run."""
+
+    def view(self, row: Example) -> View:
+        """Return what the engine needs to know of a row, before and after the data is bound.
+
+        Never raises: where a row cannot be read, what can be told of it is told. Only taking an input out (decoding an
+        image) may raise DataError.
+        """
+        raise NotImplementedError
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Return a row with other inputs, as many as `view` gives of it; the rest stays, and so does `row`.
+
+        Raises:
+            DataError: the row cannot be read.
+        """
+        raise NotImplementedError
 
     def identity(self, example: Example) -> Any:
         """Return what makes two examples duplicates (a JSON value): by default all of the row."""

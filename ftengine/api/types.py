@@ -92,16 +92,28 @@ class View:
 
     Args:
         inputs: what the model reads of the row and augmenters may change (`Task.with_inputs` puts others in their
-            place): texts, none of them empty, or images as PIL has them, decoded when they are taken out.
-        target: what is to be answered, a JSON value compared by ==; None where nothing is.
+            place): texts, none of them blank, or images as PIL has them, decoded when they are taken out. None of them
+            where the row cannot be read.
+        target: what is to be answered, a JSON value compared by ==; None where nothing is, or it cannot be read.
         classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
             go by the target; False for free text.
-        texts: all text of the row, for audits; by default the inputs that are texts.
-        identity: what makes two rows duplicates, a JSON value; by default the inputs.
+        texts: all text of the row, for audits; by default the inputs. To be given where inputs are images.
+        identity: what makes two rows duplicates, a JSON value; by default the inputs. To be given as `texts`.
     """
 
     inputs: Sequence[Any]
     target: Any = None
     classes: bool = False
-    texts: Sequence[str] | None = None
+    texts: Sequence[str] = None  # type: ignore[assignment]  # the inputs, after __post_init__
     identity: Any = None
+
+    def __post_init__(self) -> None:
+        if self.texts is None:
+            object.__setattr__(self, "texts", self.inputs)
+        if self.identity is None:
+            object.__setattr__(self, "identity", list(self.inputs))
+
+    @property
+    def label(self) -> Any:
+        """The target of a row whose equals should have equal ones; None of free text."""
+        return self.target if self.classes else None

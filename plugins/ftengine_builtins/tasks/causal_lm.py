@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
@@ -25,9 +25,12 @@ from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
     content_of,
+    inputs_of,
     read_text,
     shape_of,
+    target_of,
     texts_of,
+    with_inputs,
 )
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.spans import encode_spans
@@ -77,6 +80,22 @@ class CausalLM(Task):
 
     def check(self, columns: Sequence[str]) -> None:
         check_columns(columns)
+
+    def view(self, row: Example) -> View:
+        """See system and user turns, or the prompt, as inputs; of a row that has only `text`, all of it.
+
+        The target is what the assistant says, the completion or the text; everything with loss_on: all. What is no
+        input is never changed, so that the model never learns to write what was changed, except where the data is
+        plain text or the loss is on everything. Rows are duplicates when they say the same.
+        """
+        content = content_of(row)
+        inputs, target = inputs_of(row), target_of(row)
+        if self.config.loss_on == "all" and target is not None:
+            target = content
+        return View(inputs, target, texts=texts_of(row), identity=content)
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return with_inputs(row, inputs)
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when they say the same; other columns do not count."""

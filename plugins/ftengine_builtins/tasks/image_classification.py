@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.pixels import check_image, image_identity, place_of, read_image
+from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 
 PROBES = 4
 """Images of the batch that merging compares outputs on."""
@@ -51,6 +51,18 @@ class ImageClassification(LabelledTask):
     def kind_of(self, examples: Iterable[Example]) -> str:
         """Decide the kind of label; names of the folders that images lie in are classes, also "1.5" and "2.0"."""
         return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
+
+    def view(self, row: Example) -> View:
+        """See the image (of PIL, upright and in RGB) as input, without text.
+
+        Rows are duplicates when their image files are equal byte for byte, whatever they are called.
+        """
+        value = row.get(self.config.image)
+        return View(LazyImage(value, self.config.image), self.named(row), True, (), image_identity(value))
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        [image] = inputs
+        return {**row, self.config.image: image}
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.errors import DataError
 from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
@@ -53,6 +54,22 @@ class Seq2SeqLM(Task):
 
     def check(self, columns: Sequence[str]) -> None:
         check_pairs(columns)
+
+    def view(self, row: Example) -> View:
+        """See the prompt as input and the completion as target; rows with the same of both are duplicates."""
+        pair = [row.get("prompt"), row.get("completion")]
+        texts = [value for value in pair if isinstance(value, str)]
+        try:
+            inputs = [read_text(row, "prompt")]
+        except DataError:
+            inputs = []
+        return View(inputs, pair[1], texts=texts, identity=pair)
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put another prompt in place; `task.prefix` is put in front of it afterwards."""
+        read_text(row, "prompt")
+        [prompt] = inputs
+        return {**row, "prompt": prompt}
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when prompt and completion are equal; other columns do not count."""

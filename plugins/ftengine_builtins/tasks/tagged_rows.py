@@ -103,6 +103,21 @@ def row_identity(example: Example) -> Any:
     return [row.text[start:stop] for start, stop in row.words]
 
 
+def with_words(example: Example, words: Sequence[str]) -> Example:
+    """Return the row with other words; those stay whose change would empty, split or join one.
+
+    Args:
+        words: one for each word of the row.
+
+    Raises:
+        DataError: words or spans cannot be read.
+    """
+    given = iter(words)
+    changed = rewrite_words(example, lambda word: next(given))
+    assert next(given, None) is None
+    return changed
+
+
 def rewrite_words(example: Example, change: Callable[[str], str]) -> Example:
     """Return the row with its words changed, each by itself; those stay that a change would empty, split or join.
 

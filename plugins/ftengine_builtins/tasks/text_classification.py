@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features
+from ftengine.api import Batch, Example, Features, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
@@ -41,6 +41,24 @@ class TextClassification(LabelledTask):
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
+
+    def view(self, row: Example) -> View:
+        """See the text, or both of a pair, as inputs; rows with the same are duplicates, whatever their labels.
+
+        So contradicting labels stay in one split.
+        """
+        text, pair = row.get(self.config.text), row.get(self.config.pair) if self.config.pair else None
+        try:
+            inputs = self._texts(row)
+        except DataError:
+            inputs = []
+        texts = [value for value in (text, pair) if isinstance(value, str)]
+        return View(inputs, self.named(row), True, texts, [text, pair])
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        self._texts(row)
+        columns = [column for column in (self.config.text, self.config.pair) if column is not None]
+        return {**row, **dict(zip(columns, inputs, strict=True))}
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their texts are equal, so that contradicting labels stay in one split."""

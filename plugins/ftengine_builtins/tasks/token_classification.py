@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.tasks.class_labels import in_order, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
@@ -23,6 +23,7 @@ from ftengine_builtins.tasks.tagged_rows import (
     read_words,
     rewrite_words,
     row_identity,
+    with_words,
 )
 from ftengine_builtins.tasks.token_loss import IGNORED
 from ftengine_builtins.tasks.words import encode_words
@@ -96,6 +97,27 @@ class TokenClassification(Task):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._learn(state["names"])
+
+    def view(self, row: Example) -> View:
+        """See the words as inputs and their tags as target; rows with the same words are duplicates.
+
+        So contradicting tags stay in one split.
+        """
+        target = list(self._tags_of(row)) or None
+        try:
+            read = read_words(row)
+        except DataError:
+            return View((), target, True, (), [row.get("tokens"), row.get("text")])
+        words = [read.text[start:stop] for start, stop in read.words]
+        return View(words, target, True, [read.text], words)
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put other words in place, so that tags stay with their words.
+
+        A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
+        to whole words.
+        """
+        return with_words(row, inputs)
 
     def identity(self, example: Example) -> Any:
         """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
