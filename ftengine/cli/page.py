@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.api import redact_json
 from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ FILE_WIDTH = 200
 
 
 def print_json(value: Any) -> None:
-    """Print JSON in ASCII, so that no text in it can steer a terminal or fail to be encoded."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted."""
+    click.echo(json.dumps(redact_json(value), indent=2, allow_nan=False))
 
 
 def page() -> Console:

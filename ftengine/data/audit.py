@@ -11,10 +11,10 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Task, View
 from ftengine.data.distinct import Distinct, text_of
-from ftengine.data.leaks import find_overlap
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import RowHashes
+from ftengine.data.split_columns import find_overlap
 from ftengine.errors import FtengineError, PluginError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection

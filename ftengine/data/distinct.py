@@ -12,8 +12,7 @@ from ftengine.data.read import Rows
 
 def text_of(view: View) -> str:
     """Return all text of a row, a line for each of its texts."""
-    texts = view.texts if view.texts is not None else [x for x in view.inputs if isinstance(x, str)]
-    return "\n".join(texts)
+    return "\n".join(view.texts)
 
 
 class Distinct:

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
-from ftengine.data.audit import group_numbers, identities, to_json
-from ftengine.data.personal import mask
 from ftengine.data.read import Rows
+from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -178,8 +177,12 @@ class EncodedSplit:
             "longest": self.longest,
             "percentiles": self.length_percentiles(),
             "truncated": self.truncated,
-            "masked": self.masked,
+            "untrained_rows": self.masked,
             "skipped": len(self.skipped),
+            "skipped_first": self.skipped[:5],
+            "uncut": self.uncut,
+            "limit": self.max_length,
+            "content": self.content,
         }
 
 
@@ -240,7 +243,7 @@ def encode_split(
             reason = f"{rows.where(i)}: {error}"
             if on_error == "fail":
                 raise DataError(f"{reason} (data.on_error: skip leaves such rows out)") from None
-            skipped.append(f"{rows.where(i)}: {mask(str(error))}")
+            skipped.append(f"{rows.where(i)}: {error}")
             continue
         truncated += bool(features["truncated"])
         if not features["weight"]:

@@ -52,7 +52,7 @@ class RowHashes:
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`Task.identity`).
+    """Hash what makes each row the same as another (`View.identity`).
 
     Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
 
@@ -63,7 +63,7 @@ def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
 
 
 def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash what makes each row the same as another, and what it is to answer (`Task.target`).
+    """Hash what makes each row the same as another, and what is to be answered (`View.label`).
 
     Returns:
         (rows,) identities as from `identities`, and (rows,) int64 hashes of targets, 0 where there is none.
@@ -71,9 +71,10 @@ def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndar
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for row in rows:
-        digests += blake2b(f"{seed} {to_json(task.identity(row))}".encode(), digest_size=16).digest()
-        target = task.target(row)
-        targets += nothing if target is None else blake2b(to_json(target).encode(), digest_size=8).digest()
+        view = task.view(row)
+        digests += blake2b(f"{seed} {to_json(view.identity)}".encode(), digest_size=16).digest()
+        label = view.label
+        targets += nothing if label is None else blake2b(to_json(label).encode(), digest_size=8).digest()
     return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
 
 

@@ -126,7 +126,12 @@ def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float
 
 
 def _sides(
-    section: DataSection, task: Task, hashes: RowHashes, distinct: Distinct, near: Near | None, shares: Mapping[str, float]
+    section: DataSection,
+    task: Task,
+    hashes: RowHashes,
+    distinct: Distinct,
+    near: Near | None,
+    shares: Mapping[str, float],
 ) -> dict[str, np.ndarray]:
     """Divide the rows of the training source: for each part the indices of its rows, ascending."""
     split, rows = section.split, hashes.splits["train"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Evaluator, SilentListener
-from ftengine.data.audit import group_numbers, to_json
 from ftengine.data.augmentation_preview import tried
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, read_rows
+from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import Splits, read_for
 from ftengine.engine.experiment import Job
 from ftengine.engine.session import held_out

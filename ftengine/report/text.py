@@ -1,8 +1,10 @@
-"""Text for people: safe to print, numbers with the digits that matter. Standard library only."""
+"""Text for people: safe to print, numbers with the digits that matter."""
 
 from __future__ import annotations
 
 import unicodedata
+
+from ftengine.api import redact
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that move the cursor, change colours, or turn the direction of writing."""
@@ -26,8 +28,8 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, safe to print."""
-    return printable(" ".join(text.split()), keep="")
+    """Return text on one line, safe to print, with likely personal data redacted."""
+    return printable(redact(" ".join(text.split())), keep="")
 
 
 def number(value: float | None) -> str:

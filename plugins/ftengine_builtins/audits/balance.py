@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
 from ftengine_builtins.audits.counting import listed
@@ -48,12 +47,6 @@ class Balance(Audit):
         yield _table(counts)
 
 
-def labels_of(target: Any) -> list[str]:
-    """Return the labels of one row's target; numbers and objects are none."""
-    targets = target if isinstance(target, (list, tuple)) else [target]
-    return [str(label) for label in targets if label is not None and not isinstance(label, (float, Mapping))]
-
-
 def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
     """Return for each split how often each label occurs; nothing where a target is a number with a fraction."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in data.splits}
@@ -61,10 +54,9 @@ def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
         return counts
     for split, rows in data.splits.items():
         for view in rows:
-            if view.classes:
-                if isinstance(view.target, float):
-                    return {split: Counter() for split in data.splits}
-                counts[split].update(labels_of(view.target))
+            if isinstance(view.label, float):
+                return {split: Counter() for split in data.splits}
+            counts[split].update(view.labels)
     return counts
 
 

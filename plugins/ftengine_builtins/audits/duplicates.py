@@ -12,7 +12,7 @@ ALARM = 0.5
 
 
 class Duplicates(Audit):
-    """Rows of a source that repeat another one of it, or nearly do."""
+    """Rows that repeat another one of their source, or nearly do."""
 
     name = "duplicates"
 
@@ -27,6 +27,11 @@ class Duplicates(Audit):
                 yield _equal(source, stay)
             if source["near_duplicates"]:
                 yield _near(source, near["threshold"], stay)
+        counts = data.facts["splits"].values()
+        if not any(split["duplicates"] for split in counts):
+            looked = near is not None and not any(split["near_duplicates"] for split in counts)
+            text = f"No row repeats another of its split{', or nearly does' if looked else ''}."
+            yield Finding(kind="data", level="good", text=text)
         if near and near["mostly_shared"]:
             text = (
                 f"{near['mostly_shared']:,} of {near['distinct']:,} distinct rows say little beyond what most rows "

@@ -31,6 +31,8 @@ class Leaks(Audit):
                 figures={key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups},
                 places=tuple(leak["places"]),
             )
+        if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
+            yield Finding(kind="data", level="good", text="No held-out row is in training.")
         if dropped := data.facts["dropped"]:
             of = len(data.splits["train"]) + dropped
             text = f"{dropped:,} of {of:,} training rows are left out, as they are also held out (data.leaks: drop)."

@@ -47,11 +47,13 @@ class Oddities(Audit):
                 lengths[i] = len(text.strip())
                 for kind in find_oddities(text):
                     found.setdefault(kind, {}).setdefault(split, []).append(i)
+            if not lengths.any():  # images, say, which are not empty for having no text
+                found.get("empty", {}).pop(split, None)
             for kind, outliers in zip(("short", "long"), outlying(lengths), strict=True):
                 if len(outliers):
                     found.setdefault(kind, {})[split] = outliers.tolist()
         for kind, what in ODDITIES.items():
-            if kind in found:
+            if found.get(kind):
                 yield finding(data, found[kind], f"has {what}", f"have {what}", figure=kind)
 
 

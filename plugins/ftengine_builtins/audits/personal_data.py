@@ -16,6 +16,7 @@ class PersonalData(Audit):
     def look(self, data: AuditedData) -> Iterator[Finding]:
         """Yield a finding for each kind that occurs; values are named nowhere."""
         found = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
-        for kind in PERSONAL.keys() & found.keys():
-            what = f"what looks like {PERSONAL[kind]}"
-            yield finding(data, found[kind], f"holds {what}", f"hold {what}", figure=kind)
+        for kind, values in PERSONAL.items():
+            if kind in found:
+                what = f"what looks like {values}"
+                yield finding(data, found[kind], f"holds {what}", f"hold {what}", figure=kind)
