@@ -260,9 +260,8 @@ _DECODER = json.JSONDecoder()
 
 def _short(value: Any) -> str:
     try:
-        text = redact(
-            _to_json(value).encode(errors="backslashreplace").decode()
-        )  # before it is cut, as halves are missed
+        # Redacted before it is cut, as half of a value is not recognised.
+        text = redact(_to_json(value).encode(errors="backslashreplace").decode())
     except RecursionError:
         return "deeply nested lists"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -31,6 +31,20 @@ class LabelTask(Task):
         return View([row["text"]], row["label"], classes=True)
 
 
+class RowTask(Task):
+    """Two rows are the same when all of their columns are."""
+
+    name = "row"
+
+    def view(self, row):
+        return View([], identity=dict(row))
+
+
+@pytest.fixture
+def row_task() -> Task:
+    return RowTask()
+
+
 @pytest.fixture
 def text_task() -> Task:
     return TextTask()
@@ -50,8 +64,10 @@ def registry() -> Registry:
 def audit(registry: Registry) -> Callable[..., AuditResult]:
     """Audit data as a run does after its division; of what the model gets there is nothing."""
 
-    def audit(task: Task, train: str, **options) -> AuditResult:
-        section = DataSection(**{"train": train, "validation": None, **options})
+    def audit(task: Task, train: str | DataSection, **options) -> AuditResult:
+        section = (
+            train if isinstance(train, DataSection) else DataSection(train=train, **{"validation": None, **options})
+        )
         return run_audits(make_splits(section, task, 0).audited, {}, registry)
 
     return audit

@@ -34,7 +34,14 @@ def test_a_script_that_few_rows_have_is_found(write, text_task, audit):
 
 
 def test_scripts_are_those_of_unicode():
-    signs = {"\u212b": "Latin", "ᐁ": "Canadian Aboriginal", "ˇ": None, "µ": None, "ª": "Latin", "ｱ": "Chinese or Japanese"}
+    signs = {
+        "\u212b": "Latin",
+        "ᐁ": "Canadian Aboriginal",
+        "ˇ": None,
+        "µ": None,
+        "ª": "Latin",
+        "ｱ": "Chinese or Japanese",
+    }
     assert {sign: letter_script(sign) for sign in signs} == signs
     assert script_of("1 + 2 = \u0663") is None
 
@@ -59,7 +66,18 @@ def test_short_texts_and_neighbouring_languages_are_no_surprise(write, text_task
     assert minorities({"hr": 190, "bs": 8}) == minorities({"en": 10, "de": 2}) == minorities({"en": 60, "de": 40}) == []
 
 
-WRONG = ["Привет, мир", "Γειά σου", "日本語のテキスト", "한국어", "سلام", "שלום", "ok 😀 then", "café", "naïve", "Größe"]
+WRONG = [
+    "Привет, мир",
+    "Γειά σου",
+    "日本語のテキスト",
+    "한국어",
+    "سلام",
+    "שלום",
+    "ok 😀 then",
+    "café",
+    "naïve",
+    "Größe",
+]
 WRONG += ["it’s “so”", "José’s “house”", "20 °C", "€ 5", "« été »", "voilà vu", "→ here", "\ufeffx"]
 
 
@@ -114,7 +132,9 @@ def test_other_numbers_are_no_personal_data(text):
 def test_of_ten_thousand_timestamps_none_is_personal_data():
     rng = random.Random(0)
     day = [f"{rng.randint(1990, 2030)}{rng.randint(1, 12):02}{rng.randint(1, 28):02}" for _ in range(5000)]
-    stamps = [f"{date}{rng.randint(0, 235959):06}" for date in day] + [str(rng.randint(10**12, 2 * 10**12)) for _ in day]
+    stamps = [f"{date}{rng.randint(0, 235959):06}" for date in day] + [
+        str(rng.randint(10**12, 2 * 10**12)) for _ in day
+    ]
     assert [stamp for stamp in stamps if list(find_personal(f"at {stamp}: done"))] == []
 
 
