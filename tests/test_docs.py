@@ -26,13 +26,14 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, api, fine_tune, hookspecs, load_run, testing
+from ftengine import Recipe, api, fine_tune, load_run, testing
 from ftengine.cli import main
 from ftengine.data.oddities import ODDITIES
 from ftengine.data.personal import KINDS as PERSONAL
 from ftengine.data.read import SUFFIXES
 from ftengine.errors import NoMatch
 from ftengine.model import read_tensors
+from ftengine.plugins import hookspecs
 from ftengine.plugins.registry import KINDS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
 
@@ -506,9 +507,8 @@ def test_every_check_of_a_plugin_is_told():
     found = table(PLUGINS, "Checking a plugin")
     assert set(found.names()) == called
     for row in found.rows:
-        source = inspect.getsource(
-            getattr(testing, f"_{row[0].strip('`').partition('(')[0].removeprefix('check_')}_checks")
-        )
+        check = getattr(testing, row[0].strip("`").partition("(")[0])
+        source = inspect.getsource(inspect.getmodule(check))
         assert [name for name in code(row[1]) if f"def {name}(" not in source] == []
 
 

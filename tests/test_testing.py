@@ -110,15 +110,15 @@ class Careless(Augmenter):
 
     name = "careless"
 
-    def augment(self, example, rng):
-        example["label"] = random.choice("ab") + str(random.random())
-        yield dict(example)
+    def augment(self, row, task, rng):
+        row["label"] = random.choice("ab") + str(random.random())
+        yield dict(row)
 
 
 def test_a_broken_augmenter_fails(task):
     with pytest.raises(AssertionError) as error:
         check_augmenter(Careless, task, [dict(row) for row in ROWS])
-    for name in ("same_seed_same_examples", "given_examples_stay"):
+    for name in ("same_seed_same_examples", "given_examples_stay", "labels_stay"):
         assert name in str(error.value)
 
 

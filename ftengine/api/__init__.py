@@ -9,6 +9,7 @@ from ftengine.api.abilities import (
     BuildsSkeletons,
     ChangesAtTheEnd,
     ChecksColumns,
+    ChecksOptions,
     ChecksSource,
     ChoosesCriterion,
     Cites,
@@ -38,7 +39,7 @@ from ftengine.api.abilities import (
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
-from ftengine.api.augmenter import Augmenter, RandomSource
+from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
@@ -65,12 +66,14 @@ __all__ = [
     "AuditedData",
     "AuditedRows",
     "Augmenter",
+    "AugmenterConfig",
     "AveragesWeights",
     "Batch",
     "BuildsSkeletons",
     "Callback",
     "ChangesAtTheEnd",
     "ChecksColumns",
+    "ChecksOptions",
     "ChecksSource",
     "ChoosesCriterion",
     "Cites",
@@ -93,6 +96,7 @@ __all__ = [
     "Generates",
     "HoldsState",
     "Infers",
+    "InputAugmenter",
     "Judgement",
     "KnowsTrials",
     "Labels",
@@ -132,6 +136,7 @@ __all__ = [
     "Strategy",
     "Table",
     "Task",
+    "TextAugmenter",
     "Validated",
     "View",
     "WeighsExamples",

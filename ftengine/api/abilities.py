@@ -182,6 +182,14 @@ class Reopens(Protocol):
 
 
 @runtime_checkable
+class ChecksOptions(Protocol):
+    """Finds out, before anything is loaded, whether what its options name is there: files, models, packages."""
+
+    def check_options(self) -> None:
+        """Raise InputError where something is missing or cannot be used."""
+
+
+@runtime_checkable
 class ReadsProcessor(Protocol):
     """Needs the tokenizer or image processor."""
 
@@ -193,7 +201,7 @@ class ReadsProcessor(Protocol):
 class MixesBatches(Protocol):
     """Mixes the examples of a collated training batch, every micro-batch by itself."""
 
-    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+    def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch mixed; `rng` is a function of (seed, epoch, rows)."""
 
     def check_mix(self, task: Task) -> None:

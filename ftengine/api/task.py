@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
-from ftengine.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ class Task(Component):
     paths: tuple[str, ...] = ()
     """Columns that hold paths of files; in a data file they are relative to that file."""
     modality: ClassVar[str] = "text"
-    """What the model reads of an example, and `rewrite` hands out: "text" or "image"."""
+    """What inputs are: "text" or "image"."""
     smooths: bool = False
     """Whether `loss` honours `label_smoothing` in training mode; may depend on what `bind` learns."""
     label_smoothing: float = 0.0
@@ -78,41 +77,6 @@ class Task(Component):
             DataError: the row cannot be read.
         """
         raise NotImplementedError
-
-    def identity(self, example: Example) -> Any:
-        """Return what makes two examples duplicates (a JSON value): by default all of the row."""
-        return dict(example)
-
-    def texts(self, example: Example) -> list[str]:
-        """Return all text of an example, for the audit; by default every text in its columns."""
-        return [value for value in example.values() if isinstance(value, str)]
-
-    def target(self, example: Example) -> Any:
-        """Return what is to be answered (a JSON value), where equal examples should have equal targets; else None.
-
-        The audit counts contradictions and the balance of labels by it, and stratified splits follow it.
-        """
-        return None
-
-    def wanted(self, example: Example) -> Any:
-        """Return what a model is to say of an example, to be compared with ==; by default its target.
-
-        Figures before and after a change of the example are of one question only where this stays the same.
-        """
-        return self.target(example)
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Return the example with what the model reads, and not what it is to answer, changed.
-
-        Args:
-            example: a row; it stays as it is.
-            change: called once for each text (a str, never empty) or image (as PIL has it, in RGB or L).
-
-        Raises:
-            DataError: the row cannot be read.
-            InputError: this task's examples cannot be changed.
-        """
-        raise InputError(f"examples of task {self.name!r} cannot be augmented. Take recipe key 'augment' out.")
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import EvaluationContext, Listener, SilentListener
+from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job, described
 from ftengine.engine.session import held_out
@@ -181,7 +182,7 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
             else:
                 job.task.restore(state)
                 for augmenter in job.augmenters:
-                    augmenter.bind(job.task)
+                    require_suitable(augmenter, job.task)
             require_metric(job, metric)
             choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
             job.load_skeleton()

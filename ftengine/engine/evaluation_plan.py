@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Evaluator, SilentListener
-from ftengine.data.augmentation_preview import tried
+from ftengine.api import Augmenter, AugmenterConfig, Evaluator, MixesBatches, SilentListener
+from ftengine.data.augmentation import require_suitable
+from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
@@ -25,8 +26,8 @@ from ftengine.evaluation.slices import require_column, slicing
 from ftengine.run.recipe import FurtherExamples
 
 TRAINING_SAMPLE = "training sample"
-CHANGES_TRIED = 10
-"""Examples, from all of the split, that an augmenter is tried on before a model loads."""
+CHANGES_SAMPLED = 10
+"""Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
 
 def measurement_of(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> Measurement:
@@ -137,16 +138,16 @@ def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
 
 def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: int) -> Probe:
     key = f"evaluation.robustness.{number}"
-    augmenter = job.registry.build("augmenter", dict(spec), key)
-    if "probability" in type(augmenter).Config.model_fields and "probability" not in spec:
+    augmenter: Augmenter = job.registry.build("augmenter", dict(spec), key)
+    if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
         augmenter = job.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
-    if type(augmenter).augment is Augmenter.augment:
+    if isinstance(augmenter, MixesBatches):
         raise RecipeError(
             f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
             "nothing to measure. Take it out."
         )
     with naming(key):
-        augmenter.bind(job.task)
+        require_suitable(augmenter, job.task)
         changed = held.split.under([augmenter])
         _refuse_other_questions(job, changed, augmenter)
     title = f" under {augmenter.name}"
@@ -158,11 +159,11 @@ def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmente
     """Refuse an augmenter that changes what is to be predicted, so that figures before and after are not comparable.
 
     Raises:
-        InputError: it does so in one of the examples that are tried, or the task's examples cannot be changed at all.
+        RecipeError: it does so in one of the examples that are sampled.
     """
-    for row in tried(changed)[:CHANGES_TRIED]:
-        before = job.task.wanted(changed.rows[row])
-        if any(job.task.wanted(example) != before for example in changed.augmented(row, changed.standing or 0)):
+    for row in sample_rows(changed)[:CHANGES_SAMPLED]:
+        before = job.task.view(changed.rows[row]).target
+        if any(job.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
             raise RecipeError(
                 f"augmenter {augmenter.name!r} changes not only what the model reads but also what it is to predict "
                 f"({changed.rows.where(row)}), so its figures cannot be compared with those of the examples as they "
@@ -313,7 +314,7 @@ def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
         np.arange(count),
         max(lengths),
         truncated=0,
-        masked=0,
+        untrained_rows=0,
         content="",
         groups=group_numbers(np.frombuffer(bytes(digests), dtype="S16")),
     )

@@ -14,6 +14,7 @@ from ftengine.api import (
     Listener,
     LoadedModel,
     LoadRequest,
+    MixesBatches,
     ModelLoader,
     Regularizer,
     SilentListener,
@@ -21,6 +22,7 @@ from ftengine.api import (
     Task,
 )
 from ftengine.data.audit import run_audits
+from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
@@ -127,7 +129,7 @@ class Job:
             raise DataError(f"{place}: {error}" if place else str(error)) from None
         for i, augmenter in enumerate(self.augmenters):
             with naming(f"augment.{i}"):
-                augmenter.bind(self.task)
+                require_suitable(augmenter, self.task)
         held = splits.validation if splits.test is None else splits.test
         if held is not None:
             for column in self.recipe.evaluation.slices:
@@ -245,7 +247,7 @@ class Job:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
         for i, augmenter in enumerate(self.augmenters):
-            if section.batch_size == 1 and type(augmenter).mix is not Augmenter.mix:
+            if section.batch_size == 1 and isinstance(augmenter, MixesBatches):
                 raise RecipeError(
                     f"augmenter {augmenter.name!r} (recipe key augment.{i}) mixes the examples of a micro-batch, and "
                     "train.batch_size is 1. Set that to 2 or more, or take the augmenter out of the recipe."

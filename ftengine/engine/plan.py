@@ -328,7 +328,7 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     """Say what is legal but probably not meant."""
     found = [finding.text for finding in job.audit.findings if finding.level != "good"]
     found += [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were tried (their "
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."
         for name in without_effect(encoded["train"])
     ]

@@ -49,7 +49,7 @@ def _item(
 ) -> dict[str, Any]:
     row = int(split.index[member])
     example = split.rows[row]
-    personal = [value for text in split.task.texts(example) for _, value in find_personal(text)]
+    personal = [value for text in split.task.view(example).texts for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),
@@ -66,7 +66,8 @@ def _item(
 
 def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     """Return the row's own text and what is wanted, as (text, is target); as the model reads it where it is no text."""
-    texts, target = split.task.texts(example), split.task.target(example)
+    view = split.task.view(example)
+    texts, target = view.texts, view.label
     if not texts:
         features = split.task.encode(example, split.processor, max_length=split.max_length)
         return split.task.show(features, split.processor)

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ftengine.data import parse, store
+from ftengine.data import cache as store
+from ftengine.data import parse
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError

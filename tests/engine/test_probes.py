@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ftengine import fine_tune, load_run
-from ftengine.api import Augmenter, Evaluator, Judgement, SilentListener
+from ftengine.api import Evaluator, Judgement, SilentListener, TextAugmenter
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_room
@@ -313,14 +313,13 @@ class Even(Evaluator):
         return {"seen": sums[2] / sums[1]}
 
 
-class Shout(Augmenter):
-    """Write user turns in capitals, after the text as it is."""
+class Shout(TextAugmenter):
+    """Write user turns in capitals."""
 
     name = "shout"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, str.upper)
+    def change(self, text, rng):
+        return text.upper()
 
 
 class Plugin:
@@ -414,7 +413,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
 
 
 def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_for_it(filed_run, monkeypatch, tmp_path):
-    from ftengine import finished
+    from ftengine.engine import finished
 
     data = write_rows(tmp_path / "new.jsonl", [{"text": f"new {i}", "label": "bc"[i % 2]} for i in range(8)])
     run = load_run(filed_run.path)
@@ -463,14 +462,13 @@ class Graded(Even):
         return {"graded": sums[..., 0] / sums[..., 1]}
 
 
-class Longer(Augmenter):
+class Longer(TextAugmenter):
     """Say it four times."""
 
     name = "longer"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, lambda text: " ".join([text] * 4))
+    def change(self, text, rng):
+        return " ".join([text] * 4)
 
 
 class MorePlugin:

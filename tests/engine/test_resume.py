@@ -150,7 +150,7 @@ def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tm
 
 
 def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
-    from ftengine import engine
+    from ftengine.engine import fine_tune as engine
     from ftengine.training.loop import Trainer
 
     recipe = chat_recipe(train__max_steps=1)

@@ -139,7 +139,8 @@ def test_a_tracker_that_fails_is_left_out_and_said_so_once():
 
 
 def test_trackers_end_where_training_fails(monkeypatch, bert_folder, tmp_path):
-    from ftengine import Recipe, engine
+    from ftengine import Recipe
+    from ftengine.engine import fine_tune as engine
     from ftengine.training.loop import Trainer
 
     ended = []

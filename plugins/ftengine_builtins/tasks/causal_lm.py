@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ from ftengine_builtins.tasks.chat import (
     encode_conversation,
     end_of_turn,
     has_template,
-    read_messages,
     render,
     with_system,
 )
@@ -96,41 +95,6 @@ class CausalLM(Task):
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         return with_inputs(row, inputs)
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when they say the same; other columns do not count."""
-        return content_of(example)
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change system and user turns, or the prompt; of a row that has only `text`, all of it.
-
-        What the assistant says and completions stay, so that the model never learns to write what was changed, except
-        where the data is plain text or the loss is on everything.
-        """
-        shape = shape_of(example)
-        if shape != "messages":
-            return {**example, shape: change(read_text(example, shape))}
-        read_messages(example["messages"])
-        return {
-            **example,
-            "messages": [
-                message if message["role"] == "assistant" else {**message, "content": change(message["content"])}
-                for message in example["messages"]
-            ],
-        }
-
-    def wanted(self, example: Example) -> Any:
-        """Return what the assistant says, the completion or the text; everything with loss_on: all."""
-        shape = shape_of(example)
-        if self.config.loss_on == "all":
-            return content_of(example)
-        if shape == "messages":
-            return [m["content"] for m in read_messages(example["messages"]) if m["role"] == "assistant"]
-        return example["completion" if shape == "prompt" else "text"]
-
-    def texts(self, example: Example) -> list[str]:
-        """Return what every message says, or prompt and completion, or the text."""
-        return texts_of(example)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).

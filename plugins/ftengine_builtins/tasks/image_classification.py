@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,6 @@ class ImageClassification(LabelledTask):
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         [image] = inputs
         return {**row, self.config.image: image}
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
-        return image_identity(example.get(self.config.image))
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Put a changed image (of PIL, upright and in RGB) in the image's place."""
-        column = self.config.image
-        return {**example, column: change(read_image(example.get(column), column))}
-
-    def texts(self, example: Example) -> list[str]:
-        """Return nothing: an image has no text, and its path is not read."""
-        return []
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""

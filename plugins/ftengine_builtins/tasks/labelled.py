@@ -121,9 +121,6 @@ class LabelledTask(Task):
                     if name not in self._ids:
                         raise DataError(f"{unknown_label(name, names)} Put it into training too ({split} split).")
 
-    def target(self, example: Example) -> str | float | list[str] | None:
-        return self.named(example)
-
     def named(self, example: Example) -> str | float | list[str] | None:
         """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -70,22 +70,6 @@ class Seq2SeqLM(Task):
         read_text(row, "prompt")
         [prompt] = inputs
         return {**row, "prompt": prompt}
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when prompt and completion are equal; other columns do not count."""
-        return [example.get("prompt"), example.get("completion")]
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change the prompt; `task.prefix` is put in front of it afterwards."""
-        return {**example, "prompt": change(read_text(example, "prompt"))}
-
-    def wanted(self, example: Example) -> Any:
-        """Return the completion."""
-        return example.get("completion")
-
-    def texts(self, example: Example) -> list[str]:
-        """Return prompt and completion."""
-        return [value for name in ("prompt", "completion") if isinstance(value := example.get(name), str)]
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -59,21 +59,6 @@ class TextClassification(LabelledTask):
         self._texts(row)
         columns = [column for column in (self.config.text, self.config.pair) if column is not None]
         return {**row, **dict(zip(columns, inputs, strict=True))}
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their texts are equal, so that contradicting labels stay in one split."""
-        return [example.get(self.config.text), example.get(self.config.pair) if self.config.pair else None]
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change the text, and of a pair both texts."""
-        self._texts(example)
-        columns = [column for column in (self.config.text, self.config.pair) if column is not None]
-        return {**example, **{column: change(example[column]) for column in columns}}
-
-    def texts(self, example: Example) -> list[str]:
-        """Return the text, or both of a pair."""
-        columns = (self.config.text, self.config.pair)
-        return [value for column in columns if column and isinstance(value := example.get(column), str)]
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""

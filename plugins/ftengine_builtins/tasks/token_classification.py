@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,8 +21,6 @@ from ftengine_builtins.tasks.tagged_rows import (
     check_columns,
     read_tagged,
     read_words,
-    rewrite_words,
-    row_identity,
     with_words,
 )
 from ftengine_builtins.tasks.token_loss import IGNORED
@@ -118,29 +116,6 @@ class TokenClassification(Task):
         to whole words.
         """
         return with_words(row, inputs)
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
-        return row_identity(example)
-
-    def texts(self, example: Example) -> list[str]:
-        """Return the words of a row as one text; nothing where they cannot be read."""
-        try:
-            return [read_words(example).text]
-        except DataError:
-            return []
-
-    def target(self, example: Example) -> list[str] | None:
-        """Return the tags, one a word; None where they cannot be read."""
-        return list(self._tags_of(example)) or None
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change every word by itself, so that tags stay with their words.
-
-        A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
-        to whole words.
-        """
-        return rewrite_words(example, change)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.

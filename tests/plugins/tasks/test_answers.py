@@ -134,13 +134,15 @@ def test_predictions_of_tags_are_read_by_their_names():
 )
 def test_what_is_wanted_changes_with_the_question_only_where_it_is_predicted_too(row, wanted):
     task = CausalLM()
-    assert task.wanted(row) == wanted
-    changed = task.rewrite(row, str.upper)
-    assert (task.wanted(changed) != task.wanted(row)) == ("text" in row)
+    view = task.view(row)
+    assert (view.target, view.classes) == (wanted, False)
+    changed = task.with_inputs(row, [text.upper() for text in view.inputs])
+    assert (task.view(changed).target != wanted) == ("text" in row)
     everything = CausalLM(CausalLMConfig(loss_on="all"))
-    assert everything.wanted(changed) != everything.wanted(row)
+    assert everything.view(changed).target != everything.view(row).target
 
 
 def test_a_completion_is_wanted_of_a_prompt():
     row = {"prompt": "a", "completion": "b"}
-    assert Seq2SeqLM().wanted(row) == Seq2SeqLM().wanted(Seq2SeqLM().rewrite(row, str.upper)) == "b"
+    task = Seq2SeqLM()
+    assert task.view(row).target == task.view(task.with_inputs(row, ["A"])).target == "b"

@@ -172,7 +172,7 @@ def test_files_that_are_equal_byte_for_byte_are_duplicates_whatever_their_names(
     picture().save(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
     picture(1).save(tmp_path / "c.png")
-    a, b, c = (task().identity({"image": str(tmp_path / name)}) for name in ("a.png", "b.png", "c.png"))
+    a, b, c = (task().view({"image": str(tmp_path / name)}).identity for name in ("a.png", "b.png", "c.png"))
     assert a == b != c
     assert a == image_identity((tmp_path / "a.png").read_bytes())
 

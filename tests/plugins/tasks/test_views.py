@@ -1,6 +1,8 @@
-"""What each task tells the data audit: the text of a row, and what is to be answered."""
+"""What each task sees in a row: its text, and what is to be answered, also where the row is refused later."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
@@ -30,5 +32,29 @@ CASES = [
 @pytest.mark.parametrize(("name", "options", "row", "texts", "target"), CASES)
 def test_a_task_tells_text_and_target_of_any_row(name, options, row, texts, target):
     task = Registry().build("task", {"name": name, **options}, "task")
-    assert task.texts(row) == texts
-    assert task.target(row) == target
+    view = task.view(row)
+    assert list(view.texts) == texts
+    assert view.label == target
+
+
+MALFORMED = [
+    {},
+    {"messages": 3},
+    {"messages": ["x", None]},
+    {"messages": [{}]},
+    {"prompt": [1], "completion": {}},
+    {"text": 3, "label": {}},
+    {"text": "a", "spans": 3},
+    {"tokens": [None], "tags": "x"},
+    {"image": "nowhere.png", "label": float("nan")},
+    {"image": [1]},
+]
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
+@pytest.mark.parametrize("row", MALFORMED)
+def test_a_row_that_is_refused_later_is_seen_all_the_same(name, row):
+    view = Registry().build("task", name, "task").view(row)
+    json.dumps([view.identity, view.target, list(view.texts)])
+    if name != "image-classification":  # whose input is read when it is taken out
+        assert all(text.strip() for text in view.inputs)
