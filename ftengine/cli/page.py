@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.api import redact_json
 from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ FILE_WIDTH = 200
 
 def print_json(value: Any) -> None:
     """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted."""
+    from ftengine.api import redact_json
+
     click.echo(json.dumps(redact_json(value), indent=2, allow_nan=False))
 
 

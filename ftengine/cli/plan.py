@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.api import redact_pieces
 from ftengine.cli.audit import show_audit
 from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
@@ -231,6 +230,8 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
 
 
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+    from ftengine.api import redact_pieces
+
     brackets = out.color_system is None or out.no_color
     how = "in ⟦ ⟧" if brackets else "underlined"
     out.print(f"One example as the model sees it; what is trained on is {how}:")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-from ftengine.api import redact
-
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that move the cursor, change colours, or turn the direction of writing."""
 
@@ -29,6 +27,8 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 def one_line(text: str) -> str:
     """Return text on one line, safe to print, with likely personal data redacted."""
+    from ftengine.api import redact  # when something is said, so that --help stays quick
+
     return printable(redact(" ".join(text.split())), keep="")
 
 
