@@ -50,8 +50,8 @@ class Job:
     augmenters: Sequence[Augmenter]
     regularizers: Sequence[Regularizer]
     processor: Any = None
-    audit: AuditResult | None = None
-    """What is known of the data after `encode`."""
+    audit: AuditResult = field(init=False)
+    """What is known of the data, after `encode`."""
     skeleton: LoadedModel | None = None
     tried: Strategy | None = None
     """The strategy that prepared the skeleton."""
