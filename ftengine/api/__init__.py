@@ -12,6 +12,7 @@ from ftengine.api.abilities import (
     ChecksSource,
     ChoosesCriterion,
     Cites,
+    Estimator,
     FitsOnValidation,
     FreezesByStep,
     Generates,
@@ -35,6 +36,7 @@ from ftengine.api.abilities import (
     Shows,
     ShowsDetails,
     Starts,
+    SubtractsProportions,
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
@@ -78,6 +80,7 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
+    "Estimator",
     "EvaluationContext",
     "Evaluator",
     "Event",
@@ -128,6 +131,7 @@ __all__ = [
     "Starts",
     "Stepped",
     "Strategy",
+    "SubtractsProportions",
     "Table",
     "Task",
     "Validated",
