@@ -45,7 +45,7 @@ from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Star
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import Difference, EvaluationContext, Evaluator, Judgement, Metric
+from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.regularizer import Regularizer
@@ -80,11 +80,12 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
+    "Estimate",
     "Estimator",
-    "EvaluationContext",
     "Evaluator",
     "Event",
     "Example",
+    "ExampleScores",
     "Failed",
     "Features",
     "Finding",
@@ -94,7 +95,6 @@ __all__ = [
     "Generates",
     "HoldsState",
     "Infers",
-    "Judgement",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",
@@ -119,6 +119,7 @@ __all__ = [
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Rows",
     "Rule",
     "Saved",
     "ScoresExamples",
