@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftengine.api.augmenter import RandomSource
-    from ftengine.api.evaluator import Estimate, ExampleScores, Rows
+    from ftengine.api.evaluator import Estimate, Evaluator, ExampleScores, Rows
     from ftengine.api.task import Task
 
 # Any component.
@@ -316,6 +316,14 @@ class ScoresResamples(Protocol):
 
         Metrics declared without an interval may be left out: nothing reads their resamples.
         """
+
+
+@runtime_checkable
+class MeasuresSlices(Protocol):
+    """Has figures that take too long to be resampled for every slice of the data."""
+
+    def for_slices(self) -> Evaluator:
+        """Return an evaluator without those; it reads the same rows, and its first metric is this one's."""
 
 
 @runtime_checkable
