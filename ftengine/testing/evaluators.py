@@ -27,7 +27,7 @@ from ftengine.testing.checks import Checks, run_checks
 if TYPE_CHECKING:
     import numpy as np
 
-    from ftengine.api.evaluator import Rows
+    from ftengine.api import Rows
 
 
 def check_evaluator(

@@ -48,13 +48,15 @@ def by_part(
             row[figure] = known(estimates[i].value)
             row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
         rows.append(row)
-        cells.append((name, *(_told(one[i]) for one in found.values()), *(values[i] for values in counted.values())))
+        told = (_told(estimates[i], ".3f" if trials else ".4g") for estimates in found.values())
+        cells.append((name, *told, *(values[i] for values in counted.values())))
     yield parts, rows
     columns = (part, *headings.values(), *counted)
     yield Table(title=parts.capitalize(), columns=columns, rows=tuple(cells), caption="In brackets: 95 % intervals.")
 
 
-def _told(one: Estimate) -> str | None:
+def _told(one: Estimate, digits: str) -> str | None:
     if not np.isfinite(one.value):
         return None
-    return f"{one.value:.3g}" if one.low is None else f"{one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
+    ends = "" if one.low is None else f" ({one.low:{digits}} to {one.high:{digits}})"
+    return f"{one.value:{digits}}{ends}"

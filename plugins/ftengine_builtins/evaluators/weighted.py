@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ftengine.api import Evaluator, Metric
-from ftengine.api.evaluator import Rows
+from ftengine.api import Evaluator, Metric, Rows
 
 BLOCK = 2**20
 """Weights that are held as float64 at once: 8 MiB."""
@@ -66,7 +65,7 @@ def numbers(column: np.ndarray) -> np.ndarray:
     """Return a column of numbers, or of lists equally long, as (n, k) float64; raise ValueError for other lists."""
     column = np.asarray(column)
     values = np.stack([np.ravel(value) for value in column]) if column.dtype == object and len(column) else column
-    return values.astype(np.float64).reshape(len(values), -1 if values.size else 0)
+    return values.astype(np.float64, copy=False).reshape(len(values), -1 if values.size else 0)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
