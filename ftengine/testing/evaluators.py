@@ -15,6 +15,7 @@ from ftengine.api import (
     KnowsTrials,
     Labels,
     LearnsLabels,
+    MeasuresSlices,
     Prediction,
     ScoresExamples,
     ScoresResamples,
@@ -90,6 +91,7 @@ class _Checks:
             self.a_weight_of_two_is_the_row_twice,
             self.a_weight_of_zero_is_no_row,
             self.resamples_equal_scores,
+            self.slices_have_the_same_scores,
             self.example_scores_are_one_a_row,
             self.what_intervals_rest_on_names_metrics,
             self.details_are_displays_and_json,
@@ -167,6 +169,16 @@ class _Checks:
             alone = self.scores(rows, one)
             found = {name: float(values[i]) for name, values in together.items()}
             _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
+
+    def slices_have_the_same_scores(self) -> None:
+        if not isinstance(self.evaluator, MeasuresSlices):
+            return
+        rows, weights = self.rows(), self.weights(1)[0]
+        quick, whole = self.evaluator.for_slices(), self.scores(rows, weights)
+        assert next(iter(quick.metrics)) == next(iter(self.evaluator.metrics)), "the first metric is another one"
+        found = quick.score(rows, weights)
+        assert found.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(found)}"
+        _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
         import numpy as np

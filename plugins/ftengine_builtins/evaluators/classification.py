@@ -1,5 +1,7 @@
 """Figures of classifiers, with one label an example or several."""
 
+import copy
+
 import numpy as np
 
 from ftengine.api import ExampleScores, Matrix, Metric
@@ -60,12 +62,20 @@ class Classification(WeightedEvaluator):
     def score_resamples(self, rows, weights):
         right, predicted, true = self._by_label(rows, weights)
         f1 = precision_recall_f1(right, predicted, true)["f1"]
-        scores = {"macro_f1": mean_of_known(f1), "roc_auc": mean_of_known(self._areas(rows, weights))}
+        scores = {"macro_f1": mean_of_known(f1)}
+        if "roc_auc" in self.metrics:
+            scores["roc_auc"] = mean_of_known(self._areas(rows, weights))
         if not self.multi:
             return {"accuracy": ratio(right.sum(axis=1), true.sum(axis=1)), **scores}
         whole = (self._answers(rows, "label") == self._answers(rows, "predicted")).all(axis=1)
         micro = precision_recall_f1(*(sums.sum(axis=1) for sums in (right, predicted, true)))["f1"]
         return {"subset_accuracy": means(weights, whole)[:, 0], "micro_f1": micro, **scores}
+
+    def for_slices(self):
+        """Return an evaluator without ROC AUC, which takes longer than all else."""
+        quick = copy.copy(self)
+        quick.metrics = {name: metric for name, metric in self.metrics.items() if name != "roc_auc"}
+        return quick
 
     def trials(self, rows):
         """Return the decisions behind F1 of several labels, and what ranks as many pairs as an AUC does.
@@ -76,9 +86,11 @@ class Classification(WeightedEvaluator):
         """
         _, predicted, true = self._by_label(rows, np.ones((1, len(rows["label"]))))
         n = len(rows["label"])
-        pairs = {"roc_auc": 4 * float(np.minimum(true, n - true)[0, self.curves].sum())}
         decisions = float((predicted + true).sum() / 2)
-        return {"macro_f1": decisions, "micro_f1": decisions, **pairs} if self.multi else pairs
+        found = {"macro_f1": decisions, "micro_f1": decisions} if self.multi else {}
+        if "roc_auc" in self.metrics:
+            found["roc_auc"] = 4 * float(np.minimum(true, n - true)[0, self.curves].sum())
+        return found
 
     def example_scores(self, rows):
         """Score the probability of the truth, with several labels its mean over them; right where all labels are."""

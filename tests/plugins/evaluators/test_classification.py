@@ -132,6 +132,13 @@ def test_trials_are_decisions_and_pairs(scored):
     assert balanced.evaluator.trials(balanced.rows) == {"roc_auc": 40}
 
 
+def test_slices_go_without_roc_auc(scored):
+    label, predicted, scores = drawn(60)
+    found = scored(bound().for_slices(), predictions(label, predicted, scores))
+    assert found.scores.keys() == found.evaluator.metrics.keys() == {"accuracy", "macro_f1"}
+    assert found.evaluator.trials(found.rows) == {}
+
+
 def test_an_example_is_scored_by_the_probability_of_the_truth(scored):
     scores = [[0.5, 0.1, 0.3, 0.1]] * 2
     found = scored(bound(), predictions([2, 0], [0, 0], scores))
