@@ -13,6 +13,7 @@ from ftengine.api.abilities import (
     ChecksSource,
     ChoosesCriterion,
     Cites,
+    Estimator,
     FitsOnValidation,
     FreezesByStep,
     Generates,
@@ -20,6 +21,7 @@ from ftengine.api.abilities import (
     Infers,
     KnowsTrials,
     LearnsLabels,
+    MeasuresSlices,
     Merges,
     MixesBatches,
     PredictsDistributions,
@@ -36,6 +38,7 @@ from ftengine.api.abilities import (
     Shows,
     ShowsDetails,
     Starts,
+    SubtractsProportions,
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
@@ -44,7 +47,7 @@ from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Star
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import Difference, EvaluationContext, Evaluator, Judgement, Metric
+from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
@@ -83,10 +86,12 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
-    "EvaluationContext",
+    "Estimate",
+    "Estimator",
     "Evaluator",
     "Event",
     "Example",
+    "ExampleScores",
     "Failed",
     "Features",
     "Finding",
@@ -97,7 +102,6 @@ __all__ = [
     "HoldsState",
     "Infers",
     "InputAugmenter",
-    "Judgement",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",
@@ -107,6 +111,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Matrix",
+    "MeasuresSlices",
     "Merges",
     "Metric",
     "MixesBatches",
@@ -122,6 +127,7 @@ __all__ = [
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Rows",
     "Rule",
     "Saved",
     "ScoresExamples",
@@ -134,6 +140,7 @@ __all__ = [
     "Starts",
     "Stepped",
     "Strategy",
+    "SubtractsProportions",
     "Table",
     "Task",
     "TextAugmenter",

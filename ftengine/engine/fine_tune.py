@@ -9,13 +9,13 @@ from typing import Any
 
 from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job, described
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.session import Session
 from ftengine.errors import RecipeError, RunError
-from ftengine.evaluation.results import evaluation, save_sums
+from ftengine.evaluation.runner import save_predictions
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
@@ -67,14 +67,14 @@ def fine_tune(
     for finding in job.audit.findings:
         if finding.level != "good":
             listener.message(f"{finding.kind}: {finding.text}")
-    measurement = measurement_of(job, encoded, splits)
+    evaluating = evaluation_plan(job, encoded, splits)
     session = Session(job)
 
     loaded = job.load_model()
-    batched = [*encoded.values(), *measurement.encoded()]
+    batched = [*encoded.values(), *evaluating.encoded()]
     require_room(loaded, batched)
     session.place_base(loaded)
-    base = session.measure(loaded, measurement, "base")
+    base = session.predictions(loaded, evaluating, "base")
     session.prepare(loaded)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
@@ -84,7 +84,7 @@ def fine_tune(
         if isinstance(event, Stepped | Validated):
             trackers.log(event.figures)
 
-    trainer = session.trainer(loaded, encoded, run, measurement.general, tell)
+    trainer = session.trainer(loaded, encoded, run, evaluating.general, tell)
     begin(run, job, session, loaded, resuming)
     if session.is_main:
         job.registry.plugins.hook.ftengine_run_started(run=run)
@@ -95,15 +95,15 @@ def fine_tune(
     )
     try:
         result = trainer.train()
-        tuned = session.measure(loaded, measurement, "tuned")
-        changed = session.changed_most(measurement, base, tuned)
+        tuned = session.predictions(loaded, evaluating, "tuned")
         if session.is_main:
             save(run, job, loaded)
             run.write_json("training.json", session.training_facts(loaded, result))
-            save_sums(run, base, tuned)
-            if changed is not None:
+            evaluation = session.evaluate(evaluating, base, tuned)
+            save_predictions(run, base, tuned)
+            if (changed := evaluation.examples()) is not None:
                 run.write_json("examples.json", changed)
-            run.write_json("evaluation.json", evaluation(measurement, base, tuned))
+            run.write_json("evaluation.json", evaluation.report)
             trackers.evaluated(run.read_json("evaluation.json"))
     finally:
         trackers.finish()
