@@ -14,6 +14,7 @@ from ftengine.api import (
     Regularizer,
     Strategy,
     Task,
+    TextAugmenter,
     View,
 )
 from ftengine.plugins.registry import Registry
@@ -101,6 +102,31 @@ def test_a_broken_strategy_fails(load, batch):
     assert "groups_hold_each_trainable_parameter_once" in str(error.value)
     assert "saved_and_loaded_outputs_are_equal" in str(error.value)
     assert "frozen_weights_do_not_move" not in str(error.value)
+
+
+class Growing(TextAugmenter):
+    """Writes more behind each text than behind the one before."""
+
+    name = "growing"
+    seen = 0
+
+    def change(self, text, rng):
+        self.seen += 1
+        return text + " x" * self.seen
+
+
+class Relabelled(Augmenter):
+    """Gives every row one label."""
+
+    name = "relabelled"
+
+    def augment(self, row, task, rng):
+        yield {**row, "label": "b"}
+
+
+@pytest.mark.parametrize(("kind", "check"), [(Growing, "no_state_between_examples"), (Relabelled, "labels_stay")])
+def test_a_broken_augmenter_fails_the_check_that_is_meant(task, kind, check):
+    check_augmenter(kind, task, ROWS, {check: "on purpose"})
 
 
 class Careless(Augmenter):
