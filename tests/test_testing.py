@@ -6,10 +6,23 @@ import random
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from ftengine.api import Augmenter, EvaluationContext, Evaluator, Labels, LoadRequest, Regularizer, Strategy, Task
+from ftengine.api import (
+    Augmenter,
+    Criterion,
+    EvaluationContext,
+    Evaluator,
+    Labels,
+    LoadRequest,
+    Regularizer,
+    Strategy,
+    Task,
+    View,
+)
 from ftengine.plugins.registry import Registry
 from ftengine.testing import check_augmenter, check_evaluator, check_regularizer, check_strategy, check_task
+from ftengine_builtins.tasks.text_classification import TextClassification
 
 REGISTRY = Registry()
 ROWS = [{"text": f"The quick brown fox number {i} jumps over the lazy dog.", "label": "ab"[i % 2]} for i in range(4)]
@@ -34,7 +47,7 @@ def batch():
 @pytest.fixture(scope="module")
 def task():
     task = REGISTRY.build("task", "text-classification", "task")
-    task.bind({"train": ROWS})
+    task.labels = task.bind({"train": ROWS})
     return task
 
 
@@ -68,10 +81,14 @@ def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
     check_regularizer(build("regularizer", name), REGISTRY.build("task", "causal-lm", "task"), load_whole, batch)
 
 
-def test_tasks_in_the_box_pass(bert_folder):
-    from transformers import AutoTokenizer
+def classifier(folder):
+    loader = REGISTRY.build("loader", "transformers", "model.loader")
+    return lambda labels: loader.load(LoadRequest(str(folder), "sequence-classification", labels))
 
-    check_task(build("task", "text-classification"), AutoTokenizer.from_pretrained(bert_folder), ROWS)
+
+def test_tasks_in_the_box_pass(bert_folder):
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    check_task(build("task", "text-classification"), tokenizer, ROWS, classifier(bert_folder))
 
 
 class Creeping(Strategy):
@@ -132,6 +149,9 @@ class Sticky(Regularizer):
     def tensors(self):
         return {"seen": self.seen}
 
+    def restore(self, tensors):
+        pass
+
 
 def test_a_broken_regularizer_fails(load, batch):
     causal = REGISTRY.build("task", "causal-lm", "task")
@@ -139,7 +159,7 @@ def test_a_broken_regularizer_fails(load, batch):
         check_regularizer(Sticky, causal, load, batch)
     assert "detaching_restores_the_model" in str(error.value)
     assert "state_survives_a_checkpoint" in str(error.value)
-    assert "penalties_are_finite_scalars" not in str(error.value)
+    assert "losses_and_penalties_are_finite_scalars" not in str(error.value)
 
 
 class Uneven(Evaluator):
@@ -164,12 +184,19 @@ def test_a_broken_evaluator_fails():
 
 
 class Forgetful(Task):
-    """Returns features without a weight, and labels that it does not restore."""
+    """Returns features without a weight, and keeps to itself what it learns."""
 
     name = "forgetful"
 
     def bind(self, splits):
-        self.labels = Labels("single", ("a", "b"))
+        self.predicts = frozenset({"label"})
+        return Labels("single", ("a", "b"))
+
+    def view(self, row):
+        return View([row["text"]], row["label"])
+
+    def with_inputs(self, row, inputs):
+        return {**row, "label": "?"}
 
     def encode(self, example, processor, *, max_length=None):
         return {"length": 1, "truncated": False}
@@ -181,8 +208,31 @@ class Forgetful(Task):
 def test_a_broken_task_fails():
     with pytest.raises(AssertionError) as error:
         check_task(Forgetful, None, ROWS)
-    for name in ("encoding_is_pure_and_whole", "state_is_json_and_restores", "batches_hold_every_example"):
+    for name in (
+        "encoding_is_pure_and_whole",
+        "labels_are_all_that_is_learnt",
+        "batches_hold_every_example",
+        "inputs_can_be_put_back",
+    ):
         assert name in str(error.value)
+
+
+class Averaging(TextClassification):
+    """Divides its loss itself, and asks the criterion for one pass only."""
+
+    def loss(self, model, batch, criterion):
+        loss, weight = super().loss(model, batch, Criterion())
+        return loss / weight, 1
+
+    def predict(self, model, batch):
+        return super().predict(model, batch)[:-1]
+
+
+def test_a_task_that_computes_wrongly_fails(bert_folder):
+    with pytest.raises(AssertionError) as error:
+        check_task(Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, classifier(bert_folder))
+    assert "the_criterion_is_what_is_summed: the weight is 1" in str(error.value)
+    assert "predictions_have_their_keys: 3 predictions of 4 examples" in str(error.value)
 
 
 def test_expected_failures_must_fail_and_exist():

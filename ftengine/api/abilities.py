@@ -124,7 +124,10 @@ class Shows(Protocol):
 
 @runtime_checkable
 class Probes(Protocol):
-    """Makes a batch without data and reads the model's raw outputs, which `merge` compares before and after."""
+    """Makes a batch without data and reads the model's raw outputs, which `merge` compares before and after.
+
+    Without it they are random tokens (`ftengine.model.probe_tokens`) and logits (`ftengine.model.raw_outputs`).
+    """
 
     def probe(self, loaded: LoadedModel) -> Batch:
         """Return a small batch that exercises the model's layers."""
@@ -216,7 +219,10 @@ class ChoosesCriterion(Protocol):
     """Trains on another criterion than the plain one."""
 
     def criterion(self, plain: Criterion) -> Criterion:
-        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped."""
+        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped.
+
+        Called once all regularizers are attached, as `attach` on a skeleton too; raises RecipeError as that does.
+        """
 
 
 @runtime_checkable

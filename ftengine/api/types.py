@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ class Labels:
     """What a classification head predicts.
 
     Args:
-        kind: "single" (one of `names`), "multi" (any subset of `names`) or "regression" (a number).
+        kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
+            `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
         names: label names in id order; for regression one name an output.
     """
 
     kind: str
     names: tuple[str, ...]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each name."""
+        return {name: i for i, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True)
@@ -115,3 +122,9 @@ class View:
     def label(self) -> Any:
         """The target of a row whose equals should have equal ones; None of free text."""
         return self.target if self.classes else None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes in `label`, a list of which has several; numbers with a fraction are none."""
+        labels = self.label if isinstance(self.label, (list, tuple)) else [self.label]
+        return [str(label) for label in labels if label is not None and not isinstance(label, (float, Mapping))]

@@ -170,17 +170,17 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
     """
     jobs: list[Job] = []
     read: list[dict[str, EncodedSplit]] = []
-    splits, state = None, {}
+    splits, labels = None, None
     for contender in contenders:
         with naming(contender.label):
             job = Job.open(contender.recipe, listener=listener)
             if splits is None:
                 splits = job.read_data()
-                state = job.task.state()
+                labels = job.task.labels
                 if held_out(splits.mapping()) is None:
                     raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
             else:
-                job.task.restore(state)
+                job.task.labels = labels
                 for augmenter in job.augmenters:
                     require_suitable(augmenter, job.task)
             require_metric(job, metric)

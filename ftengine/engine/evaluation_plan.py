@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, AugmenterConfig, Evaluator, MixesBatches, SilentListener
-from ftengine.data.audit import group_numbers, to_json
+from ftengine.api import Augmenter, AugmenterConfig, Evaluator, MixesBatches, SilentListener, Task
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit, encode_split
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import Rows, file_columns, read_rows
+from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import Splits, read_for
-from ftengine.engine.experiment import Job
+from ftengine.engine.experiment import Job, inferring
 from ftengine.engine.session import held_out
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.examination import Examination
 from ftengine.evaluation.measurement import Measurement, Probe
-from ftengine.evaluation.requirements import by_pass
+from ftengine.evaluation.requirements import answer_keys, by_pass
 from ftengine.evaluation.slices import require_column, slicing
 from ftengine.run.recipe import FurtherExamples
 
@@ -208,12 +208,12 @@ def _refusal(job: Job, asked: FurtherExamples) -> Probe:
     evaluator = _answering(job, key, {"name": "refusal"})
     with naming(key):
         rows = read_rows(
-            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=job.task.paths
+            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(job.task)
         )
         rows = rows.select(sample(len(rows), asked.limit, job.recipe.seed))
         for i, row in enumerate(rows):
             try:
-                job.task.check_input(row)
+                inferring(job.task).check_input(row)
             except DataError as error:
                 raise DataError(f"{rows.where(i)}: {error}") from None
         split = _unencoded(job, rows)
@@ -226,11 +226,10 @@ def _refusal(job: Job, asked: FurtherExamples) -> Probe:
 def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
     """Build an evaluator of free answers, which the task must give."""
     evaluator: Evaluator = job.registry.build("evaluator", spec, key)
-    missing = evaluator.reads - set(job.task.answers)
+    missing = evaluator.reads - answer_keys(job.task)
     if missing:
-        writing = [
-            e.name for e in job.registry.entries("task") if evaluator.reads <= set(getattr(e.cls, "answers", ()))
-        ]
+        tasks = [entry.cls() for entry in job.registry.entries("task")]
+        writing = [task.name for task in tasks if isinstance(task, Task) and evaluator.reads <= answer_keys(task)]
         raise RecipeError(
             f"{key}: evaluator {evaluator.name!r} reads {', '.join(map(repr, sorted(missing)))}, which task "
             f"{job.task.name!r} does not answer. It needs a task that writes text: "
@@ -269,7 +268,7 @@ def _check_options(job: Job, evaluators: Sequence[Evaluator]) -> None:
     """Let the task refuse options that it does not know, which it does before it looks at any example."""
     if job.skeleton is not None and (evaluators or job.recipe.evaluation.generate.model_extra):
         with naming("evaluation.generate"):
-            job.task.infer(job.skeleton, [], _options(job, evaluators))
+            inferring(job.task).infer(job.skeleton, [], _options(job, evaluators))
 
 
 def _encode_sample(job: Job, name: str, rows: Rows, count: int) -> EncodedSplit | None:

@@ -10,29 +10,33 @@ from typing import Any
 from ftengine.api import (
     Augmenter,
     BuildsSkeletons,
+    ChangesAtTheEnd,
     ChecksSource,
     Evaluator,
     Example,
+    Infers,
     Listener,
     LoadedModel,
     LoadRequest,
     MixesBatches,
     ModelLoader,
     Regularizer,
+    ReplacesWeightDecay,
     SilentListener,
     Strategy,
     Task,
 )
+from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
-from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.errors import BaseMismatch, DataError, RecipeError, SourceError, naming
+from ftengine.errors import BaseMismatch, DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached
 from ftengine.training.trackers import check_trackers
@@ -51,7 +55,8 @@ class Job:
     augmenters: Sequence[Augmenter]
     regularizers: Sequence[Regularizer]
     processor: Any = None
-    audit: dict[str, Any] = field(default_factory=dict)
+    audit: AuditResult = field(init=False)
+    """What is known of the data, after `encode`."""
     skeleton: LoadedModel | None = None
     tried: Strategy | None = None
     """The strategy that prepared the skeleton."""
@@ -123,7 +128,7 @@ class Job:
         splits = make_splits(self.recipe.data, self.task, self.recipe.seed)
         located = {name: Located(rows) for name, rows in splits.mapping().items()}
         try:
-            self.task.bind(located)
+            self.task.labels = self.task.bind(located)
         except DataError as error:
             place = next((x.place() for x in located.values() if x.place()), "")
             raise DataError(f"{place}: {error}" if place else str(error)) from None
@@ -135,12 +140,12 @@ class Job:
             for column in self.recipe.evaluation.slices:
                 require_column(held, column)
         for regularizer in self.regularizers:
-            if regularizer.needs_validation and "validation" not in splits.mapping():
+            wants = isinstance(regularizer, ChangesAtTheEnd) and regularizer.needs_validation
+            if wants and "validation" not in splits.mapping():
                 raise RecipeError(
                     f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
                     "there is no validation split. Set data.validation, or change its options."
                 )
-        self.audit = dict(splits.audit)
         return splits
 
     def load_skeleton(self) -> None:
@@ -167,17 +172,22 @@ class Job:
         self.regularizers = [type(regularizer)(regularizer.config) for regularizer in self.regularizers]
 
     def encode(self, splits: Splits) -> dict[str, EncodedSplit]:
-        """Encode every split once, to count tokens and to find bad rows.
+        """Encode every split once, to count tokens and to find bad rows, and let the audits look at the data.
 
         Raises:
             DataError: a row cannot be encoded, or nothing is left to train on.
         """
         self.load_processor()
-        return {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
+        encoded = {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
+        if splits.audited is not None:
+            self.listener.phase("audit data")
+            summaries = {name: split.summary() for name, split in encoded.items()}
+            self.audit = run_audits(splits.audited, summaries, self.registry)
+        return encoded
 
     def encode_rows(self, name: str, rows: Rows) -> EncodedSplit:
         """Encode one split; only the training split is augmented."""
-        encoded = encode_split(
+        return encode_split(
             name,
             rows,
             self.task,
@@ -188,9 +198,6 @@ class Job:
             augmenters=self.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
-        self.audit.setdefault("lengths", {})[name] = length_report(encoded)
-        self.audit.setdefault("encoded", {})[name] = encoded.summary() | {"content": encoded.content}
-        return encoded
 
     def load_processor(self) -> None:
         """Load the tokenizer or image processor alone."""
@@ -236,7 +243,7 @@ class Job:
         Raises:
             RecipeError: an evaluator needs what the task does not predict, or two report one metric.
         """
-        specs: dict[str, Any] = {name: name for name in self.task.default_evaluators}
+        specs: dict[str, Any] = {name: name for name in self.task.evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
         by_pass(built, self.task)
@@ -258,7 +265,8 @@ class Job:
                     f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
                     f"regularize.{i}). Leave one of them."
                 )
-            if section.weight_decay and regularizer.replaces_weight_decay:
+            replaces = isinstance(regularizer, ReplacesWeightDecay) and regularizer.replaces_weight_decay
+            if section.weight_decay and replaces:
                 raise RecipeError(
                     f"regularizer {regularizer.name!r} (recipe key regularize.{i}) takes the place of "
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
@@ -284,6 +292,17 @@ def prepare(strategy: Strategy, loaded: LoadedModel) -> None:
             loaded.module.get_submodule(name).requires_grad_(True)
         except AttributeError:
             raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
+
+
+def inferring(task: Task) -> Infers:
+    """Return a task that answers rows without labels, as itself.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not isinstance(task, Infers):
+        raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
+    return task
 
 
 def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Listener, LoadedModel, Reopens, SilentListener, Strategy
+from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job, described
@@ -21,6 +22,7 @@ from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
 from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
@@ -60,10 +62,11 @@ def fine_tune(
                 complete(run, job, Session(job))
             return load_run(run.path, registry=job.registry, listener=listener)
     splits = job.read_data()
-    for warning in splits.audit["warnings"]:
-        listener.message(f"data: {warning}")
     job.load_skeleton()
     encoded = job.encode(splits)
+    for finding in job.audit.findings:
+        if finding.level != "good":
+            listener.message(f"{finding.kind}: {finding.text}")
     measurement = measurement_of(job, encoded, splits)
     session = Session(job)
 
@@ -76,7 +79,12 @@ def fine_tune(
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
-    trainer = session.trainer(loaded, encoded, run, measurement.general)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Stepped | Validated):
+            trackers.log(event.figures)
+
+    trainer = session.trainer(loaded, encoded, run, measurement.general, tell)
     begin(run, job, session, loaded, resuming)
     if session.is_main:
         job.registry.plugins.hook.ftengine_run_started(run=run)
@@ -85,7 +93,6 @@ def fine_tune(
     trackers = open_trackers(
         recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
     )
-    trainer.trackers = trackers
     try:
         result = trainer.train()
         tuned = session.measure(loaded, measurement, "tuned")
@@ -137,7 +144,7 @@ def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, re
     """
     environment = session.environment(loaded)
     if resuming:
-        if _contents(run.read_json("audit.json")) != _contents(job.audit):
+        if AuditResult.read(run).contents != job.audit.contents:
             raise RunError(
                 f"run {str(run.path)!r} cannot be resumed: the data files changed since it began. "
                 "Restore them, or start a new run with --set output=DIR."
@@ -155,7 +162,7 @@ def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, re
         return
     if session.is_main:
         run.create()
-        run.write_json("audit.json", job.audit)
+        job.audit.write(run)
         run.write_json("environment.json", environment)
         run.write_yaml("recipe.yaml", job.resolved())
     session.wait()
@@ -196,7 +203,8 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
         "ftengine": versions()["ftengine"],
         "base": {"source": loaded.source, **loaded.fingerprint},
         "strategy": _reopened(job.strategy),
-        "task": {**described(job.task), "state": job.task.state()},
+        "task": described(job.task),
+        "labels": asdict(job.task.labels) if job.task.labels else None,
         "new_modules": list(loaded.new_modules),
     }
 
@@ -204,10 +212,6 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
 def _reopened(strategy: Strategy) -> dict[str, Any]:
     """Return name and options under which a finished run prepares its strategy again."""
     return {"name": strategy.name, **strategy.reopened()} if isinstance(strategy, Reopens) else described(strategy)
-
-
-def _contents(audit: dict[str, Any]) -> dict[str, str]:
-    return {name: split["content"] for name, split in audit["encoded"].items()}
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

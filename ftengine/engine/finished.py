@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
+from ftengine.api import Example, Labels, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.evaluation_plan import plan_measurement
-from ftengine.engine.experiment import Job, require_same_base
+from ftengine.engine.experiment import Job, inferring, require_same_base
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.session import Session, held_out
 from ftengine.errors import DataError, InputError, NotMergeable
@@ -122,7 +122,7 @@ class Run:
             InputError: an option is unknown to the task.
         """
         session, loaded = self._model(base)
-        task, size = session.job.task, batch_size or self.recipe.train.batch_size
+        task, size = inferring(session.job.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
         while chunk := list(islice(stream, size)):
             for number, example in enumerate(chunk, done + 1):
@@ -159,7 +159,8 @@ class Run:
         content["strategy"] = self.facts["strategy"]
         content["train"]["trackers"] = []  # nothing will be tracked, so none has to be installed here
         job = Job.open(Recipe.make(content), self._registry, self.listener)
-        job.task.restore(self.facts["task"]["state"])
+        if stored := self.facts["labels"]:
+            job.task.labels = Labels(stored["kind"], tuple(stored["names"]))
         job.augmenters, job.regularizers = [], []  # they act in training alone
         return job
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ftengine.api import LoadedModel, Merges, Strategy
+from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.experiment import Job
 from ftengine.errors import MergeChangedOutputs, NotMergeable
-from ftengine.model import save_model
+from ftengine.model import probe_tokens, raw_outputs, save_model
 from ftengine.run.directory import RunDirectory, write_folder
 
 ALLOWED_ROUNDINGS = 64
@@ -79,14 +80,14 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
     kept = next(p.dtype for p in module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
     _cast(module, torch.float32)
-    probe = job.task.probe(loaded)
+    probe = probe_of(job.task, loaded)
     job.listener.phase("merge")
-    base = job.task.outputs(module.eval(), probe)
+    base = outputs_of(job.task, module.eval(), probe)
     job.prepare(loaded)
     job.strategy.load(loaded, trained)
-    before = job.task.outputs(module.eval(), probe)
+    before = outputs_of(job.task, module.eval(), probe)
     check_merge(job.strategy).merge(loaded)
-    after = job.task.outputs(module.eval(), probe)
+    after = outputs_of(job.task, module.eval(), probe)
     difference, effect = _distance(after, before), _distance(before, base)
     tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
     if not difference <= tolerance:
@@ -103,7 +104,17 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
     return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
 
 
-def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+def probe_of(task: Task, loaded: LoadedModel) -> Batch:
+    """Return a batch made without data: the task's own, else random tokens."""
+    return task.probe(loaded) if isinstance(task, Probes) else probe_tokens(loaded.module)
+
+
+def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return a model's logits, as the task reads them where it says how."""
+    return task.outputs(module, batch) if isinstance(task, Probes) else raw_outputs(module, batch)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import BuildsSkeletons, FreezesByStep, Labels, Listener, LoadedModel, LoadRequest
+from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest, Shows
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -25,11 +25,15 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
-from ftengine.training.modes import checkpoint_gradients
+from ftengine.training.modes import checkpoint_gradients, frozen_parameters
 from ftengine.training.schedule import Schedule, plan_steps
 
 PLANNED_EPOCHS = 3
 """Epochs whose padding is counted exactly; later ones are alike."""
+
+
+UNITS = {"text": "tokens", "image": "images"}
+"""What an example's length counts, by a task's modality."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,12 @@ def plan(
             "labels": list(job.task.labels.names) if job.task.labels else None,
         },
         targets=job.targets,
-        data=job.audit,
+        data=job.audit.model_dump(mode="json"),
         steps={
             "total": schedule.total,
             "per_epoch": schedule.per_epoch,
             "examples_a_step": section.batch_size * section.accumulate * session.accelerator.num_processes,
-            "unit": job.task.unit,
+            "unit": UNITS.get(job.task.modality, "examples"),
             "tokens": int(step_tokens * schedule.total),
             "tokens_a_step": step_tokens,
             "padding_share": padding_share(train.lengths, micro),
@@ -311,35 +315,21 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     """Show the example of median length."""
     middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
     features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
-    return train.task.show(features, train.processor)
+    return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
 
 
 def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
     strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
-    if not isinstance(strategy, FreezesByStep):
-        return
-    frozen = list(strategy.frozen(loaded.module, schedule.total - 1, schedule.total, schedule.per_epoch))
-    if frozen:
+    if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):
         yield (
-            f"{len(frozen)} of {len(trainable(loaded.module))} trainable tensors stay frozen to the last of "
-            f"{schedule.total} steps and never train."
+            f"{frozen} of {len(trainable(loaded.module))} trainable tensors stay frozen for all {schedule.total} steps."
         )
 
 
 def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
     """Say what is legal but probably not meant."""
-    found = list(job.audit.get("warnings", ()))
-    shortened: list[str] = []
-    for name, split in encoded.items():
-        if split.truncated:
-            shortened.append(f"{split.truncated} of {len(split.rows)} {name} examples")
-        if split.untrained_rows:
-            found.append(f"{name}: {split.untrained_rows} examples have nothing to train on and are left out.")
-        if split.skipped:
-            found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
-    if shortened:
-        found.append(f"{', '.join(shortened)} are cut to the length limit.")
+    found = [finding.text for finding in job.audit.findings if finding.level != "good"]
     found += [
         f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."

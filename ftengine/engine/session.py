@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ftengine.api import LoadedModel, ReportsEnvironment
+from ftengine.api import Event, LoadedModel, ReportsEnvironment
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job
 from ftengine.evaluation.examples import examples
@@ -23,6 +23,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.training.loop import Trainer, TrainingResult
 from ftengine.training.precision import apply_precision, choose_precision
+from ftengine.training.setup import Setup
 
 
 class Session:
@@ -87,22 +88,26 @@ class Session:
         encoded: dict[str, EncodedSplit],
         run: RunDirectory,
         general: EncodedSplit | None = None,
+        events: Callable[[Event], None] = lambda event: None,
     ) -> Trainer:
         """Make ready to train what the strategy left trainable; nothing is written yet."""
         job = self.job
         return Trainer(
-            self.accelerator,
-            loaded,
-            job.task,
-            job.strategy,
-            job.regularizers,
-            encoded["train"],
-            encoded.get("validation"),
-            job.recipe.train,
-            job.recipe.seed,
-            run,
-            job.listener,
-            general=general,
+            Setup(
+                accelerator=self.accelerator,
+                loaded=loaded,
+                task=job.task,
+                strategy=job.strategy,
+                regularizers=job.regularizers,
+                train=encoded["train"],
+                validation=encoded.get("validation"),
+                general=general,
+                section=job.recipe.train,
+                seed=job.recipe.seed,
+                run=run,
+                listener=job.listener,
+                events=events,
+            )
         )
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 
-from ftengine.api import EvaluationContext, Evaluator, Prediction
+from ftengine.api import EvaluationContext, Evaluator, Prediction, Shows
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.bootstrap import Accumulator
 from ftengine.evaluation.judgements import Judgements, Spool, judges
@@ -163,7 +163,8 @@ class Examiner:
             for evaluator in judging:
                 judgements[evaluator.name].put(member, evaluator.judge(prediction))
             if spool is not None:
-                spool.put(member, self.stream.task.readable(prediction))
+                task = self.stream.task
+                spool.put(member, task.readable(prediction) if isinstance(task, Shows) else dict(prediction))
         outcome.sums.parts[name] = whole
         outcome.slices |= parts
         outcome.sliced += all_slices

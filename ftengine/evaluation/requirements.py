@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ftengine.api import Evaluator, Task
+from ftengine.api import Evaluator, Generates, Task
 from ftengine.errors import RecipeError
 
 
@@ -54,12 +54,17 @@ def by_pass(evaluators: Iterable[Evaluator], task: Task) -> tuple[list[Evaluator
     reading: list[Evaluator] = []
     answering: list[Evaluator] = []
     for evaluator in evaluators:
-        predicted = evaluator.reads <= set(task.predicts) or not evaluator.reads <= set(task.answers)
+        predicted = evaluator.reads <= set(task.predicts) or not evaluator.reads <= answer_keys(task)
         (reading if predicted else answering).append(evaluator)
     check_evaluators(reading, task.name, task.predicts)
-    check_evaluators(answering, task.name, task.answers)
+    check_evaluators(answering, task.name, answer_keys(task))
     check_evaluators([*reading, *answering], task.name)
     return reading, answering
+
+
+def answer_keys(task: Task) -> frozenset[str]:
+    """Return the keys of a task's free answers; none where it writes none."""
+    return task.answers if isinstance(task, Generates) else frozenset()
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ftengine.api import Example, Listener, LoadedModel, Prediction, Task
+from ftengine.api import Example, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
@@ -59,6 +59,7 @@ class ModelStream:
         self, split: EncodedSplit, members: np.ndarray, options: Mapping[str, Any], phase: str, columns: Collection[str]
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (member, answer) for each of the chosen examples in this process's share, longest first."""
+        assert isinstance(self.task, Generates)  # only evaluators that read what it answers come here
         for chosen in self._batches(members, split, phase):
             rows = [split.example(member) for member in chosen]
             with torch.no_grad(), self.accelerator.autocast():

@@ -1,4 +1,4 @@
-"""A model while it trains: what it must be able to do, which modules are in training mode, which parameters rest."""
+"""A model while it trains: what it must be able to do, what is in training mode, which parameters are frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ftengine.api import FreezesByStep, Strategy
 from ftengine.errors import RecipeError
+from ftengine.training.schedule import Schedule
 
 
 def train_mode(module: nn.Module) -> None:
@@ -19,6 +21,13 @@ def train_mode(module: nn.Module) -> None:
     for part in module.modules():
         if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in part.parameters()):
             part.eval()
+
+
+def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, schedule: Schedule) -> list[nn.Parameter]:
+    """Return the trainable parameters that a strategy leaves out of a step; none where it has no such schedule."""
+    if not isinstance(strategy, FreezesByStep):
+        return []
+    return list(strategy.frozen(module, step, schedule.total, schedule.per_epoch))
 
 
 @contextmanager

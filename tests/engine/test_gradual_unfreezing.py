@@ -70,7 +70,7 @@ def test_the_run_counts_what_will_train_and_says_what_never_does(chat_recipe):
     run = fine_tune(chat_recipe(**UNFREEZING, train__max_steps=3), listener=ear)
     facts = run.directory.read_json("training.json")
     assert facts["trainable_parameters"] == facts["total_parameters"]
-    assert any("trainable tensors stay frozen to the last of 3 steps" in text for text in ear.heard)
+    assert any("trainable tensors stay frozen for all 3 steps" in text for text in ear.heard)
 
 
 @pytest.mark.parametrize("at", [2, 5])
@@ -80,7 +80,7 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
     settings = {**UNFREEZING, "train__max_steps": 8, "train__checkpoint_every": 1, "train__validate_every": 2}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     recipe = chat_recipe(**settings)
-    step = Trainer._step
+    step = Trainer.step
 
     def dying(self, *args):
         if self.progress.step == at:
@@ -88,7 +88,7 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
         step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dying)
+        patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe)
     resumed = fine_tune(recipe, resume=True)
@@ -98,6 +98,6 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
 
 def test_plan_says_what_would_never_train(chat_recipe):
     recipe = chat_recipe(strategy={"name": "full", "unfreeze_every": 1000})
-    assert any("stay frozen to the last of" in warning for warning in plan(recipe, measure=False).warnings)
+    assert any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)
     recipe = chat_recipe(strategy={"name": "full"})
-    assert not any("stay frozen to the last of" in warning for warning in plan(recipe, measure=False).warnings)
+    assert not any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)

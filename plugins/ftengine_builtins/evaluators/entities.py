@@ -23,7 +23,7 @@ class Entities(Evaluator):
     parts = "entities"
 
     def bind(self, context):
-        if context.labels is None or context.labels.kind != "single":
+        if context.labels is None or context.labels.kind not in ("single", "tags"):
             raise RecipeError(
                 f"evaluator 'entities' needs tags to predict, and task {context.task!r} has none. "
                 "Take it out of recipe key 'evaluate'."

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
@@ -68,16 +68,16 @@ class CausalLM(Task):
     starter = True
     head = "causal-lm"
     Config = CausalLMConfig
-    default_evaluators = ("perplexity",)
+    evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = ANSWERS
-    smooths = compares = True
+    distributions = True
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss()
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)
 
     def view(self, row: Example) -> View:
@@ -125,29 +125,25 @@ class CausalLM(Task):
             "labels": pad([f["labels"] for f in features], IGNORED),
         }
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (summed cross entropy of the labelled tokens, their number)."""
-        keep = self.keeps_pass and model.training
-        return self._loss.sum(model, _inputs(batch), batch["labels"], self.smoothing(model), keep)
-
-    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._loss.divergence(model, _inputs(batch), batch["labels"], self.smoothing(model))
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the labelled tokens, their number)."""
+        return self._loss.sum(model, _inputs(batch), batch["labels"], criterion)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
         losses, tokens = self._loss.by_example(model, _inputs(batch), batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""
-        shape = shape_of(example, answered=False)
+        shape = shape_of(row, answered=False)
         if shape == "text":
-            read_text(example, "text")
+            read_text(row, "text")
         else:
-            _question(as_messages(example, shape))
+            _question(as_messages(row, shape))
 
     def infer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
 
@@ -155,11 +151,11 @@ class CausalLM(Task):
         and made anew. Options are those of `GenerationOptions`; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
-        prompts = [self._prompt(example, loaded.processor) for example in examples]
+        prompts = [self._prompt(row, loaded.processor) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
 
     def answer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row: what was asked, answered and to be answered.
 
@@ -168,7 +164,7 @@ class CausalLM(Task):
         `GenerationOptions`; all examples form one batch. A prompt that leaves no room for its answer loses its
         beginning, and at most half of what the model reads is generated.
         """
-        asked = [self._asked(example, loaded.processor) for example in examples]
+        asked = [self._asked(row, loaded.processor) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
         return [
             {"prompt": prompt, "completion": text, "reference": reference}
@@ -176,6 +172,9 @@ class CausalLM(Task):
                 complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True
             )
         ]
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        return dict(prediction)
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, View
+from ftengine.api import Batch, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
@@ -37,13 +37,12 @@ class ImageClassification(LabelledTask):
     starter_model = "google/vit-base-patch16-224-in21k"
     starter_data = "images"
     head = "image-classification"
-    unit = "images"
     modality = "image"
     Config = ImageClassificationConfig
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self.paths = (self.config.image,)
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.config.image,)
 
     def columns(self) -> dict[str, str | None]:
         return {"image": self.config.image, "label": self.config.label}
@@ -104,9 +103,9 @@ class ImageClassification(LabelledTask):
         images = [Image.fromarray(x.numpy()).convert(_mode(loaded.processor)) for x in noise]
         return {"pixel_values": torch.stack([_pixels(loaded.processor, image) for image in images])}
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row whose image is missing or of no format that is read; damage inside is found when it is read."""
-        check_image(example.get(self.config.image), self.config.image)
+        check_image(row.get(self.config.image), self.config.image)
 
     def _is_named_by_folder(self, example: Example) -> bool:
         label = example.get(self.config.label)

@@ -79,9 +79,9 @@ class TextClassification(LabelledTask):
             batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
         return batch
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""
-        self._texts(example)
+        self._texts(row)
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""

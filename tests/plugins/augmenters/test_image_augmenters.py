@@ -93,7 +93,7 @@ def test_brightness_stays_in_its_range():
 
 def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
     task = ImageClassification()
-    task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
+    task.labels = task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
     flip = Flip(FlipConfig(probability=1))
     row = {"image": image, "label": "a"}
     (changed,) = flip.augment(row, task, random.Random(0))

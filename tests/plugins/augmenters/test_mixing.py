@@ -111,6 +111,7 @@ def test_labels_are_soft_also_in_batches_that_are_not_mixed_or_mixed_before(task
 
 def test_numbers_are_not_mixed_by_area():
     task = ImageClassification(ImageClassificationConfig(kind="regression"))
+    task.labels = Labels("regression", ("label",))
     Mixup().check_mix(task)
     with pytest.raises(RecipeError, match="'cutmix' mixes labels by area, which means nothing for numbers"):
         CutMix().check_mix(task)

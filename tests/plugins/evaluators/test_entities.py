@@ -96,7 +96,7 @@ def test_without_entities_there_is_accuracy_alone():
 
 def test_plain_tags_are_no_entities_whatever_they_look_like():
     task = TokenClassification(TokenClassificationConfig(scheme="plain"))
-    task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
+    task.labels = task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
     evaluator = Entities()
     evaluator.bind(EvaluationContext(task.name, task.labels))
     example = prediction("B-X O", "O O", task.labels.names)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, ResNetConfig, ResNetForImageClassification
 from virtual_token_models import DECODERS, MODELS, TEXT, answered, build, inputs, logits, ones, padded, tokens, with_
 
-from ftengine.api import LoadedModel
+from ftengine.api import Criterion, LoadedModel
 from ftengine.errors import InputError, RecipeError
 from ftengine.model import trainable
 from ftengine.plugins.registry import Registry
@@ -81,7 +81,7 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(strate
     loaded, ids = with_(strategy, name), tokens()
     labels = ids.clone()
     labels[:, :4], labels[1, -2:] = -100, -100
-    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels})
+    total, count = CausalLM().loss(loaded.module, {**inputs(loaded, ids), "labels": labels}, Criterion())
     (gradient,) = torch.autograd.grad(total, vectors(loaded))
     output = loaded.module(**inputs(loaded, ids)).logits
     assert output.shape[1] == ids.shape[1]

@@ -106,11 +106,11 @@ def test_unknown_options_are_refused(loaded):
 
 def test_predictions_of_labels_are_read_by_their_names():
     task = TextClassification()
-    task.bind({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
+    task.labels = task.bind({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
     scores = [0.05, 0.3, 0.1, 0.2, 0.15, 0.12, 0.08]
     shown = task.readable({"label": 0, "predicted": 1, "scores": scores, "logits": [0.0] * 7, "loss": 3.0})
     assert shown == {"label": "a", "predicted": "b", "scores": {"b": 0.3, "d": 0.2, "e": 0.15, "f": 0.12, "c": 0.1}}
-    task.bind({"train": [{"text": "x", "label": ["a", "b"]}]})
+    task.labels = task.bind({"train": [{"text": "x", "label": ["a", "b"]}]})
     shown = task.readable({"label": [1, 1], "predicted": [0, 0], "scores": [0.2, 0.1], "logits": [0, 0], "loss": 1.0})
     assert (shown["label"], shown["predicted"]) == ("a, b", "(none)")
     json.dumps(shown)
@@ -118,7 +118,7 @@ def test_predictions_of_labels_are_read_by_their_names():
 
 def test_predictions_of_tags_are_read_by_their_names():
     task = TokenClassification()
-    task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
+    task.labels = task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
     names = list(task.labels.names)
     shown = task.readable({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
     assert shown == {"tags": ["B-X", "O"], "predicted_tags": ["O", "O"]}

@@ -174,7 +174,7 @@ def test_duplicates_are_rows_that_say_the_same():
 
 @pytest.mark.parametrize("columns", [["messages"], ["prompt", "completion", "id"], ["text"], ["id", "text", "prompt"]])
 def test_known_columns_are_accepted(columns):
-    task().check(columns)
+    task().check_columns(columns)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_known_columns_are_accepted(columns):
 )
 def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
     with pytest.raises(DataError) as caught:
-        task().check(columns)
+        task().check_columns(columns)
     message = str(caught.value)
     assert ", ".join(columns) in message
     assert "`messages`" in message
