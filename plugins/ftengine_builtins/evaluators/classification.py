@@ -200,21 +200,14 @@ def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np
     order = np.argsort(scores)
     ranked, mine = scores[order], np.flatnonzero(positive[order])
     first, last = (np.searchsorted(ranked, ranked[mine], side) for side in ("left", "right"))
-    of_mine = [np.searchsorted(mine, ends) for ends in (first, last)]
     areas, step = [], max(1, BLOCK // len(scores))
     for start in range(0, len(weights), step):
         ordered = np.take(weights[start : start + step], order, axis=1)
+        below = np.zeros((len(ordered), len(scores) + 1))
+        np.cumsum(ordered, axis=1, out=below[:, 1:])
         own = ordered[:, mine].astype(np.float64)
-        below, below_mine = _cumulated(ordered), _cumulated(own)
-        # Of what has a lower score, and half of what has the same, those that are not of the class.
-        beaten = (below[:, first] + below[:, last] - sum(below_mine[:, ends] for ends in of_mine)) / 2
-        positives = below_mine[:, -1]
-        areas.append(ratio((own * beaten).sum(axis=1), positives * (below[:, -1] - positives)))
+        positives, every = own.sum(axis=1), below[:, -1]
+        # Each positive beats what has a lower score and half of what has the same; among positives that is P² / 2.
+        beaten = (own * (below[:, first] + below[:, last])).sum(axis=1) / 2 - positives**2 / 2
+        areas.append(ratio(beaten, positives * (every - positives)))
     return np.concatenate(areas)
-
-
-def _cumulated(weights):
-    """Return (B, n + 1): what stands before each place, and all."""
-    sums = np.zeros((weights.shape[0], weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=sums[:, 1:])
-    return sums
