@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.criterion import Criterion
@@ -31,6 +32,20 @@ class Starts(Protocol):
     """`ftengine init` proposes this component among its kind where `starter` is true."""
 
     starter: bool
+
+
+@runtime_checkable
+class ProposesModel(Protocol):
+    """A task that proposes to `ftengine init` what `model.source` may be."""
+
+    starter_model: str
+
+
+@runtime_checkable
+class ProposesData(Protocol):
+    """A task that proposes to `ftengine init` what `data.train` may be."""
+
+    starter_data: str
 
 
 @runtime_checkable
@@ -274,6 +289,17 @@ class ReplacesWeightDecay(Protocol):
     """Pulls weights somewhere itself, so that `train.weight_decay` has to be 0 beside it."""
 
     replaces_weight_decay: bool
+
+
+# Callbacks.
+
+
+@runtime_checkable
+class HasViewer(Protocol):
+    """Leaves files that another program shows; `ftengine train` names its command at the end."""
+
+    def view_command(self, run: Path) -> str:
+        """Return the command, for a run's folder."""
 
 
 # Evaluators.

@@ -111,7 +111,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
         raise InputError(
-            f"there are {len(strategies)} strategies to compare{named}; name two at least, with commas between them."
+            f"compare needs at least two strategies, separated by commas; there are {len(strategies)}{named}."
         )
     if RunDirectory(recipe.output).is_run():
         raise RunError(
@@ -122,7 +122,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     for spec in strategies:
         contender = _contender(recipe, spec)
         if contender.recipe.output in found:
-            raise InputError(f"strategy {contender.label!r} is named twice; each is compared once.")
+            raise InputError(f"strategy {contender.label!r} is named twice. Leave one of them.")
         found[contender.recipe.output] = contender
     return list(found.values())
 
@@ -196,8 +196,8 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
     resamples = contenders[0].recipe.evaluation.resamples
     if 2 * pairs / (resamples + 1) > LEVEL:
         listener.message(
-            f"evaluation.resamples is {resamples}, too few to tell anything after a correction for {pairs} "
-            f"comparisons; set it to {int(2 * pairs / LEVEL)} at least"
+            f"evaluation.resamples is {resamples}, too few to find any difference after correction for {pairs} "
+            f"comparisons; set it to at least {int(2 * pairs / LEVEL)}"
         )
     return jobs
 

@@ -128,7 +128,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
 def require_folds(folds: int) -> None:
     """Refuse fewer than two folds."""
     if folds < 2:
-        raise InputError(f"--folds {folds}: cross-validation needs two folds at least; five and ten are usual.")
+        raise InputError(f"--folds {folds}: cross-validation needs at least two folds; five and ten are usual.")
 
 
 def check(children: Sequence[Child], listener: Listener) -> list[Job]:

@@ -7,7 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
+from ftengine.api import (
+    Event,
+    Failed,
+    Finished,
+    Listener,
+    LoadedModel,
+    Reopens,
+    Saved,
+    SilentListener,
+    Started,
+    Strategy,
+)
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job, described
@@ -23,7 +34,6 @@ from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
-from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -81,41 +91,39 @@ def fine_tune(
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
 
     def tell(event: Event) -> None:
-        if isinstance(event, Stepped | Validated):
-            trackers.log(event.figures)
+        if session.is_main:
+            job.callbacks.tell(event)
 
     trainer = session.trainer(loaded, encoded, run, evaluating.general, tell)
     begin(run, job, session, loaded, resuming)
-    if session.is_main:
-        job.registry.plugins.hook.ftengine_run_started(run=run)
     if resuming:
         trainer.resume()
-    trackers = open_trackers(
-        recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
-    )
+    tell(Started(run.path, trainer.progress.step, job.resolved()))
     try:
         result = trainer.train()
         tuned = session.predictions(loaded, evaluating, "tuned")
         if session.is_main:
             save(run, job, loaded)
+            tell(Saved(run.path, result.steps, run.trained))
             run.write_json("training.json", session.training_facts(loaded, result))
             evaluation = session.evaluate(evaluating, base, tuned)
             save_predictions(run, base, tuned)
             if (changed := evaluation.examples()) is not None:
                 run.write_json("examples.json", changed)
             run.write_json("evaluation.json", evaluation.report)
-            trackers.evaluated(run.read_json("evaluation.json"))
-    finally:
-        trackers.finish()
+    except BaseException as error:  # interrupted or failed: callbacks may have something open
+        tell(Failed(run.path, trainer.progress.step, error))
+        raise
     complete(run, job, session)
     return load_run(run.path, registry=job.registry, listener=listener)
 
 
 def complete(run: RunDirectory, job: Job, session: Session) -> None:
-    """Write verdict and report of a run whose figures are there, and tell plugins that it is finished."""
+    """Write verdict and report of a run whose figures are there, and tell callbacks that it is finished."""
     if session.is_main:
         conclude(run)
-        job.registry.plugins.hook.ftengine_run_finished(run=run)
+        steps = run.read_json("training.json")["steps"]
+        job.callbacks.tell(Finished(run.path, steps, run.read_json("evaluation.json")))
     session.wait()
 
 

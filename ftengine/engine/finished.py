@@ -14,6 +14,7 @@ from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
+from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.experiment import Job, inferring, require_same_base
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
@@ -68,6 +69,11 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping a training step or validation."""
         return self.directory.metrics()
+
+    @property
+    def view_commands(self) -> list[str]:
+        """Commands that show what the run's callbacks wrote."""
+        return Callbacks(self.recipe, self._registry or Registry(), self.listener).view_commands(self.path)
 
     @property
     def mergeable(self) -> bool:
@@ -182,11 +188,11 @@ class Run:
         """Build the run's components with what they learnt."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts["strategy"]
-        content["train"]["trackers"] = []  # nothing will be tracked, so none has to be installed here
+        content["callbacks"] = content["train"]["trackers"] = []  # nothing happens that they would be told of
         job = Job.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         if stored := self.facts["labels"]:
             job.task.labels = Labels(stored["kind"], tuple(stored["names"]))
-        job.augmenters, job.regularizers = [], []  # they act in training alone
+        job.augmenters, job.regularizers, job.make_regularizers = [], [], []  # they act in training alone
         return job
 
     def _evaluation_plan(self, job: Job, data: str | Path | None) -> EvalPlan:
@@ -221,7 +227,7 @@ class Run:
         if seen.any():
             first = rows.where(int(np.flatnonzero(seen)[0]))
             self.listener.message(
-                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}: "
+                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}; "
                 "figures on them say nothing about new data"
             )
 
@@ -256,7 +262,7 @@ class Run:
             )
         if other := sorted(used - set(same)):
             self.listener.message(
-                f"the data files changed since the run was made: its {' and '.join(other)} rows are others now, so "
+                f"the run's {' and '.join(other)} rows have changed since it was trained, so "
                 "nothing is measured on them or fitted to them"
             )
         return same

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ftengine.cli.group import Suggesting
-from ftengine.cli.options import debug_option
-from ftengine.cli.page import facts, page, table
-from ftengine.cli.progress import listening
-from ftengine.report.text import printable
+from ftengine.errors import did_you_mean
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ftengine.bench.report import Report
-    from ftengine.bench.tables import Table
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
+)
 
 
-@click.group(cls=Suggesting)
+class _Suggesting(click.Group):
+    """A group that names the nearest command when one is unknown."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            ctx.fail(f"no command {name!r}. There are {', '.join(known)}.{did_you_mean(name, known)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Suggesting)
 @debug_option
 def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
@@ -81,32 +86,9 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
     Example:
       ftengine bench kernels --json before.json
     """
-    from ftengine.bench import tables
-    from ftengine.bench.kernels import measure_kernels
-    from ftengine.bench.plot import check_plot, draw
-    from ftengine.bench.report import check_writable
-    from ftengine.bench.settings import Settings
+    from ftengine_bench.__main__ import kernels as measure
 
-    settings = Settings.parse(**options)
-    if json:
-        check_writable(json)
-    if plot:
-        check_plot(plot)
-
-    def keep(report: Report) -> None:
-        if json:
-            report.write(json)
-
-    with listening() as listener:
-        report = measure_kernels(settings, listener, keep)
-    if plot:
-        draw(report, plot)
-    out = page()
-    out.print(facts(tables.facts(report)))
-    for found in (tables.layer_table(report), tables.block_table(report), tables.operator_table(report)):
-        if found[1]:
-            out.print()
-            _print(out, found, tables.LEFT)
+    measure(json, plot, **options)
 
 
 @bench.command()
@@ -126,23 +108,6 @@ def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     Example:
       ftengine bench compare before.json after.json --fail-over 5%
     """
-    from ftengine.bench import tables
-    from ftengine.bench.compare import check_slower, noise, parse_share
-    from ftengine.bench.compare import compare as compare_reports
-    from ftengine.bench.report import Report
+    from ftengine_bench.__main__ import comparison
 
-    allowed = None if fail_over is None else parse_share(fail_over)
-    reports = [Report.read(file) for file in files]
-    found = compare_reports(reports)
-    _print(page(), tables.comparison_table(found, [str(file) for file in files]), tables.LEFT_OF_COMPARISON)
-    for file, report in zip(files, reports, strict=True):
-        disturbed = noise(report)
-        if disturbed:
-            click.echo(f"warning: {printable(str(file))}: {disturbed}", err=True)
-    if allowed is not None:
-        check_slower(found, allowed)
-
-
-def _print(out: Console, found: Table, left: int) -> None:
-    columns, rows = found
-    out.print(table(columns, rows, left=left))
+    comparison(list(files), fail_over)

@@ -1,4 +1,4 @@
-"""`python -m ftengine.bench` is `ftengine bench` for a machine with torch and nothing else."""
+"""`python -m ftengine_bench` is `ftengine bench` for a machine with torch and nothing else."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftengine.bench import tables
-from ftengine.bench.compare import check_slower, compare, parse_share
-from ftengine.bench.kernels import measure_kernels
-from ftengine.bench.plot import check_plot, draw
-from ftengine.bench.report import Report, check_writable
-from ftengine.bench.settings import Settings
 from ftengine.errors import FtengineError
+from ftengine_bench import tables
+from ftengine_bench.compare import check_slower, compare, noise, parse_share
+from ftengine_bench.kernels import measure_kernels
+from ftengine_bench.plot import check_plot, draw
+from ftengine_bench.report import Report, check_writable
+from ftengine_bench.settings import Settings
 
 
 class Lines:
@@ -63,8 +63,13 @@ def kernels(json: Path | None, plot: Path | None, **options: object) -> None:
 def comparison(files: list[Path], fail_over: str | None) -> None:
     """Print a comparison; fail where one became slower."""
     allowed = None if fail_over is None else parse_share(fail_over)
-    found = compare([Report.read(file) for file in files])
-    print(aligned(tables.comparison_table(found, [str(file) for file in files]), tables.LEFT_OF_COMPARISON))
+    reports = [Report.read(file) for file in files]
+    found, names = compare(reports), [printable(str(file)) for file in files]
+    print(aligned(tables.comparison_table(found, names), tables.LEFT_OF_COMPARISON))
+    for name, report in zip(names, reports, strict=True):
+        disturbed = noise(report)
+        if disturbed:
+            print(f"warning: {name}: {disturbed}", file=sys.stderr)
     if allowed is not None:
         check_slower(found, allowed)
 
@@ -80,8 +85,13 @@ def aligned(table: tables.Table, left: int) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Return text with whatever could steer a terminal escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ftengine.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ftengine_bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
     measuring = commands.add_parser("kernels", help="measure; options as of `ftengine bench kernels`")
     measuring.set_defaults(command=kernels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftengine.bench.shapes import Shape
+from ftengine_bench.shapes import Shape
 
 PHASES = ("forward", "backward", "both")
 

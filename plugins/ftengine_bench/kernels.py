@@ -7,17 +7,17 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from ftengine.bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine.bench.machine import machine
-from ftengine.bench.memory import peak_bytes, saved_bytes
-from ftengine.bench.operators import measure_operators
-from ftengine.bench.peaks import Peak, measure_peak
-from ftengine.bench.providers import PROVIDERS, Layer, Step
-from ftengine.bench.report import Report, Row
-from ftengine.bench.settings import Settings, dtype_name
-from ftengine.bench.shapes import Shape
-from ftengine.bench.timing import Action, Clock, Spread, clock_of, measure, paired_ratio
 from ftengine.ops import use_instruction_set
+from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
+from ftengine_bench.machine import machine
+from ftengine_bench.memory import peak_bytes, saved_bytes
+from ftengine_bench.operators import measure_operators
+from ftengine_bench.peaks import Peak, measure_peak
+from ftengine_bench.providers import PROVIDERS, Layer, Step
+from ftengine_bench.report import Report, Row
+from ftengine_bench.settings import Settings, dtype_name
+from ftengine_bench.shapes import Shape
+from ftengine_bench.timing import Action, Clock, Spread, clock_of, measure, paired_ratio
 
 
 class Progress(Protocol):

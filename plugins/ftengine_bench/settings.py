@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ftengine.bench.providers import PROVIDERS, why_unavailable
-from ftengine.bench.shapes import Shape, parse_shape, preset_shapes
 from ftengine.errors import InputError, did_you_mean
 from ftengine.ops import instruction_sets, quantise_dropout
 from ftengine.ops.eligibility import DTYPES, MAX_RANK
+from ftengine_bench.providers import PROVIDERS, why_unavailable
+from ftengine_bench.shapes import Shape, parse_shape, preset_shapes
 
 DEFAULT_PRESET = "smollm2-135m"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ftengine.bench.figures import least_overhead, recovered
-from ftengine.bench.report import Row
-from ftengine.bench.shapes import Shape
+from ftengine_bench.figures import least_overhead, recovered
+from ftengine_bench.report import Row
+from ftengine_bench.shapes import Shape
 
 
 @dataclass(frozen=True)

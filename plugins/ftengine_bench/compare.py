@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ftengine.bench.providers import GUARDED, OURS
-from ftengine.bench.report import Report, Row
 from ftengine.errors import FtengineError, InputError
+from ftengine_bench.providers import GUARDED, OURS
+from ftengine_bench.report import Report, Row
 
 NOISY = 0.1
 """Median spread of a file's rows above which its machine was busy; on idle ones it is 3 to 8 % (benchmarks/results)."""

@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 
-from ftengine.bench.peaks import Peak
-from ftengine.bench.providers import SCALE, Layer
-from ftengine.bench.settings import dtype_name
-from ftengine.bench.shapes import Shape
-from ftengine.bench.timing import Action, Clock, Spread, measure, paired_difference
 from ftengine.ops import active_backend, draw_seed
+from ftengine_bench.peaks import Peak
+from ftengine_bench.providers import SCALE, Layer
+from ftengine_bench.settings import dtype_name
+from ftengine_bench.shapes import Shape
+from ftengine_bench.timing import Action, Clock, Spread, measure, paired_difference
 
 TINY = 1e-6  # a scale at which thousands of merges into one weight leave it as large as it was
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ftengine.bench.settings import dtype_name
-from ftengine.bench.timing import Action, Clock, measure
+from ftengine_bench.settings import dtype_name
+from ftengine_bench.timing import Action, Clock, measure
 
 COPIED_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 """Far larger than any cache."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, linear
 
-from ftengine.bench.shapes import Shape
 from ftengine.ops import active_backend, lowrank_linear, use_reference
+from ftengine_bench.shapes import Shape
 
 SCALE = 2.0  # alpha / r; no provider is quicker for one value than for another
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftengine.bench.compare import Comparison
-from ftengine.bench.report import Report
-from ftengine.bench.summary import blocks
+from ftengine_bench.compare import Comparison
+from ftengine_bench.report import Report
+from ftengine_bench.summary import blocks
 
 Cells = list[tuple[str, ...]]
 Table = tuple[tuple[str, ...], Cells]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from ftengine.bench.report import Report, Row, check_writable
 from ftengine.errors import InputError
+from ftengine_bench.report import Report, Row, check_writable
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
