@@ -28,13 +28,11 @@ from pydantic import BaseModel
 
 from ftengine import Recipe, api, fine_tune, load_run, testing
 from ftengine.cli import main
-from ftengine.data.oddities import ODDITIES
-from ftengine.data.personal import KINDS as PERSONAL
 from ftengine.data.read import SUFFIXES
 from ftengine.errors import NoMatch
 from ftengine.model import read_tensors
 from ftengine.plugins import hookspecs
-from ftengine.plugins.registry import KINDS, Registry
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
@@ -259,7 +257,7 @@ HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVAL
 
 BUILT_IN = {
     f"{kind.capitalize()} `{entry.name}`": entry
-    for kind in KINDS
+    for kind in RECIPE_KEYS
     for entry in Registry().entries(kind)
     if entry.origin.distribution == "ftengine"
 }
@@ -271,7 +269,7 @@ def home(heading):
 
 @pytest.mark.parametrize("document", [RECIPE, *HOMES.values()], ids=lambda document: document.name)
 def test_every_built_in_component_has_its_section_and_no_other_has(document):
-    kinds = tuple(f"{kind.capitalize()} `" for kind in KINDS)
+    kinds = tuple(f"{kind.capitalize()} `" for kind in RECIPE_KEYS)
     found = [heading for heading in headings(document) if heading.startswith(kinds)]
     assert sorted(found) == sorted(heading for heading in BUILT_IN if home(heading) == document)
 
@@ -291,6 +289,7 @@ def test_every_option_of_a_component_is_told_with_its_default(heading):
         (AUGMENTERS, "Augmenters", "augmenter"),
         (REGULARIZERS, "Regularizers", "regularizer"),
         (EVALUATION, "Evaluators", "evaluator"),
+        (DATA, "What the audits find", "audit"),
     ],
 )
 def test_the_table_of_a_kind_has_all_of_it(document, heading, kind):
@@ -340,8 +339,10 @@ def test_every_kind_of_finding_is_told():
 
 
 def test_every_kind_of_oddity_and_of_personal_data_is_told():
+    from ftengine_builtins.audits.oddities import ODDITIES
+
     assert table(DATA, "Oddities").names() == list(ODDITIES)
-    assert table(DATA, "Likely personal data").names() == list(PERSONAL)
+    assert table(DATA, "Likely personal data").names() == list(api.PERSONAL)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +400,7 @@ def test_every_file_of_a_run_is_told(desk):
 @pytest.mark.parametrize(
     ("document", "heading", "file"),
     [
-        (DATA, "What the audit says", "audit.json"),
+        (DATA, "`audit.json`", "audit.json"),
         (RUNS, "`environment.json`", "environment.json"),
         (RUNS, "`metrics.jsonl`", "metrics.jsonl"),
         (RUNS, "`training.json`", "training.json"),
@@ -417,11 +418,10 @@ def test_every_field_of_a_file_is_told(desk, document, heading, file):
 @pytest.mark.parametrize(
     ("document", "heading", "name", "file"),
     [
-        (DATA, "What the audit says", "splits", "audit.json"),
-        (DATA, "What the audit says", "split", "audit.json"),
-        (DATA, "What the audit says", "near_duplicates", "audit.json"),
-        (DATA, "What the audit says", "lengths", "audit.json"),
-        (DATA, "What the audit says", "encoded", "audit.json"),
+        (DATA, "`audit.json`", "splits", "audit.json"),
+        (DATA, "`audit.json`", "split", "audit.json"),
+        (DATA, "`audit.json`", "findings", "audit.json"),
+        (DATA, "`audit.json`", "encoded", "audit.json"),
         (RUNS, "`environment.json`", "plugins", "environment.json"),
         (RUNS, "`environment.json`", "hardware", "environment.json"),
         (RUNS, "`environment.json`", "precision", "environment.json"),
@@ -439,6 +439,11 @@ def test_fields_inside_are_told_too(desk, document, heading, name, file):
     elif isinstance(value, list):
         value = value[0]
     assert set(value) <= set(code(row[1]))
+
+
+def test_every_fact_of_the_audit_is_told(desk):
+    audit = json.loads((desk / "runs" / "support" / "audit.json").read_text())
+    assert table(DATA, "`facts`").names() == list(audit["facts"])
 
 
 def test_every_file_of_a_checkpoint_is_told(desk):

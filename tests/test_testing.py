@@ -51,11 +51,6 @@ def task():
     return task
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("strategy")])
-def test_strategies_in_the_box_pass(name, load, batch):
-    check_strategy(build("strategy", name), load, batch)
-
-
 TEXT = ("case", "delete-words", "keyboard", "ocr", "punctuation", "swap-words")
 
 

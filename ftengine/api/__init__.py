@@ -47,6 +47,7 @@ from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Tabl
 from ftengine.api.evaluator import Difference, EvaluationContext, Evaluator, Judgement, Metric
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
+from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
 from ftengine.api.strategy import Strategy
@@ -58,6 +59,7 @@ VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
+    "PERSONAL",
     "VERSION",
     "AsksForAnswers",
     "Audit",
@@ -138,5 +140,9 @@ __all__ = [
     "Validated",
     "View",
     "WeighsExamples",
+    "find_personal",
     "iterate",
+    "redact",
+    "redact_json",
+    "redact_pieces",
 ]

@@ -122,3 +122,9 @@ class View:
     def label(self) -> Any:
         """The target of a row whose equals should have equal ones; None of free text."""
         return self.target if self.classes else None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes in `label`, a list of which has several; numbers with a fraction are none."""
+        labels = self.label if isinstance(self.label, (list, tuple)) else [self.label]
+        return [str(label) for label in labels if label is not None and not isinstance(label, (float, Mapping))]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.audit import audit_lines
+from ftengine.cli.audit import show_audit
 from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
@@ -93,8 +93,7 @@ def show(plan: Plan) -> None:
     out.print(facts(_lines(plan)))
     out.print()
     out.print(_data(plan.data, plan.steps["unit"]))
-    out.print()
-    out.print(facts(audit_lines(plan.data, plan.steps["unit"])))
+    show_audit(out, plan.data)
     if plan.example:
         out.print()
         _example(out, plan.example)
@@ -231,10 +230,12 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
 
 
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+    from ftengine.api import redact_pieces
+
     brackets = out.color_system is None or out.no_color
     how = "in ⟦ ⟧" if brackets else "underlined"
     out.print(f"One example as the model sees it; what is trained on is {how}:")
-    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in example]
+    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in redact_pieces(example)]
     text = marked(pieces, brackets=brackets)
     text.rstrip()
     out.print(text)

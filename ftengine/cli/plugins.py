@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
-    "--kind", metavar="KIND", help="Only this kind: loader, task, strategy, augmenter, regularizer or evaluator."
+    "--kind", metavar="KIND", help="Only this kind: loader, task, strategy, augmenter, regularizer, evaluator or audit."
 )
 
 

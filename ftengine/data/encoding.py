@@ -15,7 +15,6 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, ReadsProcessor, Task, iterate
 from ftengine.data.augmentation import augment, mix
-from ftengine.data.personal import mask
 from ftengine.data.read import Rows, file_columns
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
@@ -160,6 +159,10 @@ class EncodedSplit:
             "truncated": self.truncated,
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
+            "skipped_first": self.skipped[:5],
+            "uncut": self.uncut,
+            "limit": self.max_length,
+            "content": self.content,
         }
 
 
@@ -220,7 +223,7 @@ def encode_split(
         except DataError as error:
             if on_error == "fail":
                 raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
-            skipped.append(f"{rows.where(i)}: {mask(str(error))}")
+            skipped.append(f"{rows.where(i)}: {error}")
     if not counts.index:
         raise DataError(
             f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows)} rows "

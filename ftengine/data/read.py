@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import ReadsFiles
-from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
 from ftengine.data.parse import other_separator
 from ftengine.errors import DataError, did_you_mean
@@ -264,7 +264,7 @@ def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[st
     with file:
         if not os.fstat(file.fileno()).st_size:
             raise DataError(f"{source} is empty (0 bytes); it must hold at least one example.")
-        entry = stored(file, source, suffix, on_error)
+        entry = cached(file, source, suffix, on_error)
     facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
     try:
         dataset = Dataset.from_file(str(entry / "rows.arrow"))

@@ -16,8 +16,8 @@ to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is divided and audited.
+class RowHashes:
+    """Rows by split, and hashes of what they are divided and compared by.
 
     Args:
         splits: rows by name, training first.
@@ -31,19 +31,19 @@ class Material:
     targets: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
 
-    def divided(self, sides: Mapping[str, np.ndarray]) -> Material:
-        """Return the material with training divided: for each part the indices of its rows."""
+    def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
+        """Return the same with training divided; `sides` has for each part the indices of its rows."""
         whole = self.splits["train"]
         splits = dict(self.splits)
         for name, rows in sides.items():
-            # What could not be read is told once, with the training split.
+            # What could not be read is counted once, with the training split.
             splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
         names = [name for name in ("train", "validation", "test") if name in splits]
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in names}
 
-        return Material(
+        return RowHashes(
             {name: splits[name] for name in names},
             divided(self.digests),
             divided(self.targets),

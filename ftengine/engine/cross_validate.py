@@ -18,7 +18,6 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
-from ftengine.data.labels import labels_of
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Job
 from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
@@ -162,10 +161,10 @@ def _label_held_out_whole(job: Job) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
     data = job.recipe.data
     splits = make_splits(data, job.task, job.recipe.seed, audited=False).mapping()
-    trained = {label for row in splits["train"] for label in labels_of(job.task.view(row).label)}
+    trained = {label for row in splits["train"] for label in job.task.view(row).labels}
     places: dict[str, list[str]] = {}
     for i, row in enumerate(splits["test"]):
-        for label in set(labels_of(job.task.view(row).label)) - trained:
+        for label in set(job.task.view(row).labels) - trained:
             places.setdefault(label, []).append(splits["test"].where(i))
     if not places:
         return ""

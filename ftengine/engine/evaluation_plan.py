@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, AugmenterConfig, Evaluator, MixesBatches, SilentListener, Task
-from ftengine.data.audit import group_numbers, to_json
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, file_columns, read_rows
+from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import Splits, read_for
 from ftengine.engine.experiment import Job, inferring
 from ftengine.engine.session import held_out

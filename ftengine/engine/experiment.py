@@ -26,9 +26,9 @@ from ftengine.api import (
     Strategy,
     Task,
 )
+from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
-from ftengine.data.lengths import length_report
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.errors import BaseMismatch, DataError, InputError, RecipeError, SourceError, naming
@@ -36,6 +36,7 @@ from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached
 from ftengine.training.trackers import check_trackers
@@ -54,7 +55,8 @@ class Job:
     augmenters: Sequence[Augmenter]
     regularizers: Sequence[Regularizer]
     processor: Any = None
-    audit: dict[str, Any] = field(default_factory=dict)
+    audit: AuditResult = field(init=False)
+    """What is known of the data, after `encode`."""
     skeleton: LoadedModel | None = None
     tried: Strategy | None = None
     """The strategy that prepared the skeleton."""
@@ -144,7 +146,6 @@ class Job:
                     f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
                     "there is no validation split. Set data.validation, or change its options."
                 )
-        self.audit = dict(splits.audit)
         return splits
 
     def load_skeleton(self) -> None:
@@ -171,17 +172,22 @@ class Job:
         self.regularizers = [type(regularizer)(regularizer.config) for regularizer in self.regularizers]
 
     def encode(self, splits: Splits) -> dict[str, EncodedSplit]:
-        """Encode every split once, to count tokens and to find bad rows.
+        """Encode every split once, to count tokens and to find bad rows, and let the audits look at the data.
 
         Raises:
             DataError: a row cannot be encoded, or nothing is left to train on.
         """
         self.load_processor()
-        return {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
+        encoded = {name: self.encode_rows(name, rows) for name, rows in splits.mapping().items()}
+        if splits.audited is not None:
+            self.listener.phase("audit data")
+            summaries = {name: split.summary() for name, split in encoded.items()}
+            self.audit = run_audits(splits.audited, summaries, self.registry)
+        return encoded
 
     def encode_rows(self, name: str, rows: Rows) -> EncodedSplit:
         """Encode one split; only the training split is augmented."""
-        encoded = encode_split(
+        return encode_split(
             name,
             rows,
             self.task,
@@ -192,9 +198,6 @@ class Job:
             augmenters=self.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
-        self.audit.setdefault("lengths", {})[name] = length_report(encoded)
-        self.audit.setdefault("encoded", {})[name] = encoded.summary() | {"content": encoded.content}
-        return encoded
 
     def load_processor(self) -> None:
         """Load the tokenizer or image processor alone."""

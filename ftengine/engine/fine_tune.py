@@ -22,6 +22,7 @@ from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
 from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
@@ -61,10 +62,11 @@ def fine_tune(
                 complete(run, job, Session(job))
             return load_run(run.path, registry=job.registry, listener=listener)
     splits = job.read_data()
-    for warning in splits.audit["warnings"]:
-        listener.message(f"data: {warning}")
     job.load_skeleton()
     encoded = job.encode(splits)
+    for finding in job.audit.findings:
+        if finding.level != "good":
+            listener.message(f"{finding.kind}: {finding.text}")
     measurement = measurement_of(job, encoded, splits)
     session = Session(job)
 
@@ -142,7 +144,7 @@ def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, re
     """
     environment = session.environment(loaded)
     if resuming:
-        if _contents(run.read_json("audit.json")) != _contents(job.audit):
+        if AuditResult.read(run).contents != job.audit.contents:
             raise RunError(
                 f"run {str(run.path)!r} cannot be resumed: the data files changed since it began. "
                 "Restore them, or start a new run with --set output=DIR."
@@ -160,7 +162,7 @@ def begin(run: RunDirectory, job: Job, session: Session, loaded: LoadedModel, re
         return
     if session.is_main:
         run.create()
-        run.write_json("audit.json", job.audit)
+        job.audit.write(run)
         run.write_json("environment.json", environment)
         run.write_yaml("recipe.yaml", job.resolved())
     session.wait()
@@ -210,10 +212,6 @@ def sidecar(job: Job, loaded: LoadedModel) -> dict[str, Any]:
 def _reopened(strategy: Strategy) -> dict[str, Any]:
     """Return name and options under which a finished run prepares its strategy again."""
     return {"name": strategy.name, **strategy.reopened()} if isinstance(strategy, Reopens) else described(strategy)
-
-
-def _contents(audit: dict[str, Any]) -> dict[str, str]:
-    return {name: split["content"] for name, split in audit["encoded"].items()}
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -116,7 +116,7 @@ def plan(
             "labels": list(job.task.labels.names) if job.task.labels else None,
         },
         targets=job.targets,
-        data=job.audit,
+        data=job.audit.model_dump(mode="json"),
         steps={
             "total": schedule.total,
             "per_epoch": schedule.per_epoch,
@@ -331,17 +331,7 @@ def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterato
 
 def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
     """Say what is legal but probably not meant."""
-    found = list(job.audit.get("warnings", ()))
-    shortened: list[str] = []
-    for name, split in encoded.items():
-        if split.truncated:
-            shortened.append(f"{split.truncated} of {len(split.rows)} {name} examples")
-        if split.untrained_rows:
-            found.append(f"{name}: {split.untrained_rows} examples have nothing to train on and are left out.")
-        if split.skipped:
-            found.append(f"{name}: {len(split.skipped)} rows cannot be used and are skipped, e.g. {split.skipped[0]}.")
-    if shortened:
-        found.append(f"{', '.join(shortened)} are cut to the length limit.")
+    found = [finding.text for finding in job.audit.findings if finding.level != "good"]
     found += [
         f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."

@@ -6,9 +6,8 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from ftengine.api import Example, Shows
+from ftengine.api import Example, Shows, find_personal, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.personal import find_personal, mask_json, mask_pieces
 from ftengine.evaluation.examination import Examination, Outcome
 from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, most_changed
 
@@ -20,7 +19,7 @@ def examples(examination: Examination, base: Outcome, tuned: Outcome) -> dict[st
     """Return {"evaluator", "improved", "worse"}; all processes take part, and each has all of it.
 
     An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
-    "tuned_score", "base_right", "tuned_right"}. Likely personal data is masked in all of it.
+    "tuned_score", "base_right", "tuned_right"}. Likely personal data is redacted in all of it.
     """
     name = judging(base.judgements, tuned.judgements)
     if name is None:
@@ -53,12 +52,12 @@ def _item(
     personal = [value for text in split.task.view(example).texts for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
-        "shown": shortened(mask_pieces(_pieces(split, example), personal)),
+        "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
     for side, one, answer in zip(("base", "tuned"), judged, answers, strict=True):
         right = int(one.right[member])
         item |= {
-            side: mask_json(answer, personal),
+            side: redact_json(answer, personal),
             f"{side}_score": float(one.scores[member]),
             f"{side}_right": None if right == UNKNOWN else bool(right),
         }

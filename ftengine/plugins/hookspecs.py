@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from ftengine.api import Augmenter, Evaluator, ModelLoader, Regularizer, Strategy, Task
+from ftengine.api import Audit, Augmenter, Evaluator, ModelLoader, Regularizer, Strategy, Task
 
 if TYPE_CHECKING:
     from ftengine.run.directory import RunDirectory
@@ -49,6 +49,11 @@ def ftengine_regularizers() -> Iterable[type[Regularizer]]:
 @hookspec
 def ftengine_evaluators() -> Iterable[type[Evaluator]]:
     """Return classes that measure predictions."""
+
+
+@hookspec
+def ftengine_audits() -> Iterable[type[Audit]]:
+    """Return classes that look for what is wrong with the data of every run."""
 
 
 @hookspec

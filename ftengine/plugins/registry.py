@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ftengine.api import Augmenter, Component, Evaluator, ModelLoader, Regularizer, Strategy, Task
+from ftengine.api import Audit, Augmenter, Component, Evaluator, ModelLoader, Regularizer, Strategy, Task
 from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.option_errors import explain
@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[type[Component], str]] = {
     "augmenter": (Augmenter, "ftengine_augmenters"),
     "regularizer": (Regularizer, "ftengine_regularizers"),
     "evaluator": (Evaluator, "ftengine_evaluators"),
+    "audit": (Audit, "ftengine_audits"),
 }
 """Component kinds: the base class of each and the hook that lists its classes."""
 
@@ -104,7 +105,7 @@ class Registry:
 
     def _elsewhere(self, name: str) -> str:
         """Say of which other kind a component of this name is; "" where there is none."""
-        kinds = [kind for kind, entries in self._entries.items() if name in entries]
+        kinds = [kind for kind, entries in self._entries.items() if name in entries and kind in RECIPE_KEYS]
         said = " or ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" for kind in kinds)
         return f" {name!r} is {said}: put it under {' or '.join(RECIPE_KEYS[kind] for kind in kinds)}." if kinds else ""
 

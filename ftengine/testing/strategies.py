@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ftengine.api import Batch, FreezesByStep, LoadedModel, Merges, Reopens, Strategy
 from ftengine.errors import NotMergeable
+from ftengine.model import trainable
 from ftengine.testing.checks import methods, run_checks
 
 if TYPE_CHECKING:
@@ -57,13 +60,33 @@ class _StrategyChecks:
     def groups_hold_each_trainable_parameter_once(self) -> None:
         strategy, loaded = self._prepared()
         given = [id(p) for group in strategy.param_groups(loaded.module, 0.01, 0.1) for p in group["params"]]
-        trainable = [id(p) for p in loaded.module.parameters() if p.requires_grad]
-        assert sorted(given) == sorted(trainable), f"{len(given)} in groups, {len(trainable)} require a gradient"
+        wanted = [id(p) for p in trainable(loaded.module).values()]
+        assert sorted(given) == sorted(wanted), f"{len(given)} in groups, {len(wanted)} require a gradient"
 
-    def counts_are_the_same_each_time(self) -> None:
-        prepared = [self._prepared()[1].module for _ in "ab"]
-        counts = [[(n, p.numel()) for n, p in module.named_parameters() if p.requires_grad] for module in prepared]
-        assert counts[0] == counts[1], "two preparations leave different parameters to train"
+    def a_seed_decides_what_it_prepares(self) -> None:
+        first, second = (trainable(self._prepared()[1].module) for _ in "ab")
+        assert first.keys() == second.keys(), "two preparations leave different parameters to train"
+        differing = [name for name in first if not first[name].equal(second[name])]
+        assert not differing, f"{differing[0]} starts differently though the seed is the same"
+
+    def a_model_without_values_is_prepared_alike(self) -> None:
+        _, loaded = self._prepared()
+        strategy, skeleton = self._make(), _on_meta(self._load())
+        strategy.prepare(skeleton)
+        shapes = [{n: tuple(p.shape) for n, p in trainable(x.module).items()} for x in (loaded, skeleton)]
+        assert shapes[0] == shapes[1], "on the meta device other parameters train"
+        real = [name for name, p in skeleton.module.named_parameters() if not p.is_meta]
+        assert not real, f"{real[0]} is not on the meta device, as the model is"
+
+    def a_copy_is_independent(self) -> None:
+        import torch
+
+        _, loaded = self._prepared()
+        before, duplicate = self._outputs(loaded), copy.deepcopy(loaded.module)
+        with torch.no_grad():
+            for parameter in trainable(duplicate).values():
+                parameter.add_(1.0)
+        assert self._outputs(loaded).equal(before), "changing a copy of the model changes the model"
 
     def saved_and_loaded_outputs_are_equal(self) -> None:
         strategy, loaded = self._prepared()
@@ -127,3 +150,12 @@ class _StrategyChecks:
         optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
         loaded.module.train()(**self._batch).loss.backward()
         optimizer.step()
+
+
+def _on_meta(loaded: LoadedModel) -> LoadedModel:
+    """Return a model with every tensor on the meta device, tied ones still tied."""
+    from torch import nn
+
+    tensors = [*loaded.module.parameters(), *loaded.module.buffers()]
+    memo = {id(x): nn.Parameter(x.to("meta")) if isinstance(x, nn.Parameter) else x.to("meta") for x in tensors}
+    return dataclasses.replace(loaded, module=copy.deepcopy(loaded.module, memo))

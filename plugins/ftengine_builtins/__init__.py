@@ -83,3 +83,20 @@ def ftengine_evaluators():
     from ftengine_builtins.evaluators.regression import Regression
 
     return [Calibration, Classification, Entities, Generation, Memorisation, Perplexity, Refusal, Regression]
+
+
+@hookimpl
+def ftengine_audits():
+    from ftengine_builtins.audits.balance import Balance
+    from ftengine_builtins.audits.contradictions import Contradictions
+    from ftengine_builtins.audits.duplicates import Duplicates
+    from ftengine_builtins.audits.languages import Languages
+    from ftengine_builtins.audits.leaks import Leaks
+    from ftengine_builtins.audits.lengths import Lengths
+    from ftengine_builtins.audits.mojibake import Mojibake
+    from ftengine_builtins.audits.oddities import Oddities
+    from ftengine_builtins.audits.personal_data import PersonalData
+    from ftengine_builtins.audits.reading import Reading
+
+    texts = [Languages, Mojibake, Oddities, PersonalData]
+    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, *texts]

@@ -6,15 +6,11 @@ from pathlib import Path
 import pytest
 
 from ftengine.api import Task, View
-
-
-class RowTask(Task):
-    """Two rows are the same when all of their columns are."""
-
-    name = "row"
-
-    def view(self, row):
-        return View((), identity=dict(row))
+from ftengine.data.audit import run_audits
+from ftengine.data.split import make_splits
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import DataSection
+from ftengine.run.records import AuditResult
 
 
 class TextTask(Task):
@@ -23,17 +19,25 @@ class TextTask(Task):
     name = "text"
 
     def view(self, row):
-        texts = [value for value in row.values() if isinstance(value, str)]
-        return View((), texts=texts, identity=row["text"])
+        return View([row["text"]])
 
 
-class LabelTask(TextTask):
+class LabelTask(Task):
     """A text is to be given its label."""
 
     name = "label"
 
     def view(self, row):
         return View([row["text"]], row["label"], classes=True)
+
+
+class RowTask(Task):
+    """Two rows are the same when all of their columns are."""
+
+    name = "row"
+
+    def view(self, row):
+        return View([], identity=dict(row))
 
 
 @pytest.fixture
@@ -49,6 +53,24 @@ def text_task() -> Task:
 @pytest.fixture
 def label_task() -> Task:
     return LabelTask()
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def audit(registry: Registry) -> Callable[..., AuditResult]:
+    """Audit data as a run does after its division; of what the model gets there is nothing."""
+
+    def audit(task: Task, train: str | DataSection, **options) -> AuditResult:
+        section = (
+            train if isinstance(train, DataSection) else DataSection(train=train, **{"validation": None, **options})
+        )
+        return run_audits(make_splits(section, task, 0).audited, {}, registry)
+
+    return audit
 
 
 @pytest.fixture(autouse=True)

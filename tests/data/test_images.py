@@ -9,8 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from ftengine.api import Task, View
-from ftengine.data.audit import identities
 from ftengine.data.read import read_rows
+from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
@@ -179,7 +179,7 @@ class ImageTask(Task):
 
     def view(self, row):
         with open(row["image"], "rb") as file:
-            return View((), texts=(), identity=file.read())
+            return View([], identity=file.read())
 
 
 def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
@@ -192,7 +192,7 @@ def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
     assert any(copies <= side for side in sides)
 
     section = DataSection(train="photos", validation="photos/dog", leaks="warn")
-    (leak,) = make_splits(section, task, 0).audit["leaks"]
+    (leak,) = make_splits(section, task, 0).audited.facts["leaks"]
     assert leak["count"] == 3
     assert leak["places"][1] == "photos/cat/7.png = photos/dog/8.png"
 

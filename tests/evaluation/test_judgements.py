@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from ftengine.api import Judgement
-from ftengine.data.personal import mask_pieces
+from ftengine.api import Judgement, redact_pieces
 from ftengine.evaluation.examination import Outcome
 from ftengine.evaluation.examples import examples, shortened
 from ftengine.evaluation.judgements import Judgements, Spool, judging, mcnemar, most_changed
@@ -97,7 +96,7 @@ def test_personal_data_is_masked_in_examples():
     """In the row's own text, as BERT's tokenizer decodes it (in lower case, with spaces), and in the answers."""
     email = "Jane.Doe@example.org"
     decoded = [("[CLS] write to jane. doe @ example. org [SEP]", False), (email, True)]
-    assert mask_pieces(decoded, [email]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
+    assert redact_pieces(decoded, [email]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
     item = changed_item({"text": f"Write to {email}"}, email, decoded)
     assert item["shown"] == [["Write to J…rg", False], ["J…rg", True]]
     assert item["tuned"] == {"completion": "Ask J…rg or 2…23", "scores": {"J…rg": 0.5}}

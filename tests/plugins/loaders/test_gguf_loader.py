@@ -73,13 +73,6 @@ def test_tokenizer_and_config_are_read_once(smollm2_loader, smollm2, smollm2_ggu
     assert smollm2_loader.load_processor(str(smollm2_gguf)) is smollm2.processor
 
 
-def test_skeleton_has_the_shapes_and_no_memory(smollm2_loader, smollm2, smollm2_gguf) -> None:
-    skeleton = smollm2_loader.load_skeleton(LoadRequest(str(smollm2_gguf), "causal-lm"))
-    assert {p.device.type for p in skeleton.module.parameters()} == {"meta"}
-    shapes = {name: p.shape for name, p in smollm2.module.named_parameters()}
-    assert {name: p.shape for name, p in skeleton.module.named_parameters()} == shapes
-
-
 def test_weights_equal_what_transformers_reads_unaided(tiny_gguf) -> None:
     plain = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name)
     loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))

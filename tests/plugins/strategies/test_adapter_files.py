@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import KNOWN, bottlenecks, logits, opened, prepared, shake
+from adapter_models import bottlenecks, logits, opened, prepared, shake
 from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
@@ -47,17 +47,6 @@ def edited(folder: Path, **entries) -> Path:
     content["config"] |= entries
     file.write_text(json.dumps(content))
     return folder
-
-
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-@pytest.mark.parametrize("name", KNOWN)
-def test_a_saved_adapter_gives_equal_outputs_bit_for_bit(name: str, placement: str, tmp_path) -> None:
-    strategy, loaded = prepared(name, placement=placement)
-    shake(loaded.module)
-    strategy.save(loaded, tmp_path)
-    again, fresh = prepared(name, placement=placement)
-    again.load(fresh, tmp_path)
-    assert torch.equal(logits(fresh.module), logits(loaded.module))
 
 
 @pytest.mark.parametrize("name", HOUSES)

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from lora_models import PackedLinear
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
@@ -19,7 +20,6 @@ from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
-from ftengine_builtins.strategies.lora_layers import remove_lora
 
 KINDS = {
     "linear": lambda: nn.Linear(6, 5),
@@ -160,15 +160,6 @@ def test_a_compiled_layer_computes_the_same(base, dora: bool) -> None:
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_removing_restores_the_layer(base, dora: bool) -> None:
-    _, loaded = tuned(base, dora=dora)
-    remove_lora(loaded.module[0])
-    assert type(loaded.module[0]) is type(base[0])
-    assert vars(loaded.module[0]).keys() == vars(base[0]).keys()
-    assert torch.equal(loaded.module(inputs(base)), base(inputs(base)))
-
-
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_a_skeleton_has_the_shapes_of_the_model(base, dora: bool) -> None:
     _, real = tuned(base, dora=dora)
     skeleton = LoadedModel(copy.deepcopy(base).to("meta"), None, "memory", "causal-lm")
@@ -203,16 +194,6 @@ def test_dora_starts_from_the_norms_of_the_weights(base) -> None:
     torch.testing.assert_close(layer.lora_magnitude.flatten(), expected)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with int8 weights."""
-
-    in_features, out_features = 4, 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-
-
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
@@ -232,7 +213,11 @@ def test_what_lora_cannot_express_is_refused(layer: nn.Module, what: str) -> Non
 @pytest.mark.parametrize(
     ("layer", "options", "message"),
     [
-        (PackedLinear(), {"dora": True}, r"strategy.dora needs the norms of float weights, but '1' is a PackedLinear"),
+        (
+            PackedLinear(4, 4),
+            {"dora": True},
+            r"strategy.dora needs the norms of float weights, but '1' is a PackedLinear",
+        ),
         (nn.Conv2d(4, 4, 3), {"init": "pissa"}, r"strategy.init 'pissa' decomposes .* but '1' is a Conv2d"),
         (nn.Embedding(4, 4), {"init": "olora"}, r"strategy.init 'olora' decomposes .* but '1' is a Embedding"),
         (nn.Linear(9, 5), {"init": "pissa"}, r"rank 8 exceeds the 5 of '1'.*rank_pattern"),

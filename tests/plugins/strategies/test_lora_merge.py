@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from lora_models import DoublingLinear, PackedLinear
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -102,29 +103,10 @@ def test_an_untied_head_merges(tmp_path, load, numbers) -> None:
     numbers.assert_as_exact(numbers.logits(loaded.module), unmerged, numbers.logits(exact), torch.float32)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with int8 weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_features = self.out_features = 4
-        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.float()
-
-
-class DoublingLinear(nn.Linear):
-    """A Linear with a forward of its own: adding to its weight would double the update."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().forward(x)
-
-
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
-        (PackedLinear(), "'1' is a PackedLinear with int8 weights"),
+        (PackedLinear(4, 4), "'1' is a PackedLinear with int8 weights"),
         (DoublingLinear(4, 4), "'1' is a DoublingLinear with float32 weights; LoRA merges only into plain layers"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "'1' is a ParametrizedLinear with computed weights"),
     ],

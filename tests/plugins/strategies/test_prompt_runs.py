@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from interruption import Interrupting, Interruption
 from peft import PeftModel
 from tiny import tiny_gpt2
 from transformers import AutoModelForCausalLM
 
 from ftengine import Recipe, fine_tune, load_run, plan
-from ftengine.api import SilentListener
 from ftengine.errors import NotMergeable, RecipeError
 from ftengine.model import read_tensors
 from ftengine.run.directory import RunDirectory
@@ -22,34 +22,6 @@ STRATEGIES = {
     "prefix": {"name": "prefix", "virtual_tokens": 4, "lr_ratio": 20.0},
     "projected prefix": {"name": "prefix", "virtual_tokens": 4, "projection": 16, "lr_ratio": 1.0},
 }
-
-
-class Interruption(Exception):
-    pass
-
-
-class Interrupting(SilentListener):
-    """Stops a run after some training steps, as a lost machine would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left, self.training = steps, False
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self.training = name == "train"
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        if self.training:
-            self.left -= steps
-            if self.left < 0:
-                raise Interruption
-
-
-@pytest.fixture(scope="module")
-def sums(tmp_path_factory) -> Path:
-    rows = [{"prompt": f"What is {i} and {i}?", "completion": f"{i} and {i} is {2 * i}."} for i in range(24)]
-    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
-"""Likely personal data in text: found by its form, so both misses and false alarms are possible.
+"""Likely personal data in text, found and redacted by its form, so both misses and false alarms are possible.
 
-E-mail addresses and telephone numbers have no check digit; payment cards and IBANs do (ISO/IEC 7812-1, ISO 13616),
-and only numbers that pass are counted, of cards those that begin and are as long as an issuer's.
+Engine and command line redact where text leaves: pages, reports and the files of a run that people read.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-KINDS = {
+PERSONAL = {
     "email": "e-mail addresses",
     "phone": "telephone numbers",
     "card": "payment card numbers",
@@ -25,7 +24,7 @@ _IBAN = re.compile(
     rf"(?<![A-Za-z0-9])[A-Z]{{2}}\d{{2}}(?:{_BLANK}?[A-Z0-9]{{4}}){{2,7}}(?:{_BLANK}?[A-Z0-9]{{1,3}})?(?![A-Za-z0-9])"
 )
 _CARD = re.compile(r"\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5}")
-# Long runs of digits with separators between them; what they are is told by their grouping.
+# Long runs of digits with separators between them.
 _DIGITS = re.compile(r"(?<![\w.,/-])(?:\+|\()?\d(?:[ \u00a0\u2007\u202f()./-]{0,3}\d){6,18}(?![\w%])")
 _ISSUER = re.compile(
     r"""4(?:\d{12}|\d{15}|\d{18})                                                # Visa
@@ -41,15 +40,8 @@ _ISSUER = re.compile(
     re.VERBOSE,
 )
 """First digits and lengths of the large issuers. Any number has the right last digit with a probability of a tenth."""
-_PHONE = re.compile(
-    r"""\+[1-9]\d{0,2}[ ./-]?(?:[ (]{0,2}\d{1,7}[ )./-]{0,2}){2,6}    # international: +44 (0)20 7946 0958
-      | \(0?\d{2,4}\)[ ]?\d{3,4}[ -]?\d{3,5}                       # an area in brackets: (020) 7946 0958
-      | 0\d{2,4}[ /-]\d{3,8}(?:[ -]\d{2,4}){0,2}                   # a national trunk prefix: 020 7946 0958
-      | 0[1-9](?P<pair>[ .])\d{2}(?:(?P=pair)\d{2}){3}              # French pairs: 01 23 45 67 89
-      | (?:1[ .-])?[2-9]\d{2}(?P<part>[ .-])\d{3}(?P=part)\d{4}     # North American: 212-555-0123
-    """,
-    re.VERBOSE,
-)
+_REGIONS = ("US", "GB", "DE", "FR")
+"""Countries whose national way of writing telephone numbers is known; international numbers are found of all."""
 
 
 _GAP = r"[\s#▁Ġ]*"
@@ -57,7 +49,7 @@ _GAP = r"[\s#▁Ġ]*"
 
 
 def find_personal(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (a key of `KINDS`, the value as it stands in the text)."""
+    """Yield (a key of `PERSONAL`, the value as it stands in the text)."""
     for kind, match in _matches(text):
         yield kind, match.group()
 
@@ -68,45 +60,57 @@ def _matches(text: str) -> Iterator[tuple[str, re.Match[str]]]:
             yield "email", match
     for match in _DIGITS.finditer(text):
         value = _BLANKS.sub(" ", match.group())
-        digits = re.sub(r"\D", "", value)
-        if _CARD.fullmatch(value) and _ISSUER.fullmatch(digits) and passes_luhn(digits):
+        if _is_card(value):
             yield "card", match
-        elif 8 <= len(digits) <= 15 and _PHONE.fullmatch(value):  # E.164: 15 digits at most
+        elif _is_phone(value):
             yield "phone", match
     for match in _IBAN.finditer(text):
-        if passes_iban(_BLANKS.sub("", match.group())):
+        if _is_iban(_BLANKS.sub("", match.group())):
             yield "iban", match
 
 
-def passes_luhn(digits: str) -> bool:
-    """Check a number's last digit by the Luhn formula; a number of zeros is none."""
-    doubled = [int(x) * 2 for x in digits[-2::-2]]
-    total = sum(map(int, digits[::-2])) + sum(x - 9 if x > 9 else x for x in doubled)
-    return total % 10 == 0 and len(set(digits)) > 1
+def _is_card(value: str) -> bool:
+    """Check a number's form, its issuer, and its last digit (ISO/IEC 7812-1)."""
+    from stdnum import luhn
+
+    digits = re.sub(r"\D", "", value)
+    return bool(_CARD.fullmatch(value) and _ISSUER.fullmatch(digits)) and luhn.is_valid(digits)
 
 
-def passes_iban(value: str) -> bool:
-    """Check an IBAN's length and its remainder of 97."""
-    return 15 <= len(value) <= 34 and int("".join(str(int(x, 36)) for x in value[4:] + value[:4])) % 97 == 1
+def _is_phone(value: str) -> bool:
+    """Look a number up in the numbering plans; one of digits alone could be anything."""
+    if value.isdigit():
+        return False
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
+    regions = (None,) if value.startswith("+") else _REGIONS
+    return any(PhoneNumberMatcher(value, region, Leniency.STRICT_GROUPING).has_next() for region in regions)
 
 
-def masked(value: str) -> str:
+def _is_iban(value: str) -> bool:
+    """Check an account's length in its country and its remainder of 97 (ISO 13616)."""
+    from stdnum import iban
+
+    return bool(iban.is_valid(value))
+
+
+def _shortened(value: str) -> str:
     """Return a value's first character and its last two: "j…om"; what lies between is not shown."""
     return f"{value[0]}…{value[-2:]}"
 
 
-def mask(text: str, also: Iterable[str] = ()) -> str:
-    """Return a text with likely personal data masked.
+def redact(text: str, also: Iterable[str] = ()) -> str:
+    """Return a text with likely personal data redacted.
 
     Args:
         text: any text.
         also: values known from elsewhere, which are found whatever case and spaces a tokenizer gave them.
     """
-    return mask_pieces([(text, False)], also)[0][0]
+    return redact_pieces([(text, False)], also)[0][0]
 
 
-def mask_pieces(pieces: Sequence[tuple[str, bool]], also: Iterable[str] = ()) -> list[tuple[str, bool]]:
-    """Mask a text that comes in (text, is target) pieces, so that a value is found where pieces divide it."""
+def redact_pieces(pieces: Sequence[tuple[str, bool]], also: Iterable[str] = ()) -> list[tuple[str, bool]]:
+    """Redact a text that comes in (text, is target) pieces, so that a value is found where pieces divide it."""
     also, result = list(also), list(pieces)
     for side in (False, True):
         places = [i for i, (_, target) in enumerate(pieces) if target is side]
@@ -114,27 +118,27 @@ def mask_pieces(pieces: Sequence[tuple[str, bool]], also: Iterable[str] = ()) ->
         spans, start = _spans(whole, also), 0
         for i in places if spans else ():
             end = start + len(pieces[i][0])
-            result[i] = _masked_between(whole, spans, start, end), side
+            result[i] = _redacted_between(whole, spans, start, end), side
             start = end
     return result
 
 
-def mask_json(value: Any, also: Iterable[str] = ()) -> Any:
-    """Return a JSON value with likely personal data masked in all its texts, keys included."""
+def redact_json(value: Any, also: Iterable[str] = ()) -> Any:
+    """Return a JSON value with likely personal data redacted in all its texts, keys included."""
     also = list(also)
     if isinstance(value, str):
-        return mask(value, also)
+        return redact(value, also)
     if isinstance(value, Mapping):
-        shown = masked_names(map(str, value), also)
-        return {shown[str(key)]: mask_json(inner, also) for key, inner in value.items()}
-    return [mask_json(inner, also) for inner in value] if isinstance(value, (list, tuple)) else value
+        shown = redacted_names(map(str, value), also)
+        return {shown[str(key)]: redact_json(inner, also) for key, inner in value.items()}
+    return [redact_json(inner, also) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def masked_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, str]:
+def redacted_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, str]:
     """Return for each name how it is shown: names that differ stay different, the second as "j…om (2)"."""
     also, shown, taken = list(also), {}, set()
     for name in dict.fromkeys(names):
-        text, number = mask(name, also), 1
+        text, number = redact(name, also), 1
         while (candidate := text if number == 1 else f"{text} ({number})") in taken:
             number += 1
         taken.add(candidate)
@@ -157,7 +161,7 @@ def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
     return merged
 
 
-def _masked_between(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> str:
+def _redacted_between(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> str:
     """Return a part of a text; a value is shown where it begins."""
     parts, at = [], start
     for first, last in spans:
@@ -165,6 +169,6 @@ def _masked_between(text: str, spans: Sequence[tuple[int, int]], start: int, end
             continue
         parts.append(text[at : max(first, start)])
         if first >= start:
-            parts.append(masked(text[first:last]))
+            parts.append(_shortened(text[first:last]))
         at = min(last, end)
     return "".join([*parts, text[at:end]])

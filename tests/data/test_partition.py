@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.data.partition import cut, folds, latest
+from ftengine.data.partition import folds, latest, partition
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError, RecipeError
 from ftengine.run.recipe import DataSection, Recipe, SplitSection
@@ -30,7 +30,7 @@ def held(splits, column="text"):
 @given(st.lists(st.integers(0, 4), min_size=40, max_size=300), st.floats(0.1, 0.4))
 def test_a_stratified_cut_keeps_every_proportion(targets, fraction):
     targets = np.array(targets)
-    sides = cut(np.arange(len(targets)), {"validation": fraction}, targets=targets)
+    sides = partition(np.arange(len(targets)), {"validation": fraction}, targets=targets)
     assert sorted(np.concatenate(list(sides.values()))) == list(range(len(targets)))
     for target, count in Counter(targets.tolist()).items():
         taken = int((targets[sides["validation"]] == target).sum())
@@ -43,7 +43,7 @@ def test_a_stratified_cut_keeps_every_proportion(targets, fraction):
 def test_a_stratified_cut_keeps_groups_on_one_side(rows):
     groups, targets = np.array(rows).T
     if len(set(groups)) > 1:
-        sides = cut(groups, {"test": 0.3}, targets=targets)
+        sides = partition(groups, {"test": 0.3}, targets=targets)
         assert set(groups[sides["train"]]).isdisjoint(groups[sides["test"]])
         assert all(len(side) for side in sides.values())
 
@@ -95,7 +95,7 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
         splits = make_splits(section, text_task, seed)
         sides = [{row["g"] for row in rows} for _, rows in splits.items()]
         assert any({0, 19} <= side for side in sides)
-        assert splits.audit["leaks"] == []
+        assert splits.audited.facts["leaks"] == []
 
 
 def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):
@@ -124,45 +124,39 @@ def visits(write):
     return DataSection(train=train, validation=None, test=test, split={"by": "group", "column": "patient"})
 
 
-def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task):
+def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task, audit):
     with pytest.raises(DataError) as caught:
         make_splits(visits, text_task, 0)
     assert str(caught.value) == (
-        "2 values of column 'patient' are in train and in test (e.g. train.jsonl:2 & test.jsonl:2). Figures on them "
-        "say nothing about new data (data.leaks: fail). Either take them out of training with data.leaks: drop, or "
-        "accept them with data.leaks: warn."
+        "2 values of column 'patient' are in the training and in the test split (e.g. train.jsonl:2 & test.jsonl:2). "
+        "Figures on them say nothing about new data (data.leaks: fail). Either take them out of training with data.leaks: drop, "
+        "or accept them with data.leaks: warn."
     )
-    warned = make_splits(visits.model_copy(update={"leaks": "warn"}), text_task, 0).audit
-    assert warned["leaks"] == [
-        {
-            "between": ["train", "test"],
-            "count": 0,
-            "near": 0,
-            "groups": 2,
-            "places": ["train.jsonl:4 & test.jsonl:1", "train.jsonl:2 & test.jsonl:2"],
-            "dropped": 0,
-        }
-    ]
-    assert any(warning.startswith("2 values of column 'patient' are in train") for warning in warned["warnings"])
+    warned = audit(text_task, visits.model_copy(update={"leaks": "warn"}))
+    [leak] = warned.facts["leaks"]
+    assert (leak["between"], leak["count"], leak["near"], leak["groups"]) == (["train", "test"], 0, 0, 2)
+    assert leak["places"] == ["train.jsonl:4 & test.jsonl:1", "train.jsonl:2 & test.jsonl:2"]
+    assert warned.findings[0].level == "alarm"
+    assert warned.findings[0].text.startswith("2 values of column 'patient' are in the training and in the test split")
     dropping = visits.model_copy(update={"leaks": "drop"})
     for audited in (True, False):
         dropped = make_splits(dropping, text_task, 0, audited=audited)
         assert set(held(dropped, "patient")["train"]) == {0, 2}
-    assert make_splits(dropping, text_task, 0).audit["leaks"][0]["dropped"] == 6
+    assert make_splits(dropping, text_task, 0).audited.facts["leaks"][0]["dropped"] == 6
 
 
 @pytest.mark.parametrize("parts", [{"validation": 0.3}, {"validation": "test.jsonl", "test": None, "folds": 2}])
 def test_groups_leak_beside_a_part_that_is_cut_too(visits, text_task, parts):
     split = {"by": "group", "column": "patient", "folds": parts.pop("folds", None)}
     section = DataSection(**{"train": visits.train, "test": visits.test, "split": split, "leaks": "warn", **parts})
-    leaks = make_splits(section, text_task, 0).audit["leaks"]
+    leaks = make_splits(section, text_task, 0).audited.facts["leaks"]
     assert {frozenset(leak["between"]) for leak in leaks if leak["groups"]} <= {
         frozenset(pair) for pair in (("train", "test"), ("train", "validation"), ("validation", "test"))
     }
     assert sum(leak["groups"] for leak in leaks) == 2  # each value is on one side of what was cut
 
 
-def test_places_of_texts_and_of_groups_are_told_apart(write, text_task):
+def test_places_of_texts_and_of_groups_are_told_apart(write, text_task, audit):
     section = DataSection(
         train=write("a.jsonl", lines({"text": text, "g": i} for i, text in enumerate(LONG))),
         validation=None,
@@ -170,13 +164,17 @@ def test_places_of_texts_and_of_groups_are_told_apart(write, text_task):
         split={"by": "group", "column": "g"},
         leaks="warn",
     )
-    audit = make_splits(section, text_task, 0).audit
-    assert audit["leaks"][0]["places"] == ["a.jsonl:4 = b.jsonl:2", "a.jsonl:1 ≈ b.jsonl:1", "a.jsonl:6 & b.jsonl:3"]
-    assert (
-        "1 of 3 test examples are also in train (e.g. a.jsonl:4 = b.jsonl:2), 1 more are near duplicates of examples "
-        "there (similarity ≥ 0.8; e.g. a.jsonl:1 ≈ b.jsonl:1); 1 value of column 'g' is in train and in test (e.g. "
-        "a.jsonl:6 & b.jsonl:3); figures on them say nothing about new data."
-    ) in audit["warnings"]
+    result = audit(text_task, section)
+    assert result.facts["leaks"][0]["places"] == [
+        "a.jsonl:4 = b.jsonl:2",
+        "a.jsonl:1 ≈ b.jsonl:1",
+        "a.jsonl:6 & b.jsonl:3",
+    ]
+    assert result.findings[0].text == (
+        "1 of 3 test rows repeats a training row (e.g. a.jsonl:4 = b.jsonl:2), and 1 more nearly repeats one (Jaccard "
+        "similarity ≥ 0.8, e.g. a.jsonl:1 ≈ b.jsonl:1), and 1 value of column 'g' is in the training and in the test "
+        "split (e.g. a.jsonl:6 & b.jsonl:3); figures on them say nothing about new data."
+    )
 
 
 @pytest.mark.parametrize("by", ["group", "time"])
@@ -241,18 +239,20 @@ def test_zones_and_numbers_as_text_are_read(write, text_task):
     assert held(make_splits(section, text_task, 0)) == {"train": ["z"], "validation": ["y"], "test": ["x"]}
 
 
-def test_a_file_held_out_that_is_not_wholly_later_is_told_with_both_times(write, text_task):
+def test_a_file_held_out_that_is_not_wholly_later_is_told_with_both_times(write, text_task, audit):
     train = write("a.jsonl", lines({"text": f"t{i}", "at": f"2024-01-{i + 1:02}"} for i in range(10)))
     early, late = (
         write(f"{name}.jsonl", lines({"text": f"u{i}", "at": day} for i, day in enumerate(days)))
         for name, days in (("early", ["2024-01-05", "2024-02-01"]), ("late", ["2024-02-01"]))
     )
     section = DataSection(train=train, validation=0.2, test=early, split={"by": "time", "column": "at"})
-    assert make_splits(section, text_task, 0).audit["warnings"] == [
-        "test: 1 of 2 examples are no later than the last of training: it begins at 2024-01-05 (early.jsonl:1), "
+    [text] = [finding.text for finding in audit(text_task, section).findings if finding.level == "note"]
+    assert text == (
+        "1 of 2 test rows are no later than the last of training: test begins at 2024-01-05 (early.jsonl:1), "
         "training ends at 2024-01-08 (a.jsonl:8); figures on it say less about the future."
-    ]
-    assert make_splits(section.model_copy(update={"test": late}), text_task, 0).audit["warnings"] == []
+    )
+    later = audit(text_task, section.model_copy(update={"test": late}))
+    assert [finding for finding in later.findings if finding.level != "good"] == []
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_the_folds_of_a_recipe_together_test_every_row_once(write, text_task):
         assert sorted([*found["train"], *found["validation"], *found["test"]]) == sorted(rows)
         assert not set(found["test"]) & set(found["train"] + found["validation"])
         assert len(found["validation"]) == pytest.approx(0.25 * (60 - len(found["test"])), abs=1)
-        assert splits.audit["split"]["fold"] == fold
+        assert splits.audited.settings["split"]["fold"] == fold
         tested += found["test"]
         sizes.append(len(found["test"]))
     assert sorted(tested) == sorted(rows)
@@ -367,35 +367,30 @@ def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
     with pytest.raises(DataError) as caught:
         make_splits(leaking, text_task, 0)
     assert str(caught.value) == (
-        "1 of 3 test examples are also in train (e.g. train.jsonl:4 = test.jsonl:2), 1 more are near duplicates of "
-        "examples there (similarity ≥ 0.8; e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new "
-        "data (data.leaks: fail). Either take them out of training with data.leaks: drop, or compare equal rows only "
-        "with data.near_duplicates: null, or accept them with data.leaks: warn."
+        "1 of 3 test rows repeats a training row (e.g. train.jsonl:4 = test.jsonl:2), and 1 more nearly repeats one "
+        "(Jaccard similarity ≥ 0.8, e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
+        "(data.leaks: fail). Either take them out of training with data.leaks: drop, or compare equal rows only with "
+        "data.near_duplicates: null, or accept them with data.leaks: warn."
     )
 
 
-def test_dropping_takes_rows_out_of_training_and_leaves_the_held_out_ones(leaking, text_task):
-    splits = make_splits(leaking.model_copy(update={"leaks": "drop"}), text_task, 0)
+def test_dropping_takes_rows_out_of_training_and_leaves_the_held_out_ones(leaking, text_task, audit):
+    dropping = leaking.model_copy(update={"leaks": "drop"})
+    splits = make_splits(dropping, text_task, 0)
     assert held(splits) == {"train": [*LONG[1:3], *LONG[4:10]], "test": [NEAR, LONG[3], LONG[10]]}
-    assert splits.audit["leaks"] == [
-        {
-            "between": ["train", "test"],
-            "count": 1,
-            "near": 1,
-            "places": ["train.jsonl:4 = test.jsonl:2", "train.jsonl:1 ≈ test.jsonl:1"],
-            "dropped": 2,
-        }
-    ]
-    assert splits.audit["splits"]["train"]["rows"] == 8
+    [leak] = splits.audited.facts["leaks"]
+    assert (leak["count"], leak["near"], leak["dropped"]) == (1, 1, 2)
+    assert leak["places"] == ["train.jsonl:4 = test.jsonl:2", "train.jsonl:1 ≈ test.jsonl:1"]
+    assert splits.audited.facts["splits"]["train"]["rows"] == 8
     assert splits.train.where(2) == "train.jsonl:5"
-    assert any("2 of 10 training examples are left out" in warning for warning in splits.audit["warnings"])
+    assert "2 of 10 training rows are left out" in audit(text_task, dropping).findings[1].text
 
 
 def test_without_near_duplicates_only_equal_rows_leak(leaking, text_task):
     section = leaking.model_copy(update={"near_duplicates": None, "leaks": "warn"})
-    audit = make_splits(section, text_task, 0).audit
-    assert (audit["leaks"][0]["count"], audit["leaks"][0]["near"]) == (1, 0)
-    assert audit["near_duplicates"] is None
+    facts = make_splits(section, text_task, 0).audited.facts
+    assert (facts["leaks"][0]["count"], facts["leaks"][0]["near"]) == (1, 0)
+    assert facts["near_duplicates"] is None
 
 
 def test_an_overlap_of_validation_and_test_is_a_warning(write, text_task):
@@ -406,7 +401,9 @@ def test_an_overlap_of_validation_and_test_is_a_warning(write, text_task):
         leaks="drop",
     )
     splits = make_splits(section, text_task, 0)
-    assert "1 of 2 test examples are also in validation (e.g. v.jsonl:1 = t.jsonl:1)." in splits.audit["warnings"]
+    assert splits.audited.facts["leaks"][-1]["text"] == (
+        "1 of 2 test rows repeats a validation row (e.g. v.jsonl:1 = t.jsonl:1)"
+    )
     assert held(splits)["train"] == LONG[1:5]
     assert held(splits)["validation"] == [LONG[6], NEAR + " x"]
 
@@ -416,11 +413,11 @@ def test_near_duplicates_stay_on_one_side_of_a_cut(write, text_task):
     source = write("a.jsonl", lines({"text": text} for text in rows))
     for seed in range(8):
         splits = make_splits(DataSection(train=source, validation=0.2, test=0.2), text_task, seed)
-        assert splits.audit["leaks"] == []
+        assert splits.audited.facts["leaks"] == []
         sides = [{text.split()[0].lower() for text in texts} for texts in held(splits).values()]
         assert sum(map(len, sides)) == 12
     apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"})
-    with pytest.raises(DataError, match="near duplicates"):
+    with pytest.raises(DataError, match="nearly repeat"):
         make_splits(apart, text_task, 0)
 
 
@@ -434,7 +431,7 @@ def test_rows_go_to_the_same_side_without_the_audit(write, text_task, leaks, dup
     section = DataSection(train=source, leaks=leaks, split={"duplicates": duplicates}, **{**parts, **test})
     bare = make_splits(section, text_task, 0, audited=False)
     assert held(bare) == held(make_splits(section, text_task, 0))
-    assert bare.audit == {}
+    assert bare.audited is None
 
 
 def test_a_division_that_near_duplicates_do_not_decide_is_made_without_looking_for_them(
