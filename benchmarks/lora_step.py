@@ -32,7 +32,7 @@ from ftengine.data.batching import epoch_batches, padding_share
 from ftengine.engine.experiment import Job
 from ftengine.engine.session import Session
 from ftengine.run.environment import hardware, peak_memory_bytes, versions
-from ftengine.training.loop import train_mode
+from ftengine.training.modes import train_mode
 
 PROVIDERS = ("ftengine", "peft-layers", "peft-sorted", "peft")
 RECIPE = Path(__file__).parents[1] / "examples" / "chat" / "demo.yaml"

@@ -17,7 +17,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job, described, prepare
 from ftengine.engine.session import Session, held_out
-from ftengine.errors import SourceError
+from ftengine.errors import DataError, SourceError
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count, trainable
 from ftengine.plugins.registry import Registry
@@ -179,8 +179,10 @@ def count_parameters(
     """
     job = Job.open(recipe, registry, listener, check_source=False)
     task, source = job.task, recipe.model.source
-    assumed = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    request = LoadRequest(source, task.head, task.labels or assumed, processor=False)
+    known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
+    with suppress(DataError):  # of numbers, the options say how many there are
+        known = task.bind({"train": ()}) or known
+    request = LoadRequest(source, task.head, known, processor=False)
     job.listener.phase("count parameters")
     build = job.loader.load_skeleton if isinstance(job.loader, BuildsSkeletons) else job.loader.load
     loaded = build(request)
