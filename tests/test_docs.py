@@ -255,12 +255,22 @@ def test_every_key_of_the_recipe_is_told_with_its_default(heading, model):
 HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVALUATION}
 """Documents of kinds that have one of their own; the others stand in docs/recipe.md."""
 
+LISTED = {"audit": (DATA, "Audits"), "rule": (REPORT, "Rules"), "callback": (RECIPE, "Built-in callbacks")}
+"""Kinds whose components stand in a table of a document's section."""
+
 BUILT_IN = {
     f"{kind.capitalize()} `{entry.name}`": entry
     for kind in RECIPE_KEYS
     for entry in Registry().entries(kind)
-    if entry.origin.distribution == "ftengine"
+    if entry.origin.distribution == "ftengine" and kind not in LISTED
 }
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_every_component_of_a_listed_kind_is_told(kind):
+    names = {entry.name for entry in Registry().entries(kind) if entry.origin.distribution == "ftengine"}
+    if names:
+        assert set(table(*LISTED[kind]).names()) == names
 
 
 def home(heading):
@@ -309,7 +319,8 @@ def test_every_metric_is_told_with_its_direction():
     for name, _, metrics in table(EVALUATION, "Evaluators").rows:
         (evaluator,) = code(name)
         directions = {metric: ARROWS[arrow] for metric, arrow in re.findall(r"`(\w+)`(?: ([↑↓]))?", metrics)}
-        assert directions == Registry().get("evaluator", evaluator).cls.higher_is_better
+        metrics = Registry().get("evaluator", evaluator).cls.metrics
+        assert directions == {name: metric.higher_is_better for name, metric in metrics.items()}
 
 
 def test_every_task_is_told_with_its_evaluators():
@@ -502,6 +513,13 @@ def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
     assert {
         name for row in found.rows if row[1].startswith("required") for name in code(row[0])
     } == bare - own | unwritten
+
+
+def test_every_ability_is_told_with_its_members():
+    from test_contract import abilities
+
+    told = {code(row[0])[0]: set(code(row[2])) for row in table(PLUGINS, "Abilities").rows}
+    assert told == abilities()
 
 
 def test_every_check_of_a_plugin_is_told():

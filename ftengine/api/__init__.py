@@ -13,17 +13,22 @@ from ftengine.api.abilities import (
     ChecksSource,
     ChoosesCriterion,
     Cites,
+    Estimator,
     FitsOnValidation,
     FreezesByStep,
     Generates,
+    HasViewer,
     HoldsState,
     Infers,
     KnowsTrials,
     LearnsLabels,
+    MeasuresSlices,
     Merges,
     MixesBatches,
     PredictsDistributions,
     Probes,
+    ProposesData,
+    ProposesModel,
     ReadsColumns,
     ReadsFiles,
     ReadsProcessor,
@@ -36,6 +41,7 @@ from ftengine.api.abilities import (
     Shows,
     ShowsDetails,
     Starts,
+    SubtractsProportions,
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
@@ -44,7 +50,7 @@ from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Star
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import Difference, EvaluationContext, Evaluator, Judgement, Metric
+from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
@@ -83,10 +89,12 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
-    "EvaluationContext",
+    "Estimate",
+    "Estimator",
     "Evaluator",
     "Event",
     "Example",
+    "ExampleScores",
     "Failed",
     "Features",
     "Finding",
@@ -94,10 +102,10 @@ __all__ = [
     "FitsOnValidation",
     "FreezesByStep",
     "Generates",
+    "HasViewer",
     "HoldsState",
     "Infers",
     "InputAugmenter",
-    "Judgement",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",
@@ -107,6 +115,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Matrix",
+    "MeasuresSlices",
     "Merges",
     "Metric",
     "MixesBatches",
@@ -114,6 +123,8 @@ __all__ = [
     "Prediction",
     "PredictsDistributions",
     "Probes",
+    "ProposesData",
+    "ProposesModel",
     "RandomSource",
     "ReadsColumns",
     "ReadsFiles",
@@ -122,6 +133,7 @@ __all__ = [
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Rows",
     "Rule",
     "Saved",
     "ScoresExamples",
@@ -134,6 +146,7 @@ __all__ = [
     "Starts",
     "Stepped",
     "Strategy",
+    "SubtractsProportions",
     "Table",
     "Task",
     "TextAugmenter",

@@ -13,19 +13,26 @@ from ftengine.cli.progress import is_main_process, listening
 @click.command()
 @run_argument
 @click.option("--data", metavar="FILE", help="Evaluate on these examples instead of the run's own held-out split.")
+@click.option(
+    "--evaluators",
+    metavar="LIST",
+    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept.",
+)
 @json_option
 @debug_option
-def evaluate(run_folder: str, data: str | None, as_json: bool) -> None:
+def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json: bool) -> None:
     """Compare a tuned model with its base on the same examples.
 
     \b
-    Example:
+    Examples:
       ftengine evaluate runs/support --data new.jsonl
+      ftengine evaluate runs/support --evaluators matthews
     """
     from ftengine.engine.fine_tune import load_run
 
+    named = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
     with listening() as listener:
-        figures = load_run(run_folder, listener=listener).evaluate(data)
+        figures = load_run(run_folder, listener=listener).evaluate(data, evaluators=named)
     if not is_main_process():
         return
     if as_json:

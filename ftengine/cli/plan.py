@@ -142,7 +142,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     if model["labels"]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     lines += [
-        ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
+        ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
     ]
@@ -164,12 +164,12 @@ def _component(spec: dict[str, Any]) -> str:
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
     if found["split"] is None:
-        lines = ["nothing is held out to compare base and tuned on"]
+        lines = ["no held-out data: base and tuned model are not compared"]
     else:
         where = f"{found['split']} ({found['examples']:,} examples)"
         lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
-        lines[0] += f"; the same on {found['training']:,} training rows, for over-fitting"
+        lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
     for one in found["probes"]:
@@ -206,8 +206,8 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
         f"{answers}; "
         f"{size(estimate['peak_bytes'])} of memory at the peak for weights ({size(estimate['weight_bytes'])}), "
-        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}); what "
-        "Python and torch themselves take comes on top"
+        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}), "
+        "without what Python and torch themselves take"
     )
 
 

@@ -14,18 +14,19 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import EvaluationContext, Listener, SilentListener
+from ftengine.api import Listener, SilentListener
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job, described
 from ftengine.engine.session import held_out
 from ftengine.engine.subprocess_runs import Child, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.errors import InputError, RunError, naming
-from ftengine.evaluation.difference import compare as compare_sums
-from ftengine.evaluation.difference import to_json
-from ftengine.evaluation.multiple import holm
-from ftengine.evaluation.results import read_sums
-from ftengine.evaluation.sums import Sums
+from ftengine.evaluation.differences import compare as compare_figures
+from ftengine.evaluation.figures import Figure, to_json
+from ftengine.evaluation.results import bind, fit
+from ftengine.evaluation.significance import holm
+from ftengine.evaluation.stored import figures_of, same_examples, stored, validation_of
+from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.precision import choose_precision
@@ -110,7 +111,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
         raise InputError(
-            f"there are {len(strategies)} strategies to compare{named}; name two at least, with commas between them."
+            f"compare needs at least two strategies, separated by commas; there are {len(strategies)}{named}."
         )
     if RunDirectory(recipe.output).is_run():
         raise RunError(
@@ -121,7 +122,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     for spec in strategies:
         contender = _contender(recipe, spec)
         if contender.recipe.output in found:
-            raise InputError(f"strategy {contender.label!r} is named twice; each is compared once.")
+            raise InputError(f"strategy {contender.label!r} is named twice. Leave one of them.")
         found[contender.recipe.output] = contender
     return list(found.values())
 
@@ -195,8 +196,8 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
     resamples = contenders[0].recipe.evaluation.resamples
     if 2 * pairs / (resamples + 1) > LEVEL:
         listener.message(
-            f"evaluation.resamples is {resamples}, too few to tell anything after a correction for {pairs} "
-            f"comparisons; set it to {int(2 * pairs / LEVEL)} at least"
+            f"evaluation.resamples is {resamples}, too few to find any difference after correction for {pairs} "
+            f"comparisons; set it to at least {int(2 * pairs / LEVEL)}"
         )
     return jobs
 
@@ -232,9 +233,8 @@ def conclude(
     metric = metric or next(iter(first["tuned"]))
     if metric not in first["tuned"]:
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
-    sums = [_sums(contender, job) for contender, job in zip(contenders, jobs, strict=True)]
-    direction = sums[0].figures()[metric].higher_is_better
-    differences = _differences(contenders, sums, metric)
+    direction = first["metrics"][metric]["higher_is_better"]
+    differences = _differences(contenders, _figures(contenders, jobs, first, metric), metric)
     examples = first["tuned"][metric]["n"]
     return Comparison(
         metric=metric,
@@ -251,18 +251,38 @@ def conclude(
     )
 
 
-def _sums(contender: Child, job: Job) -> Sums:
-    context = EvaluationContext(job.task.name, job.task.labels)
-    return read_sums(contender.run, job.evaluators(), context, seed=contender.recipe.seed)
+def _figures(
+    contenders: Sequence[Child], jobs: Sequence[Job], evaluation: Mapping[str, Any], metric: str
+) -> list[dict[str, Figure]]:
+    """Return each tuned model's figures by the evaluator of a metric, weighed alike.
 
-
-def _differences(contenders: Sequence[Child], sums: Sequence[Sums], metric: str) -> list[dict[str, Any]]:
+    Raises:
+        RunError: the runs measured different examples.
+    """
+    split, name = evaluation["split"], evaluation["metrics"][metric]["evaluator"]
+    tables = [stored(contender.run, split, "tuned") for contender in contenders]
+    if not same_examples(tables):
+        raise RunError(
+            f"{contenders[0].label} and the others were not measured on the same {split} examples, so they cannot be "
+            "paired. Remove the older runs, or choose another folder with --output DIR."
+        )
+    recipe = contenders[0].recipe
+    weights = Weights(tables[0].groups, recipe.seed, recipe.evaluation.resamples)
     found = []
-    for (a, first), (b, second) in combinations(zip(contenders, sums, strict=True), 2):
-        try:
-            difference = to_json(compare_sums(second, first)[metric])
-        except ValueError as error:  # one strategy leaves less room for the examples than the other
-            raise RunError(f"{a.label} and {b.label} cannot be paired: {error}") from None
+    for contender, job, table in zip(contenders, jobs, tables, strict=True):
+        evaluators = [evaluator for evaluator in job.evaluators() if evaluator.name == name]
+        bind(evaluators, job.task.name, job.task.labels)
+        fit(evaluators, validation_of(contender.run, split, "tuned"))
+        found.append(figures_of(table, evaluators, job.task, weights))
+    return found
+
+
+def _differences(
+    contenders: Sequence[Child], figures: Sequence[Mapping[str, Figure]], metric: str
+) -> list[dict[str, Any]]:
+    found = []
+    for (a, first), (b, second) in combinations(zip(contenders, figures, strict=True), 2):
+        difference = to_json(compare_figures(second, first)[metric])
         found.append({"first": a.label, "second": b.label, **difference})
     known = [difference for difference in found if difference["p"] is not None]
     for difference, adjusted in zip(known, holm([difference["p"] for difference in known]), strict=True):

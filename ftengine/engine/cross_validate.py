@@ -1,10 +1,9 @@
 """k-fold cross-validation: every example is held out once, and all held-out figures make one.
 
-Each fold is a run of its own whose test split is that fold. The sums behind its figures add up over folds, since an
-example's weight in a resample hangs on the seed and on the example alone, so the interval of the pooled figure is that
-of all rows. What it leaves out is said with it: the training sets of the folds share most of their rows, and from one
-cross-validation the variance that this causes cannot be estimated without bias (Bengio & Grandvalet 2004, "No unbiased
-estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
+Each fold is a run of its own whose test split is that fold. The tables of predictions of all folds are one table, and
+its figures are those of all rows. What they leave out is said with them: the training sets of the folds share most of
+their rows, and from one cross-validation the variance that this causes cannot be estimated without bias (Bengio &
+Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
 """
 
 from __future__ import annotations
@@ -17,14 +16,17 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
+from ftengine.api import Difference, Estimate, Listener, SilentListener
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Job
 from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
-from ftengine.evaluation.difference import compare, to_json
-from ftengine.evaluation.results import read_sums
-from ftengine.evaluation.sums import Sums
+from ftengine.evaluation.differences import compare
+from ftengine.evaluation.figures import Figure, to_json
+from ftengine.evaluation.results import bind, fit
+from ftengine.evaluation.stored import figures_of, stored
+from ftengine.evaluation.table import Predictions
+from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.precision import choose_precision
@@ -40,7 +42,7 @@ class CrossValidation:
         folds: how many there are.
         examples: distinct ones, each held out once.
         base, tuned: by metric {value, low, high, n} over all examples. Metrics that hold for one model alone
-            (`Evaluator.per_model`) are left out here and in `difference`.
+            (`Metric.pooled`) are left out here and in `difference`.
         difference: by metric tuned minus base, {value, low, high, p, better, …}, paired by example.
         higher_is_better: by metric.
         spread: by metric the tuned model's value on each fold alone, and their mean, standard deviation, least and
@@ -126,7 +128,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
 def require_folds(folds: int) -> None:
     """Refuse fewer than two folds."""
     if folds < 2:
-        raise InputError(f"--folds {folds}: cross-validation needs two folds at least; five and ten are usual.")
+        raise InputError(f"--folds {folds}: cross-validation needs at least two folds; five and ten are usual.")
 
 
 def check(children: Sequence[Child], listener: Listener) -> list[Job]:
@@ -184,23 +186,22 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
     """
     require_alike(children)
     evaluations = [child.run.read_json("evaluation.json") for child in children]
-    base, tuned = (_added_up(children, job, which) for which in ("base", "tuned"))
-    evaluators = [evaluator for part in tuned.parts.values() for evaluator in part.evaluators]
-    apart = frozenset().union(*(evaluator.per_model for evaluator in evaluators))
-    results = {name: to_json(metric) for name, metric in tuned.results().items()}
-    examples = next(iter(results.values()))["n"] if results else 0
+    metrics = evaluations[0]["metrics"]
+    names = list(evaluations[0]["tuned"])
+    apart = [name for name in names if not metrics[name]["pooled"]]
+    base, tuned, examples = _pooled(children, job)
 
-    def pooled(figures: Mapping[str, Metric | Difference]) -> dict[str, Any]:
+    def pooled(figures: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
         return {name: to_json(figure) for name, figure in figures.items() if name not in apart}
 
     return CrossValidation(
         folds=len(children),
         examples=examples,
-        base=pooled(base.results()),
-        tuned=pooled(tuned.results()),
+        base=pooled({name: figure.estimate for name, figure in base.items()}),
+        tuned=pooled({name: figure.estimate for name, figure in tuned.items()}),
         difference=pooled(compare(base, tuned)),
-        higher_is_better={name: figure.higher_is_better for name, figure in tuned.figures().items()},
-        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in results},
+        higher_is_better={name: metrics[name]["higher_is_better"] for name in names},
+        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in names},
         runs=[
             {
                 "fold": number,
@@ -212,17 +213,21 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
             }
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ],
-        statement=statement(len(children), examples, [name for name in results if name in apart]),
+        statement=statement(len(children), examples, apart),
     )
 
 
-def _added_up(children: Sequence[Child], job: Job, which: str) -> Sums:
-    context = EvaluationContext(job.task.name, job.task.labels)
-    seed = job.recipe.seed
-    first, *others = (read_sums(child.run, job.evaluators(), context, seed=seed, which=which) for child in children)
-    for other in others:
-        first.merge(other, apart=True)  # equal examples are in one fold, so that distinct ones add up
-    return first
+def _pooled(children: Sequence[Child], job: Job) -> tuple[dict[str, Figure], dict[str, Figure], int]:
+    """Return both models' figures over the examples of all folds, and how many distinct ones there are."""
+    evaluators = job.evaluators()
+    bind(evaluators, job.task.name, job.task.labels)
+    fit(evaluators, None)  # what is fitted holds for one model alone
+    # Equal examples are in one fold, so that the groups of different folds are different ones.
+    tables = {s: Predictions.join([stored(child.run, "test", s) for child in children]) for s in ("base", "tuned")}
+    recipe = job.recipe
+    weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
+    base, tuned = (figures_of(table, evaluators, job.task, weights) for table in tables.values())
+    return base, tuned, weights.distinct
 
 
 def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:

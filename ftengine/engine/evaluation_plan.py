@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, AugmenterConfig, Evaluator, MixesBatches, SilentListener, Task
+from ftengine.api import (
+    AsksForAnswers,
+    Augmenter,
+    AugmenterConfig,
+    Evaluator,
+    FitsOnValidation,
+    MixesBatches,
+    ReadsColumns,
+    SilentListener,
+    Task,
+)
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit, encode_split
@@ -19,10 +29,9 @@ from ftengine.data.split import Splits, read_for
 from ftengine.engine.experiment import Job, inferring
 from ftengine.engine.session import held_out
 from ftengine.errors import DataError, RecipeError, naming
-from ftengine.evaluation.examination import Examination
-from ftengine.evaluation.measurement import Measurement, Probe
+from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
-from ftengine.evaluation.slices import require_column, slicing
+from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import FurtherExamples
 
 TRAINING_SAMPLE = "training sample"
@@ -30,20 +39,20 @@ CHANGES_SAMPLED = 10
 """Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
 
-def measurement_of(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> Measurement:
+def evaluation_plan(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> EvalPlan:
     """Return what is measured of a run's models.
 
     Raises:
-        InputError: see `plan_measurement`.
+        InputError: see `plan_evaluation`.
     """
     name = held_out(encoded)
     validation = encoded.get("validation") if name == "test" else None
-    return plan_measurement(
+    return plan_evaluation(
         job, name, None if name is None else encoded[name], train=splits.train, validation=validation
     )
 
 
-def plan_measurement(
+def plan_evaluation(
     job: Job,
     split: str | None,
     held_out: EncodedSplit | None,
@@ -51,7 +60,7 @@ def plan_measurement(
     train: Rows | None = None,
     validation: EncodedSplit | None = None,
     lenient: bool = False,
-) -> Measurement:
+) -> EvalPlan:
     """Return what is measured of a job's models; the job knows its task's labels and its processor.
 
     Args:
@@ -74,34 +83,32 @@ def plan_measurement(
         _refuse_without_held_out(job)
     else:
         columns = _columns(job, held_out, lenient)
-        held = Examination(
-            "",
+        held = EvalSet(
+            split if split in ("test", "validation") else "data",
             held_out,
             reading,
             answering,
             sample(len(held_out), section.generate.limit, job.recipe.seed),
             _options(job, answering),
-            {column: slicing(held_out, column) for column in columns},
-            judged=True,
-            shown=True,
+            list(columns),
         )
         probes += [_robustness(job, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
         known = _encode_sample(job, TRAINING_SAMPLE, train, section.training_sample)
-        training = None if known is None else Examination(f" on {TRAINING_SAMPLE}", known, reading, judged=True)
-    for examination in (held, training):
-        if examination is not None:
-            _check_examination("evaluate", examination)
-    if validation is not None:
-        fitting = [evaluator for evaluator in reading if evaluator.fits]
-        _check_examination("evaluate", Examination("", validation, fitting))
+        training = None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
+    fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
+    to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
+    for one in (held, training, to_fit):
+        if one is not None:
+            _check_rows_of("evaluate", one)
     if section.forgetting is not None:
         probes.append(_forgetting(job, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
         probes.append(_memorisation(job, train, held_out))
     if section.refusal is not None:
         probes.append(_refusal(job, section.refusal))
-    return Measurement(split, held, training, probes, validation, section.small_slice)
+    resampling = section.resamples, job.recipe.seed
+    return EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
@@ -136,7 +143,7 @@ def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
             require_column(split.rows, column)
 
 
-def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: int) -> Probe:
+def _robustness(job: Job, held: EvalSet, spec: Mapping[str, Any], number: int) -> Probe:
     key = f"evaluation.robustness.{number}"
     augmenter: Augmenter = job.registry.build("augmenter", dict(spec), key)
     if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
@@ -151,8 +158,8 @@ def _robustness(job: Job, held: Examination, spec: Mapping[str, Any], number: in
         changed = held.split.under([augmenter])
         _refuse_other_questions(job, changed, augmenter)
     title = f" under {augmenter.name}"
-    examination = replace(held, title=title, split=changed, slices={}, judged=False, shown=False)
-    return Probe("robustness", augmenter.name, held.split.rows.source, examination)
+    changed_set = replace(held, name=f"robustness-{number}", title=title, split=changed, slices=())
+    return Probe("robustness", augmenter.name, held.split.rows.source, changed_set)
 
 
 def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmenter) -> None:
@@ -177,9 +184,9 @@ def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) 
         rows = read_for(asked.data, job.recipe.data, job.task)
         split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
     names = ", ".join(evaluator.name for evaluator in reading)
-    examination = Examination(" on general data", split, reading)
-    _check_examination("evaluation.forgetting", examination)
-    return Probe("forgetting", names, asked.data, examination)
+    general = EvalSet("forgetting", split, reading, title=" on general data")
+    _check_rows_of("evaluation.forgetting", general)
+    return Probe("forgetting", names, asked.data, general)
 
 
 def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe:
@@ -194,13 +201,13 @@ def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe
     sides = [("training", known)]
     if held_out is not None:
         sides.append(("held-out", held_out))
-    examinations = []
+    sets = []
     for name, split in sides:
-        members = sample(len(split), count, job.recipe.seed)
-        examinations.append(Examination(f" for memorisation ({name})", split, (), [evaluator], members, options))
-        _check_examination(key, examinations[-1])
-    contrast = examinations[1] if len(examinations) > 1 else None
-    return Probe("memorisation", evaluator.name, train.source, examinations[0], contrast)
+        members, title = sample(len(split), count, job.recipe.seed), f" for memorisation ({name})"
+        sets.append(EvalSet(f"memorisation-{name}", split, (), [evaluator], members, options, title=title))
+        _check_rows_of(key, sets[-1])
+    contrast = sets[1] if len(sets) > 1 else None
+    return Probe("memorisation", evaluator.name, train.source, sets[0], contrast)
 
 
 def _refusal(job: Job, asked: FurtherExamples) -> Probe:
@@ -218,9 +225,10 @@ def _refusal(job: Job, asked: FurtherExamples) -> Probe:
                 raise DataError(f"{rows.where(i)}: {error}") from None
         split = _unencoded(job, rows)
         members = np.arange(len(split))
-    examination = Examination(" on requests", split, (), [evaluator], members, _options(job, [evaluator]))
-    _check_examination(key, examination)
-    return Probe("refusal", evaluator.name, asked.data, examination)
+    options = _options(job, [evaluator])
+    requests = EvalSet("refusal", split, (), [evaluator], members, options, title=" on requests")
+    _check_rows_of(key, requests)
+    return Probe("refusal", evaluator.name, asked.data, requests)
 
 
 def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
@@ -239,18 +247,19 @@ def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
     return evaluator
 
 
-def _check_examination(key: str, examination: Examination) -> None:
+def _check_rows_of(key: str, one: EvalSet) -> None:
     """Let every evaluator refuse the rows that it will see."""
-    for evaluators, members in examination.passes().values():
+    for evaluators, members in one.passes():
         for evaluator in evaluators:
-            _check_rows(evaluator, examination.split, members, key)
+            if isinstance(evaluator, ReadsColumns):
+                _check_rows(evaluator, one.split, members, key)
 
 
-def _check_rows(evaluator: Evaluator, split: EncodedSplit, members: np.ndarray, key: str) -> None:
-    for member in members if evaluator.columns else ():
+def _check_rows(evaluator: ReadsColumns, split: EncodedSplit, members: np.ndarray, key: str) -> None:
+    for member in members:
         row = int(split.index[member])
         try:
-            evaluator.check(split.rows[row])
+            evaluator.check_row(split.rows[row])
         except DataError as error:
             raise DataError(f"{key}: {split.rows.where(row)}: {error}") from None
 
@@ -259,7 +268,7 @@ def _options(job: Job, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
     options: dict[str, Any] = {}
     for evaluator in evaluators:
-        for name, value in (evaluator.generation or {}).items():
+        for name, value in (evaluator.generation if isinstance(evaluator, AsksForAnswers) else {}).items():
             options[name] = max(options[name], value) if name in options else value
     return {**options, **(job.recipe.evaluation.generate.model_extra or {})}
 

@@ -31,15 +31,15 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
+from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import BaseMismatch, DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.requirements import by_pass
 from ftengine.evaluation.slices import require_column
-from ftengine.plugins.registry import Registry
+from ftengine.plugins.registry import Factory, Registry
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached
-from ftengine.training.trackers import check_trackers
 
 
 @dataclass
@@ -54,6 +54,9 @@ class Job:
     strategy: Strategy
     augmenters: Sequence[Augmenter]
     regularizers: Sequence[Regularizer]
+    callbacks: Callbacks
+    make_strategy: Factory
+    make_regularizers: Sequence[Factory]
     processor: Any = None
     audit: AuditResult = field(init=False)
     """What is known of the data, after `encode`."""
@@ -85,19 +88,26 @@ class Job:
         Raises:
             PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
         """
-        registry = registry or Registry()
-        registry.plugins.require_sound()
-        check_trackers(recipe.train.trackers)
+        registry, listener = registry or Registry(), listener or SilentListener()
+        registry.plugins.raise_if_broken()
+        callbacks = Callbacks(recipe, registry, listener)
         loader = choose_loader(recipe, registry)
+        make_strategy = registry.factory("strategy", recipe.strategy, "strategy")
+        make_regularizers = [
+            registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
+        ]
         job = cls(
             recipe,
             registry,
-            listener or SilentListener(),
+            listener,
             loader,
             registry.build("task", recipe.task, "task"),
-            registry.build("strategy", recipe.strategy, "strategy"),
+            make_strategy(),
             [registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)],
-            [registry.build("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)],
+            [make() for make in make_regularizers],
+            callbacks,
+            make_strategy,
+            make_regularizers,
         )
         for i, spec in enumerate(recipe.evaluate):
             registry.build("evaluator", spec, f"evaluate.{i}")
@@ -168,8 +178,8 @@ class Job:
         Attached(self.regularizers, self.skeleton, self.task).detach()
         self.tried = self.strategy
         # The model itself is prepared by a fresh strategy and regularized by fresh regularizers: one object, one model.
-        self.strategy = type(self.strategy)(self.strategy.config)
-        self.regularizers = [type(regularizer)(regularizer.config) for regularizer in self.regularizers]
+        self.strategy = self.make_strategy()
+        self.regularizers = [make() for make in self.make_regularizers]
 
     def encode(self, splits: Splits) -> dict[str, EncodedSplit]:
         """Encode every split once, to count tokens and to find bad rows, and let the audits look at the data.

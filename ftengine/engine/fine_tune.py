@@ -7,15 +7,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Event, Listener, LoadedModel, Reopens, SilentListener, Stepped, Strategy, Validated
+from ftengine.api import (
+    Event,
+    Failed,
+    Finished,
+    Listener,
+    LoadedModel,
+    Reopens,
+    Saved,
+    SilentListener,
+    Started,
+    Strategy,
+)
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job, described
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.session import Session
 from ftengine.errors import RecipeError, RunError
-from ftengine.evaluation.results import evaluation, save_sums
+from ftengine.evaluation.runner import save_predictions
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
@@ -23,7 +34,6 @@ from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
-from ftengine.training.trackers import open_trackers
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -67,55 +77,53 @@ def fine_tune(
     for finding in job.audit.findings:
         if finding.level != "good":
             listener.message(f"{finding.kind}: {finding.text}")
-    measurement = measurement_of(job, encoded, splits)
+    evaluating = evaluation_plan(job, encoded, splits)
     session = Session(job)
 
     loaded = job.load_model()
-    batched = [*encoded.values(), *measurement.encoded()]
+    batched = [*encoded.values(), *evaluating.encoded()]
     require_room(loaded, batched)
     session.place_base(loaded)
-    base = session.measure(loaded, measurement, "base")
+    base = session.predictions(loaded, evaluating, "base")
     session.prepare(loaded)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     listener.message(f"{trained:,} of {total:,} parameters train, in {session.precision.name}")
 
     def tell(event: Event) -> None:
-        if isinstance(event, Stepped | Validated):
-            trackers.log(event.figures)
+        if session.is_main:
+            job.callbacks.tell(event)
 
-    trainer = session.trainer(loaded, encoded, run, measurement.general, tell)
+    trainer = session.trainer(loaded, encoded, run, evaluating.general, tell)
     begin(run, job, session, loaded, resuming)
-    if session.is_main:
-        job.registry.plugins.hook.ftengine_run_started(run=run)
     if resuming:
         trainer.resume()
-    trackers = open_trackers(
-        recipe.train.trackers if session.is_main else [], run.path, job.resolved(), trainer.progress.step, listener
-    )
+    tell(Started(run.path, trainer.progress.step, job.resolved()))
     try:
         result = trainer.train()
-        tuned = session.measure(loaded, measurement, "tuned")
-        changed = session.changed_most(measurement, base, tuned)
+        tuned = session.predictions(loaded, evaluating, "tuned")
         if session.is_main:
             save(run, job, loaded)
+            tell(Saved(run.path, result.steps, run.trained))
             run.write_json("training.json", session.training_facts(loaded, result))
-            save_sums(run, base, tuned)
-            if changed is not None:
+            evaluation = session.evaluate(evaluating, base, tuned)
+            save_predictions(run, base, tuned)
+            if (changed := evaluation.examples()) is not None:
                 run.write_json("examples.json", changed)
-            run.write_json("evaluation.json", evaluation(measurement, base, tuned))
-            trackers.evaluated(run.read_json("evaluation.json"))
-    finally:
-        trackers.finish()
+            run.write_json("evaluation.json", evaluation.report)
+    except BaseException as error:  # interrupted or failed: callbacks may have something open
+        tell(Failed(run.path, trainer.progress.step, error))
+        raise
     complete(run, job, session)
     return load_run(run.path, registry=job.registry, listener=listener)
 
 
 def complete(run: RunDirectory, job: Job, session: Session) -> None:
-    """Write verdict and report of a run whose figures are there, and tell plugins that it is finished."""
+    """Write verdict and report of a run whose figures are there, and tell callbacks that it is finished."""
     if session.is_main:
         conclude(run)
-        job.registry.plugins.hook.ftengine_run_finished(run=run)
+        steps = run.read_json("training.json")["steps"]
+        job.callbacks.tell(Finished(run.path, steps, run.read_json("evaluation.json")))
     session.wait()
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, Labels, Listener, LoadedModel, SilentListener, Task
+from ftengine.api import Example, FitsOnValidation, Labels, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
-from ftengine.engine.evaluation_plan import plan_measurement
+from ftengine.engine.callbacks import Callbacks
+from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.experiment import Job, inferring, require_same_base
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.session import Session, held_out
 from ftengine.errors import DataError, InputError, NotMergeable
-from ftengine.evaluation.measurement import Measurement
-from ftengine.evaluation.results import evaluation
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.stored import add_evaluators
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import SIDECAR, RunDirectory, read_json
@@ -70,6 +71,11 @@ class Run:
         return self.directory.metrics()
 
     @property
+    def view_commands(self) -> list[str]:
+        """Commands that show what the run's callbacks wrote."""
+        return Callbacks(self.recipe, self._registry or Registry(), self.listener).view_commands(self.path)
+
+    @property
     def mergeable(self) -> bool:
         """Whether the strategy has a merged form; a base may still refuse it."""
         strategy = (self._registry or Registry()).build("strategy", self.facts["strategy"], "strategy")
@@ -79,27 +85,52 @@ class Run:
             return False
         return True
 
-    def evaluate(self, data: str | Path | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, data: str | Path | None = None, *, evaluators: Sequence[str | Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """Evaluate base and tuned model on the same examples.
 
         Args:
             data: a data file; by default the run's own test (else validation) split.
+            evaluators: further ones (a name, or a mapping of `name` and options), whose figures are made from the
+                run's tables of predictions, without a model, and added to its evaluation.json.
 
         Returns:
-            What evaluation.json holds: split, base, tuned, difference, details, paired, training, slices, probes.
+            What evaluation.json holds: split, metrics, base, tuned, difference, details, displays, paired, training,
+            slices, probes.
 
         Raises:
-            InputError: the data cannot be used, or the base is not the one trained on.
+            InputError: the data cannot be used, the base is not the one trained on, or an evaluator reads what the
+                run did not keep.
         """
+        if evaluators:
+            if data is not None:
+                raise InputError(
+                    "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
+                    "those with further evaluators, name them in recipe key 'evaluate'."
+                )
+            return self._add(evaluators)
         job = self.open_job()
-        measurement = self._measurement(job, data)
+        evaluating = self._evaluation_plan(job, data)
         session = Session(job)
         loaded = self._load_base(job)
         session.place_base(loaded)
-        base = session.measure(loaded, measurement, "base")
+        base = session.predictions(loaded, evaluating, "base")
         self._load_trained(job, session, loaded)
-        tuned = session.measure(loaded, measurement, "tuned")
-        return evaluation(measurement, base, tuned)
+        tuned = session.predictions(loaded, evaluating, "tuned")
+        return session.evaluate(evaluating, base, tuned).report
+
+    def _add(self, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
+        """Add the figures of further evaluators to evaluation.json; return what it holds then."""
+        from accelerate.state import PartialState
+
+        job = self.open_job(check_source=False)
+        named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
+        built = [job.registry.build("evaluator", spec, "--evaluators") for spec in named]
+        report = add_evaluators(self.directory, built, job.task, self.recipe)
+        if PartialState().is_main_process:
+            self.directory.write_json("evaluation.json", report)
+        return report
 
     def predict(
         self,
@@ -153,18 +184,18 @@ class Run:
         check_merge(job.strategy)
         return merge_into(target, job, self._load_base(job), self.trained, dtype)
 
-    def open_job(self) -> Job:
+    def open_job(self, *, check_source: bool = True) -> Job:
         """Build the run's components with what they learnt."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts["strategy"]
-        content["train"]["trackers"] = []  # nothing will be tracked, so none has to be installed here
-        job = Job.open(Recipe.make(content), self._registry, self.listener)
+        content["callbacks"] = content["train"]["trackers"] = []  # nothing happens that they would be told of
+        job = Job.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         if stored := self.facts["labels"]:
             job.task.labels = Labels(stored["kind"], tuple(stored["names"]))
-        job.augmenters, job.regularizers = [], []  # they act in training alone
+        job.augmenters, job.regularizers, job.make_regularizers = [], [], []  # they act in training alone
         return job
 
-    def _measurement(self, job: Job, data: str | Path | None) -> Measurement:
+    def _evaluation_plan(self, job: Job, data: str | Path | None) -> EvalPlan:
         recorded = self.directory.read_json("audit.json")["encoded"]
         name = held_out(recorded) if data is None else "test"
         if name is None:
@@ -173,7 +204,7 @@ class Run:
         used = {name} if data is None else set()
         if section.training_sample is not None or section.memorisation is not None:
             used.add("train")
-        if name == "test" and any(evaluator.fits for evaluator in job.evaluators()):
+        if name == "test" and any(isinstance(evaluator, FitsOnValidation) for evaluator in job.evaluators()):
             used.add("validation")
         splits = self._splits(job, used & set(recorded), recorded, name if data is None else None)
         rows = splits[name] if data is None else read_for(str(data), self.recipe.data, job.task)
@@ -186,7 +217,7 @@ class Run:
         if name != "validation" and "validation" in splits:
             validation = job.encode_rows("validation", splits["validation"])
         called = name if data is None else str(data)
-        return plan_measurement(
+        return plan_evaluation(
             job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
         )
 
@@ -196,7 +227,7 @@ class Run:
         if seen.any():
             first = rows.where(int(np.flatnonzero(seen)[0]))
             self.listener.message(
-                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}: "
+                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}; "
                 "figures on them say nothing about new data"
             )
 
@@ -231,7 +262,7 @@ class Run:
             )
         if other := sorted(used - set(same)):
             self.listener.message(
-                f"the data files changed since the run was made: its {' and '.join(other)} rows are others now, so "
+                f"the run's {' and '.join(other)} rows have changed since it was trained, so "
                 "nothing is measured on them or fitted to them"
             )
         return same

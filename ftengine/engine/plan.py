@@ -14,11 +14,11 @@ from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadReq
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job, described, prepare
 from ftengine.engine.session import Session, held_out
 from ftengine.errors import SourceError
-from ftengine.evaluation.measurement import Measurement
+from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count, trainable
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
@@ -88,7 +88,7 @@ def plan(
     splits = job.read_data()
     job.load_skeleton()
     encoded = job.encode(splits)
-    measurement = measurement_of(job, encoded, splits)
+    evaluating = evaluation_plan(job, encoded, splits)
     session = Session(job)
     train = encoded["train"]
     section = recipe.train
@@ -101,7 +101,7 @@ def plan(
         loaded = job.load_model()
         session.prepare(loaded)
     if measure:
-        figures = _estimate(session, loaded, encoded, measurement, schedule, step_tokens)
+        figures = _estimate(session, loaded, encoded, evaluating, schedule, step_tokens)
     trained, total = count(loaded.module)
     return Plan(
         recipe=job.resolved(),
@@ -131,7 +131,7 @@ def plan(
         example=_example(train),
         augmented=before_and_after(train, batch_size=section.batch_size),
         precision={"compute": session.precision.name, "reason": session.precision.reason},
-        evaluation=_evaluation(measurement),
+        evaluation=_evaluation(evaluating),
         estimate=figures,
         warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
     )
@@ -250,7 +250,7 @@ def _estimate(
     session: Session,
     loaded: LoadedModel,
     encoded: dict[str, EncodedSplit],
-    measurement: Measurement,
+    evaluating: EvalPlan,
     schedule: Schedule,
     step_tokens: float,
 ) -> dict[str, Any]:
@@ -265,12 +265,12 @@ def _estimate(
         encoded["train"],
         section.batch_size,
         step_tokens * schedule.total,
-        _evaluated_tokens(encoded, measurement, -(-schedule.total // (section.validate_every or schedule.per_epoch))),
+        _evaluated_tokens(encoded, evaluating, -(-schedule.total // (section.validate_every or schedule.per_epoch))),
     )
-    return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(measurement)}
+    return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(evaluating)}
 
 
-def _evaluated_tokens(encoded: dict[str, EncodedSplit], measurement: Measurement, validations: int) -> float:
+def _evaluated_tokens(encoded: dict[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:
     """Return the tokens that models read in evaluation: while training, and base and tuned afterwards."""
 
     def tokens(split: EncodedSplit) -> float:
@@ -281,20 +281,20 @@ def _evaluated_tokens(encoded: dict[str, EncodedSplit], measurement: Measurement
     if validation is not None:
         sampled = min(len(validation), SAMPLE, len(train)) / len(train)
         during = tokens(validation) + sampled * tokens(train)
-    return validations * during + 2 * sum(map(tokens, measurement.encoded()))
+    return validations * during + 2 * sum(map(tokens, evaluating.encoded()))
 
 
-def _answers(measurement: Measurement) -> int:
+def _answers(evaluating: EvalPlan) -> int:
     """Return how many answers one model writes."""
-    probed = (one for probe in measurement.probes for one in (probe.examination, probe.contrast))
-    asked = [one for one in (measurement.held_out, *probed) if one is not None and one.answering]
+    probed = (one for probe in evaluating.probes for one in (probe.examples, probe.contrast))
+    asked = [one for one in (evaluating.held_out, *probed) if one is not None and one.answering]
     return sum(len(one.answered) for one in asked)
 
 
-def _evaluation(measurement: Measurement) -> dict[str, Any]:
-    held, training = measurement.held_out, measurement.training
+def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
+    held, training = evaluating.held_out, evaluating.training
     return {
-        "split": measurement.split,
+        "split": evaluating.split,
         "examples": 0 if held is None else len(held.split),
         "evaluators": [] if held is None else [evaluator.name for evaluator in (*held.reading, *held.answering)],
         "training": 0 if training is None else len(training.split),
@@ -304,9 +304,9 @@ def _evaluation(measurement: Measurement) -> dict[str, Any]:
                 "kind": probe.kind,
                 "name": probe.name,
                 "data": probe.data,
-                "examples": max(len(members) for _, members in probe.examination.passes().values()),
+                "examples": len(probe.examples.members),
             }
-            for probe in measurement.probes
+            for probe in evaluating.probes
         ],
     }
 

@@ -15,9 +15,9 @@ from accelerate.utils import parse_flag_from_env
 from ftengine.api import Event, LoadedModel, ReportsEnvironment
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job
-from ftengine.evaluation.examples import examples
-from ftengine.evaluation.measurement import Measured, Measurement, measure
-from ftengine.evaluation.stream import ModelStream
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.results import Evaluation, evaluate
+from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
@@ -64,23 +64,17 @@ class Session:
         else:
             self.place(loaded)
 
-    def measure(self, loaded: LoadedModel, measurement: Measurement, side: str) -> Measured:
-        """Measure a model; `side` is "base" or "tuned"."""
+    def predictions(self, loaded: LoadedModel, plan: EvalPlan, side: str) -> EvalResult:
+        """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part."""
         recipe = self.job.recipe
-        stream = ModelStream(
-            self.accelerator,
-            loaded,
-            self.job.task,
-            recipe.evaluation.batch_size or recipe.train.batch_size,
-            self.job.listener,
-        )
-        return measure(stream, measurement, resamples=recipe.evaluation.resamples, seed=recipe.seed, side=side)
+        size = recipe.evaluation.batch_size or recipe.train.batch_size
+        runner = EvalRunner(self.accelerator, loaded, self.job.task, size, self.job.listener, side)
+        return runner.run(plan)
 
-    def changed_most(self, measurement: Measurement, base: Measured, tuned: Measured) -> dict[str, Any] | None:
-        """Return the examples that improved and worsened most, for examples.json; all processes take part."""
-        if measurement.held_out is None or base.held_out is None or tuned.held_out is None:
-            return None
-        return examples(measurement.held_out, base.held_out, tuned.held_out)
+    def evaluate(self, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
+        """Make the figures of both models from what they said."""
+        self.job.listener.phase("figures")
+        return evaluate(plan, base, tuned, self.job.task.name, self.job.task.labels)
 
     def trainer(
         self,

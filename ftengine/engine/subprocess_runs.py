@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftengine.api import EvaluationContext, Listener
+from ftengine.api import FitsOnValidation, LearnsLabels, Listener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_same_recipe
@@ -65,13 +65,14 @@ def require_metric(job: Job, metric: str | None) -> None:
 
 def measured(job: Job) -> list[str]:
     """Return the metrics that a job's evaluators will report, which may depend on its labels, in their order."""
-    context = EvaluationContext(job.task.name, job.task.labels)
     names: list[str] = []
     for evaluator in job.evaluators():
-        evaluator.bind(context)
-        names += evaluator.higher_is_better
-        if evaluator.fits:  # what more it reports is known only when it has seen validation
-            names += [name for name in type(evaluator).higher_is_better if name not in names]
+        every = list(evaluator.metrics)
+        if isinstance(evaluator, LearnsLabels):
+            evaluator.bind(job.task.name, job.task.labels)
+        names += evaluator.metrics
+        if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
+            names += [name for name in every if name not in names]
     return names
 
 

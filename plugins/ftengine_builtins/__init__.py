@@ -86,6 +86,13 @@ def ftengine_evaluators():
 
 
 @hookimpl
+def ftengine_callbacks():
+    from ftengine_builtins.callbacks.trackers import TRACKERS
+
+    return TRACKERS
+
+
+@hookimpl
 def ftengine_audits():
     from ftengine_builtins.audits.balance import Balance
     from ftengine_builtins.audits.contradictions import Contradictions

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ftengine.evaluation.judgements import SHOWN
 
 from ftengine import fine_tune, load_run
 from ftengine.api import Evaluator, Judgement, SilentListener, TextAugmenter
@@ -14,7 +15,6 @@ from ftengine.engine.evaluation_plan import measurement_of
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_room
 from ftengine.errors import DataError, InputError, RecipeError
-from ftengine.evaluation.judgements import SHOWN
 from ftengine.evaluation.results import read_sums
 from ftengine.model import read_tensors
 from ftengine.plugins.discovery import make_plugin_manager
@@ -403,7 +403,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
         found = run.evaluate()
     finally:
         file.write_text(before)
-    assert any(f"its {name} rows are others now" in text for text in listener.said)
+    assert any(f"{name} rows have changed" in text for text in listener.said)
     assert found["tuned"]["accuracy"] == filed_run.evaluation["tuned"]["accuracy"]
     assert found["tuned"]["nll"] == filed_run.evaluation["tuned"]["nll"]
     assert (found["training"] is None) == (name == "train")

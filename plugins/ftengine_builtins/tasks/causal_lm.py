@@ -66,6 +66,7 @@ class CausalLM(Task):
 
     name = "causal-lm"
     starter = True
+    starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     head = "causal-lm"
     Config = CausalLMConfig
     evaluators = ("perplexity",)
