@@ -22,8 +22,8 @@ SURE = 0.9
 is given another language than English with 0.5."""
 NO_LANGUAGE = "zxx"
 FEWEST, MINORITY_FEWEST, MINORITY = 20, 2, 0.05
-"""Of 20 rows and more, a script that less than 5 % are written in is a finding, and a language that at least two rows and
-less than 5 % are in."""
+"""Of 20 rows and more, a script that less than 5 % are written in is a finding, and so is a language that at least two
+and less than 5 % are in."""
 
 # Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
 _CLOSE = (
