@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from ftengine.evaluation.bootstrap import Accumulator
+from ftengine.evaluation.difference import compare
 from scipy.special import ndtr, ndtri
 
 from ftengine.api import EvaluationContext, Evaluator, Labels, Prediction
-from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.difference import compare
 from ftengine.evaluation.slices import Slicing, gap_of, slice_report
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
