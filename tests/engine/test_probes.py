@@ -169,7 +169,7 @@ def test_tables_of_both_models_are_kept(sliced_run):
         assert table["row"].is_monotonic_increasing
         assert table["place"].str.match(r".*sliced\.jsonl:\d+$").all()
         assert set(table["slice.region"]) <= {"a", "b", "(missing)"}
-    assert {path.stem for path in folder.glob("*-tuned.parquet")} >= {"test-tuned", "training-tuned", "forgetting-tuned"}
+    assert {path.stem for path in folder.glob("*-tuned.parquet")} >= {"test-tuned", "training-tuned"}
 
 
 @pytest.mark.parametrize(
