@@ -323,7 +323,8 @@ def test_every_metric_is_told_with_its_direction():
     for name, _, metrics in table(EVALUATION, "Evaluators").rows:
         (evaluator,) = code(name)
         directions = {metric: ARROWS[arrow] for metric, arrow in re.findall(r"`(\w+)`(?: ([↑↓]))?", metrics)}
-        assert directions == Registry().get("evaluator", evaluator).cls.higher_is_better
+        metrics = Registry().get("evaluator", evaluator).cls.metrics
+        assert directions == {name: metric.higher_is_better for name, metric in metrics.items()}
 
 
 def test_every_task_is_told_with_its_evaluators():

@@ -1,27 +1,25 @@
 """The conformance checks pass what ships in the box and fail what is broken, each by the check that is meant."""
 
-import json
 import random
 
-import numpy as np
 import pytest
 import torch
+from tiny import tiny_t5
 from transformers import AutoTokenizer
 
 from ftengine.api import (
     Augmenter,
     Criterion,
-    EvaluationContext,
-    Evaluator,
     Labels,
     LoadRequest,
     Regularizer,
     Strategy,
     Task,
+    TextAugmenter,
     View,
 )
 from ftengine.plugins.registry import Registry
-from ftengine.testing import check_augmenter, check_evaluator, check_regularizer, check_strategy, check_task
+from ftengine.testing import check_augmenter, check_regularizer, check_strategy, check_task
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 REGISTRY = Registry()
@@ -59,16 +57,6 @@ def test_augmenters_of_text_in_the_box_pass(name, task):
     check_augmenter(build("augmenter", name), task, ROWS)
 
 
-def test_evaluators_in_the_box_pass():
-    labels = EvaluationContext("text-classification", Labels("single", ("a", "b")))
-    rng = random.Random(0)
-    answers = [{"label": i % 2, "predicted": rng.randrange(2), "scores": [0.3, 0.7]} for i in range(8)]
-    check_evaluator(build("evaluator", "classification"), labels, answers)
-    numbers = EvaluationContext("text-classification", Labels("regression", ("y",)))
-    values = [{"target": [float(i)], "value": [i + rng.random()]} for i in range(8)]
-    check_evaluator(build("evaluator", "regression"), numbers, values)
-
-
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("regularizer")])
 def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
     loader = REGISTRY.build("loader", "transformers", "model.loader")
@@ -81,14 +69,26 @@ def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
     check_regularizer(build("regularizer", name), REGISTRY.build("task", "causal-lm", "task"), load_whole, batch)
 
 
-def classifier(folder):
+def loading(folder, head):
     loader = REGISTRY.build("loader", "transformers", "model.loader")
-    return lambda labels: loader.load(LoadRequest(str(folder), "sequence-classification", labels))
+    return lambda labels: loader.load(LoadRequest(str(folder), head, labels))
 
 
-def test_tasks_in_the_box_pass(bert_folder):
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    check_task(build("task", "text-classification"), tokenizer, ROWS, classifier(bert_folder))
+TASKS = {
+    "text-classification": ("sequence-classification", ROWS),
+    "token-classification": ("token-classification", [{"tokens": ["Anna", "ran"], "tags": ["B-PER", "O"]}] * 2),
+    "causal-lm": ("causal-lm", [{"prompt": "The fox", "completion": " jumps"}, {"text": "over the dog"}]),
+    "seq2seq-lm": ("seq2seq-lm", [{"prompt": "The fox", "completion": "jumps"}] * 2),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_in_the_box_pass(name, bert_folder, llama_folder, tmp_path):
+    folder = {"causal-lm": llama_folder, "seq2seq-lm": tmp_path / "t5"}.get(name, bert_folder)
+    if name == "seq2seq-lm":
+        tiny_t5(folder)
+    head, rows = TASKS[name]
+    check_task(build("task", name), AutoTokenizer.from_pretrained(folder), rows, loading(folder, head))
 
 
 class Creeping(Strategy):
@@ -115,6 +115,31 @@ def test_a_broken_strategy_fails(load, batch):
     assert "groups_hold_each_trainable_parameter_once" in str(error.value)
     assert "saved_and_loaded_outputs_are_equal" in str(error.value)
     assert "frozen_weights_do_not_move" not in str(error.value)
+
+
+class Growing(TextAugmenter):
+    """Writes more behind each text than behind the one before."""
+
+    name = "growing"
+    seen = 0
+
+    def change(self, text, rng):
+        self.seen += 1
+        return text + " x" * self.seen
+
+
+class Relabelled(Augmenter):
+    """Gives every row one label."""
+
+    name = "relabelled"
+
+    def augment(self, row, task, rng):
+        yield {**row, "label": "b"}
+
+
+@pytest.mark.parametrize(("kind", "check"), [(Growing, "no_state_between_examples"), (Relabelled, "labels_stay")])
+def test_a_broken_augmenter_fails_the_check_that_is_meant(task, kind, check):
+    check_augmenter(kind, task, ROWS, {check: "on purpose"})
 
 
 class Careless(Augmenter):
@@ -160,27 +185,6 @@ def test_a_broken_regularizer_fails(load, batch):
     assert "detaching_restores_the_model" in str(error.value)
     assert "state_survives_a_checkpoint" in str(error.value)
     assert "losses_and_penalties_are_finite_scalars" not in str(error.value)
-
-
-class Uneven(Evaluator):
-    """Gives as many numbers as the answer has, and a metric that it does not name."""
-
-    name = "uneven"
-    higher_is_better = {"right": True}  # noqa: RUF012
-
-    def statistics(self, prediction):
-        return [1.0] * prediction["width"]
-
-    def metrics(self, sums):
-        return {"wrong": np.asarray(sums)[..., 0]}
-
-
-def test_a_broken_evaluator_fails():
-    context = EvaluationContext("x")
-    with pytest.raises(AssertionError, match="statistics_have_one_width"):
-        check_evaluator(Uneven, context, [{"width": 1 + i % 2} for i in range(4)])
-    with pytest.raises(AssertionError, match=r"^directions_name_every_metric: metrics \['wrong'\]"):
-        check_evaluator(Uneven, context, [{"width": 2}] * 4)
 
 
 class Forgetful(Task):
@@ -230,17 +234,8 @@ class Averaging(TextClassification):
 
 def test_a_task_that_computes_wrongly_fails(bert_folder):
     with pytest.raises(AssertionError) as error:
-        check_task(Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, classifier(bert_folder))
+        check_task(
+            Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, loading(bert_folder, "sequence-classification")
+        )
     assert "the_criterion_is_what_is_summed: the weight is 1" in str(error.value)
     assert "predictions_have_their_keys: 3 predictions of 4 examples" in str(error.value)
-
-
-def test_expected_failures_must_fail_and_exist():
-    context = EvaluationContext("x")
-    known = {"directions_name_every_metric": "it says wrong"}
-    check_evaluator(Uneven, context, [{"width": 2}] * 4, known)
-    with pytest.raises(AssertionError, match="details_are_json: passes, though it was expected to fail"):
-        check_evaluator(Uneven, context, [{"width": 2}] * 4, {**known, "details_are_json": "?"})
-    with pytest.raises(AssertionError, match=r"names \['detials'\]"):
-        check_evaluator(Uneven, context, [{"width": 2}] * 4, {**known, "detials": "?"})
-    assert json.dumps(known)

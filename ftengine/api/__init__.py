@@ -13,6 +13,7 @@ from ftengine.api.abilities import (
     ChecksSource,
     ChoosesCriterion,
     Cites,
+    Estimator,
     FitsOnValidation,
     FreezesByStep,
     Generates,
@@ -21,6 +22,7 @@ from ftengine.api.abilities import (
     Infers,
     KnowsTrials,
     LearnsLabels,
+    MeasuresSlices,
     Merges,
     MixesBatches,
     PredictsDistributions,
@@ -39,6 +41,7 @@ from ftengine.api.abilities import (
     Shows,
     ShowsDetails,
     Starts,
+    SubtractsProportions,
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
@@ -47,7 +50,7 @@ from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Star
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import Difference, EvaluationContext, Evaluator, Judgement, Metric
+from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
@@ -86,10 +89,12 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
-    "EvaluationContext",
+    "Estimate",
+    "Estimator",
     "Evaluator",
     "Event",
     "Example",
+    "ExampleScores",
     "Failed",
     "Features",
     "Finding",
@@ -101,7 +106,6 @@ __all__ = [
     "HoldsState",
     "Infers",
     "InputAugmenter",
-    "Judgement",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",
@@ -111,6 +115,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Matrix",
+    "MeasuresSlices",
     "Merges",
     "Metric",
     "MixesBatches",
@@ -128,6 +133,7 @@ __all__ = [
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Rows",
     "Rule",
     "Saved",
     "ScoresExamples",
@@ -140,6 +146,7 @@ __all__ = [
     "Starts",
     "Stepped",
     "Strategy",
+    "SubtractsProportions",
     "Table",
     "Task",
     "TextAugmenter",

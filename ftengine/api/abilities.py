@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftengine.api.augmenter import RandomSource
-    from ftengine.api.evaluator import ExampleScores, Rows
+    from ftengine.api.evaluator import Estimate, Evaluator, ExampleScores, Rows
     from ftengine.api.task import Task
 
 # Any component.
@@ -352,7 +352,18 @@ class ScoresResamples(Protocol):
     """Scores many resamples at once, faster than one `score` after another."""
 
     def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return (B,) of each metric for weights of shape (B, n); equal to B calls of `score`."""
+        """Return (B,) of each metric for weights of shape (B, n), of any type of number; equal to B calls of `score`.
+
+        Metrics declared without an interval may be left out: nothing reads their resamples.
+        """
+
+
+@runtime_checkable
+class MeasuresSlices(Protocol):
+    """Has figures that take too long to be resampled for every slice of the data."""
+
+    def for_slices(self) -> Evaluator:
+        """Return an evaluator without those; it reads the same rows, and its first metric is this one's."""
 
 
 @runtime_checkable
@@ -360,7 +371,19 @@ class KnowsTrials(Protocol):
     """Knows how many independent trials are at most behind a metric that is a proportion; by default the examples."""
 
     def trials(self, rows: Rows) -> Mapping[str, float]:
-        """Return them by metric."""
+        """Return them by metric; one that is not declared a proportion is taken for one where it is among them."""
+
+
+@runtime_checkable
+class SubtractsProportions(Protocol):
+    """Has metrics that are a mean minus a proportion, such as confidence minus accuracy.
+
+    Their intervals are made of the mean's and the proportion's (Zou and Donner 2008, doi:10.1002/sim.3095), so that
+    they keep a width where resamples hardly ever hold a failure.
+    """
+
+    def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return what is subtracted, (B,) by metric, for weights of shape (B, n)."""
 
 
 @runtime_checkable
@@ -371,15 +394,23 @@ class WeighsExamples(Protocol):
         """Return (n,) weights by metric; intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2)."""
 
 
+class Estimator(Protocol):
+    """Gives figures the engine's intervals."""
+
+    def __call__(
+        self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
+    ) -> list[Estimate]:
+        """Return k estimates.
+
+        Args:
+            values: takes weights (B, n), returns (B, k), nan where undefined.
+            trials: k; for proportions the most independent trials behind each, else None.
+        """
+
+
 @runtime_checkable
 class ShowsDetails(Protocol):
     """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
 
-    def details(self, rows: Rows, estimate: Callable[..., Any]) -> Iterable[Display | tuple[str, Any]]:
-        """Yield displays, and (name, JSON value) facts that rules and readers look up.
-
-        Args:
-            rows: of one model.
-            estimate: `estimate(score, proportion=False)` gives (value, low, high) of any function
-                score(rows, weights) -> float or (k,) array, with the engine's intervals.
-        """
+    def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
+        """Yield displays, and (name, JSON value) facts that rules and readers look up; `rows` are of one model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,6 @@ class LoadedModel:
     pretrained: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
 class View:
     """A row as the engine sees it, whatever its columns are called.
 
@@ -103,20 +102,27 @@ class View:
         classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
             go by the target; False for free text.
         texts: all text of the row, for audits; by default the inputs. To be given where inputs are images.
-        identity: what makes two rows duplicates, a JSON value; by default the inputs. To be given as `texts`.
+        identity: what makes two rows duplicates, a JSON value; by default the inputs. To be given as `texts`. May be a
+            function that returns it, called when it is first asked for: hashing files takes long.
     """
 
-    inputs: Sequence[Any]
-    target: Any = None
-    classes: bool = False
-    texts: Sequence[str] = None  # type: ignore[assignment]  # the inputs, after __post_init__
-    identity: Any = None
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        target: Any = None,
+        classes: bool = False,
+        texts: Sequence[str] | None = None,
+        identity: Any | Callable[[], Any] = None,
+    ) -> None:
+        self.inputs, self.target, self.classes = inputs, target, classes
+        self.texts = inputs if texts is None else texts
+        self._identity = identity
 
-    def __post_init__(self) -> None:
-        if self.texts is None:
-            object.__setattr__(self, "texts", self.inputs)
-        if self.identity is None:
-            object.__setattr__(self, "identity", list(self.inputs))
+    @cached_property
+    def identity(self) -> Any:
+        """What makes two rows duplicates."""
+        identity = self._identity() if callable(self._identity) else self._identity
+        return list(self.inputs) if identity is None else identity
 
     @property
     def label(self) -> Any:

@@ -24,8 +24,9 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
     """Compare a tuned model with its base on the same examples.
 
     \b
-    Example:
+    Examples:
       ftengine evaluate runs/support --data new.jsonl
+      ftengine evaluate runs/support --evaluators matthews
     """
     from ftengine.engine.fine_tune import load_run
 

@@ -52,7 +52,7 @@ def show_slices(out: Console, figures: dict[str, Any]) -> None:
         metric, slices = content["metric"], content["slices"]
         if metric is None or not slices:
             continue
-        up = figures["higher_is_better"].get(metric, True)
+        up = figures["metrics"][metric]["higher_is_better"]
         known = [one for one in slices if one["tuned"].get(metric, {}).get("value") is not None]
         known.sort(key=lambda one: one["tuned"][metric]["value"] * (1 if up else -1))
         out.print()

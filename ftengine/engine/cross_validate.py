@@ -1,10 +1,9 @@
 """k-fold cross-validation: every example is held out once, and all held-out figures make one.
 
-Each fold is a run of its own whose test split is that fold. The sums behind its figures add up over folds, since an
-example's weight in a resample hangs on the seed and on the example alone, so the interval of the pooled figure is that
-of all rows. What it leaves out is said with it: the training sets of the folds share most of their rows, and from one
-cross-validation the variance that this causes cannot be estimated without bias (Bengio & Grandvalet 2004, "No unbiased
-estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
+Each fold is a run of its own whose test split is that fold. The tables of predictions of all folds are one table, and
+its figures are those of all rows. What they leave out is said with them: the training sets of the folds share most of
+their rows, and from one cross-validation the variance that this causes cannot be estimated without bias (Bengio &
+Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
 """
 
 from __future__ import annotations
@@ -17,14 +16,19 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import Difference, EvaluationContext, Listener, Metric, SilentListener
+from ftengine.api import Difference, Estimate, Listener, SilentListener
 from ftengine.data.split import make_splits
-from ftengine.engine.experiment import Job
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
 from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
-from ftengine.evaluation.difference import compare, to_json
-from ftengine.evaluation.results import read_sums
-from ftengine.evaluation.sums import Sums
+from ftengine.evaluation.differences import compare
+from ftengine.evaluation.figures import Figure, to_json
+from ftengine.evaluation.results import bind, fit
+from ftengine.evaluation.stored import figures_of, stored
+from ftengine.evaluation.table import Predictions
+from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.precision import choose_precision
@@ -40,7 +44,7 @@ class CrossValidation:
         folds: how many there are.
         examples: distinct ones, each held out once.
         base, tuned: by metric {value, low, high, n} over all examples. Metrics that hold for one model alone
-            (`Evaluator.per_model`) are left out here and in `difference`.
+            (`Metric.pooled`) are left out here and in `difference`.
         difference: by metric tuned minus base, {value, low, high, p, better, …}, paired by example.
         higher_is_better: by metric.
         spread: by metric the tuned model's value on each fold alone, and their mean, standard deviation, least and
@@ -81,9 +85,9 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
     """
     listener = listener or SilentListener()
     children = divide(recipe, folds)
-    jobs = check(children, listener)
-    reused = train_unfinished(children, jobs, listener)
-    result = pool(children, jobs[0], reused)
+    prepared = check(children, listener)
+    reused = train_unfinished(children, prepared, listener)
+    result = pool(children, prepared[0].ready, reused)
     RunDirectory(recipe.output).write_json(FILE, result.to_json())
     return result
 
@@ -129,42 +133,40 @@ def require_folds(folds: int) -> None:
         raise InputError(f"--folds {folds}: cross-validation needs at least two folds; five and ten are usual.")
 
 
-def check(children: Sequence[Child], listener: Listener) -> list[Job]:
-    """Read and encode every fold and try the strategy on a model without weights; nothing is written.
+def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
+    """Read and encode every fold and check the strategy on a model without weights; nothing is written.
 
     Raises:
         InputError: what any of the runs would refuse, named by its fold.
     """
-    jobs: list[Job] = []
+    prepared: list[PreparedData] = []
     for child in children:
         with naming(child.label):
-            job = Job.open(child.recipe, listener=listener, check_source=not jobs)
+            experiment = Experiment.open(child.recipe, listener=listener, check_source=not prepared)
+            choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
             try:
-                splits = job.read_data()
+                data = prepare_data(experiment)
             except DataError as error:
-                raise DataError(_label_held_out_whole(job) or str(error)) from None
-            if jobs and job.task.labels != jobs[0].task.labels:
+                raise DataError(_label_held_out_whole(experiment) or str(error)) from None
+            if prepared and data.ready.task.labels != prepared[0].ready.task.labels:
                 raise InputError(
                     "its training rows have other labels than those of fold 0, so that their figures do not add up. "
                     "Take fewer folds, or leave out labels that few examples have."
                 )
-            if not jobs:
-                job.evaluators()
-                choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
-            job.load_skeleton()
-            require_new_or_same(child.run, job, job.encode(splits))
-        jobs.append(job)
-    return jobs
+            evaluation_plan(data)
+            require_new_or_same(child.run, data)
+        prepared.append(data)
+    return prepared
 
 
-def _label_held_out_whole(job: Job) -> str:
+def _label_held_out_whole(experiment: Experiment) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
-    data = job.recipe.data
-    splits = make_splits(data, job.task, job.recipe.seed, audited=False).mapping()
-    trained = {label for row in splits["train"] for label in job.task.view(row).labels}
+    data, task = experiment.recipe.data, experiment.task()
+    splits = make_splits(data, task, experiment.recipe.seed, audited=False).mapping()
+    trained = {label for row in splits["train"] for label in task.view(row).labels}
     places: dict[str, list[str]] = {}
     for i, row in enumerate(splits["test"]):
-        for label in set(job.task.view(row).labels) - trained:
+        for label in set(task.view(row).labels) - trained:
             places.setdefault(label, []).append(splits["test"].where(i))
     if not places:
         return ""
@@ -176,7 +178,7 @@ def _label_held_out_whole(job: Job) -> str:
     )
 
 
-def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossValidation:
+def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) -> CrossValidation:
     """Add up the figures of finished folds.
 
     Raises:
@@ -184,23 +186,22 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
     """
     require_alike(children)
     evaluations = [child.run.read_json("evaluation.json") for child in children]
-    base, tuned = (_added_up(children, job, which) for which in ("base", "tuned"))
-    evaluators = [evaluator for part in tuned.parts.values() for evaluator in part.evaluators]
-    apart = frozenset().union(*(evaluator.per_model for evaluator in evaluators))
-    results = {name: to_json(metric) for name, metric in tuned.results().items()}
-    examples = next(iter(results.values()))["n"] if results else 0
+    metrics = evaluations[0]["metrics"]
+    names = list(evaluations[0]["tuned"])
+    apart = [name for name in names if not metrics[name]["pooled"]]
+    base, tuned, examples = _pooled(children, ready)
 
-    def pooled(figures: Mapping[str, Metric | Difference]) -> dict[str, Any]:
+    def pooled(figures: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
         return {name: to_json(figure) for name, figure in figures.items() if name not in apart}
 
     return CrossValidation(
         folds=len(children),
         examples=examples,
-        base=pooled(base.results()),
-        tuned=pooled(tuned.results()),
+        base=pooled({name: figure.estimate for name, figure in base.items()}),
+        tuned=pooled({name: figure.estimate for name, figure in tuned.items()}),
         difference=pooled(compare(base, tuned)),
-        higher_is_better={name: figure.higher_is_better for name, figure in tuned.figures().items()},
-        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in results},
+        higher_is_better={name: metrics[name]["higher_is_better"] for name in names},
+        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in names},
         runs=[
             {
                 "fold": number,
@@ -212,17 +213,21 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
             }
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ],
-        statement=statement(len(children), examples, [name for name in results if name in apart]),
+        statement=statement(len(children), examples, apart),
     )
 
 
-def _added_up(children: Sequence[Child], job: Job, which: str) -> Sums:
-    context = EvaluationContext(job.task.name, job.task.labels)
-    seed = job.recipe.seed
-    first, *others = (read_sums(child.run, job.evaluators(), context, seed=seed, which=which) for child in children)
-    for other in others:
-        first.merge(other, apart=True)  # equal examples are in one fold, so that distinct ones add up
-    return first
+def _pooled(children: Sequence[Child], ready: ReadyTask) -> tuple[dict[str, Figure], dict[str, Figure], int]:
+    """Return both models' figures over the examples of all folds, and how many distinct ones there are."""
+    evaluators = ready.evaluators()
+    bind(evaluators, ready.task.name, ready.task.labels)
+    fit(evaluators, None)  # what is fitted holds for one model alone
+    # Equal examples are in one fold, so that the groups of different folds are different ones.
+    tables = {s: Predictions.join([stored(child.run, "test", s) for child in children]) for s in ("base", "tuned")}
+    recipe = ready.recipe
+    weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
+    base, tuned = (figures_of(table, evaluators, ready.task, weights) for table in tables.values())
+    return base, tuned, weights.distinct
 
 
 def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:

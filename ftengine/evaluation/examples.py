@@ -1,65 +1,147 @@
-"""examples.json: the examples that tuning improved most and worsened most, with both answers."""
+"""Single examples: who got right what the other got wrong, and examples.json, those that tuning changed most."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelerate.utils import gather_object
+import numpy as np
 
-from ftengine.api import Example, Shows, find_personal, redact_json, redact_pieces
+from ftengine.api import (
+    Evaluator,
+    Example,
+    ExampleScores,
+    Generates,
+    Shows,
+    find_personal,
+    redact_json,
+    redact_pieces,
+)
 from ftengine.data.encoding import EncodedSplit
-from ftengine.evaluation.examination import Examination, Outcome
-from ftengine.evaluation.judgements import UNKNOWN, Judgements, judging, most_changed
+from ftengine.evaluation.figures import Figure
+from ftengine.evaluation.plan import EvalSet
+from ftengine.evaluation.significance import mcnemar
+from ftengine.evaluation.table import Predictions
 
+SHOWN = 10
+"""Examples that are shown on each side."""
+NOISE = 0.05
+"""Change of the score of an answer, 0 to 1, that is not worth a look: every step of training makes such."""
 LONGEST_TEXT = 600
 """Characters of an example that are shown."""
 
 
-def examples(examination: Examination, base: Outcome, tuned: Outcome) -> dict[str, Any]:
-    """Return {"evaluator", "improved", "worse"}; all processes take part, and each has all of it.
+def scored_by(base: Mapping[str, ExampleScores], tuned: Mapping[str, ExampleScores]) -> str | None:
+    """Return the evaluator that examples are compared by: the first that says right or wrong, else the first."""
+    both = [name for name in tuned if name in base]
+    scored = [name for name in both if not np.isnan(base[name].score + tuned[name].score).all()]
+    decided = [name for name in scored if not np.isnan(base[name].right + tuned[name].right).all()]
+    return next(iter([*decided, *scored]), None)
 
-    An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
-    "tuned_score", "base_right", "tuned_right"}. Likely personal data is redacted in all of it.
+
+def exact_p(
+    base: ExampleScores | None,
+    tuned: ExampleScores | None,
+    groups: np.ndarray,
+    seen: np.ndarray,
+    before: Mapping[str, Figure],
+    after: Mapping[str, Figure],
+) -> dict[str, float]:
+    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none.
+
+    Args:
+        base, tuned: of n examples; None where they are not judged.
+        groups: (n,) equal for duplicates.
+        seen: (n,) the examples that the figures are of.
+        before, after: figures of base and tuned.
     """
-    name = judging(base.judgements, tuned.judgements)
-    if name is None:
-        return {"evaluator": None, "improved": [], "worse": []}
-    split = examination.split
-    judged = base.judgements[name], tuned.judgements[name]
-    chosen = most_changed(*judged, split.groups)
-    members = [member for side in chosen for member in side]
-    answers = [_answers(outcome, name, members) for outcome in (base, tuned)]
-    improved, worse = (
-        [_item(split, member, judged, (answers[0][member], answers[1][member])) for member in side] for side in chosen
-    )
-    return {"evaluator": name, "improved": improved, "worse": worse}
-
-
-def _answers(outcome: Outcome, evaluator: str, members: list[int]) -> dict[int, Any]:
-    """Return the answers that were kept, wherever they are."""
-    spool = outcome.spools.get(outcome.judged_in[evaluator])
-    found = {member: answer for member in members if spool is not None and (answer := spool.get(member)) is not None}
-    return dict.fromkeys(members) | {
-        member: answer for part in gather_object([found]) for member, answer in part.items()
+    if base is None or tuned is None:
+        return {}
+    sides = [ExampleScores(side.score[seen], side.right[seen]) for side in (base, tuned)]
+    found = mcnemar(sides[0], sides[1], groups[seen])
+    if found is None:
+        return {}
+    shares = [float(side.right.mean()) for side in sides]  # nan, which is close to nothing, where one is neither
+    values = [(before[name].value, after[name].value) for name in before if name in after]
+    names = [name for name in before if name in after]
+    return {
+        name: found["p"]
+        for name, pair in zip(names, values, strict=True)
+        if all(math.isclose(x, share, abs_tol=1e-9) for x, share in zip(pair, shares, strict=True))
     }
 
 
-def _item(
-    split: EncodedSplit, member: int, judged: tuple[Judgements, Judgements], answers: tuple[Any, Any]
+def most_changed(
+    base: ExampleScores, tuned: ExampleScores, groups: np.ndarray, count: int = SHOWN
+) -> tuple[list[int], list[int]]:
+    """Return the examples whose score rose most and those whose score fell most, most first, each group once.
+
+    Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
+    the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known.
+    """
+    change = tuned.score - base.score
+    change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
+    known = np.flatnonzero(~np.isnan(change))
+    order = known[np.argsort(change[known], kind="stable")]
+    improved = _first(order[::-1][change[order[::-1]] > 0], groups, count)
+    return improved, _first(order[change[order] < 0], groups, count)
+
+
+def _first(members: Iterable[int], groups: np.ndarray, count: int) -> list[int]:
+    chosen: dict[int, int] = {}
+    for member in members:
+        chosen.setdefault(int(groups[member]), int(member))
+        if len(chosen) == count:
+            break
+    return list(chosen.values())
+
+
+def changed_examples(
+    of: EvalSet,
+    tables: Sequence[Predictions],
+    scores: Sequence[Mapping[str, ExampleScores]],
 ) -> dict[str, Any]:
-    row = int(split.index[member])
+    """Return what examples.json holds: {"evaluator", "improved", "worse"}.
+
+    An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
+    "tuned_score", "base_right", "tuned_right"}. Likely personal data is redacted in all of it.
+
+    Args:
+        of: the examples.
+        tables: what base and tuned said of them.
+        scores: of base and tuned, by evaluator.
+    """
+    name = scored_by(*scores)
+    if name is None:
+        return {"evaluator": None, "improved": [], "worse": []}
+    judged = [side[name] for side in scores]
+    evaluator = next(e for e in of.evaluators if e.name == name)
+    chosen = most_changed(judged[0], judged[1], tables[0].groups)
+    improved, worse = ([_item(of, i, tables, judged, evaluator) for i in side] for side in chosen)
+    return {"evaluator": name, "improved": improved, "worse": worse}
+
+
+def _item(
+    of: EvalSet, i: int, tables: Sequence[Predictions], judged: Sequence[ExampleScores], evaluator: Evaluator
+) -> dict[str, Any]:
+    split, task = of.split, of.split.task
+    row = int(tables[0].columns["row"][i])
     example = split.rows[row]
-    personal = [value for text in split.task.view(example).texts for _, value in find_personal(text)]
+    personal = [value for text in task.view(example).texts for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
-    for side, one, answer in zip(("base", "tuned"), judged, answers, strict=True):
-        right = int(one.right[member])
+    answers = task.answers if isinstance(task, Generates) else frozenset()
+    answered = evaluator in of.answering
+    for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
+        said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
+        told = _brief(task.readable(said) if isinstance(task, Shows) else said)
         item |= {
-            side: redact_json(answer, personal),
-            f"{side}_score": float(one.scores[member]),
-            f"{side}_right": None if right == UNKNOWN else bool(right),
+            side: redact_json(told, personal),
+            f"{side}_score": float(one.score[i]),
+            f"{side}_right": None if np.isnan(one.right[i]) else bool(one.right[i]),
         }
     return item
 
@@ -88,3 +170,16 @@ def shortened(pieces: list[tuple[str, bool]], longest: int = LONGEST_TEXT) -> li
         half = (room - 3) // 2
         kept.append([text if len(text) <= room else f"{text[:half]} … {text[-half:]}", target])
     return kept
+
+
+def _brief(value: Any) -> Any:
+    """Return a JSON value whose numbers have four digits: answers are for reading."""
+    if isinstance(value, Mapping):
+        return {str(key): _brief(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_brief(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

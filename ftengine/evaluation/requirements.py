@@ -2,63 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from ftengine.api import Evaluator, Generates, Task
 from ftengine.errors import RecipeError
 
 
-def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str] | None = None) -> None:
-    """Refuse evaluators that a task's predictions do not serve, or that report one metric twice.
+def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str]) -> None:
+    """Refuse evaluators that a task's predictions do not serve.
 
     Args:
         evaluators: those that are to run; they need not be bound.
         task: the task's name.
-        predicts: the keys of its predictions; None checks the metrics alone.
+        predicts: the keys of its predictions.
 
     Raises:
         RecipeError: names the evaluator, what it reads and what there is.
     """
-    owners: dict[str, str] = {}
     for evaluator in evaluators:
-        missing = evaluator.reads - set(predicts) if predicts is not None else ()
-        if missing:
+        if missing := evaluator.reads - set(predicts):
             raise RecipeError(
-                f"evaluator {evaluator.name!r} reads {_listed(missing)}, which task {task!r} does not predict "
-                f"(it predicts {_listed(predicts or ())}). Take it out of recipe key 'evaluate'."
+                f"evaluator {evaluator.name!r} reads {listed(missing)}, which task {task!r} does not predict "
+                f"(it predicts {listed(predicts)}). Take it out of recipe key 'evaluate'."
             )
-        for metric in evaluator.higher_is_better:
-            claim(owners, metric, evaluator)
 
 
-def claim(owners: dict[str, str], metric: str, evaluator: Evaluator) -> None:
-    """Note who reports a metric.
+def check_metrics(evaluators: Iterable[Evaluator]) -> None:
+    """Refuse evaluators of which two report one metric.
 
     Raises:
-        RecipeError: another evaluator does so already.
+        RecipeError: names both.
     """
-    owner = owners.setdefault(metric, evaluator.name)
-    if owner != evaluator.name:
-        raise RecipeError(
-            f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
-            "Take one of them out of recipe key 'evaluate'."
-        )
+    owners: dict[str, str] = {}
+    for evaluator in evaluators:
+        for metric in evaluator.metrics:
+            owner = owners.setdefault(metric, evaluator.name)
+            if owner != evaluator.name:
+                raise RecipeError(
+                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
+                    "Take one of them out of recipe key 'evaluate'."
+                )
 
 
-def by_pass(evaluators: Iterable[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
+def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
     """Divide evaluators into those that read the task's predictions and those that read its free answers.
 
     Raises:
         RecipeError: one reads what neither has, or two report one metric.
     """
-    reading: list[Evaluator] = []
-    answering: list[Evaluator] = []
-    for evaluator in evaluators:
-        predicted = evaluator.reads <= set(task.predicts) or not evaluator.reads <= answer_keys(task)
-        (reading if predicted else answering).append(evaluator)
+    answers = answer_keys(task)
+    answering = [e for e in evaluators if not e.reads <= task.predicts and e.reads <= answers]
+    reading = [e for e in evaluators if e not in answering]
     check_evaluators(reading, task.name, task.predicts)
-    check_evaluators(answering, task.name, answer_keys(task))
-    check_evaluators([*reading, *answering], task.name)
+    check_metrics(evaluators)
     return reading, answering
 
 
@@ -67,5 +63,6 @@ def answer_keys(task: Task) -> frozenset[str]:
     return task.answers if isinstance(task, Generates) else frozenset()
 
 
-def _listed(keys: Iterable[str]) -> str:
+def listed(keys: Iterable[str]) -> str:
+    """Return keys as a message names them."""
     return ", ".join(repr(key) for key in sorted(keys)) or "nothing"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from ftengine.data.encoding import EncodedSplit
-from ftengine.data.read import Rows
+from ftengine.api import Evaluator, ExampleScores, MeasuresSlices, Rows
+from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
-from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.difference import compare_among_many, to_json
-from ftengine.evaluation.gaps import Gap, gap_between
-from ftengine.evaluation.judgements import Judgements, mcnemar, share_right
-from ftengine.evaluation.multiple import holm
-from ftengine.evaluation.resampling import CONFIDENCE
+from ftengine.evaluation.differences import Gap, compare, gap_between
+from ftengine.evaluation.examples import exact_p
+from ftengine.evaluation.figures import Figure, estimates, measure, to_json
+from ftengine.evaluation.intervals import CONFIDENCE
+from ftengine.evaluation.significance import holm
+from ftengine.evaluation.weights import Weights
 
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
@@ -28,32 +26,7 @@ MISSING = "(missing)"
 LONGEST_VALUE = 100
 
 
-@dataclass(frozen=True)
-class Slicing:
-    """How a column divides the examples of a split.
-
-    Args:
-        values: the slices, most frequent first.
-        codes: (examples,) int8: the slice of each example, -1 for what is left out.
-    """
-
-    values: Sequence[str]
-    codes: np.ndarray
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Who answered which example rightly.
-
-    Args:
-        base, tuned: the two models' judgements by one evaluator.
-    """
-
-    base: Judgements
-    tuned: Judgements
-
-
-def require_column(rows: Rows, column: str) -> None:
+def require_column(rows: DataRows, column: str) -> None:
     """Refuse to divide rows by a column that they lack.
 
     Raises:
@@ -66,28 +39,7 @@ def require_column(rows: Rows, column: str) -> None:
         )
 
 
-def slicing(split: EncodedSplit, column: str) -> Slicing:
-    """Divide a split by a column's values. Takes 8 bytes an example while it works, and keeps one."""
-    keys = np.fromiter((_key(value) for value in _values(split, column)), dtype=np.uint64, count=len(split))
-    found, first, counts = np.unique(keys, return_index=True, return_counts=True)
-    order = sorted(range(len(found)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
-    codes = np.full(len(split), -1, dtype=np.int8)
-    for code, i in enumerate(order):
-        codes[keys == found[i]] = code
-    names = [_text(split.rows[int(split.index[first[i]])].get(column)) for i in order]
-    return Slicing(names, codes)
-
-
-def _values(split: EncodedSplit, column: str) -> Iterator[Any]:
-    for row in split.index:
-        yield split.rows[int(row)].get(column)
-
-
-def _key(value: Any) -> int:
-    return int.from_bytes(blake2b(_text(value, None).encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
-def _text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
+def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
     """Return a value as a reader knows it."""
     if value is None or value == "":
         return MISSING
@@ -95,13 +47,27 @@ def _text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
+@dataclass(frozen=True)
+class Side:
+    """One model on the examples that are divided.
+
+    Args:
+        rows: n rows, as the evaluator sees them.
+        scores: of its examples; None where the evaluator does not judge single ones.
+    """
+
+    rows: Rows
+    scores: ExampleScores | None = None
+
+
 def slice_report(
-    slicing: Slicing,
-    base: tuple[Accumulator, Sequence[Accumulator]],
-    tuned: tuple[Accumulator, Sequence[Accumulator]],
+    values: np.ndarray,
+    evaluator: Evaluator,
+    base: Side,
+    tuned: Side,
+    weights: Weights,
+    groups: np.ndarray,
     small: int,
-    judged: Judged | None = None,
-    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return what evaluation.json says of one column.
 
@@ -111,38 +77,94 @@ def slice_report(
     Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
-        slicing: the column's values.
-        base, tuned: each the accumulator of all examples and one a slice, of a single evaluator.
-        small: examples below which a slice is called small, and not compared with the others.
-        judged: that evaluator's judgements.
-        groups: (examples,) equal for duplicates, -1 for what was not measured; None where there are no duplicates.
+        values: (n,) the column, as texts.
+        evaluator: what measures; its first metric that has a direction is the one that gaps are of.
+        base, tuned: of the same examples.
+        weights: of these examples.
+        groups: (n,) equal for duplicates.
+        small: distinct examples below which a slice is called small, and not compared with the others.
     """
-    better = tuned[0].evaluators[0].higher_is_better
-    metric = next((name for name, more in better.items() if more is not None), None)
-    slices = [
-        _slice(value, before, after, small, _exact(metric, before, after, slicing.codes == i, judged, groups))
-        for i, (value, before, after) in enumerate(zip(slicing.values, base[1], tuned[1], strict=True))
-    ]
+    quick = evaluator.for_slices() if isinstance(evaluator, MeasuresSlices) else evaluator
+    divided = _Divided(values, quick, {"base": base, "tuned": tuned}, weights, groups)
+    directed = (name for name, one in quick.metrics.items() if one.higher_is_better is not None)
+    metric = next(directed, None)
+    slices = [divided.slice(i, small, metric) for i in range(len(divided.names))]
     report: dict[str, Any] = {"metric": metric, "slices": slices, "worst": None, "gap": None, "base_gap": None}
-    report["left_out"] = int((slicing.codes < 0).sum())
+    report["left_out"] = int((divided.codes < 0).sum())
     if metric is None:
         return report
     _adjust([one["difference"][metric] for one in slices if metric in one["difference"] and not one["small"]])
-    gaps = {i: gap_of(*tuned, i, metric, slicing.codes, groups) for i, one in enumerate(slices) if not one["small"]}
-    known = {i: gap for i, gap in gaps.items() if gap is not None}
     # Where two slices are all that there is, the gap of one is that of the other: one question, not two.
     same = len(slices) == 2 and not report["left_out"]
+    gaps = {i: divided.gap("tuned", i, metric, two=same) for i, one in enumerate(slices) if not one["small"]}
+    known = {i: gap for i, gap in gaps.items() if gap is not None}
     confidence = 1 - (1 - CONFIDENCE) / (1 if same else max(1, len(known)))
     for i, gap in known.items():
         slices[i]["gap"] = gap.to_json(confidence)
     _adjust([slices[i]["gap"] for i in known], once=same)
     if len(slices) > 1 and known:
-        worst = min(known, key=lambda i: _near_end(slices[i]["gap"], higher_is_better=bool(better[metric])))
+        higher = bool(quick.metrics[metric].higher_is_better)
+        worst = min(known, key=lambda i: _near_end(slices[i]["gap"], higher_is_better=higher))
         report["worst"] = slices[worst]["value"]
         report["gap"] = slices[worst]["gap"] | {"p": slices[worst]["gap"]["p_adjusted"]}
-        before = gap_of(*base, worst, metric, slicing.codes, groups)
+        before = divided.gap("base", worst, metric, two=same)
         report["base_gap"] = None if before is None else before.to_json(CONFIDENCE)
     return report
+
+
+class _Divided:
+    """Examples divided by the values of a column; slices are numbered by their frequency."""
+
+    def __init__(
+        self, values: np.ndarray, evaluator: Evaluator, sides: Mapping[str, Side], weights: Weights, groups: np.ndarray
+    ) -> None:
+        found, first, codes, counts = np.unique(
+            values.astype(str), return_index=True, return_inverse=True, return_counts=True
+        )
+        order = sorted(range(len(found)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
+        rank = np.full(len(found), -1)
+        rank[order] = range(len(order))
+        self.codes = rank[codes.ravel()]
+        self.names = [as_text(str(found[i])) for i in order]
+        self._evaluator, self._sides, self._weights, self._groups = evaluator, sides, weights, groups
+        self._figures = {side: [self._measured(side, self.codes == i) for i in range(len(order))] for side in sides}
+
+    def slice(self, number: int, small: int, metric: str | None) -> dict[str, Any]:
+        """Return what evaluation.json says of one slice, without its gap."""
+        inside = self.codes == number
+        before, after = self._figures["base"][number], self._figures["tuned"][number]
+        exact = {}
+        if metric is not None:
+            base, tuned = self._sides["base"].scores, self._sides["tuned"].scores
+            exact = exact_p(base, tuned, self._groups, inside, {metric: before[metric]}, {metric: after[metric]})
+        differences = compare(before, after, exact, among_many=True)
+        return {
+            "value": self.names[number],
+            "examples": int(inside.sum()),
+            "small": len(np.unique(self._groups[inside])) < small,
+            "base": estimates(before),
+            "tuned": estimates(after),
+            "difference": {name: to_json(one) for name, one in differences.items()},
+            "gap": None,
+        }
+
+    def gap(self, side: str, number: int, metric: str, *, two: bool) -> Gap | None:
+        """Return how far a slice lies from all other examples; None where one side has no figure.
+
+        Args:
+            side: "base" or "tuned".
+            number: the slice.
+            metric: which figure.
+            two: whether the others are the other slice.
+        """
+        inside = self.codes == number
+        others = self._figures[side][1 - number] if two else self._measured(side, ~inside)
+        shared = np.intersect1d(self._groups[inside], self._groups[~inside])
+        return gap_between(others.get(metric), self._figures[side][number].get(metric), overlap=len(shared) > 0)
+
+    def _measured(self, side: str, mask: np.ndarray) -> dict[str, Figure]:
+        rows = {name: column[mask] for name, column in self._sides[side].rows.items()}
+        return measure(self._evaluator, rows, self._weights.under(mask))
 
 
 def _near_end(gap: Mapping[str, Any], *, higher_is_better: bool) -> tuple[bool, float]:
@@ -150,68 +172,6 @@ def _near_end(gap: Mapping[str, Any], *, higher_is_better: bool) -> tuple[bool, 
     end = gap["high"] if higher_is_better else gap["low"]
     value = gap["value"] if end is None else end
     return end is None, value if higher_is_better else -value
-
-
-def _slice(value: str, base: Accumulator, tuned: Accumulator, small: int, exact: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "value": value,
-        "examples": tuned.examples,
-        "small": tuned.independent < small,
-        "base": {name: to_json(metric) for name, metric in base.results().items()},
-        "tuned": {name: to_json(metric) for name, metric in tuned.results().items()},
-        "difference": {name: to_json(one) for name, one in compare_among_many(base, tuned, exact).items()},
-        "gap": None,
-    }
-
-
-def _exact(
-    metric: str | None,
-    base: Accumulator,
-    tuned: Accumulator,
-    inside: np.ndarray,
-    judged: Judged | None,
-    groups: np.ndarray | None,
-) -> dict[str, float]:
-    """Return McNemar's p-value of a slice by metric; {} where the metric is not the share of right answers."""
-    if judged is None or metric is None:
-        return {}
-    sides = [Judgements(one.scores[inside], one.right[inside]) for one in (judged.base, judged.tuned)]
-    for side, accumulator in zip(sides, (base, tuned), strict=True):
-        share = share_right(side)
-        if share is None or not math.isclose(share, accumulator.results()[metric].value, abs_tol=1e-9):
-            return {}
-    found = mcnemar(sides[0], sides[1], None if groups is None else groups[inside])
-    return {} if found is None else {metric: found["p"]}
-
-
-def gap_of(
-    whole: Accumulator,
-    slices: Sequence[Accumulator],
-    number: int,
-    metric: str,
-    codes: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-) -> Gap | None:
-    """Return how far a slice lies from all other examples; None where one side has no figure.
-
-    Args:
-        whole, slices: accumulators of all examples and of each slice.
-        number: which slice.
-        metric: which figure.
-        codes: (examples,) the slice of each example.
-        groups: (examples,) as `slice_report` takes them.
-    """
-    part, distinct, overlap = slices[number], None, False
-    if codes is not None and groups is not None:
-        measured = groups >= 0
-        inside = np.unique(groups[measured & (codes == number)])
-        outside = np.unique(groups[measured & (codes != number)])
-        distinct, overlap = len(outside), len(np.intersect1d(inside, outside, assume_unique=True)) > 0
-    rest = whole.without(part, distinct)
-    own, others = part.figures().get(metric), rest.figures().get(metric)
-    if own is None or others is None or math.isnan(own.value) or math.isnan(others.value):
-        return None
-    return gap_between(others, own, overlap=overlap)
 
 
 def _adjust(tests: Sequence[dict[str, Any]], *, once: bool = False) -> None:
@@ -237,11 +197,7 @@ def adjust_over_columns(columns: Mapping[str, dict[str, Any]]) -> None:
         tested = [one["gap"] for one in column["slices"] if one["gap"] is not None and one["gap"]["p"] is not None]
         same = len(column["slices"]) == 2 and not column["left_out"]
         gaps += [tested] if same and tested else [[gap] for gap in tested]
-        differences += [
-            one["difference"][column["metric"]]
-            for one in column["slices"]
-            if column["metric"] in one["difference"] and not one["small"]
-        ]
+        differences += list(_differences(column))
     for group, p in zip(gaps, holm([group[0]["p"] for group in gaps]), strict=True):
         for gap in group:
             gap["p_adjusted"] = p
@@ -252,6 +208,8 @@ def adjust_over_columns(columns: Mapping[str, dict[str, Any]]) -> None:
             column["gap"]["p"] = worst["gap"]["p_adjusted"]
 
 
-def directions(evaluators: Sequence[Any]) -> Mapping[str, bool]:
-    """Return for each metric of some evaluators whether more is better."""
-    return {metric: better for evaluator in evaluators for metric, better in evaluator.higher_is_better.items()}
+def _differences(column: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the differences of a column's slices that are tested."""
+    for one in column["slices"]:
+        if column["metric"] in one["difference"] and not one["small"]:
+            yield one["difference"][column["metric"]]

@@ -104,7 +104,7 @@ class RunFiles:
 
     def higher_is_better(self, metric: str, difference: dict[str, Any] | None = None) -> bool | None:
         """Say whether more of a metric is better; None where nothing tells."""
-        said = self.evaluation.get("higher_is_better", {}).get(metric)
+        said = self.evaluation.get("metrics", {}).get(metric, {}).get("higher_is_better")
         if said is not None:
             return bool(said)
         difference = difference or self.evaluation.get("difference", {}).get(metric) or {}

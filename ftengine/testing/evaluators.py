@@ -5,87 +5,227 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from ftengine.api import EvaluationContext, Evaluator, Prediction
+from ftengine.api import (
+    Display,
+    Estimate,
+    Evaluator,
+    FitsOnValidation,
+    KnowsTrials,
+    Labels,
+    LearnsLabels,
+    MeasuresSlices,
+    Prediction,
+    ScoresExamples,
+    ScoresResamples,
+    ShowsDetails,
+    SubtractsProportions,
+    WeighsExamples,
+)
 from ftengine.testing.checks import Checks, run_checks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ftengine.api import Rows
 
 
 def check_evaluator(
     make: Callable[[], Evaluator],
-    context: EvaluationContext,
     predictions: Sequence[Prediction],
+    labels: Labels | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check an evaluator on some predictions.
 
     Args:
         make: returns a fresh evaluator.
-        context: what it is bound to.
-        predictions: four at least, such as the task makes.
+        predictions: four at least, such as the task makes, with the columns that the evaluator reads.
+        labels: of the task.
         expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(_evaluator_checks(make, context, predictions), expected_failed_checks)
+    evaluator = make()
+    if isinstance(evaluator, LearnsLabels):
+        evaluator.bind("a-task", labels)
+    checks = _Checks(evaluator, predictions)
+    run_checks(checks.every(), expected_failed_checks)
 
 
-def _evaluator_checks(
-    make: Callable[[], Evaluator], context: EvaluationContext, predictions: Sequence[Prediction]
-) -> Checks:
+def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
+    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each."""
+    kept = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
+    return {name: _column([row[name] for row in kept]) for name in (kept[0] if kept else ())}
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """Return numbers as (n,), lists of equally many numbers as (n, k), whatever else as objects."""
     import numpy as np
 
-    evaluator = make()
-    evaluator.bind(context)
+    try:
+        column = np.array(values)
+    except ValueError:  # lists of different lengths
+        column = np.array(None)
+    if column.dtype.kind in "bif" and column.ndim:
+        return column
+    objects = np.empty(len(values), dtype=object)
+    objects[:] = values
+    return objects
 
-    def rows(some: Sequence[Prediction]) -> np.ndarray:
-        return np.stack([np.asarray(evaluator.statistics(one), dtype=np.float64) for one in some])
 
-    def figures(sums: np.ndarray) -> dict[str, Any]:
-        with np.errstate(all="ignore"):
-            return {name: np.asarray(value) for name, value in evaluator.metrics(sums).items()}
+class _Checks:
+    """The checks of one evaluator on one set of rows; each method is one."""
 
-    def statistics_have_one_width() -> None:
-        widths = {len(evaluator.statistics(one)) for one in predictions}
-        assert len(widths) == 1, f"examples give {sorted(widths)} numbers"
+    def __init__(self, evaluator: Evaluator, predictions: Sequence[Prediction]) -> None:
+        self.evaluator, self.predictions = evaluator, predictions
+        self.fitted = False
 
-    def statistics_are_pure() -> None:
-        before = copy.deepcopy(list(predictions))
-        assert np.array_equal(rows(predictions), rows(predictions), equal_nan=True), "a second call gives other numbers"
-        assert list(predictions) == before, "a prediction was changed in place"
+    def every(self) -> Checks:
+        checks = (
+            self.kept_columns_have_one_shape,
+            self.scores_are_the_declared_metrics,
+            self.scores_are_pure,
+            self.a_weight_of_two_is_the_row_twice,
+            self.a_weight_of_zero_is_no_row,
+            self.resamples_equal_scores,
+            self.slices_have_the_same_scores,
+            self.example_scores_are_one_a_row,
+            self.what_intervals_rest_on_names_metrics,
+            self.details_are_displays_and_json,
+        )
+        yield from ((check.__name__, check) for check in checks)
 
-    def metrics_take_any_leading_shape() -> None:
-        sums = rows(predictions)
-        together = figures(sums)
-        for i, row in enumerate(sums):
-            for name, value in figures(row).items():
-                same = np.allclose(together[name][i], value, equal_nan=True)
-                assert same, f"{name} of row {i} alone is {value}, among others {together[name][i]}"
+    def rows(self) -> Rows:
+        rows = rows_of(self.evaluator, self.predictions)
+        if isinstance(self.evaluator, FitsOnValidation) and not self.fitted:
+            self.evaluator.fit(rows)
+            self.fitted = True
+        return rows
 
-    def merged_sums_are_the_whole() -> None:
-        whole = rows(predictions).sum(axis=0)
-        half = len(predictions) // 2
-        merged = rows(predictions[half:]).sum(axis=0) + rows(predictions[:half]).sum(axis=0)
-        one, other = figures(whole), figures(merged)
-        assert all(np.allclose(one[name], other[name], equal_nan=True) for name in one), "halves do not add up"
+    def weights(self, resamples: int) -> np.ndarray:
+        import numpy as np
 
-    def directions_name_every_metric() -> None:
-        found, named = set(figures(rows(predictions).sum(axis=0))), set(evaluator.higher_is_better)
-        assert found == named, f"metrics {sorted(found)}, higher_is_better {sorted(named)}"
+        return np.random.default_rng(0).poisson(1, (resamples, len(self.predictions))).astype(np.float64)
 
-    def details_are_json() -> None:
-        counts: dict[Any, int] = {}
-        for one in predictions:
-            for key in evaluator.counts(one):
-                counts[key] = counts.get(key, 0) + 1
-        with np.errstate(all="ignore"):
-            details = evaluator.details(rows(predictions).sum(axis=0), counts)
-        json.dumps(dict(details), allow_nan=False)
+    def scores(self, rows: Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
+        import numpy as np
 
-    yield "statistics_have_one_width", statistics_have_one_width
-    yield "statistics_are_pure", statistics_are_pure
-    yield "metrics_take_any_leading_shape", metrics_take_any_leading_shape
-    yield "merged_sums_are_the_whole", merged_sums_are_the_whole
-    yield "directions_name_every_metric", directions_name_every_metric
-    yield "details_are_json", details_are_json
+        return self.evaluator.score(rows, np.asarray(weights, dtype=np.float64))
+
+    def kept_columns_have_one_shape(self) -> None:
+        import numpy as np
+
+        kept = [self.evaluator.keep(prediction) for prediction in self.predictions]
+        shapes = {tuple(sorted((name, np.shape(value)) for name, value in row.items())) for row in kept}
+        assert len(shapes) == 1, f"examples keep different columns: {sorted(shapes)}"
+        assert all(np.asarray(value).dtype.kind in "bif" for value in kept[0].values()), "a column is not of numbers"
+
+    def scores_are_the_declared_metrics(self) -> None:
+        scores = self.scores(self.rows(), [1] * len(self.predictions))
+        found, declared = sorted(scores), sorted(self.evaluator.metrics)
+        assert found == declared, f"scores {found}, metrics {declared}"
+        assert all(isinstance(value, float) for value in scores.values()), f"not all are floats: {dict(scores)}"
+
+    def scores_are_pure(self) -> None:
+        before = copy.deepcopy(list(self.predictions))
+        rows, weights = self.rows(), self.weights(1)[0]
+        untouched = copy.deepcopy(rows)
+        _same(self.scores(rows, weights), self.scores(rows, weights), "a second call gives other scores")
+        assert list(self.predictions) == before, "a prediction was changed in place"
+        assert all((rows[name] == column).all() for name, column in untouched.items() if column.dtype.kind in "bi")
+
+    def a_weight_of_two_is_the_row_twice(self) -> None:
+        import numpy as np
+
+        n, rows = len(self.predictions), self.rows()
+        for i in range(n):
+            weights = [2.0 if j == i else 1.0 for j in range(n)]
+            twice = {name: np.concatenate([column, column[i : i + 1]]) for name, column in rows.items()}
+            what = f"row {i} with a weight of 2 is not the same as twice in the rows"
+            _same(self.scores(rows, weights), self.scores(twice, [1] * (n + 1)), what)
+
+    def a_weight_of_zero_is_no_row(self) -> None:
+        import numpy as np
+
+        n, rows = len(self.predictions), self.rows()
+        for i in range(n):
+            weights = [0.0 if j == i else 1.0 for j in range(n)]
+            without = {name: np.delete(column, i, axis=0) for name, column in rows.items()}
+            what = f"row {i} with a weight of 0 counts"
+            _same(self.scores(rows, weights), self.scores(without, [1] * (n - 1)), what)
+
+    def resamples_equal_scores(self) -> None:
+        evaluator = self.evaluator
+        if not isinstance(evaluator, ScoresResamples):
+            return
+        rows, weights = self.rows(), self.weights(8)
+        together = evaluator.score_resamples(rows, weights)
+        needed = {name for name, metric in evaluator.metrics.items() if metric.interval}
+        assert needed <= set(together) <= set(evaluator.metrics), f"resamples of {sorted(together)}"
+        for i, one in enumerate(weights):
+            alone = self.scores(rows, one)
+            found = {name: float(values[i]) for name, values in together.items()}
+            _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
+
+    def slices_have_the_same_scores(self) -> None:
+        if not isinstance(self.evaluator, MeasuresSlices):
+            return
+        rows, weights = self.rows(), self.weights(1)[0]
+        quick, whole = self.evaluator.for_slices(), self.scores(rows, weights)
+        assert next(iter(quick.metrics)) == next(iter(self.evaluator.metrics)), "the first metric is another one"
+        found = quick.score(rows, weights)
+        assert found.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(found)}"
+        _same(found, {name: whole[name] for name in found}, "scores of slices are others")
+
+    def example_scores_are_one_a_row(self) -> None:
+        import numpy as np
+
+        if isinstance(self.evaluator, ScoresExamples):
+            found = self.evaluator.example_scores(self.rows())
+            shape = (len(self.predictions),)
+            assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
+            assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
+
+    def what_intervals_rest_on_names_metrics(self) -> None:
+        import numpy as np
+
+        evaluator, rows, weights = self.evaluator, self.rows(), self.weights(3)
+        found: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
+        if isinstance(evaluator, KnowsTrials):
+            found.append((evaluator.trials(rows), ()))
+        if isinstance(evaluator, SubtractsProportions):
+            found.append((evaluator.proportions(rows, weights), (3,)))
+        if isinstance(evaluator, WeighsExamples):
+            found.append((evaluator.example_weights(rows), (len(self.predictions),)))
+        for values, shape in found:
+            assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
+            assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
+
+    def details_are_displays_and_json(self) -> None:
+        if not isinstance(self.evaluator, ShowsDetails):
+            return
+        for detail in self.evaluator.details(self.rows(), self.estimate):
+            if not isinstance(detail, get_args(Display)):
+                name, fact = detail
+                assert isinstance(name, str)
+                json.dumps(fact, allow_nan=False)
+
+    def estimate(
+        self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
+    ) -> list[Estimate]:
+        import numpy as np
+
+        plain, resampled = values(np.ones((1, len(self.predictions)))), values(self.weights(3))
+        assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
+        assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
+        return [Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
+
+
+def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:
+    import numpy as np
+
+    wrong = [name for name in one if not np.isclose(one[name], other[name], rtol=1e-7, atol=1e-9, equal_nan=True)]
+    assert not wrong, f"{what}: " + ", ".join(f"{name} {one[name]:.6g} and {other[name]:.6g}" for name in wrong)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from ftengine.evaluation.multiple import holm
-from ftengine.evaluation.resampling import CONFIDENCE, p_value
+from ftengine.evaluation.intervals import CONFIDENCE
+from ftengine.evaluation.significance import bootstrap_p, holm
 from ftengine.report.files import RunFiles
 
 CHANCE = round(1 - CONFIDENCE, 12)
@@ -49,7 +49,7 @@ def _resolved(difference: Mapping[str, Any], resamples: int, n: int | None) -> f
     p, low, high = difference["p"], difference.get("low"), difference.get("high")
     if n is None or n < 2 or low is None or high is None or not high > low:
         return p
-    if p > p_value(np.ones(resamples), n):
+    if p > bootstrap_p(np.ones(resamples), n):
         return p
     error = (high - low) / 2 / stdtrit(n - 1, (1 + CONFIDENCE) / 2)
     return min(p, 2 * float(stdtr(n - 1, -abs(difference["value"]) / error)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from ftengine.evaluation.resampling import CONFIDENCE
+from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent

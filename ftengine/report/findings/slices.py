@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ftengine.evaluation.multiple import holm
+from ftengine.evaluation.significance import holm
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.chance import CHANCE
 from ftengine.report.findings.finding import Finding

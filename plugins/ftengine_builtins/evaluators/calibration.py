@@ -1,15 +1,19 @@
 """Whether a classifier's confidence is what it says: calibration error, proper scores, temperature."""
 
+import math
+
 import numpy as np
 from pydantic import Field
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ftengine.api import Config, Evaluator
+from ftengine.api import Config, Line, LineChart, Metric
 from ftengine.errors import PluginError, RecipeError
-from ftengine_builtins.evaluators.ratios import known, ratio
-from ftengine_builtins.evaluators.temperature import fit_temperature
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, counts, known, means, numbers, ratio
 
 AFTER = "ece_after_temperature"
+LOWEST, HIGHEST = 0.05, 20.0
+"""The temperatures that are looked at."""
 
 
 class CalibrationConfig(Config):
@@ -18,7 +22,20 @@ class CalibrationConfig(Config):
     bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
 
 
-class Calibration(Evaluator):
+def _biased(label, at_zero=""):
+    """Return a metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
+    return Metric(
+        label,
+        higher_is_better=False,
+        interval=False,
+        instead="overconfidence",
+        pooled=False,
+        kind="calibration",
+        at_zero=at_zero,
+    )
+
+
+class Calibration(WeightedEvaluator):
     """Calibration error, Brier score and negative log-likelihood; what a temperature fitted on validation would do.
 
     An example's confidence is the probability of the label that the model gives. Bins are equally wide, as in
@@ -38,115 +55,141 @@ class Calibration(Evaluator):
     name = "calibration"
     Config = CalibrationConfig
     reads = frozenset({"label", "logits"})
-    fits = True
-    higher_is_better = {  # noqa: RUF012
-        "overconfidence": None,
-        "ece": False,
-        "calibration_error": False,
-        "brier": False,
-        "nll": False,
-        AFTER: False,
+    metrics = {  # noqa: RUF012
+        "overconfidence": Metric("overconfidence", kind="calibration"),
+        "ece": _biased("expected calibration error (ECE)"),
+        "calibration_error": _biased("calibration error, without chance", at_zero="none beyond chance"),
+        "brier": Metric("Brier score", higher_is_better=False),
+        "nll": Metric("negative log-likelihood", higher_is_better=False),
+        AFTER: _biased("ECE after temperature"),
     }
-    biased = frozenset({"ece", "calibration_error", AFTER})
-    per_model = biased  # bins of several models' confidence mix their errors
     temperature = None
 
-    def bind(self, context):
-        labels = context.labels
+    def bind(self, task, labels):
         if labels is None or labels.kind != "single":
             raise RecipeError(
-                f"evaluator 'calibration' needs one label an example, and task {context.task!r} has "
+                f"evaluator 'calibration' needs one label an example, and task {task!r} has "
                 f"{'no labels' if labels is None else {'multi': 'several', 'regression': 'numbers'}[labels.kind]}. "
                 "Take it out of recipe key 'evaluate'."
             )
         self.classes = len(labels.names)
-        self._report(fitted=self.temperature is not None)
+        self._declare()
 
-    def fit(self, predictions):
-        """Fit the temperature on validation predictions; without any there are no figures after temperature."""
-        examples = ((self._logits(p), p["label"]) for p in predictions) if predictions is not None else ()
-        self.temperature = fit_temperature(examples)
-        self._report(fitted=self.temperature is not None)
+    def fit(self, rows):
+        """Fit the temperature on the validation split; without one there are no figures after temperature."""
+        there = rows is not None and len(rows["label"])
+        self.temperature = fit_temperature(*self._logits(rows)) if there else None
+        self._declare()
 
-    def statistics(self, prediction):
-        """Return 1, Brier score, NLL, then examples, confidence, right of each bin; with a temperature T, bins."""
-        logits, label = self._logits(prediction), prediction["label"]
-        log_p = log_softmax(logits)
-        truth = np.zeros(self.classes)
-        truth[label] = 1
-        row = [[1.0, ((np.exp(log_p) - truth) ** 2).sum(), -log_p[label]], self._in_bins(log_p, label)]
+    def score(self, rows, weights):
+        weights = np.asarray(weights)
+        bins = self._bins(rows, weights)
+        scores = {"ece": _ece(bins), "calibration_error": _debiased(bins)}
         if self.temperature is not None:
-            row += [[self.temperature], self._in_bins(log_softmax(logits / self.temperature), label)]
-        return np.concatenate(row)
+            scores[AFTER] = _ece(self._bins(rows, weights, self.temperature))
+        return {**super().score(rows, weights), **scores}
 
-    def metrics(self, sums):
-        n = sums[..., 0]
-        before, after = self._bins(sums)
-        _, confidence, right = np.moveaxis(before, -2, 0)
-        figures = {
-            "overconfidence": ratio((confidence - right).sum(axis=-1), n),
-            "ece": _ece(before),
-            "calibration_error": _debiased(before),
-            "brier": ratio(sums[..., 1], n),
-            "nll": ratio(sums[..., 2], n),
-        }
-        return figures if after is None else {**figures, AFTER: _ece(after)}
+    def score_resamples(self, rows, weights):
+        """Return the metrics that have an interval; the others are those of `score` alone."""
+        logits, label = self._logits(rows)
+        log_p = log_softmax(logits, axis=1)
+        confidence, right = _confidence(log_p, label)
+        true = log_p[np.arange(len(label)), label]
+        # Σ (p - truth)² = Σ p² - 2 p(truth) + 1
+        brier = np.square(np.exp(log_p)).sum(axis=1) - 2 * np.exp(true) + 1
+        found = means(weights, confidence - right, brier, -true)
+        return dict(zip(("overconfidence", "brier", "nll"), found.T, strict=True))
 
-    def excess(self, sums):
-        before, _ = self._bins(sums)
-        return {"overconfidence": (ratio(before[..., 2, :].sum(axis=-1), sums[..., 0]), np.inf)}
+    def proportions(self, rows, weights):
+        logits, label = self._logits(rows)
+        return {"overconfidence": means(weights, _confidence(logits, label)[1])[:, 0]}
 
-    def details(self, sums, counts):
-        """Return the reliability diagram, the ECE that chance alone would show, and the same after temperature."""
-        before, after = self._bins(sums)
-        details = _reliability(before)
-        if after is not None:
-            details["temperature"] = known(ratio(sums[3 + 3 * self.config.bins], sums[0]))
-            details["after"] = _reliability(after)
-        return details
+    def details(self, rows, estimate):
+        """Yield the reliability diagram, the ECE that chance alone would show, and the same after temperature."""
+        ones = np.ones(len(rows["label"]))
+        before = _reliability(self._bins(rows, ones))
+        yield from before.items()
+        lines = [_line("as it answers", before)]
+        if self.temperature is not None:
+            after = _reliability(self._bins(rows, ones, self.temperature))
+            yield "temperature", self.temperature
+            yield "after", after
+            lines.append(_line("with temperature", after))
+        yield LineChart(
+            title="Reliability diagram",
+            x_label="stated confidence",
+            y_label="accuracy",
+            lines=tuple(lines),
+            ends=(0.0, 1.0),
+            diagonal=True,
+            caption="On the dotted diagonal, stated confidence is what it claims. Below it, the model is too sure of "
+            "itself.",
+        )
 
-    def _report(self, *, fitted):
-        names = type(self).higher_is_better
-        self.higher_is_better = {name: names[name] for name in names if fitted or name != AFTER}
+    def _declare(self):
+        every, fitted = type(self).metrics, self.temperature is not None
+        self.metrics = {name: every[name] for name in every if fitted or name != AFTER}
 
-    def _logits(self, prediction):
-        logits = np.asarray(prediction["logits"], dtype=np.float64)
-        if logits.shape != (self.classes,) or not 0 <= prediction["label"] < self.classes:
+    def _logits(self, rows):
+        """Return logits (n, labels) and label ids (n,)."""
+        logits, label = numbers(rows["logits"]), np.asarray(rows["label"]).astype(np.int64)
+        wrong = label[(label < 0) | (label >= self.classes)]
+        if logits.shape[1] != self.classes or len(wrong):
             raise PluginError(
-                f"a prediction with label {prediction['label']!r} has logits of shape {logits.shape}; "
+                f"predictions have {logits.shape[1]} logits and a label {wrong[0] if len(wrong) else label[0]}; "
                 f"there are {self.classes} labels."
             )
-        return logits
+        return logits, label
 
-    def _in_bins(self, log_p, label):
-        """Return (3 · bins,): of each bin 0 or 1 examples, its confidence, whether it is right."""
-        guess = log_p.argmax()
-        confidence = np.exp(log_p[guess])
-        place = min(int(confidence * self.config.bins), self.config.bins - 1)
-        cells = np.zeros((3, self.config.bins))
-        cells[:, place] = 1.0, confidence, float(guess == label)
-        return cells.ravel()
+    def _bins(self, rows, weights, temperature=1.0):
+        """Return (3, bins): of each bin its examples, their summed confidence, and how many of them are right."""
+        logits, label = self._logits(rows)
+        confidence, right = _confidence(log_softmax(logits / temperature, axis=1), label)
+        bins = self.config.bins
+        places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+        return counts(np.stack([weights, weights * confidence, weights * right]), places, bins)
 
-    def _bins(self, sums):
-        """Return (..., 3, bins) before and after temperature; None where no temperature was fitted."""
-        width, shape = 3 * self.config.bins, (*sums.shape[:-1], 3, self.config.bins)
-        before = sums[..., 3 : 3 + width].reshape(shape)
-        return before, sums[..., 4 + width :].reshape(shape) if sums.shape[-1] > 3 + width else None
+
+def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
+    """Return the temperature T that makes the mean negative log-likelihood of softmax(logits / T) least.
+
+    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2.
+
+    Args:
+        logits: (n, classes).
+        label: (n,) ids of the true classes.
+
+    Returns:
+        T, at least 0.05 and at most 20; 1 where any temperature is as good.
+    """
+    logits = logits - logits.max(axis=1, keepdims=True)
+    if not logits.any():
+        return 1.0
+    places = np.arange(len(label)), label
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / math.exp(log_t), axis=1)[places].mean())
+
+    ends = math.log(LOWEST), math.log(HIGHEST)
+    return math.exp(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-7}).x)
+
+
+def _confidence(log_p, label):
+    """Return the probability of the likeliest label, and whether it is the true one (0 or 1), each (n,)."""
+    return np.exp(log_p.max(axis=1)), (log_p.argmax(axis=1) == label).astype(np.float64)
 
 
 def _ece(bins):
-    n, confidence, right = np.moveaxis(bins, -2, 0)
-    return ratio(np.abs(right - confidence).sum(axis=-1), n.sum(axis=-1))
+    n, confidence, right = bins
+    return float(ratio(np.abs(right - confidence).sum(), n.sum()))
 
 
 def _debiased(bins):
     """Return the root of the mean squared gap less its sampling variance; bins of one example tell nothing."""
-    n, confidence, right = np.moveaxis(bins, -2, 0)
-    accuracy, gap = ratio(right, n), ratio(right - confidence, n)
-    squared = np.where(n > 1, gap**2 - ratio(accuracy * (1 - accuracy), n - 1), np.nan)
-    there = ~np.isnan(squared)
-    total = ratio(np.where(there, n * squared, 0).sum(axis=-1), np.where(there, n, 0).sum(axis=-1))
-    return np.sqrt(np.maximum(total, 0))
+    n, confidence, right = bins[:, bins[0] > 1]
+    accuracy, gap = right / n, (right - confidence) / n
+    squared = gap**2 - accuracy * (1 - accuracy) / (n - 1)
+    return float(np.sqrt(np.maximum(ratio((n * squared).sum(), n.sum()), 0)))
 
 
 def _reliability(bins):
@@ -170,3 +213,8 @@ def _reliability(bins):
             for i in range(len(n))
         ],
     }
+
+
+def _line(name, reliability):
+    points = [(row["confidence"], row["accuracy"]) for row in reliability["bins"] if row["n"]]
+    return Line(name=name, points=tuple(points))

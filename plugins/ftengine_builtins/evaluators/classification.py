@@ -1,50 +1,54 @@
 """Figures of classifiers, with one label an example or several."""
 
-from copy import copy
+import copy
 
 import numpy as np
 
-from ftengine.api import Evaluator, Judgement
+from ftengine.api import ExampleScores, Matrix, Metric
 from ftengine.errors import PluginError, RecipeError
-from ftengine_builtins.evaluators.ratios import known, mean_of_known, ratio
-from ftengine_builtins.evaluators.roc import COARSE, area, bin_of, bins_for, uncertainty
+from ftengine_builtins.evaluators.by_part import F1, by_part
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    counts,
+    mean_of_known,
+    means,
+    numbers,
+    precision_recall_f1,
+    ratio,
+    totals,
+)
 
-MOST_LABELS = 100
-"""Labels up to which the confusion matrix is reported; its cells grow with their square."""
+MOST_CELLS, MOST_SHOWN = 100, 20
+"""Labels up to which confusions are kept, and shown; their cells grow with the labels' square."""
+BLOCK = 2**20
+"""Weights that are ranked at once: 8 MiB."""
 
 
-class Classification(Evaluator):
+class Classification(WeightedEvaluator):
     """Accuracy, macro F1, ROC AUC and confusion matrix; with several labels an example subset accuracy, micro F1 too.
 
     Ratios that are 0/0 are undefined and left out of macro F1, as with zero_division=nan in scikit-learn: it
     is the mean over labels that occur in truth or prediction. With one label an example this equals
     scikit-learn's default.
 
-    ROC AUC is each label's against all others, and the mean over labels that occur and are missing somewhere;
-    of two exclusive labels it is the second one's. It is made from histograms of the scores, 256 bins up to eight
-    labels and 64 at least, narrow around the even chance; scores in one bin count as equal. The details say by how
-    much it can differ from the AUC of the scores themselves (`roc_auc_error`); where that is more than 0.04, and
-    with more than 32 labels, it is not given.
+    ROC AUC is each label's against all others, ties by half, and the mean over labels that occur and are missing
+    somewhere; of two exclusive labels it is the second one's. It is undefined where the task gives no `scores`.
     """
 
     name = "classification"
     reads = frozenset({"label", "predicted"})
-    higher_is_better = {  # noqa: RUF012
-        "accuracy": True,
-        "subset_accuracy": True,
-        "macro_f1": True,
-        "micro_f1": True,
-        "roc_auc": True,
+    metrics = {  # noqa: RUF012
+        "accuracy": Metric("accuracy", higher_is_better=True, proportion=True),
+        "subset_accuracy": Metric("subset accuracy", higher_is_better=True, proportion=True),
+        "macro_f1": Metric("macro F1", higher_is_better=True, proportion=True),
+        "micro_f1": Metric("micro F1", higher_is_better=True, proportion=True),
+        "roc_auc": Metric("ROC AUC", higher_is_better=True, proportion=True, pooled=False),
     }
-    per_model = frozenset({"roc_auc"})
-    parts = "labels"
-    lean_only = False
 
-    def bind(self, context):
-        labels = context.labels
+    def bind(self, task, labels):
         if labels is None or labels.kind not in ("single", "multi"):
             raise RecipeError(
-                f"evaluator 'classification' needs classes to predict, and task {context.task!r} has "
+                f"evaluator 'classification' needs classes to predict, and task {task!r} has "
                 f"{'no labels' if labels is None else 'numbers; evaluator ' + repr('regression') + ' measures those'}."
                 " Take it out of recipe key 'evaluate'."
             )
@@ -52,154 +56,158 @@ class Classification(Evaluator):
         self.multi = labels.kind == "multi"
         # The two scores of two exclusive labels add up to 1: one curve says all.
         self.curves = slice(1, None) if len(self.names) == 2 and not self.multi else slice(None)
-        self.bins = bins_for(len(self.names[self.curves]))
         reported = ("subset_accuracy", "macro_f1", "micro_f1") if self.multi else ("accuracy", "macro_f1")
-        self.higher_is_better = dict.fromkeys((*reported, "roc_auc") if self.bins else reported, True)
+        self.metrics = {name: type(self).metrics[name] for name in (*reported, "roc_auc")}
 
-    def statistics(self, prediction):
-        """Return whether all is right, 1, then of each label: right, predicted, true (0 or 1), then the histograms.
-
-        Those are (curves, bins) 0 or 1 for examples that have the label, then for those that have not; all 0
-        where the task gives no `scores`.
-        """
-        true, predicted = self._indicators(prediction["label"]), self._indicators(prediction["predicted"])
-        whole = np.array([float((true == predicted).all()), 1.0])
-        if self.lean_only:
-            return whole
-        row = np.concatenate([whole, true * predicted, predicted, true])
-        return np.concatenate([row, self._histograms(prediction, true)]) if self.bins else row
-
-    def lean(self):
-        """Keep accuracy alone: figures by label need numbers for each, and each slice sums of its own."""
-        lean = copy(self)
-        lean.lean_only, lean.parts = True, ""
-        lean.higher_is_better = {self._accuracy: True}
-        return lean
-
-    def judge(self, prediction):
-        """Score the probability of the truth, with several labels its mean over them; right where all labels are."""
-        right = bool(np.array_equal(prediction["label"], prediction["predicted"]))
-        scores = prediction.get("scores")
-        if scores is None:
-            return Judgement(float(right), right)
-        scores = np.asarray(scores, dtype=np.float64)
+    def score_resamples(self, rows, weights):
+        right, predicted, true = self._by_label(rows, weights)
+        f1 = precision_recall_f1(right, predicted, true)["f1"]
+        scores = {"macro_f1": mean_of_known(f1)}
+        if "roc_auc" in self.metrics:
+            scores["roc_auc"] = mean_of_known(self._areas(rows, weights))
         if not self.multi:
-            return Judgement(float(scores[prediction["label"]]), right)
-        return Judgement(float(np.where(self._indicators(prediction["label"]) > 0, scores, 1 - scores).mean()), right)
+            return {"accuracy": ratio(right.sum(axis=1), true.sum(axis=1)), **scores}
+        whole = (self._answers(rows, "label") == self._answers(rows, "predicted")).all(axis=1)
+        micro = precision_recall_f1(*(sums.sum(axis=1) for sums in (right, predicted, true)))["f1"]
+        return {"subset_accuracy": means(weights, whole)[:, 0], "micro_f1": micro, **scores}
 
-    def counts(self, prediction):
-        """Return the example's cell in the confusion matrix."""
-        return () if self.multi else ((prediction["label"], prediction["predicted"]),)
+    def for_slices(self):
+        """Return an evaluator without ROC AUC, which takes longer than all else."""
+        quick = copy.copy(self)
+        quick.metrics = {name: metric for name, metric in self.metrics.items() if name != "roc_auc"}
+        return quick
 
-    def metrics(self, sums):
-        accuracy = sums[..., 0] / sums[..., 1]
-        if self.lean_only:
-            return {self._accuracy: accuracy}
-        right, predicted, true = self._by_label(sums)
-        macro_f1 = mean_of_known(ratio(2 * right, predicted + true))
-        if self.multi:
-            micro_f1 = ratio(2 * right.sum(axis=-1), (predicted + true).sum(axis=-1))
-            figures = {"subset_accuracy": accuracy, "macro_f1": macro_f1, "micro_f1": micro_f1}
-        else:
-            figures = {"accuracy": accuracy, "macro_f1": macro_f1}
-        return {**figures, "roc_auc": self._roc_auc(sums)} if self.bins else figures
+    def trials(self, rows):
+        """Return the decisions behind F1 of several labels, and what ranks as many pairs as an AUC does.
 
-    def trials(self, sums):
-        n = sums[1]
-        if self.lean_only:
-            return {self._accuracy: n}
-        _, predicted, true = self._by_label(sums)
-        if self.multi:
-            # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
-            decisions = (predicted + true).sum() / 2
-            trials = {"subset_accuracy": n, "macro_f1": decisions, "micro_f1": decisions}
-        else:
-            trials = {"accuracy": n, "macro_f1": n}
-        if self.bins:
-            # The most trials that a ranking of few against many corresponds to: with so many, Wilson's interval held
-            # the truth in 94 to 99 % of simulated sets (50 to 400 examples, a tenth to a half of them of the class).
-            trials["roc_auc"] = 4 * np.minimum(true, n - true)[self.curves].sum()
-        return trials
+        F1 = right / ((predicted + true) / 2) is a proportion of so many decisions. Of a ranking of few against many,
+        4 times the few are the most trials that it corresponds to: with so many, Wilson's interval held the truth in 94
+        to 99 % of simulated sets (50 to 400 examples, a tenth to a half of them of the class).
+        """
+        _, predicted, true = self._by_label(rows, np.ones((1, len(rows["label"]))))
+        n = len(rows["label"])
+        decisions = float((predicted + true).sum() / 2)
+        found = {"macro_f1": decisions, "micro_f1": decisions} if self.multi else {}
+        if "roc_auc" in self.metrics:
+            found["roc_auc"] = 4 * float(np.minimum(true, n - true)[0, self.curves].sum())
+        return found
 
-    def by_part(self, sums):
-        right, predicted, true = self._by_label(sums)
-        figures = {
-            "precision": ratio(right, predicted),
-            "recall": ratio(right, true),
-            "f1": ratio(2 * right, predicted + true),
-        }
-        if self.bins:
-            # Of two exclusive labels, both have the one curve's.
-            areas = area(*self._by_bin(sums))
-            figures["roc_auc"] = np.broadcast_to(areas, (*sums.shape[:-1], len(self.names)))
-        return figures
+    def example_scores(self, rows):
+        """Score the probability of the truth, with several labels its mean over them; right where all labels are."""
+        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
+        right = (label == predicted if not self.multi else (label == predicted).all(axis=1)).astype(np.float64)
+        scores = self._scores(rows)
+        if scores is None:
+            return ExampleScores(right, right)
+        if not self.multi:
+            return ExampleScores(np.take_along_axis(scores, label[:, None], axis=1)[:, 0], right)
+        return ExampleScores(np.where(label > 0, scores, 1 - scores).mean(axis=1), right)
 
-    def part_trials(self, sums):
-        _, predicted, true = self._by_label(sums)
+    def details(self, rows, estimate):
+        """Yield each label's figures, and with one label an example the confusion matrix (rows: truth)."""
+        _, predicted, true = (sums[0] for sums in self._by_label(rows, np.ones((1, len(rows["label"])))))
         trials = {"precision": predicted, "recall": true, "f1": (predicted + true) / 2}
-        return {**trials, "roc_auc": 4 * np.minimum(true, sums[1] - true)} if self.bins else trials
+        headings = F1
 
-    def details(self, sums, counts):
-        """Return what each label is given and asked for, and the confusion matrix (rows: truth)."""
-        if self.lean_only:
-            return {}
-        _, predicted, true = self._by_label(sums)
-        details = {
-            "labels": [
-                {"label": name, "support": round(true[i]), "predicted": round(predicted[i])}
-                for i, name in enumerate(self.names)
-            ]
-        }
-        if self.bins:
-            details["roc_auc_error"] = known(mean_of_known(uncertainty(*self._by_bin(sums))))
-        if not self.multi and len(self.names) <= MOST_LABELS:
-            ids = range(len(self.names))
-            details["confusion"] = [[counts.get((i, j), 0) for j in ids] for i in ids]
-        return details
+        def figures(weights):
+            found = dict(precision_recall_f1(*self._by_label(rows, weights)))
+            if "roc_auc" in headings:  # of two exclusive labels, both have the one curve's
+                found["roc_auc"] = np.broadcast_to(self._areas(rows, weights), found["f1"].shape)
+            return found
 
-    @property
-    def _accuracy(self):
-        return "subset_accuracy" if self.multi else "accuracy"
+        if self._scores(rows) is not None:
+            headings = {**F1, "roc_auc": "ROC AUC"}
+            trials["roc_auc"] = 4 * np.minimum(true, len(rows["label"]) - true)
+        counted = {"support": true.astype(int).tolist(), "predicted": predicted.astype(int).tolist()}
+        yield from by_part("label", "labels", self.names, headings, figures, estimate, trials, **counted)
+        if not self.multi and len(self.names) <= MOST_CELLS:
+            cells = np.zeros((len(self.names), len(self.names)), dtype=int)
+            np.add.at(cells, (self._answers(rows, "label"), self._answers(rows, "predicted")), 1)
+            yield "confusion", cells.tolist()
+            if len(self.names) <= MOST_SHOWN:
+                yield Matrix(
+                    title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
+                    column_label="answer",
+                )  # fmt: skip
 
-    def _roc_auc(self, sums):
-        """Return the mean area over labels; nan where the bins are too wide for these scores."""
-        histograms = self._by_bin(sums)
-        error = mean_of_known(uncertainty(*histograms))
-        return np.where(error <= COARSE, mean_of_known(area(*histograms)), np.nan)
-
-    def _indicators(self, answer):
-        """Return a label id, or a list of 0 and 1, as an array of 0 and 1."""
+    def _by_label(self, rows, weights):
+        """Return how often each label is right, predicted and true, each (B, labels)."""
+        true, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
         if self.multi:
-            indicators = np.asarray(answer, dtype=np.float64)
-            if indicators.shape != (len(self.names),):
-                raise PluginError(f"a multi-label prediction has {len(self.names)} numbers of 0 or 1, not {answer!r}.")
-            return indicators
-        if not 0 <= answer < len(self.names):
-            raise PluginError(f"label id {answer!r} is not one of the {len(self.names)} labels (0 is the first).")
-        indicators = np.zeros(len(self.names))
-        indicators[answer] = 1
+            return np.split(totals(weights, true * predicted, predicted, true), 3, axis=1)
+        size = len(self.names)
+        right = np.where(true == predicted, true, size)
+        return counts(weights, right, size + 1)[:, :size], counts(weights, predicted, size), counts(weights, true, size)
+
+    def _areas(self, rows, weights):
+        """Return the area under each label's ROC curve, (B, curves); nan where the task gives no scores."""
+        scores, true = self._scores(rows), self._answers(rows, "label")
+        if scores is None:
+            return np.full((len(weights), len(self.names[self.curves])), np.nan)
+        columns = range(len(self.names))[self.curves]
+        return np.column_stack(
+            [roc_auc(true[:, c] > 0 if self.multi else true == c, scores[:, c], weights) for c in columns]
+        )
+
+    def _answers(self, rows, key):
+        """Return label ids (n,), or with several labels an example 0 and 1, (n, labels)."""
+        size = len(self.names)
+        if not self.multi:
+            ids = np.asarray(rows[key]).astype(np.int64)
+            wrong = (ids < 0) | (ids >= size)
+            if wrong.any():
+                raise PluginError(f"label id {ids[wrong][0]} is not one of the {size} labels (0 is the first).")
+            return ids
+        indicators = _matrix(rows[key], size)
+        if indicators is None:
+            raise PluginError(f"a multi-label prediction has {size} numbers of 0 or 1 in {key!r}.")
         return indicators
 
-    def _histograms(self, prediction, true):
-        curves = len(self.names[self.curves])
-        histograms = np.zeros((2, curves, self.bins))
-        if (scores := prediction.get("scores")) is not None:
-            if len(scores) != len(self.names):
-                raise PluginError(f"a prediction has {len(scores)} scores for {len(self.names)} labels.")
-            side = np.where(true[self.curves] > 0, 0, 1)
-            histograms[side, np.arange(curves), self._bin_of(scores)] = 1
-        return histograms.ravel()
+    def _scores(self, rows):
+        """Return (n, labels), None where the task gives none."""
+        if rows.get("scores") is None:
+            return None
+        scores = _matrix(rows["scores"], len(self.names))
+        if scores is None:
+            raise PluginError(f"a prediction has another number of scores than the {len(self.names)} labels.")
+        return scores
 
-    def _bin_of(self, scores):
-        return bin_of(scores[self.curves], self.bins, 2 if self.multi else len(self.names))
 
-    def _by_label(self, sums):
-        """Return right, predicted and true, each (..., labels)."""
-        return np.split(sums[..., 2 : 2 + 3 * len(self.names)], 3, axis=-1)
+def _matrix(column, size):
+    """Return a column of lists as (n, size), None where any is not of this size."""
+    try:
+        values = numbers(column)
+    except ValueError:
+        return None
+    return values if values.shape[1] == size or not len(values) else None
 
-    def _by_bin(self, sums):
-        """Return the histograms of examples that have the label and of those that have not, (..., curves, bins)."""
-        histograms = sums[..., 2 + 3 * len(self.names) :]
-        shape = (*sums.shape[:-1], 2, len(self.names[self.curves]), self.bins)
-        positive, negative = np.moveaxis(histograms.reshape(shape), -3, 0)
-        return positive, negative
+
+def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve: the share of pairs that the scores rank rightly, ties by half.
+
+    Mann and Whitney 1947; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+
+    Args:
+        positive: (n,) whether each example is of the class.
+        scores: (n,).
+        weights: (B, n) how often each example counts.
+
+    Returns:
+        (B,) float64; nan where there is no pair, or a score is none.
+    """
+    if np.isnan(scores).any() or not len(scores):
+        return np.full(len(weights), np.nan)
+    order = np.argsort(scores)
+    ranked, mine = scores[order], np.flatnonzero(positive[order])
+    first, last = (np.searchsorted(ranked, ranked[mine], side) for side in ("left", "right"))
+    areas, step = [], max(1, BLOCK // len(scores))
+    for start in range(0, len(weights), step):
+        ordered = np.take(weights[start : start + step], order, axis=1)
+        below = np.zeros((len(ordered), len(scores) + 1))
+        np.cumsum(ordered, axis=1, out=below[:, 1:])
+        own = ordered[:, mine].astype(np.float64)
+        positives, every = own.sum(axis=1), below[:, -1]
+        # Each positive beats what has a lower score and half of what has the same; among positives that is P² / 2.
+        beaten = (own * (below[:, first] + below[:, last])).sum(axis=1) / 2 - positives**2 / 2
+        areas.append(ratio(beaten, positives * (every - positives)))
+    return np.concatenate(areas)

@@ -4,13 +4,14 @@ from collections import Counter
 
 import numpy as np
 
-from ftengine.api import Evaluator, Judgement
+from ftengine.api import ExampleScores, Metric
 from ftengine.errors import RecipeError
-from ftengine_builtins.evaluators.ratios import ratio
+from ftengine_builtins.evaluators.by_part import F1, by_part
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, precision_recall_f1, ratio, totals
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
-class Entities(Evaluator):
+class Entities(WeightedEvaluator):
     """Accuracy over words; with tags of the IOB2 scheme, precision, recall and F1 of whole entities.
 
     An entity is right when its words and its name are (Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050, §2.3):
@@ -19,77 +20,74 @@ class Entities(Evaluator):
 
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
-    higher_is_better = {"token_accuracy": True, "precision": True, "recall": True, "f1": True}  # noqa: RUF012
-    parts = "entities"
+    metrics = {  # noqa: RUF012
+        "token_accuracy": Metric("token accuracy", higher_is_better=True, proportion=True),
+        "precision": Metric("precision", higher_is_better=True, proportion=True),
+        "recall": Metric("recall", higher_is_better=True, proportion=True),
+        "f1": Metric("F1", higher_is_better=True, proportion=True),
+    }
 
-    def bind(self, context):
-        if context.labels is None or context.labels.kind not in ("single", "tags"):
+    def bind(self, task, labels):
+        if labels is None or labels.kind not in ("single", "tags"):
             raise RecipeError(
-                f"evaluator 'entities' needs tags to predict, and task {context.task!r} has none. "
+                f"evaluator 'entities' needs tags to predict, and task {task!r} has none. "
                 "Take it out of recipe key 'evaluate'."
             )
-        self.names = context.labels.names
-        self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(context.labels) else []
+        self.names = labels.names
+        self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(labels) else []
+        every = type(self).metrics
+        self.metrics = every if self.kinds else {"token_accuracy": every["token_accuracy"]}
 
-    def statistics(self, prediction):
-        """Return the words that are right, all words, then of each kind of entity: right, predicted, true."""
+    def keep(self, prediction):
+        """Return the words that are right, all words, and of each kind of entity: right, predicted, true."""
         true, predicted = prediction["tags"], prediction["predicted_tags"]
-        right = sum(a == b for a, b in zip(true, predicted, strict=True))
-        row = [float(right), float(len(true))]
-        if self.kinds:
-            found, known = (set(entities([self.names[i] for i in ids])) for ids in (predicted, true))
-            for group in (found & known, found, known):
-                count = Counter(kind for kind, _, _ in group)
-                row += [float(count[kind]) for kind in self.kinds]
-        return row
+        words = {"right": sum(a == b for a, b in zip(true, predicted, strict=True)), "words": len(true)}
+        if not self.kinds:
+            return words
+        found, known = (set(entities([self.names[i] for i in ids])) for ids in (predicted, true))
+        by_kind = [Counter(kind for kind, _, _ in group) for group in (found & known, found, known)]
+        return {**words, "entities": [count[kind] for count in by_kind for kind in self.kinds]}
 
-    def judge(self, prediction):
-        """Score the share of words whose tag is right; right where all are. None without words."""
-        pairs = list(zip(prediction["tags"], prediction["predicted_tags"], strict=True))
-        if not pairs:
-            return None
-        share = sum(a == b for a, b in pairs) / len(pairs)
-        return Judgement(share, share == 1)
-
-    def metrics(self, sums):
-        accuracy = {"token_accuracy": ratio(sums[..., 0], sums[..., 1])}
+    def score_resamples(self, rows, weights):
+        right, words = totals(weights, rows["right"], rows["words"]).T
+        accuracy = {"token_accuracy": ratio(right, words)}
         if not self.kinds:
             return accuracy
-        right, predicted, true = (x.sum(axis=-1) for x in self._by_kind(sums))
-        return {
-            **accuracy,
-            "precision": ratio(right, predicted),
-            "recall": ratio(right, true),
-            "f1": ratio(2 * right, predicted + true),
-        }
+        return {**accuracy, **precision_recall_f1(*(sums.sum(axis=1) for sums in self._by_kind(rows, weights)))}
 
-    def trials(self, sums):
+    def trials(self, rows):
+        """Return words and entities; F1 = right / ((predicted + true) / 2) is a proportion of so many decisions."""
+        words = {"token_accuracy": float(np.sum(rows["words"]))}
         if not self.kinds:
-            return {"token_accuracy": sums[1]}
-        _, predicted, true = (x.sum() for x in self._by_kind(sums))
-        # F1 = right / ((predicted + true) / 2) is a proportion of so many decisions.
-        return {"token_accuracy": sums[1], "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
+            return words
+        _, predicted, true = (float(sums.sum()) for sums in self._plain(rows))
+        return {**words, "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
 
-    def by_part(self, sums):
-        right, predicted, true = self._by_kind(sums)
-        return {
-            "precision": ratio(right, predicted),
-            "recall": ratio(right, true),
-            "f1": ratio(2 * right, predicted + true),
-        }
+    def example_scores(self, rows):
+        """Score the share of words whose tag is right; right where all are. Unknown without words."""
+        share = ratio(np.asarray(rows["right"]), np.asarray(rows["words"]))
+        return ExampleScores(share, np.where(np.isnan(share), np.nan, share == 1))
 
-    def part_trials(self, sums):
-        _, predicted, true = self._by_kind(sums)
-        return {"precision": predicted, "recall": true, "f1": (predicted + true) / 2}
-
-    def details(self, sums, counts):
-        """Return how often each kind of entity is there and found."""
+    def details(self, rows, estimate):
+        """Yield the figures of each kind of entity, and how often it is there and found."""
         if not self.kinds:
-            return {}
-        _, predicted, true = self._by_kind(sums)
-        rows = zip(self.kinds, true, predicted, strict=True)
-        return {"entities": [{"entity": kind, "support": round(t), "predicted": round(p)} for kind, t, p in rows]}
+            return
+        _, predicted, true = self._plain(rows)
+        yield from by_part(
+            "entity",
+            "entities",
+            self.kinds,
+            F1,
+            lambda weights: precision_recall_f1(*self._by_kind(rows, weights)),
+            estimate,
+            {"precision": predicted, "recall": true, "f1": (predicted + true) / 2},
+            support=true.astype(int).tolist(),
+            predicted=predicted.astype(int).tolist(),
+        )
 
-    def _by_kind(self, sums):
-        """Return right, predicted and true, each (..., kinds)."""
-        return np.split(sums[..., 2:], 3, axis=-1)
+    def _plain(self, rows):
+        return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))
+
+    def _by_kind(self, rows, weights):
+        """Return right, predicted and true entities, each (B, kinds)."""
+        return np.split(totals(weights, numbers(rows["entities"])), 3, axis=1)

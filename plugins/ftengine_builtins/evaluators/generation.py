@@ -1,18 +1,28 @@
 """Figures of generated answers against references."""
 
+import math
 from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Config, Evaluator, Judgement
+from ftengine.api import Config, ExampleScores, Metric
 from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
-from ftengine_builtins.evaluators.ratios import known, ratio
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    known,
+    mean_of_known,
+    means,
+    numbers,
+    ratio,
+    totals,
+    trials_of_means,
+)
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
-GRADED = ("token_f1", "rouge1", "rouge2", "rougeL")
+MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
 BETA = 2
 """chrF's weight of recall (Popović 2016, aclanthology.org/W16-2341)."""
 
@@ -26,7 +36,7 @@ class GenerationConfig(Config):
     )
 
 
-class Generation(Evaluator):
+class Generation(WeightedEvaluator):
     """Exact match, token F1, ROUGE, BLEU and chrF of greedy answers against references.
 
     Exact match and token F1 are taken after SQuAD's normalisation: lower case, no ASCII punctuation, no English
@@ -41,7 +51,15 @@ class Generation(Evaluator):
     name = "generation"
     Config = GenerationConfig
     reads = frozenset({"completion", "reference"})
-    higher_is_better = dict.fromkeys(("exact_match", *GRADED, "bleu", "chrf"), True)
+    metrics = {  # noqa: RUF012
+        "exact_match": Metric("exact match", higher_is_better=True, proportion=True),
+        "token_f1": Metric("token F1", higher_is_better=True),
+        "rouge1": Metric("ROUGE-1", higher_is_better=True),
+        "rouge2": Metric("ROUGE-2", higher_is_better=True),
+        "rougeL": Metric("ROUGE-L", higher_is_better=True),
+        "bleu": Metric("BLEU", higher_is_better=True),
+        "chrf": Metric("chrF", higher_is_better=True),
+    }
 
     def __init__(self, config=None):
         super().__init__(config)
@@ -53,53 +71,54 @@ class Generation(Evaluator):
         self.generation = {"max_new_tokens": self.config.max_new_tokens}
         self._bleu = None
 
-    def statistics(self, prediction):
-        """Return 1, exact match, the graded figures, words and words of the reference, then BLEU's and chrF's counts.
+    def keep(self, prediction):
+        """Return the means' values, the words of answer and reference (nan without one), BLEU's and chrF's counts.
 
         Those are BLEU's two lengths, 4 n-gram matches and 4 n-gram totals, and for chrF's 6 orders the n-grams of
-        answer, reference and both. All are 0 without a reference.
+        answer, reference and both; all 0 without a reference.
         """
         ours, theirs = prediction["completion"], prediction["reference"]
         if theirs is None:
-            return np.zeros(5 + len(GRADED) - 1 + 2 + 2 * BLEU_ORDER + 3 * CHRF_ORDER)
+            nothing = dict.fromkeys((*MEANS, "words", "reference_words"), math.nan)
+            return {**nothing, "bleu": [0.0] * (2 + 2 * BLEU_ORDER), "chrf": [0.0] * 3 * CHRF_ORDER}
         words, wanted = rouge_words(ours), rouge_words(theirs)
-        graded = [token_f1(ours, theirs), rouge_n(words, wanted, 1), rouge_n(words, wanted, 2), rouge_l(words, wanted)]
-        plain = [1.0, float(normalized(ours) == normalized(theirs)), *graded, len(ours.split()), len(theirs.split())]
-        return np.array([*plain, *self._bleu_counts(ours, theirs), *chrf_counts(ours, theirs)], dtype=np.float64)
+        return {
+            "exact_match": float(normalized(ours) == normalized(theirs)),
+            "token_f1": token_f1(ours, theirs),
+            "rouge1": rouge_n(words, wanted, 1),
+            "rouge2": rouge_n(words, wanted, 2),
+            "rougeL": rouge_l(words, wanted),
+            "words": float(len(ours.split())),
+            "reference_words": float(len(theirs.split())),
+            "bleu": self._bleu_counts(ours, theirs),
+            "chrf": chrf_counts(ours, theirs),
+        }
 
-    def judge(self, prediction):
+    def score_resamples(self, rows, weights):
+        found = means(weights, *(rows[name] for name in MEANS))
+        counts = totals(weights, numbers(rows["bleu"]), numbers(rows["chrf"]))
+        bleu, chrf = np.split(counts, [2 + 2 * BLEU_ORDER], axis=1)
+        there = ~np.isnan(found[:, 0])
+        return {
+            **dict(zip(MEANS, found.T, strict=True)),
+            "bleu": np.where(there, _bleu(bleu), np.nan),
+            "chrf": np.where(there, chrf_score(chrf), np.nan),
+        }
+
+    def trials(self, rows):
+        return trials_of_means(rows, {name: self.metrics[name] for name in MEANS})
+
+    def example_scores(self, rows):
         """Score token F1; right where the answer matches exactly after normalisation."""
-        ours, theirs = prediction["completion"], prediction["reference"]
-        if theirs is None:
-            return None
-        return Judgement(token_f1(ours, theirs), normalized(ours) == normalized(theirs))
+        return ExampleScores(np.asarray(rows["token_f1"]), np.asarray(rows["exact_match"]))
 
-    def metrics(self, sums):
-        n, exact, *graded = (sums[..., i] for i in range(2 + len(GRADED)))
-        counts = sums[..., 4 + len(GRADED) :]
-        bleu_counts, chrf = np.split(counts, [2 + 2 * BLEU_ORDER], axis=-1)
-        return {
-            "exact_match": ratio(exact, n),
-            **{name: ratio(total, n) for name, total in zip(GRADED, graded, strict=True)},
-            "bleu": np.where(n > 0, _bleu(bleu_counts), np.nan),
-            "chrf": np.where(n > 0, chrf_score(chrf), np.nan),
-        }
-
-    def trials(self, sums):
-        """Exact match is a proportion; a mean that is 0 or 1 everywhere is taken for one, so that it has a width."""
-        n = sums[0]
-        flat = {name: n for i, name in enumerate(GRADED, 2) if sums[i] in (0, n)}
-        return {"exact_match": n, **flat}
-
-    def details(self, sums, counts):
-        """Return the examples that have a reference, and the words of the answers for each of the references."""
-        ours, theirs = sums[2 + len(GRADED)], sums[3 + len(GRADED)]
-        return {
-            "references": round(sums[0]),
-            "length_ratio": known(ratio(ours, theirs)),
-            "words": known(ratio(ours, sums[0])),
-            "reference_words": known(ratio(theirs, sums[0])),
-        }
+    def details(self, rows, estimate):
+        """Yield the examples that have a reference, and the words of the answers for each of the references."""
+        words, wanted = (mean_of_known(rows[name]) for name in ("words", "reference_words"))
+        yield "references", int((~np.isnan(rows["exact_match"])).sum())
+        yield "length_ratio", known(ratio(words, wanted))
+        yield "words", known(words)
+        yield "reference_words", known(wanted)
 
     def _bleu_counts(self, ours, theirs):
         """Return the two lengths, 4 matches and 4 totals, as sacrebleu counts them."""
@@ -108,21 +127,20 @@ class Generation(Evaluator):
         if self._bleu is None:
             self._bleu = BLEU(tokenize=self.config.bleu_tokens, force=True)
         score = self._bleu.corpus_score([ours], [[theirs]])
-        return [score.sys_len, score.ref_len, *score.counts, *score.totals]
+        return [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)]
 
 
 def _bleu(sums):
-    """Return sacrebleu's corpus BLEU of summed counts (..., 10)."""
+    """Return sacrebleu's corpus BLEU (B,) of summed counts (B, 10)."""
     from sacrebleu.metrics import BLEU
 
-    flat = np.rint(sums).astype(np.int64).reshape(-1, sums.shape[-1])
     scores = [
         BLEU.compute_bleu(
             row[2 : 2 + BLEU_ORDER], row[2 + BLEU_ORDER :], sys_len=row[0], ref_len=row[1], smooth_method="exp"
         ).score
-        for row in flat.tolist()
+        for row in np.rint(sums).astype(np.int64).tolist()
     ]
-    return np.array(scores, dtype=np.float64).reshape(sums.shape[:-1])
+    return np.array(scores, dtype=np.float64)
 
 
 def chrf_counts(ours, theirs):
@@ -135,13 +153,13 @@ def chrf_counts(ours, theirs):
 
     counts = []
     for mine, other in zip(*(extract_all_char_ngrams(text, CHRF_ORDER) for text in (ours, theirs)), strict=True):
-        counts += [mine.total() if other else 0, other.total(), (mine & other).total()]
+        counts += [float(mine.total() if other else 0), float(other.total()), float((mine & other).total())]
     return counts
 
 
 def chrf_score(sums):
-    """Return chrF from summed counts (..., 18): F2 of mean precision and recall over the orders that both have."""
-    ours, theirs, both = np.moveaxis(sums.reshape(*sums.shape[:-1], CHRF_ORDER, 3), -1, 0)
+    """Return chrF from summed counts (B, 18): F2 of mean precision and recall over the orders that both have."""
+    ours, theirs, both = np.moveaxis(sums.reshape(len(sums), CHRF_ORDER, 3), -1, 0)
     there = (ours > 0) & (theirs > 0)
     orders = there.sum(axis=-1)
     precision = ratio(np.where(there, ratio(both, ours), 0).sum(axis=-1), orders)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ftengine.api import Evaluator, Judgement
-from ftengine_builtins.evaluators.ratios import ratio
+from ftengine.api import ExampleScores, Metric
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, ratio, totals
 
 
-class Perplexity(Evaluator):
+class Perplexity(WeightedEvaluator):
     """Loss per token in nats, and perplexity.
 
     Both are means over tokens, not over examples: summed negative log-likelihood / predicted tokens.
@@ -14,20 +14,21 @@ class Perplexity(Evaluator):
 
     name = "perplexity"
     reads = frozenset({"loss", "tokens"})
-    higher_is_better = {"loss": False, "perplexity": False}  # noqa: RUF012
+    metrics = {  # noqa: RUF012
+        "loss": Metric("loss", higher_is_better=False),
+        "perplexity": Metric("perplexity", higher_is_better=False),
+    }
 
-    def statistics(self, prediction):
-        """Return the example's summed negative log-likelihood, its number of predicted tokens, and that squared."""
-        return prediction["loss"], prediction["tokens"], prediction["tokens"] ** 2
+    def score_resamples(self, rows, weights):
+        loss = ratio(*totals(weights, rows["loss"], rows["tokens"]).T)
+        with np.errstate(over="ignore"):
+            return {"loss": loss, "perplexity": np.exp(loss)}
 
-    def judge(self, prediction):
-        """Score less the loss per token; None where nothing is predicted."""
-        return Judgement(-prediction["loss"] / prediction["tokens"]) if prediction["tokens"] else None
+    def example_weights(self, rows):
+        tokens = np.asarray(rows["tokens"], dtype=np.float64)
+        return {"loss": tokens, "perplexity": tokens}
 
-    def metrics(self, sums):
-        loss = ratio(sums[..., 0], sums[..., 1])
-        return {"loss": loss, "perplexity": np.exp(loss)}
-
-    def sizes(self, sums):
-        size = float(ratio(sums[1] ** 2, sums[2]))
-        return {"loss": size, "perplexity": size}
+    def example_scores(self, rows):
+        """Score less the loss per token; unknown where nothing is predicted."""
+        score = -ratio(np.asarray(rows["loss"]), np.asarray(rows["tokens"]))
+        return ExampleScores(score, np.full(len(score), np.nan))

@@ -1,13 +1,20 @@
 """How much of what a model was to answer it repeats word for word."""
 
+import math
 import re
 
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Config, Evaluator
+from ftengine.api import Config, Metric
 from ftengine_builtins.evaluators.overlap import common_run
-from ftengine_builtins.evaluators.ratios import known, ratio
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    known,
+    mean_of_known,
+    means,
+    trials_of_means,
+)
 
 # Scripts without spaces between words are taken by the character.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+|[^\w\s]|_")
@@ -20,7 +27,7 @@ class MemorisationConfig(Config):
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens; no longer reference can be repeated")
 
 
-class Memorisation(Evaluator):
+class Memorisation(WeightedEvaluator):
     """Share of references that greedy answers reproduce word for word: whole, their beginning, and in the longest run.
 
     A reference counts as memorised when the prompt alone makes the model write it (Carlini et al. 2022, "Quantifying
@@ -35,33 +42,39 @@ class Memorisation(Evaluator):
     name = "memorisation"
     Config = MemorisationConfig
     reads = frozenset({"completion", "reference"})
-    higher_is_better = dict.fromkeys(("verbatim", "prefix_verbatim", "longest_run"), False)
+    metrics = {  # noqa: RUF012
+        "verbatim": Metric("verbatim", higher_is_better=False, proportion=True),
+        "prefix_verbatim": Metric("prefix verbatim", higher_is_better=False, proportion=True),
+        "longest_run": Metric("longest run", higher_is_better=False),
+    }
 
     def __init__(self, config=None):
         super().__init__(config)
         self.generation = {"max_new_tokens": self.config.max_new_tokens}
 
-    def statistics(self, prediction):
-        """Return 1, verbatim, prefix verbatim, the longest run's share, words of the reference; 0 without one."""
+    def keep(self, prediction):
+        """Return the three figures of the example and the words of its reference; nan without one."""
         wanted = words(prediction["reference"] or "")
         if not wanted:
-            return np.zeros(5)
+            return dict.fromkeys((*self.metrics, "reference_words"), math.nan)
         said, k = words(prediction["completion"]), self.config.prefix
-        verbatim, begins = said == wanted, said[: len(wanted[:k])] == wanted[:k]
-        return np.array([1, verbatim, begins, common_run(said, wanted) / len(wanted), len(wanted)], dtype=np.float64)
+        return {
+            "verbatim": float(said == wanted),
+            "prefix_verbatim": float(said[: len(wanted[:k])] == wanted[:k]),
+            "longest_run": common_run(said, wanted) / len(wanted),
+            "reference_words": float(len(wanted)),
+        }
 
-    def metrics(self, sums):
-        return {name: ratio(sums[..., i], sums[..., 0]) for i, name in enumerate(self.higher_is_better, 1)}
+    def score_resamples(self, rows, weights):
+        return dict(zip(self.metrics, means(weights, *(rows[name] for name in self.metrics)).T, strict=True))
 
-    def trials(self, sums):
-        """The first two are proportions; a mean run that is 0 or 1 everywhere is taken for one."""
-        n = sums[0]
-        flat = {"longest_run": n} if sums[3] in (0, n) else {}
-        return {"verbatim": n, "prefix_verbatim": n, **flat}
+    def trials(self, rows):
+        return trials_of_means(rows, self.metrics)
 
-    def details(self, sums, counts):
-        """Return how many examples have a reference, and how long those are."""
-        return {"references": round(sums[0]), "reference_words": known(ratio(sums[4], sums[0]))}
+    def details(self, rows, estimate):
+        """Yield how many examples have a reference, and how long those are."""
+        yield "references", int((~np.isnan(rows["verbatim"])).sum())
+        yield "reference_words", known(mean_of_known(rows["reference_words"]))
 
 
 def words(text):

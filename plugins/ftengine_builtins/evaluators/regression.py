@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from ftengine.api import Evaluator, Judgement
+from ftengine.api import ExampleScores, Metric
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.by_part import by_part
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, totals
 
 
-class Regression(Evaluator):
+class Regression(WeightedEvaluator):
     """Mean squared and absolute error, R² and Pearson's correlation.
 
     With several outputs each figure is the mean over outputs. R² is undefined where the targets do not vary,
@@ -15,52 +17,55 @@ class Regression(Evaluator):
 
     name = "regression"
     reads = frozenset({"target", "value"})
-    higher_is_better = {"mse": False, "mae": False, "r2": True, "pearson": True}  # noqa: RUF012
-    parts = "outputs"
-    per_model = frozenset({"pearson"})  # values of several models may be shifted against each other
+    metrics = {  # noqa: RUF012
+        "mse": Metric("mean squared error", higher_is_better=False),
+        "mae": Metric("mean absolute error", higher_is_better=False),
+        "r2": Metric("R²", higher_is_better=True),
+        # Values of several models may be shifted against each other.
+        "pearson": Metric("Pearson correlation", higher_is_better=True, pooled=False),
+    }
 
-    def bind(self, context):
-        labels = context.labels
+    def bind(self, task, labels):
         if labels is None or labels.kind != "regression":
             raise RecipeError(
-                f"evaluator 'regression' needs numbers to predict, and task {context.task!r} has "
+                f"evaluator 'regression' needs numbers to predict, and task {task!r} has "
                 f"{'no labels' if labels is None else f'{labels.kind}-label classes'}. "
                 "Take it out of recipe key 'evaluate'."
             )
         self.outputs = labels.names
 
-    def statistics(self, prediction):
-        """Return 1, then of each output t, v, t², v², t·v, (v - t)², |v - t| for target t and value v."""
-        t = np.ravel(np.asarray(prediction["target"], dtype=np.float64))
-        v = np.ravel(np.asarray(prediction["value"], dtype=np.float64))
-        return np.concatenate([[1.0], t, v, t * t, v * v, t * v, (v - t) ** 2, np.abs(v - t)])
+    def score_resamples(self, rows, weights):
+        return {name: values.mean(axis=1) for name, values in _by_output(rows, weights).items()}
 
-    def judge(self, prediction):
+    def example_scores(self, rows):
         """Score less the squared error, the mean over outputs."""
-        t, v = (np.ravel(np.asarray(prediction[key], dtype=np.float64)) for key in ("target", "value"))
-        return Judgement(-float(((v - t) ** 2).mean()))
+        score = -((numbers(rows["value"]) - numbers(rows["target"])) ** 2).mean(axis=1)
+        return ExampleScores(score, np.full(len(score), np.nan))
 
-    def metrics(self, sums):
-        return {name: values.mean(axis=-1) for name, values in self._by_output(sums).items()}
+    def details(self, rows, estimate):
+        """Yield the figures of each output, where there are several."""
+        if len(self.outputs) > 1:
+            headings = {name: metric.label for name, metric in self.metrics.items()}
+            yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
 
-    def by_part(self, sums):
-        return self._by_output(sums)
 
-    def details(self, sums, counts):
-        """Return a row for each output, where there are several."""
-        return {"outputs": [{"output": output} for output in self.outputs]} if len(self.outputs) > 1 else {}
-
-    def _by_output(self, sums):
-        """Return each figure by output, shape (..., outputs)."""
-        n = sums[..., :1]
-        t, v, tt, vv, tv, squared, absolute = np.split(sums[..., 1:], 7, axis=-1)
+def _by_output(rows, weights):
+    """Return each figure by output, (B, outputs) for weights (B, n)."""
+    target, value = numbers(rows["target"]), numbers(rows["value"])
+    error = value - target
+    # Sums of squares around the plain mean lose no digits to its size.
+    t, v = target - target.mean(axis=0), value - value.mean(axis=0)
+    columns = (np.ones(len(t)), t, v, t * t, v * v, t * v, error**2, np.abs(error))
+    sums = totals(weights, *columns)
+    n = sums[:, :1]
+    t, v, tt, vv, tv, squared, absolute = np.split(sums[:, 1:], 7, axis=1)
+    with np.errstate(all="ignore"):
         t_variation, v_variation = _variation(n, t, tt), _variation(n, v, vv)
-        covariation = tv - t * v / n
         return {
-            "mse": squared / n,
-            "mae": absolute / n,
+            "mse": ratio(squared, n),
+            "mae": ratio(absolute, n),
             "r2": 1 - squared / t_variation,
-            "pearson": np.clip(covariation / np.sqrt(t_variation * v_variation), -1, 1),
+            "pearson": np.clip((tv - t * v / n) / np.sqrt(t_variation * v_variation), -1, 1),
         }
 
 

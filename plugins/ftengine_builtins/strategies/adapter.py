@@ -255,7 +255,7 @@ class Adapter(Strategy):
     def _reduction_factor(self) -> float | dict[str, float]:
         if self.config.bottleneck is None:
             return self.config.reduction_factor
-        factors = {str(p.layer): _factor(p.width, self.config.bottleneck) for p in self._places}
+        factors = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
         return next(iter(factors.values())) if len(set(factors.values())) == 1 else factors
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
@@ -355,7 +355,7 @@ def _device(part: nn.Module, module: nn.Module) -> torch.device:
     return next((p.device for p in (*part.parameters(), *module.parameters())), torch.device("cpu"))
 
 
-def _factor(width: int, size: int) -> float:
+def reduction_factor(width: int, size: int) -> float:
     """Return a reduction factor for which width // factor is `size`, whatever the division rounds to."""
     exact = width / size
     return exact if int(width // exact) == size else width / (size + 0.5)

@@ -57,7 +57,7 @@ class ImageClassification(LabelledTask):
         Rows are duplicates when their image files are equal byte for byte, whatever they are called.
         """
         value = row.get(self.config.image)
-        return View(LazyImage(value, self.config.image), self.named(row), True, (), image_identity(value))
+        return View(LazyImage(value, self.config.image), self.named(row), True, (), lambda: image_identity(value))
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         [image] = inputs

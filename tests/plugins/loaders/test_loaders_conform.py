@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.plugins.registry import Registry
 from ftengine.testing import check_loader
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 REGISTRY = Registry()
 ABC = Labels("single", ("a", "b", "c"))
@@ -41,3 +44,34 @@ def test_loaders_in_the_box_pass(name, sources):
         pytest.skip(f"{name} is not installed")
     options, request = sources[name]
     check_loader(lambda: REGISTRY.build("loader", {"name": name, **options}, "model.loader"), request)
+
+
+class Careless(TransformersLoader):
+    """Fails in each way that the checks look for."""
+
+    def accepts(self, source):
+        return len(json.loads(source)) > 0
+
+    def check_source(self, source):
+        pass
+
+    def load_processor(self, source):
+        return object()
+
+    def load(self, request):
+        return replace(super().load(request), head="", processor=None)
+
+    load_skeleton = load
+
+
+def test_a_careless_loader_fails_every_check(llama_folder):
+    with pytest.raises(AssertionError) as caught:
+        check_loader(Careless, LoadRequest(str(llama_folder), "causal-lm"))
+    for name in (
+        "accepting_is_quick_and_raises_nothing: JSONDecodeError",
+        "it_loads_what_was_asked: asked for",
+        "the_skeleton_is_the_model_without_values: 'model.embed_tokens.weight' is not on the meta device",
+        "the_processor_alone_is_the_models: load_processor gives object",
+        "missing_sources_are_source_errors: check_source finds nothing wrong",
+    ):
+        assert name in str(caught.value)

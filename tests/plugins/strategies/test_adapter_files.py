@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import trainable
-from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, _factor
+from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, reduction_factor
 from ftengine_builtins.strategies.adapterhub_format import read_config
 
 HOUSES = {
@@ -131,7 +131,7 @@ def test_a_new_module_within_the_base_is_kept_in_a_file_of_its_own(tmp_path) -> 
 @pytest.mark.parametrize("width", [1, 7, 32, 48, 768, 1000, 1024])
 def test_a_bottlenecks_size_survives_as_a_reduction_factor(width: int) -> None:
     for size in range(1, 2 * width):
-        assert int(width // _factor(width, size)) == size
+        assert int(width // reduction_factor(width, size)) == size
 
 
 def test_sizes_that_differ_by_block_are_written_by_block(tmp_path) -> None:

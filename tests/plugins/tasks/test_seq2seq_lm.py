@@ -1,5 +1,6 @@
 """What an encoder-decoder reads and writes, its loss, and its answers."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,15 +245,15 @@ def test_a_model_of_another_kind_is_refused(bert_folder):
 
 
 def test_perplexity_matches_a_plain_computation(loaded):
+    from ftengine.testing import rows_of
     from ftengine_builtins.evaluators.language import Perplexity
 
-    evaluator = Perplexity()
     batch = batch_of(task(), ROWS, loaded.processor)
-    sums = sum(torch.tensor(evaluator.statistics(p)) for p in task().predict(loaded.module, batch))
+    rows = rows_of(Perplexity(), task().predict(loaded.module, batch))
     with torch.no_grad():
         logits = loaded.module(**batch).logits
     expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).exp()
-    assert float(evaluator.metrics(sums.numpy())["perplexity"]) == pytest.approx(float(expected), rel=1e-6)
+    assert Perplexity().score(rows, np.ones(len(ROWS)))["perplexity"] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):

@@ -301,16 +301,14 @@ def test_predictions_hold_what_evaluators_read_and_add_up_to_the_loss(load, toke
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_the_evaluator_of_the_kind_takes_the_predictions(load, tokenizer, kind):
-    from ftengine.api import EvaluationContext
+    from ftengine.testing import check_evaluator
     from ftengine_builtins.evaluators.classification import Classification
     from ftengine_builtins.evaluators.regression import Regression
 
     bound = task(rows(kind))
-    evaluator = next(e for e in (Classification(), Regression()) if e.name == bound.evaluators[0])
-    evaluator.bind(EvaluationContext(bound.name, bound.labels))
+    evaluator = next(e for e in (Classification, Regression) if e.name == bound.evaluators[0])
     assert evaluator.reads <= bound.predicts
-    for prediction in bound.predict(load(bound).module, make_batch(bound, kind, tokenizer)):
-        evaluator.statistics(prediction)
+    check_evaluator(evaluator, bound.predict(load(bound).module, make_batch(bound, kind, tokenizer)), bound.labels)
 
 
 @pytest.mark.parametrize("kind", LABELS)

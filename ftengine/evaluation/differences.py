@@ -1,0 +1,166 @@
+"""Differences of figures: of two models on the same examples, and of one on different ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from ftengine.api import Difference
+from ftengine.evaluation.figures import Figure
+from ftengine.evaluation.intervals import (
+    CONFIDENCE,
+    Interval,
+    correlation,
+    effective_trials,
+    percentile_interval,
+    standard_error,
+    subtracted_interval,
+    wilson,
+)
+from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+
+HALVINGS = 40
+
+
+def compare(
+    base: Mapping[str, Figure],
+    tuned: Mapping[str, Figure],
+    exact: Mapping[str, float] | None = None,
+    *,
+    among_many: bool = False,
+) -> dict[str, Difference]:
+    """Return tuned minus base for every metric that both have, paired by example.
+
+    Each resample weighs an example alike in both, so that what makes it hard for both cancels.
+
+    Args:
+        base, tuned: of the same examples, with the same weights.
+        exact: by metric the p-value of an exact test, where there is one.
+        among_many: whether the p-values will be adjusted for many comparisons. The bootstrap's ends at about
+            2/(B + 1), so that with twenty nothing could ever be beyond chance; then it is Student's t, without end.
+    """
+    return {
+        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many)
+        for name in base
+        if name in tuned
+    }
+
+
+def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool) -> Difference:
+    n, size = tuned.n, min(base.size, tuned.size)
+    value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
+    if math.isnan(value):
+        return Difference(value, None, None, None, None)
+    resampled = _subtract(tuned.resampled, base.resampled, n)
+    if base.scored:
+        r = correlation(base.resampled, tuned.resampled)
+        low, high = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
+    else:
+        low, high = percentile_interval(resampled, size)
+        if size > 1 and not resampled.any():  # the two say the same of every example
+            low, high = 0.0, 0.0
+    p = t_p(value, resampled, size) if among_many else bootstrap_p(resampled, size)
+    p = p if exact is None else exact
+    better = beyond_chance(low, high, p, tuned.metric.higher_is_better)
+    return Difference(value, low, high, p, better, detectable(resampled, size))
+
+
+def beyond_chance(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
+    """Return the verdict on a difference; both the interval and the p-value must exclude zero."""
+    if low is None or high is None or p is None or higher_is_better is None:
+        return None
+    if low <= 0 <= high or p > 1 - CONFIDENCE:
+        return None
+    return (low > 0) == higher_is_better
+
+
+def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
+    """Return the difference, with 0 for what the order of adding n numbers explains."""
+    with np.errstate(invalid="ignore"):
+        difference = tuned - base
+        rounding = n * np.finfo(np.float64).eps * np.maximum(np.abs(tuned), np.abs(base))
+        return np.where(np.abs(difference) <= rounding, 0.0, difference)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One figure minus another, on different examples.
+
+    Args:
+        value: the second minus the first.
+        first, second: the two values.
+        trials: for proportions, the effective trials behind each; None where they are none.
+        error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
+        correlation: of the two proportions; not 0 where the same examples are on both sides.
+    """
+
+    value: float
+    first: float
+    second: float
+    trials: tuple[float, float] | None
+    error: tuple[float, float] | None
+    correlation: float = 0.0
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Return Newcombe's interval where the figures are proportions, else Welch's t interval."""
+        if self.trials is not None:
+            of_first = wilson(self.first, self.trials[0], confidence)
+            of_second = wilson(self.second, self.trials[1], confidence)
+            return subtracted_interval(self.first, self.second, of_first, of_second, self.correlation)
+        if self.error is None:
+            return None, None
+        error, freedom = self.error
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+        return self.value - half, self.value + half
+
+    def p(self) -> float | None:
+        """Return the two-sided p-value of no gap: the level at which the interval just reaches zero."""
+        if self.trials is None:
+            if self.error is None:
+                return None
+            error, freedom = self.error
+            return 2 * float(stdtr(freedom, -abs(self.value) / error))
+        if self.value == 0:
+            return 1.0
+        inside, outside = 1.0, 0.0  # confidences whose interval holds zero, and does not
+        for _ in range(HALVINGS):
+            middle = (inside + outside) / 2
+            low, high = self.interval(middle)
+            holds = low is None or high is None or low <= 0 <= high
+            inside, outside = (middle, outside) if holds else (inside, middle)
+        return 1 - outside
+
+    def to_json(self, confidence: float = CONFIDENCE) -> dict[str, Any]:
+        """Return {value, low, high, p} as JSON values."""
+        low, high = self.interval(confidence)
+        return {"value": self.value, "low": low, "high": high, "p": self.p()}
+
+
+def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:
+    """Return second minus first of two figures that rest on different examples; None where a value is undefined.
+
+    With `overlap`, some examples are on both sides (the same text under two values of a column), and the figures vary
+    together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
+    (1947, "The generalization of 'Student's' problem when several different population variances are involved").
+    """
+    if first is None or second is None or math.isnan(second.value - first.value):
+        return None
+    value, sides = second.value - first.value, (first, second)
+    r = correlation(first.resampled, second.resampled) if overlap else 0.0
+    if first.trials is not None and second.trials is not None:
+        trials = [effective_trials(f.value, f.resampled, f.trials or 0, f.size) for f in sides]
+        if trials[0] is None or trials[1] is None:
+            return None
+        return Gap(value, first.value, second.value, (trials[0], trials[1]), None, r)
+    parts = [((standard_error(figure.resampled, figure.size) or 0.0) ** 2, figure.size) for figure in sides]
+    errors = [math.sqrt(part) for part, _ in parts]
+    varied = max(0.0, sum(part for part, _ in parts) - 2 * r * errors[0] * errors[1])
+    if varied == 0 or min(first.size, second.size) < 2:
+        return Gap(value, first.value, second.value, None, None)
+    freedom = varied**2 / sum(part**2 / (n - 1) for part, n in parts)
+    return Gap(value, first.value, second.value, None, (math.sqrt(varied), float(np.maximum(freedom, 1.0))))

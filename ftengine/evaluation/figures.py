@@ -1,0 +1,183 @@
+"""Figures of one model: each metric, plain and in every resample, with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import (
+    Difference,
+    Estimate,
+    Evaluator,
+    KnowsTrials,
+    Metric,
+    Rows,
+    ScoresResamples,
+    ShowsDetails,
+    SubtractsProportions,
+    WeighsExamples,
+)
+from ftengine.errors import PluginError
+from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
+from ftengine.evaluation.weights import Weights
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric with its resamples.
+
+    Args:
+        metric: what its evaluator declares of it.
+        evaluator: who measures it.
+        value: with every example once; nan where undefined.
+        resampled: (B,); nan where undefined, and all through where the metric has no interval.
+        interval: 95 %.
+        n: distinct examples.
+        size: as many of equal weight as they are worth.
+        trials: for a proportion, the most independent trials behind it; its interval is a score interval.
+        scored: whether the interval rests on a score interval, and so that of a difference must.
+    """
+
+    metric: Metric
+    evaluator: str
+    value: float
+    resampled: np.ndarray
+    interval: Interval
+    n: int
+    size: float
+    trials: float | None = None
+    scored: bool = False
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, *self.interval, self.n)
+
+
+def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
+    """Return every metric of an evaluator that knows its labels, and is fitted where it fits.
+
+    Args:
+        evaluator: what measures.
+        rows: n rows of one model.
+        weights: of these rows; none at all gives no figures.
+
+    Raises:
+        PluginError: it returns other metrics than it declares.
+    """
+    if not len(weights):
+        return {}
+    with np.errstate(all="ignore"):
+        plain = {name: float(value) for name, value in evaluator.score(rows, np.ones(len(weights))).items()}
+        if plain.keys() != evaluator.metrics.keys():
+            raise PluginError(
+                f"evaluator {evaluator.name!r} returned metrics {sorted(plain)} and declares "
+                f"{sorted(evaluator.metrics)}; they have to be the same."
+            )
+        trials = evaluator.trials(rows) if isinstance(evaluator, KnowsTrials) else {}
+        unequal = evaluator.example_weights(rows) if isinstance(evaluator, WeighsExamples) else {}
+    resampled, shares = _resampled(evaluator, rows, weights), _shares(evaluator, rows, weights)
+    figures, n = {}, weights.distinct
+    for name, metric in evaluator.metrics.items():
+        value, found = plain[name], resampled.get(name)
+        if found is None or not metric.interval:  # what resamples of it say is not true of it
+            found = np.full(weights.resamples, np.nan)
+        most = min(float(trials.get(name, n)), n) if metric.proportion or name in trials else None
+        size = n * min(1.0, kish(unequal[name]) / len(weights)) if name in unequal else float(n)
+        if most is not None:
+            interval = score_interval(value, found, most, n)
+        elif name in shares:
+            interval = excess_interval(value, found, *shares[name], n)
+        else:
+            interval = percentile_interval(found, size)
+        scored = most is not None or name in shares
+        figures[name] = Figure(metric, evaluator.name, value, found, interval, n, size, most, scored)
+    return figures
+
+
+def kish(weights: np.ndarray) -> float:
+    """Return how many examples of equal weight unequal ones are worth: (Σw)² / Σw² (Kish 1965, §8.2)."""
+    weights = np.asarray(weights, dtype=np.float64)
+    return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
+
+
+def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, np.ndarray]:
+    """Return (B,) by metric, those without an interval left out."""
+    names = [name for name, metric in evaluator.metrics.items() if metric.interval]
+    if not names:
+        return {}
+
+    nothing = dict.fromkeys(names, math.nan)
+
+    def values(chunk: np.ndarray) -> np.ndarray:
+        if isinstance(evaluator, ScoresResamples):
+            together = evaluator.score_resamples(rows, chunk)
+            return np.column_stack([together[name] for name in names])
+        # Of a few rows, a resample may hold none.
+        scores = [evaluator.score(rows, one.astype(np.float64)) if one.any() else nothing for one in chunk]
+        return np.array([[score[name] for name in names] for score in scores])
+
+    return dict(zip(names, weights.resample(values).T, strict=True))
+
+
+def _shares(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, tuple[float, np.ndarray]]:
+    """Return the proportions that metrics are short of a mean by, plain and (B,)."""
+    if not isinstance(evaluator, SubtractsProportions):
+        return {}
+    plain = evaluator.proportions(rows, np.ones((1, len(weights))))
+    names = list(plain)
+    found = weights.resample(lambda chunk: np.column_stack(list(evaluator.proportions(rows, chunk).values())))
+    return {name: (float(plain[name][0]), found[:, i]) for i, name in enumerate(names)}
+
+
+def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what an evaluator tells beside its metrics: facts by name, and displays, both as JSON values."""
+    facts: dict[str, Any] = {}
+    displays: list[dict[str, Any]] = []
+    if not isinstance(evaluator, ShowsDetails) or not len(weights):
+        return facts, displays
+
+    def estimate(values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None) -> list[Estimate]:
+        plain, resampled, n = values(np.ones((1, len(weights))))[0], weights.resample(values), weights.distinct
+        found = []
+        for i, value in enumerate(map(float, plain)):
+            interval = (
+                percentile_interval(resampled[:, i], n)
+                if trials is None
+                else score_interval(value, resampled[:, i], min(float(trials[i]), n), n)
+            )
+            found.append(Estimate(value, *interval, n))
+        return found
+
+    with np.errstate(all="ignore"):
+        for one in evaluator.details(rows, estimate):
+            if isinstance(one, tuple):
+                facts[one[0]] = one[1]
+            else:
+                displays.append(one.model_dump(mode="json"))
+    return facts, displays
+
+
+def estimates(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """Return figures as evaluation.json holds them."""
+    return {name: to_json(figure.estimate) for name, figure in figures.items()}
+
+
+def declarations(figures: Iterable[Mapping[str, Figure]]) -> dict[str, Any]:
+    """Return what is declared of the metrics of several sets, with their evaluators, as evaluation.json holds it."""
+    every = {name: figure for some in figures for name, figure in some.items()}
+    return {name: {**asdict(figure.metric), "evaluator": figure.evaluator} for name, figure in every.items()}
+
+
+def to_json(figure: Estimate | Difference) -> dict[str, Any]:
+    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p, better, detectable}.
+
+    JSON has no nan and no infinity; they become null.
+    """
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(figure).items()
+    }

@@ -1,0 +1,144 @@
+"""Intervals of a figure and of a difference, from its resamples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+CONFIDENCE = 0.95
+Interval = tuple[float | None, float | None]
+
+
+def percentile_interval(resampled: np.ndarray, n: float, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval between two order statistics of a resampled figure.
+
+    Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
+    are therefore moved outwards, by as much as Student's t interval is wider (the expanded percentile
+    interval of Hesterberg 2015, arXiv:1411.5279).
+
+    Args:
+        resampled: (B,); nan (a resample where the figure is undefined) is left out.
+        n: examples; where they weigh unequally, how many of equal weight they are worth.
+        confidence: of the interval.
+
+    Returns:
+        (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all
+        of them are the same, which says nothing of what other examples would show.
+    """
+    known = np.sort(resampled[~np.isnan(resampled)])
+    if n < 2 or not len(known) or known[0] == known[-1]:
+        return None, None
+    level = ndtr(-expansion(n) * stdtrit(n - 1, (1 + confidence) / 2))
+    rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
+    if rank < 1:
+        return None, None
+    return float(known[rank - 1]), float(known[-rank])
+
+
+def score_interval(value: float, resampled: np.ndarray, trials: float, n: float) -> Interval:
+    """Return the Wilson score interval of a proportion at its effective trials; (None, None) where it is undefined.
+
+    Resampling twenty right answers gives twenty right answers, so a percentile interval at 0 or 1 has no width and
+    next to them too little. The bootstrap contributes the variance.
+
+    Args:
+        value: in [0, 1].
+        resampled: (B,) the figure in each resample; nan where undefined.
+        trials: the most independent trials that can be behind the figure.
+        n: examples; a bound on the trials where nothing varies, since examples are what was sampled.
+    """
+    effective = effective_trials(value, resampled, trials, n)
+    return (None, None) if effective is None else wilson(value, effective)
+
+
+def effective_trials(value: float, resampled: np.ndarray, trials: float, n: float) -> float | None:
+    """Return the coin tosses whose mean varies as much as the bootstrap says that a proportion does.
+
+    For a plain proportion that is the number of examples (Korn & Graubard 1998). Arguments as of `score_interval`.
+    """
+    if n < 2 or math.isnan(value):
+        return None
+    varied = variance(resampled)
+    effective = min(trials, value * (1 - value) / varied if varied > 0 else n)
+    return effective if effective > 0 else None
+
+
+def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion seen in so many trials."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(value * trials, trials, 1 - confidence, method="wilson")
+    # Rounding must not push an end past the value that it encloses, nor out of [0, 1].
+    return max(0.0, min(value, float(low))), min(1.0, max(value, float(high)))
+
+
+def excess_interval(value: float, resampled: np.ndarray, share: float, shares: np.ndarray, n: float) -> Interval:
+    """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
+
+    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`.
+
+    Args:
+        value: the mean minus the proportion.
+        resampled: (B,) the same in each resample.
+        share, shares: the proportion, plain and (B,).
+        n: examples.
+    """
+    mean, means = value + share, resampled + shares
+    of_share, of_mean = score_interval(share, shares, n, n), percentile_interval(means, n)
+    if of_mean == (None, None) and variance(means) == 0 and of_share != (None, None):
+        of_mean = mean, mean  # all means are the same, so what varies is the proportion
+    return subtracted_interval(share, mean, of_share, of_mean, correlation(shares, means))
+
+
+def subtracted_interval(first: float, second: float, of_first: Interval, of_second: Interval, r: float) -> Interval:
+    """Return the interval of second - first from the intervals of two figures and their correlation `r`.
+
+    Zou and Donner 2008, "Construction of confidence limits about effect measures", doi:10.1002/sim.3095. With Wilson's
+    intervals it is Newcombe's of two proportions (1998): method 10 of independent ones (`r` = 0), and of paired ones
+    method 10 without its correction of the correlation, which needs a fourfold table.
+    """
+    (low1, high1), (low2, high2) = of_first, of_second
+    if low1 is None or high1 is None or low2 is None or high2 is None:
+        return None, None
+    down = _distance(second - low2, high1 - first, r)
+    up = _distance(high2 - second, first - low1, r)
+    return second - first - down, second - first + up
+
+
+def _distance(a: float, b: float, r: float) -> float:
+    return math.sqrt(max(0.0, a * a - 2 * r * a * b + b * b))
+
+
+def variance(resampled: np.ndarray) -> float:
+    """Return the variance of the defined resamples; 0 where they differ by rounding alone."""
+    known = resampled[~np.isnan(resampled)]
+    if not len(known) or np.ptp(known) <= 1e-12:  # a proportion of n moves by 1/n at least
+        return 0.0
+    return float(known.var())
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of two figures over resamples; 0 where one of them does not vary."""
+    known = ~np.isnan(x + y)
+    x, y = x[known], y[known]
+    if variance(x) == 0 or variance(y) == 0:
+        return 0.0
+    return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+
+
+def standard_error(resampled: np.ndarray, n: float) -> float | None:
+    """Return the standard error of a resampled figure of n examples; None where nothing varies or too little is known.
+
+    The bootstrap's standard deviation, expanded as the intervals are.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if n < 2 or not len(known) or np.ptp(known) == 0:
+        return None
+    return float(known.std()) * expansion(n)
+
+
+def expansion(n: float) -> float:
+    """Return how much the standard deviation with divisor n falls short of the one with n - 1."""
+    return math.sqrt(n / (n - 1))

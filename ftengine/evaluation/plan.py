@@ -1,0 +1,117 @@
+"""All that is measured of a run's two models: sets of examples, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Evaluator, FitsOnValidation, ReadsColumns
+from ftengine.data.encoding import EncodedSplit
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Examples, and what is measured on them.
+
+    Args:
+        name: of its table of predictions.
+        split: the examples.
+        reading: evaluators of the task's predictions.
+        answering: evaluators of its free answers.
+        answered: the members that are answered freely; (a,).
+        options: how they are answered.
+        slices: columns that divide the examples; measured by the first evaluator alone.
+        title: what a listener is told.
+    """
+
+    name: str
+    split: EncodedSplit
+    reading: Sequence[Evaluator]
+    answering: Sequence[Evaluator] = ()
+    answered: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    options: Mapping[str, Any] = field(default_factory=dict)
+    slices: Sequence[str] = ()
+    title: str = ""
+
+    @property
+    def evaluators(self) -> list[Evaluator]:
+        return [*self.reading, *self.answering]
+
+    @property
+    def members(self) -> np.ndarray:
+        """Positions in the split of what is measured, ascending."""
+        return np.arange(len(self.split)) if self.reading else self.answered
+
+    def passes(self) -> Iterator[tuple[Sequence[Evaluator], np.ndarray]]:
+        """Yield the evaluators of predictions, and those of answers, where there are some, with their members."""
+        if self.reading:
+            yield self.reading, self.members
+        if self.answering:
+            yield self.answering, self.answered
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A further look at both models.
+
+    Args:
+        kind: "robustness", "forgetting", "memorisation" or "refusal".
+        name: of the augmenter or the evaluator.
+        data: where the examples are from.
+        examples: what is looked at.
+        contrast: other examples that these are set against, measured in the same way.
+    """
+
+    kind: str
+    name: str
+    data: str
+    examples: EvalSet
+    contrast: EvalSet | None = None
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What is measured, of base and tuned model alike.
+
+    Args:
+        split: the name of what is held out, or of the file in its place; None where nothing is.
+        held_out: the examples that figures are made on.
+        training: a sample of what the model is trained on.
+        probes: further looks.
+        validation: what evaluators that fit learn from; None where there is nothing left.
+        small_slice: examples below which a slice is called small.
+        resamples, seed: of the bootstrap.
+    """
+
+    split: str | None
+    held_out: EvalSet | None = None
+    training: EvalSet | None = None
+    probes: Sequence[Probe] = ()
+    validation: EvalSet | None = None
+    small_slice: int = 30
+    resamples: int = 1000
+    seed: int = 0
+
+    @property
+    def general(self) -> EncodedSplit | None:
+        """The general examples that forgetting is measured on."""
+        return next((probe.examples.split for probe in self.probes if probe.kind == "forgetting"), None)
+
+    def sets(self) -> list[EvalSet]:
+        """Return all sets in the order in which they are measured, that to fit on first."""
+        fitting = self.held_out is not None and any(isinstance(e, FitsOnValidation) for e in self.held_out.evaluators)
+        probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
+        every = [self.validation if fitting else None, self.held_out, self.training, *probes]
+        return [one for one in every if one is not None]
+
+    def encoded(self) -> list[EncodedSplit]:
+        """Return the examples that a model reads as batches; those that are only answered are cut to fit."""
+        return [one.split for one in self.sets() if one.reading]
+
+
+def read_columns(evaluators: Sequence[Evaluator]) -> list[str]:
+    """Return the columns of the user's rows that evaluators read."""
+    return sorted(frozenset().union(*(e.columns for e in evaluators if isinstance(e, ReadsColumns))))

@@ -1,0 +1,184 @@
+"""Runs a model over examples, one batch at a time, and writes what it said of each into tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ftengine.api import Evaluator, Generates, Listener, LoadedModel, Prediction, Task
+from ftengine.data.batching import ordered_batches
+from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import TrainingError
+from ftengine.evaluation.plan import EvalPlan, EvalSet, read_columns
+from ftengine.evaluation.slices import as_text
+from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, from_bytes, to_bytes
+from ftengine.run.directory import RunDirectory, write_folder
+from ftengine.training.losses import to_device
+
+Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
+"""For each example its position in the split, what the model said, and the columns of the row that were asked for."""
+
+
+class EvalResult:
+    """What one model said: a table a set, on disk.
+
+    Args:
+        folder: where the tables are; removed when this object goes.
+    """
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="ftengine-")
+        self.folder = Path(self._folder.name)
+
+    def path(self, of: EvalSet) -> Path:
+        return self.folder / f"{of.name}.parquet"
+
+    def predictions(self, of: EvalSet) -> Predictions:
+        return Predictions.read(self.path(of))
+
+
+def save_predictions(run: RunDirectory, base: EvalResult, tuned: EvalResult) -> None:
+    """Put both models' tables into the run, as predictions/SET-base.parquet and predictions/SET-tuned.parquet."""
+
+    def fill(folder: Path) -> None:
+        for side, result in (("base", base), ("tuned", tuned)):
+            for table in result.folder.glob("*.parquet"):
+                copyfile(table, folder / f"{table.stem}-{side}.parquet")
+
+    write_folder(run.path / FOLDER, fill)
+
+
+@dataclass(frozen=True)
+class EvalRunner:
+    """Runs one model.
+
+    Args:
+        accelerator: device, mixed precision and processes; each process takes a share of the examples.
+        loaded: the model.
+        task: what predicts and answers.
+        batch_size: examples a batch.
+        listener: told of every batch.
+        side: "base" or "tuned", for the listener.
+    """
+
+    accelerator: Accelerator
+    loaded: LoadedModel
+    task: Task
+    batch_size: int
+    listener: Listener
+    side: str
+
+    def run(self, plan: EvalPlan) -> EvalResult:
+        """Return the tables of all sets; every process has all of them."""
+        result = EvalResult()
+        for one in plan.sets():
+            pq.write_table(self._table(one, result.folder), result.path(one), row_group_size=ROWS)
+        return result
+
+    def _table(self, of: EvalSet, folder: Path) -> pa.Table:
+        phase = f"evaluate {self.side}{of.title}"
+        table = _own_columns(of)
+        if of.reading:
+            said = self.predictions(of.split, phase, read_columns(of.reading))
+            table = _beside(table, self._gathered(said, of.reading, folder))
+        if of.answering:
+            said = self.answers(of, f"{phase}: answers", read_columns(of.answering))
+            table = _beside(table, self._gathered(said, of.answering, folder))
+            answered = np.isin(of.members, of.answered)
+            table = table.append_column("answered", pa.array(answered))
+        return table.drop_columns([MEMBER])
+
+    def _gathered(self, said: Said, evaluators: Sequence[Evaluator], folder: Path) -> pa.Table:
+        writer = Writer(folder / "parts", evaluators)
+        for member, prediction, columns in said:
+            writer.put(member, prediction, columns)
+        return from_bytes(gather_object([to_bytes(writer.finish())]))
+
+    def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> Said:
+        """Yield what the model says of each example of this process's share, longest first.
+
+        Args:
+            split: the examples.
+            phase: what the listener is told.
+            columns: columns of the row that are wanted, None where it has none.
+        """
+        for members in self._batches(np.arange(len(split)), split, phase):
+            batch = to_device(split.batch(members), self.accelerator.device)
+            with torch.no_grad(), self.accelerator.autocast():
+                predictions = self.task.predict(self.loaded.module, batch)
+            for member, prediction in zip(members, predictions, strict=True):
+                _require_finite(prediction, split, member, phase)
+                row = split.example(member) if columns else {}
+                yield int(member), prediction, {column: row.get(column) for column in columns}
+
+    def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> Said:
+        """Yield the answer to each of the chosen examples in this process's share, longest first."""
+        assert isinstance(self.task, Generates)
+        for chosen in self._batches(of.answered, of.split, phase):
+            rows = [of.split.example(member) for member in chosen]
+            with torch.no_grad(), self.accelerator.autocast():
+                answers = self.task.answer(self.loaded, rows, of.options)
+            for member, answer, row in zip(chosen, answers, rows, strict=True):
+                yield int(member), answer, {column: row.get(column) for column in columns}
+
+    def _batches(self, members: np.ndarray, split: EncodedSplit, phase: str) -> Iterator[np.ndarray]:
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self.loaded.module.eval()
+        self.listener.phase(phase, len(members))
+        for chosen in ordered_batches(split.lengths[members], self.batch_size, rank, ranks):
+            yield members[chosen]
+            self.listener.advance(len(chosen) * ranks)
+
+
+def _own_columns(of: EvalSet) -> pa.Table:
+    """Return what is known of the examples without a model."""
+    split, members = of.split, of.members
+    index = split.index[members]
+    groups = members if split.groups is None else split.groups[members]
+    columns = {
+        MEMBER: members,
+        "row": index,
+        "place": [split.rows.where(int(row)) for row in index],
+        "group": np.unique(groups, return_inverse=True)[1].ravel().astype(np.int64),
+    }
+    for column in of.slices:
+        columns[f"slice.{column}"] = [as_text(split.rows[int(row)].get(column), None) for row in index]
+    return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
+    """Return a table with further columns, null where nothing was said of the member; both are sorted by it."""
+    members = said[MEMBER].to_numpy()
+    places = np.searchsorted(members, table[MEMBER].to_numpy())
+    there = np.isin(table[MEMBER].to_numpy(), members)
+    taken = said.take(pa.array(np.where(there, places, 0), mask=~there))
+    for name in taken.column_names:
+        if name not in table.column_names:
+            table = table.append_column(name, taken[name])
+    return table
+
+
+def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:
+    """Refuse predictions that are no numbers, of which no figure can be made.
+
+    Raises:
+        TrainingError: names the example and what is not finite.
+    """
+    for key, value in prediction.items():
+        numeric = isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
+        if numeric and not np.isfinite(value).all():
+            raise TrainingError(
+                f"{phase}: the model's {key} is not finite ({split.rows.where(int(split.index[member]))}). "
+                "Set train.precision=float32 if it is not; else lower train.learning_rate, or look at the base model."
+            )

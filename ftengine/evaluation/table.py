@@ -1,0 +1,236 @@
+"""The table of predictions: what one model said of each example, a Parquet file.
+
+Columns: `row` (position in the split's source), `place` (file and line), `group` (equal for duplicates),
+`slice.COLUMN` (the value, as text, by which figures are divided), `column.COLUMN` (what evaluators read of the user's
+row), the task's keys, `EVALUATOR.KEY` (what an evaluator keeps), and `answered` with the keys of free answers, which
+are null in rows that were not answered. Rows stand in the order of the split.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ftengine.api import Evaluator, Prediction
+from ftengine.errors import PluginError, RunError
+
+FOLDER = "predictions"
+ROWS = 4096
+"""Rows of a group that is written at once."""
+MEMBER = "member"
+OWN = frozenset({"row", "place", "group", "answered", MEMBER})
+"""Columns that no prediction may be called."""
+
+
+class Writer:
+    """Collects predictions on disk, a row group at a time, in any order.
+
+    Args:
+        folder: where the parts are kept; it has to be empty.
+        evaluators: those that keep something of each prediction.
+    """
+
+    def __init__(self, folder: Path, evaluators: Sequence[Evaluator]) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._evaluators = folder, evaluators
+        self._waiting: list[dict[str, Any]] = []
+        self._parts = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def put(self, member: int, prediction: Prediction, columns: Mapping[str, Any]) -> None:
+        """Add one example: its position in the split, what the task said, and what evaluators read of the row."""
+        if clash := OWN & prediction.keys():
+            raise PluginError(f"a prediction has the key {min(clash)!r}, which the table of predictions uses itself.")
+        # What the task says wins: a column of the same name is no answer of the model.
+        whole = {**columns, **prediction}
+        kept = {f"{e.name}.{key}": value for e in self._evaluators for key, value in e.keep(whole).items()}
+        read = {f"column.{name}": value for name, value in columns.items() if name not in prediction}
+        self._waiting.append({MEMBER: member, **prediction, **read, **kept})
+        if len(self._waiting) == ROWS:
+            self._flush()
+
+    def finish(self) -> pa.Table:
+        """Return all that was put here, and remove the parts."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+        parts = [pq.read_table(self._folder / f"{i}.parquet") for i in range(self._parts)]
+        for i in range(self._parts):
+            (self._folder / f"{i}.parquet").unlink()
+        self._folder.rmdir()
+        empty = pa.table({MEMBER: pa.array([], pa.int64())})
+        return pa.concat_tables(parts, promote_options="permissive") if parts else empty
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        names = list(dict.fromkeys(name for row in self._waiting for name in row))
+        table = pa.table({name: _array(name, [row.get(name) for row in self._waiting]) for name in names})
+        self._waiting = []
+        if self._writer is None or self._writer.schema != table.schema:  # e.g. a column had only nulls until now
+            if self._writer is not None:
+                self._writer.close()
+            self._writer = pq.ParquetWriter(self._folder / f"{self._parts}.parquet", table.schema)
+            self._parts += 1
+        self._writer.write_table(table)
+
+
+def _array(name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise PluginError(
+            f"key {name!r} of the predictions holds values that do not fit one column, such as {values[0]!r}: {error}."
+        ) from None
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file's content; see `from_bytes`."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(parts: Sequence[bytes]) -> pa.Table:
+    """Return the rows of several tables, sorted by member."""
+    tables = [pq.read_table(io.BytesIO(part)) for part in parts]
+    return pa.concat_tables(tables, promote_options="permissive").sort_by(MEMBER)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model said of n examples.
+
+    Args:
+        columns: (n,) or (n, k) by name; texts and lists of different lengths as objects, nan for missing numbers.
+    """
+
+    columns: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Predictions:
+        """Return the columns of a table."""
+        return cls({name: _numpy(table[name]) for name in table.column_names})
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """Read a file.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            return cls.of(pq.read_table(path))
+        except FileNotFoundError:
+            raise RunError(f"{str(path)!r} is missing.") from None
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{str(path)!r} cannot be read: {error}.") from None
+
+    @classmethod
+    def join(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the examples of several sets that share none, such as folds; their groups stay apart."""
+        columns = {name: [part.columns[name] for part in parts] for name in parts[0].columns}
+        starts = np.cumsum([0, *(int(part.groups.max(initial=-1)) + 1 for part in parts)])
+        columns["group"] = [part.groups + start for part, start in zip(parts, starts, strict=False)]
+        return cls({name: _stacked(values) for name, values in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.columns["row"])
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) int64, equal for duplicates."""
+        return self.columns["group"]
+
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """(n,) whether the example was answered freely."""
+        return self.columns["answered"].astype(bool) if "answered" in self.columns else np.zeros(len(self), dtype=bool)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """What the task said of an example, and the columns of the user's row that evaluators read."""
+        return frozenset(self._said())
+
+    def take(self, chosen: np.ndarray) -> Predictions:
+        """Return some of the examples; `chosen` is a mask or positions."""
+        return Predictions({name: column[chosen] for name, column in self.columns.items()})
+
+    def rows(self, evaluator: Evaluator) -> dict[str, np.ndarray]:
+        """Return the columns as an evaluator sees them: all keys, columns that it reads, and what it kept."""
+        kept = _beginning(f"{evaluator.name}.", self.columns)
+        return {**{key: self.columns[name] for key, name in self._said().items()}, **kept}
+
+    def prediction(self, i: int) -> dict[str, Any]:
+        """Return what the task said of one example, in plain values."""
+        return {key: _plain(self.columns[name][i]) for key, name in self._said().items()}
+
+    def keeping(self, evaluator: Evaluator) -> Predictions:
+        """Return the table with what a further evaluator keeps of each prediction."""
+        first = evaluator.keep(self.prediction(0)) if len(self) else {}
+        if not first:  # every example gives equally many
+            return self
+        kept = [evaluator.keep(self.prediction(i)) for i in range(len(self))]
+        found = {
+            f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [one[name] for one in kept])]))
+            for name in first
+        }
+        return Predictions({**self.columns, **found})
+
+    def slices(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each column that figures are divided by, with its values as texts, (n,)."""
+        yield from _beginning("slice.", self.columns).items()
+
+    def _said(self) -> dict[str, str]:
+        """Return column names by key."""
+        plain = {name: name for name in self.columns if "." not in name and name not in OWN}
+        return {name.removeprefix("column."): name for name in self.columns if name.startswith("column.")} | plain
+
+
+def _beginning(prefix: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)}
+
+
+def _stacked(values: list[np.ndarray]) -> np.ndarray:
+    """Return columns below one another; lists of different lengths become objects."""
+    if len({value.shape[1:] for value in values}) > 1:
+        values = [_objects(value.tolist()) for value in values]
+    return np.concatenate(values)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    return np.fromiter(values, dtype=object, count=len(values))  # lists of equal length stay lists
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Return numbers as (n,), lists of equally many numbers as (n, k), all else as objects."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return column.to_numpy()
+    if pa.types.is_boolean(kind):
+        return column.cast(pa.int8()).to_numpy()
+    if pa.types.is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        lists = column.combine_chunks()
+        lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+        lengths = lists.value_lengths().drop_null().to_numpy()
+        flat = lists.flatten()
+        if len(lengths) and lengths.min() == lengths.max() > 0 and not flat.null_count:
+            found = flat.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+            if not lists.null_count:
+                return found
+            whole = np.full((len(lists), found.shape[1]), np.nan)
+            whole[lists.is_valid().to_numpy(zero_copy_only=False)] = found
+            return whole
+    return _objects(column.to_pylist())
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

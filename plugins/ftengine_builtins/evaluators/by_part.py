@@ -1,0 +1,62 @@
+"""Figures of each part (label, kind of entity, output) with their intervals, as facts and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Estimate, Estimator, Table
+from ftengine_builtins.evaluators.weighted import known
+
+F1 = {"precision": "precision", "recall": "recall", "f1": "F1"}
+
+
+def by_part(
+    part: str,
+    parts: str,
+    names: Sequence[str],
+    headings: Mapping[str, str],
+    figures: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    estimate: Estimator,
+    trials: Mapping[str, np.ndarray] | None = None,
+    **counted: Sequence[int],
+) -> Iterator[Table | tuple[str, Any]]:
+    """Yield a fact, a row a part with FIGURE and FIGURE_interval ([low, high] or None), and the same as a table.
+
+    Args:
+        part, parts: what they are, in the singular and the plural: "label", "labels"; the plural is the fact's name.
+        names: of the k parts.
+        headings: of the figures in the table, by name.
+        figures: takes weights (B, n), returns (B, k) by name.
+        estimate: as `details` gets it.
+        trials: (k,) by name, where the figures are proportions.
+        counted: more about each part, k whole numbers by name.
+    """
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        found = figures(weights)
+        return np.concatenate([found[name] for name in headings], axis=1)
+
+    flat = iter(estimate(values, None if trials is None else np.concatenate([trials[n] for n in headings]).tolist()))
+    found = {name: [next(flat) for _ in names] for name in headings}
+    rows, cells = [], []
+    for i, name in enumerate(names):
+        row: dict[str, Any] = {part: name, **{key: values[i] for key, values in counted.items()}}
+        for figure, estimates in found.items():
+            row[figure] = known(estimates[i].value)
+            row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
+        rows.append(row)
+        told = (_told(estimates[i], ".3f" if trials else ".4g") for estimates in found.values())
+        cells.append((name, *told, *(values[i] for values in counted.values())))
+    yield parts, rows
+    columns = (part, *headings.values(), *counted)
+    yield Table(title=parts.capitalize(), columns=columns, rows=tuple(cells), caption="In brackets: 95 % intervals.")
+
+
+def _told(one: Estimate, digits: str) -> str | None:
+    if not np.isfinite(one.value):
+        return None
+    ends = "" if one.low is None else f" ({one.low:{digits}} to {one.high:{digits}})"
+    return f"{one.value:{digits}}{ends}"
