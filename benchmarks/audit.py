@@ -46,11 +46,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     arguments = parser.parse_args()
 
+    from ftengine.data.audit import run_audits
     from ftengine.data.split import make_splits
     from ftengine.plugins.registry import Registry
     from ftengine.run.recipe import DataSection
 
-    task = Registry().build("task", {"name": "text-classification"}, "task")
+    registry = Registry()
+    task = registry.build("task", {"name": "text-classification"}, "task")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["FTENGINE_CACHE"] = str(Path(folder, "cache"))
         file = Path(folder, "rows.jsonl")
@@ -59,9 +61,9 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         splits = make_splits(DataSection(train=str(file), validation=0.1, test=0.1), task, 0)
+        audit = run_audits(splits.audited, {}, registry)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = splits.audit["splits"]
         result = {
             "rows": arguments.rows,
             "megabytes": round(file.stat().st_size / 1e6, 1),
@@ -69,9 +71,9 @@ def main() -> None:
             "rows_a_second": round(arguments.rows / seconds),
             "peak_mebibytes": round(peak / 1024),
             "before_mebibytes": round(before / 1024),
-            "duplicates": sum(split["duplicates"] for split in found.values()),
-            "near_duplicates": sum(split["near_duplicates"] for split in found.values()),
-            "leaks": splits.audit["leaks"],
+            "duplicates": sum(split.duplicates for split in audit.splits.values()),
+            "near_duplicates": sum(split.near_duplicates for split in audit.splits.values()),
+            "leaks": audit.facts["leaks"],
         }
     print(json.dumps(result))
 

@@ -36,7 +36,7 @@ budget=465 # seconds for everything
 SECONDS=0
 failed=()
 : >"$out/summary.txt"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/plugins${PYTHONPATH:+:$PYTHONPATH}"
 # A silent fall back to the reference would pass every test.
 export FTENGINE_REQUIRE_EXTENSION=1
 
@@ -119,10 +119,10 @@ if step build 240 build.log env PYTHONPATH="$PWD/csrc:$PYTHONPATH" "$python" -c 
     # pyproject.toml's addopts name plugins of pytest that may be absent here.
     step tests 200 tests.log "$python" -m pytest -o addopts= -ra --strict-markers -p no:cacheprovider -m gpu \
         --junitxml "$out/tests.xml" tests/ops/cuda
-    step target 120 target.txt "$python" -m ftengine.bench kernels --device cuda --shape 8192x4096x4096 --ranks 16 \
+    step target 120 target.txt "$python" -m ftengine_bench kernels --device cuda --shape 8192x4096x4096 --ranks 16 \
         --dtypes bfloat16 --seconds 0.5 --json "$out/target.json"
     # torch.compile takes longer to compile a block's layers than all else takes.
-    step llama3-8b 180 llama3-8b.txt "$python" -m ftengine.bench kernels --device cuda --preset llama3-8b \
+    step llama3-8b 180 llama3-8b.txt "$python" -m ftengine_bench kernels --device cuda --preset llama3-8b \
         --tokens 8192 --ranks 8,16,64 --dtypes bfloat16 --providers eager,reference,compiled --seconds 0.1 \
         --json "$out/llama3-8b.json"
 fi

@@ -12,10 +12,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ftengine.bench.operators import operator_calls
-from ftengine.bench.providers import PROVIDERS, Layer, why_unavailable
-from ftengine.bench.shapes import Shape
 from ftengine.ops import quantise_dropout
+from ftengine_bench.operators import operator_calls
+from ftengine_bench.providers import PROVIDERS, Layer, why_unavailable
+from ftengine_bench.shapes import Shape
 
 SHAPE = Shape(512, 576, 1536)  # gate_proj of SmolLM2-135M
 RANK = 8

@@ -368,7 +368,7 @@ def test_wrong_use_of_a_run_is_refused(run, arguments, message):
 @pytest.mark.parametrize("where", ["checkpoints", "adapter"])
 def test_a_full_disk_while_saving_keeps_what_was_complete(workplace, monkeypatch, where):
     """The n-th safetensors file of the run does not fit any more."""
-    import ftengine.model as parameters
+    import ftengine.model.saving as parameters
 
     save_file = parameters.save_file
 

@@ -26,14 +26,13 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, api, fine_tune, hookspecs, load_run, testing
+from ftengine import Recipe, api, fine_tune, load_run, testing
 from ftengine.cli import main
-from ftengine.data.oddities import ODDITIES
-from ftengine.data.personal import KINDS as PERSONAL
 from ftengine.data.read import SUFFIXES
 from ftengine.errors import NoMatch
 from ftengine.model import read_tensors
-from ftengine.plugins.registry import KINDS, Registry
+from ftengine.plugins import hookspecs
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
@@ -256,12 +255,22 @@ def test_every_key_of_the_recipe_is_told_with_its_default(heading, model):
 HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVALUATION}
 """Documents of kinds that have one of their own; the others stand in docs/recipe.md."""
 
+LISTED = {"audit": (DATA, "Audits"), "rule": (REPORT, "Rules"), "callback": (RECIPE, "Built-in callbacks")}
+"""Kinds whose components stand in a table of a document's section."""
+
 BUILT_IN = {
     f"{kind.capitalize()} `{entry.name}`": entry
-    for kind in KINDS
+    for kind in RECIPE_KEYS
     for entry in Registry().entries(kind)
-    if entry.origin.distribution == "ftengine"
+    if entry.origin.distribution == "ftengine" and kind not in LISTED
 }
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_every_component_of_a_listed_kind_is_told(kind):
+    names = {entry.name for entry in Registry().entries(kind) if entry.origin.distribution == "ftengine"}
+    if names:
+        assert set(table(*LISTED[kind]).names()) == names
 
 
 def home(heading):
@@ -270,7 +279,7 @@ def home(heading):
 
 @pytest.mark.parametrize("document", [RECIPE, *HOMES.values()], ids=lambda document: document.name)
 def test_every_built_in_component_has_its_section_and_no_other_has(document):
-    kinds = tuple(f"{kind.capitalize()} `" for kind in KINDS)
+    kinds = tuple(f"{kind.capitalize()} `" for kind in RECIPE_KEYS)
     found = [heading for heading in headings(document) if heading.startswith(kinds)]
     assert sorted(found) == sorted(heading for heading in BUILT_IN if home(heading) == document)
 
@@ -290,6 +299,7 @@ def test_every_option_of_a_component_is_told_with_its_default(heading):
         (AUGMENTERS, "Augmenters", "augmenter"),
         (REGULARIZERS, "Regularizers", "regularizer"),
         (EVALUATION, "Evaluators", "evaluator"),
+        (DATA, "What the audits find", "audit"),
     ],
 )
 def test_the_table_of_a_kind_has_all_of_it(document, heading, kind):
@@ -315,15 +325,15 @@ def test_every_metric_is_told_with_its_direction():
 
 def test_every_task_is_told_with_its_evaluators():
     kinds = {"one label": "single", "several labels": "multi", "numbers": "regression"}
-    from ftengine_builtins.tasks.labelled import DEFAULT_EVALUATORS
+    from ftengine_builtins.tasks.labelled import EVALUATORS
 
     by_name = {code(name)[0]: of for name, of, _ in table(EVALUATION, "Evaluators").rows}
     for words, kind in kinds.items():
-        assert [name for name, of in by_name.items() if words in of] == list(DEFAULT_EVALUATORS[kind])
+        assert [name for name, of in by_name.items() if words in of] == list(EVALUATORS[kind])
     for heading, entry in BUILT_IN.items():
         if heading.startswith("Task"):
             section = TEXTS[RECIPE].partition(f"### {heading}")[2].partition("\n#")[0]
-            assert set(entry.cls.default_evaluators) <= set(code(section)), heading
+            assert set(entry.cls().evaluators) <= set(code(section)), heading
 
 
 def test_every_phrase_of_a_refusal_is_told():
@@ -340,8 +350,10 @@ def test_every_kind_of_finding_is_told():
 
 
 def test_every_kind_of_oddity_and_of_personal_data_is_told():
+    from ftengine_builtins.audits.oddities import ODDITIES
+
     assert table(DATA, "Oddities").names() == list(ODDITIES)
-    assert table(DATA, "Likely personal data").names() == list(PERSONAL)
+    assert table(DATA, "Likely personal data").names() == list(api.PERSONAL)
 
 
 @pytest.mark.parametrize(
@@ -378,9 +390,9 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
             task = Registry().build("task", name, "task")
             tokenizer = AutoTokenizer.from_pretrained(bert_folder if "classification" in name else llama_folder)
             rows = [json.loads(line) for line in block.text.splitlines()]
-            task.bind({"train": rows})
+            task.labels = task.bind({"train": rows})
             for row in rows:
-                task.check(list(row))
+                task.check_columns(list(row))
                 assert task.encode(row, tokenizer)["weight"] > 0, block.place
 
 
@@ -399,7 +411,7 @@ def test_every_file_of_a_run_is_told(desk):
 @pytest.mark.parametrize(
     ("document", "heading", "file"),
     [
-        (DATA, "What the audit says", "audit.json"),
+        (DATA, "`audit.json`", "audit.json"),
         (RUNS, "`environment.json`", "environment.json"),
         (RUNS, "`metrics.jsonl`", "metrics.jsonl"),
         (RUNS, "`training.json`", "training.json"),
@@ -417,11 +429,10 @@ def test_every_field_of_a_file_is_told(desk, document, heading, file):
 @pytest.mark.parametrize(
     ("document", "heading", "name", "file"),
     [
-        (DATA, "What the audit says", "splits", "audit.json"),
-        (DATA, "What the audit says", "split", "audit.json"),
-        (DATA, "What the audit says", "near_duplicates", "audit.json"),
-        (DATA, "What the audit says", "lengths", "audit.json"),
-        (DATA, "What the audit says", "encoded", "audit.json"),
+        (DATA, "`audit.json`", "splits", "audit.json"),
+        (DATA, "`audit.json`", "split", "audit.json"),
+        (DATA, "`audit.json`", "findings", "audit.json"),
+        (DATA, "`audit.json`", "encoded", "audit.json"),
         (RUNS, "`environment.json`", "plugins", "environment.json"),
         (RUNS, "`environment.json`", "hardware", "environment.json"),
         (RUNS, "`environment.json`", "precision", "environment.json"),
@@ -439,6 +450,11 @@ def test_fields_inside_are_told_too(desk, document, heading, name, file):
     elif isinstance(value, list):
         value = value[0]
     assert set(value) <= set(code(row[1]))
+
+
+def test_every_fact_of_the_audit_is_told(desk):
+    audit = json.loads((desk / "runs" / "support" / "audit.json").read_text())
+    assert table(DATA, "`facts`").names() == list(audit["facts"])
 
 
 def test_every_file_of_a_checkpoint_is_told(desk):
@@ -499,6 +515,13 @@ def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
     } == bare - own | unwritten
 
 
+def test_every_ability_is_told_with_its_members():
+    from test_contract import abilities
+
+    told = {code(row[0])[0]: set(code(row[2])) for row in table(PLUGINS, "Abilities").rows}
+    assert told == abilities()
+
+
 def test_every_check_of_a_plugin_is_told():
     given = {name: function for name, function in vars(testing).items() if name.startswith("check_")}
     called = {
@@ -507,9 +530,8 @@ def test_every_check_of_a_plugin_is_told():
     found = table(PLUGINS, "Checking a plugin")
     assert set(found.names()) == called
     for row in found.rows:
-        source = inspect.getsource(
-            getattr(testing, f"_{row[0].strip('`').partition('(')[0].removeprefix('check_')}_checks")
-        )
+        check = getattr(testing, row[0].strip("`").partition("(")[0])
+        source = inspect.getsource(inspect.getmodule(check))
         assert [name for name in code(row[1]) if f"def {name}(" not in source] == []
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("model",),
     ("api",),
     ("plugins",),
-    ("run", "bench"),
+    ("run",),
     ("data", "training", "evaluation", "report"),
     ("engine",),
     ("cli", "testing"),
@@ -36,8 +36,11 @@ OPS = "ops"
 NATIVE = "_native"
 """The compiled module that says how the kernels were built; it imports nothing."""
 
-BENCH = "bench"
-"""The room that may: it measures ops. Else it needs what ops needs, so that it runs on a machine with torch alone."""
+BENCH = "ftengine_bench"
+"""The plugin that measures ops. It needs no more than they do, so that it runs on a machine with torch alone."""
+
+BENCH_COMMAND = "ftengine_bench.command"
+"""Its module for the command line, which needs click."""
 
 MAY_ASK_OPS = {
     # `doctor` reports which implementation of the low-rank operations is active.
@@ -179,12 +182,10 @@ def engine_faults(found: Iterable[Import], offered: Mapping[str, str]) -> Iterat
                 yield f"{item}: ops imports only torch and the standard library"
         elif layer_of(here) < 0:
             yield f"{item}: the room {here!r} has no place in LAYERS"
-        elif here == BENCH and item.when == "loading" and not bare(top, there):
-            yield f"{item}: bench loads only torch, ops, errors and the standard library"
         elif top != "ftengine" or item.when == "typing":
             continue
         elif there == OPS:
-            if here != BENCH and (item.source, item.what) not in MAY_ASK_OPS:
+            if (item.source, item.what) not in MAY_ASK_OPS:
                 yield f"{item}: strategies import ops, the engine does not"
         elif layer_of(there) < 0:
             yield f"{item}: the room {there!r} has no place in LAYERS"
@@ -192,11 +193,14 @@ def engine_faults(found: Iterable[Import], offered: Mapping[str, str]) -> Iterat
             yield f"{item}: {there} lies behind {here}"
 
 
-def bare(top: str, there: str) -> bool:
-    """Say whether an import asks for no more than torch and an engine that needs no more."""
-    if top == "ftengine":
-        return there in (BENCH, OPS, "errors", "__init__")
-    return top in {*sys.stdlib_module_names, "torch"}
+def bench_faults(found: Iterable[Import]) -> Iterator[str]:
+    """Say what the benchmarks load beyond torch and an engine that needs no more."""
+    for item in found:
+        top = item.target.split(".")[0]
+        allowed = {*sys.stdlib_module_names, "torch", BENCH, *(["click"] if item.source == BENCH_COMMAND else [])}
+        own = top == "ftengine" and room_of(item.target) in (OPS, "errors", "__init__")
+        if item.when == "loading" and top not in allowed and not own:
+            yield f"{item}: bench loads only torch, ops, errors and the standard library"
 
 
 def circle(found: Iterable[Import]) -> list[str]:
@@ -272,6 +276,24 @@ def test_engine_imports_run_one_way() -> None:
     assert list(engine_faults(imports_of(ENGINE), OFFERED)) == []
 
 
+def test_benchmarks_need_only_torch() -> None:
+    assert list(bench_faults(imports_of(PLUGINS[BENCH], beside=ENGINE))) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "faults"),
+    [
+        ("kernels", "import numpy", 1),
+        ("kernels", "import click", 1),
+        ("command", "import click", 0),
+        ("kernels", "from ftengine.model import count", 1),
+        ("kernels", "from ftengine.ops import lowrank_linear\ndef later():\n    import peft", 0),
+    ],
+)
+def test_what_a_benchmark_loads_beyond_torch_is_caught(module: str, source: str, faults: int) -> None:
+    assert len(list(bench_faults(imports_of({f"{BENCH}.{module}": source}, beside=ENGINE)))) == faults
+
+
 def test_every_exception_is_needed() -> None:
     assert {(item.source, item.what) for item in EVERYTHING} >= MAY_ASK_OPS
 
@@ -311,8 +333,6 @@ def test_what_answers_quickly_loads_nothing_heavy(module: str) -> None:
         ("ftengine.training.loop", "import importlib\nimportlib.import_module('ftengine.cli')"),
         ("ftengine.engine.fine_tune", "import ftengine_builtins"),
         ("ftengine.engine.fine_tune", "from ftengine.ops import lowrank_linear"),
-        ("ftengine.bench.kernels", "import numpy"),
-        ("ftengine.bench.kernels", "from ftengine.run.environment import hardware"),
         ("ftengine.ops.reference", "import numpy"),
         ("ftengine.ops.reference", "from ftengine.errors import InputError"),
         ("ftengine.cupboard", "import json"),
@@ -330,7 +350,6 @@ def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> N
         ("ftengine.plugins.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run.directory import RunDirectory"),
         ("ftengine.data.batching", "from .encoding import encode"),
         ("ftengine.engine.fine_tune", "from ftengine import __version__\nfrom ftengine.data import batching"),
-        ("ftengine.bench.kernels", "from ftengine.ops import lowrank_linear\ndef later():\n    import peft"),
         ("ftengine.ops.lowrank", "import math\nimport torch\nfrom ftengine.ops import reference\nfrom . import schema"),
     ],
 )

@@ -129,7 +129,7 @@ def test_two_components_of_one_name_are_an_error_that_names_both():
     [
         ([Evaluator], "must be a subclass of Strategy"),
         ([Nothing()], "must be a subclass of Strategy"),
-        ([type("Unnamed", (Strategy,), {})], "without a name"),
+        ([type("Unnamed", (Strategy,), {})], "has no name"),
         (RuntimeError("no licence"), "p failed in ftengine_strategies: RuntimeError: no licence"),
     ],
 )
@@ -160,12 +160,12 @@ def test_a_broken_plugin_is_named_with_version_and_cause(monkeypatch, tmp_path, 
     installed(monkeypatch, tmp_path, body)
     plugins = make_plugin_manager()
     with pytest.raises(PluginError, match=r"ftengine-thing 1\.2.*FTENGINE_BLOCK_PLUGINS=ftengine-thing"):
-        plugins.require_sound()
+        plugins.raise_if_broken()
 
 
 def test_a_blocked_plugin_is_not_even_imported(monkeypatch, tmp_path):
     installed(monkeypatch, tmp_path, "raise RuntimeError('imported')\n")
     monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine_thing")
     plugins = make_plugin_manager()
-    plugins.require_sound()
+    plugins.raise_if_broken()
     assert plugins.origins["ftengine-thing:thing"].status == "blocked"

@@ -4,10 +4,23 @@ import random
 
 import pytest
 import torch
+from tiny import tiny_t5
+from transformers import AutoTokenizer
 
-from ftengine.api import Augmenter, Labels, LoadRequest, Regularizer, Strategy, Task
+from ftengine.api import (
+    Augmenter,
+    Criterion,
+    Labels,
+    LoadRequest,
+    Regularizer,
+    Strategy,
+    Task,
+    TextAugmenter,
+    View,
+)
 from ftengine.plugins.registry import Registry
 from ftengine.testing import check_augmenter, check_regularizer, check_strategy, check_task
+from ftengine_builtins.tasks.text_classification import TextClassification
 
 REGISTRY = Registry()
 ROWS = [{"text": f"The quick brown fox number {i} jumps over the lazy dog.", "label": "ab"[i % 2]} for i in range(4)]
@@ -32,13 +45,8 @@ def batch():
 @pytest.fixture(scope="module")
 def task():
     task = REGISTRY.build("task", "text-classification", "task")
-    task.bind({"train": ROWS})
+    task.labels = task.bind({"train": ROWS})
     return task
-
-
-@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("strategy")])
-def test_strategies_in_the_box_pass(name, load, batch):
-    check_strategy(build("strategy", name), load, batch)
 
 
 TEXT = ("case", "delete-words", "keyboard", "ocr", "punctuation", "swap-words")
@@ -61,10 +69,26 @@ def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
     check_regularizer(build("regularizer", name), REGISTRY.build("task", "causal-lm", "task"), load_whole, batch)
 
 
-def test_tasks_in_the_box_pass(bert_folder):
-    from transformers import AutoTokenizer
+def loading(folder, head):
+    loader = REGISTRY.build("loader", "transformers", "model.loader")
+    return lambda labels: loader.load(LoadRequest(str(folder), head, labels))
 
-    check_task(build("task", "text-classification"), AutoTokenizer.from_pretrained(bert_folder), ROWS)
+
+TASKS = {
+    "text-classification": ("sequence-classification", ROWS),
+    "token-classification": ("token-classification", [{"tokens": ["Anna", "ran"], "tags": ["B-PER", "O"]}] * 2),
+    "causal-lm": ("causal-lm", [{"prompt": "The fox", "completion": " jumps"}, {"text": "over the dog"}]),
+    "seq2seq-lm": ("seq2seq-lm", [{"prompt": "The fox", "completion": "jumps"}] * 2),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_in_the_box_pass(name, bert_folder, llama_folder, tmp_path):
+    folder = {"causal-lm": llama_folder, "seq2seq-lm": tmp_path / "t5"}.get(name, bert_folder)
+    if name == "seq2seq-lm":
+        tiny_t5(folder)
+    head, rows = TASKS[name]
+    check_task(build("task", name), AutoTokenizer.from_pretrained(folder), rows, loading(folder, head))
 
 
 class Creeping(Strategy):
@@ -93,20 +117,45 @@ def test_a_broken_strategy_fails(load, batch):
     assert "frozen_weights_do_not_move" not in str(error.value)
 
 
+class Growing(TextAugmenter):
+    """Writes more behind each text than behind the one before."""
+
+    name = "growing"
+    seen = 0
+
+    def change(self, text, rng):
+        self.seen += 1
+        return text + " x" * self.seen
+
+
+class Relabelled(Augmenter):
+    """Gives every row one label."""
+
+    name = "relabelled"
+
+    def augment(self, row, task, rng):
+        yield {**row, "label": "b"}
+
+
+@pytest.mark.parametrize(("kind", "check"), [(Growing, "no_state_between_examples"), (Relabelled, "labels_stay")])
+def test_a_broken_augmenter_fails_the_check_that_is_meant(task, kind, check):
+    check_augmenter(kind, task, ROWS, {check: "on purpose"})
+
+
 class Careless(Augmenter):
     """Changes its argument, and by a generator of its own."""
 
     name = "careless"
 
-    def augment(self, example, rng):
-        example["label"] = random.choice("ab") + str(random.random())
-        yield dict(example)
+    def augment(self, row, task, rng):
+        row["label"] = random.choice("ab") + str(random.random())
+        yield dict(row)
 
 
 def test_a_broken_augmenter_fails(task):
     with pytest.raises(AssertionError) as error:
         check_augmenter(Careless, task, [dict(row) for row in ROWS])
-    for name in ("same_seed_same_examples", "given_examples_stay"):
+    for name in ("same_seed_same_examples", "given_examples_stay", "labels_stay"):
         assert name in str(error.value)
 
 
@@ -125,6 +174,9 @@ class Sticky(Regularizer):
     def tensors(self):
         return {"seen": self.seen}
 
+    def restore(self, tensors):
+        pass
+
 
 def test_a_broken_regularizer_fails(load, batch):
     causal = REGISTRY.build("task", "causal-lm", "task")
@@ -132,16 +184,23 @@ def test_a_broken_regularizer_fails(load, batch):
         check_regularizer(Sticky, causal, load, batch)
     assert "detaching_restores_the_model" in str(error.value)
     assert "state_survives_a_checkpoint" in str(error.value)
-    assert "penalties_are_finite_scalars" not in str(error.value)
+    assert "losses_and_penalties_are_finite_scalars" not in str(error.value)
 
 
 class Forgetful(Task):
-    """Returns features without a weight, and labels that it does not restore."""
+    """Returns features without a weight, and keeps to itself what it learns."""
 
     name = "forgetful"
 
     def bind(self, splits):
-        self.labels = Labels("single", ("a", "b"))
+        self.predicts = frozenset({"label"})
+        return Labels("single", ("a", "b"))
+
+    def view(self, row):
+        return View([row["text"]], row["label"])
+
+    def with_inputs(self, row, inputs):
+        return {**row, "label": "?"}
 
     def encode(self, example, processor, *, max_length=None):
         return {"length": 1, "truncated": False}
@@ -153,5 +212,30 @@ class Forgetful(Task):
 def test_a_broken_task_fails():
     with pytest.raises(AssertionError) as error:
         check_task(Forgetful, None, ROWS)
-    for name in ("encoding_is_pure_and_whole", "state_is_json_and_restores", "batches_hold_every_example"):
+    for name in (
+        "encoding_is_pure_and_whole",
+        "labels_are_all_that_is_learnt",
+        "batches_hold_every_example",
+        "inputs_can_be_put_back",
+    ):
         assert name in str(error.value)
+
+
+class Averaging(TextClassification):
+    """Divides its loss itself, and asks the criterion for one pass only."""
+
+    def loss(self, model, batch, criterion):
+        loss, weight = super().loss(model, batch, Criterion())
+        return loss / weight, 1
+
+    def predict(self, model, batch):
+        return super().predict(model, batch)[:-1]
+
+
+def test_a_task_that_computes_wrongly_fails(bert_folder):
+    with pytest.raises(AssertionError) as error:
+        check_task(
+            Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, loading(bert_folder, "sequence-classification")
+        )
+    assert "the_criterion_is_what_is_summed: the weight is 1" in str(error.value)
+    assert "predictions_have_their_keys: 3 predictions of 4 examples" in str(error.value)

@@ -9,6 +9,7 @@ from ftengine.api.abilities import (
     BuildsSkeletons,
     ChangesAtTheEnd,
     ChecksColumns,
+    ChecksOptions,
     ChecksSource,
     ChoosesCriterion,
     Cites,
@@ -16,6 +17,7 @@ from ftengine.api.abilities import (
     FitsOnValidation,
     FreezesByStep,
     Generates,
+    HasViewer,
     HoldsState,
     Infers,
     KnowsTrials,
@@ -25,6 +27,8 @@ from ftengine.api.abilities import (
     MixesBatches,
     PredictsDistributions,
     Probes,
+    ProposesData,
+    ProposesModel,
     ReadsColumns,
     ReadsFiles,
     ReadsProcessor,
@@ -41,7 +45,7 @@ from ftengine.api.abilities import (
     WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
-from ftengine.api.augmenter import Augmenter, RandomSource
+from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
@@ -49,6 +53,7 @@ from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Tabl
 from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
+from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
 from ftengine.api.strategy import Strategy
@@ -60,18 +65,21 @@ VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
+    "PERSONAL",
     "VERSION",
     "AsksForAnswers",
     "Audit",
     "AuditedData",
     "AuditedRows",
     "Augmenter",
+    "AugmenterConfig",
     "AveragesWeights",
     "Batch",
     "BuildsSkeletons",
     "Callback",
     "ChangesAtTheEnd",
     "ChecksColumns",
+    "ChecksOptions",
     "ChecksSource",
     "ChoosesCriterion",
     "Cites",
@@ -94,8 +102,10 @@ __all__ = [
     "FitsOnValidation",
     "FreezesByStep",
     "Generates",
+    "HasViewer",
     "HoldsState",
     "Infers",
+    "InputAugmenter",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",
@@ -113,6 +123,8 @@ __all__ = [
     "Prediction",
     "PredictsDistributions",
     "Probes",
+    "ProposesData",
+    "ProposesModel",
     "RandomSource",
     "ReadsColumns",
     "ReadsFiles",
@@ -137,8 +149,13 @@ __all__ = [
     "SubtractsProportions",
     "Table",
     "Task",
+    "TextAugmenter",
     "Validated",
     "View",
     "WeighsExamples",
+    "find_personal",
     "iterate",
+    "redact",
+    "redact_json",
+    "redact_pieces",
 ]

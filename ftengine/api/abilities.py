@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,20 @@ class Starts(Protocol):
 
 
 @runtime_checkable
+class ProposesModel(Protocol):
+    """A task that proposes to `ftengine init` what `model.source` may be."""
+
+    starter_model: str
+
+
+@runtime_checkable
+class ProposesData(Protocol):
+    """A task that proposes to `ftengine init` what `data.train` may be."""
+
+    starter_data: str
+
+
+@runtime_checkable
 class Cites(Protocol):
     """Names the paper that the component's method is from; shown by `ftengine plugins show`."""
 
@@ -47,7 +62,7 @@ class Cites(Protocol):
 class BuildsSkeletons(Protocol):
     """Builds the module on the meta device, without reading weights, so that patterns are checked before they load."""
 
-    def load_skeleton(self, request: Any) -> LoadedModel:
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
         """Load as `load` does, with every parameter on the meta device."""
 
 
@@ -124,7 +139,10 @@ class Shows(Protocol):
 
 @runtime_checkable
 class Probes(Protocol):
-    """Makes a batch without data and reads the model's raw outputs, which `merge` compares before and after."""
+    """Makes a batch without data and reads the model's raw outputs, which `merge` compares before and after.
+
+    Without it they are random tokens (`ftengine.model.probe_tokens`) and logits (`ftengine.model.raw_outputs`).
+    """
 
     def probe(self, loaded: LoadedModel) -> Batch:
         """Return a small batch that exercises the model's layers."""
@@ -182,6 +200,14 @@ class Reopens(Protocol):
 
 
 @runtime_checkable
+class ChecksOptions(Protocol):
+    """Finds out, before anything is loaded, whether what its options name is there: files, models, packages."""
+
+    def check_options(self) -> None:
+        """Raise InputError where something is missing or cannot be used."""
+
+
+@runtime_checkable
 class ReadsProcessor(Protocol):
     """Needs the tokenizer or image processor."""
 
@@ -193,7 +219,7 @@ class ReadsProcessor(Protocol):
 class MixesBatches(Protocol):
     """Mixes the examples of a collated training batch, every micro-batch by itself."""
 
-    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+    def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch mixed; `rng` is a function of (seed, epoch, rows)."""
 
     def check_mix(self, task: Task) -> None:
@@ -208,7 +234,10 @@ class ChoosesCriterion(Protocol):
     """Trains on another criterion than the plain one."""
 
     def criterion(self, plain: Criterion) -> Criterion:
-        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped."""
+        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped.
+
+        Called once all regularizers are attached, as `attach` on a skeleton too; raises RecipeError as that does.
+        """
 
 
 @runtime_checkable
@@ -260,6 +289,17 @@ class ReplacesWeightDecay(Protocol):
     """Pulls weights somewhere itself, so that `train.weight_decay` has to be 0 beside it."""
 
     replaces_weight_decay: bool
+
+
+# Callbacks.
+
+
+@runtime_checkable
+class HasViewer(Protocol):
+    """Leaves files that another program shows; `ftengine train` names its command at the end."""
+
+    def view_command(self, run: Path) -> str:
+        """Return the command, for a run's folder."""
 
 
 # Evaluators.

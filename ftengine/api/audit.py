@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AuditedRows(Protocol):
-    """The rows of one split, as an audit sees them."""
+    """The rows of one split, as an audit sees them. They may be gone through any number of times."""
 
     source: str
     """The file, or whatever else they were read from."""
@@ -23,7 +23,13 @@ class AuditedRows(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[View]:
-        """Yield each row's view, in the file's order; may be asked for again."""
+        """Yield each row's view, in the file's order."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield all text of each row in one string, a line for each of its texts; "" where it has none.
+
+        Cheaper than the views, as texts are kept in memory up to a bound.
+        """
 
     def where(self, row: int) -> str:
         """Return a row's place for a message, e.g. "train.jsonl:17"."""
@@ -37,16 +43,20 @@ class AuditedData:
         splits: rows by name, "train" first, then "validation" and "test" where there are such.
         task: the task's name.
         distinct: for each split, (rows,) int64 numbers that equal rows share over all splits.
-        near: the same for near duplicates, equal rows among them; None where they were not looked for.
-        facts: what reading and dividing found (leaks, near duplicates, skipped rows), as JSON values.
+        same_words: the same for rows of the same words in the same order; None where words were not compared.
+        targets: for each split, (rows,) int64 numbers that equal labels share, 0 where there is none.
+        facts: what reading and dividing found, as JSON values (docs/data.md lists them).
+        encoded: for each split what the model gets (examples, tokens, length percentiles, truncated), as JSON values.
         settings: the recipe's `data`, as JSON values.
     """
 
     splits: Mapping[str, AuditedRows]
     task: str
     distinct: Mapping[str, np.ndarray]
-    near: Mapping[str, np.ndarray] | None
+    same_words: Mapping[str, np.ndarray] | None
+    targets: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    encoded: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
 
 

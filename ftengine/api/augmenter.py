@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from ftengine.api.component import Component
+from pydantic import BaseModel, Field
+
+from ftengine.api.component import Component, Config
 from ftengine.api.task import Task
-from ftengine.api.types import Batch, Example
-from ftengine.errors import RecipeError
+from ftengine.api.types import Example
 
 
 class RandomSource(Protocol):
@@ -20,43 +21,58 @@ class RandomSource(Protocol):
 
 
 class Augmenter(Component):
-    """Makes training examples from a training example; never sees validation or test rows."""
+    """Makes training examples from a training example; never sees validation or test rows.
+
+    It keeps nothing from one row to the next. Most change the inputs of a row and derive from `TextAugmenter` or
+    `InputAugmenter`; those that mix whole batches (`MixesBatches`) leave single rows as they are.
+    """
 
     modality: ClassVar[str | None] = None
-    """What it changes, "text" or "image"; None where it takes any example."""
-    task: Task
-    """The task whose examples it is given."""
+    """What it changes, as `Task.modality`: "text" or "image"; None where it takes any example."""
 
-    def bind(self, task: Task) -> None:
-        """See the task, after it learnt its labels and before the first example.
+    def augment(self, row: Example, task: Task, rng: RandomSource) -> Iterable[Example]:
+        """Yield the rows that replace this one, which itself stays as it is.
 
-        Raises:
-            RecipeError: examples of this task are not of this augmenter's kind.
+        Where none of them can be encoded and trained on, the row is used as it is.
+
+        Args:
+            row: a row that `task` takes.
+            task: its `view` and `with_inputs` know the row's columns; its labels are bound.
+            rng: a function of (seed, epoch, row) alone.
         """
-        if self.modality is not None and self.modality != task.modality:
-            raise RecipeError(
-                f"augmenter {self.name!r} changes {self.modality}s, and examples of task {task.name!r} are "
-                f"{task.modality}s. Take it out of the recipe."
-            )
-        self.task = task
+        yield row
 
-    def bind_processor(self, processor: Any) -> None:
-        """See the tokenizer or image processor, after `bind` and before the first example.
 
-        Raises:
-            RecipeError: it lacks what this augmenter needs of it.
+class AugmenterConfig(Config):
+    """Options of every augmenter that changes inputs."""
+
+    probability: float = Field(1.0, ge=0, le=1, description="share of examples that are changed, drawn in every epoch")
+
+
+class InputAugmenter(Augmenter):
+    """Changes each input of a row by itself; a subclass says how in `change`. What is to be answered stays."""
+
+    Config: ClassVar[type[BaseModel]] = AugmenterConfig
+    """Options; a subclass that has its own derives them from `AugmenterConfig`."""
+
+    def augment(self, row: Example, task: Task, rng: RandomSource) -> Iterable[Example]:
+        if rng.random() < self.config.probability:
+            row = task.with_inputs(row, [self._changed(value, rng) for value in task.view(row).inputs])
+        yield row
+
+    def change(self, value: Any, rng: RandomSource) -> Any:
+        """Return what takes an input's place: a text for a text, an image of PIL for one.
+
+        Texts are never blank; one that comes back blank is not changed.
         """
+        raise NotImplementedError
 
-    def augment(self, example: Example, rng: RandomSource) -> Iterable[Example]:
-        """Yield the examples that replace this one; `rng` is a function of (seed, epoch, row) alone.
+    def _changed(self, value: Any, rng: RandomSource) -> Any:
+        changed = self.change(value, rng)
+        return value if isinstance(changed, str) and not changed.strip() else changed
 
-        Where none of them can be encoded and trained on, the example stays as it is.
-        """
-        yield example
 
-    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
-        """Return a collated training batch with its examples mixed; `rng` is a function of (seed, epoch, rows).
+class TextAugmenter(InputAugmenter):
+    """Changes texts."""
 
-        Every micro-batch is mixed by itself.
-        """
-        return batch
+    modality = "text"

@@ -22,8 +22,6 @@ class Component:
 
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]] = Config
-    starter: ClassVar[bool] = False
-    """Whether `ftengine init` proposes it among its kind."""
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config if config is not None else self.Config()

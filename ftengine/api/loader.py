@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from ftengine.api.component import Component
 from ftengine.api.types import LoadedModel, LoadRequest
 
 
 class ModelLoader(Component):
-    """Turns a model source into a module and its processor."""
+    """Turns a model source into a module and its processor.
 
-    skeletons: ClassVar[bool] = True
-    """Whether `load` honours `LoadRequest.skeleton`; without it, patterns are checked only after loading."""
+    Abilities: BuildsSkeletons (without it, patterns are checked only after loading), ChecksSource.
+    """
 
     def accepts(self, source: str) -> bool:
         """Say whether this loader can read `source`; must be quick and must not raise."""
         raise NotImplementedError
-
-    def check(self, source: str) -> None:
-        """Find out, without reading weights, whether the source can be loaded.
-
-        Raises:
-            SourceError: something is missing, or the files are of a kind that is not read.
-        """
 
     def load_processor(self, source: str) -> Any:
         """Load the tokenizer (or image processor) alone, so that data is checked before the model loads."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ class Labels:
     """What a classification head predicts.
 
     Args:
-        kind: "single" (one of `names`), "multi" (any subset of `names`) or "regression" (a number).
+        kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
+            `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
         names: label names in id order; for regression one name an output.
     """
 
     kind: str
     names: tuple[str, ...]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each name."""
+        return {name: i for i, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,13 @@ class LoadRequest:
         head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
         labels: the classification targets, or None where the task has none.
         dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
-        skeleton: build the module on the meta device, without reading weights.
-        processor: whether the processor is needed; without it a config is enough for a skeleton.
+        processor: whether the processor is needed as well.
     """
 
     source: str
     head: str
     labels: Labels | None = None
     dtype: str = "auto"
-    skeleton: bool = False
     processor: bool = True
 
 
@@ -86,22 +91,46 @@ class LoadedModel:
     pretrained: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
 class View:
     """A row as the engine sees it, whatever its columns are called.
 
     Args:
         inputs: what the model reads of the row and augmenters may change (`Task.with_inputs` puts others in their
-            place): texts, none of them empty, or images as PIL has them, decoded when they are taken out.
-        target: what is to be answered, a JSON value compared by ==; None where nothing is.
+            place): texts, none of them blank, or images as PIL has them, decoded when they are taken out. None of them
+            where the row cannot be read.
+        target: what is to be answered, a JSON value compared by ==; None where nothing is, or it cannot be read.
         classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
             go by the target; False for free text.
-        texts: all text of the row, for audits; by default the inputs that are texts.
-        identity: what makes two rows duplicates, a JSON value; by default the inputs.
+        texts: all text of the row, for audits; by default the inputs. To be given where inputs are images.
+        identity: what makes two rows duplicates, a JSON value; by default the inputs. To be given as `texts`. May be a
+            function that returns it, called when it is first asked for: hashing files takes long.
     """
 
-    inputs: Sequence[Any]
-    target: Any = None
-    classes: bool = False
-    texts: Sequence[str] | None = None
-    identity: Any = None
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        target: Any = None,
+        classes: bool = False,
+        texts: Sequence[str] | None = None,
+        identity: Any | Callable[[], Any] = None,
+    ) -> None:
+        self.inputs, self.target, self.classes = inputs, target, classes
+        self.texts = inputs if texts is None else texts
+        self._identity = identity
+
+    @cached_property
+    def identity(self) -> Any:
+        """What makes two rows duplicates."""
+        identity = self._identity() if callable(self._identity) else self._identity
+        return list(self.inputs) if identity is None else identity
+
+    @property
+    def label(self) -> Any:
+        """The target of a row whose equals should have equal ones; None of free text."""
+        return self.target if self.classes else None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes in `label`, a list of which has several; numbers with a fraction are none."""
+        labels = self.label if isinstance(self.label, (list, tuple)) else [self.label]
+        return [str(label) for label in labels if label is not None and not isinstance(label, (float, Mapping))]

@@ -25,7 +25,6 @@ COMMANDS = {
         "ftengine.cli.crossvalidate:cross_validate",
         "Train once for each part of the data, on the other parts, and add up the figures.",
     ),
-    "bench": ("ftengine.cli.bench:bench", "Measure the low-rank kernels, and compare measurements."),
     "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }

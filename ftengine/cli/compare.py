@@ -74,7 +74,7 @@ def parse_strategies(text: str) -> list[Any]:
         return yaml.safe_load(f"[{text}]")
     except yaml.YAMLError:
         raise InputError(
-            f"--strategies {text!r} is no list: write names with commas between them, or {{name: NAME, OPTION: VALUE}}."
+            f"--strategies {text!r} cannot be read. Write names separated by commas, or {{name: NAME, OPTION: VALUE}}."
         ) from None
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ftengine.api import Cites
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
-from ftengine.plugins.registry import KINDS, Entry, Registry
+from ftengine.plugins.registry import KINDS, Entry, Registry, article
 
 CONSTRAINTS = {
     "minimum": "≥",
@@ -116,14 +117,19 @@ def find(everything: Installed, name: str, kind: str | None) -> Entry:
         what = kind or "component"
         raise UnknownName(f"no {what} named {name!r}. Installed: {', '.join(names)}." + did_you_mean(name, names))
     if len(found) > 1:
-        kinds = " and a ".join(entry.kind for entry in found)
-        raise InputError(f"{name!r} is a {kinds}; say which with --kind {found[0].kind}.")
+        kinds = " and ".join(f"{article(entry.kind)} {entry.kind}" for entry in found)
+        raise InputError(f"{name!r} is {kinds}; say which with --kind {found[0].kind}.")
     return found[0]
 
 
 def docstring(cls: type) -> str:
     """Return a class's own docstring, unindented."""
     return inspect.getdoc(cls) or ""
+
+
+def citation(cls: type) -> str | None:
+    """Return the paper that a component's method is from, or None."""
+    return cls.citation if isinstance(cls, Cites) else None
 
 
 def options(config: type[BaseModel]) -> list[Option]:

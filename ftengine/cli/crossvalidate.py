@@ -54,7 +54,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     else:
         show(result)
         figures = Path(recipe.output) / FILE
-        click.echo(printable(f"\nfigures: {figures}; each fold's verdict and report are in its folder there"))
+        click.echo(printable(f"\nfigures: {figures}; each fold's verdict and report are in its own folder beside it"))
 
 
 def show(result: CrossValidation) -> None:

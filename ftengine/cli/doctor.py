@@ -48,7 +48,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         # Broken installations raise anything, at import already; to report that is what this command is for.
         except Exception as error:
             found[name] = None
-            problems.append(f"{name} cannot be found out: {type(error).__name__}: {error}")
+            problems.append(f"{name} could not be checked: {type(error).__name__}: {error}")
     return found, problems
 
 

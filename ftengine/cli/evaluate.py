@@ -15,8 +15,8 @@ from ftengine.cli.progress import is_main_process, listening
 @click.option("--data", metavar="FILE", help="Evaluate on these examples instead of the run's own held-out split.")
 @click.option(
     "--evaluators",
-    metavar="NAMES",
-    help="Add the figures of these evaluators (NAME,NAME) to the run, from the predictions that it kept.",
+    metavar="LIST",
+    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept.",
 )
 @json_option
 @debug_option
@@ -30,9 +30,9 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
     """
     from ftengine.engine.fine_tune import load_run
 
+    named = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
     with listening() as listener:
-        names = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
-        figures = load_run(run_folder, listener=listener).evaluate(data, evaluators=names)
+        figures = load_run(run_folder, listener=listener).evaluate(data, evaluators=named)
     if not is_main_process():
         return
     if as_json:

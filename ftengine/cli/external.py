@@ -1,17 +1,22 @@
-"""Commands of other distributions, from the entry-point group `ftengine.commands`; loaded only when called."""
+"""Commands of installed distributions, from the entry-point group `ftengine.commands`; loaded only when called."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import click
 
 from ftengine.errors import PluginError
 
 GROUP = "ftengine.commands"
+OWN = "ftengine"
+"""The distribution whose commands are listed beside those of this package."""
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 
 
@@ -32,6 +37,17 @@ class Offer:
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
 
+    @property
+    def line(self) -> str:
+        """The first line of its function's docstring, read from the source without importing it; "" if that fails."""
+        try:
+            tree = ast.parse(_source(self.entry_point.module))
+        except (ImportError, OSError, SyntaxError, ValueError):
+            return ""
+        functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+        found = (ast.get_docstring(node) for node in functions if node.name == self.entry_point.attr)
+        return (next(found, None) or "").partition("\n")[0]
+
 
 Offers = tuple[Offer, ...]
 
@@ -50,6 +66,18 @@ def external_commands() -> dict[str, Offers]:
             # An editable installation may be listed twice on sys.path.
             found.setdefault(entry_point.name, {}).setdefault(distribution, Offer(distribution, version, entry_point))
     return {name: tuple(offers[key] for key in sorted(offers)) for name, offers in found.items()}
+
+
+def _source(module: str) -> bytes:
+    """Return a module's source without importing it or its packages."""
+    name, *inner = module.split(".")
+    spec = util.find_spec(name)
+    for part in inner:
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations) if spec else None
+    if spec is None or spec.origin is None:
+        raise ImportError(f"no source of {module}")
+    return Path(spec.origin).read_bytes()
 
 
 def load_command(name: str, offers: Offers) -> click.Command:

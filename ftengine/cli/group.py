@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ftengine.cli.external import Offers, conflict, external_commands, load_command
+from ftengine.cli.external import OWN, Offers, conflict, external_commands, load_command
 from ftengine.cli.failure import exit_code, report
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
@@ -71,16 +71,18 @@ class Commands(Suggesting):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = [(name, line) for name, (_, line) in self.builtin.items()]
+        of_plugins = []
+        for name, offers in sorted(self.external.items()):
+            if all(offer.distribution == OWN for offer in offers):
+                lines.append((name, offers[0].line))
+            else:
+                of_plugins.append((name, f"{offers[0].line} ({', '.join(map(str, offers))})".lstrip()))
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.builtin.items()])
-        if self.external:
+            formatter.write_dl(lines)
+        if of_plugins:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl(
-                    [
-                        (name, ", ".join(str(offer) for offer in offers))
-                        for name, offers in sorted(self.external.items())
-                    ]
-                )
+                formatter.write_dl(of_plugins)
 
     def invoke(self, ctx: click.Context) -> None:
         """Run a command; what it returns means nothing, so that `main` sees exit codes alone."""

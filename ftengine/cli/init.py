@@ -31,7 +31,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     from ftengine.plugins.registry import Registry
 
     registry = Registry()
-    registry.plugins.require_sound()
+    registry.plugins.raise_if_broken()
     text = starter(registry, task=task, model=model, data=data, strategy=strategy)
     try:
         with open(file, "w" if force else "x", encoding="utf-8") as target:

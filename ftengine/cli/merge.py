@@ -43,7 +43,8 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
         ("dtype", report.dtype),
         (
             "check",
-            f"outputs differ by {number(report.difference)} of their size ({number(report.tolerance)} is rounding; "
+            f"outputs differ by {number(report.difference)} of their size (rounding explains "
+            f"{number(report.tolerance)}; "
             f"training changed them by {number(report.effect)})",
         ),
     ]

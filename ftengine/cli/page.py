@@ -23,8 +23,10 @@ FILE_WIDTH = 200
 
 
 def print_json(value: Any) -> None:
-    """Print JSON in ASCII, so that no text in it can steer a terminal or fail to be encoded."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted."""
+    from ftengine.api import redact_json
+
+    click.echo(json.dumps(redact_json(value), indent=2, allow_nan=False))
 
 
 def page() -> Console:

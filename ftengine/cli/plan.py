@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.audit import audit_lines
+from ftengine.cli.audit import show_audit
 from ftengine.cli.changes import show_changes
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
@@ -16,8 +16,8 @@ from ftengine.report.text import cut, duration, number, printable, share, size
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ftengine.engine.count_parameters import ParameterCount
     from ftengine.engine.fine_tune import Plan
-    from ftengine.engine.plan import ParameterCount
 
 SHOWN_MODULES = 3
 TEXT = "tokens"
@@ -63,8 +63,8 @@ def plan(
       ftengine plan recipe.yaml
       ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
     """
+    from ftengine.engine.count_parameters import count_parameters
     from ftengine.engine.fine_tune import plan as make_plan
-    from ftengine.engine.plan import count_parameters
     from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
@@ -93,8 +93,7 @@ def show(plan: Plan) -> None:
     out.print(facts(_lines(plan)))
     out.print()
     out.print(_data(plan.data, plan.steps["unit"]))
-    out.print()
-    out.print(facts(audit_lines(plan.data, plan.steps["unit"])))
+    show_audit(out, plan.data)
     if plan.example:
         out.print()
         _example(out, plan.example)
@@ -143,7 +142,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     if model["labels"]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     lines += [
-        ("steps", f"{steps['total']:,} of {steps['examples_a_step']} examples; an epoch has {steps['per_epoch']:,}"),
+        ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
     ]
@@ -165,12 +164,12 @@ def _component(spec: dict[str, Any]) -> str:
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
     if found["split"] is None:
-        lines = ["nothing is held out to compare base and tuned on"]
+        lines = ["no held-out data: base and tuned model are not compared"]
     else:
         where = f"{found['split']} ({found['examples']:,} examples)"
         lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
-        lines[0] += f"; the same on {found['training']:,} training rows, for over-fitting"
+        lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
     for one in found["probes"]:
@@ -207,14 +206,14 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
         f"{answers}; "
         f"{size(estimate['peak_bytes'])} of memory at the peak for weights ({size(estimate['weight_bytes'])}), "
-        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}); what "
-        "Python and torch themselves take comes on top"
+        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}), "
+        "without what Python and torch themselves take"
     )
 
 
 def _data(audit: dict[str, Any], unit: str) -> Any:
     of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the size that the model takes
-    columns = ("split", "source", "rows", "distinct", unit, *of_text, "masked", "skipped")
+    columns = ("split", "source", "rows", "distinct", unit, *of_text, "untrained", "skipped")
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
@@ -223,7 +222,7 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
             split["distinct"],
             encoded["tokens"],
             *(encoded[column] for column in of_text),
-            encoded["masked"],
+            encoded["untrained_rows"],
             split["skipped"]["count"] + encoded["skipped"],
         )
         rows.append((name, split["source"], *(f"{count:,}" for count in counts)))
@@ -231,10 +230,12 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
 
 
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+    from ftengine.api import redact_pieces
+
     brackets = out.color_system is None or out.no_color
     how = "in ⟦ ⟧" if brackets else "underlined"
     out.print(f"One example as the model sees it; what is trained on is {how}:")
-    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in example]
+    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in redact_pieces(example)]
     text = marked(pieces, brackets=brackets)
     text.rstrip()
     out.print(text)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
-    "--kind", metavar="KIND", help="Only this kind: loader, task, strategy, augmenter, regularizer or evaluator."
+    "--kind",
+    metavar="KIND",
+    help="Only this kind: loader, task, strategy, augmenter, regularizer, evaluator, audit, rule or callback.",
 )
 
 
@@ -66,7 +68,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import docstring, find, installed, options, require_kind
+    from ftengine.cli.components import citation, docstring, find, installed, options, require_kind
 
     require_kind(kind)
     entry = find(installed(), name, kind)
@@ -76,7 +78,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
             {
                 **_component(entry),
                 "docstring": docstring(entry.cls),
-                "citation": getattr(entry.cls, "citation", None),
+                "citation": citation(entry.cls),
                 "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
                 "options": [asdict(option) for option in described],
             }
@@ -118,16 +120,17 @@ def _show(found: Installed) -> None:
 def _show_component(entry: Entry, docstring: str, options: list[Option]) -> None:
     from rich.text import Text
 
+    from ftengine.cli.components import citation
     from ftengine.report.text import printable
 
     out = page()
     out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))
     out.print()
     out.print(Text(printable(docstring) or "no description"))
-    citation = getattr(entry.cls, "citation", None)
-    if citation:
+    paper = citation(entry.cls)
+    if paper:
         out.print()
-        out.print(Text(printable(f"cite: {citation}")))
+        out.print(Text(printable(f"cite: {paper}")))
     out.print()
     if not options:
         out.print("no options")

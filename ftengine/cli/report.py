@@ -29,7 +29,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     from ftengine.report.write import verdict_of, write_report
 
     if len(runs) > 1 and output is None and not as_json:
-        raise InputError(f"{len(runs)} runs make one page that belongs to none of them: name it with --output FILE.")
+        raise InputError(f"{len(runs)} runs share one page. Say where to write it with --output FILE.")
     if output is not None or not as_json:
         target = write_report(runs, output)
     if as_json:

@@ -8,14 +8,15 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
+from ftengine.api import ProposesData, ProposesModel, Starts
 from ftengine.cli.components import Option, options
-from ftengine.plugins.registry import Entry, Registry
+from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import Recipe
 
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
 COMMENT_COLUMN = 32
-KINDS_OF_LISTS = {"augment": "augmenter", "regularize": "regularizer", "evaluate": "evaluator"}
+KINDS_OF_LISTS = {key: kind for kind, key in RECIPE_KEYS.items() if kind not in ("loader", "task", "strategy")}
 """Recipe keys that hold a list of components, and the kind of those."""
 
 
@@ -42,9 +43,10 @@ def starter(
         "task": registry.get("task", task, "task") if task else _proposed(registry, "task"),
         "strategy": registry.get("strategy", strategy, "strategy") if strategy else _proposed(registry, "strategy"),
     }
+    cls = chosen["task"].cls
     given = {
-        ("model", "source"): model or getattr(chosen["task"].cls, "starter_model", MODEL),
-        ("data", "train"): data or getattr(chosen["task"].cls, "starter_data", DATA),
+        ("model", "source"): model or (cls.starter_model if isinstance(cls, ProposesModel) else MODEL),
+        ("data", "train"): data or (cls.starter_data if isinstance(cls, ProposesData) else DATA),
     }
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
@@ -77,7 +79,7 @@ def yaml_value(value: Any) -> str:
 def _proposed(registry: Registry, kind: str) -> Entry:
     """Return the component that its plugin calls a good start, or the first of its kind."""
     entries = registry.entries(kind)
-    return next((entry for entry in entries if getattr(entry.cls, "starter", False)), entries[0])
+    return next((entry for entry in entries if isinstance(entry.cls, Starts) and entry.cls.starter), entries[0])
 
 
 def _component(registry: Registry, key: Option, chosen: Entry) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _show(run: Run) -> None:
         f"ftengine evaluate {path} --data FILE",
         f"ftengine predict {path} --input FILE --output FILE",
         *([f"ftengine merge {path} OUT"] if run.mergeable else []),
-        *([f"tensorboard --logdir {path}/trackers"] if "tensorboard" in run.recipe.train.trackers else []),
+        *run.view_commands,
     ):
         out.print(f"  {command}", soft_wrap=True)
     out.print()
@@ -100,11 +100,11 @@ def _lines(run: Run, training: dict[str, Any]) -> list[tuple[str, str]]:
     trained, total = training["trainable_parameters"], training["total_parameters"]
     steps = f"{training['steps']:,} of {training['planned_steps']:,} steps"
     if training["stopped_early"]:
-        steps += ", stopped early as the validation loss no longer fell"
+        steps += ", stopped early because the validation loss no longer fell"
     best = training["best_step"]
     return [
         ("time", f"{duration(training['seconds'])}, {steps}"),
-        *([("kept", f"the weights of step {best}, whose validation loss is lowest")] if best is not None else []),
+        *([("kept", f"the weights of step {best}, which have the lowest validation loss")] if best is not None else []),
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training["peak_memory_bytes"])),
         ("trained part", str(run.trained)),

@@ -1,37 +1,80 @@
-"""What is wrong with the data although it can be read, counted and said in words.
-
-Rows are read as a stream; of each, only a few numbers are kept.
-"""
+"""What the installed audits are given to look at, and what they find."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Task
-from ftengine.data.distinct import Units
-from ftengine.data.labels import LabelCount, alike_warnings, find_contradictions, label_report, label_warnings
-from ftengine.data.languages import CHARACTERS, SAMPLE, language_of, long_enough, minorities
-from ftengine.data.leaks import describe
+from ftengine.api import Audit, AuditedData, Display, Finding, Task, View
+from ftengine.data.distinct import Distinct, text_of
 from ftengine.data.near import Near
-from ftengine.data.oddities import MINORITY, ODDITIES, SCRIPT_FEWEST, find_oddities, outlying, script_of
-from ftengine.data.personal import KINDS, find_personal, masked
 from ftengine.data.read import Rows
-from ftengine.data.row_hashes import Material, group_numbers, identities, to_json
-from ftengine.data.split_columns import overlapping
+from ftengine.data.row_hashes import RowHashes
+from ftengine.data.split_columns import find_overlap
+from ftengine.errors import FtengineError, PluginError
+from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
-
-__all__ = ["audit_splits", "group_numbers", "identities", "to_json"]
+from ftengine.run.records import AuditResult
 
 SHOWN_PLACES = 5
+KEPT_BYTES = 64 << 20
+"""Memory for texts, so that several audits read the data once; what does not fit is read again by each."""
+
+LEVELS = ("alarm", "note", "good")
 
 
-def audit_splits(
-    material: Material,
-    units: Units,
+class AuditRows:
+    """The rows of one split as views and texts; see `ftengine.api.AuditedRows`.
+
+    Args:
+        rows: rows of the split.
+        task: says what they hold.
+        room: bytes of text that are kept in memory.
+    """
+
+    def __init__(self, rows: Rows, task: Task, room: int) -> None:
+        self.source = rows.source
+        self._rows, self._task, self._room = rows, task, room
+        self._kept: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[View]:
+        for i, row in enumerate(self._rows):
+            view = self._task.view(row)
+            if i == len(self._kept) and self._room > 0:
+                self._keep(text_of(view))
+            yield view
+
+    def texts(self) -> Iterator[str]:
+        """Yield all text of each row."""
+        kept = len(self._kept)
+        yield from self._kept[:kept]
+        if kept == len(self):
+            return
+        for i, row in enumerate(self._rows.select(range(kept, len(self))), kept):
+            text = text_of(self._task.view(row))
+            if i == len(self._kept) and self._room > 0:
+                self._keep(text)
+            yield text
+
+    def _keep(self, text: str) -> None:
+        self._kept.append(text)
+        self._room -= sys.getsizeof(text) + 8
+
+    def where(self, row: int) -> str:
+        """Return a row's place."""
+        return self._rows.where(row)
+
+
+def to_audit(
+    hashes: RowHashes,
+    distinct: Distinct,
     near: Near | None,
     leaks: list[dict[str, Any]],
     section: DataSection,
@@ -39,237 +82,144 @@ def audit_splits(
     *,
     kept: np.ndarray | None = None,
     asked: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """Count what a reader of the results must know about the data.
+) -> AuditedData:
+    """Return what audits look at.
 
     Args:
-        material: rows and hashes by split, training first.
-        units: their distinct examples.
+        hashes: rows and hashes by split, training first.
+        distinct: their distinct rows.
         near: near duplicates among these; None where they were not looked for.
         leaks: from `find_leaks`.
         section: how the recipe divides and compares.
-        task: says what of a row is text, and what its target.
+        task: says what rows hold.
         kept: rows of training that stay, where leaks are dropped.
-        asked: for a split that was cut from the training source, the share it should have.
-
-    Returns:
-        JSON values, as docs/data.md describes them; "warnings" are sentences.
+        asked: for a split that is a part of the training source, the share it should have.
     """
-    splits, of, targets = dict(material.splits), dict(units.of), dict(material.targets)
+    splits, of, targets = dict(hashes.splits), dict(distinct.of), dict(hashes.targets)
+    times = dict(hashes.keys) if section.split.by == "time" else {}
     dropped = 0
     if kept is not None:
         dropped = len(splits["train"]) - len(kept)
         splits["train"] = splits["train"].select(kept)
         of["train"], targets["train"] = of["train"][kept], targets["train"][kept]
-    report = {name: _counts(rows, of[name], near) for name, rows in splits.items()}
-    looks = {name: _Look(rows, task) for name, rows in splits.items()}
-    contradictions = None
-    if any(x.any() for x in targets.values()):
-        # Words that are written otherwise say the same of the whole, though not each of itself.
-        alike = near is not None and not any(look.labels.sequences for look in looks.values())
-        of_words = {name: near.same[units] for name, units in of.items()} if near is not None and alike else of
-        contradictions = find_contradictions(splits, of_words, targets)
-    counts = {name: look.labels.counts() for name, look in looks.items()}
-    labels = label_report(counts)
-    warnings = _source_warnings(splits, of, near, units, section)
-    warnings += _size_warnings(material.splits, asked or {})
-    warnings += [_leak_warning(leak, material.splits, section) for leak in leaks]
-    if section.split.by == "time":
-        times = dict(material.keys) | ({} if kept is None else {"train": material.keys["train"][kept]})
-        files = [name for name in splits if name != "train" and name not in (asked or {})]
-        warnings += overlapping(splits, times, section.split.column or "", files)
-    if dropped:
-        warnings.append(
-            f"{dropped} of {len(material.splits['train'])} training examples are left out, as they are also held out "
-            "(data.leaks: drop)."
-        )
-    if contradictions and contradictions["texts"]:
-        warnings.append(
-            f"{_examples(contradictions['texts'], 'occurs', 'occur')} with more than one label "
-            f"({contradictions['rows']} rows, e.g. {contradictions['places'][0]})."
-        )
-    warnings += label_warnings(labels) + alike_warnings(counts)
-    for name, look in looks.items():
-        warnings += look.warnings(name)
-    return {
-        "splits": report,
-        "split": section.split.model_dump(mode="json"),
-        "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
-        "near_duplicates": _near_report(near, units),
-        "contradictions": contradictions,
-        "labels": labels,
-        "oddities": {name: look.oddities for name, look in looks.items()},
-        "scripts": {name: dict(look.scripts.most_common()) for name, look in looks.items()},
-        "languages": {name: dict(look.languages.most_common()) for name, look in looks.items()},
-        "personal": {name: look.personal for name, look in looks.items()},
-        "warnings": warnings,
-    }
+        times |= {"train": times["train"][kept]} if times else {}
+    files = [name for name in splits if name != "train" and name not in (asked or {})]
+    total = sum(map(len, splits.values()))
+    return AuditedData(
+        {name: AuditRows(rows, task, KEPT_BYTES * len(rows) // total) for name, rows in splits.items()},
+        task.name,
+        of,
+        None if near is None else {name: near.same[numbers] for name, numbers in of.items()},
+        targets,
+        {
+            "splits": {name: _counts(rows, of[name], near) for name, rows in splits.items()},
+            "sources": _sources(splits, of, near, distinct),
+            "sizes": _sizes(hashes.splits, asked or {}),
+            "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
+            "dropped": dropped,
+            "overlap": find_overlap(splits, times, section.split.column or "", files) if times else [],
+            "near_duplicates": _near_report(near, distinct),
+        },
+        {},
+        section.model_dump(mode="json"),
+    )
 
 
-class _Look:
-    """One pass over the rows of a split.
+def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], registry: Registry) -> AuditResult:
+    """Let every installed audit look at the data.
 
-    Attributes:
-        labels: how often each label occurs.
-        oddities: for each kind that occurs, the "count" of rows and the "places" of the first.
-        personal: for each kind that occurs, the "count" of rows and the "places" of the first, values masked.
-        scripts: rows by the script of most of their letters.
-        languages: rows by their language, of a sample of longer ones in the script that most have.
+    Args:
+        data: from `to_audit`.
+        encoded: for each split what the model gets.
+        registry: the audits.
+
+    Raises:
+        PluginError: an audit fails; the message names it.
     """
-
-    def __init__(self, rows: Rows, task: Task) -> None:
-        self.labels = LabelCount()
-        self.oddities: dict[str, dict[str, Any]] = {}
-        self.personal: dict[str, dict[str, Any]] = {}
-        self.scripts: Counter[str] = Counter()
-        self._rows = rows
-        lengths = np.zeros(len(rows), dtype=np.int64)
-        shown: dict[str, int] = {}  # the first row of each script
-        sample = np.random.default_rng(0).permutation(len(rows))[:SAMPLE]
-        sampled = np.zeros(len(rows), dtype=bool)
-        sampled[sample] = True
-        longer: list[tuple[int, str, str]] = []  # row, script and text
-        for i, row in enumerate(rows):
-            self.labels.add(task.target(row))
-            texts = task.texts(row)
-            if not texts:
-                continue
-            text = "\n".join(texts)
-            lengths[i] = len(text.strip())
-            for kind in find_oddities(text):
-                self._count(self.oddities, kind, i)
-            for kind, value in dict(find_personal(text)).items():
-                self._count(self.personal, kind, i, f" ({masked(value)})")
-            if (script := script_of(text)) is not None:
-                self.scripts[script] += 1
-                shown.setdefault(script, i)
-                if sampled[i] and long_enough(text):
-                    longer.append((i, script, text[:CHARACTERS]))
-        for kind, found in zip(("short", "long"), outlying(lengths), strict=True):
-            for i in found:
-                self._count(self.oddities, kind, int(i))
-        self._minorities = {
-            script: (count, rows.where(shown[script]))
-            for script, count in self.scripts.items()
-            if sum(self.scripts.values()) >= SCRIPT_FEWEST and count < MINORITY * sum(self.scripts.values())
-        }
-        self.languages: Counter[str] = Counter()
-        self._tongues: dict[str, str] = {}  # a place for each language
-        main = self.scripts.most_common(1)
-        for i, script, text in longer:
-            if script == main[0][0] and (language := language_of(text)) is not None:
-                self.languages[language] += 1
-                if language not in self._tongues:
-                    self._tongues[language] = rows.where(i)
-
-    def _count(self, into: dict[str, dict[str, Any]], kind: str, row: int, what: str = "") -> None:
-        entry = into.setdefault(kind, {"count": 0, "places": []})
-        entry["count"] += 1
-        if len(entry["places"]) < SHOWN_PLACES:
-            entry["places"].append(self._rows.where(row) + what)
-
-    def warnings(self, name: str) -> Iterator[str]:
-        """Say what was found, a sentence a kind."""
-        for kind, text in ODDITIES.items():
-            if entry := self.oddities.get(kind):
-                yield f"{name}: {_examples(entry['count'], 'has', 'have')} {text}, e.g. {entry['places'][0]}."
-        for script, (count, place) in self._minorities.items():
-            said = f"{count} of {len(self._rows)} examples {'is' if count == 1 else 'are'}"
-            yield f"{name}: {said} mostly in {script.title()} letters, e.g. {place}."
-        for language in minorities(self.languages):
-            [(main, _)] = self.languages.most_common(1)
-            looked_at = f"{self.languages.total()} longer examples{' of a sample' * (len(self._rows) > SAMPLE)}"
-            yield (
-                f"{name}: {self.languages[language]} of {looked_at} seem to be in another language ({language}) than "
-                f"most ({main}), e.g. {self._tongues[language]}."
-            )
-        for kind, text in KINDS.items():
-            if entry := self.personal.get(kind):
-                holding = _examples(entry["count"], "holds", "hold")
-                yield f"{name}: {holding} what looks like {text}, e.g. {entry['places'][0]}."
+    data = replace(data, encoded=encoded)
+    findings: list[Finding] = []
+    displays: list[Display] = []
+    for entry in registry.entries("audit"):
+        for found in _looked(entry.cls(), data):  # type: ignore[arg-type]
+            if isinstance(found, Finding):
+                findings.append(found.model_copy(update={"source": entry.name}))
+            else:
+                displays.append(found)
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    facts = {name: value for name, value in data.facts.items() if name != "splits"}
+    return AuditResult(
+        splits=data.facts["splits"],
+        split=data.settings["split"],
+        encoded={name: dict(counts) for name, counts in encoded.items()},
+        findings=tuple(findings),
+        displays=tuple(displays),
+        facts=facts,
+    )
 
 
-def _counts(rows: Rows, unit_of: np.ndarray, near: Near | None) -> dict[str, Any]:
-    distinct = np.unique(unit_of)
+def _looked(audit: Audit, data: AuditedData) -> Iterable[Finding | Display]:
+    try:
+        yield from audit.look(data)
+    except FtengineError:
+        raise
+    # An audit of third-party code may raise anything; fail closed and name it.
+    except Exception as error:
+        raise PluginError(f"audit {audit.name!r} failed: {type(error).__name__}: {error}.") from error
+
+
+def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any]:
+    found = np.unique(numbers)
     return {
         "source": rows.source,
         "rows": len(rows),
-        "distinct": len(distinct),
-        "duplicates": len(rows) - len(distinct),
-        "near_duplicates": 0 if near is None else len(distinct) - len(np.unique(near.groups[distinct])),
+        "distinct": len(found),
+        "duplicates": len(rows) - len(found),
+        "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
         "skipped": {"count": rows.skipped.count, "first": list(rows.skipped.first)},
     }
 
 
-def _near_report(near: Near | None, units: Units) -> dict[str, Any] | None:
+def _sources(
+    splits: Mapping[str, Rows], of: Mapping[str, np.ndarray], near: Near | None, distinct: Distinct
+) -> list[dict[str, Any]]:
+    """Count the copies within each source, over all splits that were made of it."""
+    result = []
+    for source in dict.fromkeys(rows.source for rows in splits.values()):
+        names = [name for name, rows in splits.items() if rows.source == source]
+        found = np.unique(np.concatenate([of[name] for name in names]))
+        inside = [] if near is None else near.pairs[np.isin(near.pairs, found).all(axis=1)][:SHOWN_PLACES].tolist()
+        skipped = splits[names[0]].skipped
+        result.append(
+            {
+                "source": source,
+                "splits": names,
+                "rows": sum(len(splits[name]) for name in names),
+                "distinct": len(found),
+                "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
+                "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
+                "skipped": {"count": skipped.count, "first": list(skipped.first)},
+            }
+        )
+    return result
+
+
+def _sizes(splits: Mapping[str, Rows], asked: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Return for each part of the training source the share of it that it was to have, and has."""
+    total = sum(len(rows) for rows in splits.values() if rows.source == splits["train"].source)
+    return {
+        name: {"source": splits[name].source, "asked": share, "rows": len(splits[name]), "of": total}
+        for name, share in asked.items()
+    }
+
+
+def _near_report(near: Near | None, distinct: Distinct) -> dict[str, Any] | None:
     if near is None:
         return None
     return {
         "threshold": near.threshold,
+        "distinct": len(near.groups),
         "examples": len(near.groups) - len(np.unique(near.groups)),
-        "places": [f"{units.where(a)} ≈ {units.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
+        "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
         "shared_words": near.shared,
         "mostly_shared": near.formal,
     }
-
-
-def _source_warnings(
-    splits: Mapping[str, Rows], of: Mapping[str, np.ndarray], near: Near | None, units: Units, section: DataSection
-) -> list[str]:
-    warnings = []
-    for source in dict.fromkeys(rows.source for rows in splits.values()):
-        names = [name for name, rows in splits.items() if rows.source == source]
-        skipped = splits[names[0]].skipped
-        if skipped.count:
-            warnings.append(f"{source}: {skipped.count} malformed rows were left out, the first: {skipped.first[0]}.")
-        total = sum(len(splits[name]) for name in names)
-        distinct = np.unique(np.concatenate([of[name] for name in names]))
-        divided = len(names) > 1 and section.split.duplicates == "together" and section.split.by != "time"
-        sides = " of the split" if divided else ""
-        if len(distinct) < total:
-            only = "only " if len(distinct) < total / 2 else ""
-            stay = f"; duplicates stay on one side{sides}" if divided else ""
-            warnings.append(f"{source}: {only}{len(distinct)} of {total} examples are distinct{stay}.")
-        if near is None:
-            continue
-        groups = len(np.unique(near.groups[distinct]))
-        if groups < len(distinct):
-            inside = near.pairs[np.isin(near.pairs, distinct).all(axis=1)]
-            place = f", e.g. {units.where(int(inside[0, 0]))} ≈ {units.where(int(inside[0, 1]))}" if len(inside) else ""
-            stay = "; near duplicates stay on one side" if divided else ""
-            warnings.append(
-                f"{source}: {len(distinct) - groups} of {len(distinct)} distinct examples are near duplicates of "
-                f"others (similarity ≥ {near.threshold:g}{place}){stay}."
-            )
-    if near is not None and near.formal:
-        warnings.append(
-            f"{near.formal} of {len(units)} distinct examples say little beyond what most examples say too (a fifth of "
-            "their words or less); near duplicates among them are not told apart."
-        )
-    return warnings
-
-
-def _size_warnings(splits: Mapping[str, Rows], asked: Mapping[str, float]) -> list[str]:
-    """Speak up where whole groups of duplicates (or very few rows) made a split of quite another size."""
-    warnings = []
-    for name, fraction in asked.items():
-        rows = splits[name]
-        total = sum(len(other) for other in splits.values() if other.source == rows.source)
-        if abs(len(rows) - fraction * total) > max(1, fraction * total / 2):
-            warnings.append(
-                f"{rows.source}: {name} has {len(rows)} of {total} examples ({len(rows) / total:.0%}) where "
-                f"{fraction:.0%} was asked for, as what belongs together stays together."
-            )
-    return warnings
-
-
-def _leak_warning(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
-    said = describe(leak, splits, section)
-    serious = leak["between"][0] == "train" and section.leaks != "drop"
-    texts = leak["count"] + leak["near"]
-    new = "nothing about new data" if texts else "little about new ones"
-    return f"{said}{f'; figures on them say {new}' if serious else ''}."
-
-
-def _examples(count: int, one: str, many: str) -> str:
-    return f"1 example {one}" if count == 1 else f"{count} examples {many}"

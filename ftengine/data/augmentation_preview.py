@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Example, Task
+from ftengine.api import Augmenter, Example, MixesBatches, Task
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import DataError
 
-TRIED = 30
+SAMPLED = 30
 """Examples that are changed to find some that look different, as an augmenter may leave most as they are."""
 
 
@@ -24,16 +25,15 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
         batch_size: examples that are trained on together (`train.batch_size`); no more are shown mixed.
 
     Returns:
-        Up to `count` mappings of examples that are changed: "place", and "before" and "after", which are what the task
-        hands out of the example: lists of texts, or {width, height} of an image with "difference", the mean absolute
+        Up to `count` mappings of examples that are changed: "place", and "before" and "after", which are the
+        inputs of the example: lists of texts, or {width, height} of an image with "difference", the mean absolute
         difference of its pixels (0 to 255, after resizing to the former size). Where batches are mixed, one more with
         the labels of a batch. JSON values.
     """
     found = []
-    for row in tried(split) if any(map(_changes_examples, split.augmenters)) else ():
-        example = split.rows[row]
+    for row in sample_rows(split) if not all(map(_mixes, split.augmenters)) else ():
         changed = split.augmented(row, 0)
-        entry = _compared(split.task, example, changed[0]) if changed else None
+        entry = _compared(split.task, split.rows[row], changed[0]) if changed else None
         if entry is not None:
             found.append({"place": split.rows.where(row), **entry})
         if len(found) == count:
@@ -42,27 +42,27 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 
 
 def without_effect(split: EncodedSplit) -> list[str]:
-    """Return the names of augmenters, each by itself, that leave all of `TRIED` examples as they are for the model.
+    """Return the names of augmenters that leave all of `SAMPLED` examples as they are for the model, each by itself.
 
-    Upper case, say, is no change under a tokenizer that lowers all letters.
+    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters.
     """
     idle = []
-    for augmenter in filter(_changes_examples, split.augmenters):
+    for augmenter in filterfalse(_mixes, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
-        pairs = ((alone.rows[row], alone.augmented(row, 0)) for row in tried(split))
+        pairs = ((alone.rows[row], alone.augmented(row, 0)) for row in sample_rows(split))
         if not any(len(after) != 1 or _reads_otherwise(split, before, after[0]) for before, after in pairs):
             idle.append(augmenter.name)
     return idle
 
 
-def tried(split: EncodedSplit) -> list[int]:
+def sample_rows(split: EncodedSplit) -> list[int]:
     """Return rows from all of the split, in an order that begins with some that are far apart."""
-    places = np.unique(np.linspace(0, len(split) - 1, min(TRIED, len(split))).round().astype(int))
+    places = np.unique(np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(int))
     return [int(split.index[i]) for start in range(3) for i in places[start::3]]
 
 
-def _changes_examples(augmenter: Augmenter) -> bool:
-    return type(augmenter).augment is not Augmenter.augment
+def _mixes(augmenter: Augmenter) -> bool:
+    return isinstance(augmenter, MixesBatches)
 
 
 def _reads_otherwise(split: EncodedSplit, before: Example, after: Example) -> bool:
@@ -80,26 +80,10 @@ def _reads_otherwise(split: EncodedSplit, before: Example, after: Example) -> bo
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:
     """Return what is different in a changed example, or None where nothing is."""
-    if type(task).rewrite is Task.rewrite:
-        shown = [[str(dict(example))] for example in (before, after)]
-    else:
-        shown = [_handed_out(task, example) for example in (before, after)]
-    old, new = shown
+    old, new = (list(task.view(row).inputs) or [str(dict(row))] for row in (before, after))
     if task.modality == "image":
         return _compared_images(old, new)
     return None if old == new else {"before": old, "after": new}
-
-
-def _handed_out(task: Task, example: Example) -> list[Any]:
-    """Return the texts or images of an example that augmenters may change."""
-    seen: list[Any] = []
-
-    def look(value: Any) -> Any:
-        seen.append(value)
-        return value
-
-    task.rewrite(example, look)
-    return seen
 
 
 def _compared_images(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any] | None:
@@ -114,10 +98,10 @@ def _compared_images(before: Sequence[Any], after: Sequence[Any]) -> dict[str, A
 
 
 def _mixed(split: EncodedSplit, count: int) -> list[dict[str, Any]]:
-    mixers = tuple(x for x in split.augmenters if type(x).mix is not Augmenter.mix)
+    mixers = tuple(filter(_mixes, split.augmenters))
     if not mixers:
         return []
-    members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in tried(split)[:count]])
+    members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in sample_rows(split)[:count]])
     plain = split.batch(members)["labels"]
     mixed = replace(split, augmenters=mixers).batch(members, 0)["labels"]
     labels = [

@@ -36,7 +36,7 @@ _BATCH_BYTES = 1 << 24
 _ARROW_MAGIC = b"ARROW1"
 
 
-def stored(file: BinaryIO, source: str, suffix: str, on_error: str) -> Path:
+def cached(file: BinaryIO, source: str, suffix: str, on_error: str) -> Path:
     """Return the cache entry of an open file, made now if there is none.
 
     An entry is a folder that is written under another name and renamed, so that it is complete wherever

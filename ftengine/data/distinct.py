@@ -1,4 +1,4 @@
-"""Distinct examples of several splits: what the audit compares, each read once."""
+"""Distinct rows of several splits: what is compared, each read once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ftengine.api import Task
+from ftengine.api import Task, View
 from ftengine.data.read import Rows
 
 
-class Units:
-    """The distinct examples of some splits, ordered by their hashes: an order that does not depend on the files'.
+def text_of(view: View) -> str:
+    """Return all text of a row, a line for each of its texts."""
+    return "\n".join(view.texts)
+
+
+class Distinct:
+    """The distinct rows of some splits, numbered in the order of their hashes, which is not that of the files.
 
     Args:
         splits: rows by name.
         digests: for each name the hash of each row, from `identities` with one seed.
-        task: says what the text of a row is.
+        task: says what a row's text is.
     """
 
     def __init__(self, splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray], task: Task) -> None:
@@ -28,44 +33,44 @@ class Units:
             name: inverse[start:stop]
             for name, start, stop in zip(splits, self._starts[:-1], self._starts[1:], strict=True)
         }
-        """For each split, the unit behind each row."""
+        """For each split, (rows,) the number of each row."""
 
     def __len__(self) -> int:
         return len(self._first)
 
     def members(self, name: str) -> np.ndarray:
-        """Say for each unit whether it occurs in a split."""
+        """Return (distinct,) whether each occurs in a split."""
         found = np.zeros(len(self), dtype=bool)
         found[self.of[name]] = True
         return found
 
     def sides(self) -> np.ndarray:
-        """Return a number a unit whose bits are the splits in which it occurs."""
+        """Return (distinct,) uint8, the bits of which are the splits in which each occurs."""
         bits = np.zeros(len(self), dtype=np.uint8)
         for bit, name in enumerate(self._splits):
             bits |= self.members(name).astype(np.uint8) << bit
         return bits
 
-    def text(self, unit: int) -> str:
-        """Return all text of a unit, a line for each of the task's texts."""
-        name, row = self._place(unit)
-        return "\n".join(self._task.texts(self._splits[name][row]))
+    def text(self, number: int) -> str:
+        """Return all text of a distinct row."""
+        name, row = self._place(number)
+        return text_of(self._task.view(self._splits[name][row]))
 
     def texts(self) -> Iterator[tuple[int, str]]:
-        """Yield every unit with its text, in the order of the files."""
+        """Yield every number with its text, in the order of the files."""
         for start, (name, rows) in zip(self._starts, self._splits.items(), strict=False):
-            unit_of = self.of[name]
-            new = self._first[unit_of] == start + np.arange(len(unit_of))
+            numbers = self.of[name]
+            new = self._first[numbers] == start + np.arange(len(numbers))
             for i, row in enumerate(rows):
                 if new[i]:
-                    yield int(unit_of[i]), "\n".join(self._task.texts(row))
+                    yield int(numbers[i]), text_of(self._task.view(row))
 
-    def where(self, unit: int) -> str:
-        """Return the place where a unit occurs first."""
-        name, row = self._place(unit)
+    def where(self, number: int) -> str:
+        """Return the place where a distinct row occurs first."""
+        name, row = self._place(number)
         return self._splits[name].where(row)
 
-    def _place(self, unit: int) -> tuple[str, int]:
-        at = int(self._first[unit])
-        number = int(np.searchsorted(self._starts, at, side="right")) - 1
-        return list(self._splits)[number], at - int(self._starts[number])
+    def _place(self, number: int) -> tuple[str, int]:
+        at = int(self._first[number])
+        split = int(np.searchsorted(self._starts, at, side="right")) - 1
+        return list(self._splits)[split], at - int(self._starts[split])

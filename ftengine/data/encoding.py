@@ -6,8 +6,6 @@ can give another text in every epoch.
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -15,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
-from ftengine.data.audit import group_numbers, identities, to_json
-from ftengine.data.personal import mask
-from ftengine.data.read import Rows
+from ftengine.api import Augmenter, Batch, Example, Features, Listener, ReadsProcessor, Task, iterate
+from ftengine.data.augmentation import augment, mix
+from ftengine.data.read import Rows, file_columns
+from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -37,7 +35,7 @@ class EncodedSplit:
             in (`group_numbers`); None where not needed.
         longest: the longest sequence that the model reads.
         truncated: number of examples that were cut to the length limit.
-        masked: number of rows left out because nothing of them is trained on.
+        untrained_rows: number of rows left out because nothing of them is trained on.
         skipped: reasons of rows that could not be encoded (only with on_error: skip).
         augmenters: what changes examples where an epoch is asked for, in order.
         seed: the run's seed; changes are a function of it, the epoch and the row.
@@ -55,7 +53,7 @@ class EncodedSplit:
     index: np.ndarray
     longest: int
     truncated: int
-    masked: int
+    untrained_rows: int
     content: str
     skipped: list[str] = field(default_factory=list)
     augmenters: Sequence[Augmenter] = ()
@@ -73,63 +71,45 @@ class EncodedSplit:
 
         Augmenters may make several examples of one, so the batch may be larger than `members`.
         """
-        rows = [int(self.index[i]) for i in members]
+        numbers = [int(self.index[i]) for i in members]
         if self.standing is not None:
-            changed = [next(self._usable(row, self.standing))[1] for row in rows]
+            changed = [next(self._usable(number, self.standing))[1] for number in numbers]
             return self.task.collate(changed, self.processor)
-        batch = self.task.collate([f for row in rows for _, f in self._usable(row, epoch)], self.processor)
-        return batch if epoch is None else self._mixed(batch, rows, epoch)
+        batch = self.task.collate([f for number in numbers for _, f in self._usable(number, epoch)], self.processor)
+        return batch if epoch is None else mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
-        row = int(self.index[member])
-        return self.rows[row] if self.standing is None else next(self._usable(row, self.standing))[0]
+        number = int(self.index[member])
+        return self.rows[number] if self.standing is None else next(self._usable(number, self.standing))[0]
 
-    def augmented(self, row: int, epoch: int) -> list[Example]:
-        """Return what takes the place of a row in an epoch.
+    def augmented(self, number: int, epoch: int) -> list[Example]:
+        """Return what takes the place of a row in an epoch (`augment`)."""
+        return augment(self.rows[number], self.task, self.augmenters, self.seed, epoch, number)
 
-        Each augmenter draws from random numbers of its own, a function of (seed, epoch, row), its name and how often
-        that name came before: leaving one out, or putting another in front, changes no draw of the others.
-        """
-        examples: list[Example] = [self.rows[row]]
-        for augmenter, name in _numbered(self.augmenters):
-            examples = [
-                new
-                for number, example in enumerate(examples)
-                for new in augmenter.augment(example, random.Random(f"{self.seed}/{epoch}/{row}/{name}/{number}"))
-            ]
-        return examples
-
-    def _usable(self, row: int, epoch: int | None) -> Iterator[tuple[Example, Features]]:
+    def _usable(self, number: int, epoch: int | None) -> Iterator[tuple[Example, Features]]:
         """Yield what takes a row's place with its features, at least one; where nothing usable is made, the row."""
         usable = False
         if epoch is not None and self.augmenters:
-            for changed in self._changed(row, epoch):
+            for changed in self._changed(number, epoch):
                 usable = True
                 yield changed
         if not usable:
-            example = self.rows[row]
-            yield example, self.task.encode(example, self.processor, max_length=self.max_length)
+            row = self.rows[number]
+            yield row, self.task.encode(row, self.processor, max_length=self.max_length)
 
-    def _changed(self, row: int, epoch: int) -> Iterator[tuple[Example, Features]]:
+    def _changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
         try:
-            examples = self.augmented(row, epoch)
+            rows = self.augmented(number, epoch)
         except DataError:  # what is wrong with the row itself is said where it is encoded as it stands
             return
-        for example in examples:
+        for row in rows:
             try:
-                features = self.task.encode(example, self.processor, max_length=self.max_length)
+                features = self.task.encode(row, self.processor, max_length=self.max_length)
             except DataError:  # a change left nothing to read, say
                 continue
-            fits = self.room is None or (features.get("longest") or features["length"]) <= self.room
-            if features["weight"] and fits:
-                yield example, features
-
-    def _mixed(self, batch: Batch, rows: Sequence[int], epoch: int) -> Batch:
-        for augmenter, name in _numbered(self.augmenters):
-            members = ",".join(map(str, rows))
-            batch = augmenter.mix(batch, random.Random(f"{self.seed}/{epoch}/{members}/{name}"))
-        return batch
+            if features["weight"] and (self.room is None or _longest(features) <= self.room):
+                yield row, features
 
     def under(self, augmenters: Sequence[Augmenter], epoch: int = 0) -> EncodedSplit:
         """Return the same examples in the same order, each as these augmenters make it in one epoch.
@@ -138,17 +118,16 @@ class EncodedSplit:
         `lengths`, `weights` and the counts stay those of the examples as they stand.
 
         Args:
-            augmenters: bound to the split's task.
+            augmenters: suitable for the split's task (`require_suitable`).
             epoch: whose random numbers are drawn, whatever epoch a batch is asked for.
         """
-        for augmenter in augmenters:
-            augmenter.bind_processor(self.processor)
+        _show_processor(augmenters, self.processor)
         return replace(self, augmenters=tuple(augmenters), standing=epoch)
 
     def sample(self, count: int, seed: int = 0) -> EncodedSplit:
         """Return at most `count` of the examples, drawn without replacement and not augmented, in their order.
 
-        `groups` are filled in. `content`, `truncated`, `masked` and `skipped` stay those of the whole split.
+        `groups` are filled in. `content`, `truncated`, `untrained_rows` and `skipped` stay those of the whole split.
         """
         if count >= len(self):
             chosen = np.arange(len(self))
@@ -178,8 +157,12 @@ class EncodedSplit:
             "longest": self.longest,
             "percentiles": self.length_percentiles(),
             "truncated": self.truncated,
-            "masked": self.masked,
+            "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
+            "skipped_first": self.skipped[:5],
+            "uncut": self.uncut,
+            "limit": self.max_length,
+            "content": self.content,
         }
 
 
@@ -188,12 +171,15 @@ def _percentiles(lengths: np.ndarray, at: Sequence[int] = PERCENTILES) -> dict[s
     return {str(p): int(value) for p, value in zip(at, values, strict=True)}
 
 
-def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]]:
-    """Yield augmenters, each with its name and how often that came before."""
-    seen: Counter[str] = Counter()
+def _longest(features: Features) -> int:
+    """Return the longest sequence that the model reads of an example."""
+    return int(features.get("longest") or features["length"])
+
+
+def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
     for augmenter in augmenters:
-        yield augmenter, f"{augmenter.name}/{seen[augmenter.name]}"
-        seen[augmenter.name] += 1
+        if isinstance(augmenter, ReadsProcessor):
+            augmenter.bind_processor(processor)
 
 
 def content_of(rows: Iterable[Example], task: Task) -> str:
@@ -205,8 +191,8 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 
 def _content(row: Example, task: Task) -> bytes:
-    text = to_json(row)
-    return (text + to_json(task.identity(row)) if task.paths else text).encode()  # a file may change, not its path
+    identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
+    return (to_json(row) + identity).encode()
 
 
 def encode_split(
@@ -227,52 +213,64 @@ def encode_split(
         DataError: a row cannot be encoded (with file and line), or nothing of the split is trained on.
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
-    for augmenter in augmenters:
-        augmenter.bind_processor(processor)
-    lengths, full, weights, index, skipped = [], [], [], [], []
-    longest = truncated = masked = 0
+    _show_processor(augmenters, processor)
+    counts, skipped = _Counts(), []
     content = blake2b(digest_size=16)
     for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
         content.update(_content(row, task))
         try:
-            features = task.encode(row, processor, max_length=max_length)
+            counts.add(i, task.encode(row, processor, max_length=max_length))
         except DataError as error:
-            reason = f"{rows.where(i)}: {error}"
             if on_error == "fail":
-                raise DataError(f"{reason} (data.on_error: skip leaves such rows out)") from None
-            skipped.append(f"{rows.where(i)}: {mask(str(error))}")
-            continue
-        truncated += bool(features["truncated"])
-        if not features["weight"]:
-            masked += 1
-            continue
-        lengths.append(features["length"])
-        full.append(features.get("full_length"))
-        longest = max(longest, int(features.get("longest") or features["length"]))
-        weights.append(features["weight"])
-        index.append(i)
-    if not index:
-        causes = f"{masked} have no token to train on, {truncated} were cut to {max_length} tokens"
+                raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
+            skipped.append(f"{rows.where(i)}: {error}")
+    if not counts.index:
         raise DataError(
-            f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows)} rows {causes}, "
+            f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows)} rows "
+            f"{counts.untrained_rows} have no token to train on, {counts.truncated} were cut to {max_length} tokens, "
             f"{len(skipped)} were skipped. Check the columns, the task's max_length (and what of the model's length a "
             "strategy takes, such as virtual tokens) and what the loss is on."
         )
+    index = np.asarray(counts.index, dtype=np.int64)
     return EncodedSplit(
         rows,
         task,
         processor,
         max_length,
-        np.asarray(lengths, dtype=np.int64),
-        np.asarray(weights, dtype=np.float64),
-        np.asarray(index, dtype=np.int64),
-        longest,
-        truncated,
-        masked,
+        np.asarray(counts.lengths, dtype=np.int64),
+        np.asarray(counts.weights, dtype=np.float64),
+        index,
+        counts.longest,
+        counts.truncated,
+        counts.untrained_rows,
         content.hexdigest(),
         skipped,
         augmenters,
         seed,
         None if name == "train" else group_numbers(identities(rows, task, 0)[index]),
-        uncut=None if None in full else _percentiles(np.asarray(full), (*PERCENTILES, 100)),
+        uncut=None if None in counts.uncut else _percentiles(np.asarray(counts.uncut), (*PERCENTILES, 100)),
     )
+
+
+@dataclass
+class _Counts:
+    """What is kept of the features of a split's rows."""
+
+    lengths: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    uncut: list[int | None] = field(default_factory=list)
+    longest: int = 0
+    truncated: int = 0
+    untrained_rows: int = 0
+
+    def add(self, number: int, features: Features) -> None:
+        self.truncated += bool(features["truncated"])
+        if not features["weight"]:
+            self.untrained_rows += 1
+            return
+        self.lengths.append(features["length"])
+        self.uncut.append(features.get("full_length"))
+        self.longest = max(self.longest, _longest(features))
+        self.weights.append(features["weight"])
+        self.index.append(number)

@@ -1,4 +1,4 @@
-"""Examples and groups on two sides of a split: counted, told, and taken out of training where the recipe says so."""
+"""Rows and groups on two sides of a split: found, put into words, and named where training is to lose them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.data.distinct import Units
+from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
 from ftengine.run.recipe import DataSection
@@ -17,13 +17,13 @@ SHOWN_LEAKS = 5
 
 
 def find_leaks(
-    splits: Mapping[str, Rows], units: Units, near: Near | None, groups: Mapping[str, np.ndarray]
+    splits: Mapping[str, Rows], distinct: Distinct, near: Near | None, groups: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Count, for each pair of splits, the rows of the second that are also in the first.
 
     Args:
         splits: rows by name.
-        units: their distinct examples.
+        distinct: their distinct rows.
         near: near duplicates among these; None where they were not looked for.
         groups: for each split the hash of each row's group; empty where the data has none.
 
@@ -34,8 +34,8 @@ def find_leaks(
     """
     leaks = []
     for known, held in combinations(splits, 2):
-        partner = _partners(units, near, known)
-        of = units.of[held]
+        partner = _partners(distinct, near, known)
+        of = distinct.of[held]
         equal = partner[of] == of
         close = ~equal & (partner[of] >= 0)
         shared = np.isin(groups[held], groups[known]) if groups else np.zeros(len(of), dtype=bool)
@@ -44,10 +44,10 @@ def find_leaks(
         room = SHOWN_LEAKS - int(shared.any())
         shown = np.concatenate([np.flatnonzero(equal)[: room - int(close.any())], np.flatnonzero(close)])[:room]
         signs = np.where(equal[shown], "=", "≈").tolist()
-        there = _first(units.of[known], partner[of[shown]])
+        there = _first_of(distinct.of[known], partner[of[shown]])
         if shared.any():
             others = np.flatnonzero(shared)[: 1 if len(shown) else SHOWN_LEAKS]
-            there = np.concatenate([there, _first(groups[known], groups[held][others])])
+            there = np.concatenate([there, _first_of(groups[known], groups[held][others])])
             shown, signs = np.concatenate([shown, others]), signs + ["&"] * len(others)
         leaks.append(
             {
@@ -64,50 +64,54 @@ def find_leaks(
     return leaks
 
 
-def _first(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _first_of(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the index of the first of `values` that is equal, for each that is wanted."""
-    distinct, first = np.unique(values, return_index=True)
-    return first[np.searchsorted(distinct, wanted)]
+    known, first = np.unique(values, return_index=True)
+    return first[np.searchsorted(known, wanted)]
 
 
-def leaked(units: Units, near: Near | None, held: list[str], groups: Mapping[str, np.ndarray]) -> np.ndarray:
+def leaked(distinct: Distinct, near: Near | None, held: list[str], groups: Mapping[str, np.ndarray]) -> np.ndarray:
     """Say which rows of training, or whose groups, are also in one of the held-out splits."""
-    found = np.zeros(len(units.of["train"]), dtype=bool)
+    found = np.zeros(len(distinct.of["train"]), dtype=bool)
     for name in held:
-        found |= _partners(units, near, name)[units.of["train"]] >= 0
+        found |= _partners(distinct, near, name)[distinct.of["train"]] >= 0
         if groups:
             found |= np.isin(groups["train"], groups[name])
     return found
 
 
-def _partners(units: Units, near: Near | None, name: str) -> np.ndarray:
-    """Return for each unit one of a split that is equal (itself) or near, -1 where there is none."""
-    members = units.members(name)
-    partner = np.full(len(units), -1)
+def _partners(distinct: Distinct, near: Near | None, name: str) -> np.ndarray:
+    """Return for each distinct row one of a split that is equal (itself) or near, -1 where there is none."""
+    members = distinct.members(name)
+    partner = np.full(len(distinct), -1)
     if near is not None:
         for one, other in ((0, 1), (1, 0)):
             there = near.pairs[members[near.pairs[:, one]]][::-1]  # of several the first found stays
             partner[there[:, other]] = there[:, one]
-    return np.where(members, np.arange(len(units)), partner)
+    return np.where(members, np.arange(len(distinct)), partner)
 
 
 def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
-    """Say a leak in a sentence without its end."""
-    known, held = leak["between"]
-    equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[held])
-    places = leak["places"]
-    said = []
+    """Put a leak into a sentence without its end."""
+    known, held = (_NAMES.get(name, name) for name in leak["between"])
+    equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[leak["between"][1]])
+    places, parts = leak["places"], []
     if equal:
-        said.append(f"{equal} of {total} {held} examples are also in {known} (e.g. {places[0]})")
+        repeat = "repeats" if equal == 1 else "repeat"
+        parts.append(f"{equal:,} of {total:,} {held} rows {repeat} a {known} row (e.g. {places[0]})")
     if near:
         # Of several kinds each has a place; that of groups is the last, and the only one of them beside others.
         place = places[-2] if groups else places[-1]
-        close = f"near duplicates of examples there (similarity ≥ {section.near_duplicates:g}; e.g. {place})"
-        alone = f"{near} of {total} {held} examples are not in {known} word for word, but {close}"
-        said.append(f"{near} more are {close}" if equal else alone)
-    texts = ", ".join(said)
-    if not groups:
-        return texts
-    count = "1 value" if groups == 1 else f"{groups} values"
-    both = f"{count} of column {section.split.column!r} {'is' if groups == 1 else 'are'} in {known} and in {held}"
-    return f"{texts}{'; ' if texts else ''}{both} (e.g. {places[-1]})"
+        repeat = f"nearly {'repeats' if near == 1 else 'repeat'}"
+        how = f"(Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})"
+        one = f"{near:,} more {repeat} one" if equal else f"{near:,} of {total:,} {held} rows {repeat} a {known} row"
+        parts.append(f"{one} {how}")
+    if groups:
+        values = "1 value" if groups == 1 else f"{groups:,} values"
+        are = "is" if groups == 1 else "are"
+        both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"
+        parts.append(f"{both} (e.g. {places[-1]})")
+    return ", and ".join(parts)
+
+
+_NAMES = {"train": "training"}

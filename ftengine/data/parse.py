@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from ftengine.data.personal import mask
+from ftengine.api import redact
 from ftengine.errors import DataError
 
 Line = tuple[int, Any]
@@ -260,7 +260,8 @@ _DECODER = json.JSONDecoder()
 
 def _short(value: Any) -> str:
     try:
-        text = mask(_to_json(value).encode(errors="backslashreplace").decode())  # reasons are kept in the audit
+        # Redacted before it is cut, as half of a value is not recognised.
+        text = redact(_to_json(value).encode(errors="backslashreplace").decode())
     except RecursionError:
         return "deeply nested lists"
     return text if len(text) <= 60 else text[:57] + "..."

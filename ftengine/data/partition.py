@@ -9,7 +9,7 @@ import numpy as np
 from ftengine.errors import DataError
 
 
-def cut(
+def partition(
     groups: np.ndarray, fractions: Mapping[str, float], source: str = "the data", targets: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Divide rows so that those of one group share a side.
@@ -48,7 +48,7 @@ def cut(
         free = np.flatnonzero(owner == "train")
         if waiting < len(fractions):
             free = free[::-1]
-        # One group is kept for training and one for each split that is still to be cut.
+        # One group is kept for training and one for each split that is still to be made.
         most = len(free) - waiting
         taken = (
             _take(sizes, free, fraction * len(groups), most) if strata is None else strata.take(free, fraction, most)

@@ -17,7 +17,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, check_free, stored
+from ftengine.api import ReadsFiles
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
 from ftengine.data.parse import other_separator
 from ftengine.errors import DataError, did_you_mean
@@ -122,6 +123,11 @@ class Rows:
         return f"{self.source}:{line}" if ROW in self.dataset.column_names else f"{self.source} row {line}"
 
 
+def file_columns(task: object) -> tuple[str, ...]:
+    """Return the columns that hold paths of files, as a task reads its rows."""
+    return task.paths if isinstance(task, ReadsFiles) else ()
+
+
 def read_rows(
     source: str,
     *,
@@ -136,7 +142,7 @@ def read_rows(
     hash of its content, so that a changed file is never taken for the old one.
 
     Args:
-        source: a file, its format told by the suffix: .jsonl or .ndjson (an object a line), .json (a list
+        source: a file, its format known by the suffix: .jsonl or .ndjson (an object a line), .json (a list
             of objects), .csv or .tsv (with a header; values stay text, an empty cell is None), .txt (an
             example a line, as column "text"), .parquet, .arrow; or a folder with a subfolder of images for each
             label (columns "image", a path, and "label"); or a data set of the hub (see `HUB_ID`). Blank lines
@@ -258,7 +264,7 @@ def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[st
     with file:
         if not os.fstat(file.fileno()).st_size:
             raise DataError(f"{source} is empty (0 bytes); it must hold at least one example.")
-        entry = stored(file, source, suffix, on_error)
+        entry = cached(file, source, suffix, on_error)
     facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
     try:
         dataset = Dataset.from_file(str(entry / "rows.arrow"))

@@ -16,8 +16,8 @@ to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is divided and audited.
+class RowHashes:
+    """Rows by split, and hashes of what they are divided and compared by.
 
     Args:
         splits: rows by name, training first.
@@ -31,19 +31,19 @@ class Material:
     targets: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
 
-    def divided(self, sides: Mapping[str, np.ndarray]) -> Material:
-        """Return the material with training divided: for each part the indices of its rows."""
+    def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
+        """Return the same with training divided; `sides` has for each part the indices of its rows."""
         whole = self.splits["train"]
         splits = dict(self.splits)
         for name, rows in sides.items():
-            # What could not be read is told once, with the training split.
+            # What could not be read is counted once, with the training split.
             splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
         names = [name for name in ("train", "validation", "test") if name in splits]
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in names}
 
-        return Material(
+        return RowHashes(
             {name: splits[name] for name in names},
             divided(self.digests),
             divided(self.targets),
@@ -52,7 +52,7 @@ class Material:
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`Task.identity`).
+    """Hash what makes each row the same as another (`View.identity`).
 
     Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
 
@@ -63,7 +63,7 @@ def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
 
 
 def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash what makes each row the same as another, and what it is to answer (`Task.target`).
+    """Hash what makes each row the same as another, and what is to be answered (`View.label`).
 
     Returns:
         (rows,) identities as from `identities`, and (rows,) int64 hashes of targets, 0 where there is none.
@@ -71,9 +71,10 @@ def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndar
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for row in rows:
-        digests += blake2b(f"{seed} {to_json(task.identity(row))}".encode(), digest_size=16).digest()
-        target = task.target(row)
-        targets += nothing if target is None else blake2b(to_json(target).encode(), digest_size=8).digest()
+        view = task.view(row)
+        digests += blake2b(f"{seed} {to_json(view.identity)}".encode(), digest_size=16).digest()
+        label = view.label
+        targets += nothing if label is None else blake2b(to_json(label).encode(), digest_size=8).digest()
     return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
 
 

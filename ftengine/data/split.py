@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Task
-from ftengine.data.audit import audit_splits
-from ftengine.data.distinct import Units
+from ftengine.api import AuditedData, ChecksColumns, Task
+from ftengine.data.audit import to_audit
+from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
-from ftengine.data.partition import cut, folds, latest
-from ftengine.data.read import Rows, read_rows, separator_hint
-from ftengine.data.row_hashes import Material, fingerprints
+from ftengine.data.partition import folds, latest, partition
+from ftengine.data.read import Rows, file_columns, read_rows, separator_hint
+from ftengine.data.row_hashes import RowHashes, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
@@ -28,13 +28,13 @@ class Splits:
 
     Args:
         train, validation, test: rows, None where the recipe asks for none.
-        audit: what `audit_splits` found, as JSON values.
+        audited: what audits look at; None where they are not to.
     """
 
     train: Rows
     validation: Rows | None
     test: Rows | None
-    audit: dict[str, Any]
+    audited: AuditedData | None = None
 
     def mapping(self) -> dict[str, Rows]:
         """Return the splits that there are, by name."""
@@ -46,7 +46,7 @@ class Splits:
 
 
 def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = True) -> Splits:
-    """Read the recipe's data, hold out what it asks for, and look for what is wrong with it.
+    """Read the recipe's data, hold out what it asks for, and find what is on two sides.
 
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
 
@@ -54,53 +54,54 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
         section: what to read, and how to divide it.
         task: says what equal rows are.
         seed: of the division.
-        audited: whether to look for what is wrong; else only for what decides where a row goes, and `audit` is empty.
+        audited: whether audits are to look at it; else only what decides where a row goes is found.
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
             a fraction, or training has rows that are also held out (data.leaks: fail).
     """
-    material = _read(section, task, seed)
+    hashes = _read(section, task, seed)
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     cutting = bool(shares) or section.split.folds is not None
-    units, near = Units(material.splits, material.digests, task), None
+    distinct, near = Distinct(hashes.splits, hashes.digests, task), None
     # Where near duplicates decide on the division they are found before it; else when it is known who is where.
     together = section.split.duplicates == "together" and section.split.by != "time"
     dropping = section.leaks == "drop"
     threshold = section.near_duplicates if audited or dropping or (together and cutting) else None
     if threshold is not None and (together or not cutting):
-        near = find_near(units, threshold)
+        near = find_near(distinct, threshold)
     if cutting:
-        material = material.divided(_sides(section, task, material, units, near, shares))
-        units = Units(material.splits, material.digests, task)  # the same examples, so the same numbers
+        hashes = hashes.divided(_sides(section, task, hashes, distinct, near, shares))
+        distinct = Distinct(hashes.splits, hashes.digests, task)  # the same examples, so the same numbers
         if threshold is not None and near is None:
-            near = find_near(units, threshold)
-    groups = material.keys if section.split.by == "group" else {}
-    leaks = find_leaks(material.splits, units, near, groups)
+            near = find_near(distinct, threshold)
+    groups = hashes.keys if section.split.by == "group" else {}
+    leaks = find_leaks(hashes.splits, distinct, near, groups)
     if audited and section.leaks == "fail":
-        _refuse(leaks, material.splits, section, cutting)
+        _refuse(leaks, hashes.splits, section, cutting)
     kept = None
-    held = [name for name in material.splits if name != "train"]
+    held = [name for name in hashes.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
-        kept = np.flatnonzero(~leaked(units, near, held, groups))
+        kept = np.flatnonzero(~leaked(distinct, near, held, groups))
         if not len(kept):
             raise DataError(
                 f"{section.train}: every row of training{', or its group,' if groups else ''} is also in "
                 f"{' or '.join(held)}; data.leaks: drop leaves nothing to train on. Give other data to hold out."
             )
-    audit = {}
+    data = None
     if audited:
-        audit = audit_splits(material, units, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
-    train = material.splits["train"] if kept is None else material.splits["train"].select(kept)
-    return Splits(train, material.splits.get("validation"), material.splits.get("test"), audit)
+        leaks = [leak | {"text": describe(leak, hashes.splits, section)} for leak in leaks]
+        data = to_audit(hashes, distinct, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
+    train = hashes.splits["train"] if kept is None else hashes.splits["train"].select(kept)
+    return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
 
 
-def _read(section: DataSection, task: Task, seed: int) -> Material:
+def _read(section: DataSection, task: Task, seed: int) -> RowHashes:
     sources = {"train": section.train}
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task) for name, source in sources.items()}
     facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
-    return Material(
+    return RowHashes(
         splits,
         {name: digests for name, (digests, _) in facts.items()},
         {name: targets for name, (_, targets) in facts.items()},
@@ -125,16 +126,21 @@ def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float
 
 
 def _sides(
-    section: DataSection, task: Task, material: Material, units: Units, near: Near | None, shares: Mapping[str, float]
+    section: DataSection,
+    task: Task,
+    hashes: RowHashes,
+    distinct: Distinct,
+    near: Near | None,
+    shares: Mapping[str, float],
 ) -> dict[str, np.ndarray]:
     """Divide the rows of the training source: for each part the indices of its rows, ascending."""
-    split, rows = section.split, material.splits["train"]
+    split, rows = section.split, hashes.splits["train"]
     if split.by == "time":
-        return latest(material.keys["train"], shares, rows.source)
-    groups = _groups(section, material, units, near)
+        return latest(hashes.keys["train"], shares, rows.source)
+    groups = _groups(section, hashes, distinct, near)
     if split.by == "group":
-        _require_groups(section, material, units, near, len(np.unique(groups)), list(shares))
-    targets = material.targets["train"] if split.by == "stratified" else None
+        _require_groups(section, hashes, distinct, near, len(np.unique(groups)), list(shares))
+    targets = hashes.targets["train"] if split.by == "stratified" else None
     if targets is not None and not targets.any():
         raise DataError(
             f"{rows.source}: data.split.by is stratified, but task {task.name!r} finds no labels in it to keep the "
@@ -146,23 +152,23 @@ def _sides(
             "stratified to keep the proportions of. Set it to random."
         )
     if split.folds is None:
-        return cut(groups, shares, rows.source, targets)
+        return partition(groups, shares, rows.source, targets)
     fold = folds(groups, split.folds, rows.source, targets)
     test, rest = np.flatnonzero(fold == split.fold), np.flatnonzero(fold != split.fold)
     if not shares:
         return {"train": rest, "test": test}
-    parts = cut(groups[rest], shares, rows.source, None if targets is None else targets[rest])
+    parts = partition(groups[rest], shares, rows.source, None if targets is None else targets[rest])
     return {"test": test} | {name: rest[part] for name, part in parts.items()}
 
 
-def _groups(section: DataSection, material: Material, units: Units, near: Near | None) -> np.ndarray:
+def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:
     """Return the group of each row of the training source, in an order that is a shuffle by the seed."""
-    of, rows = units.of["train"], material.splits["train"]
+    of, rows = distinct.of["train"], hashes.splits["train"]
     together = section.split.duplicates == "together"
     if section.split.by == "group":
-        grouped = np.unique(material.keys["train"], return_inverse=True)[1]
+        grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
         if not together:
-            return _shuffled(grouped, material.digests["train"])
+            return _shuffled(grouped, hashes.digests["train"])
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -170,21 +176,21 @@ def _groups(section: DataSection, material: Material, units: Units, near: Near |
         equal = of if near is None else near.groups[of]
         size = max(grouped.max(), equal.max()) + 1
         links = coo_array((np.ones(len(rows), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
-        return _shuffled(connected_components(links, directed=False)[1][grouped], material.digests["train"])
+        return _shuffled(connected_components(links, directed=False)[1][grouped], hashes.digests["train"])
     if not together:
-        return _each(material.digests["train"])
-    return of if near is None else near.groups[of]  # units, and so the first of a group, are in the order of hashes
+        return _each(hashes.digests["train"])
+    return of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
 
 
 def _require_groups(
-    section: DataSection, material: Material, units: Units, near: Near | None, found: int, parts: list[str]
+    section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None, found: int, parts: list[str]
 ) -> None:
     """Refuse a column that makes too few groups to divide, and say what joins its values."""
-    split, rows = section.split, material.splits["train"]
+    split, rows = section.split, hashes.splits["train"]
     if found >= (split.folds or len(parts) + 1):
         return
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
-    grouped, of = material.keys["train"], units.of["train"]
+    grouped, of = hashes.keys["train"], distinct.of["train"]
     kinds = len(np.unique(grouped))
     said = f"1 group of column {split.column!r}" if found == 1 else f"{found} groups of column {split.column!r}"
     cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
@@ -226,8 +232,8 @@ def _each(digests: np.ndarray) -> np.ndarray:
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
     """Raise for rows of training that are also held out."""
-    told = [describe(leak, splits, section) for leak in leaks if leak["between"][0] == "train"]
-    if not told:
+    found = [describe(leak, splits, section) for leak in leaks if leak["between"][0] == "train"]
+    if not found:
         return
     apart = section.split.duplicates == "apart" and cutting
     cures = ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
@@ -236,7 +242,7 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
     cures.append("accept them with data.leaks: warn")
     raise DataError(
-        f"{'; '.join(told)}. Figures on them say nothing about new data (data.leaks: fail). "
+        f"{'; '.join(found)}. Figures on them say nothing about new data (data.leaks: fail). "
         f"Either {', or '.join(cures)}."
     )
 
@@ -247,9 +253,10 @@ def read_for(source: str, section: DataSection, task: Task) -> Rows:
     Raises:
         DataError: it cannot be read, or its columns do not suit the task; the message names it.
     """
-    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=task.paths)
+    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=file_columns(task))
     try:
-        task.check(rows.columns)
+        if isinstance(task, ChecksColumns):
+            task.check_columns(rows.columns)
     except DataError as error:
         raise DataError(f"{source}: {error}{separator_hint(source, rows.columns)}") from None
     return rows

@@ -114,23 +114,25 @@ def _require_one_scale(splits: Mapping[str, Rows], numbers: Mapping[str, np.ndar
         raise DataError(f"column {column!r} mixes {mixed}, whose numbers have no order. Write all in one unit.")
 
 
-def overlapping(
+def find_overlap(
     splits: Mapping[str, Rows], times: Mapping[str, np.ndarray], column: str, held: Iterable[str]
-) -> list[str]:
-    """Say which of the held-out splits do not lie wholly later than training, in a sentence each."""
-    warnings = []
+) -> list[dict[str, Any]]:
+    """Find held-out splits that do not lie wholly later than training.
+
+    Returns:
+        For each: "split", "rows" (no later than the last of training), "begins" and "ends" (the times where it begins
+        and training ends, as they are written) and "places" of the two.
+    """
+    found = []
     last = int(np.argmax(times["train"]))
     for name in held:
         first = int(np.argmin(times[name]))
-        early = int((times[name] <= times["train"][last]).sum())
-        if early:
-            begin, end = (str(splits[part][row][column])[:60] for part, row in ((name, first), ("train", last)))
-            warnings.append(
-                f"{name}: {early} of {len(splits[name])} examples are no later than the last of training: it begins at "
-                f"{begin} ({splits[name].where(first)}), training ends at {end} ({splits['train'].where(last)}); "
-                "figures on it say less about the future."
-            )
-    return warnings
+        if early := int((times[name] <= times["train"][last]).sum()):
+            ends = ((name, first), ("train", last))
+            begin, end = (str(splits[part][row][column])[:60] for part, row in ends)
+            places = [splits[part].where(row) for part, row in ends]
+            found.append({"split": name, "rows": early, "begins": begin, "ends": end, "places": places})
+    return found
 
 
 def _time(value: Any) -> tuple[float, str] | None:

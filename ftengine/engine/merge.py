@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
+from torch import nn
 
-from ftengine.api import LoadedModel
-from ftengine.engine.experiment import Job
-from ftengine.errors import MergeChangedOutputs
-from ftengine.model import save_model
+from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
+from ftengine.engine.prepared_data import ReadyTask, apply_strategy
+from ftengine.errors import MergeChangedOutputs, NotMergeable
+from ftengine.model import probe_tokens, raw_outputs, save_model
 from ftengine.run.directory import RunDirectory, write_folder
 
 ALLOWED_ROUNDINGS = 64
@@ -45,13 +47,28 @@ class MergeReport:
         return asdict(self)
 
 
+def check_merge(strategy: Strategy) -> Merges:
+    """Return a strategy that can merge, before any model is loaded.
+
+    Raises:
+        NotMergeable: it has no merged form, or none with its options.
+    """
+    if not isinstance(strategy, Merges):
+        raise NotMergeable(
+            f"strategy {strategy.name!r} cannot be merged into its base: it changes more than weights. "
+            "Serve the base with the trained part instead."
+        )
+    strategy.check_merge()
+    return strategy
+
+
 @torch.no_grad()
-def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
+def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
     """Merge a trained part into its base, check it, and write it as a plain model.
 
     Args:
         target: where the model goes.
-        job: the run's components.
+        ready: the run's task and components.
         loaded: the base as it was loaded.
         trained: folder of the trained part.
         dtype: of the merged weights; "auto" keeps the base's.
@@ -60,18 +77,19 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
         NotMergeable: the strategy has no merged form.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
-    module = loaded.module
+    module, task, strategy = loaded.module, ready.task, ready.experiment.make_strategy()
     kept = next(p.dtype for p in module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
     _cast(module, torch.float32)
-    probe = job.task.probe(loaded)
-    job.listener.phase("merge")
-    base = job.task.outputs(module.eval(), probe)
-    job.prepare(loaded)
-    job.strategy.load(loaded, trained)
-    before = job.task.outputs(module.eval(), probe)
-    job.strategy.merge(loaded)
-    after = job.task.outputs(module.eval(), probe)
+    probe = probe_of(task, loaded)
+    ready.listener.phase("merge")
+    base = outputs_of(task, module.eval(), probe)
+    set_seed(ready.recipe.seed)
+    apply_strategy(strategy, loaded)
+    strategy.load(loaded, trained)
+    before = outputs_of(task, module.eval(), probe)
+    check_merge(strategy).merge(loaded)
+    after = outputs_of(task, module.eval(), probe)
     difference, effect = _distance(after, before), _distance(before, base)
     tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
     if not difference <= tolerance:
@@ -88,7 +106,17 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
     return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
 
 
-def _cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+def probe_of(task: Task, loaded: LoadedModel) -> Batch:
+    """Return a batch made without data: the task's own, else random tokens."""
+    return task.probe(loaded) if isinstance(task, Probes) else probe_tokens(loaded.module)
+
+
+def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return a model's logits, as the task reads them where it says how."""
+    return task.outputs(module, batch) if isinstance(task, Probes) else raw_outputs(module, batch)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example
-from ftengine.data.read import Rows, plain, read_rows
+from ftengine.data.read import Rows, file_columns, plain, read_rows
 from ftengine.engine.finished import Run
+from ftengine.engine.prepared_data import inferring
 from ftengine.errors import DataError, RunError
 
 
@@ -111,8 +112,9 @@ def predict_file(
 
 def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
-    section, task = run.recipe.data, run.open_job().task
-    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=task.paths)
+    section, task = run.recipe.data, inferring(run.task)
+    paths = file_columns(task)
+    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=paths)
     if "prediction" in rows.columns:
         raise DataError(
             f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Example, ExampleScores, Generates, Shows
+from ftengine.api import (
+    Evaluator,
+    Example,
+    ExampleScores,
+    Generates,
+    Shows,
+    find_personal,
+    redact_json,
+    redact_pieces,
+)
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.personal import find_personal, mask_json, mask_pieces
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.significance import mcnemar
@@ -97,7 +105,7 @@ def changed_examples(
     """Return what examples.json holds: {"evaluator", "improved", "worse"}.
 
     An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
-    "tuned_score", "base_right", "tuned_right"}. Likely personal data is masked in all of it.
+    "tuned_score", "base_right", "tuned_right"}. Likely personal data is redacted in all of it.
 
     Args:
         of: the examples.
@@ -120,10 +128,10 @@ def _item(
     split, task = of.split, of.split.task
     row = int(tables[0].columns["row"][i])
     example = split.rows[row]
-    personal = [value for text in task.texts(example) for _, value in find_personal(text)]
+    personal = [value for text in task.view(example).texts for _, value in find_personal(text)]
     item: dict[str, Any] = {
         "place": split.rows.where(row),
-        "shown": shortened(mask_pieces(_pieces(split, example), personal)),
+        "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
     answers = task.answers if isinstance(task, Generates) else frozenset()
     answered = evaluator in of.answering
@@ -131,7 +139,7 @@ def _item(
         said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
         told = _brief(task.readable(said) if isinstance(task, Shows) else said)
         item |= {
-            side: mask_json(told, personal),
+            side: redact_json(told, personal),
             f"{side}_score": float(one.score[i]),
             f"{side}_right": None if np.isnan(one.right[i]) else bool(one.right[i]),
         }
@@ -140,10 +148,11 @@ def _item(
 
 def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     """Return the row's own text and what is wanted, as (text, is target); as the model reads it where it is no text."""
-    texts, target = split.task.texts(example), split.task.target(example)
+    view = split.task.view(example)
+    texts, target = view.texts, view.label
     if not texts:
         features = split.task.encode(example, split.processor, max_length=split.max_length)
-        return split.task.show(features, split.processor)
+        return split.task.show(features, split.processor) if isinstance(split.task, Shows) else []
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
     wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)

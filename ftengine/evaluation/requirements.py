@@ -50,12 +50,17 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
     Raises:
         RecipeError: one reads what neither has, or two report one metric.
     """
-    answers = task.answers if isinstance(task, Generates) else frozenset()
-    answering = [e for e in evaluators if not e.reads <= set(task.predicts) and e.reads <= set(answers)]
+    answers = answer_keys(task)
+    answering = [e for e in evaluators if not e.reads <= task.predicts and e.reads <= answers]
     reading = [e for e in evaluators if e not in answering]
     check_evaluators(reading, task.name, task.predicts)
     check_metrics(evaluators)
     return reading, answering
+
+
+def answer_keys(task: Task) -> frozenset[str]:
+    """Return the keys of a task's free answers; none where it writes none."""
+    return task.answers if isinstance(task, Generates) else frozenset()
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
 from ftengine.model.parameters import count, decayed, default_param_groups, state_tensors, trainable
+from ftengine.model.probing import probe_tokens, raw_outputs
 from ftengine.model.saving import (
     TRAINED_FILE,
     copy_into,
@@ -21,6 +22,8 @@ __all__ = [
     "fingerprint_processor",
     "fingerprint_weights",
     "load_trained",
+    "probe_tokens",
+    "raw_outputs",
     "read_tensors",
     "save_model",
     "save_tensors",

@@ -61,7 +61,7 @@ class Plugins:
     def broken(self) -> list[PluginOrigin]:
         return [origin for origin in self.origins.values() if origin.status == "broken"]
 
-    def require_sound(self) -> None:
+    def raise_if_broken(self) -> None:
         """Refuse to go on beside a plugin that failed to load.
 
         Raises:
@@ -83,7 +83,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         extra: further plugin objects by name, for tests and notebooks.
         discover: look at installed distributions; False leaves only `extra`.
 
-    A plugin that cannot be loaded is kept as broken; `Plugins.require_sound` turns it into an error, so
+    A plugin that cannot be loaded is kept as broken; `Plugins.raise_if_broken` turns it into an error, so
     that `plugins list` and `doctor` can still report it. Distributions named (comma-separated) in
     FTENGINE_BLOCK_PLUGINS are not loaded at all.
     """

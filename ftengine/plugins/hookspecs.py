@@ -1,21 +1,27 @@
 """The whole plugin contract.
 
 A plugin is a module or object, registered under the entry-point group `ftengine`, that implements any
-of these hooks with `ftengine.hookimpl`. Component hooks return classes; nothing is built or loaded
-until a recipe names it.
+of these hooks with `ftengine.hookimpl`. Every hook returns classes. Audits and rules are built for every run, the
+others when a recipe names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pluggy
 
-from ftengine.api import Augmenter, Evaluator, ModelLoader, Regularizer, Strategy, Task
-
-if TYPE_CHECKING:
-    from ftengine.run.directory import RunDirectory
+from ftengine.api import (
+    Audit,
+    Augmenter,
+    Callback,
+    Evaluator,
+    ModelLoader,
+    Regularizer,
+    Rule,
+    Strategy,
+    Task,
+)
 
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")
@@ -52,10 +58,15 @@ def ftengine_evaluators() -> Iterable[type[Evaluator]]:
 
 
 @hookspec
-def ftengine_run_started(run: RunDirectory) -> None:
-    """See a run before its first step; called in the main process."""
+def ftengine_audits() -> Iterable[type[Audit]]:
+    """Return classes that look for what is wrong with data."""
 
 
 @hookspec
-def ftengine_run_finished(run: RunDirectory) -> None:
-    """See a run after everything is saved; called in the main process."""
+def ftengine_rules() -> Iterable[type[Rule]]:
+    """Return classes that judge finished runs."""
+
+
+@hookspec
+def ftengine_callbacks() -> Iterable[type[Callback]]:
+    """Return classes that are told of a run's events."""

@@ -7,9 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from ftengine.api import Augmenter, Component, Evaluator, ModelLoader, Regularizer, Strategy, Task
+from ftengine.api import (
+    Audit,
+    Augmenter,
+    Callback,
+    Component,
+    Evaluator,
+    ModelLoader,
+    Regularizer,
+    Rule,
+    Strategy,
+    Task,
+)
 from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.option_errors import explain
@@ -21,6 +32,9 @@ KINDS: dict[str, tuple[type[Component], str]] = {
     "augmenter": (Augmenter, "ftengine_augmenters"),
     "regularizer": (Regularizer, "ftengine_regularizers"),
     "evaluator": (Evaluator, "ftengine_evaluators"),
+    "audit": (Audit, "ftengine_audits"),
+    "rule": (Rule, "ftengine_rules"),
+    "callback": (Callback, "ftengine_callbacks"),
 }
 """Component kinds: the base class of each and the hook that lists its classes."""
 
@@ -31,8 +45,9 @@ RECIPE_KEYS = {
     "augmenter": "augment",
     "regularizer": "regularize",
     "evaluator": "evaluate",
+    "callback": "callbacks",
 }
-"""Where a recipe names components of each kind."""
+"""Where a recipe names components of a kind; audits and rules are not named, all that are installed are used."""
 
 BUILT_IN = "ftengine"
 """The distribution whose components need no origin beside their names."""
@@ -56,6 +71,27 @@ class Entry:
         return (inspect.getdoc(self.cls) or "").partition("\n")[0]
 
 
+@dataclass(frozen=True)
+class Factory:
+    """Builds one component as often as it is called, each time afresh.
+
+    Args:
+        entry: the component's class and origin.
+        config: its validated options.
+    """
+
+    entry: Entry
+    config: BaseModel
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The component as a recipe writes it, with every option."""
+        return {"name": self.entry.name, **self.config.model_dump(mode="json")}
+
+    def __call__(self) -> Any:
+        return self.entry.cls(self.config)
+
+
 class Registry:
     """All components of all loaded plugins."""
 
@@ -69,10 +105,12 @@ class Registry:
 
     def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise PluginError(f"{origin} offers {cls!r} as a {kind}; it must be a subclass of {base.__name__}.")
+            raise PluginError(
+                f"{origin} offers {cls!r} as {article(kind)} {kind}; it must be a subclass of {base.__name__}."
+            )
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name:
-            raise PluginError(f"{origin} offers the {kind} {cls.__qualname__} without a name; set `name = '…'`.")
+            raise PluginError(f"{origin} offers the {kind} class {cls.__qualname__}, which has no name; set `name`.")
         known = self._entries[kind].get(name)
         if known is not None:
             raise PluginError(
@@ -103,9 +141,9 @@ class Registry:
         return entry
 
     def _elsewhere(self, name: str) -> str:
-        """Say of which other kind a component of this name is; "" where there is none."""
-        kinds = [kind for kind, entries in self._entries.items() if name in entries]
-        said = " or ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" for kind in kinds)
+        """Say of which other kind a component of this name is; "" where there is none that a recipe names."""
+        kinds = [kind for kind in RECIPE_KEYS if name in self._entries[kind]]
+        said = " or ".join(f"{article(kind)} {kind}" for kind in kinds)
         return f" {name!r} is {said}: put it under {' or '.join(RECIPE_KEYS[kind] for kind in kinds)}." if kinds else ""
 
     def _instead(self, kind: str, name: str) -> str:
@@ -114,8 +152,8 @@ class Registry:
         shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
         return f"{did_you_mean(name, self._entries[kind])} Installed: {', '.join(shown) or 'none'}."
 
-    def build(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Any:
-        """Build a component from a name, or from a mapping with `name` and its options.
+    def factory(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Factory:
+        """Check a component's name and options, given as a name or as a mapping with `name` and its options.
 
         Raises:
             UnknownName: no such component.
@@ -128,7 +166,20 @@ class Registry:
             config = entry.cls.Config.model_validate(options)
         except ValidationError as error:
             raise RecipeError(explain(error, entry.cls.Config, f"{key}.", f" of {kind} {name!r}")) from None
-        return entry.cls(config)
+        return Factory(entry, config)
+
+    def build(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Any:
+        """Build one component; see `factory`."""
+        return self.factory(kind, spec, key)()
+
+    def build_all(self, kind: str) -> list[Any]:
+        """Build every component of a kind, by name, with its default options."""
+        return [entry.cls() for entry in self.entries(kind)]
+
+
+def article(word: str) -> str:
+    """Return "a" or "an", as the word wants it."""
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _classes(impl: Any, hook_name: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.data.personal import mask
+from ftengine.api import redact
 from ftengine.report import words
 from ftengine.report.charts import pair_plot, together
 from ftengine.report.files import RunFiles
@@ -120,7 +120,7 @@ def _environment() -> Environment:
         "duration": duration,
         "size": size,
         "share": share,
-        "cut": lambda text, most: cut(mask(text), most),  # first, as half of a value is not recognised
+        "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
         "signed": lambda figure: words.plain(figure, sign=True),
         "signed_interval": lambda figure: words.interval(figure, sign=True),
@@ -136,4 +136,4 @@ def _harmless(value: Any) -> Any:
     """
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return cut(printable(mask(value)), LONGEST)
+    return cut(printable(redact(value)), LONGEST)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from ftengine.data.personal import mask
+from ftengine.api import redact
 from ftengine.report.text import number, printable
 
 WIDTH, HEIGHT = 480, 300
@@ -203,7 +203,7 @@ def _tick(value: float) -> str:
 
 
 def _text(text: str) -> str:
-    return str(escape(printable(mask(text), keep="")))
+    return str(escape(printable(redact(text), keep="")))
 
 
 def _svg(title: str, width: float, height: float, parts: Sequence[str], look: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Text for people: safe to print, numbers with the digits that matter. Standard library only."""
+"""Text for people: safe to print, numbers with the digits that matter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, safe to print."""
-    return printable(" ".join(text.split()), keep="")
+    """Return text on one line, safe to print, with likely personal data redacted."""
+    from ftengine.api import redact  # when something is said, so that --help stays quick
+
+    return printable(redact(" ".join(text.split())), keep="")
 
 
 def number(value: float | None) -> str:

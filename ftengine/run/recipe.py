@@ -155,7 +155,7 @@ class TrainSection(_Section):
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     trackers: list[str] = Field(
-        [], description="tensorboard, or another tracker that Accelerate knows; told of every step and the figures"
+        [], description="names of callbacks, such as experiment trackers; the same as `callbacks`"
     )
 
 
@@ -214,6 +214,7 @@ class Recipe(_Section):
     augment: list[Named] = Field([], description="augmenters of the training split, in order")
     regularize: list[Named] = Field([], description="regularizers of the loss")
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
+    callbacks: list[Named] = Field([], description="who is told of steps, validations and the figures: trackers, …")
     evaluate: list[Named] = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")

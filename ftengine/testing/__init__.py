@@ -11,8 +11,17 @@ fail then, so that the list does not outlive its reasons. Whatever else fails is
 
 from ftengine.testing.augmenters import check_augmenter
 from ftengine.testing.evaluators import check_evaluator, rows_of
+from ftengine.testing.loaders import check_loader
 from ftengine.testing.regularizers import check_regularizer
 from ftengine.testing.strategies import check_strategy
 from ftengine.testing.tasks import check_task
 
-__all__ = ["check_augmenter", "check_evaluator", "check_regularizer", "check_strategy", "check_task", "rows_of"]
+__all__ = [
+    "check_augmenter",
+    "check_evaluator",
+    "check_loader",
+    "check_regularizer",
+    "check_strategy",
+    "check_task",
+    "rows_of",
+]

@@ -6,8 +6,8 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from ftengine.api import Augmenter, Example, Task
-from ftengine.testing.checks import Checks, run_checks
+from ftengine.api import Augmenter, ChecksOptions, Example, MixesBatches, Task
+from ftengine.testing.checks import methods, run_checks
 
 
 def check_augmenter(
@@ -27,33 +27,48 @@ def check_augmenter(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(_augmenter_checks(make, task, examples), expected_failed_checks)
+    run_checks(methods(_AugmenterChecks(make, task, examples)), expected_failed_checks)
 
 
-def _augmenter_checks(make: Callable[[], Augmenter], task: Task, examples: Sequence[Example]) -> Checks:
-    def augmented(seed: int = 0) -> list[list[Example]]:
-        augmenter = make()
-        augmenter.bind(task)
-        return [list(augmenter.augment(row, random.Random(f"{seed}/0/{i}"))) for i, row in enumerate(examples)]
+class _AugmenterChecks:
+    def __init__(self, make: Callable[[], Augmenter], task: Task, examples: Sequence[Example]) -> None:
+        self._make, self._task, self._examples = make, task, examples
 
-    def same_seed_same_examples() -> None:
-        assert augmented() == augmented(), "the same (seed, epoch, row) gives different examples"
+    def same_seed_same_examples(self) -> None:
+        assert self._augmented() == self._augmented(), "the same (seed, epoch, row) gives different examples"
 
-    def given_examples_stay() -> None:
-        before = copy.deepcopy(list(examples))
-        augmented()
-        assert list(examples) == before, "an example that was given was changed in place"
+    def no_state_between_examples(self) -> None:
+        forwards, backwards = self._augmented(), self._augmented(backwards=True)
+        assert forwards == backwards, "what becomes of an example depends on those before it"
 
-    def targets_stay() -> None:
-        for row, new in zip(examples, augmented(), strict=True):
-            assert all(task.target(one) == task.target(row) for one in new), f"the target of {row} was changed"
+    def given_examples_stay(self) -> None:
+        for row in self._examples:
+            given = copy.deepcopy(row)
+            list(self._made().augment(given, self._task, random.Random(0)))
+            assert given == row, "an example that was given was changed in place"
 
-    def something_changes() -> None:
-        changed = any(new != [row] for seed in range(20) for row, new in zip(examples, augmented(seed), strict=True))
-        own_mix = type(make()).mix is not Augmenter.mix
-        assert changed or own_mix, "twenty seeds leave every example as it was"
+    def labels_stay(self) -> None:
+        for row, new in zip(self._examples, self._augmented(), strict=True):
+            label = self._task.view(row).label
+            changed = label is not None and any(self._task.view(one).label != label for one in new)
+            assert not changed, f"the label of {row} was changed"
 
-    yield "same_seed_same_examples", same_seed_same_examples
-    yield "given_examples_stay", given_examples_stay
-    yield "targets_stay", targets_stay
-    yield "something_changes", something_changes
+    def something_changes(self) -> None:
+        if not isinstance(self._make(), MixesBatches):
+            unchanged = [[row] for row in self._examples]
+            changes = any(self._augmented(seed) != unchanged for seed in range(20))
+            assert changes, "twenty seeds leave every example as it was"
+
+    def _made(self) -> Augmenter:
+        augmenter = self._make()
+        if isinstance(augmenter, ChecksOptions):
+            augmenter.check_options()
+        return augmenter
+
+    def _augmented(self, seed: int = 0, backwards: bool = False) -> list[list[Example]]:
+        augmenter, order = self._made(), list(enumerate(copy.deepcopy(list(self._examples))))
+        found = {
+            i: list(augmenter.augment(row, self._task, random.Random(f"{seed}/0/{i}")))
+            for i, row in (reversed(order) if backwards else order)
+        }
+        return [found[i] for i, _ in order]

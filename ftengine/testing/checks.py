@@ -25,3 +25,10 @@ def run_checks(checks: Checks, expected: Mapping[str, str] | None) -> None:
         f"{name}: passes, though it was expected to fail ({expected[name]})" for name in expected if name not in failed
     ]
     assert not wrong, "; ".join(wrong)
+
+
+def methods(suite: object) -> Checks:
+    """Return the public methods of an object as checks, in the order in which its class defines them."""
+    for name in vars(type(suite)):
+        if not name.startswith("_"):
+            yield name, getattr(suite, name)

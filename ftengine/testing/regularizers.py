@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from ftengine.api import Batch, LoadedModel, Regularizer, Task
-from ftengine.testing.checks import Checks, run_checks
+from ftengine.api import Batch, ChoosesCriterion, Criterion, HoldsState, LoadedModel, Regularizer, SeesSteps, Task
+from ftengine.testing.checks import methods, run_checks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_regularizer(
@@ -29,51 +33,64 @@ def check_regularizer(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(_regularizer_checks(make, task, load, batch), expected_failed_checks)
+    run_checks(methods(_RegularizerChecks(make, task, load, batch)), expected_failed_checks)
 
 
-def _regularizer_checks(
-    make: Callable[[], Regularizer], task: Task, load: Callable[[], LoadedModel], batch: Batch
-) -> Checks:
-    import torch
+class _RegularizerChecks:
+    def __init__(
+        self, make: Callable[[], Regularizer], task: Task, load: Callable[[], LoadedModel], batch: Batch
+    ) -> None:
+        self._make, self._task, self._load, self._batch = make, task, load, batch
 
-    def attached() -> tuple[Regularizer, LoadedModel, Task]:
-        regularizer, loaded, own = make(), load(), copy.deepcopy(task)
-        regularizer.attach(loaded, own)
-        return regularizer, loaded, own
+    def detaching_restores_the_model(self) -> None:
+        import torch
 
-    def loss(loaded: LoadedModel, task: Task) -> torch.Tensor:
-        total, weight = task.loss(loaded.module, batch)
-        return total / weight
-
-    def detaching_restores_the_model() -> None:
-        plain = load()
-        before = loss(plain, task).detach()
-        regularizer, loaded, own = attached()
+        plain = self._load()
+        before = self._loss(plain, self._task).detach()
+        regularizer, loaded, own = self._attached()
         regularizer.detach(loaded)
         loaded.module.train(plain.module.training)
-        assert torch.equal(loss(loaded, own).detach(), before), "the loss differs after attach and detach"
+        assert torch.equal(self._loss(loaded, own).detach(), before), "the loss differs after attach and detach"
         left = set(loaded.module.state_dict()) ^ set(plain.module.state_dict())
         assert not left, f"{sorted(left)[0]} was left behind or taken away"
 
-    def penalties_are_finite_scalars() -> None:
-        regularizer, loaded, own = attached()
-        penalty = regularizer.penalty(loaded.module.train(), batch, loss(loaded, own))
+    def losses_and_penalties_are_finite_scalars(self) -> None:
+        import torch
+
+        regularizer, loaded, own = self._attached()
+        loaded.module.train()
+        found = self._loss(loaded, own, regularizer)
+        assert bool(torch.isfinite(found)), f"the loss is {found}"
+        penalty = regularizer.penalty(loaded.module, self._batch, found)
         assert penalty is None or (penalty.numel() == 1 and bool(torch.isfinite(penalty))), f"it is {penalty}"
 
-    def state_survives_a_checkpoint() -> None:
-        regularizer, loaded, _ = attached()
+    def state_survives_a_checkpoint(self) -> None:
+        import torch
+
+        regularizer, loaded, _ = self._attached()
+        if not isinstance(regularizer, HoldsState):
+            return
         with torch.no_grad():
             for parameter in loaded.module.parameters():
                 parameter.add_(0.01)
-        regularizer.stepped(loaded.module, 1)
+        if isinstance(regularizer, SeesSteps):
+            regularizer.stepped(loaded.module, 1)
         kept = {name: tensor.clone() for name, tensor in regularizer.tensors().items()}
-        other, _, _ = attached()
+        other, _, _ = self._attached()
+        assert isinstance(other, HoldsState)
         other.restore(kept)
         found = other.tensors()
         assert found.keys() == kept.keys(), f"{sorted(found)} instead of {sorted(kept)}"
         assert all(torch.equal(found[name], kept[name]) for name in kept), "tensors differ after restore"
 
-    yield "detaching_restores_the_model", detaching_restores_the_model
-    yield "penalties_are_finite_scalars", penalties_are_finite_scalars
-    yield "state_survives_a_checkpoint", state_survives_a_checkpoint
+    def _attached(self) -> tuple[Regularizer, LoadedModel, Task]:
+        regularizer, loaded, own = self._make(), self._load(), copy.deepcopy(self._task)
+        regularizer.attach(loaded, own)
+        return regularizer, loaded, own
+
+    def _loss(self, loaded: LoadedModel, task: Task, regularizer: Regularizer | None = None) -> Tensor:
+        criterion = Criterion()
+        if isinstance(regularizer, ChoosesCriterion):
+            criterion = regularizer.criterion(criterion)
+        total, weight = task.loss(loaded.module, self._batch, criterion)
+        return total / weight

@@ -102,7 +102,7 @@ def _step(
     """Run one forward and backward.
 
     Returns:
-        Seconds in all, those of the task's loss alone, and bytes saved between forward and backward.
+        Seconds in all, those of one forward pass, and bytes saved between forward and backward.
     """
     module = loaded.module
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
@@ -119,9 +119,9 @@ def _step(
     batch = to_device(split.batch(members, 0), accelerator.device)
     made = time.perf_counter()
     with accelerator.autocast(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_sum, weight = task.loss(module, batch)
+        loss_sum, weight = task.loss(module, batch, regularizers.criterion)
         _settle(accelerator)
-        forward = time.perf_counter() - made
+        forward = (time.perf_counter() - made) / regularizers.criterion.passes
         penalty = regularizers.penalty(batch, loss_sum / weight)
     (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
     _settle(accelerator)

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ftengine.api import Batch
+from ftengine.api import Batch, Criterion
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 
@@ -16,13 +16,13 @@ SAMPLE = 256
 
 @torch.no_grad()
 def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int) -> float:
-    """Return the loss over a split in evaluation mode, not augmented, divided once by its whole weight."""
+    """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight."""
     module.eval()
     totals = zeros(2, accelerator.device)
     for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
-            loss_sum, weight = split.task.loss(module, batch)
+            loss_sum, weight = split.task.loss(module, batch, Criterion())
         totals += stacked(accelerator.device, loss_sum, weight)
     total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
     return total / count

@@ -1,4 +1,4 @@
-"""A model while it trains: what it must be able to do, which modules are in training mode, which parameters rest."""
+"""A model while it trains: what it must be able to do, what is in training mode, which parameters are frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ftengine.api import FreezesByStep, Strategy
 from ftengine.errors import RecipeError
+from ftengine.training.schedule import Schedule
 
 
 def train_mode(module: nn.Module) -> None:
@@ -21,8 +23,15 @@ def train_mode(module: nn.Module) -> None:
             part.eval()
 
 
+def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, schedule: Schedule) -> list[nn.Parameter]:
+    """Return the trainable parameters that a strategy leaves out of a step; none where it has no such schedule."""
+    if not isinstance(strategy, FreezesByStep):
+        return []
+    return list(strategy.frozen(module, step, schedule.total, schedule.per_epoch))
+
+
 @contextmanager
-def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Leave trainable parameters out of a step: no gradient is computed, so the optimiser passes them over.
 
     Only while the step lasts. Everywhere else requires_grad says what the run trains, so that optimiser,

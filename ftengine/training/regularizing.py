@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, LoadedModel, Regularizer, Task
+from ftengine.api import (
+    AveragesWeights,
+    Batch,
+    ChangesAtTheEnd,
+    ChoosesCriterion,
+    Criterion,
+    HoldsState,
+    LoadedModel,
+    Regularizer,
+    SeesSteps,
+    Task,
+)
 
 
 class Attached:
@@ -21,15 +32,22 @@ class Attached:
         task: the run's task.
 
     Raises:
-        RecipeError: one of them cannot regularize this; those before it are detached again.
+        RecipeError: one of them cannot regularize this; all are detached again.
     """
+
+    criterion: Criterion
+    """What the model trains on: each regularizer that chooses wraps what those before it chose."""
 
     def __init__(self, regularizers: Sequence[Regularizer], loaded: LoadedModel, task: Task) -> None:
         self._loaded, self._attached = loaded, list[Regularizer]()
+        self.criterion = Criterion()
         try:
             for regularizer in regularizers:
                 self._attached.append(regularizer)  # first, so that half an attachment is undone too
                 regularizer.attach(loaded, task)
+            for regularizer in regularizers:
+                if isinstance(regularizer, ChoosesCriterion):
+                    self.criterion = regularizer.criterion(self.criterion)
         except BaseException:
             self.detach()
             raise
@@ -45,21 +63,23 @@ class Attached:
         return torch.stack(penalties).sum() if penalties else None
 
     def stepped(self, step: int) -> None:
-        """Tell all of them of an optimiser step."""
+        """Tell those who look of an optimiser step."""
         for regularizer in self._attached:
-            regularizer.stepped(self._loaded.module, step)
+            if isinstance(regularizer, SeesSteps):
+                regularizer.stepped(self._loaded.module, step)
 
     @property
-    def evaluate_others(self) -> bool:
-        """Whether one of them evaluates other weights than those that train."""
-        return any(type(r).evaluating is not Regularizer.evaluating for r in self._attached)
+    def average(self) -> bool:
+        """Whether one of them keeps other weights than those that train."""
+        return any(isinstance(regularizer, AveragesWeights) for regularizer in self._attached)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Give the model the weights that it would keep."""
         with ExitStack() as stack:
             for regularizer in self._attached:
-                stack.enter_context(regularizer.evaluating(self._loaded.module))
+                if isinstance(regularizer, AveragesWeights):
+                    stack.enter_context(regularizer.evaluating(self._loaded.module))
             yield
 
     def tensors(self) -> dict[str, Tensor]:
@@ -67,26 +87,30 @@ class Attached:
         return {
             f"{place}|{name}": tensor
             for place, regularizer in enumerate(self._attached)
+            if isinstance(regularizer, HoldsState)
             for name, tensor in regularizer.tensors().items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Set what `tensors` returned."""
         for place, regularizer in enumerate(self._attached):
+            if not isinstance(regularizer, HoldsState):
+                continue
             mark = f"{place}|"
             own = {key.removeprefix(mark): tensor for key, tensor in tensors.items() if key.startswith(mark)}
             if own or regularizer.tensors():  # some have nothing to keep before their first step
                 regularizer.restore(own)
 
     def finish(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Let each of them change the weights that are kept; return what they report, for training.json.
+        """Let those who do change the weights that are kept; return what they report, for training.json.
 
-        "needs_validation" says of each whether it chose by the validation loss.
+        "needs_validation" says whether one chose by the validation loss.
         """
-        return [
-            {"name": r.name, "needs_validation": r.needs_validation, **r.finish(module, measure)}
-            for r in self._attached
-        ]
+        facts: list[dict[str, Any]] = [{"name": regularizer.name} for regularizer in self._attached]
+        for regularizer, told in zip(self._attached, facts, strict=True):
+            if isinstance(regularizer, ChangesAtTheEnd):
+                told |= {"needs_validation": regularizer.needs_validation, **regularizer.finish(module, measure)}
+        return facts
 
     def detach(self) -> None:
         """Undo all attachments, the last first; a second time does nothing."""

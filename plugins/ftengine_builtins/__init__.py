@@ -33,11 +33,11 @@ def ftengine_tasks():
 def ftengine_strategies():
     from ftengine_builtins.strategies.adapter import Adapter
     from ftengine_builtins.strategies.full import Full
-    from ftengine_builtins.strategies.lora import Lora
+    from ftengine_builtins.strategies.lora import LoRA
     from ftengine_builtins.strategies.prefix import Prefix
     from ftengine_builtins.strategies.prompt import Prompt
 
-    return [Adapter, Full, Lora, Prefix, Prompt]
+    return [Adapter, Full, LoRA, Prefix, Prompt]
 
 
 @hookimpl
@@ -83,3 +83,27 @@ def ftengine_evaluators():
     from ftengine_builtins.evaluators.regression import Regression
 
     return [Calibration, Classification, Entities, Generation, Memorisation, Perplexity, Refusal, Regression]
+
+
+@hookimpl
+def ftengine_callbacks():
+    from ftengine_builtins.callbacks.trackers import TRACKERS
+
+    return TRACKERS
+
+
+@hookimpl
+def ftengine_audits():
+    from ftengine_builtins.audits.balance import Balance
+    from ftengine_builtins.audits.contradictions import Contradictions
+    from ftengine_builtins.audits.duplicates import Duplicates
+    from ftengine_builtins.audits.languages import Languages
+    from ftengine_builtins.audits.leaks import Leaks
+    from ftengine_builtins.audits.lengths import Lengths
+    from ftengine_builtins.audits.mojibake import Mojibake
+    from ftengine_builtins.audits.oddities import Oddities
+    from ftengine_builtins.audits.personal_data import PersonalData
+    from ftengine_builtins.audits.reading import Reading
+
+    texts = [Languages, Mojibake, Oddities, PersonalData]
+    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, *texts]

@@ -1,6 +1,6 @@
 """A row of a measurement, and what makes a real measurement small."""
 
-from ftengine.bench.report import Row
+from ftengine_bench.report import Row
 
 SMALL = {"shapes": ["24x32x16"], "ranks": "2", "dropout": "0,0.25", "seconds": 0.001}
 """Settings of a measurement that takes no time."""

@@ -4,10 +4,10 @@ from dataclasses import fields
 
 from docs_commands import ROOT, code, table
 
-from ftengine.bench.operators import OperatorRow
-from ftengine.bench.providers import PROVIDERS
-from ftengine.bench.report import Report, Row
-from ftengine.bench.shapes import PRESETS
+from ftengine_bench.operators import OperatorRow
+from ftengine_bench.providers import PROVIDERS
+from ftengine_bench.report import Report, Row
+from ftengine_bench.shapes import PRESETS
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 

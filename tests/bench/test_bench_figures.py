@@ -3,10 +3,10 @@
 import pytest
 from bench_samples import row
 
-from ftengine.bench.figures import least_bytes, least_overhead, operations, recovered, roofline
-from ftengine.bench.shapes import PRESETS, Shape, parse_shape, preset_shapes
-from ftengine.bench.summary import blocks
 from ftengine.errors import InputError
+from ftengine_bench.figures import least_bytes, least_overhead, operations, recovered, roofline
+from ftengine_bench.shapes import PRESETS, Shape, parse_shape, preset_shapes
+from ftengine_bench.summary import blocks
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from bench_samples import row
 
-from ftengine.bench.compare import Slower, check_slower, compare, noise, parse_share
-from ftengine.bench.plot import check_plot
-from ftengine.bench.report import SCHEMA, Report, check_writable
 from ftengine.errors import InputError
+from ftengine_bench.compare import Slower, check_slower, compare, noise, parse_share
+from ftengine_bench.plot import check_plot
+from ftengine_bench.report import SCHEMA, Report, check_writable
 
 
 def report(*rows):

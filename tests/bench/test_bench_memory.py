@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ftengine.bench.memory import peak_bytes, saved_bytes
-from ftengine.bench.providers import Layer, Step, eager, frozen, our_reference, ours
-from ftengine.bench.shapes import Shape
+from ftengine_bench.memory import peak_bytes, saved_bytes
+from ftengine_bench.providers import Layer, Step, eager, frozen, our_reference, ours
+from ftengine_bench.shapes import Shape
 
 M, K, N, R = 64, 256, 128, 4
 

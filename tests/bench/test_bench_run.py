@@ -11,15 +11,15 @@ import pytest
 import torch
 from bench_samples import SMALL
 
-from ftengine.bench import peaks, providers
-from ftengine.bench.__main__ import main
-from ftengine.bench.kernels import measure_kernels, prepare
-from ftengine.bench.providers import PROVIDERS, SCALE, Layer
-from ftengine.bench.report import Report
-from ftengine.bench.settings import Settings
-from ftengine.bench.shapes import Shape
 from ftengine.errors import InputError
 from ftengine.ops import active_backend, instruction_sets, reference
+from ftengine_bench import peaks, providers
+from ftengine_bench.__main__ import main
+from ftengine_bench.kernels import measure_kernels, prepare
+from ftengine_bench.providers import PROVIDERS, SCALE, Layer
+from ftengine_bench.report import Report
+from ftengine_bench.settings import Settings
+from ftengine_bench.shapes import Shape
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,7 +238,7 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 def test_an_asked_for_provider_that_is_missing_is_refused_and_an_unasked_one_left_out(monkeypatch):
-    monkeypatch.setattr("ftengine.bench.providers.find_spec", lambda name: None)
+    monkeypatch.setattr("ftengine_bench.providers.find_spec", lambda name: None)
     with pytest.raises(InputError, match="PEFT is not installed"):
         Settings.parse(providers="peft")
     settings = Settings.parse(device="cpu")
@@ -256,7 +256,7 @@ import sys
 for name in ("accelerate", "click", "datasets", "matplotlib", "numpy", "peft", "pluggy", "psutil", "pydantic",
              "rich", "scipy", "transformers", "yaml"):
     sys.modules[name] = None
-from ftengine.bench import __main__, peaks
+from ftengine_bench import __main__, peaks
 peaks.COPIED_BYTES["cpu"], peaks.PRODUCT_SIZE["cpu"] = 1 << 16, 32
 arguments = ["--shape", "24x32x16", "--ranks", "2", "--seconds", "0.001", "--device", "cpu"]
 sys.exit(__main__.main(["kernels", *arguments, "--json", {str(tmp_path / "a.json")!r}]))
@@ -285,7 +285,7 @@ def test_without_click_compare_fails_with_1(report, tmp_path, capsys):
 
 def test_a_plot_is_drawn_where_matplotlib_is_installed(report, tmp_path):
     pytest.importorskip("matplotlib")
-    from ftengine.bench.plot import check_plot, draw
+    from ftengine_bench.plot import check_plot, draw
 
     check_plot(tmp_path / "a.png")
     draw(report, tmp_path / "a.png")

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from ftengine.bench.timing import LEAST, MOST, WARM_UP, Action, Spread, measure, paired_difference, paired_ratio
+from ftengine_bench.timing import LEAST, MOST, WARM_UP, Action, Spread, measure, paired_difference, paired_ratio
 
 
 class Stopwatch:

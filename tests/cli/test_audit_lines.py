@@ -1,59 +1,57 @@
-"""The data section of `ftengine plan`: short, and all of it in plain words."""
+"""The data section of `ftengine plan`: what is in order, and the audits' tables."""
 
 from __future__ import annotations
 
 import json
 
-from ftengine.cli.audit import audit_lines
+from rich.console import Console
+
+from ftengine.cli.audit import show_audit
+from ftengine.data.audit import run_audits
 from ftengine.data.split import make_splits
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 
 
-def test_an_audit_is_told_in_a_few_lines(tmp_path):
-    rows = [{"text": f"text number {i} jane{i}@example.org", "label": "ab"[i % 2]} for i in range(40)]
-    rows += [rows[0] | {"label": "b"}, {"text": " ", "label": "c"}]
+def printed(audit) -> list[str]:
+    out = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show_audit(out, audit)
+    return [" ".join(line.split()) for line in out.export_text().splitlines() if line.strip()]
+
+
+def test_what_is_in_order_and_tables_are_shown(tmp_path):
+    rows = [{"text": f"text number {i} of j{i}@example.org", "label": f"{'ab'[i % 2]}@x.org"} for i in range(1200)]
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    test.write_text(json.dumps(rows[5]) + "\n" + json.dumps(rows[6] | {"text": "other"}) + "\n")
-    task = Registry().build("task", {"name": "text-classification"}, "task")
-    section = DataSection(train=str(train), validation=None, test=str(test), leaks="drop")
-    audit = make_splits(section, task, 0).audit
-    percentiles = {"5": 1, "25": 2, "50": 3, "75": 4, "95": 1500, "99": 6, "100": 7}
-    audit["lengths"] = {"train": {"percentiles": percentiles, "uncut": None, "limit": 2048, "truncated": 0}}
-    assert audit_lines(audit, "tokens") == [
-        ("labels", "train: a 20, b 20, c 1"),
-        ("", "test: b 1, a 1"),
-        (
-            "lengths",
-            "train: half have up to 3 tokens, 95 % up to 1,500, 99 % up to 6, the longest 7; the model takes 2,048",
-        ),
+    test.write_text(json.dumps(rows[0] | {"text": "other"}) + "\n")
+    registry = Registry()
+    task = registry.build("task", {"name": "text-classification"}, "task")
+    splits = make_splits(DataSection(train=str(train), validation=None, test=str(test)), task, 0)
+    at = {"5": 1, "25": 2, "50": 3, "75": 4, "95": 5, "99": 6}
+    counts = {"percentiles": at, "longest": 1500, "truncated": 3, "limit": 2048}
+    audit = run_audits(splits.audited, {"train": counts | {"uncut": None}}, registry).model_dump(mode="json")
+    assert printed(audit) == [
+        "data No row repeats another of its split, or nearly does.",
+        "data No held-out row is in training.",
+        "Labels:",
+        "label train test",
+        "a…rg 600 1",
+        "b…rg 600 0",
+        "Lengths:",
+        "split half up to 95 % up to 99 % up to longest cut limit of the model",
+        "train 3 5 6 1,500 3 2,048",
+        "Lengths are those after cutting.",
     ]
-    warned = " ".join(audit["warnings"])  # what is not in order is told there, with its place, and once
-    told = ("distinct", "left out", "more than one label", "e-mail", "no text")
-    assert [word for word in told if word not in warned] == [], warned
-    assert [name for name, _ in audit_lines(audit, "images")] == ["labels", ""]
-
-
-def lengths(**facts):
-    at = {"50": 60, "95": 64, "99": 64, "100": 64}
-    found = {"splits": {}, "near_duplicates": None, "leaks": [], "labels": {}}
-    return dict(audit_lines(found | {"lengths": {"train": {"percentiles": at, "limit": 512} | facts}}, "tokens"))
-
-
-def test_lengths_of_examples_that_are_cut_are_those_before_or_say_so():
-    uncut = {"50": 80, "95": 300, "99": 700, "100": 900}
-    assert lengths(truncated=3, uncut=uncut)["lengths"] == (
-        "train: half have up to 80 tokens before cutting to 64, 95 % up to 300, 99 % up to 700, the longest 900; the "
-        "model takes 512"
-    )
-    assert "up to 60 tokens after cutting, 95 % up to 64" in lengths(truncated=3, uncut=None)["lengths"]
-    assert "up to 60 tokens, 95 %" in lengths(truncated=0, uncut=uncut)["lengths"]
-
-
-def test_data_without_duplicates_is_said_to_have_none():
-    splits = {name: {"duplicates": 0, "near_duplicates": 0} for name in ("train", "test")}
-    found = {"splits": splits, "near_duplicates": {"threshold": 0.8}, "leaks": [], "labels": {}, "lengths": {}}
-    assert audit_lines(found, "tokens") == [
-        ("duplicates", "no row repeats another of its split, or nearly does; no held-out row is in training")
+    uncut = counts | {"uncut": {"50": 80, "95": 300, "99": 700, "100": 1900}}
+    audit = run_audits(splits.audited, {"train": uncut}, registry).model_dump(mode="json")
+    assert printed(audit)[-2:] == [
+        "train 80 300 700 1,900 3 2,048",
+        "Lengths are those before cutting.",
     ]
+    texts = [finding["text"] for finding in audit["findings"]]
+    assert "3 of 1,200 training rows are cut to the length limit." in texts
+
+
+def test_of_a_long_table_the_rest_is_counted():
+    table = {"title": "Labels", "columns": ["label", "train"], "rows": [[f"l{i}", i] for i in range(20)], "caption": ""}
+    assert printed({"findings": [], "displays": [table]})[-1] == "… and 12 more"

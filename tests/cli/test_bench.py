@@ -20,7 +20,7 @@ SMALL = (
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_peaks():
-    from ftengine.bench import peaks
+    from ftengine_bench import peaks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(peaks.COPIED_BYTES, "cpu", 1 << 16)
@@ -92,14 +92,14 @@ def test_a_disturbed_measurement_is_named(ftengine, measured):
     ],
 )
 def test_wrong_input_is_one_line_before_anything_is_measured(ftengine, args, expected, monkeypatch):
-    monkeypatch.setattr("ftengine.bench.kernels.measure_kernels", None)
+    monkeypatch.setattr("ftengine_bench.kernels.measure_kernels", None)
     result = ftengine("bench", *args, code=2)
     assert expected in result.stderr
     assert len(result.stderr.strip().split("\n")) == 1
 
 
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(ftengine, monkeypatch, tmp_path):
-    monkeypatch.setattr("ftengine.bench.kernels.measure_kernels", None)
-    monkeypatch.setattr("ftengine.bench.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("ftengine_bench.kernels.measure_kernels", None)
+    monkeypatch.setattr("ftengine_bench.plot.find_spec", lambda name: None)
     result = ftengine("bench", "kernels", *SMALL, "--plot", tmp_path / "a.png", code=2)
     assert "pip install 'ftengine[bench]'" in result.stderr

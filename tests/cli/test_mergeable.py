@@ -25,7 +25,7 @@ def test_another_neither_proposes_it_nor_loads_a_model_to_refuse_it(ftengine, re
 
 def test_a_plan_says_what_its_memory_is_of_and_what_a_strategy_without_patterns_does(ftengine, recipe):
     text = " ".join(ftengine("plan", recipe, "--set", "strategy={name: prompt, virtual_tokens: 7}").stdout.split())
-    assert "Python and torch themselves take comes on top" in text
+    assert "without what Python and torch themselves take" in text
     assert "prompt: virtual_tokens 7, init vocabulary" in text
 
 

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ftengine.api import Task
+from ftengine.api import Task, View
+from ftengine.data.audit import run_audits
+from ftengine.data.split import make_splits
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import DataSection
+from ftengine.run.records import AuditResult
 
 
 class TextTask(Task):
@@ -13,20 +18,31 @@ class TextTask(Task):
 
     name = "text"
 
-    def identity(self, example):
-        return example["text"]
+    def view(self, row):
+        return View([row["text"]])
 
 
-class LabelTask(TextTask):
+class LabelTask(Task):
     """A text is to be given its label."""
 
     name = "label"
 
-    def target(self, example):
-        return example["label"]
+    def view(self, row):
+        return View([row["text"]], row["label"], classes=True)
 
-    def texts(self, example):
-        return [example["text"]]
+
+class RowTask(Task):
+    """Two rows are the same when all of their columns are."""
+
+    name = "row"
+
+    def view(self, row):
+        return View([], identity=dict(row))
+
+
+@pytest.fixture
+def row_task() -> Task:
+    return RowTask()
 
 
 @pytest.fixture
@@ -37,6 +53,24 @@ def text_task() -> Task:
 @pytest.fixture
 def label_task() -> Task:
     return LabelTask()
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def audit(registry: Registry) -> Callable[..., AuditResult]:
+    """Audit data as a run does after its division; of what the model gets there is nothing."""
+
+    def audit(task: Task, train: str | DataSection, **options) -> AuditResult:
+        section = (
+            train if isinstance(train, DataSection) else DataSection(train=train, **{"validation": None, **options})
+        )
+        return run_audits(make_splits(section, task, 0).audited, {}, registry)
+
+    return audit
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ftengine.api import Task
-from ftengine.data.audit import identities
+from ftengine.api import Task, View
 from ftengine.data.read import read_rows
+from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
@@ -177,9 +177,9 @@ class ImageTask(Task):
     name = "images"
     paths = ("image",)
 
-    def identity(self, example):
-        with open(example["image"], "rb") as file:
-            return file.read()
+    def view(self, row):
+        with open(row["image"], "rb") as file:
+            return View([], identity=file.read())
 
 
 def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
@@ -192,14 +192,14 @@ def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
     assert any(copies <= side for side in sides)
 
     section = DataSection(train="photos", validation="photos/dog", leaks="warn")
-    (leak,) = make_splits(section, task, 0).audit["leaks"]
+    (leak,) = make_splits(section, task, 0).audited.facts["leaks"]
     assert leak["count"] == 3
     assert leak["places"][1] == "photos/cat/7.png = photos/dog/8.png"
 
 
-def test_bytes_are_identified_by_their_hash(tmp_path):
+def test_bytes_are_identified_by_their_hash(tmp_path, row_task):
     parquet.write_table(pa.table({"image": [b"a" * 1000, b"b", b"a" * 1000]}), tmp_path / "data.parquet")
-    a, b, again = identities(read_rows(str(tmp_path / "data.parquet")), Task(), 0)
+    a, b, again = identities(read_rows(str(tmp_path / "data.parquet")), row_task, 0)
     assert a == again != b
 
 

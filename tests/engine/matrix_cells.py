@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import LoadedModel, SilentListener
+from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.engine.session import Session
 
 WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
@@ -148,7 +149,7 @@ class Watched:
 
     def __init__(self, session: Session, loaded: LoadedModel, prepare: Callable[[Session, LoadedModel], None]) -> None:
         self.session, self.loaded = session, loaded
-        module, self.probe = loaded.module, session.job.task.probe(loaded)
+        module, self.probe = loaded.module, probe_of(session.job.task, loaded)
         self.base: dict[str, tuple[Tensor, Tensor]] = {
             name: (tensor, tensor.detach().clone())
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
@@ -161,7 +162,7 @@ class Watched:
     def outputs(self, loaded: LoadedModel) -> Tensor:
         """Return a model's logits on the probe, in the run's precision."""
         with self.session.inference(loaded):
-            return self.session.job.task.outputs(loaded.module, self.probe).clone()
+            return outputs_of(self.session.job.task, loaded.module, self.probe).clone()
 
     def infer(self, rows: list[dict], options: dict | None) -> list[dict]:
         """Answer rows with the model as training left it."""

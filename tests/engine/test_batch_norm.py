@@ -90,7 +90,7 @@ def test_trained_statistics_survive_a_resume_and_open_again(image_recipe, resnet
     whole = fine_tune(image_recipe("whole", strategy, checkpoint_every=2))
     base = statistics(resnet)
     assert not any(torch.equal(tensor, base[name]) for name, tensor in statistics(whole.trained).items())
-    recipe, step = image_recipe("resumed", strategy, checkpoint_every=2), Trainer._step
+    recipe, step = image_recipe("resumed", strategy, checkpoint_every=2), Trainer.step
 
     def dying(self, *args):
         if self.progress.step == 7:
@@ -98,7 +98,7 @@ def test_trained_statistics_survive_a_resume_and_open_again(image_recipe, resnet
         step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dying)
+        patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe)
     resumed = fine_tune(recipe, resume=True)

@@ -8,7 +8,7 @@ import yaml
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
-from ftengine.model import read_tensors
+from ftengine.model import probe_tokens, read_tensors
 
 
 def losses(run):
@@ -93,8 +93,8 @@ def test_a_merged_run_loads_with_transformers_alone_and_gives_the_same_logits(fi
     assert report.difference <= report.tolerance < report.effect
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     AutoTokenizer.from_pretrained(tmp_path / "merged")
-    session, loaded = finished._model(base=False)
-    probe = session.job.task.probe(loaded)
+    _, loaded = finished._model(base=False)
+    probe = probe_tokens(loaded.module)
     with torch.no_grad():
         unmerged = loaded.module.eval()(**probe).logits
         difference = model(**probe).logits - unmerged

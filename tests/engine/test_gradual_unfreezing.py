@@ -40,11 +40,11 @@ def test_a_run_in_which_nothing_gets_a_gradient_ends_with_the_reason(chat_recipe
         loaded.module.beside = nn.Parameter(torch.zeros(2, device=loaded.module.device))
         loaded.module.model.norm.weight.requires_grad_(True)
 
-    def resting(self, model, *step):
+    def frozen(self, model, *step):
         return [model.model.norm.weight]
 
     monkeypatch.setattr(Full, "prepare", prepare)
-    monkeypatch.setattr(Full, "resting", resting)
+    monkeypatch.setattr(Full, "frozen", frozen)
     with pytest.raises(TrainingError, match=r"'full' trains 1 tensors, e\.g\. beside, and none got a gradient"):
         fine_tune(chat_recipe(strategy="full", train__max_steps=2))
 
@@ -70,7 +70,7 @@ def test_the_run_counts_what_will_train_and_says_what_never_does(chat_recipe):
     run = fine_tune(chat_recipe(**UNFREEZING, train__max_steps=3), listener=ear)
     facts = run.directory.read_json("training.json")
     assert facts["trainable_parameters"] == facts["total_parameters"]
-    assert any("trainable tensors rest to the last of 3 steps" in text for text in ear.heard)
+    assert any("trainable tensors stay frozen for all 3 steps" in text for text in ear.heard)
 
 
 @pytest.mark.parametrize("at", [2, 5])
@@ -80,7 +80,7 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
     settings = {**UNFREEZING, "train__max_steps": 8, "train__checkpoint_every": 1, "train__validate_every": 2}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     recipe = chat_recipe(**settings)
-    step = Trainer._step
+    step = Trainer.step
 
     def dying(self, *args):
         if self.progress.step == at:
@@ -88,7 +88,7 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
         step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dying)
+        patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe)
     resumed = fine_tune(recipe, resume=True)
@@ -98,6 +98,6 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
 
 def test_plan_says_what_would_never_train(chat_recipe):
     recipe = chat_recipe(strategy={"name": "full", "unfreeze_every": 1000})
-    assert any("rest to the last of" in warning for warning in plan(recipe, measure=False).warnings)
+    assert any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)
     recipe = chat_recipe(strategy={"name": "full"})
-    assert not any("rest to the last of" in warning for warning in plan(recipe, measure=False).warnings)
+    assert not any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftengine import fine_tune, load_run
-from ftengine.api import Augmenter, Evaluator, ExampleScores, Metric, SilentListener
+from ftengine.api import Evaluator, ExampleScores, Metric, SilentListener, TextAugmenter
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_room
@@ -308,14 +308,13 @@ class Even(Evaluator):
         yield "seen", self.seen
 
 
-class Shout(Augmenter):
-    """Write user turns in capitals, after the text as it is."""
+class Shout(TextAugmenter):
+    """Write user turns in capitals."""
 
     name = "shout"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, str.upper)
+    def change(self, text, rng):
+        return text.upper()
 
 
 class Plugin:
@@ -399,7 +398,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name, monkeypatch):
         found = run.evaluate()
     finally:
         file.write_text(before)
-    assert any(f"its {name} rows are others now" in text for text in listener.said)
+    assert any(f"{name} rows have changed" in text for text in listener.said)
     assert found["tuned"]["accuracy"] == filed_run.evaluation["tuned"]["accuracy"]
     assert found["tuned"]["nll"] == filed_run.evaluation["tuned"]["nll"]
     assert (found["training"] is None) == (name == "train")
@@ -455,14 +454,13 @@ class Graded(Even):
             raise DataError(f"`grade` is {row['grade']!r}; a number is needed.")
 
 
-class Longer(Augmenter):
+class Longer(TextAugmenter):
     """Say it four times."""
 
     name = "longer"
-    modality = "text"
 
-    def augment(self, example, rng):
-        yield self.task.rewrite(example, lambda text: " ".join([text] * 4))
+    def change(self, text, rng):
+        return " ".join([text] * 4)
 
 
 class MorePlugin:

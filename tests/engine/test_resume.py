@@ -70,7 +70,7 @@ def unfinished(chat_recipe, monkeypatch):
     from ftengine.training.loop import Trainer
 
     recipe = chat_recipe(train__checkpoint_every=2)
-    step = Trainer._step
+    step = Trainer.step
 
     def dying(self, *args):
         if self.progress.step == 3:
@@ -78,7 +78,7 @@ def unfinished(chat_recipe, monkeypatch):
         step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dying)
+        patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe)
     return recipe
@@ -107,19 +107,19 @@ def test_resume_on_changed_data_is_refused(unfinished, tmp_path):
     )
     from ftengine.training.loop import Trainer
 
-    step = Trainer._step
+    step = Trainer.step
 
     def dying(self, *args):
         if self.progress.step == 3:
             raise KeyboardInterrupt
         step(self, *args)
 
-    Trainer._step = dying
+    Trainer.step = dying
     try:
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe)
     finally:
-        Trainer._step = step
+        Trainer.step = step
     data.write_text("\n".join(lines[:-1]))
     with pytest.raises(RunError, match="data files changed"):
         fine_tune(recipe, resume=True)
@@ -150,12 +150,11 @@ def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tm
 
 
 def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
-    from ftengine import engine
     from ftengine.training.loop import Trainer
 
     recipe = chat_recipe(train__max_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "conclude", lambda run: 1 / 0)
+        patch.setattr("ftengine.engine.fine_tune.conclude", lambda run: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fine_tune(recipe)
     assert not (tmp_path / "run" / "report.html").exists()

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ftengine.data.personal import mask_pieces
 
 from ftengine.api import Evaluator, ExampleScores
-from ftengine.data.personal import mask_pieces
 from ftengine.evaluation.examples import changed_examples, most_changed, scored_by, shortened
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions

@@ -73,7 +73,7 @@ def sound():
     }
     encoded = {
         name: {"examples": split["rows"], "tokens": 64 * split["rows"], "trained_tokens": split["rows"], "longest": 128}
-        | {"truncated": 10, "masked": 0, "skipped": 0, "content": f"content of {name}"}
+        | {"truncated": 10, "untrained_rows": 0, "skipped": 0, "content": f"content of {name}"}
         for name, split in splits.items()
     }
     return {

@@ -64,7 +64,7 @@ def weights(run):
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name, monkeypatch):
     options = {"checkpoint_every": 3, "max_steps": 7}
     whole = fine_tune(recipe("whole", [name], **options))
-    step = Trainer._step
+    step = Trainer.step
 
     def dying(self, *args):
         if self.progress.step == 5:
@@ -73,7 +73,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name, monkeypatch):
 
     broken = recipe("broken", [name], **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", dying)
+        patch.setattr(Trainer, "step", dying)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(broken)
     resumed = fine_tune(broken, resume=True)
@@ -152,7 +152,7 @@ def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch
     monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("weights were read"))
     with pytest.raises(RecipeError, match="none trains"):
         fine_tune(recipe("run", ["l2-sp"], strategy="lora"))
-    with pytest.raises(RecipeError, match="dropout has p: 0"):
+    with pytest.raises(RecipeError, match="compares two passes with different dropout"):
         fine_tune(recipe("run", ["r-drop", {"name": "dropout", "p": 0}]))
     refused = recipe("run", ["wise-ft"])
     refused.data.validation = None
@@ -187,7 +187,7 @@ def test_a_run_that_fails_is_detached(recipe, monkeypatch):
         detach(self)
 
     monkeypatch.setattr(Attached, "detach", spying)
-    monkeypatch.setattr(Trainer, "_step", lambda self, *args: 1 / 0)
+    monkeypatch.setattr(Trainer, "step", lambda self, *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fine_tune(recipe("run", ["mixout", "ema"]))
     assert detached == [2, 2]  # the skeleton, then the model

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ftengine.api import RandomSource, Task
+from ftengine.api import RandomSource, TextAugmenter
 from ftengine.errors import SourceError
-from ftengine_builtins.augmenters.rewriting import SeldomConfig, TextAugmenter
+from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 CACHED_TEXTS = 100_000
 """Back-translations that are kept in memory; of a text of 1,000 characters that is 0.1 GB."""
@@ -62,14 +62,12 @@ class BackTranslation(TextAugmenter):
         super().__init__(config)
         self._known: OrderedDict[bytes, str] = OrderedDict()
 
-    def bind(self, task: Task) -> None:
-        """See the task, and find out whether both models can be loaded, without reading their weights.
+    def check_options(self) -> None:
+        """Find out whether both models can be loaded, without reading their weights.
 
         Raises:
-            RecipeError: examples of this task are not texts.
             SourceError: a model is missing, incomplete, or no encoder-decoder.
         """
-        super().bind(task)
         from ftengine_builtins.augmenters.translator import check_translator
 
         for option in ("forward", "backward"):
@@ -78,7 +76,7 @@ class BackTranslation(TextAugmenter):
             except SourceError as error:
                 raise SourceError(f"augmenter {self.name!r}, option {option}: {error}") from None
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         variant = rng.randrange(self.config.variants)
         # What is beam-searched has one back-translation only.
         seed = _number(text, variant if self.config.temperature else 0)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
-from ftengine_builtins.augmenters.rewriting import SeldomConfig, TextAugmenter
+from ftengine.api import RandomSource, TextAugmenter
+from ftengine_builtins.augmenters.seldom import SeldomConfig
 from ftengine_builtins.augmenters.words import LEXICAL
 
 STYLES = {
@@ -38,7 +38,7 @@ class Case(TextAugmenter):
     name = "case"
     Config = CaseConfig
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         written = [STYLES[style](text) for style in self.config.styles]
         different = [other for other in written if other != text]
         return rng.choice(different) if different else text

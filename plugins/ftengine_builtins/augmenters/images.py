@@ -7,20 +7,24 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ftengine.api import RandomSource, Task
+from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, Rewriting, SeldomConfig
+from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 SEEDS = 2**63
 
 
-class ImageAugmenter(Rewriting):
+class ImageAugmenter(InputAugmenter):
     """Changes images by a transform of torchvision.transforms.v2, which a subclass makes."""
 
     modality = "image"
 
-    def bind(self, task: Task) -> None:
-        super().bind(task)
+    def check_options(self) -> None:
+        """Find out whether torchvision is installed.
+
+        Raises:
+            RecipeError: it is not.
+        """
         try:
             import torchvision  # noqa: F401
         except ImportError:
@@ -65,7 +69,7 @@ class Flip(ImageAugmenter):
         return F.vertical_flip(image) if way & 2 else image
 
 
-class CropConfig(ChangeConfig):
+class CropConfig(AugmenterConfig):
     """Options of augmenter crop."""
 
     scale: list[float] = Field(
@@ -107,7 +111,7 @@ class Crop(ImageAugmenter):
         return v2.RandomResizedCrop(size, scale=self.config.scale, ratio=self.config.ratio)(image)
 
 
-class ColorConfig(ChangeConfig):
+class ColorConfig(AugmenterConfig):
     """Options of augmenter color."""
 
     brightness: float = Field(0.2, ge=0, description="factor from 1 - brightness (at least 0) to 1 + brightness")
@@ -133,7 +137,7 @@ class Color(ImageAugmenter):
         return self._jitter(image)
 
 
-class RandAugmentConfig(ChangeConfig):
+class RandAugmentConfig(AugmenterConfig):
     """Options of augmenter rand-augment."""
 
     operations: int = Field(2, ge=1, description="changes of each image, one after the other")
@@ -169,7 +173,7 @@ class TrivialAugment(ImageAugmenter):
 
     name = "trivial-augment"
     citation = "Müller and Hutter 2021, arXiv:2103.10158"
-    Config = ChangeConfig
+    Config = AugmenterConfig
 
     @cached_property
     def _operation(self) -> Any:

@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.characters import stands_alone
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
 
 LAYOUTS = {
     "qwerty": ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
@@ -26,7 +25,7 @@ REACH = 1.26
 Kind = Literal["replace", "insert", "drop", "swap"]
 
 
-class KeyboardConfig(ChangeConfig):
+class KeyboardConfig(AugmenterConfig):
     """Options of augmenter keyboard."""
 
     rate: float = Field(0.05, ge=0, le=1, description="share of letters at which a finger slips")
@@ -54,7 +53,7 @@ class Keyboard(TextAugmenter):
         super().__init__(config)
         self._near = neighbours(self.config.layout)
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         pieces, at = [], 0
         while at < len(text):
             letter, size = text[at], 1

@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine.errors import RecipeError
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
 from ftengine_builtins.augmenters.words import join, split_words
 
 
-class MaskSpansConfig(ChangeConfig):
+class MaskSpansConfig(AugmenterConfig):
     """Options of augmenter mask-spans."""
 
     rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
@@ -52,7 +51,7 @@ class MaskSpans(TextAugmenter):
                 "Name one with option mask, e.g. {name: mask-spans, mask: _}."
             )
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
         hidden = self._hidden(len(words), rng)
         if self.config.masks == "word":

@@ -35,20 +35,24 @@ class Mixing(Augmenter):
     modality = "image"
     Config = MixConfig
 
-    def bind(self, task: Task) -> None:
-        super().bind(task)
+    def check_mix(self, task: Task) -> None:
+        """Refuse tasks without labels.
+
+        Raises:
+            RecipeError: there is nothing to mix beside the images.
+        """
         if task.labels is None:
             raise RecipeError(
                 f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out of the recipe."
             )
 
-    def mix(self, batch: Batch, rng: RandomSource) -> Batch:
+    def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch with every image and its label mixed with another's.
 
         Labels of one class an example become (examples, classes) fp32 that sum to 1, also where nothing is mixed.
         """
-        assert self.task.labels is not None
-        labels = soft_labels(batch["labels"], len(self.task.labels.names))
+        assert task.labels is not None
+        labels = soft_labels(batch["labels"], len(task.labels.names))
         name, pixels = images_of(batch, self.name)
         if rng.random() >= self.config.probability:
             return {**batch, "labels": labels}
@@ -95,8 +99,13 @@ class CutMix(Mixing):
     citation = "Yun et al. 2019, arXiv:1905.04899"
     Config = CutMixConfig
 
-    def bind(self, task: Task) -> None:
-        super().bind(task)
+    def check_mix(self, task: Task) -> None:
+        """Refuse tasks without labels, and regression.
+
+        Raises:
+            RecipeError: there is nothing to mix beside the images, or nothing that has an area's share.
+        """
+        super().check_mix(task)
         if task.labels is not None and task.labels.kind == "regression":
             raise RecipeError(
                 f"augmenter {self.name!r} mixes labels by area, which means nothing for numbers (regression). Take it "

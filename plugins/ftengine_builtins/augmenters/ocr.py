@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.characters import stands_alone
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
 
 ALIKE = (
     ("l", "1"), ("l", "I"), ("I", "1"), ("O", "0"), ("o", "0"), ("Q", "O"), ("S", "5"), ("s", "5"), ("B", "8"),
@@ -16,7 +15,7 @@ ALIKE = (
 """Pairs that look alike in print; each is taken for the other."""
 
 
-class OcrConfig(ChangeConfig):
+class OcrConfig(AugmenterConfig):
     """Options of augmenter ocr."""
 
     rate: float = Field(0.05, ge=0, le=1, description="share of characters with a double that are mistaken for it")
@@ -38,7 +37,7 @@ class Ocr(TextAugmenter):
             self._doubles.setdefault(a, []).append(b)
             self._doubles.setdefault(b, []).append(a)
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         pieces, at = [], 0
         while at < len(text):
             seen, size = text[at], 1

@@ -6,16 +6,15 @@ import unicodedata
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.characters import stands_alone
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
 from ftengine_builtins.augmenters.words import join, split_words
 
 MARKS = (".", ";", "?", ":", "!", ",")
 """The six marks of the paper."""
 
 
-class PunctuationConfig(ChangeConfig):
+class PunctuationConfig(AugmenterConfig):
     """Options of augmenter punctuation."""
 
     insert: float = Field(
@@ -35,7 +34,7 @@ class Punctuation(TextAugmenter):
     citation = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
     Config = PunctuationConfig
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         if self.config.drop:
             text = "".join(c for i, c in enumerate(text) if not (_is_mark(text, i) and rng.random() < self.config.drop))
         return self._with_marks(text, rng) if self.config.insert else text

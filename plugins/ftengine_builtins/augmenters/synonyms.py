@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 
 from pydantic import Field
 
-from ftengine.api import RandomSource, Task
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.word_list import key_of, read_word_list
 from ftengine_builtins.augmenters.words import LEXICAL
 
 
-class SynonymsConfig(ChangeConfig):
+class SynonymsConfig(AugmenterConfig):
     """Options of augmenter synonyms."""
 
     file: str = Field(
@@ -35,12 +35,24 @@ class Synonyms(TextAugmenter):
     citation = "Zhang et al. 2015, arXiv:1509.01626; Wei and Zou 2019, arXiv:1901.11196"
     Config = SynonymsConfig
 
-    def bind(self, task: Task) -> None:
-        super().bind(task)
-        self._list = read_word_list(self.config.file, both_ways=self.config.both_ways)
-        self._longest = max(len(key.split()) for key in self._list)
+    def check_options(self) -> None:
+        """Read the word list.
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+        Raises:
+            DataError: it is missing or malformed.
+        """
+        assert self._list
+
+    @cached_property
+    def _list(self) -> dict[str, list[str]]:
+        return read_word_list(self.config.file, both_ways=self.config.both_ways)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Words of the longest phrase."""
+        return max(len(key.split()) for key in self._list)
+
+    def change(self, text: str, rng: RandomSource) -> str:
         spans = [match.span() for match in LEXICAL.finditer(text)]
         pieces, at, i = [], 0, 0
         while i < len(spans):

@@ -55,9 +55,9 @@ def check_translator(source: str) -> None:
         raise SourceError(
             f"{source!r} is neither a folder that holds a model nor the name of a hub model (owner/name)."
         )
-    loader.check(source)
+    loader.check_source(source)
     loader.load_processor(source)
-    skeleton = loader.load(LoadRequest(source, HEAD, skeleton=True, processor=False))
+    skeleton = loader.load_skeleton(LoadRequest(source, HEAD, processor=False))
     if not hasattr(skeleton.module, "generate"):
         raise SourceError(f"{source!r} is a {type(skeleton.module).__name__}, which cannot generate text.")
 

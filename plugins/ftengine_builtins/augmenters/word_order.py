@@ -6,14 +6,13 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from ftengine.api import RandomSource
-from ftengine_builtins.augmenters.rewriting import ChangeConfig, TextAugmenter
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.words import join, split_words
 
 EDA = "Wei and Zou 2019, arXiv:1901.11196"
 
 
-class DeleteWordsConfig(ChangeConfig):
+class DeleteWordsConfig(AugmenterConfig):
     """Options of augmenter delete-words."""
 
     rate: float = Field(0.1, ge=0, le=1, description="probability with which each word is left out")
@@ -30,7 +29,7 @@ class DeleteWords(TextAugmenter):
     citation = EDA
     Config = DeleteWordsConfig
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
         kept = [i for i in range(len(words)) if rng.random() >= self.config.rate]
         if len(kept) == len(words):
@@ -41,7 +40,7 @@ class DeleteWords(TextAugmenter):
         return join([words[i] for i in kept], [gaps[0], *inner, gaps[-1]])
 
 
-class SwapWordsConfig(ChangeConfig):
+class SwapWordsConfig(AugmenterConfig):
     """Options of augmenter swap-words."""
 
     rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
@@ -59,7 +58,7 @@ class SwapWords(TextAugmenter):
     citation = EDA
     Config = SwapWordsConfig
 
-    def rewritten(self, text: str, rng: RandomSource) -> str:
+    def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
         if len(words) < 2 or not self.config.rate:
             return text

@@ -28,12 +28,11 @@ class CallableLoader(ModelLoader):
 
     The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as
     `function()`. It returns a torch module, or (module, processor), or a `LoadedModel`. One that takes
-    the request is first called for its processor alone, with `head=""` and `skeleton=True`. Modules are
+    the request is first called for its processor alone, with `head=""`. Modules are
     imported as Python does, with the working directory searched last.
     """
 
     name = "callable"
-    skeletons = False
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -43,7 +42,7 @@ class CallableLoader(ModelLoader):
         """Accept nothing by itself: running code takes `loader: callable`."""
         return False
 
-    def check(self, source: str) -> None:
+    def check_source(self, source: str) -> None:
         """Look at the spelling and for the module, without importing it."""
         if not SHAPE.fullmatch(source):
             raise SourceError(f"{source!r}: loader callable takes module:function, for example my_models:small.")
@@ -54,9 +53,9 @@ class CallableLoader(ModelLoader):
 
     def load_processor(self, source: str) -> Any:
         """Return the processor that comes with the model, or None where it comes alone."""
-        self.check(source)
+        self.check_source(source)
         function = _find(source)
-        result = _call(function, LoadRequest(source, head="", skeleton=True))
+        result = _call(function, LoadRequest(source, head=""))
         processor = _parts(result, source)[1]
         if not _wants_request(function, source):  # nothing else to be had from a second call
             self._waiting[source] = result
@@ -64,7 +63,7 @@ class CallableLoader(ModelLoader):
 
     def load(self, request: LoadRequest) -> LoadedModel:
         # Each model is handed out once: the next caller must not meet one that was trained.
-        self.check(request.source)
+        self.check_source(request.source)
         waiting = self._waiting.pop(request.source, None)
         result = waiting if waiting is not None else _call(_find(request.source), request)
         module, processor = _parts(result, request.source)

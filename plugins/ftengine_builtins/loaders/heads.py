@@ -27,6 +27,7 @@ PROBLEM_TYPES = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
     "regression": "regression",
+    "tags": "single_label_classification",
 }
 """What transformers calls each kind of `Labels`."""
 

@@ -26,16 +26,16 @@ class PackageLoader(ModelLoader):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._loaders: dict[str, ModelLoader] = {}
+        self._loaders: dict[str, TransformersLoader | GgufLoader] = {}
 
     def accepts(self, source: str) -> bool:
         """Accept whatever begins with package://."""
         return source.startswith(SCHEME)
 
-    def check(self, source: str) -> None:
+    def check_source(self, source: str) -> None:
         """Find the package and the path in it, then check what lies there."""
         path, loader = self._resolved(source)
-        loader.check(str(path))
+        loader.check_source(str(path))
 
     def load_processor(self, source: str) -> Any:
         path, loader = self._resolved(source)
@@ -45,14 +45,18 @@ class PackageLoader(ModelLoader):
         path, loader = self._resolved(request.source)
         return replace(loader.load(replace(request, source=str(path))), source=request.source)
 
-    def _resolved(self, source: str) -> tuple[Path, ModelLoader]:
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
+        path, loader = self._resolved(request.source)
+        return replace(loader.load_skeleton(replace(request, source=str(path))), source=request.source)
+
+    def _resolved(self, source: str) -> tuple[Path, TransformersLoader | GgufLoader]:
         path = resolve(source)
         if source not in self._loaders:
             self._loaders[source] = _loader_for(path, source)
         return path, self._loaders[source]
 
 
-def _loader_for(path: Path, source: str) -> ModelLoader:
+def _loader_for(path: Path, source: str) -> TransformersLoader | GgufLoader:
     if path.is_dir():
         return TransformersLoader()
     if path.suffix.lower() == ".gguf":

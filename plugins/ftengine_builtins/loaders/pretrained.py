@@ -34,18 +34,16 @@ def load_pretrained(
     config: Any,
     processor: Any,
     *,
-    stored: Mapping[str, Shape | None] | None = None,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> LoadedModel:
-    """Build the model that `request` asks for.
+    """Load the model that `request` asks for.
 
     Args:
-        request: what to build.
-        folder: where `from_pretrained` finds the weights; unused for a skeleton.
+        request: what to load.
+        folder: where `from_pretrained` finds the weights.
         config: the checkpoint's config; it is not modified.
         processor: what goes with the model.
-        stored: what the weights hold, for a skeleton (`predicted_fresh`).
         trust_remote_code: run model code that comes with the checkpoint.
         options: further arguments of `from_pretrained`.
 
@@ -53,40 +51,56 @@ def load_pretrained(
         SourceError: the head is unknown, or weights of the base are missing.
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
-    saved_config, config = config, copy.deepcopy(config)
+    with reading(request.source):
+        module, info = auto.from_pretrained(
+            folder,
+            config=_with_labels(config, request),
+            dtype=request.dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head of another size begins afresh; anything else is refused below
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    return _loaded(request, module, config, processor, fresh)
+
+
+def build_skeleton(
+    request: LoadRequest,
+    config: Any,
+    processor: Any,
+    *,
+    stored: Mapping[str, Shape | None] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Build the model that `load_pretrained` would load, on the meta device.
+
+    `stored` is what the weights hold, where that is known (`predicted_fresh`); the rest is as there.
+    """
+    auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
+    dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
+    with reading(request.source), torch.device("meta"):
+        module = auto.from_config(_with_labels(config, request), dtype=dtype, trust_remote_code=trust_remote_code)
+        fresh = set() if request.head in GENERATIVE else predicted_fresh(module, config, stored)
+    return _loaded(request, module, config, processor, fresh)
+
+
+def _with_labels(config: Any, request: LoadRequest) -> Any:
+    config = copy.deepcopy(config)
     if request.labels is not None:
         set_labels(config, request.labels)
-    if request.skeleton:
-        dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
-        with reading(request.source), torch.device("meta"):
-            module = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-            fresh = set() if request.head in GENERATIVE else predicted_fresh(module, saved_config, stored)
-    else:
-        with reading(request.source):
-            module, info = auto.from_pretrained(
-                folder,
-                config=config,
-                dtype=request.dtype,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # a head of another size begins afresh; anything else is refused below
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-                **options,
-            )
-        fresh = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    return config
+
+
+def _loaded(request: LoadRequest, module: Any, config: Any, processor: Any, fresh: set[str]) -> LoadedModel:
+    """Fit head, special tokens and limits to the task; `config` is the checkpoint's own, `fresh` the keys it lacks."""
     if request.labels is not None:
-        fresh |= _fit_output_layer(module, fresh, saved_config, request)
+        fresh |= _fit_output_layer(module, fresh, config, request)
     new = fresh_modules(module, fresh, request.source, head_may_be_new=request.head not in GENERATIVE)
     _agree_on_special_tokens(module, processor)
-    return LoadedModel(
-        module=module,
-        processor=processor,
-        source=request.source,
-        head=request.head,
-        new_modules=new,
-        labels=request.labels,
-        max_length=longest_input(module, processor),
-    )
+    limit = longest_input(module, processor)
+    return LoadedModel(module, processor, request.source, request.head, new, request.labels, max_length=limit)
 
 
 def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:

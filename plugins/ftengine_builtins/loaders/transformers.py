@@ -16,7 +16,13 @@ from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
 from ftengine_builtins.loaders.fresh import Shape
-from ftengine_builtins.loaders.pretrained import load_pretrained, pad_with_eos, read_json, refuse_adapter
+from ftengine_builtins.loaders.pretrained import (
+    build_skeleton,
+    load_pretrained,
+    pad_with_eos,
+    read_json,
+    refuse_adapter,
+)
 from ftengine_builtins.loaders.quiet import cause, reading
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -45,12 +51,16 @@ class TransformersLoader(ModelLoader):
     def accepts(self, source: str) -> bool:
         """Accept a folder that holds a model (or tries to), and whatever is spelt like a hub id."""
         place = Path(source)
-        if place.is_dir():
-            inside = self._inside(place)
-            return any((inside / name).exists() for name in ("config.json", "adapter_config.json", WEIGHTS))
-        return not place.exists() and place.suffix.lower() != ".gguf" and HUB_ID.fullmatch(source) is not None
+        try:
+            if place.is_dir():
+                inside = self._inside(place)
+                return any((inside / name).exists() for name in ("config.json", "adapter_config.json", WEIGHTS))
+            exists = place.exists()
+        except (OSError, ValueError):  # no path at all: too long, a null byte
+            return False
+        return not exists and place.suffix.lower() != ".gguf" and HUB_ID.fullmatch(source) is not None
 
-    def check(self, source: str) -> None:
+    def check_source(self, source: str) -> None:
         """Look for config and weights; of a hub model only the small files are fetched."""
         folder = self._folder(source, weights=False)
         self._check_config(folder, source)
@@ -61,34 +71,44 @@ class TransformersLoader(ModelLoader):
         """Load the tokenizer, or the image processor of a model that has none (or on request)."""
         folder = self._folder(source, weights=False)
         self._check_config(folder, source)
-        code, wanted = {"trust_remote_code": self.config.trust_remote_code}, self.config.processor
+        wanted = self.config.processor
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
         if texts and wanted != "image":
             with reading(source):
-                tokenizer = AutoTokenizer.from_pretrained(folder, **code)
+                tokenizer = AutoTokenizer.from_pretrained(folder, **self._code)
             # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
             if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                 return pad_with_eos(tokenizer)
         elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
             with reading(source):
                 # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.
-                return AutoImageProcessor.from_pretrained(folder, backend="pil", **code)
+                return AutoImageProcessor.from_pretrained(folder, backend="pil", **self._code)
         raise SourceError(
             f"{source!r} has no tokenizer vocabulary and no image processor. Put the model's tokenizer.json and "
             "tokenizer_config.json (or preprocessor_config.json) beside its config.json."
         )
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        folder = self._folder(request.source, weights=not request.skeleton)
+        folder = self._folder(request.source, weights=True)
         self._check_config(folder, request.source)
-        stored = stored_shapes(folder, request.source) if request.skeleton else None
-        if not request.skeleton:
-            check_weights(folder, request.source)
+        check_weights(folder, request.source)
+        return load_pretrained(request, folder, *self._beside_weights(folder, request), **self._code)
+
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
+        folder = self._folder(request.source, weights=False)
+        self._check_config(folder, request.source)
+        stored = stored_shapes(folder, request.source)
+        return build_skeleton(request, *self._beside_weights(folder, request), stored=stored, **self._code)
+
+    def _beside_weights(self, folder: Path, request: LoadRequest) -> tuple[Any, Any]:
+        """Return config and, where it is wanted, processor."""
         with reading(request.source):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=self.config.trust_remote_code)
-        processor = self.load_processor(request.source) if request.processor else None
-        code = self.config.trust_remote_code
-        return load_pretrained(request, folder, config, processor, stored=stored, trust_remote_code=code)
+            config = AutoConfig.from_pretrained(folder, **self._code)
+        return config, self.load_processor(request.source) if request.processor else None
+
+    @property
+    def _code(self) -> dict[str, bool]:
+        return {"trust_remote_code": self.config.trust_remote_code}
 
     def _folder(self, source: str, *, weights: bool) -> Path:
         """Return the folder that holds the model, fetched into the hub's cache where it is not local."""

@@ -119,7 +119,7 @@ class VisionLoader(ModelLoader):
         except (OSError, ValueError, AttributeError):
             return False
 
-    def check(self, source: str) -> None:
+    def check_source(self, source: str) -> None:
         """Find the library, the architecture and the weights' header."""
         if find_spec(self.library) is None:
             raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
@@ -143,12 +143,18 @@ class VisionLoader(ModelLoader):
                 ) from None
 
     def load_processor(self, source: str) -> ImageTransform:
-        self.check(source)
+        self.check_source(source)
         return self._transform(source, *self._described(source))
 
     def load(self, request: LoadRequest) -> LoadedModel:
+        return self._build(request, skeleton=False)
+
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
+        return self._build(request, skeleton=True)
+
+    def _build(self, request: LoadRequest, skeleton: bool) -> LoadedModel:
         source, labels = request.source, request.labels
-        self.check(source)
+        self.check_source(source)
         if request.head != HEAD or labels is None:
             raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
         architecture, saved = self._described(source)
@@ -160,7 +166,7 @@ class VisionLoader(ModelLoader):
         heads = self.heads(module, len(labels.names))
         if not heads:
             raise SourceError(f"{source!r}: cannot tell which layer of {type(module).__name__} gives the logits.")
-        if request.skeleton:
+        if skeleton:
             module.to("meta")
         elif self.config.weights != "random":
             fill(module, self._tensors(source, architecture), heads, rows, source)
@@ -168,9 +174,8 @@ class VisionLoader(ModelLoader):
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(getattr(torch, request.dtype))
         processor.labels, processor.arguments = labels, arguments
-        return LoadedModel(
-            module, processor, source, request.head, tuple(sorted(heads)) if rows is None else (), labels
-        )
+        new = tuple(sorted(heads)) if rows is None else ()
+        return LoadedModel(module, processor, source, request.head, new, labels)
 
     def heads(self, module: nn.Module, classes: int) -> list[str]:
         """Name the layers that give the logits: the last linear map or convolution, if its outputs are the classes."""

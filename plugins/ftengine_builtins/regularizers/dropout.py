@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
-from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts, is_random
+from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts
 
 
 class DropoutConfig(Config):
@@ -42,11 +42,6 @@ class Dropout(Regularizer):
         self._before = [(place, place.probability) for place in places]
         for place in places:
             setattr(place.owner, place.attribute, self.config.p)
-        if not self.config.p and task.keeps_pass and not is_random(loaded):
-            raise RecipeError(
-                "regularizer dropout has p: 0, so that the two passes which r-drop before it compares would be equal. "
-                "Set p above 0, or take one of the two out of the recipe."
-            )
 
     def detach(self, loaded: LoadedModel) -> None:
         while self._before:

@@ -33,7 +33,6 @@ class L2SP(Regularizer):
 
     name = "l2-sp"
     replaces_weight_decay = True
-    """Whether a run with train.weight_decay is refused."""
     Config = L2SPConfig
     citation = (
         "Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
-from ftengine.errors import RecipeError
+from ftengine.api import Config, Criterion, LoadedModel, Regularizer, Task
+from ftengine_builtins.regularizers.distributions import require_distributions
 
 
 class LabelSmoothingConfig(Config):
@@ -27,15 +29,28 @@ class LabelSmoothing(Regularizer):
     citation = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        if not task.smooths:
-            kind = f" with kind: {task.labels.kind}" if task.labels else ""
-            raise RecipeError(
-                f"regularizer label-smoothing needs classes to predict; task {task.name!r}{kind} has none. Take it "
-                "out of the recipe."
-            )
-        self._task = task
-        task.label_smoothing = self.config.epsilon
+        require_distributions(task, self.name)
 
-    def detach(self, loaded: LoadedModel) -> None:
-        if task := vars(self).pop("_task", None):
-            task.label_smoothing = 0.0
+    def criterion(self, plain: Criterion) -> Criterion:
+        return _Smoothed(plain, self.config.epsilon)
+
+
+class _Smoothed(Criterion):
+    """A criterion with a share ε of its targets spread over all classes, which are probabilities then."""
+
+    def __init__(self, plain: Criterion, epsilon: float) -> None:
+        self.passes, self._plain, self._epsilon = plain.passes, plain, epsilon
+
+    def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        share = self._epsilon / logits[0].shape[1]
+        if targets.is_floating_point():
+            smoothed = targets * (1 - self._epsilon) + share
+        else:
+            smoothed = torch.full_like(logits[0], share).scatter_(1, targets[:, None], 1 - self._epsilon + share)
+        return self._plain.single(smoothed, *logits)
+
+    def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        return self._plain.multi(targets * (1 - self._epsilon) + self._epsilon / 2, *logits)
+
+    def regression(self, targets: Tensor, *outputs: Tensor) -> Tensor:
+        return self._plain.regression(targets, *outputs)

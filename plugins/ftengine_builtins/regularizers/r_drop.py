@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from ftengine.api import Batch, Config, LoadedModel, Regularizer, Task
+from ftengine.api import Config, Criterion, LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
+from ftengine_builtins.regularizers.distributions import binary_divergence, divergence, require_distributions
 from ftengine_builtins.regularizers.randomness import is_random
 
 
@@ -20,8 +21,8 @@ class RDrop(Regularizer):
     """Make two passes with different dropout say the same (R-Drop, Liang et al. 2021).
 
     The loss becomes that of both passes, -log P₁ - log P₂, plus alpha · ½ [KL(P₁‖P₂) + KL(P₂‖P₁)] (arXiv:2106.14448,
-    §2), for every example or, of language models, every token that is trained on. The logged penalty is what
-    comes on top of the first pass's loss. A step takes about twice the time, and holds the activations of two passes.
+    §2), for every example or, of language models, every token that is trained on. All of it is the loss that is logged.
+    A step takes about twice the time, and holds the activations of two passes.
     """
 
     name = "r-drop"
@@ -29,25 +30,35 @@ class RDrop(Regularizer):
     citation = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        if not task.compares:
-            kind = f" with kind: {task.labels.kind}" if task.labels else ""
-            raise RecipeError(
-                f"regularizer r-drop compares distributions, and task {task.name!r}{kind} predicts none. Take it out "
-                "of the recipe."
-            )
-        if not is_random(loaded):
-            raise RecipeError(
-                f"regularizer r-drop compares two passes with different dropout, and {type(loaded.module).__name__} "
-                "has none, so that both would be equal. Put regularizer dropout (or neftune, mixout) before it in the "
-                "list, or set strategy.dropout."
-            )
-        self._task = task
-        task.keeps_pass = True
+        require_distributions(task, self.name)
+        self._loaded = loaded
 
-    def penalty(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
-        again, divergence = self._task.divergence(model, batch)
-        return again + self.config.alpha * divergence
+    def criterion(self, plain: Criterion) -> Criterion:
+        if not is_random(self._loaded):
+            model = type(self._loaded.module).__name__
+            raise RecipeError(
+                f"regularizer r-drop compares two passes with different dropout, and {model} has none, "
+                "so that both would be equal. Set regularizer dropout above 0, add neftune or mixout, or set "
+                "strategy.dropout."
+            )
+        return _TwoPasses(plain, self.config.alpha)
 
     def detach(self, loaded: LoadedModel) -> None:
-        if task := vars(self).pop("_task", None):
-            task.keeps_pass = False
+        self._loaded = None
+
+
+class _TwoPasses(Criterion):
+    """The losses of two passes, plus alpha times their divergence."""
+
+    passes = 2
+
+    def __init__(self, plain: Criterion, alpha: float) -> None:
+        self._plain, self._alpha = plain, alpha
+
+    def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        first, second = (self._plain.single(targets, one) for one in logits)
+        return first + second + self._alpha * divergence(*logits)
+
+    def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        first, second = (self._plain.multi(targets, one) for one in logits)
+        return first + second + self._alpha * binary_divergence(*logits)

@@ -47,8 +47,11 @@ class WiseFT(Regularizer):
 
     def __init__(self, config: WiseFTConfig | None = None) -> None:
         super().__init__(config)
-        self.needs_validation = self.config.alpha == "auto"
         self._start: dict[str, Tensor] = {}
+
+    @property
+    def needs_validation(self) -> bool:
+        return self.config.alpha == "auto"
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         new = tuple(f"{name}." for name in loaded.new_modules)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, naming
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
@@ -186,7 +186,8 @@ class Adapter(Strategy):
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
     def reopened(self) -> dict[str, Any]:
-        return super().reopened() | {"start_from": None}  # the run's own adapter has all that came from there
+        # The run's own adapter has all that came from start_from.
+        return self.config.model_dump(mode="json") | {"start_from": None}
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
@@ -206,22 +207,6 @@ class Adapter(Strategy):
             BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
         """
         self._load(loaded, Path(directory))
-
-    def check_merge(self) -> None:
-        """Refuse: the bottleneck's activation has no place in the base's linear maps.
-
-        Raises:
-            NotMergeable: always.
-        """
-        raise NotMergeable(
-            "strategy adapter cannot be merged into its base: between an adapter's two linear maps stands a "
-            f"non-linearity ({self.config.non_linearity}), which no weight of the base can hold. "
-            "Serve the base with the adapter."
-        )
-
-    def merge(self, loaded: LoadedModel) -> None:
-        """Refuse, as `check_merge` does."""
-        self.check_merge()
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config
@@ -270,7 +255,7 @@ class Adapter(Strategy):
     def _reduction_factor(self) -> float | dict[str, float]:
         if self.config.bottleneck is None:
             return self.config.reduction_factor
-        factors = {str(p.layer): _factor(p.width, self.config.bottleneck) for p in self._places}
+        factors = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
         return next(iter(factors.values())) if len(set(factors.values())) == 1 else factors
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
@@ -370,7 +355,7 @@ def _device(part: nn.Module, module: nn.Module) -> torch.device:
     return next((p.device for p in (*part.parameters(), *module.parameters())), torch.device("cpu"))
 
 
-def _factor(width: int, size: int) -> float:
+def reduction_factor(width: int, size: int) -> float:
     """Return a reduction factor for which width // factor is `size`, whatever the division rounds to."""
     exact = width / size
     return exact if int(width // exact) == size else width / (size + 0.5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +15,11 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import copy_into, decayed, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
-from ftengine_builtins.strategies.full_freezing import freeze
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.full_statistics import keep_statistics
+from ftengine_builtins.strategies.targets import matches_name
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -110,7 +110,7 @@ class Full(Strategy):
             groups.setdefault((level, matrix), empty)["params"].append(parameter)
         return list(groups.values())
 
-    def resting(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+    def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
         every, levels = self.config.unfreeze_every, self._levels
         if every is None or levels is None:
@@ -166,6 +166,9 @@ class Full(Strategy):
             )
         copy_into(loaded.module.state_dict(), trained.state_dict(), str(directory))
 
+    def check_merge(self) -> None:
+        """Refuse nothing."""
+
     def merge(self, loaded: LoadedModel) -> None:
         """Nothing to do: the base weights are the trained ones."""
 
@@ -191,3 +194,100 @@ def _one_dtype(module: nn.Module) -> Iterator[None]:
 
 def _is_quantized(module: nn.Module) -> bool:
     return getattr(module, "hf_quantizer", None) is not None
+
+
+def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
+    """Freeze what patterns name and return what each matched.
+
+    Args:
+        loaded: the model; its new modules train whatever is frozen around them.
+        patterns: a string is a regular expression for whole paths of modules or parameters; an item of a
+            list is such a path or its ending after a dot.
+
+    Raises:
+        NoMatch: a pattern matches nothing, or new modules alone.
+        RecipeError: nothing is left to train.
+    """
+    module = loaded.module
+    new = tuple(f"{name}." for name in loaded.new_modules)
+    parameters = dict(module.named_parameters())
+    paths = [*(path for path, _ in module.named_modules() if path), *parameters]
+    matches: dict[str, list[str]] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        whole = isinstance(patterns, str)
+        found = [path for path in paths if (re.fullmatch(pattern, path) if whole else matches_name(path, [pattern]))]
+        frozen = [p for name, p in parameters.items() if _inside(name, found) and not f"{name}.".startswith(new)]
+        if not frozen:
+            raise _nothing(pattern, found, paths, module, whole)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        matches[f"freeze {pattern}"] = [path for path in found if not _inside(path.rpartition(".")[0], found)]
+    if not new and not any(p.requires_grad for p in parameters.values()):
+        raise RecipeError(f"strategy.freeze {patterns!r} leaves nothing to train. Freeze less.")
+    return matches
+
+
+def _inside(path: str, modules: Sequence[str]) -> bool:
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def _tied(found: Sequence[str], module: nn.Module) -> tuple[str, str] | None:
+    """Return a parameter within `found` that is another one too, and the name under which that trains."""
+    known = {id(parameter): name for name, parameter in module.named_parameters()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if _inside(name, found) and known[id(parameter)] != name:
+            return name, known[id(parameter)]
+    return None
+
+
+def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
+    if found:
+        tied = _tied(found, module)
+        if tied is not None:
+            return NoMatch(
+                f"strategy.freeze pattern {pattern!r} matches {tied[0]!r}, whose parameter is tied to {tied[1]!r}. "
+                f"Freeze {tied[1].rpartition('.')[0] or tied[1]!r}, which freezes both."
+            )
+        return NoMatch(
+            f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
+            "parameters, or was initialised afresh and has to train. Take the pattern out."
+        )
+    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
+    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
+    shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
+    return NoMatch(
+        f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}.{hint}{how} "
+        f"It has {', '.join(shown)}, …"
+    )
+
+
+class StillStatistics:
+    """Mixed into a normalisation layer's class: it normalises with its running statistics in training too."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)  # type: ignore[misc]
+
+
+def keep_statistics(loaded: LoadedModel) -> list[str]:
+    """Keep running statistics as they are, also in training mode, and return the layers' paths.
+
+    Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
+    """
+    new = tuple(f"{name}." for name in loaded.new_modules)
+    kept = []
+    for path, layer in loaded.module.named_modules():
+        if getattr(layer, "running_mean", None) is None or f"{path}.".startswith(new):
+            continue
+        if not isinstance(layer, StillStatistics):
+            layer.__class__ = _still(type(layer))
+        layer.eval()
+        kept.append(path)
+    return kept
+
+
+@cache
+def _still(cls: type[nn.Module]) -> type[nn.Module]:
+    # The name stays: it is what a model prints and what error messages show.
+    return type(cls.__name__, (StillStatistics, cls), {"__module__": cls.__module__})

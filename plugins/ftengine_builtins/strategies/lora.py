@@ -1,48 +1,171 @@
-"""LoRA as a strategy: choose layers, inject, save in PEFT's format, merge and unmerge."""
+"""LoRA as a strategy: options, which layers, groups for the optimiser, PEFT's format, merging."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
-from ftengine.api import LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
+from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, RunError, naming
 from ftengine.model import decayed, trainable
 from ftengine.ops import active_backend
-from ftengine_builtins.strategies import lora_initial, lora_inject, lora_tensors, peft_format
-from ftengine_builtins.strategies.lora_config import LoraConfig, matches
-from ftengine_builtins.strategies.lora_layers import DenseLora, LoraConv1D, LoraEmbedding, LoraLinear
-from ftengine_builtins.strategies.lora_merge import Removed, merge_all, unmerge_all
-from ftengine_builtins.strategies.targets import select, whole_modules
+from ftengine_builtins.strategies import lora_initial, peft_format
+from ftengine_builtins.strategies.lora_layers import (
+    DenseLoRA,
+    LoRAConv1D,
+    LoRAEmbedding,
+    LoRALayer,
+    LoRALinear,
+    add_lora,
+    lora_class,
+    lora_layers,
+    remove_lora,
+)
+from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
+
+MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Lora(Strategy):
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _targets(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("write all-linear, a regular expression for whole module paths, or a list of module names")
+    return _compiled(value) if isinstance(value, str) else value
+
+
+def _patterns(value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("write a mapping from module names (or regular expressions for endings of paths) to numbers")
+    return {_compiled(pattern): number for pattern, number in value.items()}
+
+
+def _init(value: Any) -> Any:
+    if not isinstance(value, str) or not lora_initial.PATTERN.fullmatch(value):
+        raise ValueError(f"allowed: {lora_initial.ALLOWED}")
+    return value
+
+
+Rank = Annotated[int, Field(ge=1)]
+Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LoRAConfig(Config):
+    """Options of LoRA."""
+
+    rank: Rank = Field(8, description="rank of the update")
+    alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
+    targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
+        ALL_LINEAR,
+        description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
+    )
+    rank_pattern: Annotated[dict[str, Rank], BeforeValidator(_patterns)] = Field(
+        {}, description="ranks of single layers, by name or regular expression; the first that matches counts"
+    )
+    alpha_pattern: Annotated[dict[str, Alpha], BeforeValidator(_patterns)] = Field(
+        {}, description="alphas of single layers, likewise"
+    )
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
+    dora: bool = Field(False, description="tune the weights' magnitudes apart from their directions (Liu et al. 2024)")
+    init: Annotated[str, BeforeValidator(_init)] = Field(
+        "kaiming",
+        description="how A starts: kaiming or gaussian; or how A and B start from the weight itself: pissa, "
+        "pissa_niter_N (fast, with N iterations) or olora",
+    )
+    lr_ratio: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)"
+    )
+    start_from: str | None = Field(
+        None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
+    )
+
+    @model_validator(mode="after")
+    def _follow_start_from(self) -> LoRAConfig:
+        if self.start_from is None:
+            return self
+        if lora_initial.decomposes(self.init):
+            raise RecipeError(
+                f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
+                f"{self.start_from!r}. Leave one of them out."
+            )
+        with naming("strategy.start_from"):
+            adapter = peft_format.read_config(Path(self.start_from))
+        for key in peft_format.SHARED:
+            ours, theirs = getattr(self, key), getattr(adapter, key)
+            if key in self.model_fields_set and _comparable(ours) != _comparable(theirs):
+                raise RecipeError(
+                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
+                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
+                )
+            setattr(self, key, theirs)
+        if "dropout" not in self.model_fields_set:
+            self.dropout = adapter.dropout
+        return self
+
+    def layer(self, path: str) -> tuple[int, float]:
+        """Return rank and scale of the layer at `path`: the first pattern that matches counts, as in PEFT."""
+        rank = next((r for pattern, r in self.rank_pattern.items() if _matches(pattern, path)), self.rank)
+        alpha = next((x for pattern, x in self.alpha_pattern.items() if _matches(pattern, path)), self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def as_stored(self) -> LoRAConfig:
+        """Return the options of the plain LoRA on the original base that is saved.
+
+        With PiSSA and OLoRA ranks double, and alphas grow along, so that the scale stays the same.
+        """
+        if not lora_initial.decomposes(self.init):
+            return self
+        grown = math.sqrt(2) if self.rslora else 2
+        return self.model_copy(
+            update={
+                "init": "kaiming",
+                "rank": 2 * self.rank,
+                "alpha": grown * self.alpha,
+                "rank_pattern": {pattern: 2 * rank for pattern, rank in self.rank_pattern.items()},
+                "alpha_pattern": {pattern: grown * alpha for pattern, alpha in self.alpha_pattern.items()},
+            }
+        )
+
+
+class LoRA(Strategy):
     """Low-rank updates beside frozen layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "lora"
     starter = True
-    Config = LoraConfig
+    Config = LoRAConfig
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 
-    def __init__(self, config: LoraConfig | None = None) -> None:
+    def __init__(self, config: LoRAConfig | None = None) -> None:
         super().__init__(config)
         self._matches: dict[str, list[str]] = {}
-        self._merged: Removed = {}
 
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
         self._matches = select(loaded, config.targets, heads_are_welcome=config.start_from is not None)
-        settings = self._settings(dict.fromkeys(path for paths in self._matches.values() for path in paths))
-        for path, wanted in settings.items():
-            _refuse_unfit(path, module.get_submodule(path), wanted)
+        paths = list(dict.fromkeys(path for paths in self._matches.values() for path in paths))
+        for option in ("rank_pattern", "alpha_pattern"):
+            _require_effect(option, getattr(config, option), paths)
+        for path in paths:
+            _require_fit(path, module.get_submodule(path), config)
         whole = whole_modules(loaded)
         module.requires_grad_(False)
-        for path, wanted in settings.items():
-            lora_inject.inject(module.get_submodule(path), wanted)
+        for path in paths:
+            add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
         for path in whole:
             module.get_submodule(path).requires_grad_(True)
         if config.start_from is not None:
@@ -61,15 +184,15 @@ class Lora(Strategy):
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from or from the base's weights.
-        return self._as_stored().model_dump(mode="json") | {"start_from": None}
+        return self.config.as_stored().model_dump(mode="json") | {"start_from": None}
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Group trainable parameters: B at `lr_ratio` times the rate (LoRA+), and no decay of vectors.
 
         An embedding's B keeps the rate: there A is what starts at zero, and LoRA+ does not speak of it.
         """
-        layers = lora_inject.lora_layers(model).values()
-        fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoraEmbedding)}
+        layers = lora_layers(model).values()
+        fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         decays = decayed(model)
@@ -84,22 +207,16 @@ class Lora(Strategy):
 
         With PiSSA and OLoRA it has twice the rank: the update, less the one that training started from.
         """
-        layers, stored = lora_inject.lora_layers(loaded.module), self._as_stored()
+        layers, stored = lora_layers(loaded.module), self.config.as_stored()
         config = peft_format.AdapterConfig(
             **{key: getattr(stored, key) for key in peft_format.SHARED if key != "targets"},
             dropout=stored.dropout,
             targets=peft_format.target_modules(loaded.module, layers),
             modules_to_save=peft_format.modules_to_save(loaded.module, whole_modules(loaded)),
         )
-        peft_format.write_weights(directory, lora_tensors.contents(loaded))
-        peft_format.write_config(
-            directory,
-            config,
-            loaded.module,
-            loaded.head,
-            base_model_name_or_path=loaded.source,
-            fan_in_fan_out=any(isinstance(layer, LoraConv1D) for layer in layers.values()),
-        )
+        peft_format.write_weights(directory, peft_format.lora_tensors(loaded))
+        transposed = any(isinstance(layer, LoRAConv1D) for layer in layers.values())
+        peft_format.write_config(directory, config, loaded, fan_in_fan_out=transposed)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT adapter, trained here or by PEFT, into a prepared model.
@@ -108,7 +225,7 @@ class Lora(Strategy):
             RunError: the folder is no adapter that can be read.
             BaseMismatch: rank or scaling differ, keys are missing or unexpected, or a shape differs.
         """
-        adapter, expected = peft_format.read_config(directory), self._as_stored()
+        adapter, expected = peft_format.read_config(directory), self.config.as_stored()
         for key in peft_format.SHARED:
             ours, theirs = getattr(expected, key), getattr(adapter, key)
             if key != "targets" and ours != theirs:
@@ -118,95 +235,103 @@ class Lora(Strategy):
                 )
         whole = whole_modules(loaded)
         peft_format.refuse_other_whole_modules(adapter, loaded.module, whole, f"the adapter in {str(directory)!r}")
-        lora_tensors.fill(loaded, peft_format.read_weights(directory), str(directory))
+        peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
+
+    def check_merge(self) -> None:
+        """Refuse nothing: whether a base's weights can hold an update shows when it is loaded."""
 
     def merge(self, loaded: LoadedModel) -> None:
-        """Fold each update into its base weight and put the original layers back; `unmerge` undoes it."""
-        if not lora_inject.lora_layers(loaded.module):
-            raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
-        self._merged = merge_all(loaded.module)
-
-    def unmerge(self, loaded: LoadedModel) -> None:
-        """Take what `merge` folded in out again and go on as before.
-
-        Each base weight comes back up to the rounding of its dtype, once for merging and once for unmerging; load
-        the base anew where that matters.
+        """Add each update to its base weight and put the original layers back, all or none.
 
         Raises:
-            RunError: this strategy merged nothing, or unmerged it already.
+            RunError: the model has no LoRA.
+            NotMergeable: a base weight is quantised or computed, or another module holds it too.
         """
-        if not self._merged:
-            raise RunError("nothing to unmerge: this strategy has not merged a model, or has unmerged it already.")
-        removed, self._merged = self._merged, {}
-        unmerge_all(loaded.module, removed)
-
-    def _settings(self, paths: dict[str, None]) -> dict[str, lora_inject.Settings]:
-        config = self.config
-        for option in ("rank_pattern", "alpha_pattern"):
-            patterns = getattr(config, option)
-            for pattern in patterns:
-                if not any(matches(pattern, path) for path in paths):
-                    raise NoMatch(
-                        f"{option} {pattern!r} matches none of the {len(paths)} layers that strategy.targets takes, "
-                        f"e.g. {next(iter(paths))!r}. Correct it or leave it out."
-                    )
-            first = {path: next((p for p in patterns if matches(p, path)), None) for path in paths}
-            for pattern in patterns:
-                if pattern not in first.values():
-                    path = next(path for path in paths if matches(pattern, path))
-                    raise NoMatch(
-                        f"{option} {pattern!r} has no effect: each layer that it matches, e.g. {path!r}, matches an "
-                        f"earlier pattern, {first[path]!r}, and the first counts. Put it before that one, or leave it "
-                        "out."
-                    )
-        return {
-            path: lora_inject.Settings(*config.layer(path), config.dropout, config.init, config.dora) for path in paths
-        }
-
-    def _as_stored(self) -> LoraConfig:
-        """Return the options of the plain LoRA on the original base that is saved; ranks double with PiSSA and OLoRA.
-
-        Alphas grow along, so that the scale stays the same.
-        """
-        config = self.config
-        if lora_initial.decomposition(config.init) is None:
-            return config
-        grown = math.sqrt(2) if config.rslora else 2
-        return config.model_copy(
-            update={
-                "init": "kaiming",
-                "rank": 2 * config.rank,
-                "alpha": grown * config.alpha,
-                "rank_pattern": {pattern: 2 * rank for pattern, rank in config.rank_pattern.items()},
-                "alpha_pattern": {pattern: grown * alpha for pattern, alpha in config.alpha_pattern.items()},
-            }
-        )
+        layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
+        if not layers:
+            raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
+        for path, part in loaded.module.named_modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                holders.setdefault(id(parameter), []).append(f"{path}.{name}")
+        for path, layer in layers.items():
+            _require_mergeable(path, layer, holders)
+        for layer in layers.values():
+            layer.lora_merge()
+            remove_lora(layer)
 
 
-def _refuse_unfit(path: str, layer: nn.Module, settings: lora_inject.Settings) -> None:
-    """Refuse options that a layer cannot have.
+def _matches(pattern: str, path: str) -> bool:
+    """Say whether a pattern is the path or an ending of it that follows a dot, as PEFT's rank_pattern is matched."""
+    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+
+
+def _comparable(value: object) -> object:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
+    """Make sure that each pattern is the first to match some layer.
+
+    Raises:
+        NoMatch: it matches none, or only such as earlier patterns match.
+    """
+    first = {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
+    for pattern in patterns:
+        matched = [path for path in paths if _matches(pattern, path)]
+        if not matched:
+            raise NoMatch(
+                f"{option} {pattern!r} matches none of the {len(paths)} layers that strategy.targets takes, "
+                f"e.g. {paths[0]!r}. Correct it or leave it out."
+            )
+        if pattern not in first.values():
+            raise NoMatch(
+                f"{option} {pattern!r} has no effect: each layer that it matches, e.g. {matched[0]!r}, matches an "
+                f"earlier pattern, {first[matched[0]]!r}, and the first counts. Put it before that one, or leave it "
+                "out."
+            )
+
+
+def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
+    """Make sure that a layer can have what the options ask.
 
     Raises:
         RecipeError: DoRA or an initialisation needs weights that the layer does not have, or the rank is too high.
     """
-    how, weight = lora_inject.kind(layer), getattr(layer, "weight", None)
-    plain = issubclass(how, DenseLora) and weight is not None and weight.is_floating_point() and weight.itemsize > 1
+    cls, weight, rank = lora_class(layer), getattr(layer, "weight", None), config.layer(path)[0]
+    plain = issubclass(cls, DenseLoRA) and weight is not None and weight.is_floating_point() and weight.itemsize > 1
     what = f"{path!r} is a {type(layer).__name__}"
-    if settings.dora and not plain:
+    if config.dora and not plain:
         raise RecipeError(
             f"strategy.dora needs the norms of float weights, but {what} whose weights are packed or used in another "
             "way. Set strategy.dora=false, leave that layer out of strategy.targets, or set model.source to an "
             "unquantised copy of the base."
         )
-    if lora_initial.decomposition(settings.init) is None:
+    if not lora_initial.decomposes(config.init):
         return
-    if not (plain and issubclass(how, LoraLinear)):
+    if not (plain and issubclass(cls, LoRALinear)):
         raise RecipeError(
-            f"strategy.init {settings.init!r} decomposes the float weights of Linear and Conv1D layers, but {what}. "
+            f"strategy.init {config.init!r} decomposes the float weights of Linear and Conv1D layers, but {what}. "
             "Use kaiming or gaussian, or leave that layer out of strategy.targets."
         )
-    if settings.rank > min(weight.shape):
+    if rank > min(weight.shape):
         raise RecipeError(
-            f"strategy.init {settings.init!r} takes the rank from the weight's own, but rank {settings.rank} exceeds "
+            f"strategy.init {config.init!r} takes the rank from the weight's own, but rank {rank} exceeds "
             f"the {min(weight.shape)} of {path!r}. Lower strategy.rank, or lower it there with strategy.rank_pattern."
+        )
+
+
+def _require_mergeable(path: str, layer: LoRALayer, holders: Mapping[int, list[str]]) -> None:
+    weight = layer._parameters.get("weight")
+    if not isinstance(layer, DenseLoRA) or weight is None or weight.dtype not in MERGEABLE:
+        kind = "computed" if weight is None else str(weight.dtype)[6:]
+        raise NotMergeable(
+            f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "
+            "with float weights. Serve the base with the adapter, or merge the adapter into an unquantised copy of "
+            "the base with PEFT (merge_and_unload)."
+        )
+    others = [name for name in holders[id(weight)] if name != f"{path}.weight"]
+    if others:
+        raise NotMergeable(
+            f"'{path}.weight' is tied to {', '.join(map(repr, others))}; merging would change both. "
+            "Serve the base with the adapter, or untie the weights of the base first."
         )

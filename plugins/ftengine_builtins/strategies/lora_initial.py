@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +15,27 @@ from torch import Tensor, nn
 ALLOWED = "kaiming, gaussian, pissa, pissa_niter_N (a fast SVD with N iterations, e.g. pissa_niter_4) or olora"
 PATTERN = re.compile(r"kaiming|gaussian|olora|pissa(_niter_(?P<iterations>[1-9]\d*))?")
 
-Decomposition = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
+
+def draw(a: Tensor, init: str) -> None:
+    """Draw A (r, in) in place: with standard deviation 1/r for `gaussian`, else as PEFT and the reference do."""
+    if init == "gaussian":
+        nn.init.normal_(a, std=1 / a.shape[0])
+    else:
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
 
-def kaiming(a: Tensor) -> None:
-    """Initialise A as PEFT and the reference implementation do."""
-    nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+def decomposes(init: str) -> bool:
+    """Say whether an initialisation starts from the weight."""
+    return init not in ("kaiming", "gaussian")
 
 
-def gaussian(a: Tensor) -> None:
-    """Initialise A from a normal distribution with standard deviation 1/r."""
-    nn.init.normal_(a, std=1 / a.shape[0])
-
-
-def decomposition(name: str) -> Decomposition | None:
-    """Return what decomposes a weight for an initialisation, (W, r, scale) -> (A, B); None for those that draw."""
-    if name == "olora":
-        return olora
-    if not name.startswith("pissa"):
-        return None
-    found = PATTERN.fullmatch(name)
-    iterations = int(found["iterations"]) if found and found["iterations"] else None
-    return lambda weight, rank, scale: pissa(weight, rank, scale, iterations)
+def decompose(weight: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, Tensor]:
+    """Return the A (r, K) and B (N, r) that a weight (N, K) starts from, in float32 (float64 for a float64 weight)."""
+    weight = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    if init == "olora":
+        return olora(weight, rank)
+    found = PATTERN.fullmatch(init)
+    return pissa(weight, rank, scale, int(found["iterations"]) if found and found["iterations"] else None)
 
 
 def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None) -> tuple[Tensor, Tensor]:
@@ -48,11 +46,7 @@ def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None
         rank: r.
         scale: what the update is multiplied by.
         iterations: of a randomised SVD (Halko et al. 2011, arXiv:0909.4061); None for the exact one.
-
-    Returns:
-        A (r, K) and B (N, r), float32 (float64 for a float64 weight).
     """
-    weight = _wide(weight)
     if iterations is None:
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
         u, s, vt = u[:, :rank], s[:rank], vt[:rank]
@@ -63,14 +57,10 @@ def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None
     return root[:, None] * vt, u * root
 
 
-def olora(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+def olora(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return A and B from W = QR: the first r rows of R and columns of Q (Büyükakyüz 2024, arXiv:2406.01775).
 
-    B's columns are orthonormal. Arguments and results are those of `pissa`; `scale` changes nothing, as in PEFT.
+    B's columns are orthonormal; the scale changes nothing, as in PEFT.
     """
-    q, r = torch.linalg.qr(_wide(weight))
+    q, r = torch.linalg.qr(weight)
     return r[:rank], q[:, :rank]
-
-
-def _wide(weight: Tensor) -> Tensor:
-    return weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)

@@ -1,12 +1,13 @@
-"""LoRA on one layer: y = frozen(x) + scale · (dropout(x) Aᵀ) Bᵀ (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA and DoRA on one layer, frozen layers of every kind that transformers has.
 
-A layer is adapted where it stands: it changes its class to a subclass of its own and gains two
-parameters, as torch.nn.utils.parametrize does. Base weights keep their names, whatever reads
-`layer.weight` still finds it, and taking LoRA away leaves the very module that was there before.
+A layer is adapted where it stands: it changes its class to a subclass of its own and gains two parameters, as
+torch.nn.utils.parametrize does. Base weights keep their names, whatever reads `layer.weight` still finds it, and
+taking LoRA away leaves the very module that was there before.
 """
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -16,16 +17,22 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_
+from ftengine_builtins.strategies import lora_initial
 
 
-class LoraLayer(nn.Module):
-    """Any frozen layer with a low-rank update on its output; its weights may be packed in any way.
+class LoRALayer(nn.Module):
+    """Any frozen layer f with a low-rank update on its output; its weights may be packed in any way.
+
+    y = f(x) + scale · (dropout(x) Aᵀ) Bᵀ      (Hu et al. 2021, arXiv:2106.09685, §4.1)
+
+    A is (r, in) and B (out, r), float32 whatever f holds, because bfloat16 swallows small updates; scale is alpha / r.
+
+    A layer that starts from its own weight (PiSSA, OLoRA) also holds what it started from, A₀ and -B₀. PEFT takes
+    scale · B₀A₀ out of the base weight; here the base stays as it is, and the constant pair is one more low-rank
+    update. So a base may be shared, fingerprinted and kept in bfloat16, and [A, A₀], [B, -B₀] is what a plain LoRA on
+    the original base needs.
 
     All names begin with `lora`, because the layer below has names of its own.
-
-    A PiSSA or OLoRA layer also holds what it started from, A₀ and -B₀. PEFT takes scale · B₀A₀ out of the base
-    weight; here the base stays as it is, and the constant pair is one more low-rank update. So a base may be shared,
-    fingerprinted and kept in bfloat16, and [A, A₀], [B, -B₀] is what a plain LoRA on the original base needs.
     """
 
     lora_base: ClassVar[type[nn.Module]]
@@ -45,157 +52,287 @@ class LoraLayer(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = super().forward(x, *args, **kwargs)
-        return lowrank_add(y, x, self.lora_a, self.lora_b, self.lora_scale, self.lora_p())
+        return lowrank_add(y, x, self.lora_a, self.lora_b, self.lora_scale, self.lora_p)
+
+    @property
+    def lora_p(self) -> float:
+        """Probability of dropout as it is now."""
+        return self.lora_dropout if self.training else 0.0
 
     def lora_factors(self) -> tuple[Tensor, Tensor]:
-        """Return A and B of the whole update, with what the layer started from subtracted."""
+        """Return A (r, in) and B (out, r) of the whole update; 2r, where what the layer started from is subtracted."""
         if self.lora_a0 is None:
             return self.lora_a, self.lora_b
         return torch.cat([self.lora_a, self.lora_a0]), torch.cat([self.lora_b, self.lora_b0], dim=1)
 
-    def lora_p(self) -> float:
-        """Return the probability of dropout as it is now."""
-        return self.lora_dropout if self.training else 0.0
 
+class DenseLoRA(LoRALayer):
+    """A layer whose weight W is plain numbers: the update merges into it, W ← W + scale · BA, and W has norms.
 
-class DenseLora(LoraLayer):
-    """A layer whose weight is plain numbers, so that an update folds into it and has norms.
-
-    Subclasses say how the frozen map and the update are applied apart; DoRA is made of those.
+    Subclasses say how base and update are applied apart; DoRA is made of those.
     """
 
-    inputs: ClassVar[tuple[int, ...]]  # dimensions of the weight other than its output's
+    lora_inputs: ClassVar[tuple[int, ...]]
+    """Dimensions of the weight other than its output's."""
 
-    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
-        """Apply the frozen map; with `apart`, less the constant update that the layer started from."""
+    def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply the frozen layer, less what it started from where dropout must spare that."""
         raise NotImplementedError
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+    def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         """Return y + scale · B A dropout(x)."""
         raise NotImplementedError
 
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Return two matrices whose product, times scale, is added to the weight as it is stored."""
+    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
+        """Return two matrices whose product, times scale, is the update of the weight as it is stored, (N, rest)."""
         raise NotImplementedError
 
-    def updated(self, weight: Tensor, times: float = 1.0) -> Tensor:
-        """Return a weight with so many times the update added, in float32 (float64 for float64)."""
-        dtype = torch.promote_types(weight.dtype, self.lora_a.dtype)
-        wide, left, right = (tensor.to(dtype) for tensor in (weight.flatten(1), *self.pair()))
-        with without_autocast(weight.device):
-            return torch.addmm(wide, left, right, alpha=times * self.lora_scale).view_as(weight)
+    @property
+    def lora_start_apart(self) -> bool:
+        """Whether what the layer started from is applied with the base: it is part of that, so nothing of it drops."""
+        return self.lora_a0 is not None and self.lora_p > 0
 
-    def fold(self) -> None:
-        """Add the update to the base weight in place."""
-        self.shift(1.0)
-
-    def unfold(self) -> None:
-        """Take the update out of the base weight again, up to rounding."""
-        self.shift(-1.0)
+    def lora_merged_weight(self) -> Tensor:
+        """Return W + scale · BA in float32 (float64 for a float64 weight), in the weight's shape."""
+        dtype = torch.promote_types(self.weight.dtype, self.lora_a.dtype)
+        weight, left, right = (t.to(dtype) for t in (self.weight.flatten(1), *self.lora_weight_factors()))
+        with _without_autocast(weight.device):
+            return torch.addmm(weight, left, right, alpha=self.lora_scale).view_as(self.weight)
 
     @torch.no_grad()
-    def shift(self, times: float) -> None:
-        """Add so many times the update to the base weight in place, rounded once."""
+    def lora_merge(self) -> None:
+        """Add the update to the base weight in place, rounded once."""
         if self.weight.dim() > 2:
-            self.weight.copy_(self.updated(self.weight, times))
+            self.weight.copy_(self.lora_merged_weight())
             return
-        left, right = self.pair()
-        lowrank_merge_(self.weight, right.contiguous(), left.contiguous(), times * self.lora_scale)
+        left, right = self.lora_weight_factors()
+        lowrank_merge_(self.weight, right.contiguous(), left.contiguous(), self.lora_scale)
 
 
-class LoraLinear(DenseLora):
-    """A dense linear layer: base and update in one operation."""
+class LoRALinear(DenseLoRA):
+    """A linear layer, base and update in one operation.
 
-    inputs = (1,)
+    y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ; W (out, in), A (r, in), B (out, r).
+    """
+
+    lora_inputs = (1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.lora_p()
-        if self.lora_a0 is not None and p > 0:  # what the layer started from is part of the base: no dropout there
-            return self.add(self.frozen(x, self.bias, apart=True), x, self.lora_a, self.lora_b, p)
-        return lowrank_linear(x, self.matrix(), self.bias, *self.lora_factors(), self.lora_scale, p)
+        if self.lora_start_apart:
+            return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
+        return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
-    def matrix(self) -> Tensor:
-        """Return the weight as (out, in)."""
+    @property
+    def lora_matrix(self) -> Tensor:
+        """The weight as (out, in)."""
         return self.weight
 
-    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
-        if apart:
-            return lowrank_linear(x, self.matrix(), bias, self.lora_a0, self.lora_b0, self.lora_scale)
-        return F.linear(x, self.matrix(), bias)
+    def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.lora_start_apart:
+            return lowrank_linear(x, self.lora_matrix, bias, self.lora_a0, self.lora_b0, self.lora_scale)
+        return F.linear(x, self.lora_matrix, bias)
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+    def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         return lowrank_add(y, x, a, b, self.lora_scale, p)
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
         a, b = self.lora_factors()
         return b, a
 
 
-class LoraConv1D(LoraLinear):
+class LoRAConv1D(LoRALinear):
     """GPT-2's linear layer, which stores its weight as (in, out)."""
 
-    inputs = (0,)
+    lora_inputs = (0,)
 
-    def matrix(self) -> Tensor:
+    @property
+    def lora_matrix(self) -> Tensor:
         return self.weight.t()
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
         # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
         a, b = self.lora_factors()
         return a.t(), b.t()
 
 
-class LoraConv2d(DenseLora):
-    """A convolution: A has its kernel, stride, padding and dilation, B is 1×1."""
+class LoRAConv2d(DenseLoRA):
+    """A convolution: A (r, in, height, width) has its kernel, stride, padding and dilation, B (out, r, 1, 1) is 1×1."""
 
-    inputs = (1, 2, 3)
+    lora_inputs = (1, 2, 3)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add(self.frozen(x, self.bias, False), x, self.lora_a, self.lora_b, self.lora_p())
+        return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
 
-    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+    def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, self.weight, bias)
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+    def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         s = self._conv_forward(F.dropout(x, p), a.to(x.dtype), None)
         return y + self.lora_scale * F.conv2d(s, b.to(s.dtype))
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_b.flatten(1), self.lora_a.flatten(1)
 
 
-class LoraEmbedding(DenseLora):
+class LoRAEmbedding(DenseLoRA):
     """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r); there is no dropout."""
 
-    inputs = (0,)
+    lora_inputs = (0,)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.num_embeddings), (layer.embedding_dim, rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add(self.frozen(x, None, False), x, self.lora_a, self.lora_b, 0.0)
+        return self.lora_add(self.lora_base_forward(x, None), x, self.lora_a, self.lora_b, 0.0)
 
-    def frozen(self, x: Tensor, bias: Tensor | None, apart: bool) -> Tensor:
+    @property
+    def lora_p(self) -> float:
+        return 0.0  # an index cannot be dropped in part
+
+    def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self.lora_base.forward(self, x)
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
+    def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         s = F.embedding(x, a.t(), self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
         # Some models' tables multiply what they look up by a constant, so the update is multiplied as well.
         return (y + self.lora_scale * getattr(self, "embed_scale", 1.0) * (s @ b.t())).to(y.dtype)
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_a.t(), self.lora_b.t()
 
-    def lora_p(self) -> float:
-        return 0.0  # an index cannot be dropped in part
+
+class DoRA(DenseLoRA):
+    """Mixed into a dense LoRA layer: LoRA tunes a weight's direction, a vector m its magnitude.
+
+    W' = m · (W + scale · BA) / ‖W + scale · BA‖      (Liu et al. 2024, arXiv:2402.09353)
+
+    with one norm and one m for each output. The norm is a constant to the gradient (§4.3). With u = m / ‖…‖, and
+    x̂ = dropout(x) on both terms that train, as PEFT computes it:
+
+    y = W x + bias + (u - 1) · W x̂ + scale · u · B A x̂
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        p, bias = self.lora_p, getattr(self, "bias", None)
+        a, b = (self.lora_a, self.lora_b) if self.lora_start_apart else self.lora_factors()
+        u = self.lora_magnitude / self.lora_weight_norm()
+        y = self.lora_base_forward(x, bias)
+        if p > 0:
+            x = F.dropout(x, p)
+            z = self.lora_base_forward(x, None)
+        else:
+            z = y if bias is None else y - bias.view_as(u)
+        y = (y + (u - 1) * z).to(y.dtype)
+        return self.lora_add(y, x, a, b * u.reshape(-1, *[1] * (b.dim() - 1)), 0.0)
+
+    @torch.no_grad()
+    def lora_weight_norm(self) -> Tensor:
+        """Return ‖W + scale · BA‖ of each output in PEFT's shape: (out,), of a convolution (1, out, 1, 1)."""
+        norm = torch.linalg.vector_norm(self.lora_merged_weight(), dim=self.lora_inputs, keepdim=True)
+        return norm.view(1, -1, 1, 1) if norm.dim() == 4 else norm.flatten()
+
+    @torch.no_grad()
+    def lora_merge(self) -> None:
+        """Replace the base weight by W' in place."""
+        per_output = [1 if i in self.lora_inputs else n for i, n in enumerate(self.weight.shape)]
+        self.weight.copy_(self.lora_merged_weight() * (self.lora_magnitude / self.lora_weight_norm()).view(per_output))
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager:
+DENSE = {
+    nn.Linear.forward: LoRALinear,
+    Conv1D.forward: LoRAConv1D,
+    nn.Conv2d.forward: LoRAConv2d,
+    nn.Embedding.forward: LoRAEmbedding,
+}
+"""Layers whose weight is used as it stands; a subclass with a forward of its own may do anything with it."""
+
+
+def lora_class(layer: nn.Module) -> type[LoRALayer] | None:
+    """Return the class that adapts a layer, or None where there is none."""
+    dense = DENSE.get(type(layer).forward)
+    if dense is not None:
+        return dense
+    if isinstance(layer, nn.Embedding):
+        return LoRAEmbedding if hasattr(layer, "embed_scale") else None  # Bart's, Gemma's; others look up unknown rows
+    if isinstance(layer, (nn.Linear, Conv1D)):
+        return LoRALayer  # a forward of its own (quantised, scaled, …) is kept
+    n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    is_leaf = next(layer.children(), None) is None
+    return LoRALayer if is_leaf and isinstance(n_in, int) and isinstance(n_out, int) else None
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Say whether a layer is a Linear, a Conv1D or a quantised linear layer."""
+    found = lora_class(layer)
+    return found is LoRALayer or (found is not None and issubclass(found, LoRALinear))
+
+
+def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:
+    """Return the adapted layers by path."""
+    return {path: layer for path, layer in module.named_modules() if isinstance(layer, LoRALayer)}
+
+
+def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: str, dora: bool) -> None:
+    """Turn a layer into a LoRA layer whose output is, up to rounding, still the frozen layer's.
+
+    Args:
+        layer: one that `lora_class` knows.
+        rank: r.
+        scale: what the update is multiplied by.
+        dropout: probability that an input of the update is dropped in training mode.
+        init: one of `lora_initial.ALLOWED`.
+        dora: whether the magnitude is tuned apart.
+    """
+    cls = lora_class(layer)
+    device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
+    # Drawn on the CPU, so that one seed gives one A on every kind of device.
+    drawn = "meta" if device.type == "meta" else "cpu"
+    a, b = (torch.zeros(shape, dtype=torch.float32, device=drawn) for shape in cls.lora_shapes(layer, rank))
+    if cls is LoRAEmbedding:
+        nn.init.normal_(b)  # as in the reference implementation: here A is zero, so that rare rows start unchanged
+    else:
+        lora_initial.draw(a, init)
+    layer.__class__ = _subclass(type(layer), cls, dora)
+    layer.lora_a, layer.lora_b = nn.Parameter(a.to(device)), nn.Parameter(b.to(device))
+    layer.lora_scale, layer.lora_dropout = scale, dropout
+    layer.register_buffer("lora_a0", None)
+    layer.register_buffer("lora_b0", None)
+    layer.register_parameter("lora_magnitude", None)
+    if lora_initial.decomposes(init):
+        _start_from_weight(layer, init)
+    if dora:
+        layer.lora_magnitude = nn.Parameter(layer.lora_weight_norm().float())
+
+
+def remove_lora(layer: LoRALayer) -> None:
+    """Make a LoRA layer what it was before `add_lora`."""
+    for name in [*layer._parameters, *layer._buffers, *vars(layer)]:
+        if name.startswith("lora_"):
+            delattr(layer, name)
+    layer.__class__ = layer.lora_base
+
+
+@torch.no_grad()
+def _start_from_weight(layer: LoRALinear, init: str) -> None:
+    if not layer.lora_a.is_meta:
+        a, b = lora_initial.decompose(layer.lora_matrix, len(layer.lora_a), layer.lora_scale, init)
+        layer.lora_a.copy_(a)
+        layer.lora_b.copy_(b)
+    layer.lora_a0, layer.lora_b0 = layer.lora_a.detach().clone(), -layer.lora_b.detach()
+
+
+@functools.cache
+def _subclass(base: type[nn.Module], cls: type[LoRALayer], dora: bool) -> type[LoRALayer]:
+    bases = (DoRA, cls, base) if dora else (cls, base)
+    return type(f"{'DoRA' if dora else 'LoRA'}{base.__name__}", bases, {"lora_base": base})
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager:
     """Compute in the tensors' own dtypes, whatever autocast says."""
     known = torch.amp.is_autocast_available(device.type)  # the meta device has no autocast
     return torch.autocast(device.type, enabled=False) if known else nullcontext()

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ftengine.errors import RunError
-from ftengine.model import read_tensors, save_tensors
-from ftengine_builtins.strategies.targets import matches_name
+from ftengine.api import LoadedModel
+from ftengine.errors import BaseMismatch, RunError
+from ftengine.model import copy_into, read_tensors, save_tensors
+from ftengine_builtins.strategies.lora_layers import LoRAEmbedding, LoRALayer, lora_layers
+from ftengine_builtins.strategies.targets import matches_name, whole_modules
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
+_BASE_WEIGHT = ".base_layer.weight"
 
 TASK_TYPES = {
     "causal-lm": "CAUSAL_LM",
@@ -62,23 +66,12 @@ SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_p
 
 
 def read_config(directory: Path) -> AdapterConfig:
-    """Read adapter_config.json.
+    """Read adapter_config.json of a LoRA.
 
     Raises:
         RunError: it is missing, is no LoRA, or uses an option of PEFT that ftengine does not have.
     """
-    file = Path(directory) / CONFIG_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
-        hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""
-        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a PEFT adapter folder has one.{hint}") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that PEFT wrote.") from None
-    if not isinstance(content, dict) or content.get("peft_type") != "LORA":
-        kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
-        raise RunError(f"{str(file)!r} describes {kind!r}, not a PEFT LoRA (peft_type 'LORA').")
+    content, file = read_json(directory, "LORA")
     _refuse_unsupported(content, file)
     _refuse_malformed(content, file)
     return AdapterConfig(
@@ -94,27 +87,35 @@ def read_config(directory: Path) -> AdapterConfig:
     )
 
 
-def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head: str, **facts: Any) -> None:
-    """Write adapter_config.json.
+def read_json(directory: Path, peft_type: str) -> tuple[dict[str, Any], Path]:
+    """Return the content of adapter_config.json, and the file.
 
-    Args:
-        directory: where to.
-        config: what was trained; targets and modules_to_save in PEFT's terms.
-        module: the model, whose class is named where PEFT has no task type for `head`.
-        head: what the loader was asked for.
-        facts: base_model_name_or_path and fan_in_fan_out.
+    Raises:
+        RunError: it is missing, cannot be read, or is of another type.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
+        hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""
+        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a PEFT adapter folder has one.{hint}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that PEFT wrote.") from None
+    kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
+    if kind != peft_type:
+        raise RunError(f"{str(file)!r} describes {kind!r}, not {peft_type!r}.")
+    return content, file
+
+
+def write_config(directory: Path, config: AdapterConfig, loaded: LoadedModel, fan_in_fan_out: bool) -> None:
+    """Write adapter_config.json of a LoRA; `fan_in_fan_out` says that weights are stored as (in, out).
 
     Raises:
         RunError: the file cannot be written.
     """
-    task_type = TASK_TYPES.get(head)
-    mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
     content = {
         "peft_type": "LORA",
-        "task_type": task_type,
-        "auto_mapping": None if task_type else mapping,
-        "revision": None,
-        "inference_mode": True,
         "r": config.rank,
         "lora_alpha": _whole(config.alpha),
         "lora_dropout": config.dropout,
@@ -125,7 +126,26 @@ def write_config(directory: Path, config: AdapterConfig, module: nn.Module, head
         "use_dora": config.dora,
         "rank_pattern": config.rank_pattern,
         "alpha_pattern": {name: _whole(alpha) for name, alpha in config.alpha_pattern.items()},
-        **facts,
+        "fan_in_fan_out": fan_in_fan_out,
+    }
+    write_json(directory, content, loaded)
+
+
+def write_json(directory: Path, content: Mapping[str, Any], loaded: LoadedModel) -> None:
+    """Write adapter_config.json: what an adapter is, and what it was trained on.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    task_type, module = TASK_TYPES.get(loaded.head), loaded.module
+    mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
+    content = {
+        **content,
+        "task_type": task_type,
+        "auto_mapping": None if task_type else mapping,
+        "base_model_name_or_path": loaded.source,
+        "revision": None,
+        "inference_mode": True,
     }
     file = Path(directory) / CONFIG_FILE
     try:
@@ -154,6 +174,79 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def write_weights(directory: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write adapter_model.safetensors, in float32."""
     save_tensors({key: tensor.float() for key, tensor in tensors.items()}, Path(directory) / WEIGHTS_FILE)
+
+
+def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
+    """Return what the file holds by PEFT's keys: A and B, DoRA's magnitudes, and whole modules.
+
+    Those of a layer that started from its weight are copies, else they are the model's own.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path, layer in lora_layers(loaded.module).items():
+        key_a, key_b = _keys(path, layer)
+        tensors[key_a], tensors[key_b] = layer.lora_factors()
+        if layer.lora_magnitude is not None:
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = layer.lora_magnitude
+    return tensors | whole_tensors(loaded, PREFIX)
+
+
+def whole_tensors(loaded: LoadedModel, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of the modules that train whole, by path after a prefix."""
+    return {
+        f"{prefix}{path}.{name}": tensor
+        for path in whole_modules(loaded)
+        for name, tensor in loaded.module.get_submodule(path).state_dict().items()
+    }
+
+
+@torch.no_grad()
+def fill_lora(loaded: LoadedModel, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy an adapter's tensors into a prepared model, all or none.
+
+    Args:
+        loaded: the model.
+        tensors: by PEFT's keys.
+        origin: where they come from, for the message.
+
+    Raises:
+        BaseMismatch: keys are missing or unexpected, a shape differs, or the file holds another base embedding.
+    """
+    layers = lora_layers(loaded.module)
+    targets = lora_tensors(loaded)
+    copy_into(targets, _without_base(tensors, layers, origin), origin)
+    for path, layer in layers.items():
+        if layer.lora_a0 is None:
+            continue
+        (a, b), rank = (targets[key] for key in _keys(path, layer)), layer.lora_a.shape[0]
+        layer.lora_a.copy_(a[:rank])
+        layer.lora_a0.copy_(a[rank:])
+        layer.lora_b.copy_(b[:, :rank])
+        layer.lora_b0.copy_(b[:, rank:])
+
+
+def _keys(path: str, layer: LoRALayer) -> tuple[str, str]:
+    names = ("embedding_A", "embedding_B") if isinstance(layer, LoRAEmbedding) else ("A.weight", "B.weight")
+    a, b = (f"{PREFIX}{path}.lora_{name}" for name in names)
+    return a, b
+
+
+def _without_base(tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], origin: str) -> dict[str, Tensor]:
+    """Leave out the base's own embeddings, which PEFT saves beside an adapted one."""
+    kept = dict(tensors)
+    for key in tensors:
+        path = key.removeprefix(PREFIX).removesuffix(_BASE_WEIGHT)
+        if not key.endswith(_BASE_WEIGHT) or path not in layers:
+            continue
+        stored, weight = kept.pop(key), layers[path].weight
+        same = stored.shape == weight.shape
+        if same and not weight.is_meta:
+            same = torch.equal(stored.to(weight.dtype), weight.cpu())
+        if not same:
+            raise BaseMismatch(
+                f"{origin} holds weights of {path!r} that differ from this base's: its vocabulary was extended, or it "
+                "was trained on another base. Merge that adapter with PEFT and start from the merged model."
+            )
+    return kept
 
 
 def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str:

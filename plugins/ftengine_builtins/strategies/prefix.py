@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine_builtins.strategies import prompt_format
-from ftengine_builtins.strategies.prefix_stack import (
-    KeysAndValues,
-    KeyShape,
-    Prefixed,
-    configured_shape,
-    key_shape,
-    keys_and_values,
-)
-from ftengine_builtins.strategies.prompt_base import VirtualTokenOptions, VirtualTokenStrategy
 from ftengine_builtins.strategies.prompt_format import PromptConfig
-from ftengine_builtins.strategies.prompt_initial import starting_tokens
-from ftengine_builtins.strategies.prompt_stack import become, cache_name, is_encoder_decoder
+from ftengine_builtins.strategies.prompt_stack import (
+    CACHE_NAMES,
+    VirtualTokens,
+    become,
+    cache_name,
+    growing_cache,
+    is_encoder_decoder,
+    shift_positions,
+    widened,
+)
+from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_tokens
+from ftengine_builtins.tasks.modes import evaluating
 
 
 class PrefixOptions(VirtualTokenOptions):
@@ -148,3 +152,138 @@ def _described(stack: Prefixed) -> PromptConfig:
     return PromptConfig(
         PrefixOptions.peft_type, len(stack.prefix.embeddings), shape.heads * shape.width, shape.layers, shape.heads
     )
+
+
+@dataclass(frozen=True)
+class KeyShape:
+    """Keys and values that each layer of a stack keeps of a token.
+
+    Args:
+        layers: number of layers.
+        heads: of keys, which queries may share (grouped-query attention).
+        width: of one head's key, and of its value.
+    """
+
+    layers: int
+    heads: int
+    width: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers a virtual token has: a key and a value in every layer."""
+        return 2 * self.layers * self.heads * self.width
+
+
+class KeysAndValues(nn.Module):
+    """Keys and values of virtual tokens, straight or through a projection.
+
+    (virtual tokens, 2 · layers · heads · width), in PEFT's order: each layer's keys, then its values.
+
+    Args:
+        values: (virtual tokens, numbers) to start from; with a projection, (virtual tokens, its input's width).
+        numbers: numbers a virtual token has.
+        hidden: width of the projection's hidden layer (Li & Liang 2021, §4.3), or None.
+    """
+
+    def __init__(self, values: Tensor, numbers: int, hidden: int | None) -> None:
+        super().__init__()
+        self.embeddings = nn.Parameter(values)
+        self.projection = None
+        if hidden is not None:
+            layers = nn.Linear(values.shape[1], hidden), nn.Tanh(), nn.Linear(hidden, numbers)
+            self.projection = nn.Sequential(*layers).to(values.device)
+
+    def values(self) -> Tensor:
+        """Return (virtual tokens, numbers) keys and values, in float32."""
+        if self.projection is None:
+            return self.embeddings
+        # Not in a lower precision, so that what is saved is what was trained.
+        with torch.autocast(self.embeddings.device.type, enabled=False):
+            return self.projection(self.embeddings)
+
+
+class Prefixed(VirtualTokens):
+    """Begins every sequence with a cache that holds the prefix (Li & Liang 2021, arXiv:2101.00190).
+
+    The text then attends to it as to tokens that came before, whether in training or in generation.
+    """
+
+    prefix: KeysAndValues
+    key_shape: KeyShape
+    config: Any
+    get_input_embeddings: Callable[[], Any]
+
+    def virtual_parameters(self) -> list[nn.Parameter]:
+        return list(self.prefix.parameters())
+
+    def run(self, plain: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+        given = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        if given is None:
+            return plain(**inputs)  # which says what it misses
+        count, cache, own = len(self.prefix.embeddings), growing_cache(inputs), False
+        if cache is None:
+            use = inputs.get("use_cache")
+            wanted = getattr(self.config, "use_cache", False) if use is None else use
+            cache, own = DynamicCache(config=self.config), not wanted
+        inputs["attention_mask"] = widened(inputs.get("attention_mask"), count)
+        shift_positions(inputs, count, also_in_front=False)
+        if cache.get_seq_length() == 0:
+            self._begin(cache, len(given))
+        name = cache_name(type(self))
+        outputs = plain(**{key: value for key, value in inputs.items() if key not in CACHE_NAMES}, **{name: cache})
+        if own and not isinstance(outputs, tuple) and outputs.get(name) is not None:
+            outputs[name] = None  # nobody asked for it; `generate` would go on with it
+        return outputs
+
+    def _begin(self, cache: DynamicCache, batch: int) -> None:
+        """Put the prefix into an empty cache, for `batch` sequences."""
+        weight, shape = self.get_input_embeddings().weight, self.key_shape
+        device = weight.device.type
+        # Keys and values of the text come in this dtype, and both go into one tensor.
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        values = self.prefix.values().to(dtype).view(-1, 2 * shape.layers, shape.heads, shape.width)
+        values = values.permute(1, 2, 0, 3)[:, None].expand(-1, batch, -1, -1, -1)
+        for layer in range(shape.layers):
+            cache.update(values[2 * layer], values[2 * layer + 1], layer)
+
+
+@torch.no_grad()
+def keys_and_values(stack: Any, ids: Tensor) -> list[tuple[Any, Any]]:
+    """Return what each layer keeps of tokens (T,): keys and values, each (1, heads, T, width) in most models."""
+    cache = DynamicCache(config=stack.config)
+    embedding = stack.get_input_embeddings()
+    with evaluating(stack):
+        # Embeddings, because tokens would be looked through for padding, which a model without weights cannot do.
+        stack(inputs_embeds=embedding(ids[None].to(embedding.weight.device)), **{str(cache_name(type(stack))): cache})
+    return [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+
+
+def key_shape(stack: Any, kept: list[tuple[Any, Any]], count: int) -> KeyShape:
+    """Return the shape that the keys and values of `count` tokens have in every layer.
+
+    Raises:
+        RecipeError: a layer keeps something else, or fewer tokens.
+    """
+    what = type(stack).__name__
+    shapes = {tuple(tensor.shape) if isinstance(tensor, Tensor) else None for pair in kept for tensor in pair}
+    heads_and_widths = {(shape[1], shape[3]) if shape and len(shape) == 4 else None for shape in shapes}
+    if None in heads_and_widths or len(heads_and_widths) != 1:
+        raise RecipeError(
+            f"strategy prefix needs layers that all keep keys and values of one shape, but those of {what} do not. "
+            "Set strategy.name=prompt, or choose another strategy."
+        )
+    fewest = min(shape[2] for shape in shapes if shape)
+    if fewest < count:
+        raise RecipeError(
+            f"strategy.virtual_tokens {count} are more than {what} attends to: some of its layers keep {fewest} "
+            "tokens. Lower virtual_tokens, or set strategy.name=prompt."
+        )
+    heads, width = heads_and_widths.pop() or (0, 0)
+    return KeyShape(len(kept), heads, width)
+
+
+def configured_shape(config: Any) -> KeyShape:
+    """Return the shape of keys that a config speaks of, for models that cannot run without weights."""
+    queries = config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    return KeyShape(config.num_hidden_layers, heads, getattr(config, "head_dim", None) or config.hidden_size // queries)

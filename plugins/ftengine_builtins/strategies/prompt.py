@@ -11,15 +11,14 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
 from ftengine_builtins.strategies import prompt_format
-from ftengine_builtins.strategies.prompt_base import VirtualTokenOptions, VirtualTokenStrategy
 from ftengine_builtins.strategies.prompt_format import EMBEDDINGS, PromptConfig
-from ftengine_builtins.strategies.prompt_initial import starting_vectors
 from ftengine_builtins.strategies.prompt_stack import (
     Prompted,
     PromptedMemory,
     become,
     is_encoder_decoder,
 )
+from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_vectors
 
 
 class PromptOptions(VirtualTokenOptions):

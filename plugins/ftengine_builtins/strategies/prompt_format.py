@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,30 +61,16 @@ def write(loaded: LoadedModel, directory: Path, config: PromptConfig, embeddings
     Raises:
         RunError: a file cannot be written.
     """
-    directory, module = Path(directory), loaded.module
-    task_type = peft_format.TASK_TYPES.get(loaded.head)
-    content: dict[str, Any] = asdict(config) | {
-        "task_type": task_type,
-        "auto_mapping": None
-        if task_type
-        else {"base_model_class": type(module).__name__, "parent_library": type(module).__module__},
-        "base_model_name_or_path": loaded.source,
-        "revision": None,
-        "inference_mode": True,
-        "modules_to_save": list(peft_format.modules_to_save(module, whole_modules(loaded))) or None,
-    }
+    content: dict[str, Any] = asdict(config)
+    content["modules_to_save"] = list(peft_format.modules_to_save(loaded.module, whole_modules(loaded))) or None
     if config.peft_type == "PROMPT_TUNING":
         # Not how training began: PEFT would look for that tokenizer, to make vectors that these then replace.
         content |= {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
     else:
         # A projection is multiplied out, so that whoever reads the file needs none.
         content |= {"prefix_projection": False, "encoder_hidden_size": config.token_dim}
-    file = directory / peft_format.CONFIG_FILE
-    try:
-        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
-    peft_format.write_weights(directory, {EMBEDDINGS: embeddings, **_whole_tensors(loaded)})
+    peft_format.write_json(directory, content, loaded)
+    peft_format.write_weights(directory, {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)})
 
 
 def read_config(directory: Path, peft_type: str) -> PromptConfig:
@@ -94,16 +79,7 @@ def read_config(directory: Path, peft_type: str) -> PromptConfig:
     Raises:
         RunError: it is missing, of another type, or uses an option of PEFT that ftengine does not have.
     """
-    file = Path(directory) / peft_format.CONFIG_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"no {file.name} in {str(directory)!r}; a PEFT adapter folder has one.") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that PEFT wrote.") from None
-    kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
-    if kind != peft_type:
-        raise RunError(f"{str(file)!r} describes {kind!r}, not {peft_type!r}.")
+    content, file = peft_format.read_json(directory, peft_type)
     known = PromptConfig.__dataclass_fields__.keys()
     used = {key: value for key, value in content.items() if value and key not in known and key not in _WITHOUT_EFFECT}
     if used:
@@ -154,12 +130,4 @@ def fill(loaded: LoadedModel, embeddings: Tensor, tensors: Mapping[str, Tensor],
     Raises:
         BaseMismatch: keys are missing or unexpected, or a shape differs.
     """
-    copy_into({EMBEDDINGS: embeddings, **_whole_tensors(loaded)}, tensors, origin)
-
-
-def _whole_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
-    return {
-        f"{PREFIX}{path}.{name}": tensor
-        for path in whole_modules(loaded)
-        for name, tensor in loaded.module.get_submodule(path).state_dict().items()
-    }
+    copy_into({EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}, tensors, origin)

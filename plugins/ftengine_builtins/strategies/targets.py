@@ -12,8 +12,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
-from ftengine_builtins.strategies.lora_inject import is_linear, kind
-from ftengine_builtins.strategies.lora_layers import LoraLayer
+from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
 ALL_LINEAR = "all-linear"
 
@@ -119,9 +118,9 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
         parent = named[path.rpartition(".")[0]]
         if path in whole or path.startswith(inside):
             result[path] = _WHOLE
-        elif isinstance(layer, LoraLayer):
+        elif isinstance(layer, LoRALayer):
             result[path] = "has a LoRA already"
-        elif kind(layer) is None:
+        elif lora_class(layer) is None:
             result[path] = f"is a {type(layer).__name__}"
         elif _inexpressible(layer):
             result[path] = _inexpressible(layer)

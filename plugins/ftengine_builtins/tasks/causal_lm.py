@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
     encode_conversation,
     end_of_turn,
     has_template,
-    read_messages,
     render,
     with_system,
 )
@@ -25,9 +24,12 @@ from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
     content_of,
+    inputs_of,
     read_text,
     shape_of,
+    target_of,
     texts_of,
+    with_inputs,
 )
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.spans import encode_spans
@@ -64,54 +66,36 @@ class CausalLM(Task):
 
     name = "causal-lm"
     starter = True
+    starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     head = "causal-lm"
     Config = CausalLMConfig
-    default_evaluators = ("perplexity",)
+    evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = ANSWERS
-    smooths = compares = True
+    distributions = True
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss()
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when they say the same; other columns do not count."""
-        return content_of(example)
+    def view(self, row: Example) -> View:
+        """See system and user turns, or the prompt, as inputs; of a row that has only `text`, all of it.
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change system and user turns, or the prompt; of a row that has only `text`, all of it.
-
-        What the assistant says and completions stay, so that the model never learns to write what was changed, except
-        where the data is plain text or the loss is on everything.
+        The target is what the assistant says, the completion or the text; everything with loss_on: all. What is no
+        input is never changed, so that the model never learns to write what was changed, except where the data is
+        plain text or the loss is on everything. Rows are duplicates when they say the same.
         """
-        shape = shape_of(example)
-        if shape != "messages":
-            return {**example, shape: change(read_text(example, shape))}
-        read_messages(example["messages"])
-        return {
-            **example,
-            "messages": [
-                message if message["role"] == "assistant" else {**message, "content": change(message["content"])}
-                for message in example["messages"]
-            ],
-        }
+        content = content_of(row)
+        inputs, target = inputs_of(row), target_of(row)
+        if self.config.loss_on == "all" and target is not None:
+            target = content
+        return View(inputs, target, texts=texts_of(row), identity=content)
 
-    def wanted(self, example: Example) -> Any:
-        """Return what the assistant says, the completion or the text; everything with loss_on: all."""
-        shape = shape_of(example)
-        if self.config.loss_on == "all":
-            return content_of(example)
-        if shape == "messages":
-            return [m["content"] for m in read_messages(example["messages"]) if m["role"] == "assistant"]
-        return example["completion" if shape == "prompt" else "text"]
-
-    def texts(self, example: Example) -> list[str]:
-        """Return what every message says, or prompt and completion, or the text."""
-        return texts_of(example)
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return with_inputs(row, inputs)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
@@ -142,29 +126,25 @@ class CausalLM(Task):
             "labels": pad([f["labels"] for f in features], IGNORED),
         }
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (summed cross entropy of the labelled tokens, their number)."""
-        keep = self.keeps_pass and model.training
-        return self._loss.sum(model, _inputs(batch), batch["labels"], self.smoothing(model), keep)
-
-    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._loss.divergence(model, _inputs(batch), batch["labels"], self.smoothing(model))
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the labelled tokens, their number)."""
+        return self._loss.sum(model, _inputs(batch), batch["labels"], criterion)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
         losses, tokens = self._loss.by_example(model, _inputs(batch), batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""
-        shape = shape_of(example, answered=False)
+        shape = shape_of(row, answered=False)
         if shape == "text":
-            read_text(example, "text")
+            read_text(row, "text")
         else:
-            _question(as_messages(example, shape))
+            _question(as_messages(row, shape))
 
     def infer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
 
@@ -172,11 +152,11 @@ class CausalLM(Task):
         and made anew. Options are those of `GenerationOptions`; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
-        prompts = [self._prompt(example, loaded.processor) for example in examples]
+        prompts = [self._prompt(row, loaded.processor) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
 
     def answer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row: what was asked, answered and to be answered.
 
@@ -185,7 +165,7 @@ class CausalLM(Task):
         `GenerationOptions`; all examples form one batch. A prompt that leaves no room for its answer loses its
         beginning, and at most half of what the model reads is generated.
         """
-        asked = [self._asked(example, loaded.processor) for example in examples]
+        asked = [self._asked(row, loaded.processor) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
         return [
             {"prompt": prompt, "completion": text, "reference": reference}
@@ -193,6 +173,9 @@ class CausalLM(Task):
                 complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True
             )
         ]
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        return dict(prediction)
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ftengine.api import Example
 from ftengine.errors import DataError, did_you_mean
 from ftengine_builtins.tasks.shown import shown
 
@@ -105,3 +106,19 @@ def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
         f"label {name!r} does not occur in training; there are {len(names)} labels: {known}."
         + did_you_mean(name, names)
     )
+
+
+def refuse_new_labels(
+    splits: Mapping[str, Iterable[Example]], names_of: Callable[[Example], Iterable[str]], names: tuple[str, ...]
+) -> None:
+    """Refuse a label that occurs outside of training alone.
+
+    Raises:
+        DataError: names label and split.
+    """
+    known = set(names)
+    for split, rows in splits.items():
+        for row in rows if split != "train" else ():
+            for name in names_of(row):
+                if name not in known:
+                    raise DataError(f"{unknown_label(name, names)} Put it into training too ({split} split).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel
+from ftengine.api import Batch, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.pixels import check_image, image_identity, place_of, read_image
+from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 
 PROBES = 4
 """Images of the batch that merging compares outputs on."""
@@ -37,13 +37,12 @@ class ImageClassification(LabelledTask):
     starter_model = "google/vit-base-patch16-224-in21k"
     starter_data = "images"
     head = "image-classification"
-    unit = "images"
     modality = "image"
     Config = ImageClassificationConfig
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self.paths = (self.config.image,)
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.config.image,)
 
     def columns(self) -> dict[str, str | None]:
         return {"image": self.config.image, "label": self.config.label}
@@ -52,18 +51,17 @@ class ImageClassification(LabelledTask):
         """Decide the kind of label; names of the folders that images lie in are classes, also "1.5" and "2.0"."""
         return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their image files are equal byte for byte, whatever they are called."""
-        return image_identity(example.get(self.config.image))
+    def view(self, row: Example) -> View:
+        """See the image (of PIL, upright and in RGB) as input, without text.
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Put a changed image (of PIL, upright and in RGB) in the image's place."""
-        column = self.config.image
-        return {**example, column: change(read_image(example.get(column), column))}
+        Rows are duplicates when their image files are equal byte for byte, whatever they are called.
+        """
+        value = row.get(self.config.image)
+        return View(LazyImage(value, self.config.image), self.named(row), True, (), lambda: image_identity(value))
 
-    def texts(self, example: Example) -> list[str]:
-        """Return nothing: an image has no text, and its path is not read."""
-        return []
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        [image] = inputs
+        return {**row, self.config.image: image}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
@@ -105,9 +103,9 @@ class ImageClassification(LabelledTask):
         images = [Image.fromarray(x.numpy()).convert(_mode(loaded.processor)) for x in noise]
         return {"pixel_values": torch.stack([_pixels(loaded.processor, image) for image in images])}
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row whose image is missing or of no format that is read; damage inside is found when it is read."""
-        check_image(example.get(self.config.image), self.config.image)
+        check_image(row.get(self.config.image), self.config.image)
 
     def _is_named_by_folder(self, example: Example) -> bool:
         label = example.get(self.config.label)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from ftengine.api import Labels
 
@@ -19,14 +18,9 @@ Entity = tuple[str, int, int]
 """Its name, its first word, and the one after its last."""
 
 
-@dataclass(frozen=True)
-class PlainLabels(Labels):
-    """Tags that are each taken as they are, whatever they look like."""
-
-
 def has_entities(labels: Labels) -> bool:
     """Say whether labels are tags of the scheme that stand for entities."""
-    return not isinstance(labels, PlainLabels) and is_iob2(labels.names)
+    return labels.kind == "single" and is_iob2(labels.names)
 
 
 def is_iob2(names: Iterable[str]) -> bool:

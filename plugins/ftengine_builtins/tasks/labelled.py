@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.class_labels import (
     as_number,
@@ -19,14 +19,14 @@ from ftengine_builtins.tasks.class_labels import (
     read_name,
     read_names,
     read_number,
+    refuse_new_labels,
     unknown_label,
 )
-from ftengine_builtins.tasks.label_losses import label_divergences, label_losses
 from ftengine_builtins.tasks.modes import evaluating
 
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
-DEFAULT_EVALUATORS = {
+EVALUATORS = {
     "single": ("classification", "calibration"),
     "multi": ("classification",),
     "regression": ("regression",),
@@ -54,15 +54,25 @@ class LabelledTask(Task):
     """
 
     Config = LabelledConfig
-    default_evaluators = DEFAULT_EVALUATORS["single"]
-    predicts = frozenset(PREDICTS["single"])
-    _pass: Tensor | None = None
-    """(examples, labels) logits of the last `loss`, where `keeps_pass`."""
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        if self.config.kind == "regression":
-            self._learn("regression", [self.config.label])
+    @property
+    def kind(self) -> str:
+        """Return the kind of label: of the data, once that is known, else of the options."""
+        if self.labels is not None:
+            return self.labels.kind
+        return self.config.kind if self.config.kind in PREDICTS else "single"
+
+    @property
+    def predicts(self) -> frozenset[str]:
+        return frozenset(PREDICTS[self.kind])
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        return EVALUATORS[self.kind]
+
+    @property
+    def distributions(self) -> bool:
+        return self.kind != "regression"
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return what the model reads of an example, with `length` and `truncated`.
@@ -84,7 +94,7 @@ class LabelledTask(Task):
         """Return the column that each option names, None where one is not asked for."""
         raise NotImplementedError
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         for option, column in self.columns().items():
             if column is not None and column not in columns:
                 raise DataError(
@@ -96,8 +106,8 @@ class LabelledTask(Task):
         """Decide the kind of label of training data: "single", "multi" or "regression"."""
         return kind_of(value for example in examples if (value := example.get(self.config.label)) is not None)
 
-    def bind(self, splits: Mapping[str, Iterable[Example]]) -> None:
-        """Learn kind and names from training. Rows without a usable label are left to `encode` to refuse.
+    def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
+        """Return kind and names as training has them. Rows without a usable label are left to `encode` to refuse.
 
         Raises:
             DataError: training has fewer than two labels, or another split has one that training lacks.
@@ -106,22 +116,17 @@ class LabelledTask(Task):
         if kind == "auto":
             kind = self.kind_of(splits["train"])
         if kind == "regression":
-            self._learn(kind, [self.config.label])
-            return
-        names = in_order(name for example in splits["train"] for name in self._names(example, kind))
+            return Labels(kind, (self.config.label,))
+        names = in_order(name for row in splits["train"] for name in self._names(row, kind))
         if not names or (kind == "single" and len(names) == 1):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == "auto" and kind == "single":
             self._refuse_joined(names)
-        self._learn(kind, names)
-        for split, examples in splits.items():
-            for example in examples if split != "train" else ():
-                for name in self._names(example, kind):
-                    if name not in self._ids:
-                        raise DataError(f"{unknown_label(name, names)} Put it into training too ({split} split).")
+        refuse_new_labels(splits, lambda row: self._names(row, kind), names)
+        return Labels(kind, names)
 
-    def target(self, example: Example) -> str | float | list[str] | None:
+    def named(self, example: Example) -> str | float | list[str] | None:
         """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
 
         With kind: auto, each row is taken by itself, as this is asked before the data is bound.
@@ -137,12 +142,6 @@ class LabelledTask(Task):
         except DataError:
             return None
 
-    def state(self) -> dict[str, Any]:
-        return {"kind": self.labels.kind, "names": list(self.labels.names)} if self.labels else {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._learn(state["kind"], state["names"])
-
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return what the model reads, and `label`: an id, a list of 0 and 1, or a number."""
         return {**self.read(example, processor, max_length), "label": self._target(example), "weight": 1}
@@ -150,7 +149,7 @@ class LabelledTask(Task):
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack inputs; labels are int64 (examples,), or fp32 (examples, labels) for several or a number."""
         batch = self.stack(features, processor)
-        if self._kind == "single":
+        if self.kind == "single":
             return {**batch, "labels": torch.tensor([f["label"] for f in features])}
         labels = torch.tensor([f["label"] for f in features], dtype=torch.float32)
         return {**batch, "labels": labels.reshape(len(features), -1)}
@@ -161,23 +160,14 @@ class LabelledTask(Task):
         logits = output.logits if hasattr(output, "logits") else output
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (sum over examples, their number) of cross entropy, mean binary cross entropy or squared error.
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (sum over examples, their number) of the criterion's losses.
 
-        Where kind is single, labels may be the (examples, labels) probabilities of mixed examples. In training mode
-        the targets are smoothed by `label_smoothing`.
+        Where kind is single, labels may be the (examples, labels) probabilities of mixed examples.
         """
-        logits = self.outputs(model, batch)
-        if self.keeps_pass and model.training:
-            self._pass = logits
-        losses = self._losses(logits, batch["labels"], self.smoothing(model))
+        logits = [self.outputs(model, batch) for _ in range(criterion.passes)]
+        losses = self._losses(criterion, batch["labels"], *logits)
         return losses.sum(), len(losses)
-
-    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        first, self._pass = self._pass, None
-        second = self.outputs(model, batch)
-        losses = self._losses(second, batch["labels"], self.smoothing(model))
-        return losses.mean(), label_divergences(self._kind, first, second).mean()
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
@@ -187,18 +177,18 @@ class LabelledTask(Task):
         (probabilities) and logits with any kind.
         """
         logits, labels = self.outputs(model, batch), batch["labels"]
-        losses = self._losses(logits, labels).tolist()
-        if self._kind == "regression":
+        losses = self._losses(Criterion(), labels, logits).tolist()
+        if self.kind == "regression":
             keys, columns = ("target", "value", "loss"), (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
         else:
-            truth = labels.tolist() if self._kind == "single" else labels.long().tolist()
-            keys = PREDICTS[self._kind]
+            truth = labels.tolist() if self.kind == "single" else labels.long().tolist()
+            keys = PREDICTS[self.kind]
             columns = (truth, self._decide(logits), self._scores(logits), logits.tolist(), losses)
         return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
     @torch.no_grad()
     def infer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"label": name, "scores": {name: p}}, {"labels": [names], "scores"}, or {"value": number}.
 
@@ -206,24 +196,24 @@ class LabelledTask(Task):
         """
         if options:
             raise InputError(f"unknown option {next(iter(options))!r}; task {self.name!r} has none for predictions.")
-        if not examples:
+        if not rows:
             return []
-        features = [self.read(example, loaded.processor, loaded.max_length) for example in examples]
+        features = [self.read(row, loaded.processor, loaded.max_length) for row in rows]
         device = next(loaded.module.parameters()).device
         batch = {key: value.to(device) for key, value in self.stack(features, loaded.processor).items()}
         with evaluating(loaded.module):
             logits = self.outputs(loaded.module, batch)
-        if self._kind == "regression":
+        if self.kind == "regression":
             return [{"value": value} for value in logits[:, 0].tolist()]
         scores = [dict(zip(self.labels.names, row, strict=True)) for row in self._scores(logits)]
         decided = zip(self._decide(logits), scores, strict=True)
-        if self._kind == "single":
+        if self.kind == "single":
             return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
         return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
 
     def readable(self, prediction: Prediction) -> dict[str, Any]:
         """Return names instead of ids, and of the scores the five highest."""
-        if self._kind == "regression":
+        if self.kind == "regression":
             return dict(prediction)
         answers = {key: self.told(prediction[key]) for key in ("label", "predicted")}
         scores = sorted(zip(self.labels.names, prediction["scores"], strict=True), key=lambda x: -x[1])
@@ -231,16 +221,9 @@ class LabelledTask(Task):
 
     def told(self, label: Any) -> str:
         """Return an encoded label as a reader sees it."""
-        if self._kind == "single":
+        if self.kind == "single":
             return self.labels.names[label]
-        return (", ".join(self._switched_on(label)) or "(none)") if self._kind == "multi" else str(label)
-
-    def _learn(self, kind: str, names: Sequence[str]) -> None:
-        self.labels = Labels(kind, tuple(names))
-        self._kind, self._ids = kind, {name: i for i, name in enumerate(names)}
-        self.predicts = frozenset(PREDICTS[kind])
-        self.default_evaluators = DEFAULT_EVALUATORS[kind]
-        self.smooths = self.compares = kind != "regression"
+        return (", ".join(self._switched_on(label)) or "(none)") if self.kind == "multi" else str(label)
 
     def _refuse_joined(self, names: Sequence[str]) -> None:
         """Refuse to guess where a label is one name, or several in one text."""
@@ -261,26 +244,27 @@ class LabelledTask(Task):
 
     def _target(self, example: Example) -> int | float | list[int]:
         value = example.get(self.config.label)
-        if self._kind == "regression":
+        if self.kind == "regression":
             return read_number(value)
-        names = read_names(value, self.config.separator) if self._kind == "multi" else [read_name(value)]
+        names = read_names(value, self.config.separator) if self.kind == "multi" else [read_name(value)]
         for name in names:
-            if name not in self._ids:
+            if name not in self.labels.ids:
                 raise unknown_label(name, self.labels.names)
-        if self._kind == "single":
-            return self._ids[names[0]]
+        if self.kind == "single":
+            return self.labels.ids[names[0]]
         return [int(name in names) for name in self.labels.names]
 
-    def _losses(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    def _losses(self, criterion: Criterion, labels: Tensor, *logits: Tensor) -> Tensor:
         """Return (examples,) losses."""
-        return label_losses(self._kind, logits, labels, smoothing)
+        losses = {"single": criterion.single, "multi": criterion.multi, "regression": criterion.regression}[self.kind]
+        return losses(labels.to(logits[0].dtype) if labels.is_floating_point() else labels, *logits)
 
     def _decide(self, logits: Tensor) -> list[Any]:
         """Return the likeliest id, or for several labels 1 where a label is likelier than not."""
-        return (logits.argmax(dim=1) if self._kind == "single" else (logits > 0).long()).tolist()
+        return (logits.argmax(dim=1) if self.kind == "single" else (logits > 0).long()).tolist()
 
     def _scores(self, logits: Tensor) -> list[list[float]]:
-        return (logits.softmax(dim=1) if self._kind == "single" else logits.sigmoid()).tolist()
+        return (logits.softmax(dim=1) if self.kind == "single" else logits.sigmoid()).tolist()
 
     def _switched_on(self, indicators: list[int]) -> list[str]:
         return [name for name, on in zip(self.labels.names, indicators, strict=True) if on]

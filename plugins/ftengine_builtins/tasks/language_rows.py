@@ -115,9 +115,11 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
 
 def texts_of(example: Example) -> list[str]:
     """Return every text of a row that a language model reads or learns; never raises."""
-    content = content_of(example)
-    if content and isinstance(content[0], list):  # [role, content] of each message
-        content = [message[1] for message in content if isinstance(message, list)]
+    messages = example.get("messages")
+    if isinstance(messages, (list, tuple)):
+        content = [message.get("content") for message in messages if isinstance(message, dict)]
+    else:
+        content = content_of(example)
     return [text for text in content if isinstance(text, str)]
 
 
@@ -130,3 +132,50 @@ def content_of(example: Example) -> Any:
     if names == ("messages",) and isinstance(content[0], (list, tuple)):
         return [[m.get("role"), m.get("content")] if isinstance(m, dict) else m for m in content[0]]
     return content
+
+
+def inputs_of(example: Example) -> list[str]:
+    """Return what a language model reads of a row without having to say it; nothing where it cannot be read.
+
+    Those are the turns of system and user, the prompt, or the text.
+    """
+    try:
+        shape = shape_of(example)
+        if shape != "messages":
+            return [read_text(example, shape)]
+        return [message["content"] for message in read_messages(example["messages"]) if _is_asked(message)]
+    except DataError:
+        return []
+
+
+def target_of(example: Example) -> Any:
+    """Return what the assistant says in each of its turns, the completion, or the text; None where it is unreadable."""
+    try:
+        shape = shape_of(example)
+        if shape != "messages":
+            return example["completion" if shape == "prompt" else "text"]
+        return [message["content"] for message in read_messages(example["messages"]) if not _is_asked(message)]
+    except DataError:
+        return None
+
+
+def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
+    """Return the row with others in the place of what `inputs_of` gives.
+
+    Raises:
+        DataError: the row cannot be read.
+    """
+    shape = shape_of(example)
+    if shape != "messages":
+        read_text(example, shape)
+        [text] = inputs
+        return {**example, shape: text}
+    asked = [number for number, message in enumerate(read_messages(example["messages"])) if _is_asked(message)]
+    messages = list(example["messages"])
+    for number, text in zip(asked, inputs, strict=True):
+        messages[number] = {**messages[number], "content": text}
+    return {**example, "messages": messages}
+
+
+def _is_asked(message: Message) -> bool:
+    return message["role"] != "assistant"

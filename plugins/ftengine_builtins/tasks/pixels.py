@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -39,6 +39,21 @@ def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
 
     with _opened(value, column) as image:
         return _eight_bit(ImageOps.exif_transpose(image)).convert(mode)
+
+
+class LazyImage(Sequence[Any]):
+    """A sequence of one image, which is decoded (`read_image`) each time that it is taken out."""
+
+    def __init__(self, value: Any, column: str) -> None:
+        self._value, self._column = value, column
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if index not in (0, -1):
+            raise IndexError(index)
+        return read_image(self._value, self._column)
 
 
 def check_image(value: Any, column: str) -> None:

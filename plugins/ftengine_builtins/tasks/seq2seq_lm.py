@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.errors import DataError
+from ftengine.model import probe_tokens, raw_outputs
 from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
@@ -42,33 +44,33 @@ class Seq2SeqLM(Task):
     starter_model = "google-t5/t5-small"
     head = "seq2seq-lm"
     Config = Seq2SeqLMConfig
-    default_evaluators = ("perplexity",)
+    evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = ANSWERS
-    smooths = compares = True
+    distributions = True
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss(ahead=0)
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         check_pairs(columns)
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when prompt and completion are equal; other columns do not count."""
-        return [example.get("prompt"), example.get("completion")]
+    def view(self, row: Example) -> View:
+        """See the prompt as input and the completion as target; rows with the same of both are duplicates."""
+        pair = [row.get("prompt"), row.get("completion")]
+        texts = [value for value in pair if isinstance(value, str)]
+        try:
+            inputs = [read_text(row, "prompt")]
+        except DataError:
+            inputs = []
+        return View(inputs, pair[1], texts=texts, identity=pair)
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change the prompt; `task.prefix` is put in front of it afterwards."""
-        return {**example, "prompt": change(read_text(example, "prompt"))}
-
-    def wanted(self, example: Example) -> Any:
-        """Return the completion."""
-        return example.get("completion")
-
-    def texts(self, example: Example) -> list[str]:
-        """Return prompt and completion."""
-        return [value for name in ("prompt", "completion") if isinstance(value := example.get(name), str)]
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put another prompt in place; `task.prefix` is put in front of it afterwards."""
+        read_text(row, "prompt")
+        [prompt] = inputs
+        return {**row, "prompt": prompt}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.
@@ -96,13 +98,9 @@ class Seq2SeqLM(Task):
             "labels": pad([f["labels"] for f in features], IGNORED),
         }
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (summed cross entropy of the completions' tokens, their number)."""
-        keep = self.keeps_pass and model.training
-        return self._loss.sum(model, _inputs(model, batch), batch["labels"], self.smoothing(model), keep)
-
-    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._loss.divergence(model, _inputs(model, batch), batch["labels"], self.smoothing(model))
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the completions' tokens, their number)."""
+        return self._loss.sum(model, _inputs(model, batch), batch["labels"], criterion)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of completion tokens."""
@@ -111,24 +109,27 @@ class Seq2SeqLM(Task):
 
     def probe(self, loaded: LoadedModel) -> Batch:
         """Return random tokens for encoder and decoder."""
-        batch = super().probe(loaded)
+        batch = probe_tokens(loaded.module)
         return {**batch, "decoder_input_ids": batch["input_ids"].flip(1)}
 
-    def check_input(self, example: Example) -> None:
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        return raw_outputs(model, batch)
+
+    def check_input(self, row: Example) -> None:
         """Refuse a row without a prompt."""
-        read_text(example, "prompt")
+        read_text(row, "prompt")
 
     def infer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row's prompt; a completion that it has is not read.
 
         Options are those of `GenerationOptions`; all examples form one batch.
         """
-        return [{"completion": text} for text in self._complete(loaded, examples, GenerationOptions.read(options))]
+        return [{"completion": text} for text in self._complete(loaded, rows, GenerationOptions.read(options))]
 
     def answer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
 
@@ -139,9 +140,12 @@ class Seq2SeqLM(Task):
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
             chosen = chosen.model_copy(update={"max_new_tokens": loaded.max_length})
         return [
-            {"prompt": example["prompt"], "completion": text, "reference": example.get("completion")}
-            for text, example in zip(self._complete(loaded, examples, chosen), examples, strict=True)
+            {"prompt": row["prompt"], "completion": text, "reference": row.get("completion")}
+            for text, row in zip(self._complete(loaded, rows, chosen), rows, strict=True)
         ]
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        return dict(prediction)
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""

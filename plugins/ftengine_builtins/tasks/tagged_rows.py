@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -94,44 +94,37 @@ def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
     return replace(row, tags=[_tag(tag, names) for tag in tags])
 
 
-def row_identity(example: Example) -> Any:
-    """Return a row's words (or what stands in their place); never raises."""
-    try:
-        row = read_words(example)
-    except DataError:
-        return [example.get("tokens"), example.get("text")]
-    return [row.text[start:stop] for start, stop in row.words]
+def with_words(example: Example, words: Sequence[str]) -> Example:
+    """Return the row with other words; those stay whose change would empty, split or join one.
 
-
-def rewrite_words(example: Example, change: Callable[[str], str]) -> Example:
-    """Return the row with its words changed, each by itself; those stay that a change would empty, split or join.
+    Args:
+        words: one for each word of the row.
 
     Raises:
         DataError: words or spans cannot be read.
     """
     row = read_words(example)
     if not row.is_text:
-        changed = ((word, change(word)) for word in example["tokens"])
-        return {**example, "tokens": [new if len(new.split()) == 1 else word for word, new in changed]}
+        pairs = zip(example["tokens"], words, strict=True)
+        return {**example, "tokens": [new if len(new.split()) == 1 else word for word, new in pairs]}
     spans = example.get("spans")
     inside = _entities(spans, row)  # in the order of their words
-    text, words = _changed_text(row, change)
+    text, places = _changed_text(row, words)
     order = sorted(range(len(spans)), key=lambda i: (spans[i]["start"], spans[i]["end"]))
     moved = list(spans)
     for i, (_, first, stop) in zip(order, inside, strict=True):
-        moved[i] = {**spans[i], "start": words[first][0], "end": words[stop - 1][1]}
+        moved[i] = {**spans[i], "start": places[first][0], "end": places[stop - 1][1]}
     return {**example, "text": text, "spans": moved}
 
 
-def _changed_text(row: Tagged, change: Callable[[str], str]) -> tuple[str, list[Span]]:
+def _changed_text(row: Tagged, others: Sequence[str]) -> tuple[str, list[Span]]:
     """Return a text with its words changed, and where they are now: as many as before."""
     starts = [start for start, _ in row.words]
     pieces = [row.text[: starts[0] if starts else None]]
     words: list[Span] = []
     before, at = "", len(pieces[0])
-    for (start, stop), after in zip(row.words, [*starts[1:], len(row.text)], strict=True):
+    for (start, stop), after, new in zip(row.words, [*starts[1:], len(row.text)], others, strict=True):
         word, tail = row.text[start:stop], row.text[stop:after]
-        new = change(word)
         # Seen with what stands beside it, it has to be the one word that it was.
         beside = before + new + tail + row.text[after : after + 1]
         if (len(before), len(before) + len(new)) not in find_words(beside):

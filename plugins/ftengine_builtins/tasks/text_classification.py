@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features
+from ftengine.api import Batch, Example, Features, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
@@ -42,20 +42,23 @@ class TextClassification(LabelledTask):
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
 
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their texts are equal, so that contradicting labels stay in one split."""
-        return [example.get(self.config.text), example.get(self.config.pair) if self.config.pair else None]
+    def view(self, row: Example) -> View:
+        """See the text, or both of a pair, as inputs; rows with the same are duplicates, whatever their labels.
 
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change the text, and of a pair both texts."""
-        self._texts(example)
+        So contradicting labels stay in one split.
+        """
+        text, pair = row.get(self.config.text), row.get(self.config.pair) if self.config.pair else None
+        try:
+            inputs = self._texts(row)
+        except DataError:
+            inputs = []
+        texts = [value for value in (text, pair) if isinstance(value, str)]
+        return View(inputs, self.named(row), True, texts, [text, pair])
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        self._texts(row)
         columns = [column for column in (self.config.text, self.config.pair) if column is not None]
-        return {**example, **{column: change(example[column]) for column in columns}}
-
-    def texts(self, example: Example) -> list[str]:
-        """Return the text, or both of a pair."""
-        columns = (self.config.text, self.config.pair)
-        return [value for column in columns if column and isinstance(value := example.get(column), str)]
+        return {**row, **dict(zip(columns, inputs, strict=True))}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
@@ -76,9 +79,9 @@ class TextClassification(LabelledTask):
             batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
         return batch
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""
-        self._texts(example)
+        self._texts(row)
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""

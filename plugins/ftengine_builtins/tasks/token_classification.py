@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError, InputError
-from ftengine_builtins.tasks.class_labels import in_order, unknown_label
-from ftengine_builtins.tasks.iob2 import OUTSIDE, PlainLabels, completed, entities, foreign_tag, has_entities, is_iob2
-from ftengine_builtins.tasks.label_losses import label_divergences, label_losses
+from ftengine.model import raw_outputs
+from ftengine_builtins.tasks.class_labels import in_order, refuse_new_labels, unknown_label
+from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, has_entities, is_iob2
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
 from ftengine_builtins.tasks.modes import evaluating
 from ftengine_builtins.tasks.tagged_rows import (
@@ -21,8 +21,7 @@ from ftengine_builtins.tasks.tagged_rows import (
     check_columns,
     read_tagged,
     read_words,
-    rewrite_words,
-    row_identity,
+    with_words,
 )
 from ftengine_builtins.tasks.token_loss import IGNORED
 from ftengine_builtins.tasks.words import encode_words
@@ -55,17 +54,15 @@ class TokenClassification(Task):
     starter_model = "distilbert/distilbert-base-cased"
     head = "token-classification"
     Config = TokenClassificationConfig
-    default_evaluators = ("entities",)
+    evaluators = ("entities",)
     predicts = frozenset({"tags", "predicted_tags"})
-    smooths = compares = True
-    _pass: Tensor | None = None
-    """(words, tags) logits of the last `loss`, where `keeps_pass`."""
+    distributions = True
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)
 
-    def bind(self, splits: Mapping[str, Iterable[Example]]) -> None:
-        """Learn the tags from training. Rows that cannot be read are left to `encode` to refuse.
+    def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
+        """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
 
         Raises:
             DataError: training has fewer than two tags or tags of another scheme, or another split has one that
@@ -82,43 +79,30 @@ class TokenClassification(Task):
         if len(found) < 2:
             only = f"only the tag {found.pop()!r}" if found else "no tags"
             raise DataError(f"the training data has {only}; at least two are needed.")
-        self._learn([*({OUTSIDE} & found), *in_order(found - {OUTSIDE})])
-        for split, examples in splits.items():
-            for example in examples if split != "train" else ():
-                for tag in self._tags_of(example):
-                    if tag not in self._ids:
-                        raise DataError(
-                            f"{unknown_label(tag, self.labels.names)} Put it into training too ({split} split)."
-                        )
+        names = (*({OUTSIDE} & found), *in_order(found - {OUTSIDE}))
+        refuse_new_labels(splits, self._tags_of, names)
+        return Labels("tags" if self.config.scheme == "plain" else "single", names)
 
-    def state(self) -> dict[str, Any]:
-        return {"names": list(self.labels.names)} if self.labels else {}
+    def view(self, row: Example) -> View:
+        """See the words as inputs and their tags as target; rows with the same words are duplicates.
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._learn(state["names"])
-
-    def identity(self, example: Example) -> Any:
-        """Two rows are duplicates when their words are equal, so that contradicting tags stay in one split."""
-        return row_identity(example)
-
-    def texts(self, example: Example) -> list[str]:
-        """Return the words of a row as one text; nothing where they cannot be read."""
+        So contradicting tags stay in one split.
+        """
+        target = list(self._tags_of(row)) or None
         try:
-            return [read_words(example).text]
+            read = read_words(row)
         except DataError:
-            return []
+            return View((), target, True, (), [row.get("tokens"), row.get("text")])
+        words = [read.text[start:stop] for start, stop in read.words]
+        return View(words, target, True, [read.text], words)
 
-    def target(self, example: Example) -> list[str] | None:
-        """Return the tags, one a word; None where they cannot be read."""
-        return list(self._tags_of(example)) or None
-
-    def rewrite(self, example: Example, change: Callable[[Any], Any]) -> Example:
-        """Change every word by itself, so that tags stay with their words.
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        """Put other words in place, so that tags stay with their words.
 
         A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
         to whole words.
         """
-        return rewrite_words(example, change)
+        return with_words(row, inputs)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.
@@ -129,32 +113,25 @@ class TokenClassification(Task):
         features, first = self._encode(row, processor, max_length)
         labels = [IGNORED] * features["length"]
         for position, tag in zip(first, row.tags, strict=True):
-            if tag not in self._ids:
+            if tag not in self.labels.ids:
                 raise unknown_label(tag, self.labels.names)
             if position is not None:
-                labels[position] = self._ids[tag]
+                labels[position] = self.labels.ids[tag]
         return {**features, "labels": labels, "weight": sum(label != IGNORED for label in labels)}
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad on the right; every tensor is (examples, longest) int64."""
         return {**_stack(features, processor), "labels": pad([f["labels"] for f in features], IGNORED)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """Return (summed cross entropy of the tagged words, their number); smoothed in training mode."""
-        logits, labels = self._tagged(model, batch)
-        if self.keeps_pass and model.training:
-            self._pass = logits
-        return self._losses(model, logits, labels).sum(), len(labels)
-
-    def divergence(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        first, self._pass = self._pass, None
-        second, labels = self._tagged(model, batch)
-        return self._losses(model, second, labels).mean(), label_divergences("single", first, second).mean()
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the tagged words, their number)."""
+        wanted = batch["labels"] != IGNORED
+        logits = [self.outputs(model, batch)[wanted] for _ in range(criterion.passes)]
+        return criterion.single(batch["labels"][wanted], *logits).sum(), len(logits[0])
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
-        output = model(**{key: value for key, value in batch.items() if key != "labels"})
-        logits = output.logits if hasattr(output, "logits") else output
+        logits = raw_outputs(model, batch)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()
@@ -171,13 +148,13 @@ class TokenClassification(Task):
         """Return the tags' names."""
         return {key: [self.labels.names[i] for i in prediction[key]] for key in ("tags", "predicted_tags")}
 
-    def check_input(self, example: Example) -> None:
+    def check_input(self, row: Example) -> None:
         """Refuse a row without words."""
-        read_words(example)
+        read_words(row)
 
     @torch.no_grad()
     def infer(
-        self, loaded: LoadedModel, examples: Sequence[Example], options: Mapping[str, Any] | None = None
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"tags": [name]} for rows of `tokens`, {"spans": [{start, end, label, text}]} for those of `text`.
 
@@ -186,16 +163,16 @@ class TokenClassification(Task):
         """
         if options:
             raise InputError(f"unknown option {next(iter(options))!r}; task {self.name!r} has none for predictions.")
-        if not examples:
+        if not rows:
             return []
-        rows = [read_words(example) for example in examples]
-        encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in rows]
+        read = [read_words(row) for row in rows]
+        encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in read]
         device = next(loaded.module.parameters()).device
         batch = _stack([features for features, _ in encoded], loaded.processor)
         with evaluating(loaded.module):
             logits = self.outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
         answers = []
-        for row, (_, first), ids in zip(rows, encoded, logits.argmax(dim=2).tolist(), strict=True):
+        for row, (_, first), ids in zip(read, encoded, logits.argmax(dim=2).tolist(), strict=True):
             tags = [None if position is None else self.labels.names[ids[position]] for position in first]
             answers.append({"spans": self._spans(row, tags)} if row.is_text else {"tags": tags})
         return answers
@@ -208,20 +185,6 @@ class TokenClassification(Task):
             if label != IGNORED:
                 pieces += [(self.labels.names[label], True), (" ", False)]
         return pieces
-
-    def _tagged(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return (words, tags) logits and (words,) ids of the tagged words."""
-        wanted = batch["labels"] != IGNORED
-        return self.outputs(model, batch)[wanted], batch["labels"][wanted]
-
-    def _losses(self, model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return (words,) losses."""
-        return label_losses("single", logits, labels, self.smoothing(model))
-
-    def _learn(self, names: Sequence[str]) -> None:
-        kind = PlainLabels if self.config.scheme == "plain" else Labels
-        self.labels = kind("single", tuple(names))
-        self._ids = {name: i for i, name in enumerate(names)}
 
     def _tags_of(self, example: Example) -> Iterator[str]:
         """Yield a row's tags; none where it cannot be read."""

@@ -14,16 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftengine_builtins.tasks.label_losses import divergence
+from ftengine.api import Criterion
 from ftengine_builtins.tasks.modes import evaluating
 
 IGNORED = -100
@@ -38,12 +36,9 @@ PROBE_TOKENS = 4
 Tail = Callable[[Tensor], Tensor]
 """What a model does with the output of its head, position by position: nothing, a cap, a scale."""
 
-Criterion = Callable[..., Tensor]
-"""Turns (n,) targets and the (n, V) logits of one or more passes into a sum over the n positions."""
-
 
 class TokenLoss:
-    """Sums of cross entropy over labelled tokens of one or more models.
+    """Sums of losses over labelled tokens of one or more models.
 
     Args:
         ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels
@@ -53,43 +48,23 @@ class TokenLoss:
     def __init__(self, ahead: int = 1) -> None:
         self._ahead = ahead
         self._tails: WeakKeyDictionary[nn.Module, Tail | None] = WeakKeyDictionary()
-        self._pass: _Labelled | None = None
 
     def sum(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Tensor],
-        labels: Tensor,
-        smoothing: float = 0.0,
-        keep: bool = False,
+        self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, criterion: Criterion
     ) -> tuple[Tensor, int]:
         """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
+
+        Of each of the criterion's passes only the states of labelled tokens are kept.
 
         Args:
             model: a language model; called with `inputs`, without labels.
             inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
             labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
                 not shifted), `IGNORED` where nothing is trained.
-            smoothing: ε of label smoothing, as torch's cross entropy takes it.
-            keep: keep this pass for `divergence`.
+            criterion: what is summed, applied to one chunk of tokens after the other.
         """
-        found = self._labelled(model, inputs, labels)
-        self._pass = found if keep else None
-        return found.total(partial(_cross_entropy, smoothing=smoothing)), len(found.targets)
-
-    def divergence(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Run the model again after `sum(…, keep=True)`; return this pass's loss and the divergence of the two passes.
-
-        Both are means over labelled tokens, in at least fp32. Of both passes only the states of labelled tokens are
-        kept, and the logits of `CHUNK` positions exist at a time, as in `sum`.
-        """
-        first, self._pass = self._pass, None
-        assert first is not None
-        second, count = self._labelled(model, inputs, labels), max(1, len(first.targets))
-        loss = second.total(partial(_cross_entropy, smoothing=smoothing))
-        return loss / count, second.total(_divergence, first.states) / count
+        first, *others = (self._labelled(model, inputs, labels) for _ in range(criterion.passes))
+        return first.total(criterion, *(other.states for other in others)), len(first.targets)
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +73,7 @@ class TokenLoss:
         counts = torch.bincount(found.examples, minlength=len(labels))
         sums = None
         for states, targets, examples in found.chunks():
-            losses = F.cross_entropy(found.logits(states), targets, reduction="none")
+            losses = Criterion().single(targets, found.logits(states))
             sums = losses.new_zeros(len(labels)) if sums is None else sums
             sums.index_add_(0, examples, losses)
         return torch.zeros(len(labels), device=labels.device) if sums is None else sums, counts
@@ -156,14 +131,6 @@ class _Labelled:
         return zip(*(x.split(CHUNK) if len(x) else () for x in (self.states, self.targets, self.examples)), strict=True)
 
 
-def _cross_entropy(targets: Tensor, logits: Tensor, smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-
-
-def _divergence(targets: Tensor, second: Tensor, first: Tensor) -> Tensor:
-    return divergence(first, second).sum()
-
-
 class _ChunkedSum(torch.autograd.Function):
     """A sum over positions whose gradients are computed in the forward pass, a chunk at a time.
 
@@ -180,7 +147,7 @@ class _ChunkedSum(torch.autograd.Function):
         passes: int,
         *tensors: Tensor,
     ) -> Tensor:
-        """Add up criterion(targets, logits(states), …) for the states of so many passes; parameters follow them."""
+        """Add up criterion.single(targets, logits(states), …) for states of so many passes; parameters follow them."""
         states, parameters = tensors[:passes], tensors[passes:]
         total = torch.zeros((), dtype=_wide(states[0].dtype), device=states[0].device)
         slopes = [torch.zeros_like(s) if s.requires_grad else None for s in states]
@@ -190,7 +157,7 @@ class _ChunkedSum(torch.autograd.Function):
             chunks = [s[rows].detach().requires_grad_(s.requires_grad) for s in states]
             leaves = [chunk for chunk in chunks if chunk.requires_grad] + list(parameters)
             with torch.set_grad_enabled(bool(leaves)):
-                part = criterion(targets[rows], *(logits(chunk) for chunk in chunks))
+                part = criterion.single(targets[rows], *(logits(chunk) for chunk in chunks)).sum()
             total += part.detach()
             if not leaves:
                 continue

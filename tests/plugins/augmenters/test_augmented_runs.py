@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images, monkeyp
         train = {**base["train"], "checkpoint_every": 2}
         whole = fine_tune(recipe(base, augment, train=train, output=f"whole-{name}"))
         stopped = recipe(base, augment, train=train, output=f"stopped-{name}")
-        step = Trainer._step
+        step = Trainer.step
 
         def dying(self, *args, step=step):
             if self.progress.step == 3:
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images, monkeyp
             step(self, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_step", dying)
+            patch.setattr(Trainer, "step", dying)
             with pytest.raises(KeyboardInterrupt):
                 fine_tune(stopped)
         assert curve(fine_tune(stopped, resume=True).path) == curve(whole.path)
@@ -176,7 +176,7 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
     warnings = plan(recipe(texts, ["keyboard", {"name": "ocr", "rate": 0}]), measure=False).warnings
     found = [warning for warning in warnings if "augmenter" in warning]
     assert found == [
-        "augmenter 'ocr' changes nothing that the model reads in the training examples that were tried (their first "
+        "augmenter 'ocr' changes nothing that the model reads in the training examples that were sampled (their first "
         "epoch)."
     ]
 

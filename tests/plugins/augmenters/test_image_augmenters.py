@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from ftengine.data.augmentation import require_suitable
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.images import (
     Color,
@@ -92,11 +93,10 @@ def test_brightness_stays_in_its_range():
 
 def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
     task = ImageClassification()
-    task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
+    task.labels = task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
     flip = Flip(FlipConfig(probability=1))
-    flip.bind(task)
     row = {"image": image, "label": "a"}
-    (changed,) = flip.augment(row, random.Random(0))
+    (changed,) = flip.augment(row, task, random.Random(0))
     assert changed["label"] == "a"
     assert row["image"] is image
     assert np.array_equal(pixels(changed["image"]), pixels(image)[:, ::-1])
@@ -106,4 +106,4 @@ def test_texts_are_refused():
     with pytest.raises(
         RecipeError, match="'crop' changes images, and examples of task 'text-classification' are texts"
     ):
-        Crop().bind(TextClassification())
+        require_suitable(Crop(), TextClassification())

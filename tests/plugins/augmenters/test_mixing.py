@@ -37,10 +37,10 @@ def task():
 
 
 def mixed(augmenter, task, batch, drawn, monkeypatch):
-    augmenter.bind(task)
+    augmenter.check_mix(task)
     monkeypatch.setattr("ftengine_builtins.augmenters.mixing.random.Random", lambda seed: drawn)
     rng = type("Seeds", (), {"random": lambda self: 0.0, "randrange": lambda self, n: 0})()
-    return augmenter.mix(batch, rng)
+    return augmenter.mix(batch, task, rng)
 
 
 def test_mixup_is_the_papers_formula(task, monkeypatch):
@@ -92,8 +92,7 @@ def test_a_box_that_reaches_out_is_cut_and_the_label_follows_what_is_left(task, 
 def test_mixing_is_a_function_of_its_numbers_and_labels_are_shares(kind, task):
     batch = {"pixel_values": torch.rand(8, 3, 6, 6), "labels": torch.arange(8) % 3}
     augmenter = kind()
-    augmenter.bind(task)
-    first, again, other = (augmenter.mix(batch, random.Random(seed)) for seed in (1, 1, 2))
+    first, again, other = (augmenter.mix(batch, task, random.Random(seed)) for seed in (1, 1, 2))
     assert first["pixel_values"].equal(again["pixel_values"])
     assert not first["pixel_values"].equal(other["pixel_values"])
     assert torch.allclose(first["labels"].sum(1), torch.ones(8))
@@ -103,24 +102,22 @@ def test_mixing_is_a_function_of_its_numbers_and_labels_are_shares(kind, task):
 def test_labels_are_soft_also_in_batches_that_are_not_mixed_or_mixed_before(task):
     batch = {"pixel_values": torch.rand(2, 3, 4, 4), "labels": torch.tensor([2, 0])}
     augmenter = Mixup(MixConfig(probability=0))
-    augmenter.bind(task)
-    result = augmenter.mix(batch, random.Random(0))
+    result = augmenter.mix(batch, task, random.Random(0))
     assert result["labels"].tolist() == [[0, 0, 1], [1, 0, 0]]
     assert result["pixel_values"] is batch["pixel_values"]
     cut = CutMix(CutMixConfig())
-    cut.bind(task)
-    assert torch.allclose(cut.mix(result, random.Random(0))["labels"].sum(1), torch.ones(2))
+    assert torch.allclose(cut.mix(result, task, random.Random(0))["labels"].sum(1), torch.ones(2))
 
 
 def test_numbers_are_not_mixed_by_area():
     task = ImageClassification(ImageClassificationConfig(kind="regression"))
-    Mixup().bind(task)
+    task.labels = Labels("regression", ("label",))
+    Mixup().check_mix(task)
     with pytest.raises(RecipeError, match="'cutmix' mixes labels by area, which means nothing for numbers"):
-        CutMix().bind(task)
+        CutMix().check_mix(task)
 
 
 def test_a_batch_without_images_is_refused(task):
     augmenter = Mixup()
-    augmenter.bind(task)
     with pytest.raises(InputError, match="finds no images"):
-        augmenter.mix({"input_ids": torch.zeros(2, 3), "labels": torch.tensor([0, 1])}, random.Random(0))
+        augmenter.mix({"input_ids": torch.zeros(2, 3), "labels": torch.tensor([0, 1])}, task, random.Random(0))

@@ -8,7 +8,6 @@ import pytest
 from ftengine.errors import DataError
 from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig, in_case_of
 from ftengine_builtins.augmenters.word_list import read_word_list
-from ftengine_builtins.tasks.text_classification import TextClassification
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def written(tmp_path, monkeypatch):
 
 def synonyms(file, **options):
     augmenter = Synonyms(SynonymsConfig(file=file, **options))
-    augmenter.bind(TextClassification())
+    augmenter.check_options()
     return augmenter
 
 

@@ -105,7 +105,7 @@ def test_accepts_nothing_by_itself(code) -> None:
 
 
 def test_check_runs_nothing(code) -> None:
-    CallableLoader().check("my_models:alone")
+    CallableLoader().check_source("my_models:alone")
     assert "my_models" not in sys.modules
 
 
@@ -138,8 +138,8 @@ def test_request_is_passed_to_a_function_that_takes_it(code) -> None:
     assert loader.load_processor("my_models:asked") == "processor"
     assert load("asked", loader).module.out_features == 2
     first, second = calls()
-    assert (first.head, first.labels, first.skeleton) == ("", None, True)
-    assert (second.head, second.labels, second.skeleton) == ("sequence-classification", LABELS, False)
+    assert (first.head, first.labels) == ("", None)
+    assert (second.head, second.labels) == ("sequence-classification", LABELS)
 
 
 def test_other_defaults_are_left_alone(code) -> None:

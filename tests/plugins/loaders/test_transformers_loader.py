@@ -35,8 +35,9 @@ from ftengine_builtins.loaders.transformers import TransformersLoader
 SENTIMENT = Labels("single", ("negative", "positive"))
 
 
-def load(folder: Path, head: str = "causal-lm", labels: Labels | None = None, **options):
-    return TransformersLoader().load(LoadRequest(str(folder), head, labels, **options))
+def load(folder: Path, head: str = "causal-lm", labels: Labels | None = None, *, skeleton: bool = False, **options):
+    build = TransformersLoader().load_skeleton if skeleton else TransformersLoader().load
+    return build(LoadRequest(str(folder), head, labels, **options))
 
 
 def edit(file: Path, **changes) -> None:
@@ -69,7 +70,7 @@ def test_accepts_folders_that_hold_a_model(llama_folder, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["llama_folder", "gpt2_folder", "bert_folder", "minilm_folder"])
 def test_sound_folders_pass_the_check(request, name) -> None:
-    TransformersLoader().check(str(request.getfixturevalue(name)))
+    TransformersLoader().check_source(str(request.getfixturevalue(name)))
 
 
 def test_logits_equal_those_of_transformers(llama_folder) -> None:
@@ -187,7 +188,7 @@ def test_sharded_weights_need_every_shard(llama_folder, tmp_path) -> None:
     assert len(shards) > 1
     shards[-1].unlink()
     with pytest.raises(SourceError, match=rf"lacks 1 of {len(shards)} weight files.*{shards[-1].name}"):
-        TransformersLoader().check(str(tmp_path))
+        TransformersLoader().check_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.ckpt", "weights.pt"])
@@ -195,7 +196,7 @@ def test_pickled_weights_are_never_read(llama, name, monkeypatch) -> None:
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled something"))
     (llama / "model.safetensors").rename(llama / name)
     with pytest.raises(SourceError, match=rf"{name}.*only safetensors is read.*LlamaForCausalLM.from_pretrained"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
     with pytest.raises(SourceError, match=r"only safetensors is read"):
         load(llama)
 
@@ -210,7 +211,7 @@ def test_pickle_named_in_the_config_is_not_read(llama) -> None:
 def test_folder_without_weights_is_refused(llama) -> None:
     (llama / "model.safetensors").unlink()
     with pytest.raises(SourceError, match=r"holds no weights.*model\.safetensors"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b"\x80\x04pickle" + b])
@@ -218,26 +219,26 @@ def test_damaged_safetensors_is_refused(llama, damage) -> None:
     file = llama / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(SourceError, match=r"model\.safetensors of .* is damaged or no safetensors file"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 def test_folder_without_config_is_refused(llama) -> None:
     (llama / "config.json").unlink()
     with pytest.raises(SourceError, match=r"has no config\.json.*found: .*model\.safetensors"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "", "\udcff"])
 def test_unreadable_config_is_refused(llama, content) -> None:
     (llama / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(SourceError, match=r"config\.json"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 def test_unknown_architecture_is_refused_with_the_nearest(llama) -> None:
     edit(llama / "config.json", model_type="lama")
     with pytest.raises(SourceError, match=r"model_type 'lama'.*Did you mean 'llama'\?"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 @pytest.mark.parametrize("with_config", [True, False])
@@ -247,7 +248,7 @@ def test_adapter_folder_names_its_base(llama, with_config) -> None:
         (llama / "config.json").unlink()
     assert TransformersLoader().accepts(str(llama))
     with pytest.raises(SourceError, match=r"holds an adapter.*'some/base'"):
-        TransformersLoader().check(str(llama))
+        TransformersLoader().check_source(str(llama))
 
 
 @pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)])
@@ -344,7 +345,7 @@ def odd(llama, tmp_path, monkeypatch) -> tuple[Path, Path]:
 def test_code_of_a_model_does_not_run_unasked(odd) -> None:
     folder, marker = odd
     loader = TransformersLoader()
-    for attempt in (loader.check, loader.load_processor, lambda s: loader.load(LoadRequest(s, "causal-lm"))):
+    for attempt in (loader.check_source, loader.load_processor, lambda s: loader.load(LoadRequest(s, "causal-lm"))):
         with pytest.raises(SourceError, match=r"model_type 'odd'.*trust_remote_code: true"):
             attempt(str(folder))
     assert not marker.exists()
@@ -360,7 +361,7 @@ def test_code_of_a_model_of_known_type_is_passed_over(odd) -> None:
 def test_code_of_a_model_runs_when_trusted(odd) -> None:
     folder, marker = odd
     loader = TransformersLoader(TransformersLoader.Config(trust_remote_code=True))
-    loader.check(str(folder))
+    loader.check_source(str(folder))
     loaded = loader.load(LoadRequest(str(folder), "causal-lm"))
     assert type(loaded.module).__name__ == "OddForCausalLM"
     assert marker.exists()
@@ -397,7 +398,7 @@ def test_hub_model_is_fetched_without_pickles_and_loaded(hub, llama, tmp_path) -
     (llama / "onnx").mkdir()
     (llama / "onnx" / "config.json").write_text("{}")
     loader = TransformersLoader(TransformersLoader.Config(revision="v1"))
-    loader.check("owner/name")
+    loader.check_source("owner/name")
     assert not (tmp_path / "cache" / "model.safetensors").exists()
     loaded = loader.load(LoadRequest("owner/name", "causal-lm"))
     assert loaded.source == "owner/name"
@@ -440,19 +441,19 @@ def test_a_hub_model_that_does_not_come_says_why(monkeypatch, error, expected) -
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(SourceError, match=f"^there is no folder 'my_modle', and .*{expected}"):
-        TransformersLoader(TransformersLoader.Config(revision="v9")).check("my_modle")
+        TransformersLoader(TransformersLoader.Config(revision="v9")).check_source("my_modle")
 
 
 def test_revision_of_a_folder_is_refused(llama_folder) -> None:
     loader = TransformersLoader(TransformersLoader.Config(revision="main"))
     with pytest.raises(SourceError, match=r"revision.*exists only of hub models"):
-        loader.check(str(llama_folder))
+        loader.check_source(str(llama_folder))
 
 
 def test_file_is_not_taken_for_a_model(tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(SourceError, match=r"neither a folder nor the name of a hub model"):
-        TransformersLoader().check(str(tmp_path / "model.safetensors"))
+        TransformersLoader().check_source(str(tmp_path / "model.safetensors"))
 
 
 def test_base_of_a_classifier_equals_the_checkpoint(bert_folder) -> None:

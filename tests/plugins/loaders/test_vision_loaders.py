@@ -44,8 +44,9 @@ def loader(library, **options):
 
 def load(library, source, labels=ABC, *, skeleton=False, dtype="auto", seed=0, **options):
     torch.manual_seed(seed)
-    request = LoadRequest(source, "image-classification", labels, skeleton=skeleton, dtype=dtype)
-    return loader(library, **options).load(request)
+    request = LoadRequest(source, "image-classification", labels, dtype=dtype)
+    made = loader(library, **options)
+    return made.load_skeleton(request) if skeleton else made.load(request)
 
 
 def save(loaded, folder):
@@ -159,20 +160,20 @@ def test_downloads_of_torchvision_are_read_as_weights_only(monkeypatch):
 
 def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source):
     with pytest.raises(SourceError, match=rf"names an architecture, not its weights.*name: {library}, weights: …"):
-        loader(library).check(source)
+        loader(library).check_source(source)
 
 
 def test_a_misspelt_architecture_gets_a_suggestion(library, source):
     with pytest.raises(SourceError, match=rf"has no model .*Did you mean '{SMALL[library]}'"):
-        loader(library, weights="random").check(source[:-1] + "x")
+        loader(library, weights="random").check_source(source[:-1] + "x")
 
 
 def test_pickles_and_missing_files_are_refused_before_anything_is_built(library, source, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
     with pytest.raises(SourceError, match="no safetensors file"):
-        loader(library, weights=str(tmp_path / "model.pth")).check(source)
+        loader(library, weights=str(tmp_path / "model.pth")).check_source(source)
     with pytest.raises(SourceError, match="there are no weights"):
-        loader(library, weights=str(tmp_path / "nope.safetensors")).check(source)
+        loader(library, weights=str(tmp_path / "nope.safetensors")).check_source(source)
 
 
 def test_weights_of_another_architecture_are_refused(library, source, tmp_path):
@@ -226,14 +227,14 @@ def test_a_malformed_config_is_a_source_error(library, altered, entries, skeleto
 def test_a_size_that_contradicts_the_folder_s_is_refused(library, altered):
     folder = altered(model_args={"img_size": 32})
     with pytest.raises(SourceError, match=r"built for images of img_size 32.*model\.loader\.image_size is 64"):
-        loader(library, image_size=64).check(folder)
-    loader(library, image_size=32).check(folder)
+        loader(library, image_size=64).check_source(folder)
+    loader(library, image_size=32).check_source(folder)
 
 
 def test_a_folder_takes_no_other_weights(library, base):
     _, folder = base
     with pytest.raises(SourceError, match="whose weights are its own"):
-        loader(library, weights="random").check(str(folder))
+        loader(library, weights="random").check_source(str(folder))
 
 
 def test_a_task_on_texts_is_refused(library, source):
@@ -246,7 +247,7 @@ def test_a_task_on_texts_is_refused(library, source):
 def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
     monkeypatch.setattr("ftengine_builtins.loaders.vision.find_spec", lambda name: None)
     with pytest.raises(SourceError, match=rf"{name}, which is not installed: pip install {name}"):
-        loader(name).check(f"{name}://resnet18")
+        loader(name).check_source(f"{name}://resnet18")
 
 
 # Which loader takes what

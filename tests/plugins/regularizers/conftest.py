@@ -16,7 +16,7 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.engine.experiment import prepare
 from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora
+from ftengine_builtins.strategies.lora import LoRA
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -50,7 +50,7 @@ def make(request):
             rows = [{"prompt": text, "completion": f" {text} again"} for text in TEXTS]
             cls = AutoModelForCausalLM if kind == "text" else AutoModelForSeq2SeqLM
             loaded = LoadedModel(cls.from_pretrained(folder, dtype=dtype), processor, str(folder), task.head)
-        task.bind({"train": rows})
+        task.labels = task.bind({"train": rows})
         prepare(strategy or Full(), loaded)
         loaded.module.train()
         batch = task.collate([task.encode(row, processor) for row in rows], processor)
@@ -64,6 +64,6 @@ def lora():
     """LoRA whose B is not zero, so that its update shows."""
 
     def build(**options):
-        return Lora(Lora.Config(rank=4, **options))
+        return LoRA(LoRA.Config(rank=4, **options))
 
     return build

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftengine.api import LoadedModel, Regularizer
+from ftengine.api import Criterion, LoadedModel, Regularizer
 from ftengine.errors import RecipeError
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.dropout import Dropout
@@ -30,19 +30,18 @@ def test_detaching_leaves_the_model_as_without(make, kind):
     names, config = list(case.module.state_dict()), case.module.config.to_dict()
     before, noisy = hooks(case.module), len(NOISY)
     torch.manual_seed(3)
-    expected = case.task.loss(case.module, case.batch)[0]
+    expected = case.task.loss(case.module, case.batch, Criterion())[0]
     attached = Attached([cls() for cls in ALL], case.loaded, case.task)
     assert list(case.module.state_dict()) == names
-    loss, weight = case.task.loss(case.module, case.batch)
+    loss, weight = case.task.loss(case.module, case.batch, attached.criterion)
     (loss / weight + attached.penalty(case.batch, loss / weight)).backward()
     assert list(case.module.state_dict()) == names
     assert hooks(case.module) > before
     attached.detach()
     assert (hooks(case.module), len(NOISY)) == (before, noisy)
     assert (list(case.module.state_dict()), case.module.config.to_dict()) == (names, config)
-    assert (case.task.label_smoothing, case.task.keeps_pass) == (0.0, False)
     torch.manual_seed(3)
-    assert torch.equal(case.task.loss(case.module, case.batch)[0], expected)
+    assert torch.equal(case.task.loss(case.module, case.batch, Criterion())[0], expected)
 
 
 class Refusing(Regularizer):
@@ -64,7 +63,6 @@ def test_an_attachment_that_fails_undoes_those_before_it(make):
     with pytest.raises(RecipeError, match="not this model"):
         Attached([Mixout(), LabelSmoothing(), Refusing()], case.loaded, case.task)
     assert hooks(case.module) == before
-    assert case.task.label_smoothing == 0.0
 
 
 def test_dropout_is_set_everywhere_and_put_back(make):
@@ -95,11 +93,11 @@ def test_loras_own_dropout_is_left_alone_unless_asked(make, lora):
 def test_r_drop_wants_randomness_and_finds_it_wherever_it_is(make, lora):
     still = make("text", lora(dropout=0.0))
     with pytest.raises(RecipeError, match="has none"):
-        RDrop().attach(still.loaded, still.task)
+        Attached([RDrop()], still.loaded, still.task)
     assert is_random(make("text", lora(dropout=0.1)).loaded)
-    for before in (Dropout(), Neftune()):
-        attached = Attached([before, RDrop()], still.loaded, still.task)
-        attached.detach()
+    for other in (Dropout(), Neftune()):
+        Attached([other, RDrop()], still.loaded, still.task).detach()
+        Attached([RDrop(), other], still.loaded, still.task).detach()
     full = make("text")
     Attached([Mixout(), RDrop()], full.loaded, full.task).detach()
 
@@ -107,10 +105,9 @@ def test_r_drop_wants_randomness_and_finds_it_wherever_it_is(make, lora):
 def test_dropout_that_leaves_r_drop_two_equal_passes_is_refused(make, lora):
     case, off = make("classes"), Dropout(Dropout.Config(p=0))
     before = [m.p for m in case.module.modules() if isinstance(m, nn.Dropout)]
-    with pytest.raises(RecipeError, match="dropout has p: 0, so that the two passes which r-drop"):
+    with pytest.raises(RecipeError, match="has none, so that both would be equal"):
         Attached([RDrop(), off], case.loaded, case.task)
     assert [m.p for m in case.module.modules() if isinstance(m, nn.Dropout)] == before
-    assert not case.task.keeps_pass
     Attached([Neftune(), RDrop(), off], case.loaded, case.task).detach()  # noise is left
     adapted = make("classes", lora(dropout=0.1))
     Attached([RDrop(), off], adapted.loaded, adapted.task).detach()  # LoRA's own is left

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.api import LoadedModel
+from ftengine.api import Criterion, LoadedModel
 from ftengine.model import state_tensors, trainable
+from ftengine_builtins.regularizers.distributions import binary_divergence, divergence
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
@@ -18,7 +19,6 @@ from ftengine_builtins.regularizers.mixout import Mixout, kept_neurons, mixed
 from ftengine_builtins.regularizers.neftune import Neftune
 from ftengine_builtins.regularizers.r_drop import RDrop
 from ftengine_builtins.regularizers.wise_ft import WiseFT
-from ftengine_builtins.tasks.label_losses import divergence, label_divergences, label_losses
 
 
 def build(cls, **options):
@@ -37,32 +37,51 @@ def plain(**weights):
 # label smoothing
 
 
+def smoothed(epsilon):
+    return build(LabelSmoothing, epsilon=epsilon).criterion(Criterion())
+
+
 def test_smoothed_loss_of_one_label_by_hand():
     logits = torch.tensor([[0.0, math.log(2), math.log(5)]], dtype=torch.float64)  # p = 1/8, 2/8, 5/8
     target = [0.1 / 3, 0.1 / 3, 0.9 + 0.1 / 3]
     expected = -sum(t * math.log(p) for t, p in zip(target, (1 / 8, 2 / 8, 5 / 8), strict=True))
-    assert label_losses("single", logits, torch.tensor([2]), 0.1).item() == pytest.approx(expected, rel=1e-12)
+    assert smoothed(0.1).single(torch.tensor([2]), logits).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_smoothed_loss_of_several_labels_by_hand():
     logits = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)  # p = 3/4, 1/2
+    targets = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     expected = -(0.9 * math.log(3 / 4) + 0.1 * math.log(1 / 4) + math.log(1 / 2)) / 2
-    assert label_losses("multi", logits, torch.tensor([[1.0, 0.0]]), 0.2).item() == pytest.approx(expected, rel=1e-12)
+    assert smoothed(0.2).multi(targets, logits).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_mixed_targets_equal_the_mix_of_losses_and_are_smoothed_as_torch_does():
     logits, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1])
-    soft = 0.7 * F.one_hot(labels, 3) + 0.3 * F.one_hot(labels.flip(0), 3)
-    for smoothing in (0.0, 0.1):
-        expected = 0.7 * label_losses("single", logits, labels, smoothing)
-        expected += 0.3 * label_losses("single", logits, labels.flip(0), smoothing)
-        found = label_losses("single", logits, soft.double(), smoothing)
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(label_losses("single", logits, soft.float(), smoothing), expected, rtol=1e-6, atol=0)
+    soft = 0.7 * F.one_hot(labels, 3).double() + 0.3 * F.one_hot(labels.flip(0), 3)
+    for epsilon in (0.1, 0.5):
+        expected = F.cross_entropy(logits, soft, reduction="none", label_smoothing=epsilon)
+        torch.testing.assert_close(smoothed(epsilon).single(soft, logits), expected)
+        by_id = [
+            F.cross_entropy(logits, y, reduction="none", label_smoothing=epsilon) for y in (labels, labels.flip(0))
+        ]
+        torch.testing.assert_close(0.7 * by_id[0] + 0.3 * by_id[1], expected)
+
+
+def test_smoothing_and_r_drop_in_either_order_smooth_the_losses_alone():
+    first, second = torch.randn(2, 4, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1, 1])
+    smoothing, r_drop = build(LabelSmoothing, epsilon=0.2), build(RDrop, alpha=0.7)
+    r_drop._loaded = LoadedModel(nn.Dropout(0.1), None, "here", "none")
+    expected = 0.7 * divergence(first, second)
+    expected += sum(F.cross_entropy(x, labels, reduction="none", label_smoothing=0.2) for x in (first, second))
+    for one, other in ((smoothing, r_drop), (r_drop, smoothing)):
+        criterion = other.criterion(one.criterion(Criterion()))
+        assert criterion.passes == 2
+        torch.testing.assert_close(criterion.single(labels, first, second), expected)
 
 
 @pytest.mark.parametrize("kind", ["classes", "text", "pairs"])
-def test_smoothing_equals_torch_in_training_and_is_off_in_evaluation(make, kind):
+def test_smoothing_a_task_equals_torch(make, kind):
     case = make(kind)
     build(Dropout, p=0).attach(case.loaded, case.task) if kind != "text" else None
     labels, inputs = case.batch["labels"], case.batch
@@ -74,16 +93,8 @@ def test_smoothing_equals_torch_in_training_and_is_off_in_evaluation(make, kind)
     if kind == "text":
         logits, labels = logits[:, :-1], labels[:, 1:]
     logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-    smoothing = build(LabelSmoothing, epsilon=0.2)
-    smoothing.attach(case.loaded, case.task)
-    loss, _ = case.task.loss(case.module, case.batch)
+    loss, _ = case.task.loss(case.module, case.batch, smoothed(0.2))
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.2))
-    case.module.eval()
-    hard = F.cross_entropy(logits, labels, reduction="sum")
-    torch.testing.assert_close(case.task.loss(case.module, case.batch)[0], hard)
-    smoothing.detach(case.loaded)
-    case.module.train()
-    torch.testing.assert_close(case.task.loss(case.module, case.batch)[0], hard)
 
 
 # l2-sp
@@ -115,7 +126,7 @@ def test_divergence_by_hand():
     assert divergence(first, second).item() == pytest.approx((forward + backward) / 2, rel=1e-12)
     # The same two choices, as one of several labels.
     logits = (torch.tensor([[math.log(0.2 / 0.8)]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
-    assert label_divergences("multi", *logits).item() == pytest.approx((forward + backward) / 2, rel=1e-12)
+    assert binary_divergence(*logits).item() == pytest.approx((forward + backward) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["classes", "text", "pairs"])
@@ -125,10 +136,10 @@ def test_r_drop_is_the_loss_of_both_passes_and_their_divergence(make, kind):
     build(Dropout, p=0.3).attach(case.loaded, case.task)
     regularizer = build(RDrop, alpha=0.7)
     regularizer.attach(case.loaded, case.task)
-    case.task.loss(case.module, case.batch)  # finds out the model's tail, once
+    case.task.loss(case.module, case.batch, Criterion())  # finds out the model's tail, once
     torch.manual_seed(5)
-    loss, weight = case.task.loss(case.module, case.batch)
-    whole = loss / weight + regularizer.penalty(case.module, case.batch, loss / weight)
+    loss, weight = case.task.loss(case.module, case.batch, regularizer.criterion(Criterion()))
+    whole = loss / weight
     case.module.zero_grad()
     whole.backward()
     found = {name: p.grad for name, p in trainable(case.module).items() if p.grad is not None}
@@ -248,11 +259,11 @@ def test_noise_is_uniform_with_the_papers_size_by_each_examples_own_length(make,
     regularizer.attach(case.loaded, case.task)
     table.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
     case.module.eval()
-    case.task.loss(case.module, case.batch)  # finds out the model's tail
+    case.task.loss(case.module, case.batch, Criterion())  # finds out the model's tail
     assert all(torch.equal(a, b) for a, b in zip(seen[::2], seen[1::2], strict=True))
     case.module.train()
     seen.clear()
-    case.task.loss(case.module, case.batch)
+    case.task.loss(case.module, case.batch, Criterion())
     assert len(seen) == 2
     noise, lengths = seen[1] - seen[0], case.batch["attention_mask"].sum(1)
     assert len(set(lengths.tolist())) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ftengine.api import LoadedModel
 
 Values = torch.Tensor | dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory) -> Path:
+    """A data file of 24 questions and answers."""
+    rows = [{"prompt": f"What is {i} and {i}?", "completion": f"{i} and {i} is {2 * i}."} for i in range(24)]
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 @pytest.fixture

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from adapter_models import GENERATING, KNOWN, batch, bottlenecks, logits, opened, prepared, shake
 from torch import nn
 
-from ftengine.errors import NotMergeable
-from ftengine.model import count, trainable
-from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
+from ftengine.model import trainable
 
 PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]
 CASES = [(name, placement) for name in KNOWN for placement in PLACEMENTS]
@@ -33,34 +29,6 @@ def test_initialisations_of_the_papers_start_near_the_base(init: str) -> None:
     _, loaded = prepared("bert", placement="houlsby", init=init)
     moved = (logits(loaded.module) - base).norm() / base.norm()
     assert 0 < moved < 0.05
-
-
-def test_one_seed_gives_one_adapter() -> None:
-    first, second = (trainable(prepared("gpt2", init="bert")[1].module) for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize(("name", "placement"), CASES)
-def test_training_moves_the_adapters_and_the_new_head_alone(name: str, placement: str) -> None:
-    _, loaded = prepared(name, placement=placement)
-    module = loaded.module.train()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.eval()  # as the training loop does
-    before = copy.deepcopy(module.state_dict())
-    optimizer = torch.optim.AdamW(trainable(module).values(), lr=0.01)
-    losses = []
-    for _ in range(8):
-        loss = module(**batch(module)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    moved = {key for key, tensor in module.state_dict().items() if not torch.equal(tensor, before[key])}
-    assert moved == set(trainable(module))
-    heads = {"classifier"} if loaded.new_modules else set()
-    assert {key.split(".")[0].removeprefix("pre_") for key in moved if ".bottleneck." not in key} == heads
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -182,17 +150,6 @@ def test_torch_compile_takes_the_model_as_one_graph(name: str) -> None:
     torch.compiler.reset()
 
 
-def test_a_copy_is_independent() -> None:
-    _, loaded = prepared("bert", placement="pfeiffer")
-    shake(loaded.module)
-    twin = copy.deepcopy(loaded.module)
-    assert torch.equal(logits(twin), logits(loaded.module))
-    before = logits(loaded.module)
-    shake(twin, seed=5)
-    assert torch.equal(logits(loaded.module), before)
-    assert not torch.equal(logits(twin), before)
-
-
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
 def test_no_activation_is_held_after_a_forward_pass(name: str) -> None:
     _, loaded = prepared(name, placement="parallel")
@@ -200,19 +157,3 @@ def test_no_activation_is_held_after_a_forward_pass(name: str) -> None:
     carriers = [part.observed_residual for part in loaded.module.modules() if hasattr(part, "observed_residual")]
     assert len(carriers) == len(bottlenecks(loaded.module))
     assert all(carrier.value is None for carrier in carriers)
-
-
-@pytest.mark.parametrize("name", KNOWN)
-def test_a_skeleton_takes_the_same_adapters(name: str) -> None:
-    strategy, loaded = prepared(name, placement="houlsby")
-    skeleton, again = opened(name, device="meta"), Adapter(AdapterConfig(placement="houlsby", bottleneck=8))
-    again.prepare(skeleton)
-    assert again.matches() == strategy.matches()
-    assert count(skeleton.module) == count(loaded.module)
-    assert all(parameter.is_meta for parameter in skeleton.module.parameters())
-
-
-def test_merging_is_refused_with_the_reason() -> None:
-    strategy, loaded = prepared("gpt2")
-    with pytest.raises(NotMergeable, match=r"non-linearity \(relu\).* Serve the base with the adapter"):
-        strategy.merge(loaded)

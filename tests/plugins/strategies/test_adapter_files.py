@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import KNOWN, bottlenecks, logits, opened, prepared, shake
+from adapter_models import bottlenecks, logits, opened, prepared, shake
 from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import trainable
-from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, _factor
+from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, reduction_factor
 from ftengine_builtins.strategies.adapterhub_format import read_config
 
 HOUSES = {
@@ -47,17 +47,6 @@ def edited(folder: Path, **entries) -> Path:
     content["config"] |= entries
     file.write_text(json.dumps(content))
     return folder
-
-
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-@pytest.mark.parametrize("name", KNOWN)
-def test_a_saved_adapter_gives_equal_outputs_bit_for_bit(name: str, placement: str, tmp_path) -> None:
-    strategy, loaded = prepared(name, placement=placement)
-    shake(loaded.module)
-    strategy.save(loaded, tmp_path)
-    again, fresh = prepared(name, placement=placement)
-    again.load(fresh, tmp_path)
-    assert torch.equal(logits(fresh.module), logits(loaded.module))
 
 
 @pytest.mark.parametrize("name", HOUSES)
@@ -142,7 +131,7 @@ def test_a_new_module_within_the_base_is_kept_in_a_file_of_its_own(tmp_path) -> 
 @pytest.mark.parametrize("width", [1, 7, 32, 48, 768, 1000, 1024])
 def test_a_bottlenecks_size_survives_as_a_reduction_factor(width: int) -> None:
     for size in range(1, 2 * width):
-        assert int(width // _factor(width, size)) == size
+        assert int(width // reduction_factor(width, size)) == size
 
 
 def test_sizes_that_differ_by_block_are_written_by_block(tmp_path) -> None:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.errors import BaseMismatch, NotMergeable, RecipeError, RunError
+from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import count, trainable
 from ftengine_builtins.strategies.full import Full
 
@@ -53,15 +53,6 @@ def test_transformers_opens_what_is_saved(loaded, numbers, tmp_path) -> None:
     assert torch.equal(numbers.logits(module), numbers.logits(loaded.module))
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == loaded.processor.get_vocab()
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-
-
-def test_what_is_saved_loads_into_the_base(loaded, numbers, tmp_path) -> None:
-    untouched = copy.deepcopy(loaded)
-    strategy = tuned(loaded, numbers)
-    strategy.save(loaded, tmp_path)
-    strategy.load(untouched, tmp_path)
-    for name, tensor in loaded.module.state_dict().items():
-        assert torch.equal(untouched.module.state_dict()[name], tensor), name
 
 
 def test_ties_hold_after_loading(llama_folder, load, numbers, tmp_path) -> None:
@@ -152,13 +143,3 @@ def test_unreadable_folders_are_errors(llama_folder, load, tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(RunError, match="cannot read the model"):
         Full().load(loaded, tmp_path)
-
-
-def test_merging_has_nothing_to_do(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    before = numbers.logits(loaded.module)
-    try:
-        Full().merge(loaded)
-    except NotMergeable:
-        pytest.fail("a fully tuned model is merged already")
-    assert torch.equal(numbers.logits(loaded.module), before)

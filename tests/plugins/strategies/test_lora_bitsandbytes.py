@@ -10,7 +10,7 @@ from ftengine.api import LoadedModel
 from ftengine.errors import NotMergeable, RecipeError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
 
@@ -33,7 +33,7 @@ def quantised(request, llama_folder):
 
 
 def test_lora_trains_beside_a_packed_base_and_comes_back(quantised, numbers, tmp_path) -> None:
-    loaded, strategy = quantised(), Lora(LoraConfig(dropout=0.0))
+    loaded, strategy = quantised(), LoRA(LoRAConfig(dropout=0.0))
     assert not loaded.module.model.layers[0].self_attn.q_proj.weight.is_floating_point()
     base = numbers.logits(loaded.module)
     strategy.prepare(loaded)
@@ -54,7 +54,7 @@ def test_lora_trains_beside_a_packed_base_and_comes_back(quantised, numbers, tmp
 
     strategy.save(loaded, tmp_path)
     again = quantised()
-    Lora(LoraConfig(start_from=str(tmp_path))).prepare(again)
+    LoRA(LoRAConfig(start_from=str(tmp_path))).prepare(again)
     assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
     with pytest.raises(NotMergeable, match="into an unquantised copy"):
         strategy.merge(loaded)

@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, RobertaCo
 
 from ftengine.api import LoadedModel
 from ftengine.model import count
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
 def roberta(hidden: int, layers: int) -> PreTrainedModel:
@@ -40,7 +40,7 @@ def counted(build, rank: int, targets: list[str], dora: bool = False) -> tuple[i
     head, new = ("sequence-classification", ("classifier",)) if classifies else ("causal-lm", ())
     loaded = LoadedModel(module, None, "config.json", head, new_modules=new)
     total = count(module)[1]
-    Lora(LoraConfig(rank=rank, targets=targets, dora=dora)).prepare(loaded)
+    LoRA(LoRAConfig(rank=rank, targets=targets, dora=dora)).prepare(loaded)
     own = sum(
         p.numel() for layer in lora_layers(module).values() for n, p in layer.named_parameters() if n.startswith("lora")
     )

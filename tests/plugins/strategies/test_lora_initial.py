@@ -9,28 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_models import opened_by_peft
 from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
-from ftengine.model import count, state_tensors, trainable
+from ftengine.model import state_tensors, trainable
 from ftengine.ops import lowrank_add
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_initial import pissa
-from ftengine_builtins.strategies.lora_inject import lora_layers
 
 INITS = ["pissa", "pissa_niter_8", "olora"]
 
 
-def prepared(loaded: LoadedModel, **options) -> Lora:
+def prepared(loaded: LoadedModel, **options) -> LoRA:
     torch.manual_seed(0)
-    strategy = Lora(LoraConfig(**{"rank": 4, "alpha": 6, "dropout": 0.0, "init": "pissa", **options}))
+    strategy = LoRA(LoRAConfig(**{"rank": 4, "alpha": 6, "dropout": 0.0, "init": "pissa", **options}))
     strategy.prepare(loaded)
     return strategy
 
@@ -39,7 +38,7 @@ def one_layer(layer: nn.Module) -> LoadedModel:
     return LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm")
 
 
-def trained(strategy: Lora, loaded: LoadedModel, numbers) -> None:
+def trained(strategy: LoRA, loaded: LoadedModel, numbers) -> None:
     """Take a few steps, so that A and B leave where they started."""
     optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 1e-2, weight_decay=0.0))
     for _ in range(3):
@@ -48,7 +47,7 @@ def trained(strategy: Lora, loaded: LoadedModel, numbers) -> None:
         optimizer.zero_grad()
 
 
-def saved(strategy: Lora, loaded: LoadedModel, folder: Path) -> Path:
+def saved(strategy: LoRA, loaded: LoadedModel, folder: Path) -> Path:
     folder.mkdir()
     strategy.save(loaded, folder)
     return folder
@@ -134,16 +133,6 @@ def test_outputs_are_the_bases_before_training(loaded, numbers, init: str) -> No
     assert (numbers.logits(loaded.module) - base).norm() <= 1e-5 * base.norm()
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_the_base_does_not_move(loaded, numbers, init: str) -> None:
-    before = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
-    strategy = prepared(loaded, init=init)
-    kept = {name for name in before if not loaded.module.get_parameter(name).requires_grad}
-    trained(strategy, loaded, numbers)
-    assert all(torch.equal(loaded.module.get_parameter(name), before[name]) for name in kept)
-    assert {n.rpartition(".")[2] for n in trainable(loaded.module)} <= {"lora_a", "lora_b", "weight", "bias"}
-
-
 def test_it_starts_where_gaussian_would_not(loaded, numbers) -> None:
     """B is not zero, so that A learns from the first step."""
     prepared(loaded)
@@ -171,31 +160,10 @@ def test_peft_loads_it_on_the_original_base(loaded, numbers, tmp_path, doubled, 
     folder = saved(strategy, loaded, tmp_path / "adapter")
     content = json.loads((folder / "adapter_config.json").read_text())
     assert content["r"] == 8
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
-        peft = PeftModel.from_pretrained(copy.deepcopy(base), folder)
+    peft = opened_by_peft(base, folder)
     exact = numbers.logits(doubled(peft), base)
     assert (exact - numbers.logits(base)).norm() > 1e-3 * exact.norm()
     numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
-
-
-@pytest.mark.parametrize("options", [{}, {"init": "olora"}, {"dora": True}, {"dropout": 0.2}])
-@pytest.mark.parametrize("reopened", [False, True], ids=["same options", "as a finished run"])
-def test_what_is_saved_loads_bit_for_bit(loaded, numbers, tmp_path, options: dict, reopened: bool) -> None:
-    untouched = copy.deepcopy(loaded)
-    strategy = prepared(loaded, **options)
-    trained(strategy, loaded, numbers)
-    folder = saved(strategy, loaded, tmp_path / "adapter")
-    if reopened:
-        again = Lora(LoraConfig(**strategy.reopened()))
-        again.prepare(untouched)
-    else:
-        again = prepared(untouched, **options)
-    again.load(untouched, folder)
-    assert torch.equal(numbers.logits(untouched.module), numbers.logits(loaded.module))
-    again.merge(untouched)
-    merged = numbers.logits(untouched.module)
-    assert (merged - numbers.logits(loaded.module)).norm() <= 1e-5 * merged.norm()
 
 
 def test_a_checkpoint_holds_what_training_started_from(llama_folder, load, numbers) -> None:
@@ -212,32 +180,6 @@ def test_a_checkpoint_holds_what_training_started_from(llama_folder, load, numbe
         for name, tensor in state_tensors(loaded.module).items():
             state[name].copy_(tensor)
     assert torch.equal(numbers.logits(resumed.module), numbers.logits(loaded.module))
-
-
-def test_merging_and_unmerging_come_back(loaded, numbers) -> None:
-    strategy = prepared(loaded, dora=True)
-    trained(strategy, loaded, numbers)
-    before = numbers.logits(loaded.module)
-    for step in (strategy.merge, strategy.unmerge):
-        step(loaded)
-        assert (numbers.logits(loaded.module) - before).norm() <= 1e-5 * before.norm()
-    assert len(lora_layers(loaded.module)) > 0
-
-
-def test_only_a_and_b_count(llama_folder, load) -> None:
-    plain, started = load(llama_folder), load(llama_folder)
-    prepared(plain, init="kaiming")
-    prepared(started)
-    assert count(started.module) == count(plain.module)
-
-
-@pytest.mark.parametrize("init", INITS)
-def test_a_skeleton_needs_no_weights(llama_folder, load, init: str) -> None:
-    config = load(llama_folder).module.config
-    with torch.device("meta"):
-        skeleton = LoadedModel(LlamaForCausalLM(config), None, str(llama_folder), "causal-lm")
-    prepared(skeleton, init=init, dora=True)
-    assert all(tensor.is_meta for tensor in state_tensors(skeleton.module).values())
 
 
 def test_a_bfloat16_base_starts_from_its_rounded_weights(llama_folder, load, numbers, tmp_path) -> None:
@@ -289,7 +231,7 @@ def test_a_pissa_adapter_that_peft_converted_loads_here(request, load, numbers, 
         numbers.shake(peft)
         peft.peft_config["default"].init_lora_weights = "pissa"
         peft.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
-    strategy = Lora(LoraConfig(start_from=str(tmp_path / "adapter")))
+    strategy = LoRA(LoRAConfig(start_from=str(tmp_path / "adapter")))
     strategy.prepare(loaded)
     assert strategy.config.rank == 8
     exact = numbers.logits(doubled(peft), base)
@@ -309,15 +251,15 @@ def test_training_continues_from_a_pissa_adapter_as_from_any_other(llama_folder,
     strategy = prepared(loaded)
     trained(strategy, loaded, numbers)
     folder = saved(strategy, loaded, tmp_path / "adapter")
-    continued = Lora(LoraConfig(start_from=str(folder)))
+    continued = LoRA(LoRAConfig(start_from=str(folder)))
     continued.prepare(again)
     assert continued.config.rank == 8
     assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
     with pytest.raises(RecipeError, match=r"strategy.init is 'pissa'.*Leave one of them out"):
-        LoraConfig(start_from=str(folder), init="pissa")
+        LoRAConfig(start_from=str(folder), init="pissa")
 
 
 @pytest.mark.parametrize("init", ["pisa", "pissa_niter_", "pissa_niter_0", "pissa_niter_x", None, 3])
 def test_an_unknown_initialisation_is_refused(init) -> None:
     with pytest.raises(ValueError, match="allowed: kaiming, gaussian, pissa, pissa_niter_N"):
-        LoraConfig(init=init)
+        LoRAConfig(init=init)

@@ -6,18 +6,19 @@ import copy
 
 import pytest
 import torch
+from lora_models import DoublingLinear, PackedLinear
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NotMergeable, RunError
 from ftengine_builtins.strategies.full import Full
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
-def tuned(loaded: LoadedModel, numbers, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
+def tuned(loaded: LoadedModel, numbers, **options) -> LoRA:
+    strategy = LoRA(LoRAConfig(**options))
     strategy.prepare(loaded)
     numbers.shake(loaded.module)
     return strategy
@@ -102,29 +103,10 @@ def test_an_untied_head_merges(tmp_path, load, numbers) -> None:
     numbers.assert_as_exact(numbers.logits(loaded.module), unmerged, numbers.logits(exact), torch.float32)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with int8 weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_features = self.out_features = 4
-        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight.float()
-
-
-class DoublingLinear(nn.Linear):
-    """A Linear with a forward of its own: adding to its weight would double the update."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().forward(x)
-
-
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
-        (PackedLinear(), "'1' is a PackedLinear with int8 weights"),
+        (PackedLinear(4, 4), "'1' is a PackedLinear with int8 weights"),
         (DoublingLinear(4, 4), "'1' is a DoublingLinear with float32 weights; LoRA merges only into plain layers"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "'1' is a ParametrizedLinear with computed weights"),
     ],
@@ -145,40 +127,4 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
 
 def test_merging_a_model_without_lora_is_an_error(llama_folder, load) -> None:
     with pytest.raises(RunError, match="no LoRA layers to merge"):
-        Lora().merge(load(llama_folder))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_unmerging_brings_lora_back_up_to_two_roundings(loaded, numbers, dtype) -> None:
-    loaded.module.to(dtype)
-    strategy = tuned(loaded, numbers)
-    module = loaded.module
-    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    updates = {
-        f"{path}.weight": layer.updated(layer.weight) - layer.weight for path, layer in lora_layers(module).items()
-    }
-    strategy.merge(loaded)
-    strategy.unmerge(loaded)
-    assert {name for name, parameter in module.named_parameters() if parameter.requires_grad} == trained
-    for name, parameter in module.named_parameters():
-        # Half a unit of the merged weight, then half a unit of what comes back.
-        largest = before[name].abs() + updates.get(name, torch.zeros(())).abs()
-        off = (parameter - before[name]).abs().float()
-        assert (off <= torch.finfo(dtype).eps * largest if name in updates else off == 0).all(), name
-    x = numbers.logits(module)
-    module.requires_grad_(False)
-    strategy.merge(loaded)  # and so on
-    assert not lora_layers(module)
-    assert (numbers.logits(module) - x).norm() <= 8 * torch.finfo(dtype).eps * x.norm()
-
-
-def test_unmerging_what_was_not_merged_is_an_error(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    strategy = tuned(loaded, numbers)
-    with pytest.raises(RunError, match="nothing to unmerge"):
-        strategy.unmerge(loaded)
-    strategy.merge(loaded)
-    strategy.unmerge(loaded)
-    with pytest.raises(RunError, match="nothing to unmerge"):
-        strategy.unmerge(loaded)
+        LoRA().merge(load(llama_folder))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 
 import pytest
 import torch
+from lora_models import opened_by_peft, prepared
 from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import trainable
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 PATTERNS = [
     ({"q_proj": 2}, {}),
@@ -24,12 +24,6 @@ PATTERNS = [
     ({"layers.1.self_attn.q_proj": 3, "(q|v)_proj": 2}, {"layers.0.self_attn.(q|v)_proj": 2.5}),
     ({r"^model\.layers\.0\..*": 1}, {r"^model\.layers\.0\..*": 1, "v_proj": 7}),
 ]
-
-
-def prepared(loaded: LoadedModel, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
-    strategy.prepare(loaded)
-    return strategy
 
 
 @pytest.mark.parametrize(("ranks", "alphas"), PATTERNS)
@@ -54,9 +48,7 @@ def test_peft_loads_an_adapter_with_patterns(llama_folder, load, numbers, tmp_pa
     numbers.shake(loaded.module)
     strategy.save(loaded, tmp_path)
     assert list(json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"]) == list(ranks)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
-        peft = PeftModel.from_pretrained(base, tmp_path)
+    peft = opened_by_peft(base, tmp_path)
     exact = numbers.logits(doubled(peft), base)
     numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
 
@@ -95,10 +87,10 @@ def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: st
 )
 def test_values_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        LoraConfig(**options)
+        LoRAConfig(**options)
 
 
-def rates(strategy: Lora, module: nn.Module) -> dict[str, tuple[float, float]]:
+def rates(strategy: LoRA, module: nn.Module) -> dict[str, tuple[float, float]]:
     """Return (learning rate, weight decay) by parameter name."""
     groups = strategy.param_groups(module, 1e-3, 0.1)
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_models import opened_by_peft, prepared
 from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -31,8 +32,7 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch
 from ftengine.model import trainable
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
@@ -91,22 +91,6 @@ def outputs(module: nn.Module) -> torch.Tensor:
     ids = torch.randint(1, 50, (2, 7))
     more = {"decoder_input_ids": ids} if module.config.is_encoder_decoder else {}
     return module.eval()(input_ids=ids, **more).logits
-
-
-def prepared(loaded: LoadedModel, **options) -> Lora:
-    strategy = Lora(LoraConfig(**options))
-    strategy.prepare(loaded)
-    return strategy
-
-
-def opened_by_peft(base: nn.Module, folder: Path) -> PeftModel:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(missing|unexpected).*")
-        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-        model = PeftModel.from_pretrained(copy.deepcopy(base), folder)
-    result = model.load_adapter(folder, adapter_name="again")
-    assert result.missing_keys == result.unexpected_keys == []
-    return model
 
 
 @pytest.mark.parametrize("options", [{}, {"dora": True}, {"rslora": True}], ids=["lora", "dora", "rslora"])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
+from interruption import Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.api import SilentListener
 from ftengine.run.directory import RunDirectory
 
 VARIANTS = {
@@ -19,41 +16,13 @@ VARIANTS = {
 }
 
 
-class Interruption(Exception):
-    pass
-
-
-class Interrupting(SilentListener):
-    """Stops a run after some training steps, as a lost machine would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left, self.training = steps, False
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self.training = name == "train"
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        if self.training:
-            self.left -= steps
-            if self.left < 0:
-                raise Interruption
-
-
-@pytest.fixture(scope="module")
-def chat_file(tmp_path_factory) -> Path:
-    rows = [{"prompt": f"What is {i} and {i}?", "completion": f"{i} and {i} is {2 * i}."} for i in range(24)]
-    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_learns_resumes_reopens_and_merges(llama_folder, chat_file, tmp_path, variant: str) -> None:
+def test_a_run_learns_resumes_reopens_and_merges(llama_folder, sums, tmp_path, variant: str) -> None:
     def recipe(output: str) -> Recipe:
         content = {
             "model": {"source": str(llama_folder)},
             "task": "causal-lm",
-            "data": {"train": str(chat_file), "validation": 0.25},
+            "data": {"train": str(sums), "validation": 0.25},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1, **VARIANTS[variant]},
             "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "precision": "float32"},
             "evaluation": {"resamples": 100},

@@ -23,14 +23,14 @@ from transformers import (
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
-from ftengine_builtins.strategies.lora import Lora, LoraConfig
-from ftengine_builtins.strategies.lora_inject import lora_layers
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_layers import lora_layers
 
 TASKS = {"causal-lm": "CAUSAL_LM", "sequence-classification": "SEQ_CLS"}
 
 
 def ours(loaded: LoadedModel, targets) -> set[str]:
-    strategy = Lora(LoraConfig(targets=targets))
+    strategy = LoRA(LoRAConfig(targets=targets))
     strategy.prepare(loaded)
     taken = {path for paths in strategy.matches().values() for path in paths}
     assert taken == set(lora_layers(loaded.module))
@@ -93,7 +93,7 @@ def test_a_pretrained_head_trains_whole_as_in_peft(bert_folder, load) -> None:
 
 
 def test_matches_count_each_pattern_apart(llama_folder, load) -> None:
-    strategy = Lora(LoraConfig(targets=["q_proj", "layers.1.mlp.up_proj"]))
+    strategy = LoRA(LoRAConfig(targets=["q_proj", "layers.1.mlp.up_proj"]))
     strategy.prepare(load(llama_folder))
     assert strategy.matches() == {
         "q_proj": ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"],
@@ -129,7 +129,7 @@ def test_a_layer_that_two_patterns_match_is_adapted_once(llama_folder, load) -> 
 def test_a_pattern_without_a_layer_is_an_error(llama_folder, load, targets, parts: list[str]) -> None:
     loaded = load(llama_folder)
     with pytest.raises(NoMatch) as error:
-        Lora(LoraConfig(targets=targets)).prepare(loaded)
+        LoRA(LoRAConfig(targets=targets)).prepare(loaded)
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert not lora_layers(loaded.module)
     assert all(parameter.requires_grad for parameter in loaded.module.parameters())
@@ -176,7 +176,7 @@ def test_embeddings_whose_weight_encoder_and_decoder_hold_are_never_called(make,
     with torch.device(device):
         loaded = LoadedModel(make(), None, "memory", "seq2seq-lm")
     with pytest.raises(NoMatch) as error:
-        Lora(LoraConfig(targets=["shared", query])).prepare(loaded)
+        LoRA(LoRAConfig(targets=["shared", query])).prepare(loaded)
     tables = [f"{within}{stack}.embed_tokens" for stack in ("encoder", "decoder")]
     assert f"'{within}shared', which is never called: {' and '.join(tables)} hold its weight" in str(error.value)
     assert ours(loaded, ["embed_tokens"]) == set(tables)
@@ -222,4 +222,4 @@ def test_every_adapted_layer_is_called(loaded) -> None:
 @pytest.mark.parametrize("targets", ["", [], [""], "(q_proj", [3]])
 def test_targets_of_the_wrong_kind_are_refused(targets) -> None:
     with pytest.raises(ValueError, match=re.compile("targets", re.IGNORECASE)):
-        LoraConfig(targets=targets)
+        LoRAConfig(targets=targets)

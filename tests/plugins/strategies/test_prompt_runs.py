@@ -7,49 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from interruption import Interrupting, Interruption
 from peft import PeftModel
 from tiny import tiny_gpt2
 from transformers import AutoModelForCausalLM
 
 from ftengine import Recipe, fine_tune, load_run, plan
-from ftengine.api import SilentListener
+from ftengine.api import LoadRequest
 from ftengine.errors import NotMergeable, RecipeError
 from ftengine.model import read_tensors
+from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 STRATEGIES = {
     "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},
     "prefix": {"name": "prefix", "virtual_tokens": 4, "lr_ratio": 20.0},
     "projected prefix": {"name": "prefix", "virtual_tokens": 4, "projection": 16, "lr_ratio": 1.0},
 }
-
-
-class Interruption(Exception):
-    pass
-
-
-class Interrupting(SilentListener):
-    """Stops a run after some training steps, as a lost machine would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left, self.training = steps, False
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self.training = name == "train"
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        if self.training:
-            self.left -= steps
-            if self.left < 0:
-                raise Interruption
-
-
-@pytest.fixture(scope="module")
-def sums(tmp_path_factory) -> Path:
-    rows = [{"prompt": f"What is {i} and {i}?", "completion": f"{i} and {i} is {2 * i}."} for i in range(24)]
-    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +89,10 @@ def test_a_run_on_a_decoder_learns_resumes_and_reopens(llama_folder, sums, tmp_p
     answers = list(again.predict(questions, options={"max_new_tokens": 8}))
     assert answers == [next(again.predict([row], options={"max_new_tokens": 8})) for row in questions]
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_folder), whole.trained).eval()
-    loaded = again._model(False)[1]
+    loaded = TransformersLoader().load(LoadRequest(str(llama_folder), "causal-lm"))
+    continued = {"name": STRATEGIES[strategy]["name"], "start_from": str(whole.trained)}
+    Registry().build("strategy", continued, "strategy").prepare(loaded)
+    loaded.module.eval()
     ids = torch.tensor([[7, 20, 30, 41, 52]])
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -5:]

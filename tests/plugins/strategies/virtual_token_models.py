@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
+from ftengine.plugins.registry import Registry
 
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GPT2: dict[str, Any] = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64}
@@ -67,6 +68,8 @@ MODELS = {
 }
 """Name -> model class, config class, options, head."""
 
+DECODERS = ["gpt2", "llama", "gpt2-classifier", "llama-classifier"]
+TEXT = "the film was"
 NEW = {"sequence-classification": ("classifier", "score"), "token-classification": ("classifier",)}
 
 
@@ -115,3 +118,27 @@ def inputs(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor | None = N
     if loaded.head == "seq2seq-lm":
         given["decoder_input_ids"] = tokens(len(ids), 4, seed=3)
     return given
+
+
+def with_(strategy: str, name: str, dtype: torch.dtype = torch.float32, **options: Any) -> LoadedModel:
+    """Return a model with a prompt or a prefix of five virtual tokens, the same every time."""
+    loaded = build(name)
+    loaded.module.to(dtype)
+    torch.manual_seed(0)
+    Registry().build("strategy", {"name": strategy, "virtual_tokens": 5} | options, "strategy").prepare(loaded)
+    return loaded
+
+
+@torch.no_grad()
+def logits(loaded: LoadedModel, **given: Any) -> torch.Tensor:
+    """Return the logits in evaluation mode."""
+    return loaded.module.eval()(**given).logits
+
+
+def answered(module: Any, ids: torch.Tensor, mask: torch.Tensor, **options: Any) -> tuple[list, torch.Tensor]:
+    """Return 6 generated tokens a row, and the logits (rows, 6, vocabulary) that they were chosen by."""
+    result = module.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0,
+        return_dict_in_generate=True, output_logits=True, **options,
+    )  # fmt: skip
+    return result.sequences[:, -6:].tolist(), torch.stack(result.logits, dim=1)

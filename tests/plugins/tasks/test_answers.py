@@ -106,11 +106,11 @@ def test_unknown_options_are_refused(loaded):
 
 def test_predictions_of_labels_are_read_by_their_names():
     task = TextClassification()
-    task.bind({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
+    task.labels = task.bind({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
     scores = [0.05, 0.3, 0.1, 0.2, 0.15, 0.12, 0.08]
     shown = task.readable({"label": 0, "predicted": 1, "scores": scores, "logits": [0.0] * 7, "loss": 3.0})
     assert shown == {"label": "a", "predicted": "b", "scores": {"b": 0.3, "d": 0.2, "e": 0.15, "f": 0.12, "c": 0.1}}
-    task.bind({"train": [{"text": "x", "label": ["a", "b"]}]})
+    task.labels = task.bind({"train": [{"text": "x", "label": ["a", "b"]}]})
     shown = task.readable({"label": [1, 1], "predicted": [0, 0], "scores": [0.2, 0.1], "logits": [0, 0], "loss": 1.0})
     assert (shown["label"], shown["predicted"]) == ("a, b", "(none)")
     json.dumps(shown)
@@ -118,7 +118,7 @@ def test_predictions_of_labels_are_read_by_their_names():
 
 def test_predictions_of_tags_are_read_by_their_names():
     task = TokenClassification()
-    task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
+    task.labels = task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
     names = list(task.labels.names)
     shown = task.readable({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
     assert shown == {"tags": ["B-X", "O"], "predicted_tags": ["O", "O"]}
@@ -134,13 +134,15 @@ def test_predictions_of_tags_are_read_by_their_names():
 )
 def test_what_is_wanted_changes_with_the_question_only_where_it_is_predicted_too(row, wanted):
     task = CausalLM()
-    assert task.wanted(row) == wanted
-    changed = task.rewrite(row, str.upper)
-    assert (task.wanted(changed) != task.wanted(row)) == ("text" in row)
+    view = task.view(row)
+    assert (view.target, view.classes) == (wanted, False)
+    changed = task.with_inputs(row, [text.upper() for text in view.inputs])
+    assert (task.view(changed).target != wanted) == ("text" in row)
     everything = CausalLM(CausalLMConfig(loss_on="all"))
-    assert everything.wanted(changed) != everything.wanted(row)
+    assert everything.view(changed).target != everything.view(row).target
 
 
 def test_a_completion_is_wanted_of_a_prompt():
     row = {"prompt": "a", "completion": "b"}
-    assert Seq2SeqLM().wanted(row) == Seq2SeqLM().wanted(Seq2SeqLM().rewrite(row, str.upper)) == "b"
+    task = Seq2SeqLM()
+    assert task.view(row).target == task.view(task.with_inputs(row, ["A"])).target == "b"

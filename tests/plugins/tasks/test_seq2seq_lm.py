@@ -8,7 +8,7 @@ from task_models import tiny_bart
 from tiny import tiny_t5
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from ftengine.api import LoadedModel, LoadRequest
+from ftengine.api import Criterion, LoadedModel, LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted
@@ -94,7 +94,7 @@ def test_a_limit_beyond_the_model_is_refused(tokenizer):
 )
 def test_other_columns_are_refused_with_a_renaming(columns, renaming):
     with pytest.raises(DataError) as caught:
-        task().check(columns)
+        task().check_columns(columns)
     assert renaming in str(caught.value)
 
 
@@ -108,7 +108,7 @@ def test_a_row_without_completion_is_refused(tokenizer):
 
 def test_loss_and_count_are_those_of_transformers(loaded):
     batch = batch_of(task(), ROWS, loaded.processor)
-    total, weight = task().loss(loaded.module, batch)
+    total, weight = task().loss(loaded.module, batch, Criterion())
     expected = loaded.module(**batch).loss  # the mean over labels
     assert weight == int((batch["labels"] != IGNORED).sum())
     torch.testing.assert_close(total / weight, expected, rtol=1e-10, atol=0)
@@ -116,7 +116,7 @@ def test_loss_and_count_are_those_of_transformers(loaded):
 
 def test_gradients_are_those_of_transformers(loaded):
     batch = batch_of(task(), ROWS, loaded.processor)
-    total, weight = task().loss(loaded.module, batch)
+    total, weight = task().loss(loaded.module, batch, Criterion())
     (total / weight).backward()
     found = {name: p.grad.clone() for name, p in loaded.module.named_parameters()}
     loaded.module.zero_grad()
@@ -139,7 +139,7 @@ def test_logits_of_a_whole_batch_never_exist(loaded):
         lambda module, args, output: widths.append(output.numel())
     )
     batch = batch_of(task(), ROWS * 40, loaded.processor)
-    task().loss(loaded.module, batch)
+    task().loss(loaded.module, batch, Criterion())
     hook.remove()
     assert (
         max(widths) <= 128 * loaded.module.config.vocab_size < batch["labels"].numel() * loaded.module.config.vocab_size
@@ -177,7 +177,7 @@ def learn(loaded, rows, steps=150):
     batch = batch_of(task(), rows, loaded.processor)
     for _ in range(steps):
         optimizer.zero_grad()
-        total, weight = task().loss(loaded.module, batch)
+        total, weight = task().loss(loaded.module, batch, Criterion())
         (total / weight).backward()
         optimizer.step()
 
@@ -241,7 +241,7 @@ def test_a_model_of_another_kind_is_refused(bert_folder):
     from ftengine.errors import SourceError
 
     with pytest.raises(SourceError, match="no seq2seq-lm head"):
-        TransformersLoader().load(LoadRequest(str(bert_folder), "seq2seq-lm", skeleton=True))
+        TransformersLoader().load_skeleton(LoadRequest(str(bert_folder), "seq2seq-lm"))
 
 
 def test_perplexity_matches_a_plain_computation(loaded):
@@ -261,4 +261,6 @@ def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     copy = LoadedModel(again, loaded.processor, "", "seq2seq-lm")
     batch = batch_of(task(), ROWS, loaded.processor)
-    assert torch.equal(task().loss(copy.module, batch)[0], task().loss(loaded.module, batch)[0])
+    assert torch.equal(
+        task().loss(copy.module, batch, Criterion())[0], task().loss(loaded.module, batch, Criterion())[0]
+    )

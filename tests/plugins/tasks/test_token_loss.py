@@ -20,6 +20,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from ftengine.api import Criterion
 from ftengine_builtins.tasks import token_loss
 from ftengine_builtins.tasks.token_loss import TokenLoss, find_tail
 
@@ -76,7 +77,7 @@ def plain(model, batch):
 
 
 def chunked(model, batch, loss=None):
-    return (loss or TokenLoss()).sum(model, inputs(batch), batch["labels"])
+    return (loss or TokenLoss()).sum(model, inputs(batch), batch["labels"], Criterion())
 
 
 def gradients(model, total):

@@ -1,0 +1,68 @@
+"""How augmenters are applied: which suit a task, and from which random numbers each draws."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, Task
+from ftengine.errors import RecipeError
+
+
+def require_suitable(augmenter: Augmenter, task: Task) -> None:
+    """Refuse an augmenter that cannot work with a task, whose labels are bound, or with its own options.
+
+    Raises:
+        RecipeError: examples of this task are not of this augmenter's kind, or their batches cannot be mixed.
+        InputError: what its options name is missing.
+    """
+    if augmenter.modality is not None and augmenter.modality != task.modality:
+        raise RecipeError(
+            f"augmenter {augmenter.name!r} changes {augmenter.modality}s, and examples of task {task.name!r} are "
+            f"{task.modality}s. Take it out of the recipe."
+        )
+    if isinstance(augmenter, MixesBatches):
+        augmenter.check_mix(task)
+    if isinstance(augmenter, ChecksOptions):
+        augmenter.check_options()
+
+
+def augment(
+    row: Example, task: Task, augmenters: Sequence[Augmenter], seed: int, epoch: int, number: int
+) -> list[Example]:
+    """Return what takes the place of a row in an epoch.
+
+    Each augmenter draws from random numbers of its own, a function of (seed, epoch, number of the row), its name and
+    how often that name came before: leaving one out, or putting another in front, changes no draw of the others.
+
+    Raises:
+        DataError: the row cannot be read.
+    """
+    rows = [row]
+    for augmenter, name in _numbered(augmenters):
+        rows = [
+            new
+            for i, one in enumerate(rows)
+            for new in augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
+        ]
+    return rows
+
+
+def mix(
+    batch: Batch, task: Task, augmenters: Sequence[Augmenter], seed: int, epoch: int, numbers: Sequence[int]
+) -> Batch:
+    """Return a batch mixed by those augmenters that mix; `numbers` are its rows', with which their draws change."""
+    for augmenter, name in _numbered(augmenters):
+        if isinstance(augmenter, MixesBatches):
+            members = ",".join(map(str, numbers))
+            batch = augmenter.mix(batch, task, random.Random(f"{seed}/{epoch}/{members}/{name}"))
+    return batch
+
+
+def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]]:
+    """Yield augmenters, each with its name and how often that came before."""
+    seen: Counter[str] = Counter()
+    for augmenter in augmenters:
+        yield augmenter, f"{augmenter.name}/{seen[augmenter.name]}"
+        seen[augmenter.name] += 1

@@ -1,0 +1,56 @@
+"""Tells a recipe's callbacks what happens in a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftengine.api import Callback, ChecksOptions, Event, HasViewer, Listener
+from ftengine.errors import naming
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import Recipe
+
+
+class Callbacks:
+    """A recipe's callbacks; one that raises is named and left out from then on.
+
+    Args:
+        recipe: names them, under `callbacks` and `train.trackers`.
+        registry: builds them.
+        listener: told of those that fail.
+
+    Raises:
+        UnknownName, RecipeError: one does not exist, or lacks what it needs.
+    """
+
+    def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
+        named = {f"callbacks.{i}": spec for i, spec in enumerate(recipe.callbacks)}
+        named |= {f"train.trackers.{i}": {"name": name} for i, name in enumerate(recipe.train.trackers)}
+        self.listener = listener
+        self.callbacks: list[tuple[Callback, str]] = []
+        seen: list[object] = []
+        for key, spec in named.items():
+            factory = registry.factory("callback", spec if len(spec) > 1 else spec["name"], key)
+            if factory.described in seen:  # named twice is told once
+                continue
+            seen.append(factory.described)
+            callback = factory()
+            if isinstance(callback, ChecksOptions):
+                with naming(key):
+                    callback.check_options()
+            self.callbacks.append((callback, str(factory.entry.origin)))
+
+    def tell(self, event: Event) -> None:
+        """Tell all of an event; call it in the main process alone."""
+        for callback, origin in tuple(self.callbacks):
+            try:
+                callback.on(event)
+            except Exception as error:  # whatever a callback may raise, the run is worth more
+                self.callbacks.remove((callback, origin))
+                cause = f"{type(error).__name__}: {error}".rstrip(": .")
+                self.listener.message(
+                    f"callback {callback.name!r} of {origin} failed and is left out from here on: {cause}"
+                )
+
+    def view_commands(self, run: Path) -> list[str]:
+        """Return the commands that show what callbacks wrote."""
+        return [callback.view_command(run) for callback, _ in self.callbacks if isinstance(callback, HasViewer)]

@@ -1,0 +1,110 @@
+"""Checks of model loaders."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader
+from ftengine.errors import SourceError
+from ftengine.testing.checks import methods, run_checks
+
+MOST_SECONDS = 0.1
+"""What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
+
+ODD_SOURCES = (
+    "",
+    ".",
+    "/",
+    "nowhere/at/all",
+    "no such thing",
+    "scheme://name",
+    "a:b",
+    "x" * 300,
+    "nul\0byte",
+)
+
+
+def check_loader(
+    make: Callable[[], ModelLoader],
+    request: LoadRequest,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> None:
+    """Check a model loader on a small local source.
+
+    Args:
+        make: returns a fresh loader, e.g. its class.
+        request: what to load; its source is one that the loader accepts or is named for in a recipe.
+        expected_failed_checks: names of checks that fail, with reasons.
+
+    Raises:
+        AssertionError: names every check that failed, or passed though it was expected to fail.
+    """
+    run_checks(methods(_LoaderChecks(make, request)), expected_failed_checks)
+
+
+class _LoaderChecks:
+    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
+        self._make, self._request = make, request
+
+    def accepting_is_quick_and_raises_nothing(self) -> None:
+        loader = self._make()
+        for source in (self._request.source, *ODD_SOURCES):
+            begun = time.perf_counter()
+            answer = loader.accepts(source)
+            seconds = time.perf_counter() - begun
+            assert isinstance(answer, bool), f"accepts({source[:40]!r}) returns {answer!r}"
+            assert seconds < MOST_SECONDS, f"accepts({source[:40]!r}) takes {seconds:.2f} s of {MOST_SECONDS}"
+
+    def it_loads_what_was_asked(self) -> None:
+        loaded = self._make().load(self._request)
+        asked = {"source": self._request.source, "head": self._request.head, "labels": self._request.labels}
+        given = {key: getattr(loaded, key) for key in asked}
+        assert given == asked, f"asked for {asked}, got {given}"
+        on_meta = [name for name, p in loaded.module.named_parameters() if p.is_meta]
+        assert not on_meta, f"{on_meta[0]!r} has no values"
+        paths = dict(loaded.module.named_modules())
+        unknown = [name for name in loaded.new_modules if name not in paths]
+        assert not unknown, f"new_modules names {unknown[0]!r}, which is no module"
+
+    def the_skeleton_is_the_model_without_values(self) -> None:
+        loader = self._make()
+        if not isinstance(loader, BuildsSkeletons):
+            return
+        skeleton, loaded = loader.load_skeleton(self._request), self._make().load(self._request)
+        real = [name for name, p in skeleton.module.named_parameters() if not p.is_meta]
+        assert not real, f"{real[0]!r} is not on the meta device"
+        differing = sorted(set(_shapes(skeleton).items()) ^ set(_shapes(loaded).items()))
+        assert not differing, f"{differing[0][0]!r} differs in name or shape from the loaded model's"
+        for key in ("head", "labels", "new_modules", "max_length"):
+            ours, theirs = getattr(skeleton, key), getattr(loaded, key)
+            assert ours == theirs, f"{key} of the skeleton is {ours!r}, of the model {theirs!r}"
+
+    def the_processor_alone_is_the_models(self) -> None:
+        alone, loaded = self._make().load_processor(self._request.source), self._make().load(self._request).processor
+        assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
+        assert _described(alone) == _described(loaded), "load_processor and load give processors that differ"
+
+    def missing_sources_are_source_errors(self) -> None:
+        loader = self._make()
+        if not isinstance(loader, ChecksSource):
+            return
+        loader.check_source(self._request.source)
+        try:
+            loader.check_source("no such thing")
+        except SourceError:
+            return
+        raise AssertionError("check_source finds nothing wrong with a source that does not exist")
+
+
+def _shapes(loaded: LoadedModel) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in loaded.module.state_dict().items()}
+
+
+def _described(processor: Any) -> str:
+    """Return a processor's vocabulary or settings; of others, nothing."""
+    if hasattr(processor, "get_vocab"):
+        return json.dumps([processor.get_vocab(), str(getattr(processor, "chat_template", None))], sort_keys=True)
+    return json.dumps(processor.to_dict(), sort_keys=True, default=str) if hasattr(processor, "to_dict") else ""

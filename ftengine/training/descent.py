@@ -1,0 +1,170 @@
+"""One optimiser step: gradients over an effective batch, clipped and applied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from ftengine.data.batching import micro_batches
+from ftengine.errors import TrainingError
+from ftengine.model import trainable
+from ftengine.training.checkpoint import Progress
+from ftengine.training.losses import stacked, to_device, zeros
+from ftengine.training.modes import frozen, frozen_parameters, train_mode
+from ftengine.training.regularizing import Attached
+from ftengine.training.schedule import factor, plan_steps, warmup_steps
+from ftengine.training.setup import Setup
+
+
+class Descent:
+    """The optimiser of a run, over what the strategy left trainable.
+
+    The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
+    8×1 equals 1×8. Gradients are added up over processes here rather than by a wrapper around the model: the wrapper
+    would average them, and a task's loss need not pass through the model's own forward.
+
+    Args:
+        setup: model, components and data.
+
+    Raises:
+        TrainingError: nothing is trainable.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.section = setup, setup.section
+        self.accelerator, self.module = setup.accelerator, setup.loaded.module
+        self.parameters = list(trainable(self.module).values())
+        if not self.parameters:
+            raise TrainingError(
+                f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
+            )
+        groups = setup.strategy.param_groups(self.module, self.section.learning_rate, self.section.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=_fused(self.parameters))
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
+        self.schedule = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
+
+    def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
+        """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
+
+        Returns:
+            Its mean losses, the learning rate, and the gradient's norm before clipping, None where that is not finite.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+        """
+        warmup = warmup_steps(self.section.warmup, self.schedule.total)
+        rate = factor(self.section.schedule, progress.step, self.schedule.total, warmup)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * rate
+        self._draw_randomness(progress.step)
+        with frozen(frozen_parameters(self.setup.strategy, self.module, progress.step, self.schedule)):
+            train_mode(self.module)
+            losses, norm = self._descend(members, progress, regularizers)
+        return {
+            **losses,
+            "learning_rate": self.section.learning_rate * rate,
+            "grad_norm": norm if math.isfinite(norm) else None,
+        }
+
+    def never_trained(self) -> int:
+        """Return how many trainable tensors stay frozen for the whole run."""
+        return len(frozen_parameters(self.setup.strategy, self.module, self.schedule.total - 1, self.schedule))
+
+    def _draw_randomness(self, step: int) -> None:
+        """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
+        path = [self.setup.seed, step, self.accelerator.process_index]
+        set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
+
+    def _descend(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> tuple[dict[str, Any], float]:
+        totals = self._accumulate(members, progress.epoch, regularizers)
+        loss_sum, penalty_sum, weight, penalties = (float(x) for x in self.accelerator.reduce(totals, "sum"))
+        for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {what} is {value} at step {progress.step + 1}. Lower train.learning_rate "
+                    f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
+                    "the last checkpoint."
+                )
+        if progress.step == 0 and weight:
+            self._tell_untouched()
+        norm = self._update(weight, progress.step)
+        losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
+        if penalties:
+            losses["penalty"] = penalty_sum / weight if weight else 0.0
+        return losses, norm
+
+    def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached) -> Tensor:
+        """Add up gradients of summed losses over this process's share.
+
+        Returns:
+            (4,) the sum of losses, of penalties by weight, the weight, and the number of penalties.
+        """
+        accelerator = self.accelerator
+        totals = zeros(4, accelerator.device)
+        mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
+        for chosen in mine:
+            batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
+            with accelerator.autocast():
+                loss_sum, weight = self.setup.task.loss(self.module, batch, regularizers.criterion)
+                penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
+            # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
+            added = 0.0 if penalty is None else penalty * weight
+            whole = loss_sum + added
+            if whole.requires_grad:
+                (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
+            totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
+        return totals
+
+    def _tell_untouched(self) -> None:
+        """Say which parameters would train but are not part of the model's computation.
+
+        Raises:
+            TrainingError: none is, in any process.
+        """
+        training = trainable(self.module)
+        untouched = [name for name, p in training.items() if p.grad is None]
+        touched = torch.tensor(float(len(training) - len(untouched)), device=self.accelerator.device)
+        if not self.accelerator.reduce(touched, "sum"):
+            raise TrainingError(
+                f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, and none "
+                "got a gradient in the first step: the model does not compute with them. Choose other layers."
+            )
+        if untouched:
+            self.setup.listener.message(
+                f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
+                f"stay as they are, e.g. {untouched[0]}"
+            )
+
+    def _update(self, weight: float, step: int) -> float:
+        """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
+        if self.accelerator.num_processes > 1:
+            # Every process takes part, also one whose batch left a gradient out.
+            for parameter in (p for p in self.parameters if p.requires_grad):
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(grad, "sum")
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.unscale_(self.optimizer)
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if grads:
+            torch._foreach_div_(grads, weight or 1.0)
+        limit = self.section.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise TrainingError(
+                f"the gradient's norm is {norm} at step {step + 1}. Lower train.learning_rate "
+                f"(now {self.section.learning_rate:g}); `--resume` continues from the last checkpoint."
+            )
+        self._scaled.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def _fused(parameters: Sequence[Tensor]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

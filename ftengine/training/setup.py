@@ -1,0 +1,53 @@
+"""What a training is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from ftengine.api import Event, Listener, LoadedModel, Regularizer, Stepped, Strategy, Task, Validated
+from ftengine.data.encoding import EncodedSplit
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import TrainSection
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Model, data and components of one training.
+
+    Args:
+        accelerator: device, mixed precision and processes.
+        loaded: the model after `strategy.prepare`.
+        task, strategy, regularizers: the recipe's components.
+        train: the training split.
+        validation: the validation split, or None.
+        general: general data on which regularizers may measure forgetting, or None.
+        section: the recipe's `train`.
+        seed: the run's seed.
+        run: where metrics and checkpoints go.
+        listener: told of every step.
+        events: told of every step, validation and checkpoint, in the main process.
+    """
+
+    accelerator: Accelerator
+    loaded: LoadedModel
+    task: Task
+    strategy: Strategy
+    regularizers: Sequence[Regularizer]
+    train: EncodedSplit
+    validation: EncodedSplit | None
+    general: EncodedSplit | None
+    section: TrainSection
+    seed: int
+    run: RunDirectory
+    listener: Listener
+    events: Callable[[Event], None]
+
+    def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any]) -> None:
+        """Write a line of metrics.jsonl and tell of it, in the main process."""
+        if self.accelerator.is_main_process:
+            self.run.append_metrics(line)
+            self.events(event(self.run.path, line["step"], line))

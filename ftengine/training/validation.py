@@ -1,0 +1,90 @@
+"""Validation while a model trains: the best weights, and when to stop."""
+
+from __future__ import annotations
+
+import math
+
+from ftengine.api import Validated
+from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import TrainingError
+from ftengine.model import copy_into, state_tensors
+from ftengine.training.checkpoint import Progress, load_best, save_best
+from ftengine.training.losses import SAMPLE, mean_loss
+from ftengine.training.modes import share_statistics, train_mode
+from ftengine.training.regularizing import Attached
+from ftengine.training.setup import Setup
+
+
+class Validation:
+    """Measures the weights that would be kept, and remembers the best of them.
+
+    Args:
+        setup: model, components and data; without a validation split nothing is measured.
+        regularizers: attached to the model.
+    """
+
+    def __init__(self, setup: Setup, regularizers: Attached) -> None:
+        self.setup, self.regularizers = setup, regularizers
+        held = setup.validation
+        self._sample = setup.train.sample(min(len(held), SAMPLE), setup.seed) if held is not None else None
+
+    def validate(self, progress: Progress) -> None:
+        """Measure validation and training loss, save the best weights, and note both in `progress`.
+
+        Raises:
+            TrainingError: the validation loss is not finite.
+        """
+        setup, section = self.setup, self.setup.section
+        with self.regularizers.evaluating():
+            if self.regularizers.average:
+                share_statistics(setup.accelerator, setup.loaded.module)
+            loss = self._loss(setup.validation)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
+                    f"(now {section.learning_rate:g}) or use train.precision float32."
+                )
+            # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
+            train = self._loss(self._sample)
+            better = progress.best_loss is None or loss < progress.best_loss
+            if better and section.keep_best and setup.accelerator.is_main_process:
+                save_best(setup.run, setup.loaded.module)
+        if better:
+            progress.best_loss, progress.best_step = loss, progress.step
+        least = section.early_stopping.min_delta if section.early_stopping else 0.0
+        if progress.level is None or loss < progress.level - least:
+            progress.level, progress.bad_validations = loss, 0
+        else:
+            progress.bad_validations += 1
+        figures = {"step": progress.step, "epoch": progress.epoch, "validation_loss": loss, "training_loss": train}
+        setup.record(Validated, figures)
+        setup.listener.message(f"step {progress.step}: validation loss {loss:.4f}{' (best)' if better else ''}")
+
+    def is_enough(self, progress: Progress) -> bool:
+        """Say whether early stopping ends the run: so many validations brought nothing."""
+        stopping = self.setup.section.early_stopping
+        return stopping is not None and progress.bad_validations >= stopping.patience
+
+    def losses(self) -> dict[str, float]:
+        """Measure the weights as they are, for regularizers that choose among some."""
+        splits = {"validation_loss": self.setup.validation, "general_loss": self.setup.general}
+        return {name: self._loss(split) for name, split in splits.items() if split is not None}
+
+    def keep_weights(self, progress: Progress) -> None:
+        """End with the weights of the best validation loss, else with those that are evaluated after the last step."""
+        setup, module = self.setup, self.setup.loaded.module
+        setup.accelerator.wait_for_everyone()  # the main process may still be writing them
+        if setup.section.keep_best and progress.best_step not in (None, progress.step):
+            load_best(setup.run, module)
+            setup.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
+        elif self.regularizers.average:
+            with self.regularizers.evaluating():
+                train_mode(module)
+                share_statistics(setup.accelerator, module)
+                kept = {name: tensor.detach().clone() for name, tensor in state_tensors(module).items()}
+            copy_into(state_tensors(module), kept, "the weights to keep")
+
+    def _loss(self, split: EncodedSplit | None) -> float:
+        assert split is not None
+        setup = self.setup
+        return mean_loss(setup.accelerator, setup.loaded.module, split, setup.section.batch_size)

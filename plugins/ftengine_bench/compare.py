@@ -1,0 +1,114 @@
+"""Two or more measurements side by side, and whether ours became slower.
+
+What is compared is the overhead over the frozen layer of the same run, not seconds: a slower or a busier machine
+slows both, and the ratio stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from ftengine.errors import FtengineError, InputError
+from ftengine_bench.providers import GUARDED, OURS
+from ftengine_bench.report import Report, Row
+
+NOISY = 0.1
+"""Median spread of a file's rows above which its machine was busy; on idle ones it is 3 to 8 % (benchmarks/results)."""
+
+
+class Slower(FtengineError):
+    """A measurement is slower than the first one by more than is allowed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of our rows in several files.
+
+    Args:
+        row: as the first file has it.
+        overheads: over the frozen layer, by file; None where a file has no such row.
+        ratios: of each file's overhead to the first file's; None likewise.
+    """
+
+    row: Row
+    overheads: list[float | None]
+    ratios: list[float | None]
+
+    @property
+    def worst(self) -> float:
+        return max(ratio for ratio in self.ratios if ratio is not None)
+
+
+def compare(reports: Sequence[Report]) -> list[Comparison]:
+    """Put rows of the same layer, phase and provider of ours side by side.
+
+    Raises:
+        InputError: there is one file alone, or nothing in the first has a counterpart in another.
+    """
+    if len(reports) < 2:
+        raise InputError("one file has nothing to be compared with; give two or more, the one to compare with first.")
+    first, *others = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
+    found = []
+    for key, row in first.items():
+        if row.provider not in OURS or not any(key in other for other in others):
+            continue
+        overheads = [row.overhead, *(other[key].overhead if key in other else None for other in others)]
+        ratios = [None if overhead is None else overhead / row.overhead for overhead in overheads]
+        found.append(Comparison(row, overheads, ratios))
+    if not found:
+        raise InputError(
+            "nothing to compare: no row of the first file (shape, rank, dtype, dropout, phase and provider "
+            f"{' or '.join(OURS)}) is in another one. Measure with the same options."
+        )
+    return found
+
+
+def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
+    """Fail where a row of the compiled kernels became slower by more than a share.
+
+    Raises:
+        Slower: one did; the message names the worst.
+        InputError: there is no such row.
+    """
+    guarded = [comparison for comparison in comparisons if comparison.row.provider == GUARDED]
+    if not guarded:
+        raise InputError(
+            f"--fail-over guards rows of provider {GUARDED}, and there is none to compare. Measure it with "
+            f"--providers {GUARDED} where the kernels are compiled (`ftengine doctor`)."
+        )
+    slower = [comparison for comparison in guarded if comparison.worst > 1 + allowed]
+    if slower:
+        worst = max(slower, key=lambda comparison: comparison.worst)
+        row = worst.row
+        raise Slower(
+            f"{len(slower)} of {len(guarded)} rows of {GUARDED} are slower than in the first file by more than "
+            f"{100 * allowed:.4g} % relative to the frozen layer; the worst is {row.phase}, "
+            f"{row.m}x{row.k}x{row.n}, rank {row.rank}, {row.dtype}, dropout {row.p:.3g}: {worst.worst:.3f} times."
+        )
+
+
+def noise(report: Report) -> str | None:
+    """Say that a measurement was disturbed, by the spread of its own repetitions; None where it was not."""
+    spread = median((row.p80 - row.p20) / row.p50 for row in report.rows) if report.rows else 0.0
+    if spread <= NOISY:
+        return None
+    return (
+        f"the measurement was disturbed: half of its rows spread by {100 * spread:.0f} % or more between the 20th and "
+        f"the 80th percentile of their repetitions (an idle machine stays below {100 * NOISY:.0f} %). Differences of "
+        "that size say nothing; measure again on an idle machine, or with a larger --seconds."
+    )
+
+
+def parse_share(text: str) -> float:
+    """Read a percentage such as 5% as a share.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text.strip())
+    if not found:
+        raise InputError(f"--fail-over {text!r}: write a percentage, for example 5%.")
+    return float(found[1]) / 100

@@ -1,0 +1,62 @@
+"""What a step has to compute and to move, and what a time is worth against that."""
+
+from __future__ import annotations
+
+from ftengine_bench.shapes import Shape
+
+PHASES = ("forward", "backward", "both")
+
+PRODUCTS = {"forward": 1, "backward": 1, "both": 2}
+"""Products with W: y = x Wᵀ, dx = dy W."""
+
+LOW_RANK_PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
+"""Pairs of a product with A and one with B: S and S Bᵀ; dS and dS A, dA and dB."""
+
+
+def operations(shape: Shape, rank: int, phase: str) -> int:
+    """Return the floating-point operations of a step; rank 0 is the frozen layer alone."""
+    m, k, n = shape.m, shape.k, shape.n
+    return 2 * m * n * k * PRODUCTS[phase] + 2 * m * rank * (k + n) * LOW_RANK_PRODUCTS[phase]
+
+
+def least_bytes(shape: Shape, rank: int, phase: str, size: int, factor_size: int = 4) -> int:
+    """Return the bytes that a step moves at least, were each operand read once and each result written once.
+
+    Args:
+        shape: of the layer.
+        rank: r, or 0 for the frozen layer alone.
+        phase: "forward", "backward" or "both".
+        size: bytes an element of x, W, y and S.
+        factor_size: bytes an element of A and B and of their gradients.
+    """
+    m, k, n = shape.m, shape.k, shape.n
+    factors = factor_size * rank * (k + n)
+    forward = size * (m * k + n * k + m * n + m * rank) + factors
+    backward = size * (m * n + n * k + m * k + m * rank) + 2 * factors + (size * m * k if rank else 0)  # x, for dA
+    return {"forward": forward, "backward": backward, "both": forward + backward}[phase]
+
+
+def least_overhead(shape: Shape, rank: int, phase: str) -> float:
+    """Return T_floor / T_frozen: 1 + 1.5 r (K + N) / (N K) for forward and backward together.
+
+    The low-rank part at the rate of the frozen layer, with no traffic, no launches and no random numbers.
+    """
+    return operations(shape, rank, phase) / operations(shape, 0, phase)
+
+
+def recovered(eager: float, ours: float, least: float) -> float | None:
+    """Return the share of the avoidable overhead that is recovered: (T_eager - T_ours) / (T_eager - T_floor).
+
+    Args:
+        eager, ours, least: times over the time of the frozen layer.
+
+    Returns:
+        1 where ours costs no more than the floor, 0 where it costs what the eager layer does; None where the eager
+        layer is measured at or below the floor, so that there is nothing to recover.
+    """
+    return (eager - ours) / (eager - least) if eager > least else None
+
+
+def roofline(operation_count: int, byte_count: int, operations_a_second: float, bytes_a_second: float) -> float:
+    """Return the seconds below which a device of these peaks cannot stay (Williams et al. 2009)."""
+    return max(operation_count / operations_a_second, byte_count / bytes_a_second)

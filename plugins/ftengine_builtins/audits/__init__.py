@@ -1,0 +1,1 @@
+"""Audits that ship in the box."""

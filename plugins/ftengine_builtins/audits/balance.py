@@ -1,0 +1,89 @@
+"""Audit `balance`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ftengine.api import Audit, AuditedData, Display, Finding, Table
+from ftengine_builtins.audits.counting import listed
+
+RARE = 10
+"""Training rows below which a label is called rare."""
+SHOWN_LABELS = 100
+"""Labels that the table lists; further ones are only counted."""
+SHOWN = 5
+
+
+class Balance(Audit):
+    """How labels are spread over the splits: rare ones, missing ones, and ones that differ in case only."""
+
+    name = "balance"
+
+    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+        """Yield findings on labels, and a table of their counts by split."""
+        counts = count_labels(data)
+        if not any(counts.values()):
+            return
+        train = counts["train"]
+        if rare := sorted((count, label) for label, count in train.items() if count < RARE):
+            count, label = rare[0]
+            occur = f"{len(rare):,} of {len(train):,} labels {'occurs' if len(rare) == 1 else 'occur'}"
+            times = "once" if count == 1 else f"{count} times"
+            yield Finding(
+                kind="labels",
+                level="note",
+                text=f"In training, {occur} fewer than {RARE} times, the rarest, {label!r}, {times}; little can be "
+                "learnt of them.",
+                figures={"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)},
+            )
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for split, count_of in counts.items():
+            if missing := tuple(sorted(train.keys() - count_of.keys())):
+                lacking.setdefault(missing, []).append(split)
+        for missing, splits in lacking.items():
+            shown = ", ".join(map(repr, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")
+            text = f"No {' and no '.join(splits)} row has label {shown}; figures say nothing about it."
+            figures = {"splits": splits, "missing": missing[:SHOWN_LABELS]}
+            yield Finding(kind="labels", level="note", text=text, figures=figures)
+        yield from _alike(counts)
+        yield _table(counts)
+
+
+def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
+    """Return for each split how often each label occurs; nothing where a target is a number with a fraction."""
+    counts: dict[str, Counter[str]] = {split: Counter() for split in data.splits}
+    if not any(targets.any() for targets in data.targets.values()):
+        return counts
+    for split, rows in data.splits.items():
+        for view in rows:
+            if isinstance(view.label, float):
+                return {split: Counter() for split in data.splits}
+            counts[split].update(view.labels)
+    return counts
+
+
+def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+    """Yield labels that differ in case or white space only, and so may be one label written in two ways."""
+    total = sum(counts.values(), Counter[str]())
+    alike: dict[str, list[str]] = {}
+    for label in sorted(total, key=lambda label: (-total[label], label)):
+        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
+    several = [labels for labels in alike.values() if len(labels) > 1]
+    for labels in several[:SHOWN]:
+        text = (
+            f"Labels {listed(f'{label!r} ({total[label]:,})' for label in labels)} differ in case or white space "
+            f"only, and count as {len(labels)}; are they one?"
+        )
+        yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
+
+
+def _table(counts: Mapping[str, Counter[str]]) -> Table:
+    labels = sorted(set().union(*counts.values()), key=lambda x: (-counts["train"][x], x))
+    rest = len(labels) - SHOWN_LABELS
+    return Table(
+        title="Labels",
+        columns=("label", *counts),
+        rows=tuple((label, *(count[label] for count in counts.values())) for label in labels[:SHOWN_LABELS]),
+        caption=f"{rest:,} further labels are rarer." if rest > 0 else "",
+    )

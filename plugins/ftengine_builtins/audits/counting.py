@@ -1,0 +1,65 @@
+"""Rows by split that something was found in, and the words for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ftengine.api import AuditedData, Finding
+
+SHOWN_PLACES = 5
+
+
+def split_name(name: str) -> str:
+    """Return how a split is called beside "rows"."""
+    return "training" if name == "train" else name
+
+
+def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
+    """Return {kind: {split: rows}} of the rows for whose text `kinds_of` names kinds."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for split, rows in data.splits.items():
+        for i, text in enumerate(rows.texts()):
+            for kind in kinds_of(text):
+                found.setdefault(kind, {}).setdefault(split, []).append(i)
+    return found
+
+
+def finding(
+    data: AuditedData,
+    found: Mapping[str, Sequence[int]],
+    one: str,
+    many: str,
+    *,
+    kind: str = "data",
+    level: str = "note",
+    figure: str = "rows",
+    end: str = "",
+) -> Finding:
+    """Say in how many rows of which splits something was found, with the first place.
+
+    Args:
+        data: what the audit looks at.
+        found: for each split the numbers of the rows.
+        one, many: verb and object, for one row and for several: "holds an e-mail address", "hold e-mail addresses".
+        kind, level: of the finding.
+        figure: name of the counts among the finding's figures.
+        end: what the sentence ends with.
+    """
+    places = [data.splits[split].where(row) for split, rows in found.items() for row in rows[:SHOWN_PLACES]]
+    counts = {split: len(rows) for split, rows in found.items()}
+    text = f"{counted(counts, {name: len(rows) for name, rows in data.splits.items()}, one, many)} (e.g. {places[0]})"
+    return Finding(
+        kind=kind, level=level, text=f"{text}{end}.", figures={figure: counts}, places=tuple(places[:SHOWN_PLACES])
+    )
+
+
+def counted(counts: Mapping[str, int], of: Mapping[str, int], one: str, many: str) -> str:
+    """Return e.g. "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"."""
+    parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
+    return f"{listed(parts)} {one if sum(counts.values()) == 1 else many}"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Join parts as a sentence does: "a, b and c"."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last

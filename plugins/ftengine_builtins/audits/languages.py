@@ -1,0 +1,157 @@
+"""Audit `languages`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, AuditedRows, Display, Finding, Table
+from ftengine_builtins.audits.counting import finding, split_name
+
+SAMPLE = 1000
+"""Rows of a split whose language is looked at; with fewer, all."""
+LETTERS, CHARACTERS = 40, 500
+"""Letters that a text needs, and characters of it that are read."""
+SURE = 0.9
+"""Probability from which a language is taken as known. Of 7,500 sentences of BBC news with 40 characters and more, none
+is given another language than English with 0.5."""
+NO_LANGUAGE = "zxx"
+FEWEST, MINORITY_FEWEST, MINORITY = 20, 2, 0.05
+"""Of 20 rows and more, a script that less than 5 % are written in is a finding, and so is a language that at least two
+and less than 5 % are in."""
+
+# Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
+_CLOSE = (
+    {"bs", "hr", "sh", "sr"},
+    {"da", "nb", "nn", "no"},
+    {"id", "jv", "ms", "su"},
+    {"gl", "pt", "es", "ast", "an"},
+    {"cs", "sk"},
+    {"af", "nl", "fy"},
+    {"hi", "mr", "ne", "bho", "mai"},
+    {"be", "ru", "uk"},
+    {"bg", "mk"},
+    {"ar", "arz"},
+    {"az", "tr"},
+    {"xh", "zu"},
+    {"fa", "ps", "ur"},
+)
+_LETTER = re.compile(r"[^\W\d_]")
+_NO_SCRIPT = frozenset({"Common", "Inherited", "Unknown"})
+_EAST_ASIAN = frozenset({"Han", "Hiragana", "Katakana", "Bopomofo"})
+EAST_ASIAN = "Chinese or Japanese"
+"""Scripts that one text mixes."""
+
+
+class Languages(Audit):
+    """Scripts and languages that few rows are in, by Unicode's script property and py3langid."""
+
+    name = "languages"
+
+    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+        """Yield a finding for each script and language that few rows of a split are in, and tables of both."""
+        scripts: dict[str, Counter[str]] = {}
+        languages: dict[str, Counter[str]] = {}
+        rare: dict[str, dict[str, list[int]]] = {}
+        for split, rows in data.splits.items():
+            in_script, sampled = _scripts(rows)
+            scripts[split] = Counter({script: len(found) for script, found in in_script.items()})
+            total = scripts[split].total()
+            for script, found in in_script.items():
+                if total >= FEWEST and len(found) < MINORITY * total:
+                    rare.setdefault(script, {})[split] = found
+            main = scripts[split].most_common(1)
+            places: dict[str, int] = {}
+            languages[split] = Counter()
+            for row, script, text in sampled:
+                if script == main[0][0] and (language := language_of(text)) is not None:
+                    languages[split][language] += 1
+                    places.setdefault(language, row)
+            yield from _minorities(split, rows, languages[split], places)
+        for script, rows_of in rare.items():
+            what = f"mostly in {script} letters"
+            yield finding(data, rows_of, f"is {what}", f"are {what}", figure=script)
+        for title, counts in (("Scripts", scripts), ("Languages", languages)):
+            names = sum(counts.values(), Counter[str]())
+            if len(names) > 1:
+                cells = [(name, *(count[name] for count in counts.values())) for name, _ in names.most_common()]
+                yield Table(title=title, columns=(title[:-1].lower(), *counts), rows=tuple(cells))
+
+
+def _scripts(rows: AuditedRows) -> tuple[dict[str, list[int]], list[tuple[int, str, str]]]:
+    """Return the rows in each script, and of a sample (row, script, beginning) of those that are long enough."""
+    sampled = np.zeros(len(rows), dtype=bool)
+    sampled[np.random.default_rng(0).permutation(len(rows))[:SAMPLE]] = True
+    found: dict[str, list[int]] = {}
+    longer = []
+    for i, text in enumerate(rows.texts()):
+        if (script := script_of(text)) is not None:
+            found.setdefault(script, []).append(i)
+            if sampled[i] and sum(map(str.isalpha, text[:CHARACTERS])) >= LETTERS:
+                longer.append((i, script, text[:CHARACTERS]))
+    return found, longer
+
+
+def _minorities(split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int]) -> Iterator[Finding]:
+    looked_at = f"{counts.total():,} longer {split_name(split)} rows{' of a sample' * (len(rows) > SAMPLE)}"
+    for language in minorities(counts):
+        [(main, _)] = counts.most_common(1)
+        place = rows.where(places[language])
+        text = (
+            f"{counts[language]:,} of {looked_at} seem to be in another language ({language}) than most ({main}), e.g. "
+            f"{place}."
+        )
+        yield Finding(kind="data", level="note", text=text, figures={"languages": dict(counts)}, places=(place,))
+
+
+def script_of(text: str) -> str | None:
+    """Return the script of most letters in the first 1,000 characters, as Unicode names it; None without letters."""
+    if text.isascii():
+        return "Latin" if _LETTER.search(text) else None
+    count = Counter(script for character in text[:1000] if (script := letter_script(character)))
+    return count.most_common(1)[0][0] if count else None
+
+
+@lru_cache(1 << 16)
+def letter_script(character: str) -> str | None:
+    """Return the script of a letter by Unicode's property Script (UAX 24); None for what several scripts use."""
+    from fontTools import unicodedata
+
+    if not character.isalpha():
+        return None
+    name = unicodedata.script_name(unicodedata.script(character))
+    if name in _NO_SCRIPT:
+        return None
+    return EAST_ASIAN if name in _EAST_ASIAN else name
+
+
+def language_of(text: str) -> str | None:
+    """Return the language of a text's beginning as its ISO 639 code; None where that is not sure."""
+    language, probability = _identifier().classify(text[:CHARACTERS])
+    return language if probability >= SURE and language != NO_LANGUAGE else None
+
+
+def minorities(counts: Mapping[str, int]) -> list[str]:
+    """Return the languages of few rows, beside a main one for which they are not easily taken."""
+    total = sum(counts.values())
+    if total < FEWEST:
+        return []
+    main = Counter(counts).most_common(1)[0][0]
+    return [
+        language
+        for language, count in counts.items()
+        if MINORITY_FEWEST <= count < MINORITY * total and not any({main, language} <= close for close in _CLOSE)
+    ]
+
+
+@cache
+def _identifier() -> Any:
+    """Return py3langid's classifier (Lui & Baldwin 2012, "langid.py")."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,0 +1,100 @@
+"""Audit `oddities`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine_builtins.audits.counting import finding
+from ftengine_builtins.audits.languages import letter_script
+
+ODDITIES = {
+    "empty": "no text but white space",
+    "repeated": "nothing but one character or word over and over",
+    "short": "a length far below that of most",
+    "long": "a length far above that of most",
+    "control": "control characters",
+    "scripts": "letters of two scripts within a word",
+}
+
+REPEATED_CHARACTERS, REPEATED_WORDS = 10, 5
+"""So many of the same and nothing else make a row repetitive."""
+OUTLYING_FENCES, OUTLYING_RATIO, OUTLYING_FEWEST = 3.0, 8.0, 50
+"""A length is outlying beyond 3 quartile distances on a log scale (Tukey's outer fence) and 8 times the median, in
+splits of 50 rows and more."""
+
+# Controls as code points, so that none stands in this file; tab, line feed, form feed and carriage return are text.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f]")
+_WORD = re.compile(r"[^\W\d_]+")
+# Each is written in one script with Latin letters that look the same, so that a mixed word is an accident or a trick.
+_LOOKALIKES = frozenset({"Latin", "Cyrillic", "Greek"})
+
+
+class Oddities(Audit):
+    """Rows that look wrong: empty, repetitive, of unusual length, with control characters or mixed scripts."""
+
+    name = "oddities"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        """Yield a finding for each kind that occurs."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for split, rows in data.splits.items():
+            lengths = np.zeros(len(rows), dtype=np.int64)
+            for i, text in enumerate(rows.texts()):
+                lengths[i] = len(text.strip())
+                for kind in find_oddities(text):
+                    found.setdefault(kind, {}).setdefault(split, []).append(i)
+            if not lengths.any():  # images, say, which are not empty for having no text
+                found.get("empty", {}).pop(split, None)
+            for kind, outliers in zip(("short", "long"), outlying(lengths), strict=True):
+                if len(outliers):
+                    found.setdefault(kind, {})[split] = outliers.tolist()
+        for kind, what in ODDITIES.items():
+            if found.get(kind):
+                yield finding(data, found[kind], f"has {what}", f"have {what}", figure=kind)
+
+
+def find_oddities(text: str) -> list[str]:
+    """Return the keys of `ODDITIES` that a row's text shows; outlying lengths are found by `outlying`."""
+    if not text or text.isspace():
+        return ["empty"]
+    found = []
+    words = text.split()
+    characters = set().union(*map(set, words[:1000]))
+    one_character = len(characters) == 1 and sum(map(len, words)) >= REPEATED_CHARACTERS
+    if one_character or (len(words) >= REPEATED_WORDS and len(set(words)) == 1):
+        found.append("repeated")
+    if _CONTROL.search(text):
+        found.append("control")
+    if not text.isascii() and _mixes_scripts(text):
+        found.append("scripts")
+    return found
+
+
+def _mixes_scripts(text: str) -> bool:
+    if len({letter_script(character) for character in set(text)} & _LOOKALIKES) < 2:
+        return False
+    scripts = ({letter_script(character) for character in word} & _LOOKALIKES for word in _WORD.findall(text))
+    return any(len(found) > 1 for found in scripts)
+
+
+def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find rows whose length is far from the others'.
+
+    Args:
+        lengths: (rows,) characters; rows of length 0 are left alone.
+
+    Returns:
+        Indices of the far shorter and of the far longer rows.
+    """
+    some = lengths[lengths > 0]
+    if len(some) < OUTLYING_FEWEST:
+        return np.array([], dtype=np.int64), np.array([], dtype=np.int64)
+    logs = np.log(np.maximum(lengths, 1))
+    low, middle, high = np.quantile(np.log(some), [0.25, 0.5, 0.75])
+    fence, ratio = OUTLYING_FENCES * (high - low), np.log(OUTLYING_RATIO)
+    short = (lengths > 0) & (logs < min(low - fence, middle - ratio))
+    return np.flatnonzero(short), np.flatnonzero(logs > max(high + fence, middle + ratio))

@@ -1,0 +1,186 @@
+"""What prompt tuning and prefix tuning share: options, preparing, learning rates, and where virtual tokens start."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.errors import RecipeError, naming
+from ftengine.model import default_param_groups
+from ftengine_builtins.strategies import prompt_format
+from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
+from ftengine_builtins.strategies.targets import whole_modules
+
+SAMPLED_ROWS = 4096
+"""Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
+
+
+class VirtualTokenOptions(Config):
+    """Options that both have."""
+
+    peft_type: ClassVar[str]
+    """What PEFT calls it."""
+
+    virtual_tokens: int = Field(20, ge=1, description="number of virtual tokens before every input")
+    init: str
+    lr_ratio: float
+    text: str | None = Field(
+        None, min_length=1, description="the text that init: text starts from, repeated or cut to virtual_tokens"
+    )
+    start_from: str | None = Field(
+        None, description="folder of a PEFT adapter of the same kind to continue; it sets virtual_tokens"
+    )
+
+    @model_validator(mode="after")
+    def _text_goes_with_its_init(self) -> VirtualTokenOptions:
+        if (self.text is not None) != (self.init == "text"):
+            raise RecipeError(
+                f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. A text goes with init: text, "
+                "and that needs one; give both or neither."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _follow_start_from(self) -> VirtualTokenOptions:
+        if self.start_from is None:
+            return self
+        with naming("strategy.start_from"):
+            there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
+        if "virtual_tokens" in self.model_fields_set and self.virtual_tokens != there:
+            raise RecipeError(
+                f"strategy.virtual_tokens is {self.virtual_tokens}, but the adapter in strategy.start_from "
+                f"({self.start_from!r}) has {there}. Leave virtual_tokens out, or start without that adapter."
+            )
+        self.virtual_tokens = there
+        return self
+
+
+class VirtualTokenStrategy(Strategy):
+    """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
+
+    def stack(self, loaded: LoadedModel) -> Any:
+        """Return the module that virtual tokens enter.
+
+        Raises:
+            RecipeError: there is none.
+        """
+        return text_stack(loaded, self.name)
+
+    def enter(self, loaded: LoadedModel, stack: Any) -> None:
+        """Put virtual tokens into a stack."""
+        raise NotImplementedError
+
+    def prepare(self, loaded: LoadedModel) -> None:
+        count, limit = self.config.virtual_tokens, loaded.max_length
+        stack = self.stack(loaded)
+        require_fit(stack, self.name)
+        if limit is not None and limit - count < 2:
+            raise RecipeError(
+                f"strategy.virtual_tokens {count} leave no room for a text: {loaded.source!r} reads {limit} tokens. "
+                f"Allowed: 1 to {limit - 2}."
+            )
+        self.enter(loaded, stack)
+        loaded.module.requires_grad_(False)
+        for parameter in stack.virtual_parameters():
+            parameter.requires_grad_(True)
+        for path in whole_modules(loaded):
+            loaded.module.get_submodule(path).requires_grad_(True)
+        if self.config.start_from is not None:
+            self.load(loaded, Path(self.config.start_from))
+        if limit is not None:
+            loaded.max_length = limit - count
+
+    def reopened(self) -> dict[str, Any]:
+        # The run's own adapter has the number of virtual tokens and all that came from start_from.
+        return self.config.model_dump(mode="json") | {"start_from": None}
+
+    def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Group trainable parameters: virtual tokens at `lr_ratio` times the rate, a fresh head at the rate itself."""
+        stacks = [module for module in model.modules() if isinstance(module, VirtualTokens)]
+        fast = {id(parameter) for stack in stacks for parameter in stack.virtual_parameters()}
+        groups = []
+        for group in default_param_groups(model, learning_rate, weight_decay):
+            for rate, is_fast in ((learning_rate * self.config.lr_ratio, True), (learning_rate, False)):
+                members = [parameter for parameter in group["params"] if (id(parameter) in fast) is is_fast]
+                groups += [group | {"params": members, "lr": rate}] if members else []
+        return groups
+
+
+def text_tokens(loaded: LoadedModel, text: str, count: int) -> Tensor:
+    """Return (count,) token ids of a text, without special tokens, repeated or cut to length.
+
+    Raises:
+        RecipeError: the model has no tokenizer, or the text has no tokens.
+    """
+    if not callable(loaded.processor):
+        raise RecipeError(
+            f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
+        )
+    ids = loaded.processor(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
+    return torch.tensor((ids * math.ceil(count / len(ids)))[:count])
+
+
+def sampled_tokens(loaded: LoadedModel, embedding: nn.Embedding, count: int) -> Tensor:
+    """Return (count,) ids of ordinary tokens, drawn uniformly.
+
+    The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
+    """
+    processor: Any = loaded.processor
+    known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
+    usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)
+    usable[[token for token in getattr(processor, "all_special_ids", ()) if token < len(usable)]] = False
+    candidates = usable.nonzero()[:, 0] if usable.any() else torch.arange(len(usable))
+    return candidates[torch.randint(len(candidates), (count,))]
+
+
+@torch.no_grad()
+def embedded(embedding: nn.Embedding, ids: Tensor) -> Tensor:
+    """Return the embeddings (count, width) of tokens in float32, as the model reads them."""
+    return embedding(ids.to(embedding.weight.device)).float()
+
+
+def random_vectors(embedding: nn.Embedding, count: int) -> Tensor:
+    """Return (count, width) normal numbers in float32, of the token embeddings' standard deviation."""
+    ids = torch.linspace(0, embedding.num_embeddings - 1, min(SAMPLED_ROWS, embedding.num_embeddings)).long()
+    sample = embedded(embedding, ids)
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.randn(count, sample.shape[1]).to(sample.device) * sample.std()
+
+
+def starting_vectors(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
+    """Return (count, width) vectors to start from, on the embedding's device.
+
+    Args:
+        loaded: the model, for its tokenizer.
+        embedding: its token embeddings.
+        init: "random", "vocabulary" or "text".
+        text: what to start from with "text".
+        count: number of virtual tokens.
+
+    Raises:
+        RecipeError: the text cannot be tokenised.
+    """
+    if init == "random":
+        return random_vectors(embedding, count)
+    return embedded(embedding, starting_tokens(loaded, embedding, init, text, count))
+
+
+def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
+    """Return (count,) token ids: those of the text, or drawn from the vocabulary.
+
+    Raises:
+        RecipeError: the text cannot be tokenised.
+    """
+    if init != "text":
+        return sampled_tokens(loaded, embedding, count)
+    if loaded.processor is None and embedding.weight.is_meta:
+        return torch.zeros(count, dtype=torch.long)  # parameters are counted from a config alone, without a tokenizer
+    return text_tokens(loaded, text or "", count)

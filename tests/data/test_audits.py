@@ -1,0 +1,216 @@
+"""Scripts, languages, personal data and wrong encodings; and an audit of a third party."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+from ftengine.api import Audit, Finding, find_personal, redact, redact_json, redact_pieces
+from ftengine.run.directory import RunDirectory
+from ftengine_builtins.audits.languages import letter_script, minorities, script_of
+from ftengine_builtins.audits.mojibake import is_garbled
+
+
+def texts(names) -> str:
+    return "".join(json.dumps({"text": name}) + "\n" for name in names)
+
+
+def told(result, source):
+    return [finding.text for finding in result.findings if finding.source == source]
+
+
+def test_a_script_that_few_rows_have_is_found(write, text_task, audit):
+    rows = [f"ordinary sentence {i}" for i in range(97)] + ["Привет, как дела", "Ещё одна строка", "日本語とひらがな"]
+    result = audit(text_task, write("a.jsonl", texts(rows)))
+    assert told(result, "languages") == [
+        "2 of 100 training rows are mostly in Cyrillic letters (e.g. a.jsonl:98).",
+        "1 of 100 training rows is mostly in Chinese or Japanese letters (e.g. a.jsonl:100).",
+    ]
+    [table] = result.displays
+    assert table.rows == (("Latin", 97), ("Cyrillic", 2), ("Chinese or Japanese", 1))
+
+
+def test_scripts_are_those_of_unicode():
+    signs = {
+        "\u212b": "Latin",
+        "ᐁ": "Canadian Aboriginal",
+        "ˇ": None,
+        "µ": None,
+        "ª": "Latin",
+        "ｱ": "Chinese or Japanese",
+    }
+    assert {sign: letter_script(sign) for sign in signs} == signs
+    assert script_of("1 + 2 = \u0663") is None
+
+
+ENGLISH = "The delivery of the {}th parcel was late again and nobody at the counter could tell us where it was."
+GERMAN = "Die Lieferung des {}. Pakets kam wieder zu spät und niemand am Schalter konnte uns sagen, wo es war."
+
+
+def test_a_language_that_few_rows_are_in_is_found(write, text_task, audit):
+    rows = [(GERMAN if i % 25 == 3 else ENGLISH).format(i) for i in range(200)]
+    result = audit(text_task, write("a.jsonl", texts(rows)), near_duplicates=None)
+    assert told(result, "languages") == [
+        "8 of 200 longer training rows seem to be in another language (de) than most (en), e.g. a.jsonl:4."
+    ]
+    assert [table.rows for table in result.displays] == [(("en", 192), ("de", 8))]
+
+
+def test_short_texts_and_neighbouring_languages_are_no_surprise(write, text_task, audit):
+    rows = ["Guten Tag" if i == 3 else f"good day {i}" for i in range(60)]
+    assert told(audit(text_task, write("a.jsonl", texts(rows))), "languages") == []
+    assert minorities({"en": 190, "de": 8, "fr": 1}) == ["de"]
+    assert minorities({"hr": 190, "bs": 8}) == minorities({"en": 10, "de": 2}) == minorities({"en": 60, "de": 40}) == []
+
+
+WRONG = [
+    "Привет, мир",
+    "Γειά σου",
+    "日本語のテキスト",
+    "한국어",
+    "سلام",
+    "שלום",
+    "ok 😀 then",
+    "café",
+    "naïve",
+    "Größe",
+]
+WRONG += ["it’s “so”", "José’s “house”", "20 °C", "€ 5", "« été »", "voilà vu", "→ here", "\ufeffx"]
+
+
+@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_utf8_that_was_read_otherwise_is_found(text, encoding):
+    wrong = "".join(bytes([b]).decode(encoding, "ignore") or chr(b) for b in text.encode())
+    assert is_garbled(wrong)
+    assert not is_garbled(text)
+
+
+FINE = ["Fuß“ sagte er", "Spaß…”", "“olé’”", "cliché…” he said", "CAFÉ…", "CAFÉ™", "JOSÉ’S", "Úžasný", "Úžas!", "ÇÃO"]
+FINE += ["l'été\u00a0» dit-il", "l'été\u00a0»\u00a0–", "«AMANHÃ»", "AMANHÃ…", "“Å”", "±5 µm", "½ ¼", "š"]
+
+
+@pytest.mark.parametrize("text", FINE)
+def test_text_that_could_be_read_back_by_chance_is_fine(text):
+    assert not is_garbled(text)
+
+
+def test_personal_data_is_counted_and_its_values_are_named_nowhere(write, text_task, audit):
+    values = ["jane.doe@mail.example.org", "+44 20 7946 0958", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00"]
+    rows = [f"call or write: {value}, thank you {i}" for i, value in enumerate(values)]
+    result = audit(text_task, write("a.jsonl", texts(rows)))
+    assert told(result, "personal-data") == [
+        "1 of 4 training rows holds what looks like e-mail addresses (e.g. a.jsonl:1).",
+        "1 of 4 training rows holds what looks like telephone numbers (e.g. a.jsonl:2).",
+        "1 of 4 training rows holds what looks like payment card numbers (e.g. a.jsonl:3).",
+        "1 of 4 training rows holds what looks like bank accounts (IBAN) (e.g. a.jsonl:4).",
+    ]
+    assert not any(value in result.model_dump_json() for value in values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "on 2024-05-31 at 18:00, 1,234,567.89 euros",
+        "4111 1111 1111 1112",  # fails the Luhn check
+        "DE89 3704 0044 0532 0130 01",  # fails the remainder
+        "version 1.2.3.4, order 20240531123",
+        "me @ home, a@b",
+        "0000 0000 0000 0000",
+        "at 1700000000004",  # milliseconds, which pass the Luhn check
+        "9111 1111 1111 1110",  # no issuer's
+        "pairs 01 23 45 67 89 01",
+    ],
+)
+def test_other_numbers_are_no_personal_data(text):
+    assert list(find_personal(text)) == []
+
+
+def test_of_ten_thousand_timestamps_none_is_personal_data():
+    rng = random.Random(0)
+    day = [f"{rng.randint(1990, 2030)}{rng.randint(1, 12):02}{rng.randint(1, 28):02}" for _ in range(5000)]
+    stamps = [f"{date}{rng.randint(0, 235959):06}" for date in day] + [
+        str(rng.randint(10**12, 2 * 10**12)) for _ in day
+    ]
+    assert [stamp for stamp in stamps if list(find_personal(f"at {stamp}: done"))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("call 212-555-0123 now", "phone"),
+        ("(020) 7946 0958", "phone"),
+        ("0800 028 9276.", "phone"),
+        ("+49 (0)89 1234567", "phone"),
+        ("+91 22 2778 1234", "phone"),
+        ("5500005555555559", "card"),
+        ("3782 822463 10005", "card"),
+        ("4111\u00a01111\u00a01111\u00a01111", "card"),
+        ("6011111111111117", "card"),
+        ("2223003122003222", "card"),
+        ("01 23 45 67 89", "phone"),
+        ("06.12.34.56.78", "phone"),
+        ("DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", "iban"),
+        ("GB82WEST12345698765432", "iban"),
+        ("mail: a_b+c@sub.example.co.uk!", "email"),
+    ],
+)
+def test_personal_data_is_found_by_its_form(text, kind):
+    assert [found for found, _ in find_personal(text)] == [kind]
+
+
+EMAIL = "jane.doe@mail.example.org"
+
+
+def test_labels_and_reasons_are_redacted_where_the_audit_is_written(write, label_task, audit, tmp_path):
+    rows = [{"text": f"letter {i} to somebody", "label": f"{name}{EMAIL[4:]}"} for i in range(12) for name in "ab"]
+    rows += [{"text": "one more", "label": EMAIL}]
+    content = "".join(json.dumps(row) + "\n" for row in rows) + json.dumps(["write to", EMAIL, "x" * 30]) + "\n"
+    held = write("held.jsonl", json.dumps({"text": "held out", "label": "a.doe@mail.example.org"}) + "\n")
+    result = audit(label_task, write("a.jsonl", content), test=held, on_error="skip")
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    result.write(run)
+    written = (run.path / "audit.json").read_text()
+    assert "'j…rg'" in written
+    assert '"a…rg"' in written
+    assert "doe@" not in written
+
+
+def test_values_are_redacted_wherever_they_stand():
+    assert redact(f"to {EMAIL}, card 4111 1111 1111 1111.") == "to j…rg, card 4…11."
+    assert redact("call 2024-05-31") == "call 2024-05-31"
+    assert redact("from JANE. DOE @ mail. example. org on", [EMAIL]) == "from J…rg on"
+    pieces = [("to jane", False), ("O", True), ("##.doe@mail.", False), ("O", True), ("example.org!", False)]
+    assert redact_pieces(pieces, [EMAIL]) == [("to j…rg", False), ("O", True), ("", False), ("O", True), ("!", False)]
+    labels = {EMAIL: 0.5, "john@x.org": 0.25, "other": [EMAIL, None, 3]}
+    assert redact_json(labels) == {"j…rg": 0.5, "j…rg (2)": 0.25, "other": ["j…rg", None, 3]}
+
+
+class GermanTaxNumbers(Audit):
+    """German tax numbers in the text."""
+
+    name = "german-tax-numbers"
+
+    def look(self, data):
+        from stdnum.de import idnr
+
+        for split, rows in data.splits.items():
+            numbers = (re.findall(r"\b\d{2} ?\d{3} ?\d{3} ?\d{3}\b", text) for text in rows.texts())
+            found = [row for row, there in enumerate(numbers) if any(map(idnr.is_valid, there))]
+            if found:
+                text = f"{len(found)} of {len(rows)} {split} rows hold a German tax number ({rows.where(found[0])})."
+                yield Finding(kind="data", level="alarm", text=text)
+
+
+def test_an_audit_of_a_third_party_looks_like_the_others(write, text_task, audit, registry, monkeypatch):
+    from ftengine.plugins.registry import Entry
+
+    entry = Entry("audit", GermanTaxNumbers, registry.entries("audit")[0].origin)
+    monkeypatch.setitem(registry._entries["audit"], entry.name, entry)
+    rows = ["my number is 36 574 261 809", "36574261808 fails the check", "none"]
+    [finding] = [x for x in audit(text_task, write("a.jsonl", texts(rows))).findings if x.source == entry.name]
+    assert finding.text == "1 of 3 train rows hold a German tax number (a.jsonl:1)."

@@ -1,0 +1,108 @@
+"""Callbacks are told what happens in a run; one that fails is left out, and the run goes on."""
+
+import types
+
+import pytest
+
+from ftengine import Recipe, fine_tune, hookimpl, load_run
+from ftengine.api import Callback, Failed, Finished, Saved, SilentListener, Started, Stepped, Validated
+from ftengine.errors import UnknownName
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.registry import Registry
+
+
+class LogLines(Callback):
+    """Write a line each step."""
+
+    name = "log-lines"
+
+    def on(self, event):
+        if isinstance(event, Stepped):
+            with open(event.run / "steps.txt", "a") as file:
+                file.write(f"{event.step}: {event.figures['loss']:.4f}\n")
+
+
+class Ear(Callback):
+    """Keep every event."""
+
+    name = "ear"
+    heard: list = []  # noqa: RUF012
+
+    def on(self, event):
+        self.heard.append(event)
+
+
+class Torn(Callback):
+    """Fail at the second step."""
+
+    name = "torn"
+
+    def on(self, event):
+        if isinstance(event, Stepped) and event.step >= 2:
+            raise ConnectionError("no route")
+
+
+class Said(SilentListener):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def registry():
+    plugin = types.ModuleType("callbacks")
+    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn])
+    plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
+    Ear.heard.clear()
+    return Registry(make_plugin_manager({"callbacks": plugin}))
+
+
+@pytest.fixture
+def content(bert_folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "match {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(16)))
+    return {
+        "model": {"source": str(bert_folder)},
+        "task": "text-classification",
+        "data": {"train": str(rows), "validation": 0.25},
+        "strategy": "full",
+        "train": {"max_steps": 3, "batch_size": 4},
+        "output": str(tmp_path / "run"),
+    }
+
+
+def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, content):
+    said = Said()
+    train = {**content["train"], "trackers": ["log-lines"]}
+    recipe = Recipe.make({**content, "train": train, "callbacks": ["torn", "ear", "ear", {"name": "log-lines"}]})
+    run = fine_tune(recipe, registry=registry, listener=said)
+    (line,) = [line for line in said.lines if line.startswith("callback")]
+    assert line.startswith("callback 'torn' of callbacks")
+    assert line.endswith("failed and is left out from here on: ConnectionError: no route")
+    assert [row.partition(":")[0] for row in (run.path / "steps.txt").read_text().splitlines()] == ["1", "2", "3"]
+    kinds = [type(event) for event in Ear.heard]
+    assert kinds[0] is Started
+    assert kinds[-1] is Finished
+    assert [event.step for event in Ear.heard if isinstance(event, Stepped)] == [1, 2, 3]
+    assert {Validated, Saved} <= set(kinds)
+    assert all(event.folder.is_dir() for event in Ear.heard if isinstance(event, Saved) and event.folder == run.trained)
+    assert Ear.heard[0].recipe["strategy"]["name"] == "full"
+    assert Ear.heard[-1].evaluation == run.evaluation
+    load_run(run.path).predict([{"text": "match"}])  # whose callbacks are not installed: none are needed
+
+
+def test_a_failure_is_told_and_raised(registry, content, monkeypatch):
+    from ftengine.training.loop import Trainer
+
+    monkeypatch.setattr(Trainer, "train", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fine_tune(Recipe.make({**content, "callbacks": ["ear"]}), registry=registry)
+    assert isinstance(Ear.heard[-1], Failed)
+    assert isinstance(Ear.heard[-1].error, ZeroDivisionError)
+
+
+def test_an_unknown_callback_is_an_error_that_names_the_key(content):
+    with pytest.raises(UnknownName, match=r"no callback named 'tensorbord' \(recipe key callbacks.0\).*'tensorboard'"):
+        fine_tune(Recipe.make({**content, "callbacks": ["tensorbord"]}))
