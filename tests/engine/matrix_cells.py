@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ftengine.engine.session import Session
 from PIL import Image
 from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5, tiny_vit
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import LoadedModel, SilentListener
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.engine.session import Session
 
 WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}
