@@ -1,7 +1,8 @@
 """Abilities: what some components can do beyond their kind.
 
 A component has an ability by having its members; nothing has to be declared or registered. The engine asks
-`isinstance(component, Merges)` and reads no attribute that a base class or an ability does not name. Those of evaluators are in `api/evaluator.py`.
+`isinstance(component, Merges)` and reads no attribute that a base class or an ability does not name. The abilities of
+evaluators are in `api/evaluator.py`.
 """
 
 from __future__ import annotations
