@@ -49,7 +49,12 @@ def has_default(cls: type, name: str) -> bool:
     return "raise NotImplementedError" not in (inspect.getsource(member) if inspect.isfunction(member) else "")
 
 
-NO_ABILITIES = {"Listener": "whoever follows a run", "Estimator": "what evaluators are given"}
+NO_ABILITIES = {
+    "Listener": "whoever follows a run",
+    "Estimator": "what evaluators are given",
+    "RandomSource": "what augmenters are given",
+    "AuditedRows": "what audits are given",
+}
 """Protocols that are no abilities of components."""
 
 

@@ -30,6 +30,7 @@ WORDS = {
     "reading": "a word of the language",
     "full": "a word of the language",
     "prefix": "a word of the language: how keys and names begin",
+    "precision": "of numbers: float32, bfloat16",
     "regression": "a kind of labels, and the criterion for it",
     "generation": "the options of free answers, in ability AsksForAnswers",
     "memorisation": "a probe, which any one evaluator may serve; recipe key evaluation.memorisation",
