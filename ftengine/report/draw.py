@@ -43,7 +43,9 @@ def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[
     merged = []
     for title in dict.fromkeys(chain(sides["tuned"], sides["base"])):
         charts = {side: found[title] for side, found in sides.items() if title in found}
-        lines = [[_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()]
+        lines = [
+            [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
+        ]
         mixed = tuple(line for pair in zip_longest(*lines) for line in pair if line is not None)
         merged.append(charts.get("tuned", charts.get("base")).model_copy(update={"lines": mixed}))
     return merged
@@ -85,10 +87,12 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
         if None not in ends:
             left, right = map(x, ends)
-            parts.append(
-                f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>'
-            )
-        shape = f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"' if look == "tuned" else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+            parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
+        shape = (
+            f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
+            if look == "tuned"
+            else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+        )
         parts.append(f'{shape} class="marker {look}"/>')
     told = f"{name}: " + ", ".join(f"{look} {_with_ends(one)}" for look, one in sides)
     return Markup(
@@ -119,7 +123,10 @@ def _table(table: Table) -> Markup:
 
 
 def _kind(cell: str | int | float | None) -> str:
-    return "" if isinstance(cell, str) else "num"
+    """Return the CSS class of a cell."""
+    if isinstance(cell, str):
+        return "words" if len(cell) > 24 else ""
+    return "num"
 
 
 def _matrix(matrix: Matrix) -> Markup:
@@ -127,7 +134,10 @@ def _matrix(matrix: Matrix) -> Markup:
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
         shades = [count and max(1, round(SHADES * count / total)) for count in counts]
-        cells = [(count, f"num s{shade}{' right' if i == j else ''}") for j, (count, shade) in enumerate(zip(counts, shades, strict=True))]
+        cells = [
+            (count, f"num s{shade}{' right' if i == j else ''}")
+            for j, (count, shade) in enumerate(zip(counts, shades, strict=True))
+        ]
         rows.append([(name, ""), *cells])
     corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
     by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
@@ -150,11 +160,12 @@ def _chart(chart: LineChart) -> Markup:
         '<figure class="display"><p class="title">{title}</p>{svg}<figcaption>{notes}</figcaption>'
         '<details class="numbers"><summary>Numbers</summary>{numbers}</details></figure>'
     ).format(
-        title=_text(chart.title),
+        title=safe(chart.title, 120),
         svg=line_svg(drawn, told(drawn)),
         notes=_text(" ".join(notes)),
         numbers=_scrolling(
-            f"Numbers behind the chart {chart.title}", _grid(columns, [[(cell, "num") for cell in row] for row in rows])
+            f"Numbers behind the chart {chart.title}",
+            _grid(columns, [[(cell, _kind(cell)) for cell in row] for row in rows]),
         ),
     )
 
@@ -185,7 +196,9 @@ def told(chart: LineChart) -> str:
             x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
             said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
         else:
-            said.append(f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}.")
+            said.append(
+                f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}."
+            )
     if chart.mark is not None:
         said.append(f"{chart.mark[1]}.")
     return safe(" ".join(said))
@@ -199,7 +212,12 @@ def _grid(
     look: str = "",
 ) -> Markup:
     """Return a table of (cell, CSS classes); a text that leads a row is its header."""
-    head = Markup("").join(Markup('<th scope="col"><bdi>{}</bdi></th>').format(_text(name)) for name in columns)
+    rows = list(rows)
+    kinds = [kind for _, kind in rows[0]] if rows else [""] * len(columns)
+    head = Markup("").join(
+        Markup('<th scope="col" class="{}"><bdi>{}</bdi></th>').format("num" if "num" in kind else "", _text(name))
+        for name, kind in zip(columns, kinds, strict=True)
+    )
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell, kind, i == 0) for i, (cell, kind) in enumerate(row)))
         for row in rows
@@ -219,7 +237,9 @@ def _cell(cell: str | int | float | None, kind: str, first: bool) -> Markup:
 
 def _scrolling(name: str, content: Markup) -> Markup:
     """Return a box of its own that scrolls, by keyboard too, where a screen is narrower than the content."""
-    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(_text(name), content)
+    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(
+        _text(name), content
+    )
 
 
 def _text(text: str) -> str:

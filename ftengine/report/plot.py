@@ -38,8 +38,8 @@ MOST_MARKERS = 40
 
 SOLID: tuple[int, ...] = ()
 LOOKS = {
-    "base": ((7, 3), "o", False),
     "tuned": (SOLID, "D", True),
+    "base": ((7, 3), "o", False),
     "third": ((2, 2), "s", False),
     "fourth": ((9, 3, 2, 3), "^", True),
     "fifth": ((12, 4), "v", False),
@@ -160,8 +160,9 @@ def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes.set_xlim(*_across(xs, chart.ends))
     axes.set_ylim(*_up(ys, chart.ends))
-    for axis, values, label, most in ((axes.xaxis, xs, chart.x_label, 52), (axes.yaxis, ys, chart.y_label, 30)):
-        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=all(value == round(value) for value in values))
+    whole = all(x == round(x) for x in xs)  # such as steps
+    for axis, label, most in ((axes.xaxis, chart.x_label, 52), (axes.yaxis, chart.y_label, 30)):
+        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=whole and axis is axes.xaxis)
         axis.set_ticks(ticks, texts)
         axis.set_tick_params(which="both", length=0, pad=6)
         axis.set_label_text(safe(label, most) + unit)
@@ -207,11 +208,11 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
     """
     from matplotlib.ticker import MaxNLocator
 
-    locator = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 1)
+    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 2)
     slack = 1e-6 * (high - low)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low - slack <= tick <= high + slack]
     top = max(abs(low), abs(high))
-    power = math.floor(math.log10(top)) if top and not 1e-3 <= top < 1e7 else 0
+    power = math.floor(math.log10(top)) if top and not 1e-2 <= top < 1e7 else 0
     shown = [tick / 10.0**power for tick in ticks]
     step = min((b - a for a, b in zip(shown, shown[1:], strict=False)), default=1.0)
     places = next((p for p in range(16) if all(abs(round(v, p) - v) <= 1e-3 * step for v in shown)), 16)
