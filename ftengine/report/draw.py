@@ -5,7 +5,6 @@ All text of a display is data: it is escaped, likely personal data in it is mask
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from statistics import fmean
@@ -47,7 +46,8 @@ def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[
             [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
         ]
         mixed = tuple(line for pair in zip_longest(*lines) for line in pair if line is not None)
-        merged.append(charts.get("tuned", charts.get("base")).model_copy(update={"lines": mixed}))
+        first = charts["tuned" if "tuned" in charts else "base"]
+        merged.append(first.model_copy(update={"lines": mixed}))
     return merged
 
 
@@ -82,11 +82,11 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
     parts = [f'<path class="track" d="M6 1V{height - 1}M{width - 6} 1V{height - 1}"/>']
     if low < 0 < high:
         parts.append(f'<path class="zero" d="M{x(0)} 0V{height}"/>')
-    for i, (look, (value, *ends)) in enumerate(sides):
+    for i, (look, (value, start, end)) in enumerate(sides):
         y = 2 + row // 2 + row * i
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
-        if None not in ends:
-            left, right = map(x, ends)
+        if start is not None and end is not None:
+            left, right = x(start), x(end)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
         shape = (
             f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
@@ -104,7 +104,7 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
 def _scale(values: Sequence[float]) -> Point:
     """Return the ends of a scale: 0 and 1 where all values lie there, else their range with room."""
     low, high = min(values), max(values)
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return 0.0, 1.0
     pad = 0.05 * (high - low or abs(high))
     return low - pad, high + pad
@@ -130,7 +130,7 @@ def _kind(cell: str | int | float | None) -> str:
 
 
 def _matrix(matrix: Matrix) -> Markup:
-    rows = []
+    rows: list[list[tuple[str | int | float | None, str]]] = []
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
         shades = [count and max(1, round(SHADES * count / total)) for count in counts]
@@ -180,8 +180,7 @@ def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float |
     if len(every) <= 1.5 * max((len(points) for _, points in lines), default=0):
         columns = (chart.x_label, *(name for name, _ in lines))
         return columns, [(x, *(points.get(x) for _, points in lines)) for x in every]
-    rows = [(name, x, y) for name, points in lines for x, y in points.items()]
-    return ("line", chart.x_label, chart.y_label), rows
+    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points.items()]
 
 
 def told(chart: LineChart) -> str:

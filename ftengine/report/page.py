@@ -134,7 +134,7 @@ def _environment() -> Environment:
 
 def _pair_plot(name: str, *sides: Mapping[str, Any] | None) -> Markup:
     """Draw the figures of base and tuned model."""
-    known = [f and f.get("value") is not None and (f["value"], f.get("low"), f.get("high")) or None for f in sides]
+    known = [(f["value"], f["low"], f["high"]) if f and f.get("value") is not None else None for f in sides]
     return interval_plot(name, *known)
 
 

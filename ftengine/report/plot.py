@@ -12,6 +12,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -51,7 +52,7 @@ COLOURS = {f"#0000{i:02x}": f"var(--{name})" for i, name in enumerate(("quiet", 
 """Colours that stand for the style sheet's variables while matplotlib draws."""
 QUIET, GRID, PAPER, *_ = COLOURS
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the browser has the fonts for every script
     "svg.hashsalt": "ftengine",
     "text.parse_math": False,  # a dollar in a name is a dollar
@@ -214,7 +215,7 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
     top = max(abs(low), abs(high))
     power = math.floor(math.log10(top)) if top and not 1e-2 <= top < 1e7 else 0
     shown = [tick / 10.0**power for tick in ticks]
-    step = min((b - a for a, b in zip(shown, shown[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(shown)), default=1.0)
     places = next((p for p in range(16) if all(abs(round(v, p) - v) <= 1e-3 * step for v in shown)), 16)
     texts = [f"{0.0 if abs(v) < 1e-6 * step else v:,.{places}f}".replace("-", "−") for v in shown]
     raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
