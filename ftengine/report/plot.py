@@ -115,7 +115,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
     named = [(one, safe(line.name, 44)) for one, line in zip(drawn, lines, strict=True) if line.name]
     if named:
         widest = max(_letters(name) for _, name in named)
-        columns = max(1, min(len(named), int(WIDTH // (48 + 0.62 * TYPE * widest))))
+        columns = max(1, min(len(named), int((WIDTH + 18) // (54 + 0.57 * TYPE * widest))))
         if any(not name.isascii() for _, name in named):
             columns = 1  # its letters may be wider than matplotlib's font knows
         legend = figure.legend(
@@ -126,7 +126,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
             frameon=False,
             borderpad=0,
             borderaxespad=0,
-            handlelength=2.4,
+            handlelength=2,
             columnspacing=1.4,
             labelspacing=0.3,
         )
@@ -223,8 +223,8 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
 
 
 def _letters(text: str) -> float:
-    """Return the width of a text in Latin letters."""
-    return sum(1.7 if unicodedata.east_asian_width(c) in "WF" else 1.0 for c in text)
+    """Return the width of a text in small Latin letters, roughly."""
+    return sum(1.8 if unicodedata.east_asian_width(c) in "WF" else 1.5 if c.isupper() else 1.0 for c in text)
 
 
 def _elements(root: ElementTree.Element) -> Iterator[str]:

@@ -109,7 +109,7 @@ def test_drawings_have_the_colours_of_the_page(look, scheme, colour):
 def test_the_text_of_a_drawing_stays_inside_it(look, width):
     outside = """[...document.querySelectorAll('svg.chart')].flatMap(svg => { const b = svg.getBoundingClientRect();
         return [...svg.querySelectorAll('text')].filter(e => { const t = e.getBoundingClientRect();
-            return t.left < b.left - 2 || t.right > b.right + 2 || t.top < b.top - 2 || t.bottom > b.bottom + 2;
+            return t.left < b.left - 2 || t.right > b.right + 2 || t.top < b.top - 4 || t.bottom > b.bottom + 4;
         }).map(e => e.textContent); })"""
     assert look("both", width=width).evaluate(outside) == []
 
