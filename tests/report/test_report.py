@@ -289,8 +289,3 @@ def test_what_is_wanted_is_told_once(tmp_path):
     page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
     assert '<span class="tag">wanted</span> <bdi>sport</bdi>' in page
     assert '<span class="tag">label</span>' not in page
-
-
-def test_the_numbers_behind_the_learning_rate_are_in_the_charts_unit(pages):
-    table = pages["sound"].split('<th scope="col">learning rate × 10⁻⁴</th>')[1].split("</table>")[0]
-    assert re.findall(r"<bdi>([^<]*)</bdi>", table)[:2] == ["3", "1.960"]
