@@ -98,8 +98,10 @@ class DataSection(_Section):
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     split: Annotated[SplitSection, BeforeValidator(_by)] = SplitSection()  # type: ignore[call-arg]
-    leaks: Literal["fail", "drop", "warn"] = Field(
-        "fail", description="what to do with rows of training that are also held out; drop takes them out of training"
+    leaks: Literal["auto", "fail", "drop", "warn"] = Field(
+        "auto",
+        description="rows of training that are also held out: fail, drop them from training, or warn; auto fails for "
+        "equal rows and warns of near duplicates",
     )
     near_duplicates: float | None = Field(
         0.8, ge=0.5, le=1, description="share of words in common from which rows are near duplicates; null: only equal"
