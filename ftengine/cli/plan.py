@@ -149,6 +149,8 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     lines.append(("task", plan.recipe["task"]["name"]))
     if model["labels"]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
+    if plan.unread:
+        lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
     lines += [
         ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
         (steps["unit"], _tokens(plan)),
