@@ -121,17 +121,13 @@ def fit(evaluators: Sequence[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult, task: str, labels: Labels | None) -> Evaluation:
+def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
     """Make all figures of two models from what they said.
 
     Args:
-        plan: what was to be measured.
+        plan: what was to be measured; its evaluators know the labels.
         base, tuned: what the models said.
-        task: the task's name.
-        labels: what it learnt.
     """
-    for one in plan.sets():
-        bind(one.evaluators, task, labels)
     weights: dict[str, Weights] = {}
     before, after = (_measured(plan, result, weights) for result in (base, tuned))
     return Evaluation(plan, before, after, _report(plan, before, after, weights))
