@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from ftengine.api import redact
 from ftengine.report import words
-from ftengine.report.charts import pair_plot, together
+from ftengine.report.charts import together
+from ftengine.report.draw import draw, interval_plot
 from ftengine.report.files import RunFiles
 from ftengine.report.glossary import GLOSSARY
 from ftengine.report.sections import Section, differing_keys, heading, sections
@@ -85,7 +86,9 @@ def _beside(shown: Sequence[_Shown]) -> dict[str, Any]:
         ],
         "same_examples": len(contents) == 1 and None not in contents,
         "differing": differing_keys([run.files.recipe for run in shown]),
-        "chart": together([(run.name, run.files) for run in shown]),
+        "chart": together(
+            (run.name, [(line["step"], line["validation_loss"]) for line in run.files.validations]) for run in shown
+        ),
     }
 
 
@@ -125,8 +128,14 @@ def _environment() -> Environment:
         "signed": lambda figure: words.plain(figure, sign=True),
         "signed_interval": lambda figure: words.interval(figure, sign=True),
     }
-    environment.globals |= {"pair_plot": pair_plot}
+    environment.globals |= {"pair_plot": _pair_plot, "draw": draw}
     return environment
+
+
+def _pair_plot(name: str, *sides: Mapping[str, Any] | None) -> Markup:
+    """Draw the figures of base and tuned model."""
+    known = [(f["value"], f["low"], f["high"]) if f and f.get("value") is not None else None for f in sides]
+    return interval_plot(name, *known)
 
 
 def _harmless(value: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from ftengine.report.charts import curves, reliability, trade_off
+from ftengine.api import LineChart
+from ftengine.report.charts import learning_rate, losses, trade_off
+from ftengine.report.draw import merge_charts
 from ftengine.report.files import RunFiles
 from ftengine.report.findings.slices import figure_of, gap_to_others, is_behind
 from ftengine.report.words import metric_name, no_interval
@@ -62,7 +64,7 @@ def sections(files: RunFiles) -> list[Section]:
         _figures(files),
         _training(files),
         _classes(evaluation),
-        Section("calibration", "Calibration", "calibration", {"chart": reliability(files)}, ("calibration",)),
+        Section("calibration", "Calibration", "calibration", {"charts": _line_charts(evaluation)}, ("calibration",)),
         Section("slices", "Slices", "slices", {"columns": _slices(files)}, ("slices",)),
         *_probes(evaluation),
         Section("examples", "Examples", "examples", _examples(files), ()),
@@ -109,13 +111,35 @@ def _training(files: RunFiles) -> Section:
         if len(facts) > 1 or charts:
             regularizers.append({"name": one.get("name", ""), "facts": facts, "charts": charts})
     content = {
-        "charts": curves(files),
+        "charts": _curves(files),
         "facts": training if files.steps else None,
         "kept": files.kept_step,
         "regularizers": regularizers,
     }
     content = content if files.steps else {}
     return Section("training", "Training", "training", content, ("over-fitting", "learning"))
+
+
+def _curves(files: RunFiles) -> list[LineChart]:
+    steps, validations = files.steps, files.validations
+    if not steps:
+        return []
+    return [
+        losses(
+            [(line["step"], line["loss"]) for line in steps],
+            [(line["step"], line["validation_loss"]) for line in validations],
+            [(line["step"], line["training_loss"]) for line in validations if line.get("training_loss") is not None],
+            files.kept_step,
+        ),
+        learning_rate([(line["step"], line["learning_rate"]) for line in steps]),
+    ]
+
+
+def _line_charts(evaluation: Mapping[str, Any]) -> list[LineChart]:
+    """Return the charts of the evaluators, base and tuned model in one."""
+    displays = evaluation.get("displays") or {}
+    sides = ([LineChart(**one) for one in displays.get(side, []) if "lines" in one] for side in ("base", "tuned"))
+    return merge_charts(*sides)
 
 
 def _is_table(value: Any) -> bool:

@@ -5,23 +5,15 @@ import json
 import pytest
 
 from ftengine import fine_tune
-from ftengine.api import SilentListener
-from ftengine.engine.compare import check, contend, statement
+from ftengine.engine.compare import check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
-
-
-class Ear(SilentListener):
-    def __init__(self):
-        self.heard = []
-
-    def message(self, text):
-        self.heard.append(text)
+from runs import Heard
 
 
 def checked(recipe, strategies, metric=None):
-    ear = Ear()
-    check(contend(recipe, strategies), metric, ear)
-    return ear.heard
+    heard = Heard()
+    check(contend(recipe, strategies), metric, heard)
+    return heard.said
 
 
 def test_a_strategy_keeps_the_recipes_options_where_the_names_agree(chat_recipe, tmp_path):
@@ -55,7 +47,7 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
 @pytest.mark.parametrize(
     ("strategies", "error", "message"),
     [
-        (["lora"], InputError, "there are 1 strategies"),
+        (["lora"], InputError, r"at least two strategies, .*; there are 1 \('lora'\)"),
         (["lora", "full", "lora"], InputError, "'lora' is named twice"),
         (["lora", {"rank": 2}], InputError, "write a name, or a mapping with name"),
         (["lora", 3], InputError, "write a name, or a mapping with name"),
@@ -65,9 +57,32 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
         (["lora", {"name": "full", "freeze": ["layers.7"]}], NoMatch, r"^full freeze=.*'layers.7' matches no"),
     ],
 )
-def test_what_does_not_fit_is_found_before_anything_is_written(chat_recipe, tmp_path, strategies, error, message):
+def test_what_does_not_fit_is_found_before_anything_is_written_or_trains(
+    chat_recipe, tmp_path, no_process, strategies, error, message
+):
     with pytest.raises(error, match=message):
-        checked(chat_recipe(), strategies)
+        compare_strategies(chat_recipe(), strategies)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategies", "message"),
+    [
+        (
+            {"regularize": ["l2-sp"]},
+            ["full", {"name": "full", "train.weight_decay": 0.1}],
+            r"^full train\.weight_decay=0\.1: regularizer 'l2-sp' .* takes the place of train\.weight_decay",
+        ),
+        (
+            {"train__precision": "bfloat16", "model__dtype": "bfloat16"},
+            ["full", {"name": "lora", "train.precision": "float32"}],
+            r"^lora train\.precision=float32: train\.precision float32 contradicts model\.dtype bfloat16",
+        ),
+    ],
+)
+def test_every_recipe_is_checked_before_data_is_read(chat_recipe, tmp_path, no_process, settings, strategies, message):
+    with pytest.raises(RecipeError, match=message):
+        compare_strategies(chat_recipe(data__train="absent.jsonl", **settings), strategies)
     assert not (tmp_path / "run").exists()
 
 
@@ -108,7 +123,7 @@ def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recip
     with pytest.raises(RunError, match=r"^full: .*another recipe; train.max_steps differs"):
         checked(other, ["full", "lora"])
     data.write_text("\n".join(rows[1:]))
-    with pytest.raises(RunError, match=r"^full: the data files changed"):
+    with pytest.raises(RunError, match=r"^full: the data files have changed"):
         checked(recipe, ["full", "lora"])
 
 

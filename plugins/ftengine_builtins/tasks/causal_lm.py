@@ -31,7 +31,7 @@ from ftengine_builtins.tasks.language_rows import (
     texts_of,
     with_inputs,
 )
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.spans import encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
 
@@ -115,6 +115,7 @@ class CausalLM(Task):
             "length": len(ids),
             "weight": sum(label != IGNORED for label in labels[1:]),
             "full_length": full,
+            "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
         }
 

@@ -13,7 +13,7 @@ from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
 from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
 
 DEFAULT_MAX_LENGTH = 512
@@ -87,6 +87,7 @@ class Seq2SeqLM(Task):
             "length": len(ids) + len(labels[:limit]),
             "longest": max(len(ids), len(labels[:limit])),
             "weight": len(labels[:limit]),
+            "unknown": unknown_in([*ids, *labels[:limit]], processor),
             "truncated": cut or len(labels) > limit,
         }
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from ftengine.api import Batch, Example, Features, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.shown import shown
 
 DEFAULT_MAX_LENGTH = 512
@@ -70,7 +70,9 @@ class TextClassification(LabelledTask):
         truncated = full > limit
         if truncated:
             encoded = processor(*texts, return_attention_mask=False, truncation=True, max_length=limit)
-        return {**encoded, "length": len(encoded["input_ids"]), "full_length": full, "truncated": truncated}
+        ids = encoded["input_ids"]
+        counts = {"length": len(ids), "full_length": full, "truncated": truncated}
+        return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad on the right; every tensor is (examples, longest) int64."""
