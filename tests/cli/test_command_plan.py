@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 
-
 @pytest.fixture
 def labelled(bert_folder, tmp_path, monkeypatch):
     """Write rows and a recipe for them into the working directory; returns the recipe."""
@@ -57,7 +56,9 @@ def test_text_that_the_tokenizer_does_not_know_is_an_alarm(ftengine, labelled):
     assert finding["level"] == "alarm"
     assert counts["unknown"] == 4 * counts["examples"]
     assert finding["figures"]["shares"]["train"] == pytest.approx(counts["unknown"] / counts["tokens"])
-    assert re.match(r"\d+\.\d% of the training tokens and \d+\.\d% of the validation tokens are \[UNK\]", finding["text"])
+    assert re.match(
+        r"\d+\.\d% of the training tokens and \d+\.\d% of the validation tokens are \[UNK\]", finding["text"]
+    )
     assert "unknown-tokens" not in ftengine("plan", labelled(rows()), "--no-measure", "--json").stdout
 
 

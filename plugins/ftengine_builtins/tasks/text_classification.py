@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, View
+from ftengine.api import Batch, Example, Features, Recognised, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
+from ftengine_builtins.tasks.recognising import recognise_text
 from ftengine_builtins.tasks.shown import shown
 
 DEFAULT_MAX_LENGTH = 512
@@ -38,6 +39,10 @@ class TextClassification(LabelledTask):
     starter_model = "distilbert/distilbert-base-uncased"
     head = "sequence-classification"
     Config = TextClassificationConfig
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise_text(columns, rows)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
