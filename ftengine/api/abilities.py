@@ -54,8 +54,8 @@ class Recognised:
     """Data in which a task sees its own kind.
 
     Args:
-        certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it can
-            be used; `ftengine init` proposes the task with the highest.
+        certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
+            can be used; `ftengine init` proposes the task with the highest.
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
     """

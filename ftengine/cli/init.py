@@ -80,7 +80,8 @@ def _told(seen: Seen, task: str | None) -> Iterator[str]:
     columns = ", ".join(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"
-        yield f"note: {who} know{'' if task else 's'} what to learn from columns {columns}; rename them with data.columns"
+        knows = "know" if task else "knows"
+        yield f"note: {who} {knows} what to learn from columns {columns}; rename them with data.columns"
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ftengine.api import Recognised, RecognisesData
 from ftengine.plugins.registry import Entry
@@ -26,7 +27,7 @@ class Seen:
 
     columns: list[str] = field(default_factory=list)
     task: Entry | None = None
-    found: Recognised = Recognised(0)
+    found: Recognised = field(default_factory=lambda: Recognised(0))
 
 
 def look(source: str, tasks: Iterable[Entry]) -> Seen:
@@ -45,9 +46,12 @@ def look(source: str, tasks: Iterable[Entry]) -> Seen:
         return Seen()
     rows = read_rows(source, on_error="skip")
     first = list(islice(rows, LOOKED_AT))
-    asked = (
-        (entry, entry.cls.recognise(rows.columns, first)) for entry in tasks if isinstance(entry.cls, RecognisesData)
-    )
-    known = [(entry, found) for entry, found in asked if found is not None]
-    task, found = max(known, key=lambda pair: pair[1].certainty, default=(None, Recognised(0)))
+    known = []
+    for entry in tasks:
+        cls: Any = entry.cls  # the class itself has the ability
+        if isinstance(cls, RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
+            known.append((entry, found))
+    if not known:
+        return Seen(rows.columns)
+    task, found = max(known, key=lambda pair: pair[1].certainty)
     return Seen(rows.columns, task, found)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
-from ftengine.api import Augmenter, ProposesData, ProposesLearningRate, ProposesModel, Recognised, Starts
+from ftengine.api import Augmenter, ProposesData, ProposesLearningRate, ProposesModel, Recognised, Starts, Task
 from ftengine.cli.components import Option, options
 from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import Recipe
@@ -73,7 +73,12 @@ def starter(
             lines += [_line(inner, section, given.get((option.name, inner.name)), 2) for inner in options(section)]
         else:
             lines.append(_line(option, Recipe))
-            lines += _others(registry, KINDS_OF_LISTS.get(option.name), "may hold", modality=cls.modality)
+            lines += _others(
+                registry,
+                KINDS_OF_LISTS.get(option.name),
+                "may hold",
+                modality=cls.modality if issubclass(cls, Task) else None,
+            )
     return "\n".join(lines) + "\n"
 
 
