@@ -187,12 +187,8 @@ def _report(
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     """Return figures, differences, details and displays of two models on the same examples."""
-    exact: dict[str, float] = {}
-    name = scored_by(base.scores, tuned.scores)
-    if name is not None:
-        scores = base.scores[name], tuned.scores[name]
-        exact = exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
-    difference = {name: to_json(value) for name, value in compare(base.figures, tuned.figures, exact).items()}
+    differences = compare(base.figures, tuned.figures, exact_of(base, tuned))
+    difference = {name: to_json(value) for name, value in differences.items()}
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
@@ -200,6 +196,15 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
         "details": {"base": base.details, "tuned": tuned.details},
         "displays": {"base": base.displays, "tuned": tuned.displays},
     }
+
+
+def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
+    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none."""
+    name = scored_by(base.scores, tuned.scores)
+    if name is None:
+        return {}
+    scores = base.scores[name], tuned.scores[name]
+    return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> dict[str, Any] | None:
