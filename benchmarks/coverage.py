@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from ftengine.api import EvaluationContext, Evaluator, Labels, Prediction
-from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.difference import compare
-from ftengine.evaluation.slices import Slicing, gap_of, slice_report
+from ftengine.api import Evaluator, Labels, LearnsLabels, Rows
+from ftengine.evaluation.differences import compare, gap_between
+from ftengine.evaluation.figures import Figure, measure
+from ftengine.evaluation.slices import Side, slice_report
+from ftengine.evaluation.weights import Weights
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
 from ftengine_builtins.evaluators.language import Perplexity
@@ -50,14 +51,11 @@ class Held:
         return self.low is not None and self.high is not None and self.low <= self.truth <= self.high
 
 
-def accumulate(
-    evaluator: Evaluator, context: EvaluationContext, predictions: Iterable[Prediction], seed: int, resamples: int
-) -> Accumulator:
-    """Add predictions up, in their order."""
-    accumulator = Accumulator([evaluator], context, resamples, seed)
-    for index, prediction in enumerate(predictions):
-        accumulator.update(index, prediction)
-    return accumulator
+def figures(evaluator: Evaluator, rows: Rows, weights: Weights, names: str = "abcde") -> dict[str, Figure]:
+    """Measure rows; where labels are learnt, they have the names given."""
+    if isinstance(evaluator, LearnsLabels):
+        evaluator.bind("a-task", Labels("single", tuple(names)))
+    return measure(evaluator, rows, weights)
 
 
 def language(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
@@ -67,22 +65,14 @@ def language(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     tokens = np.exp(3 + size)
     base = np.exp(0.9 - 0.1 * size + 0.4 * hardness)
     tuned = base * np.exp(rng.normal(-0.1, 0.2, n))
-    both = [
-        accumulate(
-            Perplexity(),
-            EvaluationContext("language"),
-            [{"loss": x * t, "tokens": t} for x, t in zip(loss, tokens, strict=True)],
-            seed,
-            resamples,
-        )
-        for loss in (base, tuned)
-    ]
+    weights = Weights(np.arange(n), seed, resamples)
+    both = [figures(Perplexity(), {"loss": loss * tokens, "tokens": tokens}, weights) for loss in (base, tuned)]
     # E[loss · tokens] / E[tokens] of the lognormals above.
     loss = math.exp(0.9 + 0.4**2 / 2 + (0.9**2 - 1) / 2)
     factor = math.exp(-0.1 + 0.2**2 / 2)
     truth = {"loss": loss, "perplexity": math.exp(loss)}
     gap = {"loss": loss * (factor - 1), "perplexity": math.exp(loss * factor) - math.exp(loss)}
-    yield from _held(*both, truth, gap)
+    yield from _held(both[0], both[1], truth, gap)
 
 
 def classes(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
@@ -91,26 +81,22 @@ def classes(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     label = rng.choice(5, n, p=FREQUENCIES)
     shared, alone = rng.random((2, n))
     together = rng.random(n) < 0.5
-    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
-    both = []
+    weights, both = Weights(np.arange(n), seed, resamples), []
     luck_of_both = shared, np.where(together, shared, alone)
     for luck, other in zip(luck_of_both, rng.integers(1, 5, (2, n)), strict=True):
         guess = np.where(luck < 0.9, label, (label + other) % 5)
-        predictions = [_said(y, p) for y, p in zip(label, guess, strict=True)]
-        both.append(accumulate(Classification(), context, predictions, seed, resamples))
+        both.append(figures(Classification(), {"label": label, "predicted": guess}, weights))
     predicted = 0.9 * FREQUENCIES + 0.1 * (1 - FREQUENCIES) / 4
     f1 = (2 * 0.9 * FREQUENCIES / (FREQUENCIES + predicted)).mean()
-    yield from _held(*both, {"accuracy": 0.9, "macro_f1": f1}, {"accuracy": 0.0, "macro_f1": 0.0})
+    yield from _held(both[0], both[1], {"accuracy": 0.9, "macro_f1": f1}, {"accuracy": 0.0, "macro_f1": 0.0})
 
 
-def _said(label: int, guess: int) -> Prediction:
-    return {"label": int(label), "predicted": int(guess), "scores": [float(i == guess) for i in range(5)]}
-
-
-def _held(base: Accumulator, tuned: Accumulator, truth: dict[str, float], gap: dict[str, float]) -> Iterator[Held]:
-    differences, results = compare(base, tuned), base.results()
+def _held(
+    base: dict[str, Figure], tuned: dict[str, Figure], truth: dict[str, float], gap: dict[str, float]
+) -> Iterator[Held]:
+    differences = compare(base, tuned)
     for name, value in truth.items():
-        yield Held(name, results[name].low, results[name].high, value)
+        yield Held(name, *base[name].interval, value)
         yield Held(f"{name} difference", differences[name].low, differences[name].high, gap[name])
 
 
@@ -120,40 +106,29 @@ def slices(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     member = rng.choice(4, n, p=SHARES)
     right = rng.random(n) < RIGHT[member]
     label = rng.choice(5, n, p=FREQUENCIES)
-    said = [_said(y, y if ok else (y + 1) % 5) for y, ok in zip(label, right, strict=True)]
-    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
+    said = {"label": label, "predicted": np.where(right, label, (label + 1) % 5)}
     truth = [RIGHT[k] - np.delete(SHARES * RIGHT, k).sum() / (1 - SHARES[k]) for k in range(4)]
-    yield from _gaps("accuracy", Classification(), context, said, member, seed, resamples, truth)
+    weights = Weights(np.arange(n), seed, resamples)
+    yield from _gaps("accuracy", Classification(), said, member, weights, truth)
     tokens = np.exp(3 + rng.normal(size=n) / 2)
     level = np.array([2.0, 2.0, 2.0, 2.4])
     loss = level[member] * np.exp(rng.normal(-(0.4**2) / 2, 0.4, n))
-    lost = [{"loss": x * t, "tokens": t} for x, t in zip(loss, tokens, strict=True)]
     truth = [level[k] - np.delete(SHARES * level, k).sum() / (1 - SHARES[k]) for k in range(4)]
-    yield from _gaps("loss", Perplexity(), EvaluationContext("language"), lost, member, seed, resamples, truth)
+    yield from _gaps("loss", Perplexity(), {"loss": loss * tokens, "tokens": tokens}, member, weights, truth)
 
 
 def _gaps(
-    metric: str,
-    evaluator: Evaluator,
-    context: EvaluationContext,
-    predictions: list[Prediction],
-    member: np.ndarray,
-    seed: int,
-    resamples: int,
-    truth: list[float],
+    metric: str, evaluator: Evaluator, rows: Rows, member: np.ndarray, weights: Weights, truth: list[float]
 ) -> Iterator[Held]:
-    whole = accumulate(evaluator, context, predictions, seed, resamples)
     parts = []
-    for code in range(4):
-        part = Accumulator([evaluator], context, resamples, seed)
-        for index in np.flatnonzero(member == code):
-            part.update(int(index), predictions[index])
-        parts.append(part)
-    gap = gap_of(whole, parts, 3, metric)
+    for mask in (member != 3, member == 3):
+        part = {name: column[mask] for name, column in rows.items()}
+        parts.append(figures(evaluator, part, weights.under(mask)))
+    gap = gap_between(parts[0].get(metric), parts[1].get(metric))
     low, high = (None, None) if gap is None else gap.interval()
     yield Held(f"{metric} gap of a slice", low, high, truth[3])
-    slicing = Slicing(("0", "1", "2", "3"), member.astype(np.int8))
-    report = slice_report(slicing, (whole, parts), (whole, parts), small=2)
+    side = Side(rows)
+    report = slice_report(member.astype(str), evaluator, side, side, weights, np.arange(len(member)), small=2)
     if report["worst"] is not None:
         gap = report["gap"]
         yield Held(f"{metric} gap of the worst slice", gap["low"], gap["high"], truth[int(report["worst"])])
@@ -162,45 +137,38 @@ def _gaps(
 def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     """The area under the ROC curve, and calibration figures of a model that is 0.1 too sure."""
     rng = np.random.default_rng([n, seed])
-    context = EvaluationContext("classes", Labels("single", ("no", "yes")))
+    weights = Weights(np.arange(n), seed, resamples)
     label = rng.integers(0, 2, n)
     odds = rng.normal(np.where(label == 1, 0.75, -0.75), 1.0)
     p = 1 / (1 + np.exp(-1.5 * odds))
-    said = [
-        {"label": int(y), "predicted": int(q > 0.5), "scores": [1 - q, q]}
-        for y, q in zip(label, p.tolist(), strict=True)
-    ]
-    ranked = accumulate(Classification(), context, said, seed, resamples).results()["roc_auc"]
-    yield Held("roc_auc", ranked.low, ranked.high, float(ndtr(1.5 / math.sqrt(2))))
+    yield Held("roc_auc", *_ranked(label, p, weights).interval, float(ndtr(1.5 / math.sqrt(2))))
     sure = rng.uniform(0.6, 1.0, n)
     right = rng.random(n) < sure - 0.1
     guess = rng.integers(0, 2, n)
-    logits = [[x, 0.0] if g == 0 else [0.0, x] for x, g in zip(np.log(sure / (1 - sure)).tolist(), guess, strict=True)]
-    said = [{"label": int(g if ok else 1 - g), "logits": x} for g, ok, x in zip(guess, right, logits, strict=True)]
-    measured = accumulate(Calibration(), context, said, seed, resamples).results()
-    error = measured["overconfidence"]
-    yield Held("overconfidence", error.low, error.high, 0.1)
+    logits = np.log(sure / (1 - sure))[:, None] * (guess[:, None] == [0, 1])
+    said = {"label": np.where(right, guess, 1 - guess), "logits": logits}
+    error = figures(Calibration(), said, weights, "ny")["overconfidence"]
+    yield Held("overconfidence", *error.interval, 0.1)
+
+
+def _ranked(label: np.ndarray, p: np.ndarray, weights: Weights) -> Figure:
+    said = {"label": label, "predicted": (p > 0.5).astype(int), "scores": np.column_stack([1 - p, p])}
+    return figures(Classification(), said, weights, "ny")["roc_auc"]
 
 
 def sure(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
     """The same figures of a model that is hardly ever wrong: area 0.99; 98 % right, and sure of 99.5 %."""
     rng = np.random.default_rng([n, seed])
-    context = EvaluationContext("classes", Labels("single", ("no", "yes")))
+    weights = Weights(np.arange(n), seed, resamples)
     label = rng.integers(0, 2, n)
     apart = math.sqrt(2) * float(ndtri(0.99))
     p = 1 / (1 + np.exp(-apart * (rng.normal(size=n) + apart * (label - 0.5))))
-    said = [
-        {"label": int(y), "predicted": int(q > 0.5), "scores": [1 - q, q]}
-        for y, q in zip(label, p.tolist(), strict=True)
-    ]
-    ranked = accumulate(Classification(), context, said, seed, resamples).results()["roc_auc"]
-    yield Held("roc_auc of 0.99", ranked.low, ranked.high, 0.99)
+    yield Held("roc_auc of 0.99", *_ranked(label, p, weights).interval, 0.99)
     confidence = 0.99 + 0.01 * rng.random(n)
     right = rng.random(n) < 0.98
-    logits = np.log(confidence / (1 - confidence)).tolist()
-    said = [{"label": int(not ok), "logits": [x, 0.0]} for ok, x in zip(right, logits, strict=True)]
-    error = accumulate(Calibration(), context, said, seed, resamples).results()["overconfidence"]
-    yield Held("overconfidence at 98 %", error.low, error.high, 0.015)
+    logits = np.log(confidence / (1 - confidence))[:, None] * [1, 0]
+    error = figures(Calibration(), {"label": (~right).astype(int), "logits": logits}, weights, "ny")["overconfidence"]
+    yield Held("overconfidence at 98 %", *error.interval, 0.015)
 
 
 WORLDS: dict[str, Callable[..., Iterator[Held]]] = {
@@ -243,29 +211,26 @@ def power(n: int, runs: int, resamples: int = RESAMPLES) -> dict[str, tuple[int,
     return found
 
 
-def _shifted_losses(n: int, seed: int, shift: float, resamples: int) -> list[Accumulator]:
+def _shifted_losses(n: int, seed: int, shift: float, resamples: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
     """Two models whose losses of an example differ by a normal number around -shift."""
     rng = np.random.default_rng([n, seed])
     base = np.exp(rng.normal(0.9, 0.4, n))
     tuned = base + rng.normal(-shift, 0.3, n)
-    context = EvaluationContext("language")
-    return [
-        accumulate(Perplexity(), context, [{"loss": x, "tokens": 1} for x in loss], seed, resamples)
-        for loss in (base, tuned)
-    ]
+    weights = Weights(np.arange(n), seed, resamples)
+    before, after = (figures(Perplexity(), {"loss": x, "tokens": np.ones(n)}, weights) for x in (base, tuned))
+    return before, after
 
 
-def _shifted_classes(n: int, seed: int, shift: float, resamples: int) -> list[Accumulator]:
+def _shifted_classes(n: int, seed: int, shift: float, resamples: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
     """Two models that disagree on a fifth of the examples; tuned is right more often by `shift`."""
     rng = np.random.default_rng([n, seed])
     luck = rng.random(n)
     base = (luck < 0.7) | ((luck >= 0.8 + shift / 2) & (luck < 0.9))
     tuned = luck < 0.8 + shift / 2
-    context = EvaluationContext("classes", Labels("single", tuple("abcde")))
-    return [
-        accumulate(Classification(), context, [_said(0, 0 if ok else 1) for ok in right], seed, resamples)
-        for right in (base, tuned)
-    ]
+    weights, label = Weights(np.arange(n), seed, resamples), np.zeros(n, dtype=int)
+    said = ({"label": label, "predicted": np.where(right, 0, 1)} for right in (base, tuned))
+    before, after = (figures(Classification(), rows, weights) for rows in said)
+    return before, after
 
 
 def main() -> None:

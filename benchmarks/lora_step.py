@@ -28,9 +28,12 @@ import numpy as np
 import torch
 
 from ftengine import Recipe
+from ftengine.api import Criterion
 from ftengine.data.batching import epoch_batches, padding_share
-from ftengine.engine.experiment import Job
-from ftengine.engine.session import Session
+from ftengine.engine.device import Device
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import prepare_data
+from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.run.environment import hardware, peak_memory_bytes, versions
 from ftengine.training.modes import train_mode
 
@@ -42,34 +45,34 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
     """Build, for each provider, a function that trains on its batches once, and facts about its batches."""
     overrides = [] if arguments.dropout is None else [f"strategy.dropout={arguments.dropout}"]
     recipe = Recipe.read(RECIPE, [*overrides, f"train.precision={arguments.precision}"])
-    job = Job.open(recipe)
-    rows = job.read_data().train
-    job.load_skeleton()
-    job.processor = job.loader.load_processor(recipe.model.source)
-    split = job.encode_rows("train", rows)
-    session = Session(job)
+    data, device = prepare_data(Experiment.open(recipe)), Device.open(recipe)
+    split, frozen = data.encoded["train"], device.precision.frozen
+
+    def task_loss(model: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, torch.Tensor | float]:
+        return data.ready.task.loss(model, batch, Criterion())
+
     sorted_batches = epoch_batches(split.lengths, 8, 0, 0)[: arguments.batches]
     order = np.random.default_rng(1).permutation(len(split))[: 8 * arguments.batches]
     random_batches = [order[i : i + 8] for i in range(0, len(order), 8)]
     built = {}
     for name in names:
         batches = random_batches if name == "peft" else sorted_batches
-        loaded = job.load_model()
+        loaded = load_base(data.ready)
         if name == "ftengine":
-            session.prepare(loaded)
-            model, loss = loaded.module, job.task.loss
+            prepare_strategy(device, data.experiment, loaded)
+            model, loss = loaded.module, task_loss
         elif name == "peft-layers":
             # The transformers model with PEFT's layers in it: ftengine's loss reads the output head.
-            model = peft_model(loaded.module, recipe.strategy, session.precision.frozen).get_base_model()
-            loss = job.task.loss
+            model = peft_model(loaded.module, recipe.strategy, frozen).get_base_model()
+            loss = task_loss
         else:
-            model, loss = peft_model(loaded.module, recipe.strategy, session.precision.frozen), transformers_loss
+            model, loss = peft_model(loaded.module, recipe.strategy, frozen), transformers_loss
         train_mode(model)
 
         def epoch(model=model, loss=loss, batches=batches):
             for members in batches:
                 batch = split.batch(members)
-                with session.accelerator.autocast():
+                with device.accelerator.autocast():
                     total, _ = loss(model, batch)
                 total.backward()
                 for parameter in model.parameters():

@@ -255,7 +255,11 @@ def test_every_key_of_the_recipe_is_told_with_its_default(heading, model):
 HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVALUATION}
 """Documents of kinds that have one of their own; the others stand in docs/recipe.md."""
 
-LISTED = {"audit": (DATA, "What the audits find"), "rule": (REPORT, "Rules"), "callback": (RECIPE, "Built-in callbacks")}
+LISTED = {
+    "audit": (DATA, "What the audits find"),
+    "rule": (REPORT, "Rules"),
+    "callback": (RECIPE, "Built-in callbacks"),
+}
 """Kinds whose components stand in a table of a document's section."""
 
 BUILT_IN = {

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny import tiny_t5
 from transformers import AutoTokenizer
 
 from ftengine.api import (
@@ -68,14 +69,26 @@ def test_regularizers_in_the_box_pass(name, gpt2_folder, batch):
     check_regularizer(build("regularizer", name), REGISTRY.build("task", "causal-lm", "task"), load_whole, batch)
 
 
-def classifier(folder):
+def loading(folder, head):
     loader = REGISTRY.build("loader", "transformers", "model.loader")
-    return lambda labels: loader.load(LoadRequest(str(folder), "sequence-classification", labels))
+    return lambda labels: loader.load(LoadRequest(str(folder), head, labels))
 
 
-def test_tasks_in_the_box_pass(bert_folder):
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    check_task(build("task", "text-classification"), tokenizer, ROWS, classifier(bert_folder))
+TASKS = {
+    "text-classification": ("sequence-classification", ROWS),
+    "token-classification": ("token-classification", [{"tokens": ["Anna", "ran"], "tags": ["B-PER", "O"]}] * 2),
+    "causal-lm": ("causal-lm", [{"prompt": "The fox", "completion": " jumps"}, {"text": "over the dog"}]),
+    "seq2seq-lm": ("seq2seq-lm", [{"prompt": "The fox", "completion": "jumps"}] * 2),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_in_the_box_pass(name, bert_folder, llama_folder, tmp_path):
+    folder = {"causal-lm": llama_folder, "seq2seq-lm": tmp_path / "t5"}.get(name, bert_folder)
+    if name == "seq2seq-lm":
+        tiny_t5(folder)
+    head, rows = TASKS[name]
+    check_task(build("task", name), AutoTokenizer.from_pretrained(folder), rows, loading(folder, head))
 
 
 class Creeping(Strategy):
@@ -221,6 +234,8 @@ class Averaging(TextClassification):
 
 def test_a_task_that_computes_wrongly_fails(bert_folder):
     with pytest.raises(AssertionError) as error:
-        check_task(Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, classifier(bert_folder))
+        check_task(
+            Averaging, AutoTokenizer.from_pretrained(bert_folder), ROWS, loading(bert_folder, "sequence-classification")
+        )
     assert "the_criterion_is_what_is_summed: the weight is 1" in str(error.value)
     assert "predictions_have_their_keys: 3 predictions of 4 examples" in str(error.value)

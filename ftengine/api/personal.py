@@ -17,7 +17,7 @@ PERSONAL = {
 }
 
 _EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w@])")
-# Blanks, of which those that break no line are told by their numbers.
+# Blanks, of which those that break no line are written as escapes.
 _BLANK = r"[ \u00a0\u2007\u202f]"
 _BLANKS = re.compile(_BLANK)
 _IBAN = re.compile(

@@ -28,11 +28,13 @@ def show_audit(out: Console, audit: dict[str, Any]) -> None:
     for display in audit["displays"]:
         if "rows" in display:
             out.print()
-            out.print(one_line(f"{display['title']}. {display['caption']}".rstrip(" .") + ":"))
+            out.print(one_line(f"{display['title']}:"))
             shown = [[_cell(cell) for cell in row] for row in display["rows"][:SHOWN_ROWS]]
             out.print(table(display["columns"], shown))
             if left := len(display["rows"]) - len(shown):
                 out.print(f"… and {left:,} more")
+            if display["caption"]:
+                out.print(one_line(display["caption"]))
 
 
 def _cell(value: Any) -> str:

@@ -16,8 +16,8 @@ from ftengine.report.text import cut, duration, number, printable, share, size
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ftengine.engine.count_parameters import ParameterCount
     from ftengine.engine.fine_tune import Plan
-    from ftengine.engine.plan import ParameterCount
 
 SHOWN_MODULES = 3
 TEXT = "tokens"
@@ -63,8 +63,8 @@ def plan(
       ftengine plan recipe.yaml
       ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
     """
+    from ftengine.engine.count_parameters import count_parameters
     from ftengine.engine.fine_tune import plan as make_plan
-    from ftengine.engine.plan import count_parameters
     from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 

@@ -142,7 +142,7 @@ def read_rows(
     hash of its content, so that a changed file is never taken for the old one.
 
     Args:
-        source: a file, its format told by the suffix: .jsonl or .ndjson (an object a line), .json (a list
+        source: a file, its format known by the suffix: .jsonl or .ndjson (an object a line), .json (a list
             of objects), .csv or .tsv (with a header; values stay text, an empty cell is None), .txt (an
             example a line, as column "text"), .parquet, .arrow; or a folder with a subfolder of images for each
             label (columns "image", a path, and "label"); or a data set of the hub (see `HUB_ID`). Blank lines

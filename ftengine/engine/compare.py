@@ -15,10 +15,10 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Listener, SilentListener
-from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.experiment import Job, described
-from ftengine.engine.session import held_out
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
 from ftengine.engine.subprocess_runs import Child, require_alike, require_metric, require_new_or_same, train_unfinished
 from ftengine.errors import InputError, RunError, naming
 from ftengine.evaluation.differences import compare as compare_figures
@@ -95,9 +95,9 @@ def compare_strategies(
     """
     listener = listener or SilentListener()
     contenders = contend(recipe, strategies)
-    jobs = check(contenders, metric, listener)
-    reused = train_unfinished(contenders, jobs, listener)
-    result = conclude(contenders, jobs, reused, metric)
+    prepared = check(contenders, metric, listener)
+    reused = train_unfinished(contenders, prepared, listener)
+    result = conclude(contenders, [data.ready for data in prepared], reused, metric)
     RunDirectory(recipe.output).write_json("comparison.json", result.to_json())
     return result
 
@@ -163,43 +163,40 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[Job]:
-    """Try every strategy on the data and on a model without weights; nothing is written.
+def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[PreparedData]:
+    """Check every contender in full, on the data and on a model without weights; nothing is written.
 
     Raises:
         InputError: what any of the runs would refuse, named by its label.
     """
-    jobs: list[Job] = []
-    read: list[dict[str, EncodedSplit]] = []
-    splits, labels = None, None
-    for contender in contenders:
+    experiments = []
+    for contender in contenders:  # all recipes before any data is read
         with naming(contender.label):
-            job = Job.open(contender.recipe, listener=listener)
-            if splits is None:
-                splits = job.read_data()
-                labels = job.task.labels
-                if held_out(splits.mapping()) is None:
-                    raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
-            else:
-                job.task.labels = labels
-                for augmenter in job.augmenters:
-                    require_suitable(augmenter, job.task)
-            require_metric(job, metric)
-            choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
-            job.load_skeleton()
-            encoded = job.encode(splits)
-            require_new_or_same(contender.run, job, encoded)
-        jobs.append(job)
-        read.append(encoded)
-    _require_same_examples(contenders, read)
+            experiments.append(Experiment.open(contender.recipe, listener=listener))
+            choose_precision(contender.recipe.train.precision, contender.recipe.model.dtype, PartialState().device)
+    prepared: list[PreparedData] = []
+    for contender, experiment in zip(contenders, experiments, strict=True):
+        with naming(contender.label):
+            data = prepare_data(experiment, like=prepared[0] if prepared else None)
+            if held_out(data.encoded) is None:
+                raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
+            require_metric(data.ready, metric)
+            evaluation_plan(data)
+            require_new_or_same(contender.run, data)
+        prepared.append(data)
+    _require_same_examples(contenders, [data.encoded for data in prepared])
+    _tell_of_few_resamples(contenders, listener)
+    return prepared
+
+
+def _tell_of_few_resamples(contenders: Sequence[Child], listener: Listener) -> None:
     pairs = len(contenders) * (len(contenders) - 1) // 2
     resamples = contenders[0].recipe.evaluation.resamples
     if 2 * pairs / (resamples + 1) > LEVEL:
         listener.message(
-            f"evaluation.resamples is {resamples}, too few to find any difference after correction for {pairs} "
-            f"comparisons; set it to at least {int(2 * pairs / LEVEL)}"
+            f"evaluation.resamples is {resamples}, too few to tell anything after a correction for {pairs} "
+            f"comparisons; set it to {int(2 * pairs / LEVEL)} at least"
         )
-    return jobs
 
 
 def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
@@ -219,7 +216,7 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
 
 
 def conclude(
-    contenders: Sequence[Child], jobs: Sequence[Job], reused: Sequence[bool], metric: str | None = None
+    contenders: Sequence[Child], tasks: Sequence[ReadyTask], reused: Sequence[bool], metric: str | None = None
 ) -> Comparison:
     """Compare finished runs.
 
@@ -234,7 +231,7 @@ def conclude(
     if metric not in first["tuned"]:
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
     direction = first["metrics"][metric]["higher_is_better"]
-    differences = _differences(contenders, _figures(contenders, jobs, first, metric), metric)
+    differences = _differences(contenders, _figures(contenders, tasks, first, metric), metric)
     examples = first["tuned"][metric]["n"]
     return Comparison(
         metric=metric,
@@ -243,8 +240,8 @@ def conclude(
         examples=examples,
         base=first["base"][metric],
         strategies=[
-            _row(contender, job, evaluation, metric, done)
-            for contender, job, evaluation, done in zip(contenders, jobs, evaluations, reused, strict=True)
+            _row(contender, ready, evaluation, metric, done)
+            for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
         ],
         differences=differences,
         statement=statement(metric, first["split"], examples, differences),
@@ -252,7 +249,7 @@ def conclude(
 
 
 def _figures(
-    contenders: Sequence[Child], jobs: Sequence[Job], evaluation: Mapping[str, Any], metric: str
+    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: Mapping[str, Any], metric: str
 ) -> list[dict[str, Figure]]:
     """Return each tuned model's figures by the evaluator of a metric, weighed alike.
 
@@ -269,11 +266,11 @@ def _figures(
     recipe = contenders[0].recipe
     weights = Weights(tables[0].groups, recipe.seed, recipe.evaluation.resamples)
     found = []
-    for contender, job, table in zip(contenders, jobs, tables, strict=True):
-        evaluators = [evaluator for evaluator in job.evaluators() if evaluator.name == name]
-        bind(evaluators, job.task.name, job.task.labels)
+    for contender, ready, table in zip(contenders, tasks, tables, strict=True):
+        evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
+        bind(evaluators, ready.task.name, ready.task.labels)
         fit(evaluators, validation_of(contender.run, split, "tuned"))
-        found.append(figures_of(table, evaluators, job.task, weights))
+        found.append(figures_of(table, evaluators, ready.task, weights))
     return found
 
 
@@ -298,13 +295,15 @@ def _is_supported(difference: Mapping[str, Any]) -> bool:
     return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
 
 
-def _row(contender: Child, job: Job, evaluation: Mapping[str, Any], metric: str, reused: bool) -> dict[str, Any]:
+def _row(
+    contender: Child, ready: ReadyTask, evaluation: Mapping[str, Any], metric: str, reused: bool
+) -> dict[str, Any]:
     run = contender.run
     training = run.read_json("training.json")
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     return {
         "label": contender.label,
-        "strategy": described(job.strategy),
+        "strategy": ready.experiment.make_strategy.described,
         "learning_rate": contender.recipe.train.learning_rate,
         "quality": evaluation["tuned"][metric],
         "figures": evaluation["tuned"],

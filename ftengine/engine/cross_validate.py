@@ -18,7 +18,9 @@ from accelerate.state import PartialState
 
 from ftengine.api import Difference, Estimate, Listener, SilentListener
 from ftengine.data.split import make_splits
-from ftengine.engine.experiment import Job
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
 from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
 from ftengine.evaluation.differences import compare
@@ -83,9 +85,9 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
     """
     listener = listener or SilentListener()
     children = divide(recipe, folds)
-    jobs = check(children, listener)
-    reused = train_unfinished(children, jobs, listener)
-    result = pool(children, jobs[0], reused)
+    prepared = check(children, listener)
+    reused = train_unfinished(children, prepared, listener)
+    result = pool(children, prepared[0].ready, reused)
     RunDirectory(recipe.output).write_json(FILE, result.to_json())
     return result
 
@@ -131,42 +133,40 @@ def require_folds(folds: int) -> None:
         raise InputError(f"--folds {folds}: cross-validation needs at least two folds; five and ten are usual.")
 
 
-def check(children: Sequence[Child], listener: Listener) -> list[Job]:
-    """Read and encode every fold and try the strategy on a model without weights; nothing is written.
+def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
+    """Read and encode every fold and check the strategy on a model without weights; nothing is written.
 
     Raises:
         InputError: what any of the runs would refuse, named by its fold.
     """
-    jobs: list[Job] = []
+    prepared: list[PreparedData] = []
     for child in children:
         with naming(child.label):
-            job = Job.open(child.recipe, listener=listener, check_source=not jobs)
+            experiment = Experiment.open(child.recipe, listener=listener, check_source=not prepared)
+            choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
             try:
-                splits = job.read_data()
+                data = prepare_data(experiment)
             except DataError as error:
-                raise DataError(_label_held_out_whole(job) or str(error)) from None
-            if jobs and job.task.labels != jobs[0].task.labels:
+                raise DataError(_label_held_out_whole(experiment) or str(error)) from None
+            if prepared and data.ready.task.labels != prepared[0].ready.task.labels:
                 raise InputError(
                     "its training rows have other labels than those of fold 0, so that their figures do not add up. "
                     "Take fewer folds, or leave out labels that few examples have."
                 )
-            if not jobs:
-                job.evaluators()
-                choose_precision(job.recipe.train.precision, job.recipe.model.dtype, PartialState().device)
-            job.load_skeleton()
-            require_new_or_same(child.run, job, job.encode(splits))
-        jobs.append(job)
-    return jobs
+            evaluation_plan(data)
+            require_new_or_same(child.run, data)
+        prepared.append(data)
+    return prepared
 
 
-def _label_held_out_whole(job: Job) -> str:
+def _label_held_out_whole(experiment: Experiment) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
-    data = job.recipe.data
-    splits = make_splits(data, job.task, job.recipe.seed, audited=False).mapping()
-    trained = {label for row in splits["train"] for label in job.task.view(row).labels}
+    data, task = experiment.recipe.data, experiment.task()
+    splits = make_splits(data, task, experiment.recipe.seed, audited=False).mapping()
+    trained = {label for row in splits["train"] for label in task.view(row).labels}
     places: dict[str, list[str]] = {}
     for i, row in enumerate(splits["test"]):
-        for label in set(job.task.view(row).labels) - trained:
+        for label in set(task.view(row).labels) - trained:
             places.setdefault(label, []).append(splits["test"].where(i))
     if not places:
         return ""
@@ -178,7 +178,7 @@ def _label_held_out_whole(job: Job) -> str:
     )
 
 
-def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossValidation:
+def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) -> CrossValidation:
     """Add up the figures of finished folds.
 
     Raises:
@@ -189,7 +189,7 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
     metrics = evaluations[0]["metrics"]
     names = list(evaluations[0]["tuned"])
     apart = [name for name in names if not metrics[name]["pooled"]]
-    base, tuned, examples = _pooled(children, job)
+    base, tuned, examples = _pooled(children, ready)
 
     def pooled(figures: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
         return {name: to_json(figure) for name, figure in figures.items() if name not in apart}
@@ -217,16 +217,16 @@ def pool(children: Sequence[Child], job: Job, reused: Sequence[bool]) -> CrossVa
     )
 
 
-def _pooled(children: Sequence[Child], job: Job) -> tuple[dict[str, Figure], dict[str, Figure], int]:
+def _pooled(children: Sequence[Child], ready: ReadyTask) -> tuple[dict[str, Figure], dict[str, Figure], int]:
     """Return both models' figures over the examples of all folds, and how many distinct ones there are."""
-    evaluators = job.evaluators()
-    bind(evaluators, job.task.name, job.task.labels)
+    evaluators = ready.evaluators()
+    bind(evaluators, ready.task.name, ready.task.labels)
     fit(evaluators, None)  # what is fitted holds for one model alone
     # Equal examples are in one fold, so that the groups of different folds are different ones.
     tables = {s: Predictions.join([stored(child.run, "test", s) for child in children]) for s in ("base", "tuned")}
-    recipe = job.recipe
+    recipe = ready.recipe
     weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
-    base, tuned = (figures_of(table, evaluators, job.task, weights) for table in tables.values())
+    base, tuned = (figures_of(table, evaluators, ready.task, weights) for table in tables.values())
     return base, tuned, weights.distinct
 
 

@@ -25,9 +25,8 @@ from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows, file_columns, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
-from ftengine.data.split import Splits, read_for
-from ftengine.engine.experiment import Job, inferring
-from ftengine.engine.session import held_out
+from ftengine.data.split import read_for
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
@@ -39,21 +38,21 @@ CHANGES_SAMPLED = 10
 """Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
 
-def evaluation_plan(job: Job, encoded: Mapping[str, EncodedSplit], splits: Splits) -> EvalPlan:
+def evaluation_plan(data: PreparedData) -> EvalPlan:
     """Return what is measured of a run's models.
 
     Raises:
         InputError: see `plan_evaluation`.
     """
-    name = held_out(encoded)
+    encoded, name = data.encoded, held_out(data.encoded)
     validation = encoded.get("validation") if name == "test" else None
     return plan_evaluation(
-        job, name, None if name is None else encoded[name], train=splits.train, validation=validation
+        data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
     )
 
 
 def plan_evaluation(
-    job: Job,
+    ready: ReadyTask,
     split: str | None,
     held_out: EncodedSplit | None,
     *,
@@ -61,10 +60,10 @@ def plan_evaluation(
     validation: EncodedSplit | None = None,
     lenient: bool = False,
 ) -> EvalPlan:
-    """Return what is measured of a job's models; the job knows its task's labels and its processor.
+    """Return what is measured of base and tuned model.
 
     Args:
-        job: with data read and, where its loader builds them, a skeleton.
+        ready: the task, and what rows are encoded for.
         split: what the held-out examples are called in the figures.
         held_out: the examples that figures are made on; None for none.
         train: the training rows, of which a sample is measured.
@@ -74,27 +73,27 @@ def plan_evaluation(
     Raises:
         InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
     """
-    section = job.recipe.evaluation
-    evaluators = job.evaluators()
-    reading, answering = by_pass(evaluators, job.task)
-    _check_options(job, answering)
+    section = ready.recipe.evaluation
+    evaluators = ready.evaluators()
+    reading, answering = by_pass(evaluators, ready.task)
+    _check_options(ready, answering)
     training, probes, held = None, [], None
     if held_out is None:
-        _refuse_without_held_out(job)
+        _refuse_without_held_out(ready)
     else:
-        columns = _columns(job, held_out, lenient)
+        columns = _columns(ready, held_out, lenient)
         held = EvalSet(
             split if split in ("test", "validation") else "data",
             held_out,
             reading,
             answering,
-            sample(len(held_out), section.generate.limit, job.recipe.seed),
-            _options(job, answering),
+            sample(len(held_out), section.generate.limit, ready.recipe.seed),
+            _options(ready, answering),
             list(columns),
         )
-        probes += [_robustness(job, held, spec, i) for i, spec in enumerate(section.robustness)]
+        probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
-        known = _encode_sample(job, TRAINING_SAMPLE, train, section.training_sample)
+        known = _encode_sample(ready, TRAINING_SAMPLE, train, section.training_sample)
         training = None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
     fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
     to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
@@ -102,12 +101,12 @@ def plan_evaluation(
         if one is not None:
             _check_rows_of("evaluate", one)
     if section.forgetting is not None:
-        probes.append(_forgetting(job, section.forgetting, reading))
+        probes.append(_forgetting(ready, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
-        probes.append(_memorisation(job, train, held_out))
+        probes.append(_memorisation(ready, train, held_out))
     if section.refusal is not None:
-        probes.append(_refusal(job, section.refusal))
-    resampling = section.resamples, job.recipe.seed
+        probes.append(_refusal(ready, section.refusal))
+    resampling = section.resamples, ready.recipe.seed
     return EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
 
 
@@ -118,8 +117,8 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
 
 
-def _refuse_without_held_out(job: Job) -> None:
-    section = job.recipe.evaluation
+def _refuse_without_held_out(ready: ReadyTask) -> None:
+    section = ready.recipe.evaluation
     for key in ("slices", "robustness"):
         if getattr(section, key):
             raise RecipeError(
@@ -127,50 +126,50 @@ def _refuse_without_held_out(job: Job) -> None:
             )
 
 
-def _columns(job: Job, split: EncodedSplit, lenient: bool) -> Iterator[str]:
+def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
     """Yield the columns that divide a split.
 
     Raises:
         RecipeError: the split has no such column.
     """
-    for column in dict.fromkeys(job.recipe.evaluation.slices):
+    for column in dict.fromkeys(ready.recipe.evaluation.slices):
         known = split.rows.columns
         if column in known:
             yield column
         elif lenient:
-            job.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
+            ready.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
         else:
             require_column(split.rows, column)
 
 
-def _robustness(job: Job, held: EvalSet, spec: Mapping[str, Any], number: int) -> Probe:
+def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number: int) -> Probe:
     key = f"evaluation.robustness.{number}"
-    augmenter: Augmenter = job.registry.build("augmenter", dict(spec), key)
+    augmenter: Augmenter = ready.registry.build("augmenter", dict(spec), key)
     if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
-        augmenter = job.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
+        augmenter = ready.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
     if isinstance(augmenter, MixesBatches):
         raise RecipeError(
             f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
             "nothing to measure. Take it out."
         )
     with naming(key):
-        require_suitable(augmenter, job.task)
+        require_suitable(augmenter, ready.task)
         changed = held.split.under([augmenter])
-        _refuse_other_questions(job, changed, augmenter)
+        _refuse_other_questions(ready, changed, augmenter)
     title = f" under {augmenter.name}"
     changed_set = replace(held, name=f"robustness-{number}", title=title, split=changed, slices=())
     return Probe("robustness", augmenter.name, held.split.rows.source, changed_set)
 
 
-def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmenter) -> None:
+def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:
     """Refuse an augmenter that changes what is to be predicted, so that figures before and after are not comparable.
 
     Raises:
         RecipeError: it does so in one of the examples that are sampled.
     """
     for row in sample_rows(changed)[:CHANGES_SAMPLED]:
-        before = job.task.view(changed.rows[row]).target
-        if any(job.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
+        before = ready.task.view(changed.rows[row]).target
+        if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
             raise RecipeError(
                 f"augmenter {augmenter.name!r} changes not only what the model reads but also what it is to predict "
                 f"({changed.rows.where(row)}), so its figures cannot be compared with those of the examples as they "
@@ -179,23 +178,23 @@ def _refuse_other_questions(job: Job, changed: EncodedSplit, augmenter: Augmente
             )
 
 
-def _forgetting(job: Job, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
+def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
     with naming("evaluation.forgetting"):
-        rows = read_for(asked.data, job.recipe.data, job.task)
-        split = _encode(job, "general", rows.select(sample(len(rows), asked.limit, job.recipe.seed)))
+        rows = read_for(asked.data, ready.recipe.data, ready.task)
+        split = _encode(ready, "general", rows.select(sample(len(rows), asked.limit, ready.recipe.seed)))
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
     _check_rows_of("evaluation.forgetting", general)
     return Probe("forgetting", names, asked.data, general)
 
 
-def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe:
-    section = job.recipe.evaluation
+def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) -> Probe:
+    section = ready.recipe.evaluation
     assert section.memorisation is not None
     key, count = "evaluation.memorisation", section.memorisation.examples
-    evaluator = _answering(job, key, {"name": "memorisation", **(section.memorisation.model_extra or {})})
-    options = _options(job, [evaluator])
-    known = _encode_sample(job, TRAINING_SAMPLE, train, count)
+    evaluator = _answering(ready, key, {"name": "memorisation", **(section.memorisation.model_extra or {})})
+    options = _options(ready, [evaluator])
+    known = _encode_sample(ready, TRAINING_SAMPLE, train, count)
     if known is None:
         raise RecipeError(f"{key}: none of the training rows drawn can be read. Raise {key}.examples.")
     sides = [("training", known)]
@@ -203,47 +202,47 @@ def _memorisation(job: Job, train: Rows, held_out: EncodedSplit | None) -> Probe
         sides.append(("held-out", held_out))
     sets = []
     for name, split in sides:
-        members, title = sample(len(split), count, job.recipe.seed), f" for memorisation ({name})"
+        members, title = sample(len(split), count, ready.recipe.seed), f" for memorisation ({name})"
         sets.append(EvalSet(f"memorisation-{name}", split, (), [evaluator], members, options, title=title))
         _check_rows_of(key, sets[-1])
     contrast = sets[1] if len(sets) > 1 else None
     return Probe("memorisation", evaluator.name, train.source, sets[0], contrast)
 
 
-def _refusal(job: Job, asked: FurtherExamples) -> Probe:
-    key, section = "evaluation.refusal", job.recipe.data
-    evaluator = _answering(job, key, {"name": "refusal"})
+def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
+    key, section = "evaluation.refusal", ready.recipe.data
+    evaluator = _answering(ready, key, {"name": "refusal"})
     with naming(key):
         rows = read_rows(
-            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(job.task)
+            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(ready.task)
         )
-        rows = rows.select(sample(len(rows), asked.limit, job.recipe.seed))
+        rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
         for i, row in enumerate(rows):
             try:
-                inferring(job.task).check_input(row)
+                inferring(ready.task).check_input(row)
             except DataError as error:
                 raise DataError(f"{rows.where(i)}: {error}") from None
-        split = _unencoded(job, rows)
+        split = _unencoded(ready, rows)
         members = np.arange(len(split))
-    options = _options(job, [evaluator])
+    options = _options(ready, [evaluator])
     requests = EvalSet("refusal", split, (), [evaluator], members, options, title=" on requests")
     _check_rows_of(key, requests)
     return Probe("refusal", evaluator.name, asked.data, requests)
 
 
-def _answering(job: Job, key: str, spec: dict[str, Any]) -> Evaluator:
+def _answering(ready: ReadyTask, key: str, spec: dict[str, Any]) -> Evaluator:
     """Build an evaluator of free answers, which the task must give."""
-    evaluator: Evaluator = job.registry.build("evaluator", spec, key)
-    missing = evaluator.reads - answer_keys(job.task)
+    evaluator: Evaluator = ready.registry.build("evaluator", spec, key)
+    missing = evaluator.reads - answer_keys(ready.task)
     if missing:
-        tasks = [entry.cls() for entry in job.registry.entries("task")]
+        tasks = [entry.cls() for entry in ready.registry.entries("task")]
         writing = [task.name for task in tasks if isinstance(task, Task) and evaluator.reads <= answer_keys(task)]
         raise RecipeError(
             f"{key}: evaluator {evaluator.name!r} reads {', '.join(map(repr, sorted(missing)))}, which task "
-            f"{job.task.name!r} does not answer. It needs a task that writes text: "
+            f"{ready.task.name!r} does not answer. It needs a task that writes text: "
             f"{', '.join(writing) or 'none is installed'}. Set {key} to null."
         )
-    _check_options(job, [evaluator])
+    _check_options(ready, [evaluator])
     return evaluator
 
 
@@ -264,45 +263,45 @@ def _check_rows(evaluator: ReadsColumns, split: EncodedSplit, members: np.ndarra
             raise DataError(f"{key}: {split.rows.where(row)}: {error}") from None
 
 
-def _options(job: Job, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
     options: dict[str, Any] = {}
     for evaluator in evaluators:
         for name, value in (evaluator.generation if isinstance(evaluator, AsksForAnswers) else {}).items():
             options[name] = max(options[name], value) if name in options else value
-    return {**options, **(job.recipe.evaluation.generate.model_extra or {})}
+    return {**options, **(ready.recipe.evaluation.generate.model_extra or {})}
 
 
-def _check_options(job: Job, evaluators: Sequence[Evaluator]) -> None:
+def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
     """Let the task refuse options that it does not know, which it does before it looks at any example."""
-    if job.skeleton is not None and (evaluators or job.recipe.evaluation.generate.model_extra):
+    if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.model_extra):
         with naming("evaluation.generate"):
-            inferring(job.task).infer(job.skeleton, [], _options(job, evaluators))
+            inferring(ready.task).infer(ready.skeleton.loaded, [], _options(ready, evaluators))
 
 
-def _encode_sample(job: Job, name: str, rows: Rows, count: int) -> EncodedSplit | None:
+def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> EncodedSplit | None:
     """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
-    chosen = rows.select(sample(len(rows), count, job.recipe.seed))
+    chosen = rows.select(sample(len(rows), count, ready.recipe.seed))
     try:
-        return _encode(job, name, chosen)
+        return _encode(ready, name, chosen)
     except DataError:
         return None
 
 
-def _encode(job: Job, name: str, rows: Rows) -> EncodedSplit:
+def _encode(ready: ReadyTask, name: str, rows: Rows) -> EncodedSplit:
     return encode_split(
         name,
         rows,
-        job.task,
-        job.processor,
-        job.skeleton.max_length if job.skeleton else None,
-        on_error=job.recipe.data.on_error,
+        ready.task,
+        ready.processor,
+        ready.max_length,
+        on_error=ready.recipe.data.on_error,
         listener=SilentListener(),
-        seed=job.recipe.seed,
+        seed=ready.recipe.seed,
     )
 
 
-def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
+def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
     """Return requests as examples: they hold nothing to train on, so they are answered but never encoded."""
     lengths, digests = [], bytearray()
     for row in rows:
@@ -314,9 +313,9 @@ def _unencoded(job: Job, rows: Rows) -> EncodedSplit:
     count = len(lengths)
     return EncodedSplit(
         rows,
-        job.task,
-        job.processor,
-        job.skeleton.max_length if job.skeleton else None,
+        ready.task,
+        ready.processor,
+        ready.max_length,
         np.array(lengths, dtype=np.int64),
         np.ones(count),
         np.arange(count),

@@ -7,21 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ftengine.api import Example, FitsOnValidation, Labels, Listener, LoadedModel, SilentListener, Task
-from ftengine.data.encoding import content_of
-from ftengine.data.read import Rows
-from ftengine.data.row_hashes import identities
-from ftengine.data.split import make_splits, read_for
+from ftengine.api import Example, Labels, Listener, LoadedModel, SilentListener, Task
 from ftengine.engine.callbacks import Callbacks
-from ftengine.engine.evaluation_plan import plan_evaluation
-from ftengine.engine.experiment import Job, inferring, require_same_base
+from ftengine.engine.device import Device
+from ftengine.engine.evaluate import add_figures, evaluate_run
+from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
-from ftengine.engine.session import Session, held_out
+from ftengine.engine.prepared_data import ReadyTask, inferring, ready_task
+from ftengine.engine.prepared_model import load_base, prepare_strategy, require_same_base
 from ftengine.errors import DataError, InputError, NotMergeable
-from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.stored import add_evaluators
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import SIDECAR, RunDirectory, read_json
@@ -48,7 +42,7 @@ class Run:
         self.facts: dict[str, Any] = read_json(self.directory.trained / SIDECAR)
         self.listener = listener or SilentListener()
         self._registry = registry
-        self._ready: tuple[Session, LoadedModel] | None = None
+        self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
 
     @property
     def trained(self) -> Path:
@@ -103,34 +97,15 @@ class Run:
             InputError: the data cannot be used, the base is not the one trained on, or an evaluator reads what the
                 run did not keep.
         """
-        if evaluators:
-            if data is not None:
-                raise InputError(
-                    "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
-                    "those with further evaluators, name them in recipe key 'evaluate'."
-                )
-            return self._add(evaluators)
-        job = self.open_job()
-        evaluating = self._evaluation_plan(job, data)
-        session = Session(job)
-        loaded = self._load_base(job)
-        session.place_base(loaded)
-        base = session.predictions(loaded, evaluating, "base")
-        self._load_trained(job, session, loaded)
-        tuned = session.predictions(loaded, evaluating, "tuned")
-        return session.evaluate(evaluating, base, tuned).report
-
-    def _add(self, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
-        """Add the figures of further evaluators to evaluation.json; return what it holds then."""
-        from accelerate.state import PartialState
-
-        job = self.open_job(check_source=False)
-        named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
-        built = [job.registry.build("evaluator", spec, "--evaluators") for spec in named]
-        report = add_evaluators(self.directory, built, job.task, self.recipe)
-        if PartialState().is_main_process:
-            self.directory.write_json("evaluation.json", report)
-        return report
+        if not evaluators:
+            return evaluate_run(self.ready(), self.directory, self.facts["base"], data)
+        if data is not None:
+            raise InputError(
+                "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
+                "those with further evaluators, name them in recipe key 'evaluate'."
+            )
+        experiment, task = self._open(check_source=False)
+        return add_figures(ReadyTask(experiment, task, None, None), self.directory, evaluators)
 
     def predict(
         self,
@@ -152,8 +127,8 @@ class Run:
             DataError: an example cannot be answered; the message has its number.
             InputError: an option is unknown to the task.
         """
-        session, loaded = self._model(base)
-        task, size = inferring(session.job.task), batch_size or self.recipe.train.batch_size
+        device, ready, loaded = self._model(base)
+        task, size = inferring(ready.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
         while chunk := list(islice(stream, size)):
             for number, example in enumerate(chunk, done + 1):
@@ -161,7 +136,7 @@ class Run:
                     task.check_input(example)
                 except DataError as error:
                     raise DataError(f"example {number}: {error}") from None
-            with session.inference(loaded):
+            with device.inference(loaded):
                 answers = task.infer(loaded, chunk, options)
             yield from answers
             done += len(chunk)
@@ -180,114 +155,48 @@ class Run:
         """
         target = RunDirectory(out)
         target.require_free("another folder")
-        job = self.open_job()
-        check_merge(job.strategy)
-        return merge_into(target, job, self._load_base(job), self.trained, dtype)
+        experiment, task = self._open()
+        check_merge(experiment.make_strategy())
+        ready = ReadyTask(experiment, task, None, None)
+        return merge_into(target, ready, self._load_base(ready), self.trained, dtype)
 
-    def open_job(self, *, check_source: bool = True) -> Job:
-        """Build the run's components with what they learnt."""
+    @property
+    def task(self) -> Task:
+        """The run's task, with the labels that it learnt."""
+        return self._open(check_source=False)[1]
+
+    def ready(self) -> ReadyTask:
+        """Return the run's task, with its labels, and what rows are encoded for."""
+        return ready_task(*self._open())
+
+    def _open(self, *, check_source: bool = True) -> tuple[Experiment, Task]:
+        """Build the run's components; what acts in training alone is left out."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts["strategy"]
-        content["callbacks"] = content["train"]["trackers"] = []  # nothing happens that they would be told of
-        job = Job.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
+        content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
+        experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
+        task = experiment.task()
         if stored := self.facts["labels"]:
-            job.task.labels = Labels(stored["kind"], tuple(stored["names"]))
-        job.augmenters, job.regularizers, job.make_regularizers = [], [], []  # they act in training alone
-        return job
+            task.labels = Labels(stored["kind"], tuple(stored["names"]))
+        return experiment, task
 
-    def _evaluation_plan(self, job: Job, data: str | Path | None) -> EvalPlan:
-        recorded = self.directory.read_json("audit.json")["encoded"]
-        name = held_out(recorded) if data is None else "test"
-        if name is None:
-            raise InputError("this run has no held-out split; name a data file with --data FILE.")
-        section = self.recipe.evaluation
-        used = {name} if data is None else set()
-        if section.training_sample is not None or section.memorisation is not None:
-            used.add("train")
-        if name == "test" and any(isinstance(evaluator, FitsOnValidation) for evaluator in job.evaluators()):
-            used.add("validation")
-        splits = self._splits(job, used & set(recorded), recorded, name if data is None else None)
-        rows = splits[name] if data is None else read_for(str(data), self.recipe.data, job.task)
-        if data is not None and "train" in splits:
-            self._tell_of_seen(rows, splits["train"], job.task)
-        job.load_skeleton()
-        job.load_processor()
-        split = job.encode_rows(name, rows)
-        validation = None
-        if name != "validation" and "validation" in splits:
-            validation = job.encode_rows("validation", splits["validation"])
-        called = name if data is None else str(data)
-        return plan_evaluation(
-            job, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
-        )
-
-    def _tell_of_seen(self, rows: Rows, train: Rows, task: Task) -> None:
-        """Say how many of some rows were trained on, word for word."""
-        seen = np.isin(identities(rows, task, 0), identities(train, task, 0))
-        if seen.any():
-            first = rows.where(int(np.flatnonzero(seen)[0]))
-            self.listener.message(
-                f"{int(seen.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}; "
-                "figures on them say nothing about new data"
-            )
-
-    def _splits(
-        self, job: Job, used: set[str], recorded: Mapping[str, Any], needed: str | None = None
-    ) -> dict[str, Rows]:
-        """Return those of the run's own splits that are used and hold what they held when the run was made.
-
-        The task is not bound to them: it knows what it learnt then.
-
-        Raises:
-            DataError: the split that is needed cannot be read any more, or holds other rows.
-        """
-        if not used:
-            return {}
-        try:
-            found = make_splits(self.recipe.data, job.task, self.recipe.seed, audited=False).mapping()
-        except DataError as error:
-            if needed is not None:
-                raise
-            self.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
-            return {}
-        same = {
-            name: found[name]
-            for name in sorted(used & set(found))
-            if content_of(found[name], job.task) == recorded[name]["content"]
-        }
-        if needed is not None and needed not in same:
-            raise DataError(
-                f"the data files changed since run {str(self.path)!r} was made, so its {needed} split may now hold "
-                "what it was trained on. Restore them, or name new data with --data FILE."
-            )
-        if other := sorted(used - set(same)):
-            self.listener.message(
-                f"the run's {' and '.join(other)} rows have changed since it was trained, so "
-                "nothing is measured on them or fitted to them"
-            )
-        return same
-
-    def _load_base(self, job: Job) -> LoadedModel:
-        loaded = job.load_model()
+    def _load_base(self, ready: ReadyTask) -> LoadedModel:
+        loaded = load_base(ready)
         require_same_base(loaded, self.facts["base"], str(self.trained))
         return loaded
 
-    def _load_trained(self, job: Job, session: Session, loaded: LoadedModel) -> None:
-        session.prepare(loaded)  # what trains is float32 from here on, so that nothing of it is rounded
-        job.strategy.load(loaded, self.trained)
-
-    def _model(self, base: bool) -> tuple[Session, LoadedModel]:
+    def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
+        if not base and self._ready is not None:
+            return self._ready
+        ready = ReadyTask(*self._open(), None, None)
+        device, loaded = Device.open(self.recipe), self._load_base(ready)
         if base:
-            job = self.open_job()
-            session, loaded = Session(job), self._load_base(job)
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
-            session.place(loaded)
-            return session, loaded
-        if self._ready is None:
-            job = self.open_job()
-            session, loaded = Session(job), self._load_base(job)
-            self._load_trained(job, session, loaded)
-            self._ready = session, loaded
+            device.place(loaded)
+            return device, ready, loaded
+        # What trains is float32 from here on, so that nothing of it is rounded.
+        prepare_strategy(device, ready.experiment, loaded).load(loaded, self.trained)
+        self._ready = device, ready, loaded
         return self._ready
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import nn
 
 from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
-from ftengine.engine.experiment import Job
+from ftengine.engine.prepared_data import ReadyTask, apply_strategy
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import probe_tokens, raw_outputs, save_model
 from ftengine.run.directory import RunDirectory, write_folder
@@ -62,12 +63,12 @@ def check_merge(strategy: Strategy) -> Merges:
 
 
 @torch.no_grad()
-def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
+def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
     """Merge a trained part into its base, check it, and write it as a plain model.
 
     Args:
         target: where the model goes.
-        job: the run's components.
+        ready: the run's task and components.
         loaded: the base as it was loaded.
         trained: folder of the trained part.
         dtype: of the merged weights; "auto" keeps the base's.
@@ -76,18 +77,19 @@ def merge_into(target: RunDirectory, job: Job, loaded: LoadedModel, trained: Pat
         NotMergeable: the strategy has no merged form.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
-    module = loaded.module
+    module, task, strategy = loaded.module, ready.task, ready.experiment.make_strategy()
     kept = next(p.dtype for p in module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
     _cast(module, torch.float32)
-    probe = probe_of(job.task, loaded)
-    job.listener.phase("merge")
-    base = outputs_of(job.task, module.eval(), probe)
-    job.prepare(loaded)
-    job.strategy.load(loaded, trained)
-    before = outputs_of(job.task, module.eval(), probe)
-    check_merge(job.strategy).merge(loaded)
-    after = outputs_of(job.task, module.eval(), probe)
+    probe = probe_of(task, loaded)
+    ready.listener.phase("merge")
+    base = outputs_of(task, module.eval(), probe)
+    set_seed(ready.recipe.seed)
+    apply_strategy(strategy, loaded)
+    strategy.load(loaded, trained)
+    before = outputs_of(task, module.eval(), probe)
+    check_merge(strategy).merge(loaded)
+    after = outputs_of(task, module.eval(), probe)
     difference, effect = _distance(after, before), _distance(before, base)
     tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
     if not difference <= tolerance:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest, Shows
+from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
-from ftengine.engine.experiment import Job, described, prepare
-from ftengine.engine.session import Session, held_out
-from ftengine.errors import DataError, SourceError
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
+from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count, trainable
 from ftengine.plugins.registry import Registry
@@ -84,158 +84,70 @@ def plan(
     Raises:
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
     """
-    job = Job.open(recipe, registry, listener)
-    splits = job.read_data()
-    job.load_skeleton()
-    encoded = job.encode(splits)
-    evaluating = evaluation_plan(job, encoded, splits)
-    session = Session(job)
-    train = encoded["train"]
-    section = recipe.train
-    schedule = plan_steps(len(train), section, session.accelerator.num_processes)
-    batches = _planned(train, recipe, schedule.total, session.accelerator.num_processes)
-    micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
-    step_tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
-    loaded, figures = job.skeleton, None
-    if measure or loaded is None:
-        loaded = job.load_model()
-        session.prepare(loaded)
-    if measure:
-        figures = _estimate(session, loaded, encoded, evaluating, schedule, step_tokens)
-    trained, total = count(loaded.module)
+    experiment = Experiment.open(recipe, registry, listener)
+    data = prepare_data(experiment)
+    evaluating, device = evaluation_plan(data), Device.open(recipe)
+    train = data.encoded["train"]
+    schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
+    steps = _steps(data, device, schedule)
+    loaded, strategy = _prepared(data, device, weights=measure)
+    figures = _estimate(data, device, loaded, evaluating, schedule, steps["tokens_a_step"]) if measure else None
     return Plan(
-        recipe=job.resolved(),
-        model={
-            "source": recipe.model.source,
-            "loader": job.loader.name,
-            "class": type(loaded.module).__name__,
-            "trainable_parameters": trained,
-            "total_parameters": total,
-            "new_modules": list(loaded.new_modules),
-            "max_length": loaded.max_length,
-            "labels": list(job.task.labels.names) if job.task.labels else None,
-        },
-        targets=job.targets,
-        data=job.audit.model_dump(mode="json"),
-        steps={
-            "total": schedule.total,
-            "per_epoch": schedule.per_epoch,
-            "examples_a_step": section.batch_size * section.accumulate * session.accelerator.num_processes,
-            "unit": UNITS.get(job.task.modality, "examples"),
-            "tokens": int(step_tokens * schedule.total),
-            "tokens_a_step": step_tokens,
-            "padding_share": padding_share(train.lengths, micro),
-            # Only where the loss is a sum over tokens; a label of a whole example has no share of its tokens.
-            "label_share": None if job.task.labels else float(train.weights.sum() / train.lengths.sum()),
-        },
+        recipe=experiment.resolved(),
+        model=_model(data, loaded),
+        targets=strategy.matches(),
+        data=data.audit.model_dump(mode="json"),
+        steps=steps,
         example=_example(train),
-        augmented=before_and_after(train, batch_size=section.batch_size),
-        precision={"compute": session.precision.name, "reason": session.precision.reason},
+        augmented=before_and_after(train, batch_size=recipe.train.batch_size),
+        precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),
         estimate=figures,
-        warnings=[*_warnings(recipe, job, encoded), *_never_trained(job, loaded, schedule)],
+        warnings=[*_warnings(data, strategy.matches()), *_never_trained(strategy, loaded, schedule)],
     )
 
 
-@dataclass(frozen=True)
-class ParameterCount:
-    """How many parameters a strategy trains of a model.
-
-    Args:
-        model: source, loader, class, head and labels.
-        strategy: its name and options.
-        trainable_parameters, total_parameters: of the prepared model.
-        base_parameters: of the model before the strategy touched it.
-        new_modules: trainable parameters of each module that would be initialised afresh; they are among the
-            trainable ones, and tables in papers mostly leave them out.
-        patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
-            how many of those train.
-    """
-
-    model: dict[str, Any]
-    strategy: dict[str, Any]
-    trainable_parameters: int
-    total_parameters: int
-    base_parameters: int
-    new_modules: dict[str, int]
-    patterns: dict[str, dict[str, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON values."""
-        return {**asdict(self), "trainable_share": self.trainable_parameters / self.total_parameters}
+def _prepared(data: PreparedData, device: Device, *, weights: bool) -> tuple[LoadedModel, Strategy]:
+    """Return the prepared model, with its weights where they are wanted or no skeleton can be had."""
+    skeleton = data.ready.skeleton
+    if skeleton is not None and not weights:
+        return skeleton.loaded, skeleton.strategy
+    loaded = load_base(data.ready)
+    return loaded, prepare_strategy(device, data.experiment, loaded)
 
 
-def count_parameters(
-    recipe: Recipe, *, labels: int = 2, listener: Listener | None = None, registry: Registry | None = None
-) -> ParameterCount:
-    """Count what would train, from the model's config alone: neither data nor weights nor tokenizer are needed.
-
-    Args:
-        recipe: the recipe; its data is not read.
-        labels: outputs of a classification head, which the data would have told.
-
-    Raises:
-        InputError: model, task or strategy cannot be used, or a pattern matches nothing.
-    """
-    job = Job.open(recipe, registry, listener, check_source=False)
-    task, source = job.task, recipe.model.source
-    known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    with suppress(DataError):  # of numbers, the options say how many there are
-        known = task.bind({"train": ()}) or known
-    request = LoadRequest(source, task.head, known, processor=False)
-    job.listener.phase("count parameters")
-    build = job.loader.load_skeleton if isinstance(job.loader, BuildsSkeletons) else job.loader.load
-    loaded = build(request)
-    if loaded.processor is None:
-        with suppress(SourceError):  # a strategy may want it, and where there is none, does without
-            loaded.processor = job.loader.load_processor(source)
-    _, base = count(loaded.module)
-    prepare(job.strategy, loaded)
+def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
     trained, total = count(loaded.module)
-    return ParameterCount(
-        model={
-            "source": source,
-            "loader": job.loader.name,
-            "class": type(loaded.module).__name__,
-            "head": task.head,
-            "labels": list(request.labels.names) if request.labels else None,
-        },
-        strategy=described(job.strategy),
-        trainable_parameters=trained,
-        total_parameters=total,
-        base_parameters=base,
-        new_modules={name: _count_below(loaded, [name])[1] for name in loaded.new_modules},
-        patterns={
-            pattern: dict(
-                zip(
-                    ("modules", "parameters", "trainable_parameters"),
-                    (len(modules), *_count_below(loaded, modules)),
-                    strict=True,
-                )
-            )
-            for pattern, modules in job.strategy.matches().items()
-        },
-    )
+    labels = data.ready.task.labels
+    return {
+        "source": data.ready.recipe.model.source,
+        "loader": data.experiment.loader.name,
+        "class": type(loaded.module).__name__,
+        "trainable_parameters": trained,
+        "total_parameters": total,
+        "new_modules": list(loaded.new_modules),
+        "max_length": loaded.max_length,
+        "labels": list(labels.names) if labels else None,
+    }
 
 
-def _has_labels(head: str) -> bool:
-    return head.endswith("classification")
-
-
-def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
-    """Return how many parameters lie at or below some paths, and how many of them train."""
-    wanted = set(paths)
-    found = [
-        parameter
-        for name, parameter in loaded.module.named_parameters()
-        if any(name[:end] in wanted for end in _ends(name))
-    ]
-    return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
-
-
-def _ends(name: str) -> list[int]:
-    """Return where the paths of a parameter and of the modules around it end."""
-    return [i for i, character in enumerate(name) if character == "."] + [len(name)]
+def _steps(data: PreparedData, device: Device, schedule: Schedule) -> dict[str, Any]:
+    recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
+    section, processes = recipe.train, device.accelerator.num_processes
+    batches = _planned(train, recipe, schedule.total, processes)
+    micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
+    tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
+    return {
+        "total": schedule.total,
+        "per_epoch": schedule.per_epoch,
+        "examples_a_step": section.batch_size * section.accumulate * processes,
+        "unit": UNITS.get(task.modality, "examples"),
+        "tokens": int(tokens * schedule.total),
+        "tokens_a_step": tokens,
+        "padding_share": padding_share(train.lengths, micro),
+        # Only where the loss is a sum over tokens; a label of a whole example has no share of its tokens.
+        "label_share": None if task.labels else float(train.weights.sum() / train.lengths.sum()),
+    }
 
 
 def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) -> list[np.ndarray]:
@@ -249,30 +161,31 @@ def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) ->
 
 
 def _estimate(
-    session: Session,
+    data: PreparedData,
+    device: Device,
     loaded: LoadedModel,
-    encoded: dict[str, EncodedSplit],
     evaluating: EvalPlan,
     schedule: Schedule,
     step_tokens: float,
 ) -> dict[str, Any]:
-    section = session.job.recipe.train
+    section = data.ready.recipe.train
     if section.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
+    validations = -(-schedule.total // (section.validate_every or schedule.per_epoch))
     figures = estimate(
-        session.accelerator,
+        device.accelerator,
         loaded,
-        session.job.task,
-        session.job.regularizers,
-        encoded["train"],
+        data.ready.task,
+        [make() for make in data.experiment.make_regularizers],
+        data.encoded["train"],
         section.batch_size,
         step_tokens * schedule.total,
-        _evaluated_tokens(encoded, evaluating, -(-schedule.total // (section.validate_every or schedule.per_epoch))),
+        _evaluated_tokens(data.encoded, evaluating, validations),
     )
     return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(evaluating)}
 
 
-def _evaluated_tokens(encoded: dict[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:
+def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:
     """Return the tokens that models read in evaluation: while training, and base and tuned afterwards."""
 
     def tokens(split: EncodedSplit) -> float:
@@ -320,18 +233,18 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
 
 
-def _never_trained(job: Job, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
+def _never_trained(strategy: Strategy, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
     """Say which trainable parameters a strategy leaves out of every step."""
-    strategy = job.tried if loaded is job.skeleton and job.tried is not None else job.strategy
     if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):
         yield (
             f"{frozen} of {len(trainable(loaded.module))} trainable tensors stay frozen for all {schedule.total} steps."
         )
 
 
-def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> list[str]:
+def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:
     """Say what is legal but probably not meant."""
-    found = [finding.text for finding in job.audit.findings if finding.level != "good"]
+    recipe, encoded = data.ready.recipe, data.encoded
+    found = [finding.text for finding in data.audit.findings if finding.level != "good"]
     found += [
         f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."
@@ -344,7 +257,7 @@ def _warnings(recipe: Recipe, job: Job, encoded: dict[str, EncodedSplit]) -> lis
     output = RunDirectory(recipe.output)
     if output.path.is_dir() and any(output.path.iterdir()):
         found.append(f"output {recipe.output!r} is not empty; train will refuse it.")
-    matched = Counter(module for modules in job.targets.values() for module in modules)
+    matched = Counter(module for modules in targets.values() for module in modules)
     reused = [module for module, times in matched.items() if times > 1]
     if reused:
         found.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")

@@ -11,8 +11,8 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.data.read import Rows, file_columns, plain, read_rows
-from ftengine.engine.experiment import inferring
 from ftengine.engine.finished import Run
+from ftengine.engine.prepared_data import inferring
 from ftengine.errors import DataError, RunError
 
 
@@ -112,7 +112,7 @@ def predict_file(
 
 def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
-    section, task = run.recipe.data, inferring(run.open_job().task)
+    section, task = run.recipe.data, inferring(run.task)
     paths = file_columns(task)
     rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=paths)
     if "prediction" in rows.columns:

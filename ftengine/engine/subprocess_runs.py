@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ftengine.api import FitsOnValidation, LearnsLabels, Listener
-from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_same_recipe
+from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Child:
         return RunDirectory(self.recipe.output)
 
 
-def require_new_or_same(run: RunDirectory, job: Job, encoded: Mapping[str, EncodedSplit]) -> None:
+def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
     """Refuse a folder that holds something else than this very run, finished or not.
 
     Raises:
@@ -43,55 +43,54 @@ def require_new_or_same(run: RunDirectory, job: Job, encoded: Mapping[str, Encod
     if not run.is_run():
         run.require_free()
         return
-    require_same_recipe(run, job.resolved())
-    stored = run.read_json("audit.json")["encoded"]
-    if any(stored.get(name, {}).get("content") != split.content for name, split in encoded.items()):
+    require_same_recipe(run, data.experiment.resolved())
+    if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
         raise RunError(
-            f"the data files changed since run {str(run.path)!r} was made. Restore them, or choose another folder with "
-            "--output DIR."
+            f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
+            "with --output DIR."
         )
 
 
-def require_metric(job: Job, metric: str | None) -> None:
-    """Refuse a metric that will not be measured; the job's task must have learnt its labels.
+def require_metric(ready: ReadyTask, metric: str | None) -> None:
+    """Refuse a metric that will not be measured.
 
     Raises:
         InputError: lists those that will be.
     """
-    known = measured(job)
+    known = measured(ready)
     if metric is not None and metric not in known:
         raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
 
 
-def measured(job: Job) -> list[str]:
-    """Return the metrics that a job's evaluators will report, which may depend on its labels, in their order."""
+def measured(ready: ReadyTask) -> list[str]:
+    """Return the metrics that a task's evaluators will report, which may depend on its labels, in their order."""
     names: list[str] = []
-    for evaluator in job.evaluators():
+    for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
         if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(job.task.name, job.task.labels)
+            evaluator.bind(ready.task.name, ready.task.labels)
         names += evaluator.metrics
         if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
             names += [name for name in every if name not in names]
     return names
 
 
-def train_unfinished(children: Sequence[Child], jobs: Sequence[Job], listener: Listener) -> list[bool]:
+def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:
     """Train those that are not finished, one after another; return for each whether it was taken as it is.
 
     Raises:
         InputError, TrainingError: see `train`.
     """
     reused = [child.run.finished for child in children]
-    for child, job, done in zip(children, jobs, reused, strict=True):
+    for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
             listener.message(f"{child.label}: {child.run.path} is finished and taken as it is")
         else:
-            train(child, job, listener)
+            train(child, data, listener)
     return reused
 
 
-def train(child: Child, job: Job, listener: Listener) -> None:
+def train(child: Child, data: PreparedData, listener: Listener) -> None:
     """Train as `ftengine train --resume` does; what the run says is passed on.
 
     Raises:
@@ -99,7 +98,7 @@ def train(child: Child, job: Job, listener: Listener) -> None:
     """
     folder = RunDirectory(child.run.path.parent)
     folder.create()
-    recipe = folder.write_yaml(f"{child.run.path.name}.yaml", job.resolved())
+    recipe = folder.write_yaml(f"{child.run.path.name}.yaml", data.experiment.resolved())
     listener.phase(f"train {child.label}")
     line = [sys.executable, "-m", "ftengine", "train", str(recipe), "--resume", "--json"]
     last = failure = ""

@@ -110,11 +110,14 @@ def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, 
     if not names:
         return {}
 
+    nothing = dict.fromkeys(names, math.nan)
+
     def values(chunk: np.ndarray) -> np.ndarray:
         if isinstance(evaluator, ScoresResamples):
             together = evaluator.score_resamples(rows, chunk)
             return np.column_stack([together[name] for name in names])
-        scores = [evaluator.score(rows, one.astype(np.float64)) for one in chunk]
+        # Of a few rows, a resample may hold none.
+        scores = [evaluator.score(rows, one.astype(np.float64)) if one.any() else nothing for one in chunk]
         return np.array([[score[name] for name in names] for score in scores])
 
     return dict(zip(names, weights.resample(values).T, strict=True))

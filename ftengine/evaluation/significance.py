@@ -62,10 +62,15 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's method (1979): the chance of any false finding stays at the level asked for."""
-    from statsmodels.stats.multitest import multipletests
+    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
 
-    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
+    statsmodels.stats.multitest has it too, but collects all garbage of the process in each call: half a second.
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.tolist()
 
 
 def mcnemar(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> dict[str, Any] | None:

@@ -44,7 +44,6 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
     if value is None or value == "":
         return MISSING
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
-    text = text.encode("utf-8", "replace").decode()
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 

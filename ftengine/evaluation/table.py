@@ -86,8 +86,6 @@ class Writer:
 def _array(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
-    except UnicodeEncodeError:  # half of a surrogate pair is no text in UTF-8
-        return pa.array([v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values])
     except pa.ArrowException as error:
         raise PluginError(
             f"key {name!r} of the predictions holds values that do not fit one column, such as {values[0]!r}: {error}."

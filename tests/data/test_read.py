@@ -455,7 +455,7 @@ def test_another_separator_than_the_suffix_says_is_told(write, label_task, name,
     assert hint in fails(write(name, content), columns={"words": "text"})
 
     class Strict(type(label_task)):
-        def check(self, columns):
+        def check_columns(self, columns):
             raise DataError(f"no column 'text' (columns: {', '.join(columns)}).")
 
     with pytest.raises(DataError) as caught:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.api import Task
 from ftengine.data.partition import partition
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
@@ -186,11 +185,9 @@ def test_a_fraction_is_cut_beside_a_file(write, text_task):
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
-def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name):
-    class Strict(Task):
-        name = "strict"
-
-        def check(self, columns):
+def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, text_task):
+    class Strict(type(text_task)):
+        def check_columns(self, columns):
             if "text" not in columns:
                 raise DataError(f"no column 'text', only {', '.join(columns)}.")
 

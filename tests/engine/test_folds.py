@@ -1,20 +1,21 @@
-"""k-fold cross-validation: every row held out once, sums that add up, and what is refused before anything trains."""
+"""k-fold cross-validation: every row held out once, figures of all, and what is refused before anything trains."""
 
 import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
-from ftengine.api import EvaluationContext, SilentListener
+from ftengine.api import Labels, SilentListener
 from ftengine.engine.cross_validate import check, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
-from ftengine.evaluation.bootstrap import Accumulator
-from ftengine.evaluation.difference import to_json
-from ftengine.evaluation.examination import Outcome
-from ftengine.evaluation.measurement import Measured
-from ftengine.evaluation.results import save_sums
-from ftengine.evaluation.sums import ANSWERS, PREDICTIONS, Sums
+from ftengine.evaluation.figures import declarations, estimates
+from ftengine.evaluation.results import Measured, bind, fit
+from ftengine.evaluation.table import Predictions
+from ftengine.evaluation.weights import Weights
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 
@@ -48,81 +49,65 @@ def test_duplicates_share_a_fold_and_folds_share_no_weights(label_recipe, label_
     assert sum(len(fold["test"]) for fold in folds) == 130
 
 
-def test_pooled_sums_are_those_of_one_pass_over_all_rows():
-    """Three folds added up give the same figures, to rounding, as one accumulator that saw every example."""
-    context = EvaluationContext("text-classification", labels("a", "b", "c"))
-    rng = np.random.default_rng(0)
-    examples = [
-        (int(index), {"label": i % 3, "predicted": int(rng.integers(3)), "scores": rng.dirichlet([1, 1, 1]).tolist()})
-        for i, index in enumerate(rng.integers(2**63, size=60, dtype=np.uint64))
-    ]
-
-    def measured(part):
-        evaluator = Registry().build("evaluator", "classification", "evaluate")
-        result = Accumulator([evaluator], context, 1000, 0, distinct=len(part))
-        for index, prediction in part:
-            result.update(index, prediction)
-        return Sums({PREDICTIONS: result})
-
-    whole = measured(examples)
-    first, *others = (measured(examples[start::3]) for start in range(3))
-    for other in others:
-        first.merge(other, apart=True)
-    for name, metric in whole.results().items():
-        pooled = first.results()[name]
-        for field in ("value", "low", "high", "n"):
-            assert getattr(pooled, field) == pytest.approx(getattr(metric, field), rel=1e-12, nan_ok=True), name
-
-
 def built():
     return [
         Registry().build("evaluator", name, "evaluate") for name in ("classification", "calibration", "memorisation")
     ]
 
 
-def finished_fold(path, shift):
-    """Write the figures of a fold whose scores rank its 40 examples without a fault, and of four free answers."""
-    first, second, third = built()
-    context = EvaluationContext("text-classification", labels("a", "b"))
-    reading = Accumulator([first, second], context, 100, 0, distinct=40)
-    answering = Accumulator([third], context, 100, 0, distinct=4)
-    for i in range(40):
-        z = shift + (1 if i % 2 else -1)
-        p = 1 / (1 + np.exp(-z))
-        said = {"label": i % 2, "predicted": int(z > 0), "scores": [1 - p, p], "logits": [0.0, z]}
-        reading.update(1000 * shift + i, said)
-        if i < 4:
-            answering.update(1000 * shift + i, {"completion": "a b", "reference": "a b"})
-    sums = Sums({PREDICTIONS: reading, ANSWERS: answering})
-    path.mkdir()
+def finished_fold(path, shift, evaluators):
+    """Write what a fold's run holds: 40 examples whose scores rank them without a fault, four answered freely."""
+    z = shift + np.tile([-1.0, 1.0], 20)
+    p, answered = 1 / (1 + np.exp(-z)), np.arange(40) < 4
+    columns = {
+        "row": np.arange(40),
+        "group": np.arange(40),
+        "label": np.tile([0, 1], 20),
+        "predicted": (z > 0).astype(int),
+        "scores": np.column_stack([1 - p, p]),
+        "logits": np.column_stack([0 * z, z]),
+        "answered": answered,
+        **{
+            f"memorisation.{key}": np.where(answered, 1.0, np.nan)
+            for key in (*evaluators[2].metrics, "reference_words")
+        },
+    }
+    (path / "predictions").mkdir(parents=True)
+    for side in ("base", "tuned"):
+        values = {name: column.tolist() for name, column in columns.items()}
+        pq.write_table(pa.table(values), path / "predictions" / f"test-{side}.parquet")
+    measured = Measured(Predictions(columns))
+    for evaluator in evaluators:
+        measured.add(evaluator, Weights(np.arange(40), 0, 100), answering=evaluator is evaluators[2])
     run = RunDirectory(path)
-    save_sums(run, *(Measured(held_out=Outcome(sums)) for _ in range(2)))
-    figures = {name: to_json(metric) for name, metric in sums.results().items()}
-    run.write_json("evaluation.json", {"base": figures, "tuned": figures})
+    figures = {"base": estimates(measured.figures), "tuned": estimates(measured.figures)}
+    run.write_json("evaluation.json", {"split": "test", "metrics": declarations([measured.figures]), **figures})
     run.write_json("environment.json", {"base": "x", "precision": "fp32", "device": "cpu"})
     return SimpleNamespace(run=run, label=path.name)
 
 
 def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_path):
-    folds = [finished_fold(tmp_path / str(shift), shift) for shift in (0, 3)]
-    task = SimpleNamespace(name="text-classification", labels=labels("a", "b"))
-    job = SimpleNamespace(task=task, recipe=SimpleNamespace(seed=0), evaluators=built)
-    result = pool(folds, job, [False, False])
+    labels, evaluators = Labels("single", ("a", "b")), built()
+    bind(evaluators, "text-classification", labels)
+    fit(evaluators, None)
+    folds = [finished_fold(tmp_path / str(shift), shift, evaluators) for shift in (0, 3)]
+    task = SimpleNamespace(
+        name="text-classification", labels=labels, predicts={"label", "predicted", "scores", "logits"}
+    )
+    recipe = SimpleNamespace(seed=0, evaluation=SimpleNamespace(resamples=100))
+    result = pool(folds, SimpleNamespace(task=task, recipe=recipe, evaluators=built), [False, False])
     apart = {"roc_auc", "ece", "calibration_error"}
     for figures in (result.base, result.tuned, result.difference):
         assert not figures.keys() & apart
         assert figures.keys() >= {"accuracy", "macro_f1", "brier", "nll", "overconfidence", "verbatim"}
+    assert result.tuned["accuracy"]["value"] == 0.75  # of the second fold, one half is wrong
+    low, high = proportion_confint(60, 80, method="wilson")
+    assert (result.tuned["accuracy"]["low"], result.tuned["accuracy"]["high"]) == pytest.approx((low, high), abs=0.03)
     assert result.spread["roc_auc"]["values"] == [1.0, 1.0]  # pooled, their scores would rank worse
     assert result.spread.keys() >= apart
     assert result.examples == 80  # and not the eight that were answered
     assert result.tuned["verbatim"]["n"] == 8
     assert "roc_auc, ece, calibration_error have no figure over all examples" in result.statement
-
-
-def labels(*names):
-    from ftengine.api import Labels
-
-    return Labels("single", names)
 
 
 def test_what_cannot_be_cross_validated_is_refused(label_recipe, tmp_path):

@@ -6,21 +6,19 @@ import threading
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from ftengine.evaluation.judgements import SHOWN
 
 from ftengine import fine_tune, load_run
-from ftengine.api import Evaluator, Judgement, SilentListener, TextAugmenter
-from ftengine.engine.evaluation_plan import measurement_of
+from ftengine.api import Evaluator, ExampleScores, Metric, SilentListener, TextAugmenter
+from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Job
 from ftengine.engine.fine_tune import require_room
 from ftengine.errors import DataError, InputError, RecipeError
-from ftengine.evaluation.results import read_sums
-from ftengine.model import read_tensors
+from ftengine.evaluation.examples import SHOWN
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.hookspecs import hookimpl
 from ftengine.plugins.registry import Registry
-from ftengine.run.directory import RunDirectory
 
 WORDS = {"film": "actor scene music", "money": "profit shares bank", "sport": "goal match team"}
 
@@ -71,7 +69,7 @@ def sliced_run(bert_folder, sliced_file, tmp_path_factory):
         [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in SETTINGS.items()],
     )
     with pytest.MonkeyPatch.context() as patch:  # so little training changes scores by less than what is worth a look
-        patch.setattr("ftengine.evaluation.judgements.NOISE", 0.0)
+        patch.setattr("ftengine.evaluation.examples.NOISE", 0.0)
         return fine_tune(recipe)
 
 
@@ -161,17 +159,17 @@ def test_other_data_without_the_column_has_no_slices(sliced_run, tmp_path):
     assert found["training"]["n"] == sliced_run.evaluation["training"]["n"]
 
 
-def test_sums_of_both_models_are_kept(sliced_run):
-    run = RunDirectory(sliced_run.path)
-    job = sliced_run.open_job()
-    from ftengine.api import EvaluationContext
-
-    context = EvaluationContext(job.task.name, job.task.labels)
-    for which in ("base", "tuned"):
-        sums = read_sums(run, job.evaluators(), context, seed=0, which=which)
-        assert sums.results()["accuracy"].value == sliced_run.evaluation[which]["accuracy"]["value"]
-        assert sums.results()["accuracy"].low == sliced_run.evaluation[which]["accuracy"]["low"]
-    assert "base.predictions.distinct" in read_tensors(sliced_run.path / "evaluation.safetensors")
+def test_tables_of_both_models_are_kept(sliced_run):
+    folder = sliced_run.path / "predictions"
+    for side in ("base", "tuned"):
+        table = pq.read_table(folder / f"test-{side}.parquet").to_pandas()
+        accuracy = sliced_run.evaluation[side]["accuracy"]
+        assert (table["label"] == table["predicted"]).mean() == pytest.approx(accuracy["value"])
+        assert table["group"].nunique() == accuracy["n"]
+        assert table["row"].is_monotonic_increasing
+        assert table["place"].str.match(r".*sliced\.jsonl:\d+$").all()
+        assert set(table["slice.region"]) <= {"a", "b", "(missing)"}
+    assert {path.stem for path in folder.glob("*-tuned.parquet")} >= {"test-tuned", "training-tuned"}
 
 
 @pytest.mark.parametrize(
@@ -293,24 +291,21 @@ class Even(Evaluator):
 
     name = "even"
     reads = frozenset({"tokens"})
-    higher_is_better = {"even": True}  # noqa: RUF012
-    fits = True
+    metrics = {"even": Metric("even", higher_is_better=True)}  # noqa: RUF012
     seen = None
 
-    def fit(self, predictions):
-        self.seen = None if predictions is None else sum(1 for _ in predictions)
+    def fit(self, rows):
+        self.seen = 0 if rows is None else len(rows["tokens"])
 
-    def judge(self, prediction):
-        return Judgement(float(prediction["tokens"] % 2 == 0), prediction["tokens"] % 2 == 0)
+    def example_scores(self, rows):
+        even = (rows["tokens"] % 2 == 0).astype(float)
+        return ExampleScores(even, even)
 
-    def statistics(self, prediction):
-        return float(prediction["tokens"] % 2 == 0), 1.0, float(self.seen or 0)
+    def score(self, rows, weights):
+        return {next(iter(self.metrics)): np.average(rows["tokens"] % 2 == 0, weights=weights)}
 
-    def metrics(self, sums):
-        return {"even": sums[..., 0] / sums[..., 1]}
-
-    def details(self, sums, counts):
-        return {"seen": sums[2] / sums[1]}
+    def details(self, rows, estimate):
+        yield "seen", self.seen
 
 
 class Shout(TextAugmenter):
@@ -447,19 +442,16 @@ class Graded(Even):
     """Reads a column that has to hold numbers; holds a lock, which cannot be copied."""
 
     name = "graded"
-    higher_is_better = {"graded": True}  # noqa: RUF012
+    metrics = {"graded": Metric("graded", higher_is_better=True)}  # noqa: RUF012
     columns = frozenset({"grade"})
 
     def __init__(self, config=None):
         super().__init__(config)
         self.lock = threading.Lock()
 
-    def check(self, example):
-        if not isinstance(example["grade"], int):
-            raise DataError(f"`grade` is {example['grade']!r}; a number is needed.")
-
-    def metrics(self, sums):
-        return {"graded": sums[..., 0] / sums[..., 1]}
+    def check_row(self, row):
+        if not isinstance(row["grade"], int):
+            raise DataError(f"`grade` is {row['grade']!r}; a number is needed.")
 
 
 class Longer(TextAugmenter):
@@ -499,14 +491,14 @@ def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(labe
     splits = job.read_data()
     job.load_skeleton()
     encoded = job.encode(splits)
-    measurement = measurement_of(job, encoded, splits)
-    (changed,) = [probe.examination.split for probe in measurement.probes]
+    evaluating = evaluation_plan(job, encoded, splits)
+    (changed,) = [probe.examples.split for probe in evaluating.probes]
     longest, row = encoded["test"].longest, changed.rows[int(changed.index[0])]
     assert changed.batch(np.array([0]))["input_ids"].shape[1] > longest
     assert changed.example(0)["text"] == " ".join([row["text"]] * 4)
     longest = max(split.longest for split in encoded.values())
-    require_room(SimpleNamespace(max_length=longest), [*encoded.values(), *measurement.encoded()])
+    require_room(SimpleNamespace(max_length=longest), [*encoded.values(), *evaluating.encoded()])
     assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
     assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
     with pytest.raises(RecipeError, match=f"the longest example has {longest} tokens"):
-        require_room(SimpleNamespace(max_length=longest - 1), [*encoded.values(), *measurement.encoded()])
+        require_room(SimpleNamespace(max_length=longest - 1), [*encoded.values(), *evaluating.encoded()])

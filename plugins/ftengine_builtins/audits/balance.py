@@ -37,12 +37,15 @@ class Balance(Audit):
                 "learnt of them.",
                 figures={"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)},
             )
+        lacking: dict[tuple[str, ...], list[str]] = {}
         for split, count_of in counts.items():
-            if missing := sorted(train.keys() - count_of.keys()):
-                shown = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
-                text = f"No {split} row has label {shown}; figures say nothing about it."
-                figures = {"split": split, "missing": missing[:SHOWN_LABELS]}
-                yield Finding(kind="labels", level="note", text=text, figures=figures)
+            if missing := tuple(sorted(train.keys() - count_of.keys())):
+                lacking.setdefault(missing, []).append(split)
+        for missing, splits in lacking.items():
+            shown = ", ".join(map(repr, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")
+            text = f"No {' and no '.join(splits)} row has label {shown}; figures say nothing about it."
+            figures = {"splits": splits, "missing": missing[:SHOWN_LABELS]}
+            yield Finding(kind="labels", level="note", text=text, figures=figures)
         yield from _alike(counts)
         yield _table(counts)
 

@@ -13,7 +13,7 @@ ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""
 SHOWN_PLACES = 5
 LOOKED_AT = 1000
-"""Rows of a split by which it is told whether targets are sequences."""
+"""Rows of a split that show whether targets are sequences."""
 
 
 class Contradictions(Audit):

@@ -35,7 +35,7 @@ class Duplicates(Audit):
         if near and near["mostly_shared"]:
             text = (
                 f"{near['mostly_shared']:,} of {near['distinct']:,} distinct rows say little beyond what most rows "
-                "say too (a fifth of their words or less); near duplicates among them are not told apart."
+                "say too (a fifth of their words or less); near duplicates among them are not looked for."
             )
             yield Finding(kind="data", level="note", text=text, figures=dict(near))
 

@@ -22,8 +22,8 @@ SURE = 0.9
 is given another language than English with 0.5."""
 NO_LANGUAGE = "zxx"
 FEWEST, MINORITY_FEWEST, MINORITY = 20, 2, 0.05
-"""Of 20 rows and more, a script that less than 5 % are written in is told, and a language that at least two and less
-than 5 % are in."""
+"""Of 20 rows and more, a script that less than 5 % are written in is a finding, and so is a language that at least two
+and less than 5 % are in."""
 
 # Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
 _CLOSE = (
@@ -49,7 +49,7 @@ EAST_ASIAN = "Chinese or Japanese"
 
 
 class Languages(Audit):
-    """Scripts and languages that few rows are in, told by Unicode's script property and py3langid."""
+    """Scripts and languages that few rows are in, by Unicode's script property and py3langid."""
 
     name = "languages"
 
@@ -57,14 +57,14 @@ class Languages(Audit):
         """Yield a finding for each script and language that few rows of a split are in, and tables of both."""
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
+        rare: dict[str, dict[str, list[int]]] = {}
         for split, rows in data.splits.items():
             in_script, sampled = _scripts(rows)
             scripts[split] = Counter({script: len(found) for script, found in in_script.items()})
             total = scripts[split].total()
             for script, found in in_script.items():
                 if total >= FEWEST and len(found) < MINORITY * total:
-                    what = f"mostly in {script} letters"
-                    yield finding(data, {split: found}, f"is {what}", f"are {what}", figure=script)
+                    rare.setdefault(script, {})[split] = found
             main = scripts[split].most_common(1)
             places: dict[str, int] = {}
             languages[split] = Counter()
@@ -73,6 +73,9 @@ class Languages(Audit):
                     languages[split][language] += 1
                     places.setdefault(language, row)
             yield from _minorities(split, rows, languages[split], places)
+        for script, rows_of in rare.items():
+            what = f"mostly in {script} letters"
+            yield finding(data, rows_of, f"is {what}", f"are {what}", figure=script)
         for title, counts in (("Scripts", scripts), ("Languages", languages)):
             names = sum(counts.values(), Counter[str]())
             if len(names) > 1:

@@ -39,6 +39,6 @@ def _table(data: AuditedData) -> Table:
         whole = counts.get("uncut") or {**counts["percentiles"], "100": counts["longest"]}
         cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], limit))
     columns = ("split", "half up to", "95 % up to", "99 % up to", "longest", "cut", "limit of the model")
-    known = all(counts.get("uncut") or not counts["truncated"] for counts in data.encoded.values())
-    caption = "Lengths before cutting." if known else "Lengths after cutting."
-    return Table(title="Lengths", columns=columns, rows=tuple(cells), caption=caption)
+    cut = [counts for counts in data.encoded.values() if counts["truncated"]]
+    caption = f"Lengths are those {'before' if all(counts.get('uncut') for counts in cut) else 'after'} cutting."
+    return Table(title="Lengths", columns=columns, rows=tuple(cells), caption=caption if cut else "")

@@ -28,7 +28,7 @@ class Entities(WeightedEvaluator):
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind != "single":
+        if labels is None or labels.kind not in ("single", "tags"):
             raise RecipeError(
                 f"evaluator 'entities' needs tags to predict, and task {task!r} has none. "
                 "Take it out of recipe key 'evaluate'."

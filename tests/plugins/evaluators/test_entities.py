@@ -9,14 +9,13 @@ from sklearn.metrics import precision_recall_fscore_support
 from ftengine.api import Labels
 from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.entities import Entities
-from ftengine_builtins.tasks.iob2 import PlainLabels
 
 NAMES = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
 
 
-def bound(names=NAMES, labels=Labels):
+def bound(names=NAMES, kind="single"):
     evaluator = Entities()
-    evaluator.bind("token-classification", labels("single", names))
+    evaluator.bind("token-classification", Labels(kind, names))
     return evaluator
 
 
@@ -65,10 +64,10 @@ def test_single_word_entities_agree_with_scikit_learn(scored):
     assert [found[key] for key in ("precision", "recall", "f1")] == pytest.approx(list(expected[:3]))
 
 
-@pytest.mark.parametrize(("names", "labels"), [(("DET", "NOUN"), Labels), (("B-X", "O"), PlainLabels)])
-def test_without_entities_there_is_accuracy_alone(scored, names, labels):
+@pytest.mark.parametrize(("names", "kind"), [(("DET", "NOUN"), "single"), (("B-X", "O"), "tags")])
+def test_without_entities_there_is_accuracy_alone(scored, names, kind):
     example = prediction(f"{names[0]} {names[1]} {names[1]}", f"{names[0]} {names[0]} {names[1]}", names)
-    found = scored(bound(names, labels), [example])
+    found = scored(bound(names, kind), [example])
     assert found.scores == {"token_accuracy": pytest.approx(2 / 3)}
     assert found.evaluator.metrics.keys() == {"token_accuracy"}
     assert found.evaluator.trials(found.rows) == {"token_accuracy": 3}

@@ -1,0 +1,117 @@
+"""How many parameters a strategy trains, told from the model's config alone."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import apply_strategy
+from ftengine.errors import DataError, SourceError
+from ftengine.model import count
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters a strategy trains of a model.
+
+    Args:
+        model: source, loader, class, head and labels.
+        strategy: its name and options.
+        trainable_parameters, total_parameters: of the prepared model.
+        base_parameters: of the model before the strategy touched it.
+        new_modules: trainable parameters of each module that would be initialised afresh; they are among the
+            trainable ones, and tables in papers mostly leave them out.
+        patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
+            how many of those train.
+    """
+
+    model: dict[str, Any]
+    strategy: dict[str, Any]
+    trainable_parameters: int
+    total_parameters: int
+    base_parameters: int
+    new_modules: dict[str, int]
+    patterns: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {**asdict(self), "trainable_share": self.trainable_parameters / self.total_parameters}
+
+
+def count_parameters(
+    recipe: Recipe, *, labels: int = 2, listener: Listener | None = None, registry: Registry | None = None
+) -> ParameterCount:
+    """Count what would train, from the model's config alone: neither data nor weights nor tokenizer are needed.
+
+    Args:
+        recipe: the recipe; its data is not read.
+        labels: outputs of a classification head, which the data would have told.
+
+    Raises:
+        InputError: model, task or strategy cannot be used, or a pattern matches nothing.
+    """
+    experiment = Experiment.open(recipe, registry, listener, check_source=False)
+    task, loader, strategy = experiment.task(), experiment.loader, experiment.make_strategy()
+    source = recipe.model.source
+    known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
+    with suppress(DataError):  # of numbers, the options say how many there are
+        known = task.bind({"train": ()}) or known
+    request = LoadRequest(source, task.head, known, processor=False)
+    experiment.listener.phase("count parameters")
+    build = loader.load_skeleton if isinstance(loader, BuildsSkeletons) else loader.load
+    loaded = build(request)
+    if loaded.processor is None:
+        with suppress(SourceError):  # a strategy may want it, and where there is none, does without
+            loaded.processor = loader.load_processor(source)
+    _, base = count(loaded.module)
+    apply_strategy(strategy, loaded)
+    trained, total = count(loaded.module)
+    return ParameterCount(
+        model={
+            "source": source,
+            "loader": loader.name,
+            "class": type(loaded.module).__name__,
+            "head": task.head,
+            "labels": list(request.labels.names) if request.labels else None,
+        },
+        strategy=experiment.make_strategy.described,
+        trainable_parameters=trained,
+        total_parameters=total,
+        base_parameters=base,
+        new_modules={name: _count_below(loaded, [name])[1] for name in loaded.new_modules},
+        patterns={
+            pattern: dict(
+                zip(
+                    ("modules", "parameters", "trainable_parameters"),
+                    (len(modules), *_count_below(loaded, modules)),
+                    strict=True,
+                )
+            )
+            for pattern, modules in strategy.matches().items()
+        },
+    )
+
+
+def _has_labels(head: str) -> bool:
+    return head.endswith("classification")
+
+
+def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
+    """Return how many parameters lie at or below some paths, and how many of them train."""
+    wanted = set(paths)
+    found = [
+        parameter
+        for name, parameter in loaded.module.named_parameters()
+        if any(name[:end] in wanted for end in _ends(name))
+    ]
+    return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
+
+
+def _ends(name: str) -> list[int]:
+    """Return where the paths of a parameter and of the modules around it end."""
+    return [i for i, character in enumerate(name) if character == "."] + [len(name)]

@@ -1,0 +1,151 @@
+"""Evaluating a finished run again: on its own held-out examples, on new ones, or by further evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.state import PartialState
+
+from ftengine.api import FitsOnValidation, Task
+from ftengine.data.encoding import content_of
+from ftengine.data.read import Rows
+from ftengine.data.row_hashes import identities
+from ftengine.data.split import make_splits, read_for
+from ftengine.engine.device import Device
+from ftengine.engine.evaluation_plan import plan_evaluation
+from ftengine.engine.prepared_data import ReadyTask, held_out
+from ftengine.engine.prepared_model import (
+    evaluation_of,
+    load_base,
+    place_base,
+    prepare_strategy,
+    require_same_base,
+    run_model,
+)
+from ftengine.errors import DataError, InputError
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.stored import add_evaluators
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import AuditResult
+
+
+def evaluate_run(
+    ready: ReadyTask, run: RunDirectory, fingerprint: Mapping[str, str], data: str | Path | None
+) -> dict[str, Any]:
+    """Evaluate base and tuned model of a finished run on the same examples.
+
+    Args:
+        ready: the run's task, and what rows are encoded for.
+        run: its folder.
+        fingerprint: of the base that it was trained on.
+        data: a data file; None for the run's own held-out split.
+
+    Returns:
+        What evaluation.json holds.
+
+    Raises:
+        InputError: the data cannot be used, or the base is not the one trained on.
+    """
+    plan = _plan(ready, run, data)
+    device = Device.open(ready.recipe)
+    loaded = load_base(ready)
+    require_same_base(loaded, fingerprint, str(run.trained))
+    place_base(device, ready, loaded)
+    base = run_model(device, ready, loaded, plan, "base")
+    strategy = prepare_strategy(device, ready.experiment, loaded)
+    strategy.load(loaded, run.trained)
+    return evaluation_of(ready, plan, base, run_model(device, ready, loaded, plan, "tuned")).report
+
+
+def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
+
+    Returns:
+        What it holds then.
+
+    Raises:
+        InputError: an evaluator does not exist, or reads what the run did not keep.
+    """
+    named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
+    built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
+    report = add_evaluators(run, built, ready.task, ready.recipe)
+    if PartialState().is_main_process:
+        run.write_json("evaluation.json", report)
+    return report
+
+
+def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalPlan:
+    recorded = AuditResult.read(run).contents
+    name = held_out(recorded) if data is None else "test"
+    if name is None:
+        raise InputError("this run has no held-out split; name a data file with --data FILE.")
+    section = ready.recipe.evaluation
+    used = {name} if data is None else set()
+    if section.training_sample is not None or section.memorisation is not None:
+        used.add("train")
+    if name == "test" and any(isinstance(evaluator, FitsOnValidation) for evaluator in ready.evaluators()):
+        used.add("validation")
+    splits = _splits(ready, run, used & set(recorded), recorded, name if data is None else None)
+    rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task)
+    if data is not None and "train" in splits:
+        _tell_of_trained_rows(ready, rows, splits["train"])
+    split, validation = ready.encode(name, rows), None
+    if name != "validation" and "validation" in splits:
+        validation = ready.encode("validation", splits["validation"])
+    called = name if data is None else str(data)
+    return plan_evaluation(
+        ready, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
+    )
+
+
+def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:
+    """Say how many of some rows were trained on, word for word."""
+    task: Task = ready.task
+    trained = np.isin(identities(rows, task, 0), identities(train, task, 0))
+    if trained.any():
+        first = rows.where(int(np.flatnonzero(trained)[0]))
+        ready.listener.message(
+            f"{int(trained.sum()):,} of the {len(rows):,} rows of {rows.source} were trained on, e.g. {first}: "
+            "figures on them say nothing about new data"
+        )
+
+
+def _splits(
+    ready: ReadyTask, run: RunDirectory, used: set[str], recorded: Mapping[str, str], needed: str | None
+) -> dict[str, Rows]:
+    """Return those of the run's own splits that are used and hold what they held when the run was made.
+
+    Args:
+        used: names of splits.
+        recorded: hash of each split's content then.
+        needed: the one that must be there.
+
+    Raises:
+        DataError: the split that is needed cannot be read any more, or holds other rows.
+    """
+    if not used:
+        return {}
+    try:
+        found = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, audited=False).mapping()
+    except DataError as error:
+        if needed is not None:
+            raise
+        ready.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
+        return {}
+    same = {
+        name: found[name] for name in sorted(used & set(found)) if content_of(found[name], ready.task) == recorded[name]
+    }
+    if needed is not None and needed not in same:
+        raise DataError(
+            f"the data files have changed since run {str(run.path)!r} was made, so its {needed} split may now hold "
+            "what it was trained on. Restore them, or name new data with --data FILE."
+        )
+    if changed := sorted(used - set(same)):
+        ready.listener.message(
+            f"the data files have changed since the run was made: its {' and '.join(changed)} rows are no longer the "
+            "same, so nothing is measured on them or fitted to them"
+        )
+    return same

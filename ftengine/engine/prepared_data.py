@@ -1,0 +1,297 @@
+"""The second stage of a run: data read, divided, audited and encoded, and what will be measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from ftengine.api import (
+    BuildsSkeletons,
+    ChangesAtTheEnd,
+    Evaluator,
+    Example,
+    Infers,
+    Labels,
+    Listener,
+    LoadedModel,
+    LoadRequest,
+    Strategy,
+    Task,
+)
+from ftengine.data.audit import run_audits
+from ftengine.data.augmentation import require_suitable
+from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.read import Rows
+from ftengine.data.split import Splits, make_splits
+from ftengine.engine.experiment import Experiment
+from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
+from ftengine.evaluation.requirements import by_pass
+from ftengine.evaluation.slices import require_column
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult
+from ftengine.training.modes import require_gradient_checkpointing
+from ftengine.training.regularizing import Attached
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The model without weights, as the strategy prepared it.
+
+    Args:
+        loaded: parameters are on the meta device.
+        strategy: the one that prepared it.
+        trained_base: names of the base parameters that the strategy trains.
+    """
+
+    loaded: LoadedModel
+    strategy: Strategy
+    trained_base: frozenset[str]
+
+
+@dataclass(frozen=True)
+class ReadyTask:
+    """A task that knows its labels, and what rows are encoded for.
+
+    Args:
+        experiment: the recipe and its components.
+        task: with its labels.
+        skeleton: None where the loader builds none.
+        processor: the tokenizer or image processor.
+    """
+
+    experiment: Experiment
+    task: Task
+    skeleton: Skeleton | None
+    processor: Any
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.experiment.recipe
+
+    @property
+    def registry(self) -> Registry:
+        return self.experiment.registry
+
+    @property
+    def listener(self) -> Listener:
+        return self.experiment.listener
+
+    @property
+    def max_length(self) -> int | None:
+        """The prepared model's longest input; None where it has no limit, or that is not known yet."""
+        return self.skeleton.loaded.max_length if self.skeleton else None
+
+    @property
+    def request(self) -> LoadRequest:
+        """What the loader is asked for."""
+        return request_for(self.experiment, self.task)
+
+    def encode(self, name: str, rows: Rows) -> EncodedSplit:
+        """Encode one split; only the training split is augmented.
+
+        Raises:
+            DataError: a row cannot be encoded, or nothing is left to train on.
+        """
+        return encode_split(
+            name,
+            rows,
+            self.task,
+            self.processor,
+            self.max_length,
+            on_error=self.recipe.data.on_error,
+            listener=self.listener,
+            augmenters=self.experiment.augmenters if name == "train" else (),
+            seed=self.recipe.seed,
+        )
+
+    def evaluators(self) -> list[Evaluator]:
+        """Build the task's evaluators and those that the recipe adds, each once.
+
+        Raises:
+            RecipeError: an evaluator needs what the task does not predict, or two report one metric.
+        """
+        specs: dict[str, Any] = {name: name for name in self.task.evaluators}
+        specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
+        built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
+        by_pass(built, self.task)
+        return built
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The data of a run.
+
+    Args:
+        ready: the task, and what rows are encoded for.
+        splits: rows by split, and what audits look at.
+        encoded: examples by split.
+        audit: what is known of the data.
+    """
+
+    ready: ReadyTask
+    splits: Splits
+    encoded: Mapping[str, EncodedSplit]
+    audit: AuditResult
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.ready.experiment
+
+
+def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) -> PreparedData:
+    """Read, divide, audit and encode the data; let the strategy prepare a model without weights on the way.
+
+    Args:
+        experiment: the recipe and its components.
+        like: of another strategy on the same data, whose rows, labels and audit are taken as they are.
+
+    Raises:
+        InputError: whatever is wrong with the data, or with model, strategy and data together.
+    """
+    task = experiment.task()
+    if like is None:
+        experiment.listener.phase("read data")
+        splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed)
+        task.labels = learn_labels(task, splits.mapping())
+    else:
+        splits, task.labels = like.splits, like.ready.task.labels
+    check_components(experiment, task, splits)
+    ready = ready_task(experiment, task)
+    encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
+    if like is not None:
+        return PreparedData(ready, splits, encoded, like.audit)
+    assert splits.audited is not None
+    experiment.listener.phase("audit data")
+    summaries = {name: split.summary() for name, split in encoded.items()}
+    return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
+
+
+def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:
+    """Refuse augmenters, slices and regularizers that these data do not suit.
+
+    Raises:
+        InputError: names the recipe's key and what is missing.
+    """
+    for i, augmenter in enumerate(experiment.augmenters):
+        with naming(f"augment.{i}"):
+            require_suitable(augmenter, task)
+    held = splits.validation if splits.test is None else splits.test
+    if held is not None:
+        for column in experiment.recipe.evaluation.slices:
+            require_column(held, column)
+    for make in experiment.make_regularizers:
+        regularizer = make()
+        wants = isinstance(regularizer, ChangesAtTheEnd) and regularizer.needs_validation
+        if wants and splits.validation is None:
+            raise RecipeError(
+                f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
+                "there is no validation split. Set data.validation, or change its options."
+            )
+
+
+def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
+    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for.
+
+    Raises:
+        NoMatch: a pattern of the strategy matches no module.
+        SourceError: the processor cannot be loaded.
+    """
+    skeleton = prepare_skeleton(experiment, task)
+    set_seed(experiment.recipe.seed)  # a callable may build its model here already
+    return ReadyTask(experiment, task, skeleton, experiment.loader.load_processor(experiment.recipe.model.source))
+
+
+def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
+    """Let the strategy prepare a model without weights, so that a wrong pattern is found early.
+
+    Raises:
+        NoMatch: a pattern matches no module.
+        RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
+    """
+    loader = experiment.loader
+    if not isinstance(loader, BuildsSkeletons):
+        return None
+    experiment.listener.phase("check strategy")
+    loaded = loader.load_skeleton(request_for(experiment, task))
+    original = dict(loaded.module.named_parameters())
+    strategy = experiment.make_strategy()
+    apply_strategy(strategy, loaded)
+    if experiment.recipe.train.gradient_checkpointing:
+        require_gradient_checkpointing(loaded.module)
+    Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
+    trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
+    return Skeleton(loaded, strategy, trained)
+
+
+def request_for(experiment: Experiment, task: Task) -> LoadRequest:
+    """Return what the loader is asked for."""
+    return LoadRequest(experiment.recipe.model.source, task.head, task.labels)
+
+
+def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
+    """Apply a strategy; freshly initialised modules train under every one.
+
+    Raises:
+        SourceError: the loader named a new module that does not exist.
+    """
+    new = tuple(f"{name}." for name in loaded.new_modules)
+    base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
+    strategy.prepare(loaded)
+    loaded.pretrained = frozenset(name for name, p in loaded.module.named_parameters() if id(p) in base)
+    for name in loaded.new_modules:
+        try:
+            loaded.module.get_submodule(name).requires_grad_(True)
+        except AttributeError:
+            raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
+
+
+def inferring(task: Task) -> Infers:
+    """Return a task that answers rows without labels, as itself.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not isinstance(task, Infers):
+        raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
+    return task
+
+
+def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:
+    """Let a task learn its labels.
+
+    Raises:
+        DataError: names the row that it could not read.
+    """
+    located = {name: _Located(rows) for name, rows in splits.items()}
+    try:
+        return task.bind(located)
+    except DataError as error:
+        place = next((rows.place() for rows in located.values() if rows.place()), "")
+        raise DataError(f"{place}: {error}" if place else str(error)) from None
+
+
+def held_out(splits: Mapping[str, Any]) -> str | None:
+    """Return the split that figures are made on: test, else validation."""
+    return next((name for name in ("test", "validation") if name in splits), None)
+
+
+class _Located:
+    """Rows that remember which one is being read, so that an error can say where."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self._at = rows, -1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        for self._at, row in enumerate(self._rows):  # noqa: B020 (self is not what is iterated)
+            yield row
+        self._at = -1
+
+    def place(self) -> str:
+        return self._rows.where(self._at) if self._at >= 0 else ""

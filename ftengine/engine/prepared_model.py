@@ -1,0 +1,249 @@
+"""The third and the fourth stage of a run: the base model measured and prepared, then trained and measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy
+from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.device import Device
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy
+from ftengine.errors import BaseMismatch, RecipeError
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.results import Evaluation, evaluate
+from ftengine.evaluation.runner import EvalResult, EvalRunner
+from ftengine.model import count, fingerprint_processor, fingerprint_weights
+from ftengine.run.directory import RunDirectory
+from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.training.loop import Trainer, TrainingResult
+from ftengine.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model, ready to train.
+
+    Args:
+        data: what it trains on.
+        plan: what is measured of base and tuned model.
+        device: where.
+        loaded: the model as the strategy prepared it.
+        strategy: the one that prepared it.
+        base: what the base model said of all that is measured.
+    """
+
+    data: PreparedData
+    plan: EvalPlan
+    device: Device
+    loaded: LoadedModel
+    strategy: Strategy
+    base: EvalResult
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.data.experiment
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the run runs on, for environment.json."""
+        device, strategy = self.device, self.strategy
+        return {
+            "versions": versions(),
+            "plugins": plugin_origins(self.experiment.registry.plugins),
+            "hardware": hardware(),
+            "build": build(),
+            "device": str(device.accelerator.device),
+            "processes": device.accelerator.num_processes,
+            "precision": {
+                "compute": device.precision.name,
+                "frozen_weights": str(device.precision.frozen).removeprefix("torch."),
+                "reason": device.precision.reason,
+            },
+            "strategy": strategy.environment() if isinstance(strategy, ReportsEnvironment) else {},
+            "base": {"source": self.loaded.source, **self.loaded.fingerprint},
+        }
+
+    def trainer(self, run: RunDirectory) -> Trainer:
+        """Make ready to train what the strategy left trainable; nothing is written yet.
+
+        Raises:
+            TrainingError: nothing is trainable.
+        """
+        experiment, encoded = self.experiment, self.data.encoded
+        return Trainer(
+            Setup(
+                accelerator=self.device.accelerator,
+                loaded=self.loaded,
+                task=self.data.ready.task,
+                strategy=self.strategy,
+                regularizers=[make() for make in experiment.make_regularizers],
+                train=encoded["train"],
+                validation=encoded.get("validation"),
+                general=self.plan.general,
+                section=experiment.recipe.train,
+                seed=experiment.recipe.seed,
+                run=run,
+                listener=experiment.listener,
+                events=self.tell,
+            )
+        )
+
+    def tell(self, event: Event) -> None:
+        """Tell the recipe's callbacks of an event, in the main process."""
+        if self.device.is_main:
+            self.experiment.callbacks.tell(event)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model after training.
+
+    Args:
+        prepared: what it was before; `loaded` is trained in place.
+        result: what training came to.
+        tuned: what the tuned model said of all that is measured.
+    """
+
+    prepared: PreparedModel
+    result: TrainingResult
+    tuned: EvalResult
+
+    def evaluation(self) -> Evaluation:
+        """Make the figures of both models from what they said."""
+        prepared = self.prepared
+        return evaluation_of(prepared.data.ready, prepared.plan, prepared.base, self.tuned)
+
+    def training_facts(self) -> dict[str, Any]:
+        """Return what training came to, for training.json."""
+        trained, total = count(self.prepared.loaded.module)
+        return {
+            **asdict(self.result),
+            "trainable_parameters": trained,
+            "total_parameters": total,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+def prepare_model(data: PreparedData) -> PreparedModel:
+    """Load the base model, measure it, and let the strategy prepare it.
+
+    Raises:
+        InputError: the model cannot be loaded, or data and model do not fit each other.
+    """
+    plan = evaluation_plan(data)
+    experiment, device = data.experiment, Device.open(data.experiment.recipe)
+    loaded = load_base(data.ready)
+    batched = [*data.encoded.values(), *plan.encoded()]
+    require_room(loaded, batched)
+    place_base(device, data.ready, loaded)
+    base = run_model(device, data.ready, loaded, plan, "base")
+    strategy = prepare_strategy(device, experiment, loaded)
+    require_room(loaded, batched)  # a strategy may take some of it
+    trained, total = count(loaded.module)
+    experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
+    return PreparedModel(data, plan, device, loaded, strategy, base)
+
+
+def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
+    """Train, and measure the tuned model.
+
+    Raises:
+        TrainingError: training cannot go on; the run keeps its last checkpoint.
+    """
+    prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
+    result = trainer.train()
+    return TrainedModel(
+        prepared, result, run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
+    )
+
+
+def load_base(ready: ReadyTask) -> LoadedModel:
+    """Load the base model in its checkpoint's dtype and take its fingerprint.
+
+    Raises:
+        SourceError: it cannot be loaded.
+    """
+    experiment = ready.experiment
+    experiment.listener.phase("load model")
+    set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
+    loaded = experiment.loader.load(ready.request)
+    loaded.fingerprint = {
+        "weights": fingerprint_weights(loaded.module, loaded.new_modules),
+        "processor": fingerprint_processor(loaded.processor),
+    }
+    if ready.skeleton is not None:
+        for name, parameter in loaded.module.named_parameters():
+            parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
+    return loaded
+
+
+def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
+    """Give a base model its device, and its dtypes where it is known what the strategy will train."""
+    if ready.skeleton is None:
+        loaded.module.to(device.accelerator.device)
+    else:
+        device.place(loaded)
+
+
+def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel) -> Strategy:
+    """Let a fresh strategy decide what trains, reproducibly, and keep that in float32."""
+    strategy = experiment.make_strategy()
+    set_seed(experiment.recipe.seed)
+    apply_strategy(strategy, loaded)
+    device.place(loaded)
+    return strategy
+
+
+def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, side: str) -> EvalResult:
+    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part."""
+    recipe = ready.experiment.recipe
+    size = recipe.evaluation.batch_size or recipe.train.batch_size
+    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan)
+
+
+def evaluation_of(ready: ReadyTask, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
+    """Make the figures of both models from what they said."""
+    ready.experiment.listener.phase("figures")
+    return evaluate(plan, base, tuned, ready.task.name, ready.task.labels)
+
+
+def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
+    """Refuse examples longer than the model, which a loader without skeletons can tell only now.
+
+    Raises:
+        RecipeError: names the lengths.
+    """
+    splits = list(splits)
+    longest = max(split.longest for split in splits)
+    if loaded.max_length is not None and longest > loaded.max_length:
+        raise RecipeError(
+            f"the longest example has {longest} tokens, the model takes {loaded.max_length}. "
+            f"Set task.max_length={loaded.max_length}, or less."
+        )
+    for split in splits:
+        split.room = loaded.max_length  # examples may grow when they are augmented
+
+
+def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
+    """Refuse a base model or tokenizer that differs from the one trained on.
+
+    Args:
+        loaded: the base at hand.
+        stored: the fingerprint saved with the trained part.
+        where: the trained part's place, for the message.
+
+    Raises:
+        BaseMismatch: weights, vocabulary or chat template differ.
+    """
+    names = {"weights": "weights", "processor": "tokenizer (vocabulary or chat template)"}
+    changed = [text for key, text in names.items() if loaded.fingerprint.get(key) != stored.get(key)]
+    if changed:
+        raise BaseMismatch(
+            f"{where} was trained on another base: the {' and the '.join(changed)} of {loaded.source!r} differ from "
+            "what the run recorded. Restore the base that it was trained on, or train again."
+        )

@@ -1,0 +1,200 @@
+"""Whole runs: what evaluation.json says, against figures made by hand from the run's tables of predictions."""
+
+import json
+import random
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+from sklearn.metrics import matthews_corrcoef
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from ftengine import Recipe, fine_tune, load_run
+from ftengine.api import Evaluator, Metric
+from ftengine.cli import main
+from ftengine.errors import InputError
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.hookspecs import hookimpl
+from ftengine.plugins.registry import Registry
+
+WORDS = {"film": "actor scene music", "money": "profit shares bank", "sport": "goal match team"}
+
+
+class Matthews(Evaluator):
+    """Matthews correlation."""
+
+    name = "matthews"
+    reads = frozenset({"label", "predicted"})
+    metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"matthews": matthews_corrcoef(rows["label"], rows["predicted"], sample_weight=weights)}
+
+
+class Lengths(Evaluator):
+    """Characters of an answer."""
+
+    name = "lengths"
+    reads = frozenset({"completion"})
+    metrics = {"length": Metric("length")}  # noqa: RUF012
+
+    def keep(self, prediction):
+        return {"characters": len(prediction["completion"])}
+
+    def score(self, rows, weights):
+        return {"length": float(np.average(rows["characters"], weights=weights))}
+
+
+class Plugin:
+    @staticmethod
+    @hookimpl
+    def ftengine_evaluators():
+        return [Matthews, Lengths]
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return Registry(make_plugin_manager({"test-plugin": Plugin}))
+
+
+@pytest.fixture(scope="module")
+def run(bert_folder, tmp_path_factory, registry):
+    """300 held-out rows of 200 different texts, sliced by a column; labels of region c are drawn by lot."""
+    folder, rng = tmp_path_factory.mktemp("whole"), random.Random(0)
+
+    def rows(count, name):
+        for i in range(count):
+            label, region = sorted(WORDS)[i % 3], rng.choice("abc")
+            text = " ".join(rng.choice(WORDS[label].split()) for _ in range(5))
+            told = rng.choice(sorted(WORDS)) if region == "c" else label
+            yield {"text": f"{text} {name} {i}", "label": told, "region": region if i else "once"}
+
+    held = list(rows(200, "new"))
+    files = {"train": list(rows(150, "old")), "test": held + held[:100]}
+    for name, content in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    content = {
+        "model": {"source": str(bert_folder)},
+        "task": "text-classification",
+        "data": {name: str(folder / f"{name}.jsonl") for name in files}
+        | {"validation": 0.2, "near_duplicates": None, "leaks": "warn"},
+        "strategy": "full",
+        "train": {"batch_size": 8, "learning_rate": 0.002, "precision": "float32", "epochs": 10},
+        "evaluation": {"resamples": 1000, "slices": ["region"], "small_slice": 20},
+        "output": str(folder / "run"),
+    }
+    return fine_tune(Recipe.make(content), registry=registry)
+
+
+@pytest.fixture(scope="module")
+def tables(run):
+    found = [pq.read_table(run.path / "predictions" / f"test-{side}.parquet").to_pandas() for side in ("base", "tuned")]
+    for table in found:
+        table["right"] = table["label"] == table["predicted"]
+    return found
+
+
+def test_duplicates_count_once_and_keep_their_place(run, tables):
+    for table in tables:
+        assert table["row"].tolist() == list(range(300))
+        assert table["place"].str.endswith("test.jsonl:300").tolist() == [False] * 299 + [True]
+        assert (table["group"][:100].to_numpy() == table["group"][200:].to_numpy()).all()
+        assert sorted(set(table["group"])) == list(range(200))
+    assert run.evaluation["tuned"]["accuracy"]["n"] == 200
+
+
+def test_accuracy_has_wilsons_interval_of_what_is_distinct(run, tables):
+    for side, table in zip(("base", "tuned"), tables, strict=True):
+        found = run.evaluation[side]["accuracy"]
+        assert found["value"] == pytest.approx(table["right"].mean())
+        # Rows that stand there twice weigh twice: worth (Σw)² / Σw² of equal weight (Kish).
+        counts = table.groupby("group").size()
+        trials = counts.sum() ** 2 / (counts**2).sum()
+        low, high = proportion_confint(found["value"] * trials, trials, method="wilson")
+        assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
+
+
+def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
+    first = [table.groupby("group")["right"].first() for table in tables]
+    only_base, only_tuned = int((first[0] & ~first[1]).sum()), int((~first[0] & first[1]).sum())
+    paired = run.evaluation["paired"]
+    assert (paired["only_base"], paired["only_tuned"]) == (only_base, only_tuned)
+    p = stats.binomtest(only_base, only_base + only_tuned).pvalue
+    assert run.evaluation["difference"]["accuracy"]["p"] == paired["p"] == pytest.approx(p)
+
+
+def test_gaps_of_slices_are_newcombes_and_agree_with_fishers_test(run, tables):
+    """Every group counts in them: not only the half whose hash fits a signed number."""
+    table, report = tables[1], run.evaluation["slices"]["region"]
+    assert report["metric"] == "accuracy"
+    judged = [one for one in report["slices"] if not one["small"]]
+    assert [one["value"] for one in judged] == sorted("abc", key=lambda v: -(table["slice.region"] == v).sum())
+    for one in judged:
+        inside = table["slice.region"] == one["value"]
+        sides = [table[mask] for mask in (inside, ~inside)]
+        gap = sides[0]["right"].mean() - sides[1]["right"].mean()
+        assert one["gap"]["value"] == pytest.approx(gap)
+        trials = [len(side) ** 2 / (side.groupby("group").size() ** 2).sum() for side in sides]
+        wins = [side["right"].mean() * n for side, n in zip(sides, trials, strict=True)]
+        level = 0.05 / len(judged)  # the intervals of a column hold for all of its slices at once
+        expected = confint_proportions_2indep(wins[0], trials[0], wins[1], trials[1], method="newcomb", alpha=level)
+        width = expected[1] - expected[0]
+        assert (one["gap"]["low"], one["gap"]["high"]) == pytest.approx(expected, abs=0.12 * width)
+        fisher = stats.fisher_exact([[round(w), round(n - w)] for w, n in zip(wins, trials, strict=True)]).pvalue
+        assert (one["gap"]["p"] < 0.01) == (fisher < 0.01)
+    assert report["worst"] == "c"
+    assert next(one for one in report["slices"] if one["value"] == "once")["small"]
+
+
+def test_what_is_declared_of_metrics_stands_with_the_figures(run):
+    metrics = run.evaluation["metrics"]
+    assert metrics.keys() >= run.evaluation["tuned"].keys()
+    assert metrics["accuracy"]["evaluator"] == "classification"
+    assert metrics["accuracy"]["higher_is_better"] is metrics["accuracy"]["proportion"] is True
+    titles = [display["title"] for display in run.evaluation["displays"]["tuned"]]
+    assert {"Confusion matrix", "Reliability diagram"} <= set(titles)
+
+
+def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, monkeypatch):
+    monkeypatch.setattr("ftengine.engine.experiment.Job.load_model", lambda self: pytest.fail("the model was loaded"))
+    before = run.evaluation
+    found = load_run(run.path, registry=registry).evaluate(evaluators=["matthews", "calibration"])
+    assert found == run.evaluation
+    for side, table in zip(("base", "tuned"), tables, strict=True):
+        figure = found[side]["matthews"]
+        assert figure["value"] == pytest.approx(matthews_corrcoef(table["label"], table["predicted"]))
+        assert side == "base" or figure["low"] < figure["value"] < figure["high"]
+    assert found["metrics"]["matthews"]["label"] == "Matthews correlation"
+    assert found["difference"]["matthews"]["better"] is True
+    assert {k: v for k, v in found["tuned"].items() if k != "matthews"} == before["tuned"]  # fitted again, and the same
+    assert found["details"] == before["details"]
+    assert sorted(map(str, found["displays"]["tuned"])) == sorted(map(str, before["displays"]["tuned"]))
+
+
+def test_what_was_not_kept_cannot_be_measured_later(run, registry):
+    opened = load_run(run.path, registry=registry)
+    with pytest.raises(InputError, match=r"'lengths' reads 'completion', which run .* did not keep \(it kept 'label'"):
+        opened.evaluate(evaluators=["lengths"])
+    with pytest.raises(InputError, match="--data names other examples"):
+        opened.evaluate("x.jsonl", evaluators=["matthews"])
+
+
+def test_the_command_adds_evaluators(run):
+    line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
+    result = CliRunner().invoke(main, line, catch_exceptions=False)
+    assert json.loads(result.stdout)["tuned"]["accuracy"] == run.evaluation["tuned"]["accuracy"]
+
+
+def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):
+    settings = {"evaluate": ["lengths"], "evaluation__generate": {"limit": 3, "max_new_tokens": 4}}
+    found = fine_tune(chat_recipe(train__max_steps=1, **settings), registry=registry)
+    (path,) = [path for path in (found.path / "predictions").glob("*-tuned.parquet") if "training" not in path.stem]
+    table = pq.read_table(path).to_pandas()
+    answered = table[table["answered"]]
+    assert len(answered) == answered["completion"].notna().sum() == 3 == table["completion"].notna().sum()
+    assert (answered["lengths.characters"] == answered["completion"].str.len()).all()
+    assert found.evaluation["tuned"]["length"]["value"] == pytest.approx(answered["completion"].str.len().mean())
+    again = load_run(found.path, registry=registry).evaluate(evaluators=["lengths"])
+    assert again["tuned"]["length"] == found.evaluation["tuned"]["length"]

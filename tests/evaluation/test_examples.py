@@ -1,0 +1,101 @@
+"""Single examples: which changed most, and how they are shown."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ftengine.data.personal import mask_pieces
+
+from ftengine.api import Evaluator, ExampleScores
+from ftengine.evaluation.examples import changed_examples, most_changed, scored_by, shortened
+from ftengine.evaluation.plan import EvalSet
+from ftengine.evaluation.table import Predictions
+
+EMAIL = "Jane.Doe@example.org"
+
+
+def scores(values, right=None):
+    unknown = np.full(len(values), np.nan)
+    return ExampleScores(np.array(values, dtype=float), unknown if right is None else np.array(right, dtype=float))
+
+
+def test_most_changed_examples_come_first_each_group_once_and_ties_nowhere():
+    base, tuned = scores([0.5, 0.5, 0.5, 0.5, 0.5, np.nan]), scores([0.9, 0.9, 0.6, 0.5, 0.1, 0.9])
+    groups = np.array([1, 1, 2, 3, 4, 5])
+    improved, worse = most_changed(base, tuned, groups)
+    assert [groups[i] for i in improved] == [1, 2]
+    assert worse == [4]
+    assert most_changed(base, tuned, groups, count=1) == ([improved[0]], [4])
+
+
+def test_a_little_change_of_an_answer_that_stays_right_or_wrong_is_no_change():
+    before, after, groups = [0.21, 0.21, 0.49, 0.90], [0.24, 0.19, 0.51, 0.80], np.arange(4)
+    assert most_changed(scores(before, [0, 0, 0, 1]), scores(after, [0, 0, 1, 1]), groups) == ([2], [3])
+    # Where nothing is right or wrong, nobody knows the scale.
+    assert most_changed(scores(before), scores(after), groups) == ([0, 2], [3, 1])
+
+
+def test_the_evaluator_that_says_right_or_wrong_is_preferred():
+    loss, exact = scores([0.1, 0.2]), scores([1.0, np.nan], [1, np.nan])
+    assert scored_by({"loss": loss, "exact": exact}, {"loss": loss, "exact": exact}) == "exact"
+    assert scored_by({"loss": loss}, {"loss": loss}) == "loss"
+    assert scored_by({}, {}) is None
+
+
+def test_long_texts_are_cut_in_their_middle():
+    pieces = shortened([("a" * 3000 + "END", False), ("answer", True)])
+    assert sum(len(text) for text, _ in pieces) <= 640
+    assert pieces[0][0].endswith("END")
+    assert pieces[1] == ["answer", True]
+
+
+def test_personal_data_is_masked_in_examples():
+    """In the row's own text, as BERT's tokenizer decodes it (in lower case, with spaces), and in the answers."""
+    decoded = [("[CLS] write to jane. doe @ example. org [SEP]", False), (EMAIL, True)]
+    assert mask_pieces(decoded, [EMAIL]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
+    item = changed_item({"text": f"Write to {EMAIL}"}, EMAIL, decoded)
+    assert item["shown"] == [["Write to J…rg", False], ["J…rg", True]]
+    assert item["tuned"] == item["base"] == {"completion": "Ask J…rg or 2…23", "p": 0.1235}
+    assert (item["base_score"], item["tuned_score"], item["base_right"]) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("row", "target", "shown"),
+    [
+        ({"text": "Goal!"}, "sport", [["Goal!", False], ["sport", True]]),
+        ({"text": "Goal!", "label": "sport"}, "sport", [["Goal!", False], ["sport", True]]),
+        ({"text": "Goal!"}, ["home", "sport"], [["Goal!", False], ["home, sport", True]]),
+        ({"prompt": "2 + 2 =", "completion": "4"}, None, [["2 + 2 =", False], ["4", True]]),
+        ({"text": "A story."}, None, [["A story.", False]]),
+        ({}, "cat", [["decoded", False]]),
+    ],
+)
+def test_an_example_is_shown_in_the_rows_own_words_where_it_has_some(row, target, shown):
+    assert changed_item(row, target, [("decoded", False)])["shown"] == shown
+
+
+class Rows(list):
+    def where(self, row):
+        return f"mail.jsonl:{row + 1}"
+
+
+class Exact(Evaluator):
+    """Says what it is told."""
+
+    name = "exact"
+
+
+def changed_item(row, target, decoded):
+    """Return the one example that changed, of a task that says of its row what is given."""
+    task = SimpleNamespace(
+        texts=lambda row: list(row.values()),
+        target=lambda row: target,
+        encode=lambda row, processor, max_length: row,
+        show=lambda row, processor: decoded,
+    )
+    split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, max_length=9)
+    said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
+    table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
+    both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
+    (item,) = changed_examples(EvalSet("test", split, [Exact()]), [table, table], both)["improved"]
+    return item

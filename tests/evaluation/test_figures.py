@@ -1,0 +1,303 @@
+"""Figures, intervals and p-values, against statsmodels, scipy and formulas by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
+from ftengine.errors import PluginError, RecipeError
+from ftengine.evaluation.differences import Gap, compare, gap_between
+from ftengine.evaluation.figures import measure, to_json
+from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
+from ftengine.evaluation.requirements import check_evaluators, check_metrics
+from ftengine.evaluation.significance import bootstrap_p, holm, mcnemar, t_p
+from ftengine.evaluation.weights import Weights
+
+
+class Mean(Evaluator):
+    """Mean of x."""
+
+    name = "mean"
+    reads = frozenset({"x"})
+    metrics = {"mean": Metric("mean", higher_is_better=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"mean": float(weights @ rows["x"] / weights.sum())}
+
+
+class Share(Mean):
+    """Share of ones."""
+
+    name = "share"
+    metrics = {"share": Metric("share", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"share": float(weights @ rows["x"] / weights.sum())}
+
+
+def figure(x, evaluator=Mean, groups=None, resamples=1000, seed=0):
+    x = np.asarray(x, dtype=float)
+    weights = Weights(np.arange(len(x)) if groups is None else groups, seed, resamples)
+    return next(iter(measure(evaluator(), {"x": x}, weights).values()))
+
+
+def difference(base, tuned, evaluator=Mean, **options):
+    both = ({"f": figure(x, evaluator)} for x in (base, tuned))
+    return compare(*both, **options)["f"]
+
+
+def normal(n, seed=0):
+    return np.random.default_rng(seed).normal(size=n)
+
+
+# Weights.
+
+
+def test_weights_are_poisson_and_independent():
+    weights = np.concatenate(list(Weights(np.arange(500), 0, 1000).chunks()))
+    observed = np.bincount(weights.ravel(), minlength=9)
+    expected = stats.poisson.pmf(range(8), 1) * weights.size
+    # The tail from 7 on is taken together, so that every cell expects more than five.
+    cells = np.append(observed[:7], observed[7:].sum()), np.append(expected[:7], weights.size - expected[:7].sum())
+    assert stats.chisquare(*cells).pvalue > 0.001
+    between = np.corrcoef(weights[:, :200].T.astype(float))[np.triu_indices(200, 1)]
+    assert np.abs(between).max() * np.sqrt(1000) < stats.norm.isf(0.001 / 2 / 200**2)
+
+
+def test_duplicates_share_weights_and_slices_have_those_of_the_whole(monkeypatch):
+    groups = np.array([7, 3, 7, -2, 3])
+    weights = Weights(groups, 5, 50)
+    (whole,) = weights.chunks()
+    assert weights.distinct == 3
+    assert (whole[:, 0] == whole[:, 2]).all()
+    assert (whole[:, 1] == whole[:, 4]).all()
+    mask = np.array([False, True, True, False, True])
+    part = weights.under(mask)
+    assert (part.distinct, len(part)) == (2, 3)
+    assert (next(part.chunks()) == whole[:, mask]).all()
+    monkeypatch.setattr("ftengine.evaluation.weights.CHUNK", 15)
+    monkeypatch.setattr("ftengine.evaluation.weights.KEPT", 0)
+    assert (np.concatenate(list(Weights(groups, 5, 50).chunks())) == whole).all()
+    assert (np.concatenate(list(Weights(groups, 5, 20).chunks())) == whole[:20]).all()
+    assert (np.concatenate(list(Weights(groups, 2**70, 50).chunks())) != whole).any()
+
+
+# Intervals.
+
+
+@pytest.mark.parametrize("n", [2, 20, 1000])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_perfect_score_has_wilsons_interval(value, n):
+    found = figure(np.full(n, value), Share)
+    assert found.interval == pytest.approx(proportion_confint(value * n, n, method="wilson"), abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "n"), [(18, 20), (37, 50), (199, 200)])
+def test_a_plain_proportion_has_about_wilsons_interval(right, n):
+    low, high = figure(np.arange(n) < right, Share).interval
+    expected = proportion_confint(right, n, method="wilson")
+    # The effective n is a variance of 1,000 resamples, of excess kurtosis 1 / wrong answers at most: its relative error
+    # is below 3·sqrt((2 + 1/wrong) / 1000), a width's half that; dividing by a random total adds 1/n in variance.
+    tolerance = 3 * math.sqrt((2 + 1 / (n - right)) / 1000) / 2 + 1 / n
+    assert high - low == pytest.approx(expected[1] - expected[0], rel=tolerance)
+    assert low <= right / n <= high
+
+
+def test_copies_of_an_example_do_not_narrow_its_interval():
+    once = figure([1.0, 1, 0, 1, 1], Share)
+    often = figure(np.repeat([1.0, 1, 0, 1, 1], 100), Share, groups=np.repeat(np.arange(5), 100))
+    assert (often.interval, often.n) == (pytest.approx(once.interval), 5)
+
+
+def test_a_mean_of_many_examples_has_students_interval():
+    x = normal(300)
+    expected = stats.ttest_1samp(x, 0).confidence_interval()
+    assert figure(x, resamples=4000).interval == pytest.approx(tuple(expected), abs=0.01)
+
+
+def test_the_interval_of_few_examples_is_wider_as_students_is():
+    resampled = stats.norm.ppf((np.arange(99_999) + 1) / 100_000)  # what resampling a normal mean gives
+    # Resamples have the standard deviation with divisor n; Student's interval uses n - 1.
+    expected = stats.t.ppf(0.975, 9) * np.sqrt(10 / 9)
+    spacing = 1 / 100_000 / stats.norm.pdf(expected)  # between neighbouring order statistics there
+    assert percentile_interval(resampled, 10) == pytest.approx((-expected, expected), abs=spacing)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_there_is_no_interval_where_the_tails_cannot_be_resolved(n):
+    assert percentile_interval(np.arange(1000.0), n) == (None, None)
+
+
+def test_undefined_resamples_are_left_out_and_undefined_figures_have_no_interval():
+    known = np.arange(1.0, 1000.0)
+    assert percentile_interval(np.append(known, np.full(500, np.nan)), 100) == percentile_interval(known, 100)
+    found = figure(np.append(normal(50), np.nan))
+    assert math.isnan(found.value)
+    assert found.interval == score_interval(math.nan, known, 9, 9) == (None, None)
+    assert difference(normal(51), np.append(normal(50), np.nan)).low is None
+
+
+@pytest.mark.parametrize(("a", "n", "b", "m"), [(56, 70, 48, 80), (9, 10, 3, 10), (10, 10, 0, 20)])
+def test_a_gap_of_proportions_has_newcombes_interval(a, n, b, m):
+    """Newcombe 1998, method 10; statsmodels has it."""
+    gap = Gap(a / n - b / m, b / m, a / n, (m, n), None)
+    assert gap.interval() == pytest.approx(confint_proportions_2indep(a, n, b, m, method="newcomb"), abs=1e-12)
+    low, high = gap.interval(1 - gap.p())
+    assert min(abs(low), abs(high)) < 1e-5
+
+
+def test_a_paired_difference_has_newcombes_interval():
+    """His first example (1998, paired data), where the correlation is negative and needs no correction."""
+    both, tuned, base, neither = 36, 12, 2, 0
+    n = 50
+    margins = (both + tuned) * (base + neither) * (both + base) * (tuned + neither)
+    r = (both * neither - tuned * base) / math.sqrt(margins)
+    sides = (both + base) / n, (both + tuned) / n
+    found = subtracted_interval(*sides, wilson(sides[0], n), wilson(sides[1], n), r)
+    assert found == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    x = np.repeat([[1.0, 1], [0, 1], [1, 0], [0, 0]], [both, tuned, base, neither], axis=0).T
+    measured = difference(x[0], x[1], Share)
+    tolerance = (4 / math.sqrt(1000) + 1 / n) * (found[1] - found[0])  # of resampled variances and a correlation
+    assert (measured.low, measured.high) == pytest.approx(found, abs=tolerance)
+
+
+def test_a_gap_of_means_is_welchs_t_test():
+    x, y = normal(100) * 0.3 + 0.08, normal(200, 1) * 0.3
+    gap = gap_between(figure(y, resamples=4000, seed=1), figure(x, resamples=4000))
+    test = stats.ttest_ind(x, y, equal_var=False)
+    assert gap.p() == pytest.approx(test.pvalue, rel=0.25)
+    assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.006)
+
+
+# Differences.
+
+
+@pytest.mark.parametrize(("shift", "better"), [(0.1, True), (-0.1, False), (0.0, None)])
+def test_pairing_finds_a_small_shift_in_noisy_examples(shift, better):
+    x, noise = normal(100), normal(100, 1) * 0.05
+    found = difference(x, x + shift + noise - noise.mean())
+    assert found.value == pytest.approx(shift, abs=1e-12)
+    assert found.better is better
+    # The interval is that of the noise, of which the examples' own spread is no part.
+    expected = stats.ttest_1samp(noise, 0).confidence_interval()
+    assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.15)
+
+
+def test_lower_may_be_better_and_neither_may_be():
+    class Loss(Mean):
+        metrics = {"mean": Metric("loss", higher_is_better=False)}  # noqa: RUF012
+
+    class Neither(Mean):
+        metrics = {"mean": Metric("length")}  # noqa: RUF012
+
+    assert difference(normal(50), normal(50) - 1, Loss).better is True
+    assert difference(normal(50), normal(50) - 1 + normal(50, 3) / 9, Neither).better is None
+
+
+def test_an_exact_p_value_decides_in_the_bootstraps_place():
+    """Five of a hundred differ, all in one direction: the bootstrap alone calls that beyond chance."""
+    base, tuned = np.arange(100) >= 5, np.ones(100)
+    assert difference(base, tuned, Share).better is True
+    exact = difference(base, tuned, Share, exact={"f": 0.0625})
+    assert (exact.p, exact.better) == (0.0625, None)
+
+
+def test_equal_models_do_not_differ_and_one_example_says_nothing():
+    x = normal(100) * 1e6
+    assert difference(x, x) == Difference(0.0, 0.0, 0.0, 1.0, None)
+    assert difference([3.0], [4.0]) == Difference(1.0, None, None, None, None)
+    assert figure([3.0]).estimate == Estimate(3.0, None, None, 1)
+
+
+def test_metrics_without_intervals_have_none_in_differences_either():
+    class Biased(Mean):
+        metrics = {"mean": Metric("error", higher_is_better=False, interval=False)}  # noqa: RUF012
+
+    found = difference(normal(50), normal(50) + 1, Biased)
+    assert (found.low, found.high, found.p, found.better) == (None, None, None, None)
+    assert found.value == pytest.approx(1)
+
+
+def test_a_detectable_difference_is_the_one_of_the_t_tests_power():
+    """Against the noncentral t distribution: power at the detectable difference is 80 %."""
+    n, found = 60, []
+    for seed in range(20):
+        x = normal(n, seed)
+        found.append(difference(x, x + 0.5 * normal(n, 100 + seed)).detectable)
+    noncentrality = np.mean(found) / (0.5 / np.sqrt(n))
+    assert stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, noncentrality) == pytest.approx(0.8, abs=0.04)
+
+
+# Tests.
+
+
+def test_the_bootstraps_p_has_an_end_and_students_has_none():
+    x = normal(200) + 0.15
+    weights = Weights(np.arange(200), 0, 4000)
+    resampled = weights.resample(lambda w: w @ x / w.sum(axis=1))
+    assert t_p(x.mean(), resampled, 200) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.3)
+    assert t_p(5 + x.mean(), resampled + 5, 200) < 1e-100
+    assert t_p(-1.0, np.full(100, -1.0), 50) == 2.0**-49
+    assert bootstrap_p(np.ones(1000), 10**9) == pytest.approx(2 / 1001)
+    assert bootstrap_p(np.zeros(1000), 50) == t_p(0.0, np.zeros(100), 50) == 1
+    assert bootstrap_p(np.ones(1000), 1) is t_p(1.0, np.ones(100), 1) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_excludes_zero_exactly_where_p_is_at_most_five_percent(seed):
+    rng = np.random.default_rng(seed)
+    resampled, n = rng.normal(rng.uniform(1.5, 2.5), 1, 399).round(1), int(rng.integers(6, 200))
+    low, high = percentile_interval(resampled, n)
+    assert (low > 0 or high < 0) == (bootstrap_p(resampled, n) <= 0.05)
+
+
+def test_holm_equals_statsmodels():
+    p_values = np.random.default_rng(0).random(30) ** 4
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_mcnemar_counts_duplicates_once_and_tests_what_differs():
+    right = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, np.nan]])
+    sides = [ExampleScores(side, side) for side in right]
+    found = mcnemar(*sides, np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 10]))
+    assert found.pop("p") == pytest.approx(stats.binomtest(1, 6).pvalue)
+    assert found == {"both": 3, "only_base": 1, "only_tuned": 5, "neither": 1}
+    unknown = ExampleScores(right[0], np.full(12, np.nan))
+    assert mcnemar(unknown, unknown, np.arange(12)) is None
+
+
+# What is refused, and JSON.
+
+
+def test_evaluators_that_do_not_suit_are_named():
+    with pytest.raises(RecipeError, match=r"'mean' reads 'x', which task 'a-task' .*predicts 'loss', 'tokens'"):
+        check_evaluators([Mean()], "a-task", {"tokens", "loss"})
+    check_evaluators([Mean(), Share()], "a-task", {"x"})
+
+    class Again(Mean):
+        name = "again"
+
+    with pytest.raises(RecipeError, match="'mean' and 'again' both report 'mean'"):
+        check_metrics([Mean(), Again()])
+
+    class Undeclared(Mean):
+        def score(self, rows, weights):
+            return {"median": 0.0}
+
+    with pytest.raises(PluginError, match=r"'mean' returned metrics \['median'\] and declares \['mean'\]"):
+        figure([1.0], Undeclared)
+
+
+def test_figures_become_json():
+    assert to_json(Estimate(math.nan, None, math.inf, 3)) == {"value": None, "low": None, "high": None, "n": 3}
+    found = to_json(Difference(-0.5, -0.75, -0.25, 0.01, True))
+    assert json.loads(json.dumps(found, allow_nan=False)) == {
+        "value": -0.5, "low": -0.75, "high": -0.25, "p": 0.01, "better": True, "detectable": None,
+    }  # fmt: skip

@@ -1,0 +1,163 @@
+"""Slices against all other examples."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from ftengine.api import Evaluator, ExampleScores, Metric
+from ftengine.evaluation.significance import holm
+from ftengine.evaluation.slices import Side, adjust_over_columns, slice_report
+from ftengine.evaluation.weights import Weights
+
+
+class Share(Evaluator):
+    """Share of right answers."""
+
+    name = "share"
+    metrics = {"share": Metric("share", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {name: float(weights @ rows["x"] / weights.sum()) for name in self.metrics}
+
+    def score_resamples(self, rows, weights):
+        return {name: weights @ rows["x"] / weights.sum(axis=1) for name in self.metrics}
+
+
+class Mean(Share):
+    """Mean error."""
+
+    name = "mean"
+    metrics = {"mean": Metric("mean", higher_is_better=False)}  # noqa: RUF012
+
+
+def report(codes, after, before=None, evaluator=Share, groups=None, resamples=1000, small=30, judged=True):
+    """Return the report of a column whose values are codes, from what base and tuned got (base by default the same)."""
+    codes, groups = np.asarray(codes), np.arange(len(codes)) if groups is None else groups
+    sides = [np.asarray(after if side is None else side, dtype=float) for side in (before, after)]
+    scores = [ExampleScores(side, side) if judged else None for side in sides]
+    base, tuned = (Side({"x": side}, score) for side, score in zip(sides, scores, strict=True))
+    return slice_report(codes.astype(str), evaluator(), base, tuned, Weights(groups, 0, resamples), groups, small)
+
+
+def drawn(rates, counts, seed=1):
+    codes = np.repeat(np.arange(len(counts)), counts)
+    return codes, np.random.default_rng(seed).random(len(codes)) < np.array(rates)[codes]
+
+
+def named(found, value):
+    return next(one for one in found["slices"] if one["value"] == value)
+
+
+def test_a_slice_that_is_served_worse_is_named_with_a_corrected_p():
+    codes, right = drawn([0.95, 0.95, 0.6], [200, 200, 100])
+    found = report(codes, right)
+    worst = named(found, "2")
+    assert (found["metric"], found["worst"], found["left_out"], worst["examples"]) == ("share", "2", 0, 100)
+    counts = right[codes == 2].sum(), 100, right[codes != 2].sum(), 400
+    expected = confint_proportions_2indep(*counts, method="newcomb")
+    single = found["base_gap"]  # the same model, and an interval for this slice alone
+    assert (single["low"], single["high"]) == pytest.approx(expected, abs=0.01)
+    assert found["gap"]["low"] < single["low"] < single["high"] < found["gap"]["high"] < 0
+    assert worst["gap"]["p_adjusted"] == found["gap"]["p"] == pytest.approx(3 * worst["gap"]["p"])
+    assert found["gap"]["p"] < 1e-6
+
+
+def test_the_surest_is_the_worst():
+    """Of a small slice far behind and a large one nearly as far, the large one is known to be behind."""
+    found = report(*drawn([0.94, 0.75, 0.78], [2000, 40, 1000]))
+    assert found["worst"] == "2"
+    assert all(one["gap"]["low"] < one["gap"]["value"] < one["gap"]["high"] for one in found["slices"])
+
+
+def test_texts_on_both_sides_vary_together():
+    """Two annotators of the same texts: nothing is left of the others when duplicates are counted out."""
+    n, rng = 200, np.random.default_rng(3)
+    codes, groups = np.repeat([0, 1], n), np.tile(np.arange(n), 2)
+    right = rng.random(2 * n) < np.where(codes == 1, 0.6, 0.94)
+    found = report(codes, right, groups=groups)
+    assert found["worst"] == "1"
+    gap = found["gap"]
+    assert gap["low"] < right[n:].mean() - right[:n].mean() < gap["high"] < 0
+    assert gap["high"] - gap["low"] < 0.25  # 400 answers of 200 texts, not a handful
+
+
+def test_p_values_are_adjusted_over_the_slices_of_all_columns():
+    """Two columns, of two slices (one question) and of three: four questions in all."""
+    three = report(*drawn([0.95, 0.95, 0.6], [200, 200, 100]))
+    columns = {"two": report(*drawn([0.9, 0.75], [200, 200])), "three": three}
+    raw = [columns["two"]["gap"]["p"], *(one["gap"]["p"] for one in three["slices"])]
+    adjust_over_columns(columns)
+    both, shown = [one["gap"] for one in columns["two"]["slices"]], [one["gap"] for one in three["slices"]]
+    assert [gap["p_adjusted"] for gap in (both[0], *shown)] == pytest.approx(holm(raw))
+    assert both[1]["p_adjusted"] == both[0]["p_adjusted"] > both[0]["p"] == pytest.approx(both[1]["p"])
+    assert [columns[name]["gap"]["p"] for name in columns] == [
+        both[0]["p_adjusted"],
+        named(three, "2")["gap"]["p_adjusted"],
+    ]
+
+
+def test_a_small_slice_is_never_worst_and_rare_values_are_left_out():
+    found = report(*drawn([0.9, 0.8, 0.0], [200, 200, 8]))
+    assert [one["small"] for one in found["slices"]] == [False, False, True]
+    assert found["worst"] == "1"
+    assert found["slices"][2]["gap"] is None
+    many = report(np.append(np.arange(60), np.arange(50)), np.ones(110), resamples=20)
+    assert (len(many["slices"]), many["left_out"]) == (50, 10)
+
+
+def test_without_a_difference_a_worst_slice_is_seldom_called_so():
+    """Ten equal slices: the worst of them is below the level in about 5 % of the sets, not in 40 %."""
+    sets = (drawn([0.8] * 10, [40] * 10, seed) for seed in range(40))
+    called = sum(report(*one, resamples=200)["gap"]["p"] <= 0.05 for one in sets)
+    assert called <= stats.binom.isf(0.001, 40, 0.05)
+
+
+def fallen(wrong, **options):
+    """Return the difference of the first of twenty slices of 40, where tuned is wrong on so many and base on none."""
+    codes = np.repeat(np.arange(20), 40)
+    found = report(codes, np.arange(800) >= wrong, np.ones(800), resamples=200, **options)
+    return next(iter(named(found, "0")["difference"].values()))
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("wrong", [20, 40])
+def test_one_slice_of_twenty_that_falls_stays_beyond_chance_after_adjusting(wrong, judged):
+    found = fallen(wrong, judged=judged)
+    assert found["better"] is False
+    assert found["p_adjusted"] == pytest.approx(20 * found["p"])
+    assert found["p_adjusted"] < 1e-3  # the bootstrap alone: at 200 resamples 20 · 2/201
+
+
+def test_slices_are_tested_by_mcnemar_where_the_metric_is_the_share_of_right_answers():
+    exact = stats.binomtest(0, 5).pvalue
+    assert (fallen(5)["p"], fallen(5)["better"]) == (pytest.approx(exact), None)
+    assert fallen(5, evaluator=Mean)["p"] == pytest.approx(exact)  # it is that share, whatever it is called
+
+    class Twice(Mean):
+        def score_resamples(self, rows, weights):
+            return {"mean": 2 * super().score_resamples(rows, weights)["mean"]}
+
+        def score(self, rows, weights):
+            return {"mean": 2 * super().score(rows, weights)["mean"]}
+
+    assert fallen(5, evaluator=Twice)["p"] != pytest.approx(exact)
+
+
+def test_a_metric_without_a_direction_makes_no_slice_worst():
+    class Neither(Mean):
+        metrics = {"mean": Metric("mean")}  # noqa: RUF012
+
+    found = report(np.repeat([0, 1], 100), np.arange(200), evaluator=Neither, resamples=20)
+    assert found["metric"] is found["worst"] is found["gap"] is None
+
+
+def test_figures_that_take_long_are_left_out_of_slices():
+    class Slow(Share):
+        metrics = {**Share.metrics, "slow": Metric("slow")}  # noqa: RUF012
+
+        def for_slices(self):
+            return Share()
+
+    found = report(np.repeat([0, 1], 100), np.ones(200), evaluator=Slow, resamples=20)
+    assert found["slices"][0]["tuned"].keys() == {"share"}
