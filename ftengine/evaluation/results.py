@@ -272,7 +272,7 @@ def _probe(
         report["against"] = {name: to_json(d) for name, d in compare(clean.figures, tuned.figures).items()}
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
-        report["details"]["held_out"] = {side: estimates(figures) for side, figures in held.items()}
+        report["held_out"] = {side: estimates(figures) for side, figures in held.items()}
         report["against"] = _against(held["tuned"], tuned.figures)
     return report
 
