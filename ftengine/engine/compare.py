@@ -29,6 +29,7 @@ from ftengine.evaluation.stored import figures_of, same_examples, stored, valida
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import EvaluationResult, TrainingResult
 from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05
@@ -225,38 +226,38 @@ def conclude(
         InputError: the metric was not measured.
     """
     require_alike(contenders)
-    evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
+    evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
     first = evaluations[0]
-    metric = metric or next(iter(first["tuned"]))
-    if metric not in first["tuned"]:
-        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
-    direction = first["metrics"][metric]["higher_is_better"]
+    metric = metric or first.headline_metric or ""
+    if metric not in first.tuned:
+        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
+    direction = first.metrics[metric].higher_is_better
     differences = _differences(contenders, _figures(contenders, tasks, first, metric), metric)
-    examples = first["tuned"][metric]["n"]
+    examples = first.tuned[metric].n
     return Comparison(
         metric=metric,
         higher_is_better=direction,
-        split=first["split"],
+        split=first.split or "",
         examples=examples,
-        base=first["base"][metric],
+        base=to_json(first.base[metric]),
         strategies=[
             _row(contender, ready, evaluation, metric, done)
             for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
         ],
         differences=differences,
-        statement=statement(metric, first["split"], examples, differences),
+        statement=statement(metric, first.split or "", examples, differences),
     )
 
 
 def _figures(
-    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: Mapping[str, Any], metric: str
+    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
 ) -> list[dict[str, Figure]]:
     """Return each tuned model's figures by the evaluator of a metric, weighed alike.
 
     Raises:
         RunError: the runs measured different examples.
     """
-    split, name = evaluation["split"], evaluation["metrics"][metric]["evaluator"]
+    split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
         raise RunError(
@@ -295,24 +296,22 @@ def _is_supported(difference: Mapping[str, Any]) -> bool:
     return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
 
 
-def _row(
-    contender: Child, ready: ReadyTask, evaluation: Mapping[str, Any], metric: str, reused: bool
-) -> dict[str, Any]:
+def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> dict[str, Any]:
     run = contender.run
-    training = run.read_json("training.json")
+    training = TrainingResult.read(run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     return {
         "label": contender.label,
         "strategy": ready.experiment.make_strategy.described,
         "learning_rate": contender.recipe.train.learning_rate,
-        "quality": evaluation["tuned"][metric],
-        "figures": evaluation["tuned"],
-        "trainable_parameters": training["trainable_parameters"],
-        "total_parameters": training["total_parameters"],
-        "peak_memory_bytes": training["peak_memory_bytes"],
+        "quality": to_json(evaluation.tuned[metric]),
+        "figures": {name: to_json(figure) for name, figure in evaluation.tuned.items()},
+        "trainable_parameters": training.trainable_parameters,
+        "total_parameters": training.total_parameters,
+        "peak_memory_bytes": training.peak_memory_bytes,
         "step_seconds": statistics.median(seconds) if seconds else None,
-        "steps": training["steps"],
-        "seconds": training["seconds"],
+        "steps": training.steps,
+        "seconds": training.seconds,
         "disk_bytes": sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
         "run": str(run.path),
         "reused": reused,

@@ -22,7 +22,9 @@ def losses(steps: Points, validation: Points, training: Points, kept: int) -> Li
         kept: the step whose weights the run kept.
     """
     held, seen = _line("validation", validation), _line("training examples", training)
-    alike = "Loss on training examples (as many as validation has, 256 at most) and validation loss are measured alike, "
+    alike = (
+        "Loss on training examples (as many as validation has, 256 at most) and validation loss are measured alike, "
+    )
     caption = f"{alike}without dropout. " if seen.points else ""
     caption += "A validation loss that rises while the training loss falls is over-fitting."
     return LineChart(

@@ -5,7 +5,6 @@ All text of a display is data: it is escaped, likely personal data in it is mask
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from statistics import fmean
@@ -43,7 +42,9 @@ def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[
     merged = []
     for title in dict.fromkeys(chain(sides["tuned"], sides["base"])):
         charts = {side: found[title] for side, found in sides.items() if title in found}
-        lines = [[_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()]
+        lines = [
+            [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
+        ]
         mixed = tuple(line for pair in zip_longest(*lines) for line in pair if line is not None)
         merged.append(charts.get("tuned", charts.get("base")).model_copy(update={"lines": mixed}))
     return merged
@@ -85,10 +86,12 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
         if None not in ends:
             left, right = map(x, ends)
-            parts.append(
-                f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>'
-            )
-        shape = f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"' if look == "tuned" else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+            parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
+        shape = (
+            f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
+            if look == "tuned"
+            else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+        )
         parts.append(f'{shape} class="marker {look}"/>')
     told = f"{name}: " + ", ".join(f"{look} {_with_ends(one)}" for look, one in sides)
     return Markup(
@@ -100,7 +103,7 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
 def _scale(values: Sequence[float]) -> Point:
     """Return the ends of a scale: 0 and 1 where all values lie there, else their range with room."""
     low, high = min(values), max(values)
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return 0.0, 1.0
     pad = 0.05 * (high - low or abs(high))
     return low - pad, high + pad
@@ -127,7 +130,10 @@ def _matrix(matrix: Matrix) -> Markup:
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
         shades = [count and max(1, round(SHADES * count / total)) for count in counts]
-        cells = [(count, f"num s{shade}{' right' if i == j else ''}") for j, (count, shade) in enumerate(zip(counts, shades, strict=True))]
+        cells = [
+            (count, f"num s{shade}{' right' if i == j else ''}")
+            for j, (count, shade) in enumerate(zip(counts, shades, strict=True))
+        ]
         rows.append([(name, ""), *cells])
     corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
     by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
@@ -185,7 +191,9 @@ def told(chart: LineChart) -> str:
             x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
             said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
         else:
-            said.append(f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}.")
+            said.append(
+                f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}."
+            )
     if chart.mark is not None:
         said.append(f"{chart.mark[1]}.")
     return safe(" ".join(said))
@@ -219,7 +227,9 @@ def _cell(cell: str | int | float | None, kind: str, first: bool) -> Markup:
 
 def _scrolling(name: str, content: Markup) -> Markup:
     """Return a box of its own that scrolls, by keyboard too, where a screen is narrower than the content."""
-    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(_text(name), content)
+    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(
+        _text(name), content
+    )
 
 
 def _text(text: str) -> str:

@@ -132,7 +132,12 @@ def _displays(run: RunRecords) -> list[Display]:
 
 def _slices(run: RunRecords) -> list[dict[str, Any]]:
     return [
-        {"name": name, "column": column, "rows": _slice_rows(run, column), "label": run.evaluation.metrics[metric].label}
+        {
+            "name": name,
+            "column": column,
+            "rows": _slice_rows(run, column),
+            "label": run.evaluation.metrics[metric].label,
+        }
         for name, column in run.evaluation.slices.items()
         if (metric := column.metric) is not None  # else nothing says what worse would be
     ]
@@ -281,5 +286,3 @@ def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
     if not differing:
         return None
     return Table(title="Where the recipes differ", columns=("key", *(name for name, _ in runs)), rows=differing)
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from ftengine.api import Difference, Display, Estimate, Metric
 from ftengine.run.record import Part, Record
@@ -45,11 +45,19 @@ Estimates = dict[str, Annotated[Estimate, BeforeValidator(_undefined)]]
 Differences = dict[str, Annotated[Difference, BeforeValidator(_undefined)]]
 
 
+class Figures(Part):
+    """Figures of two models on the same examples, and what lies between them, by metric."""
+
+    base: Estimates
+    tuned: Estimates
+    difference: Differences
+
+
 class Details(Part):
     """Facts that evaluators tell beside their metrics: of each model, by evaluator and name, JSON values."""
 
-    base: dict[str, dict[str, Any]] = {}
-    tuned: dict[str, dict[str, Any]] = {}
+    base: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class Displays(Part):
@@ -116,7 +124,7 @@ class SlicedColumn(Part):
     left_out: int = 0
 
 
-class Probe(Part):
+class Probe(Figures):
     """What was measured beside the held-out examples.
 
     Args:
@@ -131,13 +139,10 @@ class Probe(Part):
     name: str
     data: str
     examples: int
-    base: Estimates
-    tuned: Estimates
-    difference: Differences
     details: Details = Details()
     displays: Displays = Displays()
-    against: Differences = {}
-    held_out: dict[str, Estimates] = {}
+    against: Differences = Field(default_factory=dict)
+    held_out: dict[str, Estimates] = Field(default_factory=dict)
 
 
 class EvaluationResult(Record):
@@ -164,7 +169,7 @@ class EvaluationResult(Record):
     displays: Displays
     paired: Paired | None = None
     training: OnTraining | None = None
-    slices: dict[str, SlicedColumn] = {}
+    slices: dict[str, SlicedColumn] = Field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
 
     @property

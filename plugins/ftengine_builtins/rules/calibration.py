@@ -44,7 +44,11 @@ class CalibratedConfidence(Rule):
             lead = lead if signed else "Its confidence is not what it claims"
             text = f"{lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
             facts = evaluation.details.tuned.get(declared.evaluator, {})
-            sides = {"base": evaluation.base.get(metric), "tuned": tuned, "difference": evaluation.difference.get(metric)}
+            sides = {
+                "base": evaluation.base.get(metric),
+                "tuned": tuned,
+                "difference": evaluation.difference.get(metric),
+            }
             figures = {"metric": metric, **{side: to_json(one) for side, one in sides.items()}}
             yield Finding(
                 kind="calibration",

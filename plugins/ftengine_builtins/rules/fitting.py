@@ -122,7 +122,9 @@ class GeneralisationGap(Rule):
             large = gap.low >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
-        pair = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} on "
+        pair = (
+            f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} on "
+        )
         lead = "Far better on what it was trained on than on what is new"
         lead = lead if large else "Somewhat better on what it was trained on, as is usual"
         yield Finding(
@@ -155,7 +157,9 @@ class LearningCurve(Rule):
             text = f"Training made the loss worse: {measured}. The learning rate ({rate}) is probably too high."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         elif change > -2 * noise and not any(d.better for d in run.evaluation.difference.values()):
-            text = f"The model did not learn: its training loss is not lower at the end ({measured}). The learning rate "
+            text = (
+                f"The model did not learn: its training loss is not lower at the end ({measured}). The learning rate "
+            )
             text += f"({rate}) may be far too low or too high, or the labels hang on nothing in the text."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         else:

@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import Figure, counted, ends, listed, plain, probability, quoted, short, to_json, with_interval
+from ftengine.api.figures import (
+    Figure,
+    counted,
+    ends,
+    listed,
+    plain,
+    probability,
+    quoted,
+    short,
+    to_json,
+    with_interval,
+)
 from ftengine_builtins.rules.chance import CHANCE, holm
 
 if TYPE_CHECKING:
