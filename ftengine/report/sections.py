@@ -278,7 +278,7 @@ def flat(content: Mapping[str, Any], skip: Any = (), prefix: str = "") -> list[t
 
 
 def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
-    """Return the keys in which recipes of named runs differ, with each recipe's value; the output folder is left out."""
+    """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
     leaves = [dict(flat(run.recipe.resolved())) for _, run in runs]
     keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
     rows = [(key, *(told(one[key]) if key in one else "–" for one in leaves)) for key in keys]

@@ -54,7 +54,7 @@ class CalibratedConfidence(Rule):
                 kind="calibration",
                 level="alarm" if low >= ALARM else "note",
                 text=text + _cure(facts, over=over),
-                figures=figures | {"temperature": facts.get("temperature")},
+                figures=figures,
             )
 
 

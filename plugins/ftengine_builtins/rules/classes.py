@@ -86,9 +86,7 @@ class ConstantAnswer(Rule):
             text += "nothing of the others."
         elif no_better_than_a_constant(run):
             level = "alarm"
-            text = (
-                f"Not shown to be better than a constant answer: accuracy is {with_interval(accuracy)}, and {always}."
-            )
+            text = f"Not shown to be better than a constant answer: accuracy {with_interval(accuracy)}, and {always}."
         elif run.trained.new_modules and ends(accuracy) is not None:
             level = "note"
             text = "The base's classification head was fresh and had learnt nothing, so its figures are those of "

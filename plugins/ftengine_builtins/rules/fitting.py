@@ -122,15 +122,13 @@ class GeneralisationGap(Rule):
             large = gap.low >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
-        pair = (
-            f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} on "
-        )
+        pair = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} "
         lead = "Far better on what it was trained on than on what is new"
         lead = lead if large else "Somewhat better on what it was trained on, as is usual"
         yield Finding(
             kind="over-fitting",
             level="alarm" if large else "note",
-            text=f"{lead}: {pair}held-out ones; the gap is {with_interval(gap)}.",
+            text=f"{lead}: {pair}on held-out ones; the gap is {with_interval(gap)}.",
             figures={"metric": metric, "training": to_json(seen), "held_out": to_json(new), "gap": to_json(gap)},
         )
 
@@ -182,8 +180,8 @@ def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
         return
     text = (
         f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
-        f"{counted(len(losses), 'step')}. More steps or a higher learning rate ({run.recipe.train.learning_rate:g} now) "
-        "are what to try first."
+        f"{counted(len(losses), 'step')}. More steps or a higher learning rate "
+        f"({run.recipe.train.learning_rate:g} now) are what to try first."
     )
     if (found := class_counts(run)) is not None and len(found.names) > 1:
         labels = len(found.names)
