@@ -46,7 +46,8 @@ def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[
             [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
         ]
         mixed = tuple(line for pair in zip_longest(*lines) for line in pair if line is not None)
-        merged.append(charts.get("tuned", charts.get("base")).model_copy(update={"lines": mixed}))
+        first = charts["tuned" if "tuned" in charts else "base"]
+        merged.append(first.model_copy(update={"lines": mixed}))
     return merged
 
 
@@ -81,11 +82,11 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
     parts = [f'<path class="track" d="M6 1V{height - 1}M{width - 6} 1V{height - 1}"/>']
     if low < 0 < high:
         parts.append(f'<path class="zero" d="M{x(0)} 0V{height}"/>')
-    for i, (look, (value, *ends)) in enumerate(sides):
+    for i, (look, (value, start, end)) in enumerate(sides):
         y = 2 + row // 2 + row * i
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
-        if None not in ends:
-            left, right = map(x, ends)
+        if start is not None and end is not None:
+            left, right = x(start), x(end)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
         shape = (
             f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
@@ -122,11 +123,14 @@ def _table(table: Table) -> Markup:
 
 
 def _kind(cell: str | int | float | None) -> str:
-    return "" if isinstance(cell, str) else "num"
+    """Return the CSS class of a cell."""
+    if isinstance(cell, str):
+        return "words" if len(cell) > 24 else ""
+    return "num"
 
 
 def _matrix(matrix: Matrix) -> Markup:
-    rows = []
+    rows: list[list[tuple[str | int | float | None, str]]] = []
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
         shades = [count and max(1, round(SHADES * count / total)) for count in counts]
@@ -156,11 +160,12 @@ def _chart(chart: LineChart) -> Markup:
         '<figure class="display"><p class="title">{title}</p>{svg}<figcaption>{notes}</figcaption>'
         '<details class="numbers"><summary>Numbers</summary>{numbers}</details></figure>'
     ).format(
-        title=_text(chart.title),
+        title=safe(chart.title, 120),
         svg=line_svg(drawn, told(drawn)),
         notes=_text(" ".join(notes)),
         numbers=_scrolling(
-            f"Numbers behind the chart {chart.title}", _grid(columns, [[(cell, "num") for cell in row] for row in rows])
+            f"Numbers behind the chart {chart.title}",
+            _grid(columns, [[(cell, _kind(cell)) for cell in row] for row in rows]),
         ),
     )
 
@@ -175,8 +180,7 @@ def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float |
     if len(every) <= 1.5 * max((len(points) for _, points in lines), default=0):
         columns = (chart.x_label, *(name for name, _ in lines))
         return columns, [(x, *(points.get(x) for _, points in lines)) for x in every]
-    rows = [(name, x, y) for name, points in lines for x, y in points.items()]
-    return ("line", chart.x_label, chart.y_label), rows
+    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points.items()]
 
 
 def told(chart: LineChart) -> str:
@@ -207,7 +211,12 @@ def _grid(
     look: str = "",
 ) -> Markup:
     """Return a table of (cell, CSS classes); a text that leads a row is its header."""
-    head = Markup("").join(Markup('<th scope="col"><bdi>{}</bdi></th>').format(_text(name)) for name in columns)
+    rows = list(rows)
+    kinds = [kind for _, kind in rows[0]] if rows else [""] * len(columns)
+    head = Markup("").join(
+        Markup('<th scope="col" class="{}"><bdi>{}</bdi></th>').format("num" if "num" in kind else "", _text(name))
+        for name, kind in zip(columns, kinds, strict=True)
+    )
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell, kind, i == 0) for i, (cell, kind) in enumerate(row)))
         for row in rows

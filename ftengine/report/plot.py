@@ -12,6 +12,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -51,7 +52,7 @@ COLOURS = {f"#0000{i:02x}": f"var(--{name})" for i, name in enumerate(("quiet", 
 """Colours that stand for the style sheet's variables while matplotlib draws."""
 QUIET, GRID, PAPER, *_ = COLOURS
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the browser has the fonts for every script
     "svg.hashsalt": "ftengine",
     "text.parse_math": False,  # a dollar in a name is a dollar
@@ -114,7 +115,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
     named = [(one, safe(line.name, 44)) for one, line in zip(drawn, lines, strict=True) if line.name]
     if named:
         widest = max(_letters(name) for _, name in named)
-        columns = max(1, min(len(named), int(WIDTH // (48 + 0.62 * TYPE * widest))))
+        columns = max(1, min(len(named), int((WIDTH + 18) // (54 + 0.57 * TYPE * widest))))
         if any(not name.isascii() for _, name in named):
             columns = 1  # its letters may be wider than matplotlib's font knows
         legend = figure.legend(
@@ -125,7 +126,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
             frameon=False,
             borderpad=0,
             borderaxespad=0,
-            handlelength=2.4,
+            handlelength=2,
             columnspacing=1.4,
             labelspacing=0.3,
         )
@@ -160,8 +161,9 @@ def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes.set_xlim(*_across(xs, chart.ends))
     axes.set_ylim(*_up(ys, chart.ends))
-    for axis, values, label, most in ((axes.xaxis, xs, chart.x_label, 52), (axes.yaxis, ys, chart.y_label, 30)):
-        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=all(value == round(value) for value in values))
+    whole = all(x == round(x) for x in xs)  # such as steps
+    for axis, label, most in ((axes.xaxis, chart.x_label, 52), (axes.yaxis, chart.y_label, 30)):
+        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=whole and axis is axes.xaxis)
         axis.set_ticks(ticks, texts)
         axis.set_tick_params(which="both", length=0, pad=6)
         axis.set_label_text(safe(label, most) + unit)
@@ -207,13 +209,13 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
     """
     from matplotlib.ticker import MaxNLocator
 
-    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 1)
+    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 2)
     slack = 1e-6 * (high - low)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low - slack <= tick <= high + slack]
     top = max(abs(low), abs(high))
     power = math.floor(math.log10(top)) if top and not 1e-2 <= top < 1e7 else 0
     shown = [tick / 10.0**power for tick in ticks]
-    step = min((b - a for a, b in zip(shown, shown[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(shown)), default=1.0)
     places = next((p for p in range(16) if all(abs(round(v, p) - v) <= 1e-3 * step for v in shown)), 16)
     texts = [f"{0.0 if abs(v) < 1e-6 * step else v:,.{places}f}".replace("-", "−") for v in shown]
     raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
@@ -221,8 +223,8 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
 
 
 def _letters(text: str) -> float:
-    """Return the width of a text in Latin letters."""
-    return sum(1.7 if unicodedata.east_asian_width(c) in "WF" else 1.0 for c in text)
+    """Return the width of a text in small Latin letters, roughly."""
+    return sum(1.8 if unicodedata.east_asian_width(c) in "WF" else 1.5 if c.isupper() else 1.0 for c in text)
 
 
 def _elements(root: ElementTree.Element) -> Iterator[str]:

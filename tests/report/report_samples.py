@@ -39,6 +39,13 @@ def details(confusion, ece):
     }
 
 
+def reliability(ece):
+    points = [[i / 10 + 0.05, i / 10 + 0.05 - ece] for i in range(1, 10)]
+    lines = [{"name": "as it answers", "points": points}]
+    labels = {"x_label": "stated confidence", "y_label": "accuracy"}
+    return {"title": "Reliability diagram", **labels, "lines": lines, "ends": [0, 1], "diagonal": True}
+
+
 def sound():
     """Return the files of a sound run: 100 steps, five validations, 400 test examples."""
     steps = [
@@ -114,6 +121,7 @@ def sound():
                 "base": details([[80, 40, 20], [30, 90, 10], [10, 30, 90]], 0.1),
                 "tuned": details([[130, 7, 3], [6, 122, 2], [2, 8, 120]], 0.02),
             },
+            "displays": {side: [reliability(gap)] for side, gap in (("base", 0.1), ("tuned", 0.02))},
             "paired": {
                 "evaluator": "classification",
                 "both": 250,
