@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
@@ -25,6 +25,11 @@ class Record(Part):
 
     file: ClassVar[str]
     """Its name in the run's folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, content: Any) -> Any:
+        return whole_characters(content)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -58,6 +63,17 @@ def validated(model: type[Model], content: Any, file: Path) -> Model:
         raise RunError(
             f"{str(file)!r}: {field}: {first['msg']}. The file is damaged, or another version of ftengine wrote it."
         ) from None
+
+
+def whole_characters(value: Any) -> Any:
+    """Return JSON values with a replacement character for half of a surrogate pair, which data may hold."""
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole_characters(inner) for inner in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return value
 
 
 def without_nan(value: Any) -> Any:
