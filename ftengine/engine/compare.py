@@ -30,6 +30,7 @@ from ftengine.evaluation.stored import same_examples, stored, validation_of
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import EvaluationResult, TrainingResult
 from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05
@@ -225,39 +226,39 @@ def conclude(
         InputError: the metric was not measured.
     """
     require_alike(contenders)
-    evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
+    evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
     first = evaluations[0]
-    metric = metric or next(iter(first["tuned"]))
-    if metric not in first["tuned"]:
-        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
-    direction = first["metrics"][metric]["higher_is_better"]
+    metric = metric or first.headline_metric or ""
+    if metric not in first.tuned:
+        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
+    direction = first.metrics[metric].higher_is_better
     differences = _differences(contenders, _measured(contenders, tasks, first, metric), metric)
     best = None if all_pairs or len(contenders) == 2 else _best(contenders, evaluations, metric, direction)
     if best is not None:
         differences = [difference for difference in differences if best in (difference["first"], difference["second"])]
-    examples = first["tuned"][metric]["n"]
+    examples = first.tuned[metric].n
     return Comparison(
         metric=metric,
         higher_is_better=direction,
-        split=first["split"],
+        split=first.split or "",
         examples=examples,
-        base=first["base"][metric],
+        base=to_json(first.base[metric]),
         strategies=[
             _row(contender, ready, evaluation, metric, done)
             for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
         ],
         against="all" if best is None else "best",
         differences=differences,
-        statement=statement(metric, first["split"], examples, differences, best=best, strategies=len(contenders)),
+        statement=statement(metric, first.split or "", examples, differences, best=best, strategies=len(contenders)),
     )
 
 
 def _best(
-    contenders: Sequence[Child], evaluations: Sequence[Mapping[str, Any]], metric: str, higher_is_better: bool | None
+    contenders: Sequence[Child], evaluations: Sequence[EvaluationResult], metric: str, higher_is_better: bool | None
 ) -> str | None:
     """Return the label of the strategy with the best figure, the highest where no direction is better."""
     values = {
-        contender.label: evaluation["tuned"][metric]["value"]
+        contender.label: evaluation.tuned[metric].value
         for contender, evaluation in zip(contenders, evaluations, strict=True)
     }
     known = {label: value for label, value in values.items() if value is not None}
@@ -267,14 +268,14 @@ def _best(
 
 
 def _measured(
-    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: Mapping[str, Any], metric: str
+    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
     """Return what each tuned model came to by the evaluator of a metric, weighed alike.
 
     Raises:
         RunError: the runs measured different examples.
     """
-    split, name = evaluation["split"], evaluation["metrics"][metric]["evaluator"]
+    split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
         raise RunError(
@@ -308,7 +309,8 @@ def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metr
         exact = exact_of(second, first)
         difference = to_json(compare_figures(second.figures, first.figures, exact, among_many=many)[metric])
         least = None if many or metric in exact else _least_p(first.figures[metric], second.figures[metric])
-        at_most = None not in (least, difference["p"]) and difference["p"] <= least * (1 + 1e-9)
+        p = difference["p"]
+        at_most = least is not None and p is not None and p <= least * (1 + 1e-9)
         found.append({"first": a.label, "second": b.label, **difference, "p_at_most": at_most})
     known = [difference for difference in found if difference["p"] is not None]
     for difference, adjusted in zip(known, holm([difference["p"] for difference in known]), strict=True):
@@ -329,24 +331,22 @@ def _is_supported(difference: Mapping[str, Any]) -> bool:
     return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
 
 
-def _row(
-    contender: Child, ready: ReadyTask, evaluation: Mapping[str, Any], metric: str, reused: bool
-) -> dict[str, Any]:
+def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> dict[str, Any]:
     run = contender.run
-    training = run.read_json("training.json")
+    training = TrainingResult.read(run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     return {
         "label": contender.label,
         "strategy": ready.experiment.make_strategy.described,
         "learning_rate": contender.recipe.train.learning_rate,
-        "quality": evaluation["tuned"][metric],
-        "figures": evaluation["tuned"],
-        "trainable_parameters": training["trainable_parameters"],
-        "total_parameters": training["total_parameters"],
-        "peak_memory_bytes": training["peak_memory_bytes"],
+        "quality": to_json(evaluation.tuned[metric]),
+        "figures": {name: to_json(figure) for name, figure in evaluation.tuned.items()},
+        "trainable_parameters": training.trainable_parameters,
+        "total_parameters": training.total_parameters,
+        "peak_memory_bytes": training.peak_memory_bytes,
         "step_seconds": statistics.median(seconds) if seconds else None,
-        "steps": training["steps"],
-        "seconds": training["seconds"],
+        "steps": training.steps,
+        "seconds": training.seconds,
         "disk_bytes": sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
         "run": str(run.path),
         "reused": reused,
