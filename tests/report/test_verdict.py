@@ -136,7 +136,9 @@ def confused(*rows):
     ],
 )
 def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, accuracy, kinds):
-    assert alarms(verdict(confused(*rows), put("evaluation.tuned.accuracy", figure(accuracy)))) - {"over-fitting"} == kinds
+    assert (
+        alarms(verdict(confused(*rows), put("evaluation.tuned.accuracy", figure(accuracy)))) - {"over-fitting"} == kinds
+    )
 
 
 def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
