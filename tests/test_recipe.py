@@ -1,9 +1,12 @@
 """Recipes: defaults, overrides, and errors that name key, value and what is allowed."""
 
 import pytest
+import yaml
 
 from ftengine import Recipe
 from ftengine.errors import RecipeError
+from ftengine.plugins.other_tools import ELSEWHERE
+from ftengine.plugins.registry import Registry
 
 SMALL = {"model": {"source": "m"}, "task": "causal-lm", "data": {"train": "a.jsonl"}, "strategy": "lora"}
 
@@ -29,6 +32,72 @@ def test_a_way_to_split_may_stand_alone():
 def test_resolved_recipe_reads_back_as_itself():
     recipe = Recipe.make(SMALL)
     assert Recipe.make(recipe.resolved()) == recipe
+
+
+def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    (folder / "model").mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl", "here.jsonl"):
+        (folder / name).touch()
+    (tmp_path / "here.jsonl").touch()
+    content = SMALL | {
+        "model": {"source": "model"},
+        "data": {"train": "a.jsonl", "validation": "here.jsonl", "test": "nowhere.jsonl"},
+        "evaluation": {"forgetting": "b.jsonl"},
+    }
+    (folder / "r.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.read("recipes/r.yaml")
+    assert recipe.beside == {
+        "model.source": "recipes/model",
+        "data.train": "recipes/a.jsonl",
+        "evaluation.forgetting": "recipes/b.jsonl",
+    }
+    assert (recipe.data.train, recipe.data.validation) == ("recipes/a.jsonl", "here.jsonl")
+    assert recipe.data.test == "nowhere.jsonl"
+    assert recipe.evaluation.forgetting.data == "recipes/b.jsonl"
+    monkeypatch.chdir(folder)
+    assert Recipe.read("r.yaml").beside == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("strategy.r", "Did you mean 'rank'?"),
+        ("strategy.lora_r", "Did you mean 'rank'?"),
+        ("strategy.lora_alpha", "Did you mean 'alpha'?"),
+        ("strategy.target_modules", "Did you mean 'targets'?"),
+        ("strategy.lr", "Did you mean 'train.learning_rate'?"),
+        ("lr", "Did you mean 'train.learning_rate'?"),
+        ("train.lr", "Did you mean 'learning_rate'?"),
+        ("train.num_train_epochs", "Did you mean 'epochs'?"),
+        ("train.per_device_train_batch_size", "Did you mean 'batch_size'?"),
+        ("train.gradient_accumulation_steps", "Did you mean 'accumulate'?"),
+        ("train.save_steps", "Did you mean 'checkpoint_every'?"),
+        ("train.eval_steps", "Did you mean 'validate_every'?"),
+        ("train.logging_steps", "ftengine has no such key: every step is logged, in metrics.jsonl."),
+        ("train.report_to", "Did you mean 'callbacks'?"),
+        ("model.load_in_4bit", "ftengine has no such key: weights are loaded as model.source holds them"),
+        ("train.bf16", "Set train.precision to bfloat16."),
+        ("data.max_seq_length", "Did you mean 'task.max_length'?"),
+        ("output_dir", "Did you mean 'output'?"),
+    ],
+)
+def test_keys_of_other_tools_are_answered_with_ours(key, said):
+    def build():
+        Registry().build("strategy", Recipe.make(SMALL, [f"{key}=1"]).strategy, "strategy")
+
+    with pytest.raises(RecipeError) as error:
+        build()
+    assert f". {said}" in str(error.value)
+
+
+def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
+    for place in ELSEWHERE.values():
+        section, _, name = place.partition(".")
+        annotation = Recipe.model_fields[section].annotation
+        if hasattr(annotation, "model_fields"):
+            assert name.partition(".")[0] in annotation.model_fields
 
 
 @pytest.mark.parametrize(

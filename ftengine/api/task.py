@@ -19,7 +19,7 @@ class Task(Component):
 
     head: ClassVar[str]
     """What the loader puts on top of the model."""
-    modality: ClassVar[str] = "text"
+    modality: ClassVar[str]
     """What the inputs in a `View` are: "text" or "image"."""
     evaluators: tuple[str, ...] = ()
     """Evaluators that every run of this task uses; may depend on `labels`."""
@@ -59,7 +59,8 @@ class Task(Component):
 
         The result has at least "length" (tokens), "weight" (what this example adds to the loss's
         denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
-        "full_length" is the tokens before cutting, of which `plan` shows the distribution.
+        "full_length" is the tokens before cutting, of which `plan` shows the distribution; "unknown" is the number of
+        tokens that stand for text which the tokenizer has no token for.
         Where the model reads several sequences of an example, "longest" is the longest of them, for the model's limit.
 
         Raises:

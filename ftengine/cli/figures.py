@@ -140,9 +140,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
         difference: of tuned and base.
         no_interval: what is said where it has no interval.
     """
-    from ftengine.api.figures import known
-
-    if difference is None or not known(difference):
+    if difference is None or difference.value is None:
         return ""
     low, high, p = difference.low, difference.high, difference.p
     if difference.better is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,13 +85,20 @@ def plan(
     if as_json:
         print_json(result.to_json())
     else:
-        show(result)
+        show(result, recipe.beside)
 
 
-def show(plan: Plan) -> None:
-    """Print a plan as a page."""
+def show(plan: Plan, beside: Mapping[str, str]) -> None:
+    """Print a plan as a page.
+
+    Args:
+        plan: what a recipe would do.
+        beside: the recipe's paths, by key, that were found in its folder.
+    """
     out = page()
     out.print(facts(_lines(plan)))
+    for key, path in beside.items():
+        out.print(f"{key} is not in the working directory; it is read from the recipe's folder: {path}")
     out.print()
     out.print(_data(plan.data, plan.steps["unit"]))
     show_audit(out, plan.data)
@@ -141,6 +149,8 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     lines.append(("task", plan.recipe["task"]["name"]))
     if model["labels"]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
+    if plan.unread:
+        lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
     lines += [
         ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
         (steps["unit"], _tokens(plan)),

@@ -19,6 +19,7 @@ from ftengine.data.read import Rows, file_columns
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
 
+SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -40,6 +41,8 @@ class EncodedSplit:
         augmenters: what changes examples where an epoch is asked for, in order.
         seed: the run's seed; changes are a function of it, the epoch and the row.
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
+        unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
+        unknown_rows: the first rows that have some.
         uncut: as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
     """
@@ -62,6 +65,8 @@ class EncodedSplit:
     room: int | None = None
     standing: int | None = None
     uncut: dict[str, int] | None = None
+    unknown: int | None = None
+    unknown_rows: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -159,8 +164,10 @@ class EncodedSplit:
             "truncated": self.truncated,
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
-            "skipped_first": self.skipped[:5],
+            "skipped_first": self.skipped[:SHOWN_ROWS],
             "uncut": self.uncut,
+            "unknown": self.unknown,
+            "unknown_first": [self.rows.where(row) for row in self.unknown_rows],
             "limit": self.max_length,
             "content": self.content,
         }
@@ -249,6 +256,8 @@ def encode_split(
         seed,
         None if name == "train" else group_numbers(identities(rows, task, 0)[index]),
         uncut=None if None in counts.uncut else _percentiles(np.asarray(counts.uncut), (*PERCENTILES, 100)),
+        unknown=counts.unknown,
+        unknown_rows=counts.unknown_rows,
     )
 
 
@@ -263,6 +272,8 @@ class _Counts:
     longest: int = 0
     truncated: int = 0
     untrained_rows: int = 0
+    unknown: int | None = None
+    unknown_rows: list[int] = field(default_factory=list)
 
     def add(self, number: int, features: Features) -> None:
         self.truncated += bool(features["truncated"])
@@ -270,6 +281,10 @@ class _Counts:
             self.untrained_rows += 1
             return
         self.lengths.append(features["length"])
+        if (unknown := features.get("unknown")) is not None:
+            self.unknown = (self.unknown or 0) + unknown
+            if unknown and len(self.unknown_rows) < SHOWN_ROWS:
+                self.unknown_rows.append(number)
         self.uncut.append(features.get("full_length"))
         self.longest = max(self.longest, _longest(features))
         self.weights.append(features["weight"])

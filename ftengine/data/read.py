@@ -180,7 +180,8 @@ _ALLOWED = (
 def _missing(source: str, path: Path) -> str:
     if not path.parent.is_dir():
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. Data is {_ALLOWED}."
-    near = did_you_mean(path.name, sorted(os.listdir(path.parent)))
+    there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES or file.is_dir())
+    near = did_you_mean(path.name, there)  # a recipe, say, is no data
     return f"no data file {source!r} in {path.parent.resolve()}.{near} Data is {_ALLOWED}."
 
 

@@ -58,7 +58,7 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
-            a fraction, or training has rows that are also held out (data.leaks: fail).
+            a fraction, or training has rows that are also held out (data.leaks: auto, fail).
     """
     hashes = _read(section, task, seed)
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
@@ -77,7 +77,7 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
             near = find_near(distinct, threshold)
     groups = hashes.keys if section.split.by == "group" else {}
     leaks = find_leaks(hashes.splits, distinct, near, groups)
-    if audited and section.leaks == "fail":
+    if audited and section.leaks in ("auto", "fail"):
         _refuse(leaks, hashes.splits, section, cutting)
     kept = None
     held = [name for name in hashes.splits if name != "train"]
@@ -231,18 +231,21 @@ def _each(digests: np.ndarray) -> np.ndarray:
 
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
-    """Raise for rows of training that are also held out."""
-    found = [describe(leak, splits, section) for leak in leaks if leak["between"][0] == "train"]
-    if not found:
+    """Raise for rows of training that are also held out; near duplicates alone are refused where the user says so."""
+    serious = [leak for leak in leaks if leak["between"][0] == "train"]
+    if section.leaks == "auto":
+        serious = [leak for leak in serious if leak["count"] or leak.get("groups")]
+    if not serious:
         return
+    found = [describe(leak, splits, section) for leak in serious]
     apart = section.split.duplicates == "apart" and cutting
     cures = ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
     cures.append("take them out of training with data.leaks: drop")
-    near = any(leak["near"] for leak in leaks if leak["between"][0] == "train")
+    near = section.leaks == "fail" and any(leak["near"] for leak in serious)
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
     cures.append("accept them with data.leaks: warn")
     raise DataError(
-        f"{'; '.join(found)}. Figures on them say nothing about new data (data.leaks: fail). "
+        f"{'; '.join(found)}. Figures on them say nothing about new data (data.leaks: {section.leaks}). "
         f"Either {', or '.join(cures)}."
     )
 

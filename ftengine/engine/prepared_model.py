@@ -211,7 +211,7 @@ def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalP
 def evaluation_of(ready: ReadyTask, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
     """Make the figures of both models from what they said."""
     ready.experiment.listener.phase("figures")
-    return evaluate(plan, base, tuned, ready.task.name, ready.task.labels)
+    return evaluate(plan, base, tuned)
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

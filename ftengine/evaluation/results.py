@@ -123,17 +123,13 @@ def fit(evaluators: Sequence[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult, task: str, labels: Labels | None) -> Evaluation:
+def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
     """Make all figures of two models from what they said.
 
     Args:
-        plan: what was to be measured.
+        plan: what was to be measured; its evaluators know the labels.
         base, tuned: what the models said.
-        task: the task's name.
-        labels: what it learnt.
     """
-    for one in plan.sets():
-        bind(one.evaluators, task, labels)
     weights: dict[str, Weights] = {}
     before, after = (_measured(plan, result, weights) for result in (base, tuned))
     report = EvaluationResult.model_validate(_report(plan, before, after, weights))
@@ -194,12 +190,8 @@ def _report(
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     """Return figures, differences, details and displays of two models on the same examples."""
-    exact: dict[str, float] = {}
-    name = scored_by(base.scores, tuned.scores)
-    if name is not None:
-        scores = base.scores[name], tuned.scores[name]
-        exact = exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
-    difference = {name: to_json(value) for name, value in compare(base.figures, tuned.figures, exact).items()}
+    differences = compare(base.figures, tuned.figures, exact_of(base, tuned))
+    difference = {name: to_json(value) for name, value in differences.items()}
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
@@ -207,6 +199,15 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
         "details": {"base": base.details, "tuned": tuned.details},
         "displays": {"base": base.displays, "tuned": tuned.displays},
     }
+
+
+def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
+    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none."""
+    name = scored_by(base.scores, tuned.scores)
+    if name is None:
+        return {}
+    scores = base.scores[name], tuned.scores[name]
+    return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> dict[str, Any] | None:

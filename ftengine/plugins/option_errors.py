@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ftengine.errors import did_you_mean
+from ftengine.plugins.other_tools import hint
 
 EXPECTED = {
     "greater_than": "a number above {gt}",
@@ -51,7 +52,8 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
 
     Args:
         error: from `model`.
-        model: what was to be made. It may list under `meant` keys that people write, with those that they mean.
+        model: what was to be made. It may list under `meant` keys that people write, each with the one of its own that
+            they mean, or with a sentence on what to do.
         prefix: of the model's keys.
         owner: whose keys they are, such as " of strategy 'NAME'".
     """
@@ -62,8 +64,8 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
             known, meant = _known_keys(model, path[:-1])
-            hint = f" Did you mean {meant[path[-1]]!r}?" if path[-1] in meant else did_you_mean(path[-1], known)
-            parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{hint}")
+            said = hint(path[-1], meant, key.removesuffix(path[-1])) or did_you_mean(path[-1], known)
+            parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{said}")
         elif item["type"] == "missing":
             parts.append(f"key {key!r}{owner} is missing; it is required.")
         elif item["type"] in EXPECTED:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ftengine.errors import RecipeError
 from ftengine.plugins.option_errors import explain
@@ -98,8 +98,10 @@ class DataSection(_Section):
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     split: Annotated[SplitSection, BeforeValidator(_by)] = SplitSection()  # type: ignore[call-arg]
-    leaks: Literal["fail", "drop", "warn"] = Field(
-        "fail", description="what to do with rows of training that are also held out; drop takes them out of training"
+    leaks: Literal["auto", "fail", "drop", "warn"] = Field(
+        "auto",
+        description="rows of training that are also held out: fail, drop them from training, or warn; auto fails for "
+        "equal rows and warns of near duplicates",
     )
     near_duplicates: float | None = Field(
         0.8, ge=0.5, le=1, description="share of words in common from which rows are near duplicates; null: only equal"
@@ -174,7 +176,7 @@ FurtherData = Annotated[FurtherExamples | None, BeforeValidator(_file_or_example
 
 
 class Memorisation(BaseModel):
-    """How memorisation is probed; further keys are options of evaluator memorisation."""
+    """How memorisation is probed; further keys are options of the evaluator that serves it."""
 
     model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
     examples: int = Field(100, ge=2, description="most examples of training, and as many that are held out")
@@ -220,6 +222,13 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
+    _beside: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """Paths, by key, that were found in the recipe's folder and not from the working directory."""
+        return self._beside
+
     @model_validator(mode="after")
     def _something_to_stop_on(self) -> Recipe:
         if self.train.early_stopping is not None and self.data.validation is None:
@@ -231,7 +240,7 @@ class Recipe(_Section):
         """Read a recipe file.
 
         Paths in it (data, model folder, output) are taken relative to the working directory, as the
-        shell would.
+        shell would. Data files and model folders that are not there are looked for in the recipe's folder.
 
         Args:
             path: a YAML file.
@@ -256,7 +265,10 @@ class Recipe(_Section):
             raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
         if not isinstance(content, dict):
             raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}.")
-        return cls.make(content, overrides, origin=str(path))
+        content, beside = _beside(path, apply_overrides(content, overrides))
+        recipe = cls.make(content, origin=str(path))
+        recipe._beside = beside
+        return recipe
 
     @classmethod
     def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
@@ -274,6 +286,34 @@ class Recipe(_Section):
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""
         return self.model_dump(mode="json")
+
+
+PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")
+"""Keys of files that may lie beside the recipe."""
+
+
+def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Look in a recipe's folder for what its paths do not find from the working directory.
+
+    Runs keep their recipe with the paths that they were found at, so that it needs no such look.
+
+    Returns:
+        The content with such paths as seen from here, and those paths by key.
+    """
+    folder, beside = recipe.parent, dict[str, str]()
+    if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
+        return content, beside
+    for key in PATHS:
+        section, name = key.split(".")
+        place = content.get(section)
+        if isinstance(place, dict) and isinstance(place.get(name), dict):
+            place, name = place[name], "data"
+        value = place.get(name) if isinstance(place, dict) else None
+        if isinstance(place, dict) and isinstance(value, str) and value and not Path(value).expanduser().exists():
+            found = folder / value
+            if "://" not in value and found.exists():
+                place[name] = beside[key] = str(found)
+    return content, beside
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -104,9 +104,10 @@ def ftengine_audits():
     from ftengine_builtins.audits.oddities import Oddities
     from ftengine_builtins.audits.personal_data import PersonalData
     from ftengine_builtins.audits.reading import Reading
+    from ftengine_builtins.audits.unknown_tokens import UnknownTokens
 
     texts = [Languages, Mojibake, Oddities, PersonalData]
-    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, *texts]
+    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, UnknownTokens, *texts]
 
 
 @hookimpl

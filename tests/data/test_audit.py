@@ -196,6 +196,34 @@ def test_an_audit_that_fails_is_named(write, text_task, audit, monkeypatch):
         audit(text_task, write("a.jsonl", texts("abc")))
 
 
+NEAR = "the committee met again on monday to discuss the budget of the town and the roads around it"
+
+
+def test_near_duplicates_across_files_are_an_alarm_unless_the_recipe_says_otherwise(write, text_task, audit):
+    """One near duplicate once ended the command by default, though nobody had asked for that."""
+    train = write("a.jsonl", texts([NEAR, *(f"row {i}" for i in range(200))]))
+    held = write("b.jsonl", texts([f"{NEAR} again", *(f"other {i}" for i in range(200))]))
+
+    def look(**options):
+        found = audit(text_task, train, validation=held, **options).findings
+        return [finding for finding in found if finding.source == "leaks" and finding.level != "good"]
+
+    [finding] = look()
+    assert finding.level == "alarm"
+    assert "1 of 201 validation rows nearly repeats a training row" in finding.text
+    assert [finding.level for finding in look(leaks="warn")] == ["note"]
+    assert any("left out" in finding.text for finding in look(leaks="drop"))
+    with pytest.raises(DataError, match=r"nearly repeats a training row .*\(data\.leaks: fail\)"):
+        look(leaks="fail")
+
+
+def test_equal_rows_across_files_are_refused_beside_near_ones(write, text_task, audit):
+    train = write("a.jsonl", texts([NEAR, "one and the same"]))
+    held = write("b.jsonl", texts([f"{NEAR} again", "one and the same"]))
+    with pytest.raises(DataError, match=r"1 of 2 validation rows repeats .*, and 1 more nearly .*data\.leaks: auto"):
+        audit(text_task, train, validation=held)
+
+
 def test_leaks_are_refused_by_default(write, text_task, audit):
     with pytest.raises(DataError, match=r"1 of 2 test rows repeats a training row \(e.g. a.jsonl:1 = b.jsonl:1\)"):
         audit(text_task, write("a.jsonl", texts("abc")), test=write("b.jsonl", texts("ax")))

@@ -466,3 +466,15 @@ def test_another_separator_than_the_suffix_says_is_told(write, label_task, name,
 def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
     assert "has 1: [\"text;label\"]. Its separator seems to be ';'" in fails(write("a.csv", "text;label\nhi, you;x\n"))
     assert "separator" not in fails(write("b.csv", "text\nhi, you\n"))
+
+
+def test_a_file_of_another_kind_is_never_proposed(write):
+    write("train.yaml", "a: 1")
+    path = write("other.csv", "text\na\n")
+    missing = str(Path(path).with_name("train.json"))
+    with pytest.raises(DataError) as error:
+        read_rows(missing)
+    assert "Did you mean" not in str(error.value)
+    write("trains.jsonl", '{"text": "a"}\n')
+    with pytest.raises(DataError, match=r"Did you mean 'trains\.jsonl'\?"):
+        read_rows(missing)

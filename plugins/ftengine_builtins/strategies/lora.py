@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -66,6 +66,24 @@ Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class LoRAConfig(Config):
     """Options of LoRA."""
+
+    meant: ClassVar[Mapping[str, str]] = {
+        "r": "rank",
+        "lora_r": "rank",
+        "lora_rank": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "target_modules": "targets",
+        "lora_target": "targets",
+        "lora_target_modules": "targets",
+        "use_rslora": "rslora",
+        "use_dora": "dora",
+        "init_lora_weights": "init",
+        "loraplus_lr_ratio": "lr_ratio",
+        "bias": "There is no such option: biases stay as they are.",
+        "modules_to_save": "There is no such option: a fresh head trains and is saved always.",
+        "task_type": "There is no such option: the recipe's task says what the model is for.",
+    }
 
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,9 @@ class VirtualTokenOptions(Config):
 
     peft_type: ClassVar[str]
     """What PEFT calls it."""
+    meant: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("num_virtual_tokens", "prompt_length", "num_tokens", "tokens", "length"), "virtual_tokens"
+    ) | {"prompt_tuning_init": "init", "prompt_tuning_init_text": "text"}
 
     virtual_tokens: int = Field(20, ge=1, description="number of virtual tokens before every input")
     init: str

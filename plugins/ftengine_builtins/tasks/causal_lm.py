@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
@@ -26,12 +26,13 @@ from ftengine_builtins.tasks.language_rows import (
     content_of,
     inputs_of,
     read_text,
+    recognise,
     shape_of,
     target_of,
     texts_of,
     with_inputs,
 )
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.spans import encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
 
@@ -68,6 +69,7 @@ class CausalLM(Task):
     starter = True
     starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     head = "causal-lm"
+    modality = "text"
     Config = CausalLMConfig
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
@@ -77,6 +79,10 @@ class CausalLM(Task):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss()
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise(columns, rows)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)
@@ -114,6 +120,7 @@ class CausalLM(Task):
             "length": len(ids),
             "weight": sum(label != IGNORED for label in labels[1:]),
             "full_length": full,
+            "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,16 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
             f"model reads. Set at most {model_limit}, or leave it out."
         )
     return wanted
+
+
+def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
+    """Count the tokens that stand for text which the tokenizer has no token for.
+
+    None where it has no such token, or one that ends texts or fills gaps as well, as that of GPT-2.
+    """
+    unknown = getattr(processor, "unk_token_id", None)
+    others = (processor.bos_token_id, processor.eos_token_id, processor.pad_token_id) if unknown is not None else ()
+    return None if unknown is None or unknown in others else ids.count(unknown)
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:

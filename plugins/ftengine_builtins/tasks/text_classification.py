@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, View
+from ftengine.api import Batch, Example, Features, Recognised, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
+from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
+from ftengine_builtins.tasks.recognising import recognise_text
 from ftengine_builtins.tasks.shown import shown
 
 DEFAULT_MAX_LENGTH = 512
@@ -37,7 +38,12 @@ class TextClassification(LabelledTask):
     name = "text-classification"
     starter_model = "distilbert/distilbert-base-uncased"
     head = "sequence-classification"
+    modality = "text"
     Config = TextClassificationConfig
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise_text(columns, rows)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
@@ -69,7 +75,9 @@ class TextClassification(LabelledTask):
         truncated = full > limit
         if truncated:
             encoded = processor(*texts, return_attention_mask=False, truncation=True, max_length=limit)
-        return {**encoded, "length": len(encoded["input_ids"]), "full_length": full, "truncated": truncated}
+        ids = encoded["input_ids"]
+        counts = {"length": len(ids), "full_length": full, "truncated": truncated}
+        return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad on the right; every tensor is (examples, longest) int64."""

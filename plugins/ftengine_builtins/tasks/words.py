@@ -8,6 +8,7 @@ from typing import Any
 
 from ftengine.api import Features
 from ftengine.errors import RecipeError
+from ftengine_builtins.tasks.lengths import unknown_in
 
 Span = tuple[int, int]
 """First character and the one after the last."""
@@ -61,7 +62,8 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
         )
     fields = dict(encoded)
     first = _first_tokens(fields.pop("offset_mapping"), words)
-    counts = {"length": len(fields["input_ids"]), "full_length": full, "truncated": truncated}
+    ids = fields["input_ids"]
+    counts = {"length": len(ids), "full_length": full, "truncated": truncated, "unknown": unknown_in(ids, processor)}
     return {**fields, **counts}, first
 
 
