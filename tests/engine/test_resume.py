@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
-from runs import curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
+from runs import curve, interrupt
 
 CHILD = """
 import sys, json

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rows import WORDS, sentences, write_rows
-from runs import curve, interrupt
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
@@ -14,6 +13,7 @@ from ftengine.errors import RecipeError
 from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
+from runs import curve, interrupt
 
 EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "ema", "wise-ft"]
 
