@@ -84,9 +84,11 @@ def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, mon
     ],
 )
 def test_keys_of_other_tools_are_answered_with_ours(key, said):
+    def build():
+        Registry().build("strategy", Recipe.make(SMALL, [f"{key}=1"]).strategy, "strategy")
+
     with pytest.raises(RecipeError) as error:
-        recipe = Recipe.make(SMALL, [f"{key}=1"])
-        Registry().build("strategy", recipe.strategy, "strategy")
+        build()
     assert f". {said}" in str(error.value)
 
 

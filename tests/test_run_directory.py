@@ -2,10 +2,13 @@
 
 import errno
 import json
+import os
 
 import pytest
+import torch
 
 from ftengine.errors import RunError
+from ftengine.model import save_tensors
 from ftengine.run.directory import RunDirectory, write_folder
 
 
@@ -66,3 +69,17 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         RunDirectory(tmp_path).write_json("figures.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask):
+    """safetensors writes files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        folder = write_folder(
+            tmp_path / "a", lambda folder: save_tensors({"x": torch.zeros(1)}, folder / "x.safetensors")
+        )
+    finally:
+        os.umask(before)
+    assert (folder / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

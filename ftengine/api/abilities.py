@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -44,6 +45,38 @@ class ProposesData(Protocol):
     """A task that proposes to `ftengine init` what `data.train` may be."""
 
     starter_data: str
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Data in which a task sees its own kind.
+
+    Args:
+        certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
+            can be used; `ftengine init` proposes the task with the highest.
+        columns: how columns are to be renamed, as the recipe's `data.columns` says it.
+        options: of the task.
+    """
+
+    certainty: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class RecognisesData(Protocol):
+    """A task that knows by columns and rows whether data is of its kind, for `ftengine init`."""
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        """Return how the data is to be read, None where it is of another kind; `rows` are the first few."""
+
+
+@runtime_checkable
+class ProposesLearningRate(Protocol):
+    """A strategy whose usual learning rate is not the recipe's default: what `ftengine init` proposes."""
+
+    starter_learning_rate: float
 
 
 @runtime_checkable

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ftengine.cli.options import debug_option
 from ftengine.report.text import printable
 
+if TYPE_CHECKING:
+    from ftengine.cli.look import Seen
+
+RECIPE = "recipe.yaml"
+
 
 @click.command()
-@click.argument("file", default="recipe.yaml", type=click.Path(path_type=Path))
+@click.argument("file", default=RECIPE, type=click.Path(path_type=Path))
 @click.option("--task", metavar="NAME", help="The task; `ftengine plugins list --kind task` lists them.")
 @click.option("--model", metavar="SOURCE", help="Hub id, folder, .gguf file, or package://NAME/FILE.")
 @click.option("--data", metavar="FILE", help="The training data.")
@@ -22,17 +29,27 @@ from ftengine.report.text import printable
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
     """Write a commented recipe to start from (FILE is recipe.yaml unless named).
 
+    The data is looked into, so that the recipe names a task that it suits and the columns that it has. FILE may be
+    the data itself; then the recipe is recipe.yaml.
+
     \b
-    Example:
+    Examples:
+      ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
-    from ftengine.cli.starter import starter
+    from ftengine.cli.look import Seen, look
+    from ftengine.cli.starter import starter, starting_first
     from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
 
     registry = Registry()
     registry.plugins.raise_if_broken()
-    text = starter(registry, task=task, model=model, data=data, strategy=strategy)
+    if data is None and _is_data(file):
+        file, data = Path(RECIPE), str(file)
+    tasks = [registry.get("task", task, "task")] if task else starting_first(registry.entries("task"))
+    seen = look(data, tasks) if data is not None else Seen()
+    chosen = task or (seen.task.name if seen.task else None)
+    text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
     try:
         with open(file, "w" if force else "x", encoding="utf-8") as target:
             target.write(text)
@@ -40,8 +57,31 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
         raise InputError(f"{str(file)!r} exists. Name another file, or overwrite it with --force.") from None
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
+    for line in _told(seen, task):
+        click.echo(printable(line), err=True)
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if value is None]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
     if data is not None and Path(data).suffix and not Path(data).exists():
         click.echo(printable(f"note: there is no {data!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
+
+
+def _is_data(file: Path) -> bool:
+    """Say whether what was named is no recipe but data."""
+    from ftengine.data.cache import SUFFIXES
+
+    return file.is_dir() or (file.suffix.lower() in SUFFIXES and file.exists())
+
+
+def _told(seen: Seen, task: str | None) -> Iterator[str]:
+    """Yield what a reader should know of a look into the data."""
+    if not seen.columns:
+        return
+    columns = ", ".join(seen.columns)
+    if seen.task is None:
+        who = f"task {task} does not" if task else "no installed task"
+        knows = "know" if task else "knows"
+        yield f"note: {who} {knows} what to learn from columns {columns}; rename them with data.columns"
+        return
+    renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
+    yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
 
-from ftengine.api import ProposesData, ProposesModel, Starts
+from ftengine.api import Augmenter, ProposesData, ProposesLearningRate, ProposesModel, Recognised, Starts, Task
 from ftengine.cli.components import Option, options
 from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import Recipe
@@ -27,6 +27,7 @@ def starter(
     model: str | None = None,
     data: str | None = None,
     strategy: str | None = None,
+    read: Recognised | None = None,
 ) -> str:
     """Return a commented recipe with every key and its default.
 
@@ -35,6 +36,7 @@ def starter(
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
         data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
+        read: how the task reads that data.
 
     Raises:
         UnknownName: no such task or strategy.
@@ -43,11 +45,16 @@ def starter(
         "task": registry.get("task", task, "task") if task else _proposed(registry, "task"),
         "strategy": registry.get("strategy", strategy, "strategy") if strategy else _proposed(registry, "strategy"),
     }
-    cls = chosen["task"].cls
-    given = {
+    cls, how, read = chosen["task"].cls, chosen["strategy"].cls, read or Recognised(0)
+    given: dict[tuple[str, str], Any] = {
         ("model", "source"): model or (cls.starter_model if isinstance(cls, ProposesModel) else MODEL),
         ("data", "train"): data or (cls.starter_data if isinstance(cls, ProposesData) else DATA),
     }
+    if isinstance(how, ProposesLearningRate):
+        given["train", "learning_rate"] = how.starter_learning_rate
+    given |= {("task", option): value for option, value in read.options.items()}
+    if read.columns:
+        given["data", "columns"] = dict(read.columns)
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not listed as required may be left out; then it has the value written here.",
@@ -60,13 +67,18 @@ def starter(
             lines.append("")
         before = block
         if option.name in chosen:
-            lines += _component(registry, option, chosen[option.name])
+            lines += _component(registry, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
             lines += [_line(inner, section, given.get((option.name, inner.name)), 2) for inner in options(section)]
         else:
             lines.append(_line(option, Recipe))
-            lines += _others(registry, KINDS_OF_LISTS.get(option.name), "may hold")
+            lines += _others(
+                registry,
+                KINDS_OF_LISTS.get(option.name),
+                "may hold",
+                modality=cls.modality if issubclass(cls, Task) else None,
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -76,25 +88,32 @@ def yaml_value(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 
+def starting_first(entries: Sequence[Entry]) -> list[Entry]:
+    """Return components with those in front that their plugins call a good start."""
+    return sorted(entries, key=lambda entry: not (isinstance(entry.cls, Starts) and entry.cls.starter))
+
+
 def _proposed(registry: Registry, kind: str) -> Entry:
     """Return the component that its plugin calls a good start, or the first of its kind."""
-    entries = registry.entries(kind)
-    return next((entry for entry in entries if isinstance(entry.cls, Starts) and entry.cls.starter), entries[0])
+    return starting_first(registry.entries(kind))[0]
 
 
-def _component(registry: Registry, key: Option, chosen: Entry) -> Iterator[str]:
+def _component(registry: Registry, key: Option, chosen: Entry, given: Mapping[tuple[str, str], Any]) -> Iterator[str]:
     yield _commented(f"{key.name}:", "required")
     yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
     yield from (f"  {line}" for line in _others(registry, chosen.kind, "or", but=chosen.name))
     for option in options(chosen.cls.Config):
-        line = _line(option, chosen.cls.Config, indent=2)
+        line = _line(option, chosen.cls.Config, given.get((key.name, option.name)), indent=2)
         yield f"  # {line.strip()}" if option.required else line
 
 
-def _others(registry: Registry, kind: str | None, word: str, but: str = "") -> Iterator[str]:
-    """Name what else is installed of a kind."""
+def _others(
+    registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None
+) -> Iterator[str]:
+    """Name what else is installed of a kind, without augmenters of another modality than the data's."""
     for entry in registry.entries(kind) if kind else ():
-        if entry.name != but:
+        suits = not issubclass(entry.cls, Augmenter) or entry.cls.modality in (None, modality)
+        if entry.name != but and suits:
             yield f"# {word} {entry.name}: {_flat(entry.summary)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ftengine.api import Example, Task
@@ -26,7 +26,7 @@ def unread_columns(train: EncodedSplit, used: Collection[str] = ()) -> list[str]
     return [column for column in train.rows.columns if column not in used and not _is_read(column, rows, train)]
 
 
-def _is_read(column: str, rows: list[Example], train: EncodedSplit) -> bool:
+def _is_read(column: str, rows: Sequence[Example], train: EncodedSplit) -> bool:
     having = [row for row in rows if row.get(column) is not None][:TRIED]
     return any(_seen(train.task, row, train) != _seen(train.task, {**row, column: None}, train) for row in having)
 

@@ -31,6 +31,7 @@ from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, inf
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
+from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import FurtherExamples
 
@@ -108,7 +109,10 @@ def plan_evaluation(
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
     resampling = section.resamples, ready.recipe.seed
-    return EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    plan = EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    for one in plan.sets():  # what they keep of a prediction may depend on the labels
+        bind(one.evaluators, ready.task.name, ready.task.labels)
+    return plan
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:

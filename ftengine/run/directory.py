@@ -179,6 +179,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
         remove(partial)
         partial.mkdir(parents=True)
         fill(partial)
+        follow_umask(partial)
         if target.exists():
             old = target.with_name(target.name + ".old" + PARTIAL)
             remove(old)
@@ -188,6 +189,21 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
         else:
             partial.rename(target)
     return target
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file, or all files of a folder, the permissions of any other new file; safetensors' own are the owner's.
+
+    Raises:
+        OSError: they cannot be changed.
+    """
+    probe = path.with_name(f"{path.name}.mode{PARTIAL}")
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and file.stat().st_mode & 0o777 == 0o600:
+            file.chmod(mode)
 
 
 def read_json(file: Path) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.run.directory import PARTIAL, RunDirectory, read_json, remove, write_folder, writing
+from ftengine.run.directory import PARTIAL, RunDirectory, follow_umask, read_json, remove, write_folder, writing
 
 BEST = "best.safetensors"
 REGULARIZERS = "regularizers.safetensors"
@@ -107,6 +107,7 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
     with writing(target, partial):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         save_tensors(state_tensors(module), partial)
+        follow_umask(partial)
         partial.replace(target)
 
 

@@ -1,5 +1,7 @@
 """`init` writes a recipe that is valid, complete and says what each key means."""
 
+import json
+
 import pytest
 import yaml
 from cli_samples import ENTRY, strategy
@@ -105,3 +107,81 @@ def test_model_and_data_suit_the_task(ftengine, tmp_path):
         recipe = Recipe.read(tmp_path / f"{task}.yaml")
         assert model in recipe.model.source
         assert recipe.data.train == data
+
+
+def write(folder, name, rows):
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "columns"),
+    [
+        ({"text": "a b", "label": "x"}, "text-classification", {}),
+        (
+            {"Description": "a b", "category": 1, "id": 3},
+            "text-classification",
+            {"text": "Description", "label": "category"},
+        ),
+        ({"note": "a b", "class": "x"}, "text-classification", {"text": "note", "label": "class"}),
+        ({"messages": CHAT}, "causal-lm", {}),
+        ({"conversations": CHAT, "id": "1"}, "causal-lm", {"messages": "conversations"}),
+        ({"prompt": "a", "completion": "b"}, "causal-lm", {}),
+        ({"question": "a", "answer": "b"}, "causal-lm", {"prompt": "question", "completion": "answer"}),
+        ({"text": "a"}, "causal-lm", {}),
+        ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
+        ({"tokens": ["a"], "ner_tags": [1]}, "token-classification", {"tags": "ner_tags"}),
+        (
+            {"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "P"}]},
+            "token-classification",
+            {"spans": "entities"},
+        ),
+        ({"file_name": "a.png", "label": "cat"}, "image-classification", {"image": "file_name"}),
+    ],
+)
+def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, row, task, columns):
+    monkeypatch.chdir(tmp_path)
+    ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3))
+    recipe = Recipe.read("recipe.yaml")
+    assert (recipe.task["name"], recipe.data.columns) == (task, columns)
+
+
+def test_a_pair_of_texts_is_an_option_of_the_task(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ftengine("init", write(tmp_path, "a.jsonl", [{"premise": "a", "hypothesis": "b", "label": "x"}]))
+    recipe = Recipe.read("recipe.yaml")
+    assert recipe.task["pair"] == "hypothesis"
+    assert recipe.data.columns == {"text": "premise"}
+    assert recipe.data.train == "a.jsonl"
+
+
+def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.png").touch()
+    ftengine("init", "photos")
+    assert Recipe.read("recipe.yaml").task["name"] == "image-classification"
+    held = [line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if line.startswith("# may hold ")]
+    augmenters = {entry.name: entry.cls.modality for entry in Registry().entries("augmenter")}
+    proposed = {name for line in held if (name := line.split()[3].rstrip(":")) in augmenters}
+    assert proposed == {name for name, modality in augmenters.items() if modality in (None, "image")}
+
+
+def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
+    rates = {}
+    for name in ("lora", "full"):
+        ftengine("init", tmp_path / f"{name}.yaml", "--strategy", name)
+        rates[name] = Recipe.read(tmp_path / f"{name}.yaml").train.learning_rate
+    assert rates["full"] == pytest.approx(rates["lora"] / 10)
+
+
+def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = ftengine("init", write(tmp_path, "a.jsonl", [{"x": 1, "y": 2}]))
+    assert "no installed task finds nothing" not in result.stderr
+    assert "columns x, y" in result.stderr
+    assert Recipe.read("recipe.yaml").data.columns == {}

@@ -175,7 +175,7 @@ def test_memorisation_refusal_and_answers_of_a_language_model(chat_recipe, tmp_p
     assert evaluation["tuned"]["loss"]["n"] == 12
     kinds = {probe["kind"]: probe for probe in evaluation["probes"]}
     assert (kinds["memorisation"]["examples"], kinds["refusal"]["examples"]) == (5, 4)
-    assert kinds["memorisation"]["details"]["held_out"].keys() == {"base", "tuned"}
+    assert kinds["memorisation"]["held_out"].keys() == {"base", "tuned"}
     assert kinds["memorisation"]["against"]
     assert evaluation["paired"]["evaluator"] == "generation"
     items = run.directory.read_json("examples.json")

@@ -14,7 +14,7 @@ from ftengine import Recipe, fine_tune
 
 def alarms(run):
     verdict = json.loads((run.path / "verdict.json").read_text())
-    assert verdict == run.verdict
+    assert verdict == run.verdict.to_json()
     return {finding["kind"]: finding for finding in verdict["findings"] if finding["level"] == "alarm"}
 
 
@@ -43,13 +43,9 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
     run = fine_tune(recipe(bert_folder, tmp_path, train, train=settings))
     found = alarms(run)
     assert "over-fitting" in found
-    kept = [f for f in run.verdict["findings"] if f["text"].startswith("The kept weights are over-fitted")]
-    assert (
-        kept[0]["figures"]["step"]
-        < kept[0]["figures"]["last_step"]
-        == run.directory.read_json("training.json")["steps"]
-    )
-    assert "before you rely on it" in run.verdict["headline"]
+    kept = [f for f in run.verdict.findings if f.text.startswith("The kept weights are over-fitted")]
+    assert kept[0].figures["step"] < kept[0].figures["last_step"] == run.directory.read_json("training.json")["steps"]
+    assert "over-fitting" in run.verdict.headline.partition("Alarms: ")[2]
 
 
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
@@ -59,7 +55,7 @@ def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_pat
         row["label"] = rng.choice(sorted(WORDS))
     train = write_rows(tmp_path / "noise.jsonl", rows)
     run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40}))
-    texts = [f["text"] for f in run.verdict["findings"] if f["level"] == "note" and f["kind"] == "over-fitting"]
+    texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the weights that were kept are from before" in text for text in texts)
 
 
@@ -72,11 +68,11 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     test += [row | {"text": f"call {row['text']}", "channel": "phone"} for row in sentences(60, rng, phone)]
     data = {"test": write_rows(tmp_path / "test.jsonl", test)}
     run = fine_tune(recipe(bert_folder, tmp_path, train, data=data, evaluation={"slices": ["channel"]}))
-    findings = [f for f in run.verdict["findings"] if f["kind"] == "slices" and f["level"] == "alarm"]
-    behind = next(f["figures"] for f in findings if "gap" in f["figures"])
+    findings = [f for f in run.verdict.findings if f.kind == "slices" and f.level == "alarm"]
+    behind = next(f.figures for f in findings if "gap" in f.figures)
     assert behind["value"] == "phone"
     assert behind["gap"]["high"] < -0.3
-    assert "slices" in run.verdict["headline"]
+    assert "slices" in run.verdict.headline.partition("Alarms: ")[2]
 
 
 def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):
@@ -133,7 +129,7 @@ def news_run(model, folder, train, test):
 def test_a_sound_run_on_real_news_draws_no_alarm(minilm_folder, tmp_path):
     run = news_run(minilm_folder, tmp_path, *news(260, 150, random.Random(0)))
     assert alarms(run) == {}
-    assert run.verdict["headline"].startswith("Better than its base: accuracy ")
+    assert run.verdict.headline.startswith("Better than its base: accuracy ")
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ class Full(Strategy):
     """
 
     name = "full"
+    starter_learning_rate = 2e-5
     Config = FullConfig
     citation = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.chat import (
     Message,
@@ -26,6 +26,7 @@ from ftengine_builtins.tasks.language_rows import (
     content_of,
     inputs_of,
     read_text,
+    recognise,
     shape_of,
     target_of,
     texts_of,
@@ -78,6 +79,10 @@ class CausalLM(Task):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss()
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise(columns, rows)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Example, Features, LoadedModel, View
+from ftengine.api import Batch, Example, Features, LoadedModel, Recognised, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
+from ftengine_builtins.tasks.recognising import recognise_images
 
 PROBES = 4
 """Images of the batch that merging compares outputs on."""
@@ -39,6 +40,10 @@ class ImageClassification(LabelledTask):
     head = "image-classification"
     modality = "image"
     Config = ImageClassificationConfig
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise_images(columns, rows)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ftengine.api import Example
+from ftengine.api import Example, Recognised
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.chat import Message, read_messages
+from ftengine_builtins.tasks.recognising import first_of, renamed
 from ftengine_builtins.tasks.shown import shown
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion`, or `text`"
@@ -23,6 +24,9 @@ _OTHER_NAMES = {
     "completion": ("answer", "response", "output", "reply", "target", "summary", "translation"),
     "text": ("content", "document", "body", "sentence"),
 }
+
+_CHANGED = (("source", "target"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
+"""Names of a text and of what it is turned into: a translation, a summary."""
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -64,6 +68,31 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
             return ", ".join(f"{name}: {found[name]}" for name in wanted if found[name] != name)
     guesses = zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False)
     return ", ".join(f"{name}: {column}" for name, column in guesses if name != column)
+
+
+def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See conversations, prompts with completions, or texts; columns may be called otherwise."""
+    found = {ours: first_of((ours, *theirs), columns) for ours, theirs in _OTHER_NAMES.items()}
+    messages, prompt, completion, text = found.values()
+    if messages and rows and all(_is_conversation(row.get(messages)) for row in rows if row.get(messages)):
+        return Recognised(3, renamed(messages=messages))
+    if prompt and completion:
+        return Recognised(2, renamed(prompt=prompt, completion=completion))
+    return Recognised(1, renamed(text=text)) if text else None
+
+
+def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See one text that becomes another: made for it where columns are called so, else as prompt and completion."""
+    for names in _CHANGED:
+        prompt, completion = (first_of([name], columns) for name in names)
+        if prompt and completion:
+            return Recognised(3, renamed(prompt=prompt, completion=completion))
+    found = recognise([column for column in columns if column.lower() not in _OTHER_NAMES["messages"]], ())
+    return Recognised(1, found.columns) if found is not None and found.certainty == 2 else None
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(m, Mapping) and "content" in m for m in value)
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Task, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
 from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
 from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
-from ftengine_builtins.tasks.language_rows import check_pairs, read_text
+from ftengine_builtins.tasks.language_rows import check_pairs, read_text, recognise_pairs
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
 
@@ -53,6 +53,10 @@ class Seq2SeqLM(Task):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss(ahead=0)
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise_pairs(columns, rows)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_pairs(columns)

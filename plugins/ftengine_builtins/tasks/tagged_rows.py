@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from ftengine.api import Example
+from ftengine.api import Example, Recognised
 from ftengine.errors import DataError, did_you_mean
 from ftengine_builtins.tasks.class_labels import read_name
 from ftengine_builtins.tasks.iob2 import Entity, tagged
 from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.recognising import first_of, renamed
 from ftengine_builtins.tasks.shown import shown
 from ftengine_builtins.tasks.words import Span, find_words, join_words
 
@@ -50,6 +51,16 @@ def check_columns(columns: Sequence[str]) -> None:
         f"the data has columns {', '.join(columns) or '(none)'}; tagging needs {SHAPES}. Rename columns with "
         f"data.columns, e.g. {{{renaming or 'tags: COLUMN'}}}."
     )
+
+
+def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See words with tags, or a text with spans; words or tags may be called otherwise."""
+    for shape in (("tokens", "tags"), ("text", "spans")):
+        found = {ours: first_of((ours, *_OTHER_NAMES.get(ours, ())), columns) for ours in shape}
+        lists = all(isinstance(row.get(found[shape[1]] or ""), (list, tuple)) for row in rows)
+        if all(found.values()) and lists:
+            return Recognised(3, renamed(**{ours: theirs for ours, theirs in found.items() if theirs}))
+    return None
 
 
 def read_words(example: Example) -> Tagged:

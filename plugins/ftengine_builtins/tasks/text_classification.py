@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, View
+from ftengine.api import Batch, Example, Features, Recognised, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
+from ftengine_builtins.tasks.recognising import recognise_text
 from ftengine_builtins.tasks.shown import shown
 
 DEFAULT_MAX_LENGTH = 512
@@ -39,6 +40,10 @@ class TextClassification(LabelledTask):
     head = "sequence-classification"
     modality = "text"
     Config = TextClassificationConfig
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise_text(columns, rows)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}

@@ -9,7 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task, View
+from ftengine.api import (
+    Batch,
+    Config,
+    Criterion,
+    Example,
+    Features,
+    Labels,
+    LoadedModel,
+    Prediction,
+    Recognised,
+    Task,
+    View,
+)
 from ftengine.errors import DataError, InputError
 from ftengine.model import raw_outputs
 from ftengine_builtins.tasks.class_labels import in_order, refuse_new_labels, unknown_label
@@ -21,6 +33,7 @@ from ftengine_builtins.tasks.tagged_rows import (
     check_columns,
     read_tagged,
     read_words,
+    recognise,
     with_words,
 )
 from ftengine_builtins.tasks.token_loss import IGNORED
@@ -58,6 +71,10 @@ class TokenClassification(Task):
     evaluators = ("entities",)
     predicts = frozenset({"tags", "predicted_tags"})
     distributions = True
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        return recognise(columns, rows)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns)
