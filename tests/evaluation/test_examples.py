@@ -90,6 +90,7 @@ def changed_item(row, target, decoded):
         view=lambda row: View(list(row.values()), target, classes=target is not None),
         encode=lambda row, processor, max_length: row,
         show=lambda row, processor: decoded,
+        readable=lambda said: said,
     )
     split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, max_length=9)
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
