@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 from ftengine.api.evaluator import Estimate, Metric
 
@@ -23,7 +23,10 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
-def known(figure: Figure | None) -> TypeGuard[Figure]:
+Known = TypeVar("Known", bound=Figure)
+
+
+def known(figure: Known | None) -> TypeGuard[Known]:
     """Say whether there is a figure and it is defined."""
     return figure is not None and math.isfinite(figure.value)
 

@@ -74,7 +74,8 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
         return None
     evaluator = training.judged.evaluator
     names = run.evaluation.details.tuned.get(evaluator, {}).get("labels")
-    judged = [row for row in training.judged.rows if row[1] is not None and row[0] is not None]
+    rows = training.judged.rows
+    judged = [(score, right, at) for score, right, at in rows if score is not None and right is not None]
     if not names or not judged or any(not 0 <= score <= 1 for score, *_ in judged):
         return None
     # With several labels an example, each is a question of yes or no, and the score is the mean over them.
