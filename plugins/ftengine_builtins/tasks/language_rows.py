@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from ftengine.api import Example
 from ftengine.errors import DataError
-from ftengine_builtins.tasks.chat import Message, read_messages
+from ftengine_builtins.tasks.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.shown import shown
 
-SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion`, or `text`"
+SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 
 Shape = Literal["messages", "prompt", "text"]
 
@@ -66,6 +66,19 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(f"{name}: {column}" for name, column in guesses if name != column)
 
 
+def joined(example: Example) -> Example:
+    """Return a row whose prompt and completion are lists of messages (TRL's conversational form) as `messages`.
+
+    What the assistant says in the prompt is not trained on. Other rows come back as they are; never raises.
+    """
+    prompt, completion = example.get("prompt"), example.get("completion")
+    lists = isinstance(prompt, (list, tuple)) and (completion is None or isinstance(completion, (list, tuple)))
+    if not lists or example.get("messages") is not None:
+        return example
+    given = [{**m, "weight": 0} if isinstance(m, dict) and m.get("role") == "assistant" else m for m in prompt]
+    return {**example, "messages": [*given, *(completion or ())], "prompt": None, "completion": None}
+
+
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
     """Say which shape a row has; of several, messages come before prompt and completion, text comes last.
 
@@ -76,6 +89,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     Raises:
         DataError: the row has none.
     """
+    example = joined(example)
     has = {name for name in _OTHER_NAMES if example.get(name) is not None}
     if "messages" in has:
         return "messages"
@@ -96,6 +110,13 @@ def read_text(example: Example, name: str) -> str:
         DataError: it is missing, no text, or empty.
     """
     value = example.get(name)
+    if isinstance(value, (list, tuple)) and name != "text":
+        other = "completion" if name == "prompt" else "prompt"
+        if isinstance(example.get(other), str):
+            raise DataError(
+                f"`{name}` is {shown(value)} but `{other}` is text; give both as text, or both as lists of "
+                "{role, content}."
+            )
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not value.strip():
@@ -106,7 +127,7 @@ def read_text(example: Example, name: str) -> str:
 def as_messages(example: Example, shape: Shape) -> list[Message]:
     """Return a messages or prompt row as a conversation; a prompt without completion has one message."""
     if shape == "messages":
-        return read_messages(example["messages"])
+        return read_messages(joined(example)["messages"])
     messages = [{"role": "user", "content": read_text(example, "prompt")}]
     if example.get("completion") is not None:
         messages.append({"role": "assistant", "content": read_text(example, "completion")})
@@ -115,16 +136,19 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
 
 def texts_of(example: Example) -> list[str]:
     """Return every text of a row that a language model reads or learns; never raises."""
+    example = joined(example)
     messages = example.get("messages")
     if isinstance(messages, (list, tuple)):
         content = [message.get("content") for message in messages if isinstance(message, dict)]
     else:
         content = content_of(example)
+        content = content if isinstance(content, list) else [content]
     return [text for text in content if isinstance(text, str)]
 
 
 def content_of(example: Example) -> Any:
     """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
+    example = joined(example)
     for names in _SHAPES:
         if example.get(names[0]) is not None:
             break
@@ -143,18 +167,18 @@ def inputs_of(example: Example) -> list[str]:
         shape = shape_of(example)
         if shape != "messages":
             return [read_text(example, shape)]
-        return [message["content"] for message in read_messages(example["messages"]) if _is_asked(message)]
+        return [message["content"] for message in as_messages(example, shape) if _is_asked(message)]
     except DataError:
         return []
 
 
 def target_of(example: Example) -> Any:
-    """Return what the assistant says in each of its turns, the completion, or the text; None where it is unreadable."""
+    """Return what is trained on of the assistant's turns, the completion, or the text; None where it is unreadable."""
     try:
         shape = shape_of(example)
         if shape != "messages":
             return example["completion" if shape == "prompt" else "text"]
-        return [message["content"] for message in read_messages(example["messages"]) if not _is_asked(message)]
+        return [message["content"] for message in as_messages(example, shape) if is_trained(message)]
     except DataError:
         return None
 
@@ -165,6 +189,7 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
     Raises:
         DataError: the row cannot be read.
     """
+    example = joined(example)
     shape = shape_of(example)
     if shape != "messages":
         read_text(example, shape)

@@ -80,7 +80,7 @@ class Seq2SeqLM(Task):
         """
         ids, cut = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
-        labels = _ended(processor(text_target=read_text(example, "completion"), verbose=False)["input_ids"], processor)
+        labels = _ended(processor(text_target=_read(example, "completion"), verbose=False)["input_ids"], processor)
         return {
             "input_ids": ids,
             "labels": labels[:limit],
@@ -119,7 +119,7 @@ class Seq2SeqLM(Task):
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a prompt."""
-        read_text(row, "prompt")
+        _read(row, "prompt")
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -160,11 +160,25 @@ class Seq2SeqLM(Task):
     def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], bool]:
         """Return what the encoder reads, and whether it was cut (on the right, before the special tokens)."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        text = self.config.prefix + read_text(example, "prompt")
+        text = self.config.prefix + _read(example, "prompt")
         ids = processor(text, verbose=False)["input_ids"]
         if len(ids) <= limit:
             return ids, False
         return processor(text, truncation=True, max_length=limit, verbose=False)["input_ids"], True
+
+
+def _read(example: Example, name: str) -> str:
+    """Return a field that must hold some text.
+
+    Raises:
+        DataError: it is missing, no text (a conversation, say), or empty.
+    """
+    if isinstance(example.get(name), (list, tuple)):
+        raise DataError(
+            f"`{name}` is a list, as of messages; task seq2seq-lm turns one text into another. Give `{name}` as text, "
+            "or take task causal-lm for conversations."
+        )
+    return read_text(example, name)
 
 
 def _inputs(model: Any, batch: Batch) -> dict[str, Tensor]:

@@ -264,3 +264,10 @@ def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):
     assert torch.equal(
         task().loss(copy.module, batch, Criterion())[0], task().loss(loaded.module, batch, Criterion())[0]
     )
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_a_conversation_is_refused_with_the_task_that_takes_it(tokenizer, name):
+    row = {"prompt": "a", "completion": "b", name: [{"role": "user", "content": "c"}]}
+    with pytest.raises(DataError, match=f"`{name}` is a list, as of messages.* take task causal-lm"):
+        task().encode(row, tokenizer)
