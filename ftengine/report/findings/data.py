@@ -11,7 +11,7 @@ from ftengine.report.files import RunFiles
 from ftengine.report.findings.finding import Finding
 from ftengine.report.findings.fitting import difference_of_independent
 from ftengine.report.findings.quality import class_counts, is_chosen, no_better_than_a_constant
-from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, quoted, short, with_interval
+from ftengine.report.words import counted, interval, listed, metric_name, percent, plain, quoted, short_place, with_interval
 
 LEAK_SHARE = 0.01
 """Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
@@ -64,7 +64,7 @@ def leaks(files: RunFiles) -> Iterator[Finding]:
         yield Finding(
             "data",
             "alarm" if serious else "note",
-            f"Leak: {', and '.join(told)} (e.g. {short(leak['places'][0])}). " + _consequence(files, known, used=used),
+            f"Leak: {', and '.join(told)} (e.g. {short_place(leak['places'][0])}). " + _consequence(files, known, used=used),
             {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
         )
 
@@ -103,7 +103,7 @@ def contradictions(files: RunFiles) -> Iterator[Finding]:
     if not found or not found.get("rows") or not rows:
         return
     share = found["rows"] / rows
-    where = f" (e.g. {short(found['places'][0])})" if found.get("places") else ""
+    where = f" (e.g. {short_place(found['places'][0])})" if found.get("places") else ""
     yield Finding(
         "labels",
         "alarm" if share >= CONTRADICTIONS_ALARM else "note",
@@ -126,7 +126,7 @@ def wrong_labels(files: RunFiles) -> Iterator[Finding]:
     limit = _limit(files, measured.get("judged") or {})
     doubted = None if limit is None else _doubted(measured["judged"]["rows"], limit)
     if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
-        places = ", ".join(short(place) for place in doubted["places"][:3])
+        places = ", ".join(short_place(place) for place in doubted["places"][:3])
         yield Finding(
             "labels",
             "alarm",

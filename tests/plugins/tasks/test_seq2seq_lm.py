@@ -77,6 +77,8 @@ def test_each_side_has_its_own_limit(tokenizer):
     assert tokenizer.eos_token_id not in features["labels"]  # a cut completion does not
     assert features["truncated"]
     assert features["longest"] == 6
+    whole = task().encode(ROWS[1] | {"prompt": ROWS[0]["prompt"]}, tokenizer)
+    assert features["full_length"] == max(len(whole["input_ids"]), len(whole["labels"])) == whole["longest"]
 
 
 def test_a_limit_beyond_the_model_is_refused(tokenizer):
