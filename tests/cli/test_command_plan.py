@@ -150,3 +150,15 @@ def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
             if "distinct" in header and "longest" in header:
                 words = dict(zip(header.split()[-len(line.split()) :], line.split(), strict=True))
         assert int(words["longest"]) == row["longest"]
+
+
+def test_one_prompt_with_many_answers_is_said(chat_plan):
+    rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
+    [finding] = found_by(chat_plan(rows), "contradictions")
+    assert finding["level"] == "note"
+    assert finding["text"].startswith("1 prompt stands in the data with different answers (36 of 36 rows, one with 36")
+    assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:2"]
+    rare = [{"prompt": f"What is {i}?", "completion": "A number."} for i in range(120)]
+    assert found_by(chat_plan([*rare, *rows[:2]]), "contradictions") == []
+    assert len(found_by(chat_plan([*rare, *rows[:12]]), "contradictions")) == 1
+    assert found_by(chat_plan([{"text": f"Text {i}"} for i in range(8)]), "contradictions") == []

@@ -24,6 +24,9 @@ _OTHER_NAMES = {
     "text": ("content", "document", "body", "sentence"),
 }
 
+_PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "system"})
+"""Columns that hold a part of what is asked, where another column is taken as the prompt."""
+
 
 def check_columns(columns: Sequence[str]) -> None:
     """Refuse data that has none of the shapes.
@@ -35,7 +38,7 @@ def check_columns(columns: Sequence[str]) -> None:
         return
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; a language model needs {SHAPES}. "
-        f"Rename columns with data.columns, e.g. {{{_renaming(columns, _SHAPES)}}}."
+        f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES)}"
     )
 
 
@@ -49,11 +52,28 @@ def check_pairs(columns: Sequence[str]) -> None:
         return
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; a model that turns one text into another needs "
-        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {{{_renaming(columns, _PAIRS)}}}."
+        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {_renaming(columns, _PAIRS)}"
     )
 
 
 def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
+    """Return a renaming that looks right, and what it leaves unread; a second part of a prompt is to be joined to it."""
+    renamed = _guessed(columns, shapes)
+    hint = f"{{{', '.join(f'{name}: {column}' for name, column in renamed.items() if name != column)}}}."
+    rest = [column for column in columns if column not in renamed.values()]
+    parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
+    if "prompt" in renamed and parts:
+        first = renamed["prompt"]
+        joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (first, *parts))
+        hint += (
+            f" But then {' and '.join(map(repr, parts))} would not be read: where it belongs to the prompt, write both "
+            f"into one column first, in Python row['prompt'] = f\"{joined}\"."
+        )
+        rest = [column for column in rest if column not in parts]
+    return f"{hint} Columns that are then not read: {', '.join(rest)}." if rest else hint
+
+
+def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[str, str]:
     known = {name.lower(): name for name in columns}
     found = {
         ours: next((known[name] for name in (ours, *theirs) if name in known), None)
@@ -61,9 +81,8 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     }
     for wanted in shapes:
         if all(found[name] for name in wanted):
-            return ", ".join(f"{name}: {found[name]}" for name in wanted if found[name] != name)
-    guesses = zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False)
-    return ", ".join(f"{name}: {column}" for name, column in guesses if name != column)
+            return {name: str(found[name]) for name in wanted}
+    return dict(zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False))
 
 
 def joined(example: Example) -> Example:

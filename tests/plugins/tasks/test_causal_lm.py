@@ -197,6 +197,19 @@ def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
     assert f"data.columns, e.g. {suggestion}" in message
 
 
+def test_a_renaming_says_which_columns_it_leaves_out():
+    """Of Alpaca's rows `input` is a part of the prompt, without which many prompts are the same."""
+    with pytest.raises(DataError) as caught:
+        task().check_columns(["instruction", "input", "output", "id"])
+    message = str(caught.value)
+    assert "{prompt: instruction, completion: output}. But then 'input' would not be read" in message
+    assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['input']}\"" in message
+    assert message.endswith("Columns that are then not read: id.")
+    with pytest.raises(DataError) as caught:
+        task().check_columns(["document", "title"])
+    assert str(caught.value).endswith("e.g. {text: document}. Columns that are then not read: title.")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
