@@ -9,6 +9,8 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Reopens, Saved, SilentListener
+from ftengine.engine.base_measured import FILE as BASE_KEY
+from ftengine.engine.base_measured import keep_base
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
@@ -18,7 +20,7 @@ from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import SIDECAR, RunDirectory
+from ftengine.run.directory import SIDECAR, RunDirectory, remove
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
@@ -59,7 +61,7 @@ def fine_tune(
     else:
         data = prepare_data(experiment)
         tell_findings(data)
-        train(prepare_model(data), run, resuming)
+        train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
 
 
@@ -112,6 +114,7 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         run.create()
         model.data.audit.write(run)
         run.write_json("environment.json", model.environment())
+        keep_base(run, model.base, model.base_key)
         run.write_yaml("recipe.yaml", model.experiment.resolved())
     model.device.wait()
 
@@ -136,6 +139,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
             )
     if model.device.is_main:
         run.clear_partial()
+        keep_base(run, model.base, model.base_key)
     model.device.wait()
 
 
@@ -169,7 +173,8 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     run.write_json("training.json", trained.training_facts())
     evaluation = trained.evaluation()
-    save_predictions(run, model.base, trained.tuned)
+    save_predictions(run, base=model.base, tuned=trained.tuned)
+    remove(run.path / BASE_KEY)
     if (changed := evaluation.examples()) is not None:
         run.write_json("examples.json", changed)
     run.write_json("evaluation.json", evaluation.report)
