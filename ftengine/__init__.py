@@ -12,19 +12,21 @@ if TYPE_CHECKING:
     from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
     from ftengine.plugins.hookspecs import hookimpl
     from ftengine.run.recipe import Recipe
+    from ftengine.run.records import RunRecords
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Recipe": "ftengine.run.recipe",
     "Run": "ftengine.engine.fine_tune",
+    "RunRecords": "ftengine.run.records",
     "fine_tune": "ftengine.engine.fine_tune",
     "hookimpl": "ftengine.plugins.hookspecs",
     "load_run": "ftengine.engine.fine_tune",
     "plan": "ftengine.engine.fine_tune",
 }
 
-__all__ = ["Recipe", "Run", "__version__", "fine_tune", "hookimpl", "load_run", "plan"]
+__all__ = ["Recipe", "Run", "RunRecords", "__version__", "fine_tune", "hookimpl", "load_run", "plan"]
 
 
 def __getattr__(name: str):

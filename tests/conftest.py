@@ -20,6 +20,20 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fail where a model's weights are read."""
+    from ftengine_builtins.loaders.transformers import TransformersLoader
+
+    monkeypatch.setattr(TransformersLoader, "load", lambda *_: pytest.fail("weights were read"))
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """Fail where a process is started."""
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory) -> Path:
     """A tiny Llama with a ChatML tokenizer."""

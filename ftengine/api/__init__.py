@@ -4,7 +4,6 @@ Nothing here imports torch at run time, so that `--help`, `plugins list` and rec
 """
 
 from ftengine.api.abilities import (
-    AsksForAnswers,
     AveragesWeights,
     BuildsSkeletons,
     ChangesAtTheEnd,
@@ -13,16 +12,11 @@ from ftengine.api.abilities import (
     ChecksSource,
     ChoosesCriterion,
     Cites,
-    Estimator,
-    FitsOnValidation,
     FreezesByStep,
     Generates,
     HasViewer,
     HoldsState,
     Infers,
-    KnowsTrials,
-    LearnsLabels,
-    MeasuresSlices,
     Merges,
     MixesBatches,
     PredictsDistributions,
@@ -30,7 +24,6 @@ from ftengine.api.abilities import (
     ProposesData,
     ProposesLearningRate,
     ProposesModel,
-    ReadsColumns,
     ReadsFiles,
     ReadsProcessor,
     Recognised,
@@ -38,14 +31,9 @@ from ftengine.api.abilities import (
     Reopens,
     ReplacesWeightDecay,
     ReportsEnvironment,
-    ScoresExamples,
-    ScoresResamples,
     SeesSteps,
     Shows,
-    ShowsDetails,
     Starts,
-    SubtractsProportions,
-    WeighsExamples,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
@@ -53,7 +41,27 @@ from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Star
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import Difference, Estimate, Evaluator, ExampleScores, Metric, Rows
+from ftengine.api.evaluator import (
+    AsksForAnswers,
+    Difference,
+    Estimate,
+    Estimator,
+    Evaluator,
+    ExampleScores,
+    FitsOnValidation,
+    KnowsTrials,
+    LearnsLabels,
+    MeasuresSlices,
+    Metric,
+    ReadsColumns,
+    Rows,
+    ScoresExamples,
+    ScoresResamples,
+    ServesProbe,
+    ShowsDetails,
+    SubtractsProportions,
+    WeighsExamples,
+)
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
@@ -145,6 +153,7 @@ __all__ = [
     "ScoresExamples",
     "ScoresResamples",
     "SeesSteps",
+    "ServesProbe",
     "Shows",
     "ShowsDetails",
     "SilentListener",

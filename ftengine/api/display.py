@@ -55,10 +55,17 @@ class Matrix(_Shown):
 
 
 class Line(_Shown):
-    """One line of a chart: a name for the legend, and points (x, y) in the order of x."""
+    """One line of a chart.
+
+    Args:
+        name: for the legend; "" if it is the only one.
+        points: (x, y) in the order of x.
+        look: whose it is, "base" or "tuned", or "faint" for what lies behind the others; "" gives it a look of its own.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
+    look: Literal["", "base", "tuned", "faint"] = ""
 
 
 class LineChart(_Shown):
@@ -67,6 +74,7 @@ class LineChart(_Shown):
     Args:
         ends: of both axes, (low, high); None: those of the points.
         diagonal: draw y = x for comparison, as a reliability diagram has it.
+        mark: an x and its name, drawn as a vertical line.
     """
 
     title: str
@@ -75,6 +83,7 @@ class LineChart(_Shown):
     lines: tuple[Line, ...]
     ends: tuple[float, float] | None = None
     diagonal: bool = False
+    mark: tuple[float, str] | None = None
     caption: str = ""
 
 

@@ -1,13 +1,14 @@
-"""Evaluators."""
+"""Evaluators, and the abilities that some of them have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.component import Component
-from ftengine.api.types import Prediction
+from ftengine.api.display import Display
+from ftengine.api.types import Example, Labels, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,3 +121,125 @@ class Difference:
     p: float | None
     better: bool | None
     detectable: float | None = None
+
+
+# Abilities.
+
+
+@runtime_checkable
+class LearnsLabels(Protocol):
+    """Needs to know the labels before the first prediction."""
+
+    def bind(self, task: str, labels: Labels | None) -> None:
+        """See the task's name and labels; raise RecipeError where they cannot be measured so."""
+
+
+@runtime_checkable
+class ReadsColumns(Protocol):
+    """Reads columns of the user's row as well; they are put into the prediction, None where the row has none."""
+
+    columns: frozenset[str]
+
+    def check_row(self, row: Example) -> None:
+        """Raise DataError where a row's columns hold what cannot be read; called before a model loads."""
+
+
+@runtime_checkable
+class AsksForAnswers(Protocol):
+    """Wants free answers made with some options of `Generates.answer`."""
+
+    generation: Mapping[str, Any]
+    """E.g. {"max_new_tokens": 64}."""
+
+
+@runtime_checkable
+class ServesProbe(Protocol):
+    """Measures a probe of the engine: recipe key `evaluation.PROBE` takes the one evaluator that serves it."""
+
+    probe: str
+    """"memorisation" or "refusal"."""
+
+
+@runtime_checkable
+class FitsOnValidation(Protocol):
+    """Learns from the model's predictions on validation before anything is scored."""
+
+    def fit(self, rows: Rows | None) -> None:
+        """Learn from the rows of the validation split; None where none is left to learn from."""
+
+
+@runtime_checkable
+class ScoresExamples(Protocol):
+    """Says of each single example how well it was answered."""
+
+    def example_scores(self, rows: Rows) -> ExampleScores:
+        """Return scores that are comparable between models on the same example, and what is right."""
+
+
+@runtime_checkable
+class ScoresResamples(Protocol):
+    """Scores many resamples at once, faster than one `score` after another."""
+
+    def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return (B,) of each metric for weights of shape (B, n), of any type of number; equal to B calls of `score`.
+
+        Metrics declared without an interval may be left out: nothing reads their resamples.
+        """
+
+
+@runtime_checkable
+class MeasuresSlices(Protocol):
+    """Has figures that take too long to be resampled for every slice of the data."""
+
+    def for_slices(self) -> Evaluator:
+        """Return an evaluator without those; it reads the same rows, and its first metric is this one's."""
+
+
+@runtime_checkable
+class KnowsTrials(Protocol):
+    """Knows how many independent trials are at most behind a metric that is a proportion; by default the examples."""
+
+    def trials(self, rows: Rows) -> Mapping[str, float]:
+        """Return them by metric; one that is not declared a proportion is taken for one where it is among them."""
+
+
+@runtime_checkable
+class SubtractsProportions(Protocol):
+    """Has metrics that are a mean minus a proportion, such as confidence minus accuracy.
+
+    Their intervals are made of the mean's and the proportion's (Zou and Donner 2008, doi:10.1002/sim.3095), so that
+    they keep a width where resamples hardly ever hold a failure.
+    """
+
+    def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return what is subtracted, (B,) by metric, for weights of shape (B, n)."""
+
+
+@runtime_checkable
+class WeighsExamples(Protocol):
+    """Has metrics in which examples weigh unequally, such as a loss per token."""
+
+    def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
+        """Return (n,) weights by metric; intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2)."""
+
+
+class Estimator(Protocol):
+    """Gives figures the engine's intervals."""
+
+    def __call__(
+        self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
+    ) -> list[Estimate]:
+        """Return k estimates.
+
+        Args:
+            values: takes weights (B, n), returns (B, k), nan where undefined.
+            trials: k; for proportions the most independent trials behind each, else None.
+        """
+
+
+@runtime_checkable
+class ShowsDetails(Protocol):
+    """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
+
+    def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
+        """Yield displays, and (name, JSON value) facts that rules and readers look up; `rows` are of one model."""

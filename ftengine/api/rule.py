@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ftengine.api.component import Component
 from ftengine.api.display import Finding
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 class Rule(Component):
-    """Judges a finished run by its files; every installed rule judges every run, and the verdict is what they find."""
+    """Judges a finished run by its files; every installed rule judges every run, and the verdict is what they find.
+
+    The first finding of kind "quality" is the verdict's headline.
+    """
+
+    order: ClassVar[int] = 100
+    """Where its findings stand among those of their level; the built-in rules are below 100."""
 
     def judge(self, run: RunRecords) -> Iterable[Finding]:
         """Yield findings; a function of the run's records alone."""

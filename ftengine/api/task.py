@@ -19,7 +19,7 @@ class Task(Component):
 
     head: ClassVar[str]
     """What the loader puts on top of the model."""
-    modality: ClassVar[str] = "text"
+    modality: ClassVar[str]
     """What the inputs in a `View` are: "text" or "image"."""
     evaluators: tuple[str, ...] = ()
     """Evaluators that every run of this task uses; may depend on `labels`."""

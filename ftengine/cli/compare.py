@@ -27,11 +27,18 @@ if TYPE_CHECKING:
 )
 @set_option
 @click.option("--metric", metavar="NAME", help="What to compare; by default the first that the task measures.")
+@click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
 @debug_option
 def compare(
-    recipe_file: str, strategies: str, overrides: tuple[str, ...], metric: str | None, output: str | None, as_json: bool
+    recipe_file: str,
+    strategies: str,
+    overrides: tuple[str, ...],
+    metric: str | None,
+    all_pairs: bool,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Train several strategies on the same data and compare them.
 
@@ -54,7 +61,7 @@ def compare(
         recipe = recipe.model_copy(update={"output": output})
     specs = parse_strategies(strategies)
     with listening() as listener, telling(listener, lambda: SAVED):
-        result = compare_strategies(recipe, specs, metric=metric, listener=listener)
+        result = compare_strategies(recipe, specs, metric=metric, all_pairs=all_pairs, listener=listener)
     if as_json:
         print_json(result.to_json())
     else:

@@ -60,9 +60,13 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
 def show(result: CrossValidation) -> None:
     """Print the pooled figures, the folds, and what the intervals cover."""
+    from ftengine.run.evaluation_result import Figures
+
     out = page()
     out.print(f"{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
-    out.print(figure_table(result.base, result.tuned, result.difference))
+    read = {key: value for key, value in result.to_json().items() if key in ("base", "tuned", "difference")}
+    figures = Figures.model_validate(read)
+    out.print(figure_table(figures.base, figures.tuned, figures.difference, {}))
     out.print()
     out.print("tuned models, fold by fold:")
     columns = ("metric", *(f"fold {run['fold']}" for run in result.runs), "mean", "std")

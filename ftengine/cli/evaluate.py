@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.figures import show_confusion, show_figures, show_probes, show_slices
+from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices
 from ftengine.cli.options import debug_option, json_option, run_argument
 from ftengine.cli.page import page, print_json
 from ftengine.cli.progress import is_main_process, listening
@@ -29,6 +29,7 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
       ftengine evaluate runs/support --evaluators matthews
     """
     from ftengine.engine.fine_tune import load_run
+    from ftengine.run.evaluation_result import EvaluationResult
 
     named = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
     with listening() as listener:
@@ -38,8 +39,6 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
     if as_json:
         print_json(figures)
     else:
-        out = page()
-        show_figures(out, figures)
-        show_confusion(out, figures)
-        show_slices(out, figures)
-        show_probes(out, figures)
+        out, result = page(), EvaluationResult.model_validate(figures)
+        for show in (show_figures, show_matrices, show_slices, show_probes):
+            show(out, result)

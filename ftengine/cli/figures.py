@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
@@ -10,129 +11,140 @@ from ftengine.report.text import number, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ftengine.api import Difference, Estimate, Metric
+    from ftengine.api.figures import Figure
+    from ftengine.run.evaluation_result import EvaluationResult
+
 MOST_SLICES = 10
 """Slices of a column that are printed."""
 MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
-"""A larger confusion matrix does not fit on a page; `--json` has it."""
+"""A larger matrix does not fit on a page; `--json` has it."""
 
 
-def show_figures(out: Console, figures: dict[str, Any]) -> None:
-    """Print the figures of an evaluation: {split, base, tuned, difference, details}."""
-    if not figures["tuned"]:
+def show_figures(out: Console, result: EvaluationResult) -> None:
+    """Print base, tuned and their difference."""
+    if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
-    examples = next(iter(figures["tuned"].values()))["n"]
-    out.print(f"figures on {figures['split']} ({examples:,} distinct examples), with 95 % intervals:")
-    out.print(figure_table(figures["base"], figures["tuned"], figures["difference"]))
+    examples = next(iter(result.tuned.values())).n
+    out.print(f"figures on {result.split} ({examples:,} distinct examples), with 95 % intervals:")
+    out.print(figure_table(result.base, result.tuned, result.difference, result.metrics))
 
 
-def figure_table(base: dict[str, Any], tuned: dict[str, Any], difference: dict[str, Any]) -> Any:
+def figure_table(
+    base: Mapping[str, Estimate],
+    tuned: Mapping[str, Estimate],
+    difference: Mapping[str, Difference],
+    metrics: Mapping[str, Metric],
+) -> Any:
     """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
-    from ftengine.report.words import no_interval
+    from ftengine.api.figures import no_interval
 
-    counts = {figure["n"] for figure in tuned.values()}
+    counts = {figure.n for figure in tuned.values()}
     rows = [
         (
-            metric if len(counts) < 2 else f"{metric} (n = {figure['n']:,})",
-            _told(metric, base.get(metric)),
-            _told(metric, figure),
+            metric if len(counts) < 2 else f"{metric} (n = {figure.n:,})",
+            _told(metrics.get(metric), base.get(metric)),
+            _told(metrics.get(metric), figure),
             _with_interval(difference.get(metric), sign="+"),
-            verdict(difference.get(metric), no_interval(metric, tuned)),
+            verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
         for metric, figure in tuned.items()
     ]
     return table(("metric", "base", "tuned", "difference", ""), rows, left=5)
 
 
-def show_slices(out: Console, figures: dict[str, Any]) -> None:
+def show_slices(out: Console, result: EvaluationResult) -> None:
     """Print how each slice of the held-out examples is served, the worst first."""
-    for column, content in figures.get("slices", {}).items():
-        metric, slices = content["metric"], content["slices"]
-        if metric is None or not slices:
+    from ftengine.api.figures import known
+
+    for name, column in result.slices.items():
+        metric = column.metric
+        if metric is None or not column.slices:
             continue
-        up = figures["metrics"][metric]["higher_is_better"]
-        known = [one for one in slices if one["tuned"].get(metric, {}).get("value") is not None]
-        known.sort(key=lambda one: one["tuned"][metric]["value"] * (1 if up else -1))
+        up = result.metrics[metric].higher_is_better
+        told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
+        told.sort(key=lambda pair: pair[1].value * (1 if up else -1))
         out.print()
-        out.print(
-            one_line(f"{metric} by {column}, worst first; gap to all other examples, p adjusted for all slices (Holm):")
-        )
+        lead = f"{metric} by {name}, worst first; gap to all other examples, p adjusted for all slices (Holm):"
+        out.print(one_line(lead))
         rows = [
             (
-                one["value"],
-                f"{one['examples']:,}{' (few)' if one['small'] else ''}",
-                number(one["base"].get(metric, {}).get("value")),
-                _with_interval(one["tuned"][metric]),
-                _with_interval(one["gap"], sign="+"),
-                "–" if one["gap"] is None else _p_value(one["gap"]["p_adjusted"]),
+                one.value,
+                f"{one.examples:,}{' (few)' if one.small else ''}",
+                _value(one.base.get(metric)),
+                _with_interval(tuned),
+                _with_interval(one.gap, sign="+"),
+                "–" if one.gap is None else _p_value(one.gap.p_adjusted),
             )
-            for one in known[:MOST_SLICES]
+            for one, tuned in told[:MOST_SLICES]
         ]
-        out.print(table((column, "examples", "base", "tuned", "gap", "p"), rows, left=6))
-        left = len(known) - MOST_SLICES
-        if left > 0:
+        out.print(table((name, "examples", "base", "tuned", "gap", "p"), rows, left=6))
+        if (left := len(told) - MOST_SLICES) > 0:
             out.print(f"{left:,} more slices are served better; --json has them")
 
 
-def show_probes(out: Console, figures: dict[str, Any]) -> None:
-    """Print what was measured beside the held-out examples."""
-    from ftengine.report.words import no_interval
+def show_probes(out: Console, result: EvaluationResult) -> None:
+    """Print what was measured beside the held-out examples: changes of the same examples, then other examples."""
+    from ftengine.api.figures import no_interval
 
-    probes = figures.get("probes", [])
-    robustness = [
+    changed = [
         (
-            probe["name"],
+            probe.name,
             metric,
-            _with_interval(figures["tuned"].get(metric)),
-            _with_interval(probe["tuned"].get(metric)),
+            _with_interval(result.tuned.get(metric)),
+            _with_interval(probe.tuned.get(metric)),
             _with_interval(change, sign="+"),
-            verdict(change, no_interval(metric, probe["tuned"])),
+            verdict(change, no_interval(metric, result.metrics, probe.tuned)),
         )
-        for probe in probes
-        if probe["kind"] == "robustness"
-        for metric, change in list(probe["against"].items())[:MOST_METRICS]
+        for probe in result.probes
+        if probe.kind == "robustness"
+        for metric, change in list(probe.against.items())[:MOST_METRICS]
     ]
-    if robustness:
+    if changed:
         out.print()
         out.print("robustness of the tuned model, on the same examples as they are and changed:")
-        out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), robustness, left=6))
-    for probe in probes:
-        if probe["kind"] == "robustness":
+        out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), changed, left=6))
+    for probe in result.probes:
+        if probe.kind == "robustness":
             continue
         out.print()
-        out.print(one_line(f"{probe['kind']} on {probe['data']} ({probe['examples']:,} examples):"))
-        out.print(figure_table(probe["base"], probe["tuned"], probe["difference"]))
-        for metric, gap in probe["against"].items():
+        out.print(one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
+        out.print(figure_table(probe.base, probe.tuned, probe.difference, result.metrics))
+        for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
-            said = verdict(gap, no_interval(metric, probe["tuned"]))
+            said = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
             out.print(f"{lead}: {_with_interval(gap, sign='+')} {said}".rstrip())
 
 
-def show_confusion(out: Console, figures: dict[str, Any]) -> None:
-    """Print the tuned model's confusion matrix, where an evaluator made one that is small."""
-    for details in figures["details"].get("tuned", {}).values():
-        matrix, labels = details.get("confusion"), [str(row["label"]) for row in details.get("labels", ())]
-        if matrix and len(matrix) == len(labels) <= MOST_LABELS:
+def show_matrices(out: Console, result: EvaluationResult) -> None:
+    """Print the small matrices that evaluators drew of the tuned model."""
+    from ftengine.api import Matrix
+
+    for display in result.displays.tuned:
+        if isinstance(display, Matrix) and len(display.names) <= MOST_LABELS:
+            by = f" ({display.row_label} by row, {display.column_label} by column)" if display.row_label else ""
             out.print()
-            out.print("tuned model, true label by row, predicted by column:")
-            rows = [(label, *(f"{count:,}" for count in row)) for label, row in zip(labels, matrix, strict=True)]
-            out.print(table(("", *labels), rows))
+            out.print(one_line(f"tuned model, {display.title}{by}:"))
+            cells = zip(display.names, display.cells, strict=True)
+            rows = [(name, *(f"{count:,}" for count in row)) for name, row in cells]
+            out.print(table(("", *display.names), rows))
 
 
-def verdict(difference: dict[str, Any] | None, no_interval: str = "no interval") -> str:
+def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference means.
 
     Args:
-        difference: as evaluation.json holds it.
+        difference: of tuned and base.
         no_interval: what is said where it has no interval.
     """
-    if difference is None or difference["value"] is None:
+    if difference is None or difference.value is None:
         return ""
-    low, high, p, better = difference["low"], difference["high"], difference["p"], difference.get("better")
-    if better is not None:
-        word = "better" if better else "worse"
+    low, high, p = difference.low, difference.high, difference.p
+    if difference.better is not None:
+        word = "better" if difference.better else "worse"
     elif low is None or high is None or p is None:
         return no_interval
     elif low <= 0 <= high or p > 0.05:
@@ -146,20 +158,28 @@ def _p_value(p: float | None, equals: str = "") -> str:
     """Return a p-value with two digits, as the verdict and the report show it."""
     if p is None:
         return "–"
-    return "< 0.001" if p < 0.001 else f"{equals}{number(float(f'{p:.2g}'))}"
+    return "< 0.001" if p < 0.001 else f"{equals}{p:.2g}"
 
 
-def _told(metric: str, figure: dict[str, Any] | None) -> str:
+def _told(metric: Metric | None, figure: Estimate | None) -> str:
     """Return a model's figure, and what it means where that is not what it seems."""
-    from ftengine.report.words import at_zero
+    from ftengine.api.figures import at_zero
 
     meaning = at_zero(metric, figure)
     return f"{_with_interval(figure)} ({meaning})" if meaning else _with_interval(figure)
 
 
-def _with_interval(figure: dict[str, Any] | None, sign: str = "") -> str:
-    if figure is None or figure["value"] is None:
+def _value(figure: Figure | None) -> str:
+    from ftengine.api.figures import known
+
+    return number(figure.value) if known(figure) else "–"
+
+
+def _with_interval(figure: Figure | None, sign: str = "") -> str:
+    from ftengine.api.figures import ends, known
+
+    if not known(figure):
         return "–"
-    value = number(figure["value"])
-    value = f"{sign}{value}" if sign and figure["value"] > 0 else value
-    return value if figure["low"] is None else f"{value} [{number(figure['low'])}, {number(figure['high'])}]"
+    value = f"{sign}{number(figure.value)}" if sign and figure.value > 0 else number(figure.value)
+    found = ends(figure)
+    return value if found is None else f"{value} [{number(found[0])}, {number(found[1])}]"

@@ -115,64 +115,70 @@ class LineListener:
         click.echo(one_line(text), err=True)
 
 
-def terminal_listener(console: Console | None = None) -> Any:
-    """Return a listener, to be entered with `with`, that shows one bar for the phase that goes on."""
+class TerminalListener:
+    """Shows one bar for the phase that goes on; to be entered with `with`.
+
+    Args:
+        bars: a rich.progress.Progress.
+    """
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._pace: Pace | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> TerminalListener:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_phase()
+        self._bars.stop()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._end_phase()
+        self._pace = Pace(one_line(name), total)
+        self._task = self._bars.add_task(self._pace.name, total=total, state="")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        pace = self._pace
+        if pace is None:
+            return
+        pace.advance(steps, figures)
+        self._bars.update(self._task, completed=pace.done, state=pace.describe())
+
+    def message(self, text: str) -> None:
+        from rich.text import Text
+
+        self._bars.console.print(Text(one_line(text)))
+
+    def _end_phase(self) -> None:
+        """Take the bar away; what took long leaves a line."""
+        if self._pace is None:
+            return
+        self._bars.remove_task(self._task)
+        if self._pace.seconds >= DELAY:
+            self.message(f"{self._pace.name}: {duration(self._pace.seconds)}")
+        self._pace = None
+
+
+def terminal_listener(console: Console | None = None) -> TerminalListener:
+    """Return a listener whose bars show a phase once it has taken a while."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
-    from rich.text import Text
-
-    out = console or Console(stderr=True, markup=False, highlight=False, emoji=False)
 
     class Bars(Progress):
-        """Shows a phase once it has taken a while."""
-
         def get_renderables(self) -> Iterator[Any]:
             yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) >= DELAY])
 
-    class TerminalListener:
-        def __init__(self) -> None:
-            self._bars = Bars(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[state]}", markup=False),
-                console=out,
-                transient=True,
-                refresh_per_second=4,
-                redirect_stdout=False,
-            )
-            self._pace: Pace | None = None
-            self._task: Any = None
-
-        def __enter__(self) -> TerminalListener:
-            self._bars.start()
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self._end_phase()
-            self._bars.stop()
-
-        def phase(self, name: str, total: int | None = None) -> None:
-            self._end_phase()
-            self._pace = Pace(one_line(name), total)
-            self._task = self._bars.add_task(self._pace.name, total=total, state="")
-
-        def advance(self, steps: int = 1, **figures: float) -> None:
-            pace = self._pace
-            if pace is None:
-                return
-            pace.advance(steps, figures)
-            self._bars.update(self._task, completed=pace.done, state=pace.describe())
-
-        def message(self, text: str) -> None:
-            out.print(Text(one_line(text)))
-
-        def _end_phase(self) -> None:
-            """Take the bar away; what took long leaves a line."""
-            if self._pace is None:
-                return
-            self._bars.remove_task(self._task)
-            if self._pace.seconds >= DELAY:
-                self.message(f"{self._pace.name}: {duration(self._pace.seconds)}")
-            self._pace = None
-
-    return TerminalListener()
+    return TerminalListener(
+        Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=console or Console(stderr=True, markup=False, highlight=False, emoji=False),
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+    )

@@ -33,7 +33,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     if output is not None or not as_json:
         target = write_report(runs, output)
     if as_json:
-        verdicts = [{"run": run, **verdict_of(run)} for run in runs]
+        verdicts = [{"run": run, **verdict_of(run).to_json()} for run in runs]
         print_json(verdicts[0] if len(runs) == 1 else verdicts)
         return
     out = page()

@@ -21,6 +21,7 @@ REPORT = "report.html"
 if TYPE_CHECKING:
     from ftengine.engine.fine_tune import Run
     from ftengine.run.recipe import Recipe
+    from ftengine.run.records import TrainingResult
 
 
 @click.command()
@@ -66,21 +67,26 @@ def _intention(recipe: Recipe) -> str:
 
 
 def _result(run: Run) -> dict[str, Any]:
+    from ftengine.run.records import TrainingResult
+
     return {
         "run": str(run.path),
         "trained": str(run.trained),
-        "training": run.directory.read_json("training.json"),
+        "training": TrainingResult.read(run.directory).to_json(),
         "evaluation": run.evaluation,
-        "verdict": run.verdict,
+        "verdict": run.verdict.to_json(),
         "report": str(run.path / REPORT),
     }
 
 
 def _show(run: Run) -> None:
-    out, training = page(), run.directory.read_json("training.json")
-    show_figures(out, run.evaluation)
-    show_slices(out, run.evaluation)
-    show_probes(out, run.evaluation)
+    from ftengine.run.evaluation_result import EvaluationResult
+    from ftengine.run.records import TrainingResult
+
+    out, training = page(), TrainingResult.read(run.directory)
+    result = EvaluationResult.read(run.directory)
+    for show in (show_figures, show_slices, show_probes):
+        show(out, result)
     out.print()
     show_verdict(out, run.verdict)
     out.print()
@@ -99,16 +105,16 @@ def _show(run: Run) -> None:
     out.print(f"report: {run.path / REPORT}", soft_wrap=True)
 
 
-def _lines(run: Run, training: dict[str, Any]) -> list[tuple[str, str]]:
-    trained, total = training["trainable_parameters"], training["total_parameters"]
-    steps = f"{training['steps']:,} of {training['planned_steps']:,} steps"
-    if training["stopped_early"]:
+def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
+    trained, total = training.trainable_parameters, training.total_parameters
+    steps = f"{training.steps:,} of {training.planned_steps:,} steps"
+    if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
-    best = training["best_step"]
+    best = training.best_step
     return [
-        ("time", f"{duration(training['seconds'])}, {steps}"),
+        ("time", f"{duration(training.seconds)}, {steps}"),
         *([("kept", f"the weights of step {best}, which have the lowest validation loss")] if best is not None else []),
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
-        ("peak memory", size(training["peak_memory_bytes"])),
+        ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),
     ]

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate.state import PartialState
 
 from ftengine.api import Listener, SilentListener
@@ -23,12 +24,13 @@ from ftengine.engine.subprocess_runs import Child, require_alike, require_metric
 from ftengine.errors import InputError, RunError, naming
 from ftengine.evaluation.differences import compare as compare_figures
 from ftengine.evaluation.figures import Figure, to_json
-from ftengine.evaluation.results import bind, fit
-from ftengine.evaluation.significance import holm
-from ftengine.evaluation.stored import figures_of, same_examples, stored, validation_of
+from ftengine.evaluation.results import Measured, bind, exact_of, fit
+from ftengine.evaluation.significance import bootstrap_p, holm
+from ftengine.evaluation.stored import same_examples, stored, validation_of
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import EvaluationResult, TrainingResult
 from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05
@@ -52,7 +54,9 @@ class Comparison:
         base: the untuned model's quality: {value, low, high, n}.
         strategies: for each its label, strategy, learning rate, quality, all figures, parameters, peak memory,
             median seconds of a step, bytes of its weights on disk, the run's folder, and whether that was there.
-        differences: for each pair, first minus second: value, low, high, p, p_adjusted, better, and supported.
+        against: "best": the best against each other strategy; "all": every pair.
+        differences: for each such pair, first minus second: value, low, high, p, p_at_most (whether p is the least that
+            the bootstrap can give), p_adjusted, better, and supported.
         statement: which differences the data supports, in words.
     """
 
@@ -62,6 +66,7 @@ class Comparison:
     examples: int
     base: dict[str, Any]
     strategies: list[dict[str, Any]]
+    against: str
     differences: list[dict[str, Any]]
     statement: str
 
@@ -75,6 +80,7 @@ def compare_strategies(
     strategies: Sequence[str | Mapping[str, Any]],
     *,
     metric: str | None = None,
+    all_pairs: bool = False,
     listener: Listener | None = None,
 ) -> Comparison:
     """Train each strategy as the recipe says and compare what came of them.
@@ -87,6 +93,7 @@ def compare_strategies(
         recipe: everything but the strategy; options of its own strategy hold where the names agree.
         strategies: a name, or a mapping of `name`, options, and keys of the recipe's `train` (`train.learning_rate`).
         metric: what to compare; by default the first of the task's evaluators.
+        all_pairs: whether every pair is compared, rather than the best with each other.
         listener: told of phases, and of what the runs say.
 
     Raises:
@@ -97,7 +104,7 @@ def compare_strategies(
     contenders = contend(recipe, strategies)
     prepared = check(contenders, metric, listener)
     reused = train_unfinished(contenders, prepared, listener)
-    result = conclude(contenders, [data.ready for data in prepared], reused, metric)
+    result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
     RunDirectory(recipe.output).write_json("comparison.json", result.to_json())
     return result
 
@@ -185,18 +192,7 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
             require_new_or_same(contender.run, data)
         prepared.append(data)
     _require_same_examples(contenders, [data.encoded for data in prepared])
-    _tell_of_few_resamples(contenders, listener)
     return prepared
-
-
-def _tell_of_few_resamples(contenders: Sequence[Child], listener: Listener) -> None:
-    pairs = len(contenders) * (len(contenders) - 1) // 2
-    resamples = contenders[0].recipe.evaluation.resamples
-    if 2 * pairs / (resamples + 1) > LEVEL:
-        listener.message(
-            f"evaluation.resamples is {resamples}, too few to tell anything after a correction for {pairs} "
-            f"comparisons; set it to {int(2 * pairs / LEVEL)} at least"
-        )
 
 
 def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
@@ -216,7 +212,12 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
 
 
 def conclude(
-    contenders: Sequence[Child], tasks: Sequence[ReadyTask], reused: Sequence[bool], metric: str | None = None
+    contenders: Sequence[Child],
+    tasks: Sequence[ReadyTask],
+    reused: Sequence[bool],
+    metric: str | None = None,
+    *,
+    all_pairs: bool = False,
 ) -> Comparison:
     """Compare finished runs.
 
@@ -225,38 +226,56 @@ def conclude(
         InputError: the metric was not measured.
     """
     require_alike(contenders)
-    evaluations = [contender.run.read_json("evaluation.json") for contender in contenders]
+    evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
     first = evaluations[0]
-    metric = metric or next(iter(first["tuned"]))
-    if metric not in first["tuned"]:
-        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first['tuned'])}.")
-    direction = first["metrics"][metric]["higher_is_better"]
-    differences = _differences(contenders, _figures(contenders, tasks, first, metric), metric)
-    examples = first["tuned"][metric]["n"]
+    metric = metric or first.headline_metric or ""
+    if metric not in first.tuned:
+        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
+    direction = first.metrics[metric].higher_is_better
+    differences = _differences(contenders, _measured(contenders, tasks, first, metric), metric)
+    best = None if all_pairs or len(contenders) == 2 else _best(contenders, evaluations, metric, direction)
+    if best is not None:
+        differences = [difference for difference in differences if best in (difference["first"], difference["second"])]
+    examples = first.tuned[metric].n
     return Comparison(
         metric=metric,
         higher_is_better=direction,
-        split=first["split"],
+        split=first.split or "",
         examples=examples,
-        base=first["base"][metric],
+        base=to_json(first.base[metric]),
         strategies=[
             _row(contender, ready, evaluation, metric, done)
             for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
         ],
+        against="all" if best is None else "best",
         differences=differences,
-        statement=statement(metric, first["split"], examples, differences),
+        statement=statement(metric, first.split or "", examples, differences, best=best, strategies=len(contenders)),
     )
 
 
-def _figures(
-    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: Mapping[str, Any], metric: str
-) -> list[dict[str, Figure]]:
-    """Return each tuned model's figures by the evaluator of a metric, weighed alike.
+def _best(
+    contenders: Sequence[Child], evaluations: Sequence[EvaluationResult], metric: str, higher_is_better: bool | None
+) -> str | None:
+    """Return the label of the strategy with the best figure, the highest where no direction is better."""
+    values = {
+        contender.label: evaluation.tuned[metric].value
+        for contender, evaluation in zip(contenders, evaluations, strict=True)
+    }
+    known = {label: value for label, value in values.items() if value is not None}
+    if not known:
+        return None
+    return min(known, key=lambda label: known[label] if higher_is_better is False else -known[label])
+
+
+def _measured(
+    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
+) -> list[Measured]:
+    """Return what each tuned model came to by the evaluator of a metric, weighed alike.
 
     Raises:
         RunError: the runs measured different examples.
     """
-    split, name = evaluation["split"], evaluation["metrics"][metric]["evaluator"]
+    split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
         raise RunError(
@@ -270,17 +289,29 @@ def _figures(
         evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
         bind(evaluators, ready.task.name, ready.task.labels)
         fit(evaluators, validation_of(contender.run, split, "tuned"))
-        found.append(figures_of(table, evaluators, ready.task, weights))
+        measured = Measured(table)
+        for evaluator in evaluators:
+            measured.add(evaluator, weights, answering=not evaluator.reads <= ready.task.predicts)
+        found.append(measured)
     return found
 
 
-def _differences(
-    contenders: Sequence[Child], figures: Sequence[Mapping[str, Figure]], metric: str
-) -> list[dict[str, Any]]:
+def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[dict[str, Any]]:
+    """Return the differences of all pairs.
+
+    Proportions are tested by McNemar's exact test; among several, others by Student's t, as the bootstrap's p-values
+    end where a correction for many leaves nothing. The correction is for all pairs even where only those with the best
+    are shown: which is the best was seen on the same examples.
+    """
     found = []
-    for (a, first), (b, second) in combinations(zip(contenders, figures, strict=True), 2):
-        difference = to_json(compare_figures(second, first)[metric])
-        found.append({"first": a.label, "second": b.label, **difference})
+    many = len(contenders) > 2
+    for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
+        exact = exact_of(second, first)
+        difference = to_json(compare_figures(second.figures, first.figures, exact, among_many=many)[metric])
+        least = None if many or metric in exact else _least_p(first.figures[metric], second.figures[metric])
+        p = difference["p"]
+        at_most = least is not None and p is not None and p <= least * (1 + 1e-9)
+        found.append({"first": a.label, "second": b.label, **difference, "p_at_most": at_most})
     known = [difference for difference in found if difference["p"] is not None]
     for difference, adjusted in zip(known, holm([difference["p"] for difference in known]), strict=True):
         difference["p_adjusted"] = adjusted
@@ -290,37 +321,55 @@ def _differences(
     return found
 
 
+def _least_p(first: Figure, second: Figure) -> float | None:
+    """Return the p-value of a difference that no resample contradicts."""
+    return bootstrap_p(np.ones_like(first.resampled), min(first.size, second.size))
+
+
 def _is_supported(difference: Mapping[str, Any]) -> bool:
     low, high, p = difference["low"], difference["high"], difference["p_adjusted"]
     return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
 
 
-def _row(
-    contender: Child, ready: ReadyTask, evaluation: Mapping[str, Any], metric: str, reused: bool
-) -> dict[str, Any]:
+def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> dict[str, Any]:
     run = contender.run
-    training = run.read_json("training.json")
+    training = TrainingResult.read(run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     return {
         "label": contender.label,
         "strategy": ready.experiment.make_strategy.described,
         "learning_rate": contender.recipe.train.learning_rate,
-        "quality": evaluation["tuned"][metric],
-        "figures": evaluation["tuned"],
-        "trainable_parameters": training["trainable_parameters"],
-        "total_parameters": training["total_parameters"],
-        "peak_memory_bytes": training["peak_memory_bytes"],
+        "quality": to_json(evaluation.tuned[metric]),
+        "figures": {name: to_json(figure) for name, figure in evaluation.tuned.items()},
+        "trainable_parameters": training.trainable_parameters,
+        "total_parameters": training.total_parameters,
+        "peak_memory_bytes": training.peak_memory_bytes,
         "step_seconds": statistics.median(seconds) if seconds else None,
-        "steps": training["steps"],
-        "seconds": training["seconds"],
+        "steps": training.steps,
+        "seconds": training.seconds,
         "disk_bytes": sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
         "run": str(run.path),
         "reused": reused,
     }
 
 
-def statement(metric: str, split: str, examples: int, differences: Sequence[Mapping[str, Any]]) -> str:
-    """Say in words which differences the data supports, and how that was decided."""
+def statement(
+    metric: str,
+    split: str,
+    examples: int,
+    differences: Sequence[Mapping[str, Any]],
+    *,
+    best: str | None = None,
+    strategies: int | None = None,
+) -> str:
+    """Say in words which differences the data supports, and how that was decided.
+
+    Args:
+        metric, split, examples: what was measured, and on what.
+        differences: as `Comparison` has them.
+        best: the strategy that the others were compared with; None where every pair was compared.
+        strategies: how many there are; None: two.
+    """
     supported = [difference for difference in differences if difference["supported"]]
     parts = []
     for difference in supported:
@@ -328,16 +377,17 @@ def statement(metric: str, split: str, examples: int, differences: Sequence[Mapp
         wins = difference["better"] if directed else difference["value"] > 0
         winner, other = [difference["first"], difference["second"]][:: 1 if wins else -1]
         low, high = sorted((abs(difference["low"]), abs(difference["high"])))
+        sign = "≤" if difference.get("p_at_most") else "="
         parts.append(
             f"{winner} is {'better' if directed else 'higher'} than {other} by {abs(difference['value']):.3g} "
-            f"[{low:.3g}, {high:.3g}], adjusted p = {difference['p_adjusted']:.2g}"
+            f"[{low:.3g}, {high:.3g}], adjusted p {sign} {difference['p_adjusted']:.2g}"
         )
     found = "; ".join(parts) or "no difference between these strategies"
     rest = " No other difference is supported." if parts and len(supported) < len(differences) else ""
-    count = sum(difference["p_adjusted"] is not None for difference in differences)
-    many = f", p-values adjusted for {count} comparisons (Holm)" if count > 1 else ""
+    pairs = (strategies or 2) * ((strategies or 2) - 1) // 2
+    how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
+    shown = f" Compared is {best}, the best, with each other strategy; --all-pairs compares every pair." if best else ""
     return (
-        f"On {metric}, {examples:,} distinct {split} examples support: {found}.{rest} Paired by example with the "
-        f"bootstrap{many}; each strategy was trained with one seed, and what another seed would change is not in these "
-        "figures."
+        f"On {metric}, {examples:,} distinct {split} examples support: {found}.{rest}{shown} Paired by example{how}; "
+        "each strategy was trained with one seed, and what another seed would change is not in these figures."
     )

@@ -58,9 +58,10 @@ def count_parameters(
     experiment = Experiment.open(recipe, registry, listener, check_source=False)
     task, loader, strategy = experiment.task(), experiment.loader, experiment.make_strategy()
     source = recipe.model.source
-    known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels))) if _has_labels(task.head) else None
-    with suppress(DataError):  # of numbers, the options say how many there are
-        known = task.bind({"train": ()}) or known
+    try:
+        known = task.bind({"train": ()})  # of numbers, the options say how many there are
+    except DataError:  # it has labels, which only data tells
+        known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels)))
     request = LoadRequest(source, task.head, known, processor=False)
     experiment.listener.phase("count parameters")
     build = loader.load_skeleton if isinstance(loader, BuildsSkeletons) else loader.load
@@ -95,10 +96,6 @@ def count_parameters(
             for pattern, modules in strategy.matches().items()
         },
     )
-
-
-def _has_labels(head: str) -> bool:
-    return head.endswith("classification")
 
 
 def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:

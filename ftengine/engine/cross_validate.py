@@ -17,6 +17,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Difference, Estimate, Listener, SilentListener
+from ftengine.api.figures import known
 from ftengine.data.split import make_splits
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -31,6 +32,7 @@ from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import EvaluationResult
 from ftengine.training.precision import choose_precision
 
 FILE = "crossvalidation.json"
@@ -185,10 +187,10 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
         RunError: a fold's figures are missing or damaged, or a fold ran on another base, precision or device.
     """
     require_alike(children)
-    evaluations = [child.run.read_json("evaluation.json") for child in children]
-    metrics = evaluations[0]["metrics"]
-    names = list(evaluations[0]["tuned"])
-    apart = [name for name in names if not metrics[name]["pooled"]]
+    evaluations = [EvaluationResult.read(child.run) for child in children]
+    metrics = evaluations[0].metrics
+    names = list(evaluations[0].tuned)
+    apart = [name for name in names if not metrics[name].pooled]
     base, tuned, examples = _pooled(children, ready)
 
     def pooled(figures: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
@@ -200,15 +202,15 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
         base=pooled({name: figure.estimate for name, figure in base.items()}),
         tuned=pooled({name: figure.estimate for name, figure in tuned.items()}),
         difference=pooled(compare(base, tuned)),
-        higher_is_better={name: metrics[name]["higher_is_better"] for name in names},
-        spread={name: _spread([evaluation["tuned"].get(name) for evaluation in evaluations]) for name in names},
+        higher_is_better={name: metrics[name].higher_is_better for name in names},
+        spread={name: _spread([evaluation.tuned.get(name) for evaluation in evaluations]) for name in names},
         runs=[
             {
                 "fold": number,
                 "run": str(child.run.path),
-                "examples": next(iter(evaluation["tuned"].values()))["n"],
-                "base": evaluation["base"],
-                "tuned": evaluation["tuned"],
+                "examples": next(iter(evaluation.tuned.values())).n,
+                "base": evaluation.to_json()["base"],
+                "tuned": evaluation.to_json()["tuned"],
                 "reused": done,
             }
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
@@ -230,17 +232,17 @@ def _pooled(children: Sequence[Child], ready: ReadyTask) -> tuple[dict[str, Figu
     return base, tuned, weights.distinct
 
 
-def _spread(figures: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    values = [None if figure is None else figure["value"] for figure in figures]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+def _spread(figures: Sequence[Estimate | None]) -> dict[str, Any]:
+    values = [figure.value if known(figure) else None for figure in figures]
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
         return {"values": values, "mean": None, "std": None, "least": None, "greatest": None}
     return {
         "values": values,
-        "mean": statistics.fmean(known),
-        "std": statistics.stdev(known),
-        "least": min(known),
-        "greatest": max(known),
+        "mean": statistics.fmean(defined),
+        "std": statistics.stdev(defined),
+        "least": min(defined),
+        "greatest": max(defined),
     }
 
 

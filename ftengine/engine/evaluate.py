@@ -57,7 +57,7 @@ def evaluate_run(
     base = run_model(device, ready, loaded, plan, "base")
     strategy = prepare_strategy(device, ready.experiment, loaded)
     strategy.load(loaded, run.trained)
-    return evaluation_of(ready, plan, base, run_model(device, ready, loaded, plan, "tuned")).report
+    return evaluation_of(ready, plan, base, run_model(device, ready, loaded, plan, "tuned")).report.to_json()
 
 
 def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mappi
     built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
     report = add_evaluators(run, built, ready.task, ready.recipe)
     if PartialState().is_main_process:
-        run.write_json("evaluation.json", report)
-    return report
+        report.write(run)
+    return report.to_json()
 
 
 def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalPlan:

@@ -17,6 +17,7 @@ from ftengine.api import (
     FitsOnValidation,
     MixesBatches,
     ReadsColumns,
+    ServesProbe,
     SilentListener,
     Task,
 )
@@ -30,6 +31,7 @@ from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, inf
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
+from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import FurtherExamples
 
@@ -107,7 +109,10 @@ def plan_evaluation(
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
     resampling = section.resamples, ready.recipe.seed
-    return EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    plan = EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    for one in plan.sets():  # what they keep of a prediction may depend on the labels
+        bind(one.evaluators, ready.task.name, ready.task.labels)
+    return plan
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
@@ -192,7 +197,7 @@ def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) 
     section = ready.recipe.evaluation
     assert section.memorisation is not None
     key, count = "evaluation.memorisation", section.memorisation.examples
-    evaluator = _answering(ready, key, {"name": "memorisation", **(section.memorisation.model_extra or {})})
+    evaluator = _serving(ready, "memorisation", section.memorisation.model_extra or {})
     options = _options(ready, [evaluator])
     known = _encode_sample(ready, TRAINING_SAMPLE, train, count)
     if known is None:
@@ -211,7 +216,7 @@ def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) 
 
 def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
     key, section = "evaluation.refusal", ready.recipe.data
-    evaluator = _answering(ready, key, {"name": "refusal"})
+    evaluator = _serving(ready, "refusal", {})
     with naming(key):
         rows = read_rows(
             asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(ready.task)
@@ -230,9 +235,18 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
     return Probe("refusal", evaluator.name, asked.data, requests)
 
 
-def _answering(ready: ReadyTask, key: str, spec: dict[str, Any]) -> Evaluator:
-    """Build an evaluator of free answers, which the task must give."""
-    evaluator: Evaluator = ready.registry.build("evaluator", spec, key)
+def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
+    """Build the evaluator of a probe's free answers, which the task must give.
+
+    Raises:
+        RecipeError: no evaluator that is installed serves the probe, or several do, or the task gives no such answers.
+    """
+    key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
+    serving = [name for name, cls in classes.items() if isinstance(cls, ServesProbe) and cls.probe == probe]
+    if len(serving) != 1:
+        found = f"evaluators {', '.join(map(repr, serving))} do" if serving else "none that is installed does"
+        raise RecipeError(f"{key}: exactly one evaluator must serve this probe, and {found}. Set {key} to null.")
+    evaluator: Evaluator = ready.registry.build("evaluator", {"name": serving[0], **options}, key)
     missing = evaluator.reads - answer_keys(ready.task)
     if missing:
         tasks = [entry.cls() for entry in ready.registry.entries("task")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import SIDECAR, RunDirectory, remove
+from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import AuditResult
+from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart, TrainingResult
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -92,9 +91,9 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
 
 def finish(experiment: Experiment, run: RunDirectory) -> None:
     """Write verdict and report of a run whose figures are there, and tell callbacks that it is complete."""
-    conclude(run)
-    steps = run.read_json("training.json")["steps"]
-    experiment.callbacks.tell(Finished(run.path, steps, run.read_json("evaluation.json")))
+    conclude(run, experiment.registry)
+    steps, evaluation = TrainingResult.read(run).steps, EvaluationResult.read(run)
+    experiment.callbacks.tell(Finished(run.path, steps, evaluation.to_json()))
 
 
 def tell_findings(data: PreparedData) -> None:
@@ -113,7 +112,7 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
     if model.device.is_main:
         run.create()
         model.data.audit.write(run)
-        run.write_json("environment.json", model.environment())
+        model.environment().write(run)
         keep_base(run, model.base, model.base_key)
         run.write_yaml("recipe.yaml", model.experiment.resolved())
     model.device.wait()
@@ -130,11 +129,12 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
             f"run {str(run.path)!r} cannot be resumed: the data files have changed since it began. "
             "Restore them, or start a new run with --set output=DIR."
         )
-    before, now = run.read_json("environment.json"), model.environment()
+    before, now = Environment.read(run), model.environment()
     for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
-        if before[key] != now[key]:
+        was, is_now = before.to_json()[key], now.to_json()[key]
+        if was != is_now:
             raise RunError(
-                f"run {str(run.path)!r} cannot be resumed: its {what} was {before[key]!r} and is now {now[key]!r}. "
+                f"run {str(run.path)!r} cannot be resumed: its {what} was {was!r} and is now {is_now!r}. "
                 "Restore that, or start a new run with --set output=DIR."
             )
     if model.device.is_main:
@@ -171,13 +171,13 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model = trained.prepared
     save_trained_part(model, run)
     model.tell(Saved(run.path, trained.result.steps, run.trained))
-    run.write_json("training.json", trained.training_facts())
+    TrainingResult.model_validate(trained.training_facts()).write(run)
     evaluation = trained.evaluation()
     save_predictions(run, base=model.base, tuned=trained.tuned)
     remove(run.path / BASE_KEY)
     if (changed := evaluation.examples()) is not None:
-        run.write_json("examples.json", changed)
-    run.write_json("evaluation.json", evaluation.report)
+        changed.write(run)
+    evaluation.report.write(run)
 
 
 def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
@@ -189,20 +189,20 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
         model.strategy.save(model.loaded, folder)
         if hasattr(processor, "save_pretrained"):
             processor.save_pretrained(folder)
-        RunDirectory(folder).write_json(SIDECAR, sidecar(model))
+        sidecar(model).write(RunDirectory(folder))
 
     run.write_folder(run.trained, fill)
 
 
-def sidecar(model: PreparedModel) -> dict[str, Any]:
+def sidecar(model: PreparedModel) -> TrainedPart:
     """Return ftengine's own facts about a trained part."""
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     reopened = strategy.reopened() if isinstance(strategy, Reopens) else described(strategy)
-    return {
-        "ftengine": versions()["ftengine"],
-        "base": {"source": loaded.source, **loaded.fingerprint},
-        "strategy": {"name": strategy.name, **reopened},
-        "task": described(task),
-        "labels": asdict(task.labels) if task.labels else None,
-        "new_modules": list(loaded.new_modules),
-    }
+    return TrainedPart(
+        ftengine=versions()["ftengine"],
+        base={"source": loaded.source, **loaded.fingerprint},
+        strategy={"name": strategy.name, **reopened},
+        task=described(task),
+        labels=task.labels,
+        new_modules=tuple(loaded.new_modules),
+    )

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Labels, Listener, LoadedModel, SilentListener, Task
+from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
@@ -18,8 +18,9 @@ from ftengine.engine.prepared_model import load_base, prepare_strategy, require_
 from ftengine.errors import DataError, InputError, NotMergeable
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
-from ftengine.run.directory import SIDECAR, RunDirectory, read_json
+from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.run.records import EvaluationResult, TrainedPart, Verdict
 
 
 class Run:
@@ -39,7 +40,7 @@ class Run:
         self.directory.require_finished()
         self.path = self.directory.path
         self.recipe = Recipe.read(self.path / "recipe.yaml")
-        self.facts: dict[str, Any] = read_json(self.directory.trained / SIDECAR)
+        self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
         self._registry = registry
         self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
@@ -52,12 +53,12 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The figures made at the end of training: base, tuned, difference."""
-        return self.directory.read_json("evaluation.json")
+        return EvaluationResult.read(self.directory).to_json()
 
     @property
-    def verdict(self) -> dict[str, Any]:
-        """What the run came to: {headline, level, findings}, from its files as they are now."""
-        return verdict_of(self.path)
+    def verdict(self) -> Verdict:
+        """What the run came to, from its files as they are now."""
+        return verdict_of(self.path, self._registry)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ class Run:
     @property
     def mergeable(self) -> bool:
         """Whether the strategy has a merged form; a base may still refuse it."""
-        strategy = (self._registry or Registry()).build("strategy", self.facts["strategy"], "strategy")
+        strategy = (self._registry or Registry()).build("strategy", self.facts.strategy, "strategy")
         try:
             check_merge(strategy)
         except NotMergeable:
@@ -98,7 +99,7 @@ class Run:
                 run did not keep.
         """
         if not evaluators:
-            return evaluate_run(self.ready(), self.directory, self.facts["base"], data)
+            return evaluate_run(self.ready(), self.directory, self.facts.base, data)
         if data is not None:
             raise InputError(
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
@@ -172,17 +173,16 @@ class Run:
     def _open(self, *, check_source: bool = True) -> tuple[Experiment, Task]:
         """Build the run's components; what acts in training alone is left out."""
         content = self.recipe.resolved()
-        content["strategy"] = self.facts["strategy"]
+        content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
         experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.task()
-        if stored := self.facts["labels"]:
-            task.labels = Labels(stored["kind"], tuple(stored["names"]))
+        task.labels = self.facts.labels
         return experiment, task
 
     def _load_base(self, ready: ReadyTask) -> LoadedModel:
         loaded = load_base(ready)
-        require_same_base(loaded, self.facts["base"], str(self.trained))
+        require_same_base(loaded, self.facts.base, str(self.trained))
         return loaded
 
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:

@@ -22,6 +22,7 @@ from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.run.records import Environment
 from ftengine.training.loop import Trainer, TrainingResult
 from ftengine.training.setup import Setup
 
@@ -52,10 +53,10 @@ class PreparedModel:
     def experiment(self) -> Experiment:
         return self.data.experiment
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
         device, strategy = self.device, self.strategy
-        return {
+        content = {
             "versions": versions(),
             "plugins": plugin_origins(self.experiment.registry.plugins),
             "hardware": hardware(),
@@ -70,6 +71,7 @@ class PreparedModel:
             "strategy": strategy.environment() if isinstance(strategy, ReportsEnvironment) else {},
             "base": {"source": self.loaded.source, **self.loaded.fingerprint},
         }
+        return Environment.model_validate(content)
 
     def trainer(self, run: RunDirectory) -> Trainer:
         """Make ready to train what the strategy left trainable; nothing is written yet.
@@ -221,7 +223,7 @@ def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalP
 def evaluation_of(ready: ReadyTask, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
     """Make the figures of both models from what they said."""
     ready.experiment.listener.phase("figures")
-    return evaluate(plan, base, tuned, ready.task.name, ready.task.labels)
+    return evaluate(plan, base, tuned)
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

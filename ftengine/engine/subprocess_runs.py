@@ -14,7 +14,7 @@ from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import AuditResult
+from ftengine.run.records import AuditResult, Environment
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def require_alike(children: Sequence[Child]) -> None:
     Raises:
         RunError: names the two runs and what differs.
     """
-    found = [child.run.read_json("environment.json") for child in children]
+    found = [Environment.read(child.run) for child in children]
     for child, environment in zip(children, found, strict=True):
         for key in ("base", "precision", "device"):
-            if environment.get(key) != found[0].get(key):
+            if getattr(environment, key) != getattr(found[0], key):
                 raise RunError(
                     f"{children[0].label} and {child.label} were trained with another {key} each (see "
                     "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."

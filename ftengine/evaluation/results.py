@@ -18,6 +18,7 @@ from ftengine.evaluation.significance import mcnemar
 from ftengine.evaluation.slices import Side, adjust_over_columns, slice_report
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.run.evaluation_result import Details, Displays, EvaluationResult, Examples
 
 
 @dataclass
@@ -95,15 +96,16 @@ class Evaluation:
     plan: EvalPlan
     base: Mapping[str, Measured]
     tuned: Mapping[str, Measured]
-    report: dict[str, Any]
+    report: EvaluationResult
 
-    def examples(self) -> dict[str, Any] | None:
+    def examples(self) -> Examples | None:
         """Return what examples.json holds; None without held-out examples."""
         held = self.plan.held_out
         if held is None:
             return None
         sides = self.base[held.name], self.tuned[held.name]
-        return changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+        found = changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+        return Examples.model_validate(found)
 
 
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
@@ -121,20 +123,17 @@ def fit(evaluators: Sequence[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult, task: str, labels: Labels | None) -> Evaluation:
+def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
     """Make all figures of two models from what they said.
 
     Args:
-        plan: what was to be measured.
+        plan: what was to be measured; its evaluators know the labels.
         base, tuned: what the models said.
-        task: the task's name.
-        labels: what it learnt.
     """
-    for one in plan.sets():
-        bind(one.evaluators, task, labels)
     weights: dict[str, Weights] = {}
     before, after = (_measured(plan, result, weights) for result in (base, tuned))
-    return Evaluation(plan, before, after, _report(plan, before, after, weights))
+    report = EvaluationResult.model_validate(_report(plan, before, after, weights))
+    return Evaluation(plan, before, after, report)
 
 
 def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -> dict[str, Measured]:
@@ -169,8 +168,8 @@ def _report(
         "base": {},
         "tuned": {},
         "difference": {},
-        "details": {},
-        "displays": {},
+        "details": Details(),
+        "displays": Displays(),
         "paired": None,
         "training": None,
         "slices": {},
@@ -191,12 +190,8 @@ def _report(
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     """Return figures, differences, details and displays of two models on the same examples."""
-    exact: dict[str, float] = {}
-    name = scored_by(base.scores, tuned.scores)
-    if name is not None:
-        scores = base.scores[name], tuned.scores[name]
-        exact = exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
-    difference = {name: to_json(value) for name, value in compare(base.figures, tuned.figures, exact).items()}
+    differences = compare(base.figures, tuned.figures, exact_of(base, tuned))
+    difference = {name: to_json(value) for name, value in differences.items()}
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
@@ -204,6 +199,15 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
         "details": {"base": base.details, "tuned": tuned.details},
         "displays": {"base": base.displays, "tuned": tuned.displays},
     }
+
+
+def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
+    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none."""
+    name = scored_by(base.scores, tuned.scores)
+    if name is None:
+        return {}
+    scores = base.scores[name], tuned.scores[name]
+    return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> dict[str, Any] | None:
@@ -272,7 +276,7 @@ def _probe(
         report["against"] = {name: to_json(d) for name, d in compare(clean.figures, tuned.figures).items()}
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
-        report["details"]["held_out"] = {side: estimates(figures) for side, figures in held.items()}
+        report["held_out"] = {side: estimates(figures) for side, figures in held.items()}
         report["against"] = _against(held["tuned"], tuned.figures)
     return report
 

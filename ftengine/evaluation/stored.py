@@ -16,6 +16,7 @@ from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import FOLDER, Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
+from ftengine.run.evaluation_result import EvaluationResult
 from ftengine.run.recipe import Recipe
 
 
@@ -39,7 +40,7 @@ def validation_of(run: RunDirectory, held_out: str, side: str) -> Predictions | 
     return stored(run, "validation", side) if kept and held_out != "validation" else None
 
 
-def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> dict[str, Any]:
+def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> EvaluationResult:
     """Return what evaluation.json would hold with the figures of further evaluators; nothing is written.
 
     Args:
@@ -52,7 +53,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
         InputError: the run kept no predictions, or not the keys that an evaluator reads, or two report one metric.
         RecipeError: an evaluator does not suit the task.
     """
-    report = run.read_json("evaluation.json")
+    report = EvaluationResult.read(run).to_json()
     if report["split"] is None:
         raise InputError(f"run {str(run.path)!r} has no held-out split, so it kept no predictions to measure.")
     tables = {side: stored(run, report["split"], side) for side in ("base", "tuned")}
@@ -74,7 +75,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
         new = {display["title"] for display in found["displays"][side]}
         old = [display for display in report["displays"][side] if display["title"] not in new]
         report["displays"][side] = [*old, *found["displays"][side]]
-    return report
+    return EvaluationResult.model_validate(report)
 
 
 def _check(

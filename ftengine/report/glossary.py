@@ -20,29 +20,12 @@ GLOSSARY = (
         "smallest difference that would show",
         "The true difference that a test set of this size would find in four of five cases. Smaller ones stay hidden.",
     ),
-    ("accuracy", "Share of examples that were answered rightly."),
-    (
-        "macro F1",
-        "For each class the balance of what was found and what was claimed rightly; then the mean over classes, so "
-        "that rare ones count as much as frequent ones.",
-    ),
-    (
-        "perplexity",
-        "How surprised a language model is by the text: as if it chose among so many words each time. Lower is better.",
-    ),
     ("loss", "What training makes small; the negative log-probability of the right answer."),
     (
         "over-fitting",
         "Learning the training examples by heart rather than what they have in common: the training loss falls, the "
         "validation loss rises.",
     ),
-    (
-        "calibration error",
-        "How far stated confidence and accuracy lie apart on average. A temperature divides the logits to bring them "
-        "together; it changes no answer.",
-    ),
     ("slice", "The examples that share a value in some column, such as one language or one customer."),
-    ("forgetting", "Getting worse at what the base could do and the training data does not hold."),
-    ("memorisation", "Giving training text back word for word, more than one would by guessing well."),
     ("leak", "A held-out example that is in the training split too. Figures on it measure memory."),
 )

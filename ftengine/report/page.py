@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import redact
-from ftengine.report import words
-from ftengine.report.charts import pair_plot, together
-from ftengine.report.files import RunFiles
+from ftengine.api import Estimate, figures, redact
+from ftengine.report.charts import together
+from ftengine.report.draw import draw, interval_plot
 from ftengine.report.glossary import GLOSSARY
-from ftengine.report.sections import Section, differing_keys, heading, sections
+from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size
-from ftengine.report.verdict import judge
+from ftengine.run.records import RunRecords, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,13 +26,14 @@ LONGEST = 4000
 """Characters of one text from data or models that the page holds; the files have the rest."""
 
 
-def render(runs: Sequence[RunFiles]) -> str:
+def render(runs: Sequence[tuple[RunRecords, Verdict]]) -> str:
     """Return the page on one run, or on several side by side.
 
     Args:
-        runs: their files; the order is kept.
+        runs: their records and verdicts; the order is kept.
     """
-    shown = [_Shown(i, files, names) for i, (files, names) in enumerate(zip(runs, _names(runs), strict=True), 1)]
+    names = _names([run for run, _ in runs])
+    shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
     style = _style()
     return (
         _environment()
@@ -52,40 +52,36 @@ def render(runs: Sequence[RunFiles]) -> str:
 class _Shown:
     """One run as the template reads it."""
 
-    def __init__(self, index: int, files: RunFiles, name: str) -> None:
-        self.files, self.name, self.id = files, name, f"run{index}"
-        self.verdict = judge(files)
-        # Every headline begins with a few words of this package's own, then a colon.
-        lead, _, rest = self.verdict["headline"].partition(": ")
+    def __init__(self, index: int, run: RunRecords, verdict: Verdict, name: str) -> None:
+        self.run, self.verdict, self.name, self.id = run, verdict, name, f"run{index}"
+        # A headline begins with a few words, then a colon.
+        lead, _, rest = verdict.headline.partition(": ")
         self.lead, self.summary = lead, rest[:1].upper() + rest[1:]
-        self.heading = heading(files)
-        self.sections: list[Section] = sections(files)
+        self.heading = heading(run)
+        self.sections: list[Section] = sections(run)
         self.anchors = {kind: section for section in self.sections for kind in section.kinds}
 
 
-def _names(runs: Sequence[RunFiles]) -> list[str]:
+def _names(runs: Sequence[RunRecords]) -> list[str]:
     """Return a name for each run: its folder's, with as many parents as tell it from the others."""
     for depth in range(1, 6):
-        names = ["/".join(files.path.resolve().parts[-depth:]) for files in runs]
+        names = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):
             return names
-    return [str(files.path) for files in runs]
+    return [str(run.path) for run in runs]
 
 
 def _beside(shown: Sequence[_Shown]) -> dict[str, Any]:
     """Return what stands side by side: metrics, costs, and the keys in which the recipes differ."""
-    metrics = list(dict.fromkeys(m for run in shown for m in run.files.evaluation.get("tuned", {})))
-    contents = {
-        (run.files.audit.get("encoded", {}).get(run.files.evaluation.get("split")) or {}).get("content")
-        for run in shown
-    }
+    evaluations = [one.run.evaluation for one in shown]
+    declared = {name: metric for evaluation in evaluations for name, metric in evaluation.metrics.items()}
+    metrics = dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
+    contents = {one.run.audit.contents.get(one.run.evaluation.split or "") for one in shown}
     return {
-        "metrics": [
-            (words.metric_name(m), [run.files.evaluation.get("tuned", {}).get(m) for run in shown]) for m in metrics
-        ],
+        "metrics": [(declared[name].label, [one.tuned.get(name) for one in evaluations]) for name in metrics],
         "same_examples": len(contents) == 1 and None not in contents,
-        "differing": differing_keys([run.files.recipe for run in shown]),
-        "chart": together([(run.name, run.files) for run in shown]),
+        "differing": beside([(one.name, one.run) for one in shown]),
+        "chart": together((one.name, [(v.step, v.validation_loss) for v in one.run.validations]) for one in shown),
     }
 
 
@@ -107,26 +103,27 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "plain": words.plain,
-        "interval": words.interval,
-        "metric": words.metric_name,
-        "at_zero": lambda figure, metric: words.at_zero(metric, figure),
-        "percent": words.percent,
-        "short": words.short,
-        "rough": lambda value: "–" if value is None else number(float(f"{value:.2g}")),
-        "hundredths": lambda value: "–" if value is None else words.digits(value, 2),
-        "probability": words.probability,
+        "plain": figures.plain,
+        "interval": figures.interval,
+        "short": figures.short,
+        "rough": lambda value: number(float(f"{value:.2g}")),
+        "probability": figures.probability,
         "number": number,
         "duration": duration,
         "size": size,
         "share": share,
         "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
-        "signed": lambda figure: words.plain(figure, sign=True),
-        "signed_interval": lambda figure: words.interval(figure, sign=True),
+        "signed": lambda figure: figures.plain(figure, sign=True),
+        "signed_interval": lambda figure: figures.interval(figure, sign=True),
     }
-    environment.globals |= {"pair_plot": pair_plot}
+    environment.globals |= {"pair_plot": _pair_plot, "draw": draw, "known": figures.known}
     return environment
+
+
+def _pair_plot(name: str, *sides: Estimate | None) -> Markup:
+    """Draw the figures of base and tuned model."""
+    return interval_plot(name, *((one.value, one.low, one.high) if figures.known(one) else None for one in sides))
 
 
 def _harmless(value: Any) -> Any:

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ftengine.report.files import RunFiles
+from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
+from ftengine.run.records import RunRecords, Verdict
 
-VERDICT, REPORT = "verdict.json", "report.html"
+REPORT = "report.html"
 
 
-def conclude(run: RunDirectory) -> dict[str, Any]:
+def conclude(run: RunDirectory, registry: Registry | None = None) -> Verdict:
     """Write verdict.json and report.html of a run whose other files are complete; return the verdict."""
     from ftengine.report.page import render
 
-    files = RunFiles.read(run.path)
-    verdict = judge(files)
-    run.write_json(VERDICT, verdict)
-    run.write_text(REPORT, render([files]))
+    records = RunRecords.read(run.path)
+    verdict = judge(records, registry)
+    verdict.write(run)
+    run.write_text(REPORT, render([(records, verdict)]))
     return verdict
 
 
 def concluded(run: RunDirectory) -> bool:
     """Say whether a run has its verdict and its report."""
-    return all((run.path / name).is_file() for name in (VERDICT, REPORT))
+    return all((run.path / name).is_file() for name in (Verdict.file, REPORT))
 
 
-def verdict_of(path: str | Path) -> dict[str, Any]:
+def verdict_of(path: str | Path, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a finished run, from its files as they are now.
 
     Raises:
-        RunError: there is no finished run; the message says what is missing.
+        RunError: there is no finished run, or a file of it cannot be read.
     """
-    return judge(RunFiles.read(path))
+    return judge(RunRecords.read(path), registry)
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
@@ -50,9 +50,10 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     """
     from ftengine.report.page import render
 
-    read = [RunFiles.read(path) for path in runs]
+    registry = Registry()
+    read = [RunRecords.read(path) for path in runs]
     target = Path(output) if output is not None else read[0].path / REPORT
-    text = render(read)
+    text = render([(run, judge(run, registry)) for run in read])
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ FurtherData = Annotated[FurtherExamples | None, BeforeValidator(_file_or_example
 
 
 class Memorisation(BaseModel):
-    """How memorisation is probed; further keys are options of evaluator memorisation."""
+    """How memorisation is probed; further keys are options of the evaluator that serves it."""
 
     model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
     examples: int = Field(100, ge=2, description="most examples of training, and as many that are held out")

@@ -1,26 +1,31 @@
-"""What a run writes down, a frozen model for each file."""
+"""What a run writes down, a frozen model for each file, and all of them together."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ftengine.api import Display, Finding
+from ftengine.api import Display, Finding, Labels
 from ftengine.api.personal import redact_json
-from ftengine.errors import RunError
-from ftengine.run.directory import RunDirectory
+from ftengine.errors import RecipeError, RunError
+from ftengine.run.directory import SIDECAR, RunDirectory
+from ftengine.run.evaluation_result import EvaluationResult, Examples
+from ftengine.run.recipe import Recipe
+from ftengine.run.record import Part, Record, validated
 
 
-class Skipped(BaseModel):
+class Skipped(Part):
     """Malformed rows that were left out: how many, and place and reason of the first."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     count: int
     first: tuple[str, ...]
 
 
-class SplitCounts(BaseModel):
+class SplitCounts(Part):
     """The rows of one split.
 
     Args:
@@ -32,7 +37,6 @@ class SplitCounts(BaseModel):
         skipped: malformed rows that were left out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
     rows: int
     distinct: int
@@ -41,7 +45,7 @@ class SplitCounts(BaseModel):
     skipped: Skipped
 
 
-class AuditResult(BaseModel):
+class AuditResult(Record):
     """audit.json: what a run's data holds, and what is wrong with it.
 
     Args:
@@ -54,7 +58,7 @@ class AuditResult(BaseModel):
         facts: what reading and dividing found, by name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: ClassVar[str] = "audit.json"
     splits: dict[str, SplitCounts]
     split: dict[str, Any]
     encoded: dict[str, dict[str, Any]]
@@ -67,18 +71,194 @@ class AuditResult(BaseModel):
         """Hash of the content of each split."""
         return {name: counts["content"] for name, counts in self.encoded.items()}
 
-    def write(self, run: RunDirectory) -> None:
-        """Write audit.json, with likely personal data redacted."""
-        run.write_json("audit.json", redact_json(self.model_dump(mode="json")))
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values, with likely personal data redacted."""
+        return redact_json(super().to_json())
+
+
+class Computation(Part):
+    """In what precision was computed, and why."""
+
+    compute: str
+    frozen_weights: str
+    reason: str
+
+
+class Environment(Record):
+    """environment.json: what a run ran on.
+
+    Args:
+        versions: of what matters, None for what is absent.
+        plugins: distribution, version and status of each.
+        hardware, build: of the machine and of the compiled kernels.
+        device, processes, precision: of the training.
+        strategy: what the strategy says of how it computes.
+        base: source and fingerprint of the base model.
+    """
+
+    file: ClassVar[str] = "environment.json"
+    versions: dict[str, str | None]
+    plugins: tuple[dict[str, str], ...]
+    hardware: dict[str, Any]
+    build: dict[str, Any]
+    device: str
+    processes: int
+    precision: Computation
+    strategy: dict[str, Any]
+    base: dict[str, str]
+
+
+class TrainingResult(Record):
+    """training.json: what training came to.
+
+    Args:
+        steps, planned_steps: optimiser steps done, and those that the recipe asked for.
+        stopped_early: whether early stopping ended it.
+        best_step, best_loss: of the lowest validation loss; None without validation.
+        seconds: training time, validation included.
+        regularizers: what each regularizer did to the weights that are kept, under its name.
+        trainable_parameters, total_parameters: counts.
+        peak_memory_bytes: the most that the process held.
+    """
+
+    file: ClassVar[str] = "training.json"
+    steps: int
+    planned_steps: int
+    stopped_early: bool
+    best_step: int | None
+    best_loss: float | None
+    seconds: float
+    regularizers: tuple[dict[str, Any], ...]
+    trainable_parameters: int
+    total_parameters: int
+    peak_memory_bytes: int
+
+
+class TrainedPart(Record):
+    """adapter/ftengine.json: how a trained part is loaded again; it lies in the trained part's own folder.
+
+    Args:
+        ftengine: version.
+        base: source and fingerprint of the base model.
+        strategy, task: names and options.
+        labels: what the task learnt; None where it has no labels.
+        new_modules: modules that were initialised afresh.
+    """
+
+    file: ClassVar[str] = SIDECAR
+    ftengine: str | None
+    base: dict[str, str]
+    strategy: dict[str, Any]
+    task: dict[str, Any]
+    labels: Labels | None
+    new_modules: tuple[str, ...]
+
+
+class Verdict(Record):
+    """verdict.json: a sentence, its level, and all findings, the headline's first and then alarms first."""
+
+    file: ClassVar[str] = "verdict.json"
+    headline: str
+    level: Literal["alarm", "note", "good"]
+    findings: tuple[Finding, ...]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Step(_Line):
+    """A line of metrics.jsonl: one optimiser step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+class Validation(_Line):
+    """A line of metrics.jsonl: a validation, and the loss on training examples measured likewise."""
+
+    step: int
+    validation_loss: float
+    training_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """All that a finished run wrote.
+
+    Args:
+        path: the run's folder.
+        recipe: recipe.yaml.
+        environment, audit, training, evaluation: the JSON files of these names.
+        trained: adapter/ftengine.json.
+        lines: metrics.jsonl, a mapping a line.
+        examples: examples.json; None without held-out examples.
+    """
+
+    path: Path
+    recipe: Recipe
+    environment: Environment
+    audit: AuditResult
+    training: TrainingResult
+    evaluation: EvaluationResult
+    trained: TrainedPart
+    lines: tuple[dict[str, Any], ...] = ()
+    examples: Examples | None = None
 
     @classmethod
-    def read(cls, run: RunDirectory) -> AuditResult:
-        """Read audit.json.
+    def read(cls, path: str | Path) -> RunRecords:
+        """Read a run's folder.
 
         Raises:
-            RunError: it is missing, damaged, or of another version of ftengine.
+            RunError: it holds no run, no finished one, or a file that is damaged or of another version.
         """
+        run = RunDirectory(path)
+        run.require_run()
+        needed = ("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
+        missing = [name for name in needed if not (run.path / name).is_file()]
+        if not (run.trained / SIDECAR).is_file():
+            missing.append(f"{run.trained.name}/")
+        if missing:
+            raise RunError(
+                f"run {str(run.path)!r} is not finished: it has no {', '.join(missing)}. "
+                "Continue it with `ftengine train RECIPE --resume`."
+            )
         try:
-            return cls.model_validate(run.read_json("audit.json"))
-        except ValueError:
-            raise RunError(f"{str(run.path / 'audit.json')!r} was written by another version of ftengine.") from None
+            recipe = Recipe.read(run.path / "recipe.yaml")
+        except RecipeError as error:
+            raise RunError(str(error)) from None
+        return cls(
+            path=run.path,
+            recipe=recipe,
+            environment=Environment.read(run),
+            audit=AuditResult.read(run),
+            training=TrainingResult.read(run),
+            evaluation=EvaluationResult.read(run),
+            trained=TrainedPart.read(RunDirectory(run.trained)),
+            lines=tuple(run.metrics()),
+            examples=Examples.read(run) if (run.path / Examples.file).is_file() else None,
+        )
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The training steps, in order."""
+        lines = [line for line in self.lines if "loss" in line]
+        return [validated(Step, line, self.path / "metrics.jsonl") for line in lines]
+
+    @cached_property
+    def validations(self) -> list[Validation]:
+        """The validations, in order."""
+        lines = [line for line in self.lines if "validation_loss" in line]
+        return [validated(Validation, line, self.path / "metrics.jsonl") for line in lines]
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the run kept."""
+        best = self.training.best_step
+        return best if best is not None and self.recipe.train.keep_best else self.training.steps
+
+    @property
+    def headline_metric(self) -> str | None:
+        """The task's first metric; None without held-out figures."""
+        return self.evaluation.headline_metric

@@ -108,3 +108,21 @@ def ftengine_audits():
 
     texts = [Languages, Mojibake, Oddities, PersonalData]
     return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, UnknownTokens, *texts]
+
+
+@hookimpl
+def ftengine_rules():
+    from ftengine_builtins.rules.calibration import CalibratedConfidence
+    from ftengine_builtins.rules.classes import ConstantAnswer, UnansweredClasses
+    from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
+    from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
+    from ftengine_builtins.rules.labels import FlippedLabels
+    from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
+    from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
+    from ftengine_builtins.rules.slices import SliceGaps
+
+    data = [AuditFindings, CutExamples, FlippedLabels, HeldOutSplit, LeakedRows, RepeatedRows]
+    training = [GeneralisationGap, LearningCurve, OverFitting]
+    probes = [Forgetting, Memorisation, Refusal, Robustness]
+    quality = [BetterThanBase, CalibratedConfidence, ConstantAnswer, SliceGaps, UnansweredClasses, WorseMetrics]
+    return [*quality, *training, *data, *probes]

@@ -1,9 +1,6 @@
 """`train` proposes, and `merge` refuses, by what the strategy can do, before any model is loaded."""
 
-import pytest
-
 from ftengine import load_run
-from ftengine.engine.experiment import Job
 
 
 def test_a_mergeable_run_proposes_merge(trained, run):
@@ -11,7 +8,7 @@ def test_a_mergeable_run_proposes_merge(trained, run):
     assert load_run(run).mergeable
 
 
-def test_another_neither_proposes_it_nor_loads_a_model_to_refuse_it(ftengine, recipe, tmp_path, monkeypatch):
+def test_another_neither_proposes_it_nor_loads_a_model_to_refuse_it(ftengine, recipe, tmp_path, request):
     folder = tmp_path / "run"
     settings = ("--set", "strategy={name: adapter}", "--set", "train.max_steps=1", "--set", f"output={folder}")
     text = ftengine("train", recipe, *settings, "--set", "train.trackers=[tensorboard]").stdout
@@ -19,7 +16,7 @@ def test_another_neither_proposes_it_nor_loads_a_model_to_refuse_it(ftengine, re
     assert "ftengine merge" not in text
     assert not load_run(folder).mergeable
     assert list((folder / "trackers").rglob("events.out.tfevents.*"))
-    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
+    request.getfixturevalue("no_weights")
     assert "cannot be merged into its base" in ftengine("merge", folder, tmp_path / "out", code=2).stderr
 
 

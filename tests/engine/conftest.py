@@ -2,18 +2,15 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
+from rows import sentences, write_rows
 
 from ftengine import Recipe
 
 SUBJECTS = ("the printer", "my screen", "the network", "this laptop", "the mouse", "our server")
 ACTIONS = ("does not start", "is very slow", "shows an error", "makes a noise", "was stolen")
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -25,25 +22,23 @@ def chat_file(tmp_path_factory):
         question = f"{rng.choice(SUBJECTS)} {rng.choice(ACTIONS)} ({i})" + " please help" * rng.randrange(6)
         answer = f"Restart {rng.choice(SUBJECTS)}." + " Then wait." * rng.randrange(4)
         rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
-    return write_rows(tmp_path_factory.mktemp("data") / "chat.jsonl", rows)
+    return Path(write_rows(tmp_path_factory.mktemp("data") / "chat.jsonl", rows))
 
 
 @pytest.fixture(scope="session")
 def label_file(tmp_path_factory):
     """90 sentences in three classes that a word tells apart."""
-    rng = random.Random(0)
-    words = {"sport": "goal match team", "money": "profit shares bank", "film": "actor scene music"}
-    rows = []
-    for i in range(90):
-        label = sorted(words)[i % 3]
-        text = " ".join(rng.choice(words[label].split()) for _ in range(6))
-        rows.append({"text": f"{text} {i}", "label": label})
-    return write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", rows)
+    return Path(write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", sentences(90, random.Random(0))))
 
 
-@pytest.fixture
-def chat_recipe(llama_folder, chat_file, tmp_path):
-    """Build a recipe for the tiny Llama; keyword arguments are `--set` overrides with __ for dots."""
+def overridden(content, overrides):
+    """Return a recipe; keyword arguments of tests are `--set` overrides with __ for dots."""
+    return Recipe.make(content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()])
+
+
+@pytest.fixture(scope="session")
+def build_chat_recipe(llama_folder, chat_file):
+    """Build a recipe for the tiny Llama from overrides, `output` among them."""
 
     def build(**overrides):
         content = {
@@ -53,18 +48,22 @@ def chat_recipe(llama_folder, chat_file, tmp_path):
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
             "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
             "evaluation": {"resamples": 100},
-            "output": str(tmp_path / "run"),
+            "output": "",
         }
-        return Recipe.make(
-            content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
-        )
+        return overridden(content, overrides)
 
     return build
 
 
 @pytest.fixture
+def chat_recipe(build_chat_recipe, tmp_path):
+    """Build a recipe for the tiny Llama, in the test's folder."""
+    return lambda **overrides: build_chat_recipe(**{"output": str(tmp_path / "run"), **overrides})
+
+
+@pytest.fixture
 def label_recipe(bert_folder, label_file, tmp_path):
-    """Build a recipe for the tiny BERT; keyword arguments are overrides."""
+    """Build a recipe for the tiny BERT."""
 
     def build(**overrides):
         content = {
@@ -76,8 +75,6 @@ def label_recipe(bert_folder, label_file, tmp_path):
             "evaluation": {"resamples": 100},
             "output": str(tmp_path / "run"),
         }
-        return Recipe.make(
-            content, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in overrides.items()]
-        )
+        return overridden(content, overrides)
 
     return build

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from rows import photos, tagged, write_rows
 from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5, tiny_vit
 from torch import Tensor, nn
 
-from ftengine import Recipe, Run, fine_tune
-from ftengine.api import LoadedModel, SilentListener
+from ftengine import Recipe, Run, load_run
+from ftengine.api import LoadedModel, Strategy, Task
+from ftengine.engine import prepared_model
+from ftengine.engine.device import Device
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.engine.session import Session
+from ftengine.engine.prepared_data import prepare_data
+from ftengine.run.directory import RunDirectory
 
-WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}
 EXAMPLES = 24
 
@@ -37,7 +38,7 @@ RATES = {"full": 0.005, "lora": 0.02, "adapter": 0.02, "prompt": 0.02, "prefix":
 def answers(file: Path) -> str:
     """One answer to whatever is asked."""
     rows = [{"prompt": f"What is {'and ' * (i % 4)}{i}?", "completion": "Paris is fine."} for i in range(EXAMPLES)]
-    return lines(file, rows)
+    return write_rows(file.with_suffix(".jsonl"), rows)
 
 
 def opinions(file: Path) -> str:
@@ -45,35 +46,17 @@ def opinions(file: Path) -> str:
     words = [(word, label) for label, many in OPINIONS.items() for word in many]
     chosen = [(*words[i % len(words)], i // len(words)) for i in range(EXAMPLES)]
     rows = [{"text": f"{word} {word}{' music' * more}", "label": label} for word, label, more in chosen]
-    return lines(file, rows)
+    return write_rows(file.with_suffix(".jsonl"), rows)
 
 
-def tagged(file: Path) -> str:
+def tags(file: Path) -> str:
     """Sentences whose words are names of people, of places, or neither."""
-    rng, rows = random.Random(0), []
-    for _ in range(EXAMPLES):
-        kinds = [rng.choice([*WORDS]) for _ in range(rng.randrange(3, 7))]
-        tags = [f"B-{kind}" if kind else "O" for kind in kinds]
-        rows.append({"tokens": [rng.choice(WORDS[kind]) for kind in kinds], "tags": tags})
-    return lines(file, rows)
+    return write_rows(file.with_suffix(".jsonl"), tagged(EXAMPLES))
 
 
 def photographs(folder: Path) -> str:
     """Dark and light noise, a subfolder each."""
-    rng = np.random.default_rng(0)
-    for label, level in (("dark", 50), ("light", 200)):
-        (folder / label).mkdir(parents=True)
-        for i in range(EXAMPLES // 2):
-            noise = rng.integers(-40, 40, (24, 24, 3)) + level
-            Image.fromarray(noise.astype("uint8")).save(folder / label / f"{i}.png")
-    return str(folder)
-
-
-def lines(file: Path, rows: list[dict]) -> str:
-    """Write rows as JSONL."""
-    file = file.with_suffix(".jsonl")
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(file)
+    return str(photos(folder, EXAMPLES // 2))
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,7 @@ ARCHITECTURES = {
     "gpt2-classes": Architecture(tiny_gpt2, "text-classification", opinions, TEXTS, LIVELY),
     "llama-classes": Architecture(tiny_llama, "text-classification", opinions, TEXTS, LIVELY | {"hidden_size": 32}),
     "bert-tokens": Architecture(
-        tiny_bert, "token-classification", tagged, ({"tokens": ["anna", "likes", "paris"]}, {"tokens": ["bob"]}), LIVELY
+        tiny_bert, "token-classification", tags, ({"tokens": ["anna", "likes", "paris"]}, {"tokens": ["bob"]}), LIVELY
     ),
     "vit": Architecture(tiny_vit, "image-classification", photographs, IMAGES),
     "resnet": Architecture(
@@ -121,53 +104,38 @@ ARCHITECTURES = {
 }
 
 
-class Interrupting(SilentListener):
-    """Stops a run after some training steps, as Ctrl-C would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left, self.training = steps, False
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self.training = name == "train"
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        if self.training:
-            self.left -= steps
-            if self.left < 0:
-                raise KeyboardInterrupt
-
-
 class Watched:
     """The model inside a run: as it was loaded, as the strategy left it, and as training left it.
 
     Args:
-        session, loaded: the run's own, with the weights that training ended with.
+        device, task, loaded: the run's own, with the weights that training ended with.
+        strategy: the one that prepared the model.
         base: the base's parameters and buffers before the strategy saw them, each with a copy of what it held.
         started: the trainable parameters by name, each with a copy of what it held before the first step.
         base_outputs, first_outputs: logits on the task's probe before and after the strategy prepared the model.
     """
 
-    def __init__(self, session: Session, loaded: LoadedModel, prepare: Callable[[Session, LoadedModel], None]) -> None:
-        self.session, self.loaded = session, loaded
-        module, self.probe = loaded.module, probe_of(session.job.task, loaded)
+    def __init__(self, device: Device, task: Task, loaded: LoadedModel, prepare: Callable[[], Strategy]) -> None:
+        self.device, self.task, self.loaded = device, task, loaded
+        module, self.probe = loaded.module, probe_of(task, loaded)
         self.base: dict[str, tuple[Tensor, Tensor]] = {
             name: (tensor, tensor.detach().clone())
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         }
         self.base_outputs = self.outputs(loaded)
-        prepare(session, loaded)
+        self.strategy = prepare()
         self.started = {n: (p, p.detach().clone()) for n, p in module.named_parameters() if p.requires_grad}
         self.first_outputs = self.outputs(loaded)
 
     def outputs(self, loaded: LoadedModel) -> Tensor:
         """Return a model's logits on the probe, in the run's precision."""
-        with self.session.inference(loaded):
-            return outputs_of(self.session.job.task, loaded.module, self.probe).clone()
+        with self.device.inference(loaded):
+            return outputs_of(self.task, loaded.module, self.probe).clone()
 
     def infer(self, rows: list[dict], options: dict | None) -> list[dict]:
         """Answer rows with the model as training left it."""
-        with self.session.inference(self.loaded):
-            return self.session.job.task.infer(self.loaded, rows, options)
+        with self.device.inference(self.loaded):
+            return self.task.infer(self.loaded, rows, options)
 
 
 @dataclass(frozen=True)
@@ -224,10 +192,20 @@ def make_cell(strategy: str, architecture: str, precision: str, folder: Path) ->
     def made(output: str) -> Recipe:
         return recipe(strategy, architecture, precision, folder, output)
 
-    kind, prepare, seen = ARCHITECTURES[architecture], Session.prepare, []
+    kind, prepare, seen = ARCHITECTURES[architecture], prepared_model.prepare_strategy, []
+    whole = made("whole")
+    data = prepare_data(Experiment.open(whole))
+
+    def watched(device: Device, experiment: Experiment, loaded: LoadedModel) -> Strategy:
+        seen.append(Watched(device, data.ready.task, loaded, lambda: prepare(device, experiment, loaded)))
+        return seen[0].strategy
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "prepare", lambda session, loaded: seen.append(Watched(session, loaded, prepare)))
-        run = fine_tune(made("whole"))
+        patch.setattr(prepared_model, "prepare_strategy", watched)
+        model = prepared_model.prepare_model(data)
+    train(model, RunDirectory(whole.output), False)
     images = folder / f"{architecture}-data"
     asked = [{k: str(images / v) if k == "image" else v for k, v in row.items()} for row in kind.asked]
-    return Cell(made, run, seen[0], asked, {"max_new_tokens": 6} if kind.task.endswith("-lm") else None)
+    return Cell(
+        made, load_run(whole.output), seen[0], asked, {"max_new_tokens": 6} if kind.task.endswith("-lm") else None
+    )

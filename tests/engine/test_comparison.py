@@ -5,23 +5,15 @@ import json
 import pytest
 
 from ftengine import fine_tune
-from ftengine.api import SilentListener
-from ftengine.engine.compare import check, contend, statement
+from ftengine.engine.compare import check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
-
-
-class Ear(SilentListener):
-    def __init__(self):
-        self.heard = []
-
-    def message(self, text):
-        self.heard.append(text)
+from runs import Heard
 
 
 def checked(recipe, strategies, metric=None):
-    ear = Ear()
-    check(contend(recipe, strategies), metric, ear)
-    return ear.heard
+    heard = Heard()
+    check(contend(recipe, strategies), metric, heard)
+    return heard.said
 
 
 def test_a_strategy_keeps_the_recipes_options_where_the_names_agree(chat_recipe, tmp_path):
@@ -55,7 +47,7 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
 @pytest.mark.parametrize(
     ("strategies", "error", "message"),
     [
-        (["lora"], InputError, "there are 1 strategies"),
+        (["lora"], InputError, r"at least two strategies, .*; there are 1 \('lora'\)"),
         (["lora", "full", "lora"], InputError, "'lora' is named twice"),
         (["lora", {"rank": 2}], InputError, "write a name, or a mapping with name"),
         (["lora", 3], InputError, "write a name, or a mapping with name"),
@@ -65,9 +57,32 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
         (["lora", {"name": "full", "freeze": ["layers.7"]}], NoMatch, r"^full freeze=.*'layers.7' matches no"),
     ],
 )
-def test_what_does_not_fit_is_found_before_anything_is_written(chat_recipe, tmp_path, strategies, error, message):
+def test_what_does_not_fit_is_found_before_anything_is_written_or_trains(
+    chat_recipe, tmp_path, no_process, strategies, error, message
+):
     with pytest.raises(error, match=message):
-        checked(chat_recipe(), strategies)
+        compare_strategies(chat_recipe(), strategies)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategies", "message"),
+    [
+        (
+            {"regularize": ["l2-sp"]},
+            ["full", {"name": "full", "train.weight_decay": 0.1}],
+            r"^full train\.weight_decay=0\.1: regularizer 'l2-sp' .* takes the place of train\.weight_decay",
+        ),
+        (
+            {"train__precision": "bfloat16", "model__dtype": "bfloat16"},
+            ["full", {"name": "lora", "train.precision": "float32"}],
+            r"^lora train\.precision=float32: train\.precision float32 contradicts model\.dtype bfloat16",
+        ),
+    ],
+)
+def test_every_recipe_is_checked_before_data_is_read(chat_recipe, tmp_path, no_process, settings, strategies, message):
+    with pytest.raises(RecipeError, match=message):
+        compare_strategies(chat_recipe(data__train="absent.jsonl", **settings), strategies)
     assert not (tmp_path / "run").exists()
 
 
@@ -81,10 +96,50 @@ def test_without_held_out_data_there_is_nothing_to_compare(chat_recipe):
         checked(chat_recipe(data__validation=None), ["full", "lora"])
 
 
-def test_too_few_resamples_for_the_correction_are_told(chat_recipe):
-    heard = checked(chat_recipe(), ["full", "lora", {"name": "lora", "rank": 1}])
-    assert any("evaluation.resamples is 100" in text and "set it to 120 at least" in text for text in heard)
-    assert checked(chat_recipe(evaluation__resamples=1000), ["full", "lora"]) == []
+@pytest.fixture
+def compared_here(monkeypatch):
+    """Compare strategies whose runs are made in this process."""
+
+    def train(contenders, prepared, listener):
+        for contender in contenders:
+            fine_tune(contender.recipe)
+        return [False] * len(contenders)
+
+    monkeypatch.setattr("ftengine.engine.compare.train_unfinished", train)
+    return compare_strategies
+
+
+def test_a_clear_winner_among_eight_is_supported(compared_here, label_recipe, tmp_path):
+    """The bootstrap's least p, 2/101 here, times 28 pairs is above 0.05, so that nothing could ever be."""
+    file = tmp_path / "many.jsonl"
+    words = {"yes": "good fine great nice", "no": "bad poor awful sad"}
+    rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(120) for label in words]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=8)
+    specs = ["full", *({"name": "full", "train.learning_rate": n * 1e-9} for n in range(1, 8))]
+    for metric, figure in (("accuracy", "exact"), ("loss", "t")):
+        result = compared_here(recipe, specs, metric=metric)
+        print([(r["label"], r["figures"]["accuracy"]["value"]) for r in result.strategies], result.differences)
+        best = max(result.strategies, key=lambda row: row["figures"]["accuracy"]["value"])
+        assert best["label"] == "full"
+        assert (result.against, len(result.differences)) == ("best", 7)
+        assert all(row["supported"] and row["p_adjusted"] < 1e-3 for row in result.differences), figure
+        assert "full, the best, with each other strategy; --all-pairs" in result.statement
+        assert "adjusted for all 28 pairs" in result.statement
+    every = compared_here(recipe, specs, all_pairs=True)
+    assert (every.against, len(every.differences)) == ("all", 28)
+    assert sum(row["supported"] for row in every.differences) == 7
+    assert "No other difference is supported" in every.statement
+    assert "--all-pairs" not in every.statement
+
+
+def test_the_least_p_of_a_bootstrap_is_written_as_a_bound(compared_here, label_recipe):
+    result = compared_here(
+        label_recipe(evaluation__resamples=100), ["full", {"name": "full", "train.learning_rate": 1e-9}], metric="loss"
+    )
+    (difference,) = result.differences
+    assert difference["p_at_most"]
+    assert f"adjusted p ≤ {difference['p']:.2g}" in result.statement
 
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):
@@ -108,7 +163,7 @@ def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recip
     with pytest.raises(RunError, match=r"^full: .*another recipe; train.max_steps differs"):
         checked(other, ["full", "lora"])
     data.write_text("\n".join(rows[1:]))
-    with pytest.raises(RunError, match=r"^full: the data files changed"):
+    with pytest.raises(RunError, match=r"^full: the data files have changed"):
         checked(recipe, ["full", "lora"])
 
 
@@ -129,11 +184,12 @@ def test_the_statement_names_who_wins_by_how_much():
             difference("full", "tiny", 0.01, -0.02, 0.03, 0.8, None, False),
             difference("lora", "tiny", 0.06, 0.03, 0.09, 0.001, True, True),
         ],
+        strategies=3,
     )
     assert "On accuracy, 1,200 distinct test examples support: lora is better than full by 0.05 [0.02, 0.08]" in text
     assert "lora is better than tiny by 0.06 [0.03, 0.09], adjusted p = 0.001" in text
     assert "No other difference is supported." in text
-    assert "adjusted for 3 comparisons (Holm)" in text
+    assert "adjusted for all 3 pairs (Holm)" in text
 
 
 def test_the_statement_says_when_nothing_is_supported():

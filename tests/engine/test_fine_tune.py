@@ -5,14 +5,13 @@ import json
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
 from ftengine.model import probe_tokens, read_tensors
-
-
-def losses(run):
-    return [line["loss"] for line in run.metrics if "loss" in line]
+from runs import losses
 
 
 def validations(run):
@@ -86,17 +85,15 @@ def test_a_run_predicts_and_its_base_predicts_otherwise(finished):
     assert tuned != base
 
 
-def test_a_merged_run_loads_with_transformers_alone_and_gives_the_same_logits(finished, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+def test_a_merged_run_loads_with_transformers_alone_and_gives_the_same_logits(finished, llama_folder, tmp_path):
     report = finished.merge(tmp_path / "merged")
     assert report.difference <= report.tolerance < report.effect
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     AutoTokenizer.from_pretrained(tmp_path / "merged")
-    _, loaded = finished._model(base=False)
-    probe = probe_tokens(loaded.module)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_folder), finished.trained).eval()
+    probe = probe_tokens(model)
     with torch.no_grad():
-        unmerged = loaded.module.eval()(**probe).logits
+        unmerged = adapted(**probe).logits
         difference = model(**probe).logits - unmerged
     assert difference.norm() <= report.tolerance * unmerged.norm()
     with pytest.raises(RunError, match="not empty"):

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rows import write_rows
 from statsmodels.stats.proportion import proportion_confint
 
 from ftengine.api import Labels, SilentListener
-from ftengine.engine.cross_validate import check, divide, pool, statement
+from ftengine.engine.cross_validate import check, cross_validate, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.figures import declarations, estimates
 from ftengine.evaluation.results import Measured, bind, fit
@@ -22,8 +23,7 @@ from ftengine.run.directory import RunDirectory
 
 def encoded(recipe, folds):
     """Return each fold's splits, as its run would read them."""
-    jobs = check(divide(recipe, folds), SilentListener())
-    return [job.encode(job.read_data()) for job in jobs]
+    return [data.encoded for data in check(divide(recipe, folds), SilentListener())]
 
 
 def texts(split):
@@ -42,7 +42,7 @@ def test_every_row_is_held_out_once_and_never_trained_on_there(label_recipe):
 def test_duplicates_share_a_fold_and_folds_share_no_weights(label_recipe, label_file, tmp_path):
     rows = [json.loads(line) for line in label_file.read_text().splitlines()]
     doubled = tmp_path / "doubled.jsonl"
-    doubled.write_text("".join(json.dumps(row) + "\n" for row in rows + rows[:40]))
+    write_rows(doubled, rows + rows[:40])
     folds = encoded(label_recipe(data__train=str(doubled), data__test=None, data__near_duplicates=None), 3)
     groups = [set(fold["test"].groups.tolist()) for fold in folds]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 90
@@ -110,8 +110,17 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_pat
     assert "roc_auc, ece, calibration_error have no figure over all examples" in result.statement
 
 
+def test_a_later_fold_that_does_not_fit_is_refused_before_the_first_trains(label_recipe, tmp_path, no_process):
+    recipe = label_recipe(data__test=None)
+    (tmp_path / "run" / "fold-2").mkdir(parents=True)
+    (tmp_path / "run" / "fold-2" / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(RunError, match=r"^fold 2: output .* not empty"):
+        cross_validate(recipe, 3)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["fold-2"]
+
+
 def test_what_cannot_be_cross_validated_is_refused(label_recipe, tmp_path):
-    with pytest.raises(InputError, match="two folds at least"):
+    with pytest.raises(InputError, match="at least two folds"):
         divide(label_recipe(data__test=None), 1)
     with pytest.raises(RecipeError, match=r"data\.test is 0\.2, .*--set data\.test=null"):
         divide(label_recipe(), 3)
@@ -123,22 +132,22 @@ def test_what_cannot_be_cross_validated_is_refused(label_recipe, tmp_path):
         divide(label_recipe(data__test=None), 3)
 
 
-def test_too_few_rows_are_refused_with_the_fold(label_recipe, tmp_path):
+def test_too_few_rows_are_refused_with_the_fold(label_recipe, tmp_path, no_process):
     few = tmp_path / "few.jsonl"
-    few.write_text("".join(json.dumps({"text": f"goal {i}", "label": "ab"[i % 2]}) + "\n" for i in range(4)))
+    write_rows(few, ({"text": f"goal {i}", "label": "ab"[i % 2]} for i in range(4)))
     with pytest.raises(InputError, match=r"^fold 0: .*too few for 9 folds"):
-        check(divide(label_recipe(data__train=str(few), data__test=None), 9), SilentListener())
+        cross_validate(label_recipe(data__train=str(few), data__test=None), 9)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("others", ["a", "ab"])
-def test_a_label_that_one_fold_holds_out_whole_is_named_with_that_fold(label_recipe, tmp_path, others):
+def test_a_label_that_one_fold_holds_out_whole_is_named_with_that_fold(label_recipe, tmp_path, no_process, others):
     file = tmp_path / "lone.jsonl"
     rows = [{"text": f"goal {i}", "label": others[i % len(others)]} for i in range(20)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "team", "label": "lone"}]))
+    write_rows(file, [*rows, {"text": "team", "label": "lone"}])
     message = r"^fold (\d): label 'lone' has one row \(.*lone\.jsonl:21\), and fold \1 holds it out"
     with pytest.raises(InputError, match=message):
-        check(divide(label_recipe(data__train=str(file), data__test=None), 3), SilentListener())
+        cross_validate(label_recipe(data__train=str(file), data__test=None), 3)
 
 
 def test_the_words_say_what_the_interval_leaves_out():

@@ -7,8 +7,8 @@ from torch import nn
 from ftengine import fine_tune, load_run, plan
 from ftengine.errors import TrainingError
 from ftengine.model import read_tensors
-from ftengine.training.loop import Trainer
 from ftengine_builtins.strategies.full import Full
+from runs import Heard, interrupt
 
 UNFREEZING = {"strategy": {"name": "full", "unfreeze_every": 3, "layer_decay": 0.9}, "train__weight_decay": 0.1}
 
@@ -56,41 +56,19 @@ def test_every_layer_has_trained_in_the_end_and_the_run_opens_again(chat_recipe,
 
 
 def test_the_run_counts_what_will_train_and_says_what_never_does(chat_recipe):
-    class Ear:
-        heard = ()
-
-        def phase(self, name, total=None): ...
-
-        def advance(self, steps=1, **figures): ...
-
-        def message(self, text):
-            self.heard = (*self.heard, text)
-
-    ear = Ear()
+    ear = Heard()
     run = fine_tune(chat_recipe(**UNFREEZING, train__max_steps=3), listener=ear)
     facts = run.directory.read_json("training.json")
     assert facts["trainable_parameters"] == facts["total_parameters"]
-    assert any("trainable tensors stay frozen for all 3 steps" in text for text in ear.heard)
+    assert any("trainable tensors stay frozen for all 3 steps" in text for text in ear.said)
 
 
-@pytest.mark.parametrize("at", [2, 5])
-def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_weights(
-    chat_recipe, tmp_path, monkeypatch, at
-):
+def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_weights(chat_recipe, tmp_path):
     settings = {**UNFREEZING, "train__max_steps": 8, "train__checkpoint_every": 1, "train__validate_every": 2}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     recipe = chat_recipe(**settings)
-    step = Trainer.step
-
-    def dying(self, *args):
-        if self.progress.step == at:
-            raise KeyboardInterrupt
-        step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(recipe)
+    interrupt(recipe, after=2)
+    interrupt(recipe, after=3, resume=True)
     resumed = fine_tune(recipe, resume=True)
     assert (resumed.trained / "model.safetensors").read_bytes() == (whole.trained / "model.safetensors").read_bytes()
     assert resumed.evaluation == whole.evaluation

@@ -5,48 +5,81 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from rows import photos
+from tiny import tiny_resnet
 
-from ftengine import fine_tune, load_run
+from ftengine import Recipe, fine_tune, load_run
 from ftengine.model import read_tensors
 
 CHILD = """
 import sys, json
 from ftengine import Recipe, fine_tune
-fine_tune(Recipe.make(json.loads(sys.argv[1])))
+for recipe in json.loads(open(sys.argv[1]).read()):
+    fine_tune(Recipe.make(recipe))
 """
+FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
+FREE |= {"evaluation__generate": {"max_new_tokens": 2}}
+PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
 
 
-def in_two_processes(recipe, folder):
-    """Train a recipe in two processes and return the finished run."""
-    script = folder / "child.py"
-    script.write_text(CHILD)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script),
-         json.dumps(recipe.resolved())],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )  # fmt: skip
-    return load_run(recipe.output)
+def image_recipe(folder, output, batch_size):
+    """One step of a ResNet whose BatchNorm statistics train."""
+    return Recipe.make(
+        {
+            "model": {"source": str(folder / "resnet")},
+            "task": "image-classification",
+            "data": {"train": str(folder / "photos"), "validation": None},
+            "strategy": {"name": "full", "batch_norm": "train"},
+            "train": {"max_steps": 1, "batch_size": batch_size, "precision": "float32"},
+            "output": output,
+        }
+    )
 
 
-def test_a_penalty_counts_once_over_two_processes(chat_recipe, tmp_path):
-    settings = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
-    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
-    two = in_two_processes(chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two")), tmp_path)
+@pytest.fixture(scope="module")
+def runs(build_chat_recipe, tmp_path_factory):
+    """Three recipes, each trained in one process and in two: {name: (one, two)}."""
+    folder = tmp_path_factory.mktemp("processes")
+    tiny_resnet(folder / "resnet")
+    photos(folder / "photos")
+
+    def recipes(side, batch_size):
+        common = {"train__batch_size": batch_size}
+        return [
+            build_chat_recipe(**FREE, **common, output=str(folder / f"free-{side}")),
+            build_chat_recipe(**PENALISED, **common, output=str(folder / f"penalised-{side}")),
+            image_recipe(folder, str(folder / f"images-{side}"), batch_size),
+        ]
+
+    (folder / "child.py").write_text(CHILD)
+    (folder / "recipes.json").write_text(json.dumps([recipe.resolved() for recipe in recipes("two", 4)]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        one = [fine_tune(recipe) for recipe in recipes("one", 8)]
+        subprocess.run(
+            [*command, str(folder / "child.py"), str(folder / "recipes.json")],
+            check=True,
+            env=os.environ,
+            capture_output=True,
+            timeout=240,
+        )
+    names = ("free", "penalised", "images")
+    return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, one, strict=True)}
+
+
+def test_a_penalty_counts_once_over_two_processes(runs):
     for key in ("loss", "penalty"):
-        curves = [[line[key] for line in run.metrics if key in line] for run in (one, two)]
+        curves = [[line[key] for line in run.metrics if key in line] for run in runs["penalised"]]
         assert curves[1] == pytest.approx(curves[0], rel=1e-3, abs=1e-9)  # float32 sums in another order
         assert curves[0][-1] > 0
 
 
-def test_two_processes_equal_one(chat_recipe, tmp_path):
-    settings = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
-    settings |= {"evaluation__generate": {"max_new_tokens": 2}}
-    one = fine_tune(chat_recipe(**settings, output=str(tmp_path / "one")))
-    run = in_two_processes(chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "two")), tmp_path)
+def test_two_processes_equal_one(runs):
+    one, run = runs["free"]
     curves = [[line["loss"] for line in r.metrics if "loss" in line] for r in (one, run)]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)  # float32 sums in another order
     first, second = (read_tensors(r.trained / "adapter_model.safetensors") for r in (one, run))
@@ -63,3 +96,11 @@ def test_two_processes_equal_one(chat_recipe, tmp_path):
     assert memorised[0]["examples"] == memorised[1]["examples"] == 4
     assert memorised[0]["tuned"].keys() == memorised[1]["tuned"].keys()
     assert run.evaluation["training"]["n"] == one.evaluation["training"]["n"]
+
+
+def test_two_processes_keep_the_mean_of_their_batchnorm_statistics(runs):
+    """The mean over a batch is that of the means over its halves; deeper layers read what other statistics scaled."""
+    name = "resnet.embedder.embedder.normalization.running_mean"
+    one, two = (read_tensors(run.trained / "model.safetensors")[name].numpy() for run in runs["images"])
+    assert np.abs(one).max() > 0
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,16 +13,13 @@ from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
+from runs import curve, interrupt
 
 CHILD = """
 import sys, json
 from ftengine import Recipe, fine_tune
 fine_tune(Recipe.make(json.loads(sys.argv[1])), resume=True)
 """
-
-
-def curve(path):
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
 
 
 def start(recipe):
@@ -43,12 +39,12 @@ def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, 
     settings = {"train__epochs": 8, "train__checkpoint_every": 5, "train__validate_every": 4}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     killed = chat_recipe(**settings, output=str(tmp_path / "killed"))
-    for step in (8, 23):  # once in the second epoch, once later, neither at a checkpoint
-        child = start(killed)
-        wait_for_step(tmp_path / "killed", step, child)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        assert not RunDirectory(tmp_path / "killed").finished
+    child = start(killed)
+    wait_for_step(tmp_path / "killed", 8, child)  # in the second epoch
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not RunDirectory(tmp_path / "killed").finished
+    interrupt(killed, after=13, resume=True)  # later, and neither at a checkpoint
     resumed = fine_tune(killed, resume=True)
     assert curve(resumed.path) == curve(whole.path)
     assert resumed.evaluation == whole.evaluation
@@ -66,22 +62,10 @@ def test_resume_without_a_run_begins_one_and_of_a_finished_run_returns_it(chat_r
 
 
 @pytest.fixture
-def unfinished(chat_recipe, monkeypatch):
+def unfinished(chat_recipe):
     """A run that lost its process after three steps."""
-    from ftengine.training.loop import Trainer
-
     recipe = chat_recipe(train__checkpoint_every=2)
-    step = Trainer.step
-
-    def dying(self, *args):
-        if self.progress.step == 3:
-            raise KeyboardInterrupt
-        step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(recipe)
+    interrupt(recipe, after=3)
     return recipe
 
 
@@ -96,31 +80,11 @@ def test_resume_under_another_recipe_names_the_keys(unfinished):
         fine_tune(other, resume=True)
 
 
-def test_resume_on_changed_data_is_refused(unfinished, tmp_path):
-    data = tmp_path / "chat.jsonl"
-    lines = Path(unfinished.data.train).read_text().splitlines()
+def test_resume_on_changed_data_is_refused(chat_recipe, chat_file, tmp_path):
+    data, lines = tmp_path / "chat.jsonl", chat_file.read_text().splitlines()
     data.write_text("\n".join(lines))
-    recipe = unfinished.model_copy(
-        update={
-            "data": unfinished.data.model_copy(update={"train": str(data)}),
-            "output": str(tmp_path / "other"),
-        }
-    )
-    from ftengine.training.loop import Trainer
-
-    step = Trainer.step
-
-    def dying(self, *args):
-        if self.progress.step == 3:
-            raise KeyboardInterrupt
-        step(self, *args)
-
-    Trainer.step = dying
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(recipe)
-    finally:
-        Trainer.step = step
+    recipe = chat_recipe(train__checkpoint_every=2, data__train=str(data))
+    interrupt(recipe, after=3)
     data.write_text("\n".join(lines[:-1]))
     with pytest.raises(RunError, match="data files have changed"):
         fine_tune(recipe, resume=True)

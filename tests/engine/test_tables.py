@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rows import WORDS, write_rows
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -18,8 +19,6 @@ from ftengine.errors import InputError
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.hookspecs import hookimpl
 from ftengine.plugins.registry import Registry
-
-WORDS = {"film": "actor scene music", "money": "profit shares bank", "sport": "goal match team"}
 
 
 class Matthews(Evaluator):
@@ -74,7 +73,7 @@ def run(bert_folder, tmp_path_factory, registry):
     held = list(rows(200, "new"))
     files = {"train": list(rows(150, "old")), "test": held + held[:100]}
     for name, content in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+        write_rows(folder / f"{name}.jsonl", content)
     content = {
         "model": {"source": str(bert_folder)},
         "task": "text-classification",
@@ -157,8 +156,7 @@ def test_what_is_declared_of_metrics_stands_with_the_figures(run):
     assert {"Confusion matrix", "Reliability diagram"} <= set(titles)
 
 
-def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, monkeypatch):
-    monkeypatch.setattr("ftengine.engine.experiment.Job.load_model", lambda self: pytest.fail("the model was loaded"))
+def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, no_weights):
     before = run.evaluation
     found = load_run(run.path, registry=registry).evaluate(evaluators=["matthews", "calibration"])
     assert found == run.evaluation

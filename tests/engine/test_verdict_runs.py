@@ -6,34 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rows import WORDS, sentences, write_rows
 from tiny import CORPUS
 
 from ftengine import Recipe, fine_tune
 
-WORDS = {"film": "actor scene music", "money": "profit shares bank", "sport": "goal match team"}
-
-
-def write(file, rows):
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(file)
-
 
 def alarms(run):
     verdict = json.loads((run.path / "verdict.json").read_text())
-    assert verdict == run.verdict
+    assert verdict == run.verdict.to_json()
     return {finding["kind"]: finding for finding in verdict["findings"] if finding["level"] == "alarm"}
-
-
-def sentences(count, rng, words=WORDS):
-    """Distinct sentences in three classes that their words tell apart."""
-    labels = sorted(words)
-    return [
-        {
-            "text": " ".join([*(rng.choice(words[labels[i % 3]].split()) for _ in range(6)), str(i)]),
-            "label": labels[i % 3],
-        }
-        for i in range(count)
-    ]
 
 
 def recipe(model, folder, file, **more):
@@ -53,60 +35,56 @@ def recipe(model, folder, file, **more):
 
 def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folder, tmp_path):
     rng = random.Random(0)
-    rows = sentences(150, rng)
+    rows = list(sentences(150, rng))
     for row in rows:  # labels that hang on nothing: whatever falls is learnt by heart
         row["label"] = rng.choice(sorted(WORDS))
-    train = write(tmp_path / "noise.jsonl", rows)
+    train = write_rows(tmp_path / "noise.jsonl", rows)
     settings = {"epochs": 40, "keep_best": False}
     run = fine_tune(recipe(bert_folder, tmp_path, train, train=settings))
     found = alarms(run)
     assert "over-fitting" in found
-    kept = [f for f in run.verdict["findings"] if f["text"].startswith("The kept weights are over-fitted")]
-    assert (
-        kept[0]["figures"]["step"]
-        < kept[0]["figures"]["last_step"]
-        == run.directory.read_json("training.json")["steps"]
-    )
-    assert "before you rely on it" in run.verdict["headline"]
+    kept = [f for f in run.verdict.findings if f.text.startswith("The kept weights are over-fitted")]
+    assert kept[0].figures["step"] < kept[0].figures["last_step"] == run.directory.read_json("training.json")["steps"]
+    assert "over-fitting" in run.verdict.headline.partition("Alarms: ")[2]
 
 
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
     rng = random.Random(0)
-    rows = sentences(150, rng)
+    rows = list(sentences(150, rng))
     for row in rows:
         row["label"] = rng.choice(sorted(WORDS))
-    train = write(tmp_path / "noise.jsonl", rows)
+    train = write_rows(tmp_path / "noise.jsonl", rows)
     run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40}))
-    texts = [f["text"] for f in run.verdict["findings"] if f["level"] == "note" and f["kind"] == "over-fitting"]
+    texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the weights that were kept are from before" in text for text in texts)
 
 
 def test_a_biased_slice_is_named(bert_folder, tmp_path):
     rng = random.Random(0)
-    train = write(tmp_path / "train.jsonl", [row | {"channel": "mail"} for row in sentences(150, rng)])
+    train = write_rows(tmp_path / "train.jsonl", [row | {"channel": "mail"} for row in sentences(150, rng)])
     test = [row | {"text": f"new {row['text']}", "channel": "mail"} for row in sentences(90, rng)]
     # On the phone, money is called otherwise: the training data has not one such sentence.
     phone = {"film": WORDS["sport"], "money": WORDS["film"], "sport": WORDS["money"]}
     test += [row | {"text": f"call {row['text']}", "channel": "phone"} for row in sentences(60, rng, phone)]
-    data = {"test": write(tmp_path / "test.jsonl", test)}
+    data = {"test": write_rows(tmp_path / "test.jsonl", test)}
     run = fine_tune(recipe(bert_folder, tmp_path, train, data=data, evaluation={"slices": ["channel"]}))
-    findings = [f for f in run.verdict["findings"] if f["kind"] == "slices" and f["level"] == "alarm"]
-    behind = next(f["figures"] for f in findings if "gap" in f["figures"])
+    findings = [f for f in run.verdict.findings if f.kind == "slices" and f.level == "alarm"]
+    behind = next(f.figures for f in findings if "gap" in f.figures)
     assert behind["value"] == "phone"
     assert behind["gap"]["high"] < -0.3
-    assert "slices" in run.verdict["headline"]
+    assert "slices" in run.verdict.headline.partition("Alarms: ")[2]
 
 
 def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):
     general = [{"text": f"{line} {other}"} for line in CORPUS for other in CORPUS if line != other]
     narrow = [{"text": f"{i} 0 1 0 1 0 1 0 1 0 1 {i}"} for i in range(60)]
     common = {"task": {"name": "causal-lm", "max_length": 128}, "train": {"epochs": 4, "learning_rate": 0.005}}
-    base = fine_tune(recipe(llama_folder, tmp_path / "base", write(tmp_path / "general.jsonl", general), **common))
+    base = fine_tune(recipe(llama_folder, tmp_path / "base", write_rows(tmp_path / "general.jsonl", general), **common))
     run = fine_tune(
         recipe(
             base.trained,
             tmp_path / "tuned",
-            write(tmp_path / "narrow.jsonl", narrow),
+            write_rows(tmp_path / "narrow.jsonl", narrow),
             evaluation={"forgetting": {"data": str(tmp_path / "general.jsonl"), "limit": 40}},
             **common,
         )
@@ -133,12 +111,12 @@ def news(count, held, rng):
 
 
 def news_run(model, folder, train, test):
-    data = {"test": write(folder / "test.jsonl", test), "validation": 0.15}
+    data = {"test": write_rows(folder / "test.jsonl", test), "validation": 0.15}
     return fine_tune(
         recipe(
             model,
             folder,
-            write(folder / "train.jsonl", train),
+            write_rows(folder / "train.jsonl", train),
             data=data,
             task={"max_length": 48},
             strategy={"name": "lora", "rank": 8},
@@ -151,7 +129,7 @@ def news_run(model, folder, train, test):
 def test_a_sound_run_on_real_news_draws_no_alarm(minilm_folder, tmp_path):
     run = news_run(minilm_folder, tmp_path, *news(260, 150, random.Random(0)))
     assert alarms(run) == {}
-    assert run.verdict["headline"].startswith("Better than its base: accuracy ")
+    assert run.verdict.headline.startswith("Better than its base: accuracy ")
 
 
 @pytest.mark.slow

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ftengine.data.personal import mask_pieces
 
-from ftengine.api import Evaluator, ExampleScores
+from ftengine.api import Evaluator, ExampleScores, redact_pieces
 from ftengine.evaluation.examples import changed_examples, most_changed, scored_by, shortened
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
@@ -52,7 +51,7 @@ def test_long_texts_are_cut_in_their_middle():
 def test_personal_data_is_masked_in_examples():
     """In the row's own text, as BERT's tokenizer decodes it (in lower case, with spaces), and in the answers."""
     decoded = [("[CLS] write to jane. doe @ example. org [SEP]", False), (EMAIL, True)]
-    assert mask_pieces(decoded, [EMAIL]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
+    assert redact_pieces(decoded, [EMAIL]) == [("[CLS] write to j…rg [SEP]", False), ("J…rg", True)]
     item = changed_item({"text": f"Write to {EMAIL}"}, EMAIL, decoded)
     assert item["shown"] == [["Write to J…rg", False], ["J…rg", True]]
     assert item["tuned"] == item["base"] == {"completion": "Ask J…rg or 2…23", "p": 0.1235}

@@ -14,9 +14,22 @@ without end, half of a surrogate pair."""
 
 LABELS = ("business", "politics", "sports")
 
+METRICS = {
+    "accuracy": {"label": "accuracy", "higher_is_better": True, "proportion": True, "evaluator": "classification"},
+    "macro_f1": {"label": "macro F1", "higher_is_better": True, "proportion": True, "evaluator": "classification"},
+    "ece": {"label": "calibration error", "higher_is_better": False, "kind": "calibration", "evaluator": "calibration"},
+    "perplexity": {"label": "perplexity", "higher_is_better": False, "evaluator": "language"},
+    "verbatim": {"label": "verbatim", "higher_is_better": False, "proportion": True, "evaluator": "verbatim"},
+    "refusal": {"label": "refusal", "higher_is_better": True, "proportion": True, "evaluator": "refusal"},
+}
+
 
 def figure(value, half=0.03, n=400):
     return {"value": value, "low": round(value - half, 6), "high": round(value + half, 6), "n": n}
+
+
+def interval(value, half):
+    return {"value": value, "low": round(value - half, 6), "high": round(value + half, 6)}
 
 
 def change(value, half=0.03, better=True, p=0.002, detectable=0.05):
@@ -37,6 +50,18 @@ def details(confusion, ece):
         "classification": {"labels": labels, "confusion": confusion},
         "calibration": {"bins": bins, "temperature": 1.2},
     }
+
+
+def reliability(ece):
+    points = [[i / 10 + 0.05, i / 10 + 0.05 - ece] for i in range(1, 10)]
+    lines = [{"name": "as it answers", "points": points}]
+    labels = {"x_label": "stated confidence", "y_label": "accuracy"}
+    return {"title": "Reliability diagram", **labels, "lines": lines, "ends": [0, 1], "diagonal": True}
+
+
+def displays(confusion, ece):
+    matrix = {"title": "Confusion matrix", "names": LABELS, "cells": confusion, "row_label": "truth"}
+    return [matrix, reliability(ece)]
 
 
 def sound():
@@ -67,6 +92,7 @@ def sound():
             "rows": rows,
             "distinct": rows,
             "duplicates": 0,
+            "near_duplicates": 0,
             "skipped": {"count": 0, "first": []},
         }
         for name, rows in (("train", 1600), ("validation", 200), ("test", 400))
@@ -88,11 +114,23 @@ def sound():
         },
         "environment": {
             "versions": {"python": "3.11.7", "torch": "2.13.0"},
+            "plugins": [],
             "hardware": {"processor": "CPU", "cores": 2, "gpus": []},
+            "build": {},
             "device": "cpu",
+            "processes": 1,
+            "precision": {"compute": "float32", "frozen_weights": "float32", "reason": "the recipe asks for it"},
+            "strategy": {},
             "base": {"source": "models/minilm", "weights": "a" * 32, "processor": "b" * 32},
         },
-        "audit": {"splits": splits, "leaks": [], "warnings": [], "encoded": encoded},
+        "audit": {
+            "splits": splits,
+            "split": {"by": "random"},
+            "encoded": encoded,
+            "findings": [],
+            "displays": [],
+            "facts": {"leaks": []},
+        },
         "training": {
             "steps": 100,
             "planned_steps": 100,
@@ -100,19 +138,24 @@ def sound():
             "best_step": 100,
             "best_loss": 0.205,
             "seconds": 61.5,
+            "regularizers": [],
             "trainable_parameters": 339845,
             "total_parameters": 23053061,
             "peak_memory_bytes": 1179746304,
         },
         "evaluation": {
             "split": "test",
-            "higher_is_better": {"accuracy": True, "macro_f1": True, "ece": False},
+            "metrics": METRICS,
             "base": {"accuracy": figure(0.65), "macro_f1": figure(0.63), "ece": figure(0.12, 0.02)},
             "tuned": {"accuracy": figure(0.93), "macro_f1": figure(0.925), "ece": figure(0.03, 0.01)},
             "difference": {"accuracy": change(0.28), "macro_f1": change(0.295), "ece": change(-0.09)},
             "details": {
                 "base": details([[80, 40, 20], [30, 90, 10], [10, 30, 90]], 0.1),
                 "tuned": details([[130, 7, 3], [6, 122, 2], [2, 8, 120]], 0.02),
+            },
+            "displays": {
+                "base": displays([[80, 40, 20], [30, 90, 10], [10, 30, 90]], 0.1),
+                "tuned": displays([[130, 7, 3], [6, 122, 2], [2, 8, 120]], 0.02),
             },
             "paired": {
                 "evaluator": "classification",
@@ -133,7 +176,14 @@ def sound():
             },
         },
         "metrics": lines,
-        "facts": {"task": {"name": "text-classification"}, "new_modules": []},
+        "facts": {
+            "ftengine": "0.1.0",
+            "base": {"source": "models/minilm", "weights": "a" * 32},
+            "strategy": {"name": "lora", "rank": 8},
+            "task": {"name": "text-classification"},
+            "labels": {"kind": "single", "names": LABELS},
+            "new_modules": [],
+        },
     }
 
 
@@ -143,9 +193,8 @@ def everything():
     evaluation = files["evaluation"]
     files["recipe"]["data"]["train"] = files["recipe"]["model"]["source"] = HOSTILE.replace("\ud800", "")
     evaluation["details"]["tuned"]["classification"]["labels"][0]["label"] = HOSTILE
-    evaluation["details"]["base"]["classification"]["labels"][0]["label"] = HOSTILE
-    for row in evaluation["details"]["tuned"]["classification"]["labels"]:
-        row |= {"roc_auc": 0.97, "roc_auc_interval": [0.95, 0.99], "recall_interval": [0.84, 0.94], "f1_interval": None}
+    for side in evaluation["displays"].values():
+        side[0] |= {"title": HOSTILE, "names": [HOSTILE, *LABELS[1:]]}
     evaluation["slices"] = {
         HOSTILE: {
             "metric": "accuracy",
@@ -161,7 +210,7 @@ def everything():
                     "base": {"accuracy": figure(0.65, 0.1, count)},
                     "tuned": {"accuracy": figure(tuned, 0.04, count)},
                     "difference": {"accuracy": change(tuned - 0.65)},
-                    "gap": gap and change(gap, 0.12) | {"p_adjusted": 0.004},
+                    "gap": gap and interval(gap, 0.12) | {"p": 0.002, "p_adjusted": 0.004},
                 }
                 for value, count, tuned, gap in (
                     (HOSTILE, 90, 0.66, -0.3),
@@ -181,7 +230,6 @@ def everything():
             "base": {"accuracy": figure(0.6)},
             "tuned": {"accuracy": figure(0.85)},
             "difference": {"accuracy": change(0.25)},
-            "details": {},
             "against": {"accuracy": change(-0.08, better=False)},
         },
         {
@@ -192,7 +240,6 @@ def everything():
             "base": {"perplexity": figure(20.0, 1.0, 300)},
             "tuned": {"perplexity": figure(31.0, 2.0, 300)},
             "difference": {"perplexity": change(11.0, 1.5, better=False)},
-            "details": {},
             "against": {},
         },
         {
@@ -203,7 +250,7 @@ def everything():
             "base": {"verbatim": figure(0.02, 0.02, 100)},
             "tuned": {"verbatim": figure(0.4, 0.1, 100)},
             "difference": {"verbatim": change(0.38, 0.1)},
-            "details": {"held_out": {"base": {}, "tuned": {"verbatim": figure(0.03, 0.03, 100)}}},
+            "held_out": {"base": {}, "tuned": {"verbatim": figure(0.03, 0.03, 100)}},
             "against": {"verbatim": change(0.37, 0.11, better=False)},
         },
         {
@@ -214,7 +261,6 @@ def everything():
             "base": {"refusal": figure(0.9, 0.08, 50)},
             "tuned": {"refusal": figure(0.4, 0.13, 50)},
             "difference": {"refusal": change(-0.5, 0.15, better=False)},
-            "details": {},
             "against": {},
         },
     ]
@@ -230,20 +276,14 @@ def everything():
     }
     files["examples"] = {"evaluator": "classification", "improved": [item] * 3, "worse": [item | {"base_right": None}]}
     audit = files["audit"]
-    audit["warnings"] = [HOSTILE]
-    audit["leaks"] = [
+    audit["findings"] = [{"kind": "data", "level": "note", "text": HOSTILE, "source": "oddities"}]
+    audit["displays"] = [{"title": HOSTILE, "columns": ["label", "train"], "rows": [[HOSTILE, 3]]}]
+    audit["facts"]["leaks"] = [
         {"between": ["train", "test"], "count": 12, "near": 5, "dropped": 0, "places": [f"{HOSTILE}:1 = b:2"]}
     ]
     for split in audit["splits"].values():
-        split |= {"source": HOSTILE, "near_duplicates": 2, "contradictions": None}
-    audit["splits"]["train"] |= {"contradictions": {"texts": 40, "rows": 95, "places": [HOSTILE]}, "duplicates": 900}
-    audit["labels"] = {name: {"counts": {HOSTILE: 40, "politics": 30}} for name in ("train", "test")}
-    audit["lengths"] = {
-        name: {"percentiles": {"5": 8, "50": 40, "100": 300}, "limit": 128, "truncated": 10}
-        for name in ("train", "test")
-    }
-    audit["oddities"] = {"train": {"replacement_characters": {"count": 3, "places": [HOSTILE]}}}
-    audit["personal"] = {"train": {"email": {"count": 4, "places": ["news.jsonl:3 a***@b.org"]}}}
+        split |= {"source": HOSTILE, "near_duplicates": 2}
+    audit["splits"]["train"]["duplicates"] = 900
     files["training"]["regularizers"] = [
         {
             "name": "wise-ft",

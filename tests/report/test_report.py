@@ -11,9 +11,6 @@ from rich.console import Console
 
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
-from ftengine.report.charts import superscript, thinned, together
-from ftengine.report.files import RunFiles
-from ftengine.report.svg import Series, line_chart, span_of, ticks
 from ftengine.report.write import write_report
 
 ALLOWED = {
@@ -170,17 +167,6 @@ def test_classes_too_many_for_a_matrix_tell_how_often_they_are_the_answer(tmp_pa
     assert "Confusion matrix" not in page
 
 
-def test_runs_beyond_the_sixth_are_in_the_numbers_and_the_caption_says_so(tmp_path):
-    runs = [write_run(tmp_path / f"run{i}", sound()) for i in range(8)]
-    (tmp_path / "run0" / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "learning_rate": 1e-4}))
-    chart = together([(run.name, RunFiles.read(run)) for run in runs])
-    assert chart.caption == "Validation losses. The first 6 of 7 runs are drawn; the numbers have all."
-    assert list(dict.fromkeys(row[0] for row in chart.rows)) == [f"run{i}" for i in range(1, 8)]
-    assert ">run6</text>" in chart.svg
-    assert ">run7</text>" not in chart.svg
-    assert together([(run.name, RunFiles.read(run)) for run in runs[:7]]).caption == "Validation loss of each run."
-
-
 # The command
 
 
@@ -236,63 +222,8 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
     assert "name it with --output FILE" in both.stderr
 
 
-# Drawing
-
-
-@pytest.mark.parametrize(
-    ("ends", "expected"),
-    [
-        ((0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        ((3, 101), [20, 40, 60, 80, 100]),
-        ((2, 2), [2]),
-        ((-1, 1), [-1, -0.5, 0, 0.5, 1]),
-    ],
-)
-def test_ticks_are_round_numbers_inside(ends, expected):
-    assert ticks(*ends) == pytest.approx(expected)
-
-
-def test_a_chart_places_points_in_proportion_and_leaves_out_what_is_not_finite():
-    svg = line_chart(
-        "t", [Series("a", [(0, 0), (1, float("nan")), (2, 1)], "one")], x_label="x", y_label="y", y_range=(0, 1)
-    )
-    assert svg.count("<title>") == 1
-    # The plot spans x 62 to 466 and y 254 down from 28.
-    assert '<path class="line one" d="M62.0 254.0L466.0 28.0"/>' in svg
-    assert "nan" not in svg
-
-
-def test_text_in_a_drawing_is_escaped():
-    svg = line_chart(HOSTILE, [Series(HOSTILE, [(0, 0), (1, 1)], "one")], x_label=HOSTILE, y_label="y")
-    assert "<script" not in svg
-    assert "\u202e" not in svg
-
-
-def test_drawings_tell_what_is_seen_in_them(pages):
-    titles = re.findall(r"<title>(.*?)</title>", pages["both"])
-    sound_run, other = "sound lowest 0.205 at step 100, last 0.205", "everything lowest 0.205 at step 100, last 0.205"
-    assert f"Validation losses: {sound_run}; {other}." in titles
-    assert "Trade-off over alpha: validation loss lowest 0.248 at alpha 0.5." in titles
-    assert any("validation from 0.62 to 0.205, lowest 0.205 at step 100." in title for title in titles)
-    (reliability, _) = [title for title in titles if title.startswith("Reliability")]
-    assert "base: furthest apart at confidence 0.45, accuracy 0.35." in reliability
-
-
 def test_no_header_of_a_table_is_empty(pages):
     assert not [page for page in pages.values() if re.search(r"<th[^>]*>\s*</th>", page)]
-
-
-def test_many_points_become_means_of_neighbours():
-    points, size = thinned([(float(i), float(i)) for i in range(1000)], 200)
-    assert (len(points), size) == (200, 5)
-    assert points[0] == (4.0, 2.0)
-
-
-def test_scales():
-    assert span_of([0.2, None, 0.9]) == (0.0, 1.0)
-    low, high = span_of([2.0, 12.0])
-    assert (low, high) == (1.5, 12.5)
-    assert superscript(-4) == "⁻⁴"
 
 
 def test_personal_data_is_masked_in_the_page(tmp_path):
@@ -358,8 +289,3 @@ def test_what_is_wanted_is_told_once(tmp_path):
     page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
     assert '<span class="tag">wanted</span> <bdi>sport</bdi>' in page
     assert '<span class="tag">label</span>' not in page
-
-
-def test_the_numbers_behind_the_learning_rate_are_in_the_charts_unit(pages):
-    table = pages["sound"].split('<th scope="col">learning rate × 10⁻⁴</th>')[1].split("</table>")[0]
-    assert re.findall(r"<bdi>([^<]*)</bdi>", table)[:2] == ["3", "1.960"]

@@ -98,6 +98,22 @@ def test_a_page_is_quiet_fits_a_phone_and_can_be_read(look, name, scheme):
     assert page.evaluate(SMALL_CONTRAST) == []
 
 
+@pytest.mark.parametrize(("scheme", "colour"), [("light", "rgb(11, 87, 176)"), ("dark", "rgb(127, 179, 245)")])
+def test_drawings_have_the_colours_of_the_page(look, scheme, colour):
+    page = look("sound", scheme=scheme)
+    strokes = page.evaluate("[...document.querySelectorAll('svg.chart path')].map(e => getComputedStyle(e).stroke)")
+    assert strokes.count(colour) > 3
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_text_of_a_drawing_stays_inside_it(look, width):
+    outside = """[...document.querySelectorAll('svg.chart')].flatMap(svg => { const b = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text')].filter(e => { const t = e.getBoundingClientRect();
+            return t.left < b.left - 2 || t.right > b.right + 2 || t.top < b.top - 4 || t.bottom > b.bottom + 4;
+        }).map(e => e.textContent); })"""
+    assert look("both", width=width).evaluate(outside) == []
+
+
 def test_pale_text_would_be_found(look):
     page = look("sound")
     page.evaluate("document.querySelector('.summary').style.color = '#999'")

@@ -1,19 +1,19 @@
 """Runs with regularizers: resumed ones, ones in smaller micro-batches, and all of them at once."""
 
-import json
 import random
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rows import WORDS, sentences, write_rows
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
 from ftengine.errors import RecipeError
 from ftengine.model import read_tensors
-from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
+from runs import curve, interrupt
 
 EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "ema", "wise-ft"]
 
@@ -21,16 +21,12 @@ EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """72 sentences in three classes that a word tells apart, two in nine labelled wrongly."""
-    rng, words = random.Random(0), {"sport": "goal match team", "money": "profit shares bank", "film": "actor music"}
-    lines = []
-    for i in range(72):
-        label = sorted(words)[i % 3]
-        text = " ".join(rng.choice(words[label].split()) for _ in range(5))
-        given = rng.choice(sorted(words)) if i % 9 < 2 else label
-        lines.append(json.dumps({"text": f"{text} {i}", "label": given}))
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    rng = random.Random(0)
+    lines = list(sentences(72, rng, length=5))
+    for i, row in enumerate(lines):
+        if i % 9 < 2:
+            row["label"] = rng.choice(sorted(WORDS))
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", lines)
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def recipe(bert_folder, rows, tmp_path):
             {
                 "model": {"source": str(bert_folder)},
                 "task": "text-classification",
-                "data": {"train": str(rows), "validation": 0.25},
+                "data": {"train": rows, "validation": 0.25},
                 "strategy": train.pop("strategy", "full"),
                 "regularize": regularize,
                 "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"} | train,
@@ -52,30 +48,16 @@ def recipe(bert_folder, rows, tmp_path):
     return build
 
 
-def curve(path):
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
-
-
 def weights(run):
     return read_tensors(run.trained / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["ema", "r-drop", "mixout", "wise-ft", "l2-sp"])
-def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name, monkeypatch):
+def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name):
     options = {"checkpoint_every": 3, "max_steps": 7}
     whole = fine_tune(recipe("whole", [name], **options))
-    step = Trainer.step
-
-    def dying(self, *args):
-        if self.progress.step == 5:
-            raise KeyboardInterrupt
-        step(self, *args)
-
     broken = recipe("broken", [name], **options)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(broken)
+    interrupt(broken, after=5)
     resumed = fine_tune(broken, resume=True)
     assert curve(resumed.path) == curve(whole.path)
     assert all((a == b).all() for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
@@ -146,10 +128,7 @@ def test_checkpointing_draws_the_same_masks_again(recipe):
             assert one[key] == pytest.approx(other[key], rel=1e-5)
 
 
-def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch):
-    from ftengine.engine.experiment import Job
-
-    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("weights were read"))
+def test_what_cannot_work_is_refused_before_weights_are_read(recipe, no_weights):
     with pytest.raises(RecipeError, match="none trains"):
         fine_tune(recipe("run", ["l2-sp"], strategy="lora"))
     with pytest.raises(RecipeError, match="compares two passes with different dropout"):
@@ -162,7 +141,7 @@ def test_what_cannot_work_is_refused_before_weights_are_read(recipe, monkeypatch
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, monkeypatch, tmp_path):
-    monkeypatch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("ftengine.engine.prepared_data.make_splits", lambda *_: pytest.fail("data was read"))
     message = rf"'{name}' stands in the recipe twice \(recipe keys regularize\.1 and regularize\.2\)"
     other = "ema" if name != "ema" else "dropout"
     with pytest.raises(RecipeError, match=message) as refused:
@@ -173,7 +152,7 @@ def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, 
 
 def test_weight_decay_beside_what_takes_its_place_is_refused_before_data_is_read(recipe, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
+        patch.setattr("ftengine.engine.prepared_data.make_splits", lambda *_: pytest.fail("data was read"))
         with pytest.raises(RecipeError, match=r"'l2-sp' .* takes the place of train\.weight_decay, which is 0\.01"):
             fine_tune(recipe("run", ["l2-sp"], weight_decay=0.01))
     plan(recipe("run", ["dropout"], weight_decay=0.01), measure=False)

@@ -40,6 +40,7 @@ class Memorisation(WeightedEvaluator):
     """
 
     name = "memorisation"
+    probe = "memorisation"
     Config = MemorisationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012

@@ -73,6 +73,7 @@ class Refusal(WeightedEvaluator):
     """
 
     name = "refusal"
+    probe = "refusal"
     Config = RefusalConfig
     reads = frozenset({"completion"})
     columns = frozenset({"expect"})

@@ -69,6 +69,7 @@ class CausalLM(Task):
     starter = True
     starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     head = "causal-lm"
+    modality = "text"
     Config = CausalLMConfig
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})

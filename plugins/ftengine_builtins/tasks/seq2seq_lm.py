@@ -43,6 +43,7 @@ class Seq2SeqLM(Task):
     name = "seq2seq-lm"
     starter_model = "google-t5/t5-small"
     head = "seq2seq-lm"
+    modality = "text"
     Config = Seq2SeqLMConfig
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})

@@ -38,6 +38,7 @@ class TextClassification(LabelledTask):
     name = "text-classification"
     starter_model = "distilbert/distilbert-base-uncased"
     head = "sequence-classification"
+    modality = "text"
     Config = TextClassificationConfig
 
     @classmethod

@@ -66,6 +66,7 @@ class TokenClassification(Task):
     name = "token-classification"
     starter_model = "distilbert/distilbert-base-cased"
     head = "token-classification"
+    modality = "text"
     Config = TokenClassificationConfig
     evaluators = ("entities",)
     predicts = frozenset({"tags", "predicted_tags"})

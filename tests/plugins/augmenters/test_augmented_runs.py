@@ -4,11 +4,10 @@ import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from PIL import Image
+from rows import photos, write_rows
 from tiny import tiny_t5, tiny_vit
 from transformers import BertTokenizerFast
 
@@ -16,10 +15,11 @@ from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
 from ftengine.cli.changes import CONTEXT, SHOWN, excerpts
 from ftengine.data.augmentation_preview import before_and_after, without_effect
-from ftengine.engine.experiment import Job
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, RecipeError
 from ftengine.plugins.registry import Registry
-from ftengine.run.directory import RunDirectory
+from runs import curve, interrupt, losses
 
 NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
 IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]
@@ -30,7 +30,7 @@ def texts(bert_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = {"sport": "the match and the goal", "money": "shares and profits rose"}
     rows = [{"text": f"{words[label]} {i}", "label": label} for i in range(10) for label in words]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     (tmp_path / "words.tsv").write_text("goal\tscore\nprofits\tearnings\n")
     return content(str(bert_folder), "text-classification", "rows.jsonl")
 
@@ -38,12 +38,7 @@ def texts(bert_folder, tmp_path, monkeypatch):
 @pytest.fixture
 def images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    for label, level in (("dark", 50), ("light", 200)):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        for i in range(8):
-            noise = (rng.integers(-40, 40, (24, 24, 3)) + level).astype("uint8")
-            Image.fromarray(noise).save(tmp_path / "photos" / label / f"{i}.png")
+    photos(tmp_path / "photos")
     return content(str(tiny_vit(tmp_path / "vit")), "image-classification", "photos")
 
 
@@ -61,14 +56,6 @@ def content(source, task, data):
 
 def recipe(base, augment, **changes):
     return Recipe.make({**base, "augment": augment, **changes})
-
-
-def curve(path):
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
-
-
-def losses(run):
-    return [line["loss"] for line in run.metrics if "loss" in line]
 
 
 def test_every_built_in_augmenter_is_run_here():
@@ -101,25 +88,13 @@ def test_a_run_with_every_augmenter_of_images_has_finite_losses_of_its_own(image
         assert changed != plain, name
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images, monkeypatch):
-    from ftengine.training.loop import Trainer
-
+def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images):
     for base, augment in ((texts, ["keyboard", "delete-words"]), (images, ["trivial-augment", "mixup"])):
         name = base["task"]
         train = {**base["train"], "checkpoint_every": 2}
         whole = fine_tune(recipe(base, augment, train=train, output=f"whole-{name}"))
         stopped = recipe(base, augment, train=train, output=f"stopped-{name}")
-        step = Trainer.step
-
-        def dying(self, *args, step=step):
-            if self.progress.step == 3:
-                raise KeyboardInterrupt
-            step(self, *args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "step", dying)
-            with pytest.raises(KeyboardInterrupt):
-                fine_tune(stopped)
+        interrupt(stopped, after=3)
         assert curve(fine_tune(stopped, resume=True).path) == curve(whole.path)
 
 
@@ -138,10 +113,7 @@ def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
         ([{"name": "synonyms"}], RecipeError, r"augment\.0\.file' of augmenter 'synonyms' is missing"),
     ],
 )
-def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, monkeypatch):
-    from ftengine.engine.experiment import Job
-
-    monkeypatch.setattr(Job, "load_model", lambda self: pytest.fail("the model was loaded"))
+def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, no_weights):
     with pytest.raises(error, match=message):
         fine_tune(recipe(texts, augment))
 
@@ -185,7 +157,7 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
 def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monkeypatch):
     alone = {"train": {**images["train"], "batch_size": 1, "accumulate": 4}}
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.experiment.make_splits", lambda *_: pytest.fail("data was read"))
+        patch.setattr("ftengine.engine.prepared_data.make_splits", lambda *_: pytest.fail("data was read"))
         message = rf"'{name}' \(recipe key augment\.1\) mixes .* train\.batch_size is 1\. Set that to 2 or more"
         with pytest.raises(RecipeError, match=message) as refused:
             fine_tune(recipe(images, ["flip", name], **alone))
@@ -194,8 +166,7 @@ def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monk
 
 
 def test_no_more_examples_are_shown_mixed_than_train_together(images):
-    job = Job.open(recipe(images, ["mixup"]))
-    train = job.encode(job.read_data())["train"]
+    train = prepare_data(Experiment.open(recipe(images, ["mixup"]))).encoded["train"]
     for batch_size, shown in ((2, 2), (4, 3), (None, 3)):
         (entry,) = before_and_after(train, batch_size=batch_size)
         assert len(entry["before"]["labels"]) == len(entry["after"]["labels"]) == shown
@@ -209,8 +180,8 @@ def test_a_change_that_the_tokenizer_takes_back_is_none(texts, bert_folder, tmp_
     tokenizer = BertTokenizerFast.from_pretrained(bert_folder, do_lower_case=False)
     tokenizer.save_pretrained(cased)
     for source, idle in ((bert_folder, ["case"]), (cased, [])):
-        job = Job.open(recipe({**texts, "model": {"source": str(source)}}, ["keyboard", "case"]))
-        train = job.encode(job.read_data())["train"]
+        chosen = recipe({**texts, "model": {"source": str(source)}}, ["keyboard", "case"])
+        train = prepare_data(Experiment.open(chosen)).encoded["train"]
         assert before_and_after(train)
         assert without_effect(train) == idle
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.engine.experiment import prepare
+from ftengine.engine.prepared_data import apply_strategy
 from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.lora import LoRA
 from ftengine_builtins.tasks.causal_lm import CausalLM
@@ -51,7 +51,7 @@ def make(request):
             cls = AutoModelForCausalLM if kind == "text" else AutoModelForSeq2SeqLM
             loaded = LoadedModel(cls.from_pretrained(folder, dtype=dtype), processor, str(folder), task.head)
         task.labels = task.bind({"train": rows})
-        prepare(strategy or Full(), loaded)
+        apply_strategy(strategy or Full(), loaded)
         loaded.module.train()
         batch = task.collate([task.encode(row, processor) for row in rows], processor)
         return SimpleNamespace(loaded=loaded, module=loaded.module, task=task, batch=batch)

@@ -267,10 +267,10 @@ def test_single_parameters_can_be_named() -> None:
 
 
 def test_a_new_head_trains_though_everything_around_it_is_frozen() -> None:
-    from ftengine.engine.experiment import prepare
+    from ftengine.engine.prepared_data import apply_strategy
 
     loaded = build("resnet")
-    prepare(Full(FullConfig(freeze=["resnet"])), loaded)
+    apply_strategy(Full(FullConfig(freeze=["resnet"])), loaded)
     assert set(trainable(loaded.module)) == {"classifier.1.weight", "classifier.1.bias"}
 
 

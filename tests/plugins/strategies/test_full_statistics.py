@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ftengine.api import LoadedModel
-from ftengine.engine.experiment import prepare
+from ftengine.engine.prepared_data import apply_strategy
 from ftengine.model import trainable
 from ftengine.training.modes import train_mode
 from ftengine_builtins.strategies.full import Full, FullConfig
@@ -51,7 +51,7 @@ def outputs(module: nn.Module) -> torch.Tensor:
 
 
 def test_statistics_stand_still_by_default_while_weights_train(resnet) -> None:
-    prepare(Full(), resnet)
+    apply_strategy(Full(), resnet)
     before = statistics(resnet.module)
     weights = {name: p.detach().clone() for name, p in resnet.module.named_parameters()}
     learn(resnet)
@@ -63,7 +63,7 @@ def test_statistics_stand_still_by_default_while_weights_train(resnet) -> None:
 
 
 def test_with_still_statistics_a_batch_equals_its_parts(resnet) -> None:
-    prepare(Full(), resnet)
+    apply_strategy(Full(), resnet)
     train_mode(resnet.module)
     images = torch.randn(4, 3, 32, 32)
     parts = torch.cat([resnet.module(pixel_values=image[None]).logits for image in images])
@@ -73,18 +73,18 @@ def test_with_still_statistics_a_batch_equals_its_parts(resnet) -> None:
 
 def test_statistics_move_where_they_are_trained_and_are_saved(resnet, tmp_path) -> None:
     again, strategy = copy.deepcopy(resnet), Full(FullConfig(batch_norm="train"))
-    prepare(strategy, resnet)
+    apply_strategy(strategy, resnet)
     before = statistics(resnet.module)
     learn(resnet)
     assert moved(resnet, before) == set(before)
     strategy.save(resnet, tmp_path)
-    prepare(strategy, again)
+    apply_strategy(strategy, again)
     strategy.load(again, tmp_path)
     assert torch.equal(outputs(again.module), outputs(resnet.module))
 
 
 def test_statistics_of_frozen_layers_stand_still_where_others_move(resnet) -> None:
-    prepare(Full(FullConfig(batch_norm="train", freeze=["stages.0"])), resnet)
+    apply_strategy(Full(FullConfig(batch_norm="train", freeze=["stages.0"])), resnet)
     before = statistics(resnet.module)
     learn(resnet)
     assert moved(resnet, before) == {name for name in before if ".stages.0." not in name}
@@ -98,11 +98,11 @@ def test_a_plain_module_saves_what_moved(tmp_path) -> None:
         return LoadedModel(module, None, "memory", "image-classification")
 
     first, second, strategy = build(), build(), Full(FullConfig(batch_norm="train"))
-    prepare(strategy, first)
+    apply_strategy(strategy, first)
     train_mode(first.module)
     first.module(torch.randn(4, 3, 8, 8))
     strategy.save(first, tmp_path)
-    prepare(strategy, second)
+    apply_strategy(strategy, second)
     strategy.load(second, tmp_path)
     assert second.module[1].num_batches_tracked == first.module[1].num_batches_tracked
     images = torch.randn(2, 3, 8, 8)
@@ -114,7 +114,7 @@ def test_a_fresh_normalisation_learns_its_statistics() -> None:
     loaded = LoadedModel(
         nn.ModuleDict({"base": nn.BatchNorm1d(4), "head": head}), None, "memory", "some-head", ("head",)
     )
-    prepare(Full(), loaded)
+    apply_strategy(Full(), loaded)
     train_mode(loaded.module)
     assert loaded.module["head"][0].training
     assert not loaded.module["base"].training
@@ -122,7 +122,7 @@ def test_a_fresh_normalisation_learns_its_statistics() -> None:
 
 def test_a_prepared_model_can_be_copied_and_is_still_what_it_was(resnet) -> None:
     names = [type(part).__name__ for part in resnet.module.modules()]
-    prepare(Full(), resnet)
+    apply_strategy(Full(), resnet)
     assert [type(part).__name__ for part in resnet.module.modules()] == names
     twin = copy.deepcopy(resnet.module)
     assert isinstance(twin.resnet.embedder.embedder.normalization, nn.BatchNorm2d)
@@ -134,7 +134,7 @@ def test_what_is_frozen_narrower_is_saved_and_read_back_exactly(tmp_path, bert_f
 
     def ready() -> tuple[LoadedModel, Full]:
         loaded, strategy = load(bert_folder, "sequence-classification"), Full(FullConfig(freeze=["embeddings"]))
-        prepare(strategy, loaded)
+        apply_strategy(strategy, loaded)
         apply_precision(loaded.module, Precision(torch.bfloat16, torch.bfloat16, "asked"))
         return loaded, strategy
 

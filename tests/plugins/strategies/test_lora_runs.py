@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from interruption import Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.run.directory import RunDirectory
+from runs import interrupt
 
 VARIANTS = {
     "dora": {"dora": True, "lr_ratio": 4},
@@ -35,9 +34,7 @@ def test_a_run_learns_resumes_reopens_and_merges(llama_folder, sums, tmp_path, v
     figures = whole.evaluation
     assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]
 
-    with pytest.raises(Interruption):
-        fine_tune(recipe("interrupted"), listener=Interrupting(5))
-    assert not RunDirectory(tmp_path / "interrupted").finished
+    interrupt(recipe("interrupted"), after=4)
     resumed = fine_tune(recipe("interrupted"), resume=True)
     name = "adapter_model.safetensors"
     assert (resumed.trained / name).read_bytes() == (whole.trained / name).read_bytes()

@@ -3,49 +3,17 @@
 import json
 import random
 
-import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from rows import photos, tagged, write_rows
 from tiny import tiny_resnet, tiny_t5, tiny_vit
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError
-
-WORDS = {"PER": ("anna", "bob"), "LOC": ("paris", "berlin"), None: ("the", "in", "likes", "and")}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def photos(folder, count=8):
-    """Dark and light noise, a subfolder each."""
-    rng = np.random.default_rng(0)
-    for label, level in (("dark", 50), ("light", 200)):
-        (folder / label).mkdir(parents=True)
-        for i in range(count):
-            noise = rng.integers(-40, 40, (24, 24, 3)) + level
-            Image.fromarray(noise.astype("uint8")).save(folder / label / f"{i}.png")
-    return folder
-
-
-def tagged(count=48):
-    rng = random.Random(0)
-    rows = []
-    for _ in range(count):
-        kinds = [rng.choice([*WORDS]) for _ in range(rng.randrange(3, 7))]
-        rows.append(
-            {
-                "tokens": [rng.choice(WORDS[kind]) for kind in kinds],
-                "tags": [f"B-{kind}" if kind else "O" for kind in kinds],
-            }
-        )
-    return rows
 
 
 def reversed_words(count=48):
@@ -61,10 +29,10 @@ def case(request, bert_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task, _, model = request.param.partition("/")
     if task == "seq2seq-lm":
-        source, data = tiny_t5(tmp_path / "t5"), write(tmp_path / "data.jsonl", reversed_words())
+        source, data = tiny_t5(tmp_path / "t5"), write_rows(tmp_path / "data.jsonl", reversed_words())
         asked = [{"prompt": "the lazy fox"}, {"prompt": "quick"}]
     elif task == "token-classification":
-        source, data = bert_folder, write(tmp_path / "data.jsonl", tagged())
+        source, data = bert_folder, write_rows(tmp_path / "data.jsonl", tagged())
         asked = [{"tokens": ["anna", "likes", "paris"]}, {"text": "the fox"}]
     else:
         source = tiny_resnet(tmp_path / "resnet") if model else tiny_vit(tmp_path / "vit")
@@ -105,7 +73,7 @@ def test_a_run_learns_comes_back_and_merges(case, precision, tmp_path):
     before = list(again.predict(asked, options=options, base=True))  # everything is frozen there
     assert [a.keys() for a in answers] == [b.keys() for b in before]
 
-    write(tmp_path / "asked.jsonl", asked)
+    write_rows(tmp_path / "asked.jsonl", asked)
     predict_file(again, "asked.jsonl", tmp_path / "out.jsonl", batch_size=1)
     rows, lines = without_answers(tmp_path / "out.jsonl")
     assert rows == asked

@@ -1,0 +1,153 @@
+"""Figures as words: every number with the digits that its interval supports, and with the interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
+
+from ftengine.api.evaluator import Estimate, Metric
+
+FEW = 6
+"""Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""
+
+
+class Figure(Protocol):
+    """A value with its interval: an Estimate, a Difference, or a gap."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def known(figure: Figure | None) -> TypeGuard[Figure]:
+    """Say whether there is a figure and it is defined."""
+    return figure is not None and math.isfinite(figure.value)
+
+
+def ends(figure: Figure | None) -> tuple[float, float] | None:
+    """Return the ends of a figure's interval; None where it has none."""
+    if figure is None or figure.low is None or figure.high is None:
+        return None
+    return figure.low, figure.high
+
+
+def decimals(figure: Figure) -> int:
+    """Return how many decimals a figure deserves: two significant digits of its interval's width.
+
+    More, up to six, where an end would be rounded to 0 although the interval leaves 0 out. Without an interval, three,
+    fewer from 10 on: three digits in all.
+    """
+    low, high = ends(figure) or (0.0, 0.0)
+    if not high > low:
+        size = abs(figure.value) if known(figure) else 0.0
+        return 3 if size < 10 else max(0, 2 - math.floor(math.log10(size)))
+    places = max(0, 1 - math.floor(math.log10(high - low)))
+    if low > 0 or high < 0:
+        places = max(places, -math.floor(math.log10(min(abs(low), abs(high)))))
+    return min(6, places)
+
+
+def digits(value: float, places: int) -> str:
+    """Return a number with so many decimals, thousands grouped, without a minus before nothing."""
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if not float(text.replace(",", "")) else text.replace("-", "−")
+
+
+def plain(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return a figure's value alone: "0.938"."""
+    if not known(figure):
+        return "–"
+    text = digits(figure.value, decimals(figure))
+    return f"+{text}" if sign and figure.value > 0 else text
+
+
+def against(tuned: Figure, base: Figure) -> str:
+    """Return "1.67 against 2.24": two values of one metric, with the decimals that the more precise one deserves."""
+    if not known(tuned) or not known(base):
+        return f"{plain(tuned)} against {plain(base)}"
+    places = max(decimals(tuned), decimals(base))
+    return f"{digits(tuned.value, places)} against {digits(base.value, places)}"
+
+
+def interval(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
+    found = ends(figure)
+    if figure is None or found is None:
+        return ""
+    places = decimals(figure)
+    return " to ".join(f"{'+' if sign and end > 0 else ''}{digits(end, places)}" for end in found)
+
+
+def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return "0.938 (95 % interval 0.910 to 0.959)"."""
+    told = interval(figure, sign=sign)
+    return f"{plain(figure, sign=sign)} (95 % interval {told})" if told else plain(figure, sign=sign)
+
+
+def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:
+    """Say why a metric's difference has no interval.
+
+    Args:
+        metric: its name.
+        metrics: declarations.
+        figures: all metrics of one model.
+    """
+    if metric in figures and figures[metric].n < FEW:
+        return "too few examples to tell"
+    instead = metrics[metric].instead if metric in metrics else ""
+    return f"no interval (see {metrics[instead].label})" if instead in metrics and instead in figures else "no interval"
+
+
+def at_zero(metric: Metric | None, figure: Figure | None) -> str:
+    """Return what it means that a metric is 0; "" where it is not, or means what it says."""
+    return metric.at_zero if metric is not None and known(figure) and figure.value == 0 else ""
+
+
+def percent(value: float) -> str:
+    """Return a share as people read it: "78 %", below ten "3.2 %"."""
+    share = 100 * value
+    return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.2g} %"
+
+
+def probability(p: float | None) -> str:
+    """Return a p-value: "p = 0.03", "p < 0.001"."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def listed(words: Sequence[str], conjunction: str = "and") -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def quoted(value: Any) -> str:
+    """Return a text from the data in quotes, on one line and short."""
+    return f"“{short(value)}”"
+
+
+def short(value: Any) -> str:
+    """Return a text from the data on one line of at most 60 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return "1 example", "2 examples", "1,200 examples"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def to_json(figure: Figure | None) -> dict[str, Any] | None:
+    """Return a figure as JSON values, null where it is undefined."""
+    if figure is None:
+        return None
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in vars(figure).items()
+    }

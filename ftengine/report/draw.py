@@ -1,0 +1,245 @@
+"""Displays as HTML: tables, shaded matrices, charts with the numbers behind them, and intervals on a scale.
+
+All text of a display is data: it is escaped, likely personal data in it is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
+from statistics import fmean
+
+from markupsafe import Markup
+
+from ftengine.api import Display, Line, LineChart, Matrix, Table
+from ftengine.report.plot import MOST_LINES, line_svg, safe
+from ftengine.report.text import number
+
+MOST_POINTS = 200
+"""Points of a line that are drawn; more are averaged in groups of neighbours, which a small chart cannot tell apart."""
+
+MOST_ROWS = 40
+"""Points of a line in the table of numbers behind a chart."""
+
+SHADES = 8
+"""Shades of a matrix, classes s1 to s8 of report.css."""
+
+Point = tuple[float, float]
+Interval = tuple[float, float | None, float | None]
+"""A value and the ends of its interval, None where it has none."""
+
+
+def draw(display: Display) -> Markup:
+    """Return a display as HTML."""
+    if isinstance(display, Table):
+        return _table(display)
+    return _matrix(display) if isinstance(display, Matrix) else _chart(display)
+
+
+def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[LineChart]:
+    """Join the charts of one title from base and tuned model into one, in the order of the tuned model's."""
+    sides = {"base": {chart.title: chart for chart in base}, "tuned": {chart.title: chart for chart in tuned}}
+    merged = []
+    for title in dict.fromkeys(chain(sides["tuned"], sides["base"])):
+        charts = {side: found[title] for side, found in sides.items() if title in found}
+        lines = [
+            [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
+        ]
+        mixed = tuple(line for pair in zip_longest(*lines) for line in pair if line is not None)
+        first = charts["tuned" if "tuned" in charts else "base"]
+        merged.append(first.model_copy(update={"lines": mixed}))
+    return merged
+
+
+def _of_side(line: Line, side: str, i: int, chart: LineChart) -> Line:
+    name = side if len(chart.lines) == 1 else f"{side}, {line.name}"
+    return line.model_copy(update={"name": name} | ({"look": side} if i == 0 else {}))
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """Return at most so many points: of each group of neighbours the last x and the mean of y."""
+    size = max(1, -(-len(points) // most))
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], fmean(y for _, y in group)) for group in groups]
+
+
+def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> Markup:
+    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond.
+
+    Args:
+        name: what is measured.
+    """
+    sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if one is not None]
+    if not sides:
+        return Markup("")
+    low, high = _scale([end for _, one in sides for end in one if end is not None])
+    width, row = 220, 16
+    height = row * len(sides) + 4
+
+    def x(value: float) -> str:
+        return f"{6 + (width - 12) * (value - low) / (high - low):.1f}"
+
+    parts = [f'<path class="track" d="M6 1V{height - 1}M{width - 6} 1V{height - 1}"/>']
+    if low < 0 < high:
+        parts.append(f'<path class="zero" d="M{x(0)} 0V{height}"/>')
+    for i, (look, (value, start, end)) in enumerate(sides):
+        y = 2 + row // 2 + row * i
+        parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
+        if start is not None and end is not None:
+            left, right = x(start), x(end)
+            parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
+        shape = (
+            f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
+            if look == "tuned"
+            else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+        )
+        parts.append(f'{shape} class="marker {look}"/>')
+    told = f"{name}: " + ", ".join(f"{look} {_with_ends(one)}" for look, one in sides)
+    return Markup(
+        '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
+        "<title>{told}</title>{parts}</svg>"
+    ).format(width=width, height=height, told=safe(told), parts=Markup("".join(parts)))
+
+
+def _scale(values: Sequence[float]) -> Point:
+    """Return the ends of a scale: 0 and 1 where all values lie there, else their range with room."""
+    low, high = min(values), max(values)
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    pad = 0.05 * (high - low or abs(high))
+    return low - pad, high + pad
+
+
+def _with_ends(one: Interval) -> str:
+    value, low, high = one
+    return number(value) + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
+
+
+def _table(table: Table) -> Markup:
+    return _scrolling(
+        table.title,
+        _grid(table.columns, [[(cell, _kind(cell)) for cell in row] for row in table.rows], table.title, table.caption),
+    )
+
+
+def _kind(cell: str | int | float | None) -> str:
+    """Return the CSS class of a cell."""
+    if isinstance(cell, str):
+        return "words" if len(cell) > 24 else ""
+    return "num"
+
+
+def _matrix(matrix: Matrix) -> Markup:
+    rows: list[list[tuple[str | int | float | None, str]]] = []
+    for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
+        total = sum(counts) or 1
+        shades = [count and max(1, round(SHADES * count / total)) for count in counts]
+        cells = [
+            (count, f"num s{shade}{' right' if i == j else ''}")
+            for j, (count, shade) in enumerate(zip(counts, shades, strict=True))
+        ]
+        rows.append([(name, ""), *cells])
+    corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
+    by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
+    caption = f"{by}. {matrix.caption}".strip()
+    return _scrolling(matrix.title, _grid((corner, *matrix.names), rows, matrix.title, caption, look="confusion"))
+
+
+def _chart(chart: LineChart) -> Markup:
+    drawn = chart.model_copy(
+        update={"lines": tuple(line.model_copy(update={"points": tuple(thinned(line.points))}) for line in chart.lines)}
+    )
+    notes = [chart.caption] if chart.caption else []
+    longest = max((len(line.points) for line in chart.lines), default=0)
+    if longest > MOST_POINTS:
+        notes.append(f"A line's points are means of up to {-(-longest // MOST_POINTS)} neighbours.")
+    if len(chart.lines) > MOST_LINES:
+        notes.append(f"The first {MOST_LINES} of {len(chart.lines)} lines are drawn; the numbers have all.")
+    columns, rows = numbers(chart)
+    return Markup(
+        '<figure class="display"><p class="title">{title}</p>{svg}<figcaption>{notes}</figcaption>'
+        '<details class="numbers"><summary>Numbers</summary>{numbers}</details></figure>'
+    ).format(
+        title=safe(chart.title, 120),
+        svg=line_svg(drawn, told(drawn)),
+        notes=_text(" ".join(notes)),
+        numbers=_scrolling(
+            f"Numbers behind the chart {chart.title}",
+            _grid(columns, [[(cell, _kind(cell)) for cell in row] for row in rows]),
+        ),
+    )
+
+
+def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
+    """Return the numbers behind a chart, columns and rows.
+
+    A column a line where lines share their x; else a row a point, led by the line's name.
+    """
+    lines = [(line.name or chart.y_label, dict(thinned(line.points, MOST_ROWS))) for line in chart.lines]
+    every = sorted({x for _, points in lines for x in points})
+    if len(every) <= 1.5 * max((len(points) for _, points in lines), default=0):
+        columns = (chart.x_label, *(name for name, _ in lines))
+        return columns, [(x, *(points.get(x) for _, points in lines)) for x in every]
+    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points.items()]
+
+
+def told(chart: LineChart) -> str:
+    """Say what a chart shows, for those who do not see it."""
+    said = [f"{chart.title}: {chart.y_label} by {chart.x_label}."]
+    for line in chart.lines:
+        if not line.points:
+            continue
+        (x, y), last = min(line.points, key=lambda point: point[1]), line.points[-1][1]
+        name = line.name or chart.y_label
+        if chart.diagonal:
+            x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
+            said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
+        else:
+            said.append(
+                f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}."
+            )
+    if chart.mark is not None:
+        said.append(f"{chart.mark[1]}.")
+    return safe(" ".join(said))
+
+
+def _grid(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[tuple[str | int | float | None, str]]],
+    title: str = "",
+    caption: str = "",
+    look: str = "",
+) -> Markup:
+    """Return a table of (cell, CSS classes); a text that leads a row is its header."""
+    rows = list(rows)
+    kinds = [kind for _, kind in rows[0]] if rows else [""] * len(columns)
+    head = Markup("").join(
+        Markup('<th scope="col" class="{}"><bdi>{}</bdi></th>').format("num" if "num" in kind else "", _text(name))
+        for name, kind in zip(columns, kinds, strict=True)
+    )
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell, kind, i == 0) for i, (cell, kind) in enumerate(row)))
+        for row in rows
+    )
+    top = Markup("<caption><strong>{}</strong> {}</caption>").format(_text(title), _text(caption)) if title else ""
+    return Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
+        look, top, head, body
+    )
+
+
+def _cell(cell: str | int | float | None, kind: str, first: bool) -> Markup:
+    if first and isinstance(cell, str):
+        return Markup('<th scope="row"><bdi>{}</bdi></th>').format(_text(cell))
+    shown = _text(cell) if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else number(cell)
+    return Markup('<td class="{}"><bdi>{}</bdi></td>').format(kind, shown.replace("-", "−") if kind == "num" else shown)
+
+
+def _scrolling(name: str, content: Markup) -> Markup:
+    """Return a box of its own that scrolls, by keyboard too, where a screen is narrower than the content."""
+    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(
+        _text(name), content
+    )
+
+
+def _text(text: str) -> str:
+    return safe(text, 4000)

@@ -1,0 +1,262 @@
+"""Line charts by matplotlib, as SVG that takes its colours and its type from the page's style sheet.
+
+matplotlib lays out and draws; of what it writes, paths and texts are kept, with presentation attributes in place of
+styles (which the page's Content-Security-Policy forbids) and without ids, references and metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup, escape
+
+from ftengine.api import Line, LineChart, redact
+from ftengine.report.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 440, 290
+"""Units of a drawing; a unit is a pixel on a wide screen, and 0.8 on a phone of 390."""
+
+TYPE = 13
+"""Units of the type; `svg text` in report.css has the same."""
+
+MOST_LINES = 6
+"""Lines of a chart; more cannot be told apart."""
+
+MOST_MARKERS = 40
+"""Points of a line that get markers; more run into one another."""
+
+SOLID: tuple[int, ...] = ()
+LOOKS = {
+    "tuned": (SOLID, "D", True),
+    "base": ((7, 3), "o", False),
+    "third": ((2, 2), "s", False),
+    "fourth": ((9, 3, 2, 3), "^", True),
+    "fifth": ((12, 4), "v", False),
+    "sixth": ((4, 2), "P", True),
+}
+"""Colour (a variable of report.css), dashes, marker and whether that is filled: what tells lines apart."""
+
+COLOURS = {f"#0000{i:02x}": f"var(--{name})" for i, name in enumerate(("quiet", "line", "paper", *LOOKS), 1)}
+"""Colours that stand for the style sheet's variables while matplotlib draws."""
+QUIET, GRID, PAPER, *_ = COLOURS
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: the browser has the fonts for every script
+    "svg.hashsalt": "ftengine",
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "font.size": TYPE,
+    "lines.scale_dashes": False,
+    "lines.solid_capstyle": "round",
+    "path.simplify": False,
+}
+KEPT = ("fill", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "stroke-linecap")
+
+
+def line_svg(chart: LineChart, told: str) -> Markup:
+    """Draw lines over common axes.
+
+    Args:
+        chart: its first six lines are drawn.
+        told: says what is seen, for those who do not see it.
+    """
+    import matplotlib  # when something is drawn, so that --help stays quick
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    content = io.BytesIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in matplotlib's font, which only measures here
+        matplotlib.rcdefaults()  # whatever a matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        figure.patch.set_visible(False)
+        FigureCanvasSVG(figure)
+        _fill(figure, chart)
+        figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    parts = "".join(_elements(ElementTree.fromstring(content.getvalue())))
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(told)}</title>{parts}</svg>'
+    )
+
+
+def safe(text: str, most: float = math.inf) -> str:
+    """Return text from data on one line, masked, without what steers a reader, at most so many letters wide."""
+    text = printable(redact(" ".join(text.split())), keep="")
+    if _letters(text) <= most:
+        return text
+    return text[: next(i for i in range(len(text), -1, -1) if _letters(text[:i]) < most)] + "…"
+
+
+def _fill(figure: Figure, chart: LineChart) -> None:
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    lines = chart.lines[:MOST_LINES]
+    _axes(axes, chart, [point for line in lines for point in line.points])
+    if chart.diagonal:
+        low, high = max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1])
+        axes.plot((low, high), (low, high), color=QUIET, linewidth=1, dashes=(2, 4), clip_on=False)
+    free = [name for name in LOOKS if name not in {line.look for line in lines}]
+    drawn = [_line(axes, line, line.look or free.pop(0)) for line in lines]
+    if chart.mark is not None:
+        _mark(axes, *chart.mark)
+    named = [(one, safe(line.name, 44)) for one, line in zip(drawn, lines, strict=True) if line.name]
+    if named:
+        widest = max(_letters(name) for _, name in named)
+        columns = max(1, min(len(named), int((WIDTH + 18) // (54 + 0.57 * TYPE * widest))))
+        if any(not name.isascii() for _, name in named):
+            columns = 1  # its letters may be wider than matplotlib's font knows
+        legend = figure.legend(
+            [one for one, _ in named],
+            ["name"] * len(named),  # matplotlib leaves out names that begin with an underscore
+            loc="outside upper left",
+            ncols=columns,
+            frameon=False,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=2,
+            columnspacing=1.4,
+            labelspacing=0.3,
+        )
+        for text, (_, name) in zip(legend.get_texts(), named, strict=True):
+            text.set_text(name)
+
+
+def _line(axes: Axes, line: Line, look: str) -> Any:
+    xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
+    if look == "faint":
+        return axes.plot(xs, ys, color=QUIET, linewidth=1, alpha=0.7, clip_on=False, zorder=2)[0]
+    dashes, marker, filled = LOOKS[look]
+    colour = list(COLOURS)[3 + list(LOOKS).index(look)]
+    (drawn,) = axes.plot(xs, ys, color=colour, linewidth=2, clip_on=False, zorder=3)
+    if dashes:
+        drawn.set_dashes(dashes)
+    if len(xs) <= MOST_MARKERS:
+        drawn.set(marker=marker, markersize=6.5, markeredgewidth=1.6, markerfacecolor=colour if filled else PAPER)
+    return drawn
+
+
+def _mark(axes: Axes, x: float, name: str) -> None:
+    """Draw a vertical line with its name above the axes."""
+    low, high = axes.get_xlim()
+    share = (x - low) / (high - low)
+    side = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+    axes.axvline(x, color=QUIET, linewidth=1, dashes=(6, 3), clip_on=False, zorder=1)
+    axes.text(share, 1.01, safe(name, 40), ha=side, va="bottom", transform=axes.transAxes)
+
+
+def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -> None:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    axes.set_xlim(*_across(xs, chart.ends))
+    axes.set_ylim(*_up(ys, chart.ends))
+    whole = all(x == round(x) for x in xs)  # such as steps
+    for axis, label, most in ((axes.xaxis, chart.x_label, 52), (axes.yaxis, chart.y_label, 30)):
+        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=whole and axis is axes.xaxis)
+        axis.set_ticks(ticks, texts)
+        axis.set_tick_params(which="both", length=0, pad=6)
+        axis.set_label_text(safe(label, most) + unit)
+    axes.grid(axis="y", color=GRID, linewidth=1, clip_on=False)
+    axes.set_axisbelow(True)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.spines["bottom"].set(color=QUIET, linewidth=1)
+
+
+def _across(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the ends of the horizontal axis: those of the points, and no less than what is asked for."""
+    low, high = min([*values, *(ends or ())], default=0.0), max([*values, *(ends or ())], default=1.0)
+    if _alike(low, high):
+        pad = max(0.5, 0.05 * abs(low))
+        return low - pad, high + pad
+    return low, high
+
+
+def _up(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the ends of the vertical axis, from zero where that costs no more than half of it."""
+    if ends:
+        return _across(values, ends)
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if _alike(low, high):
+        low, high = min(0.0, low), max(0.0, high)
+        high += low == high
+    elif 0 <= low <= high / 2:
+        low = 0.0
+    pad = 0.05 * (high - low)
+    return (0.0 if low == 0 else low - pad), high + pad
+
+
+def _alike(low: float, high: float) -> bool:
+    """Whether two numbers differ by no more than rounding."""
+    return high - low <= 1e-9 * max(abs(low), abs(high))
+
+
+def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[float], list[str], str]:
+    """Return round numbers within [low, high], their texts, and what their unit is, e.g. " × 10⁻⁴".
+
+    Args:
+        whole: integers only.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 2)
+    slack = 1e-6 * (high - low)
+    ticks = [float(tick) for tick in locator.tick_values(low, high) if low - slack <= tick <= high + slack]
+    top = max(abs(low), abs(high))
+    power = math.floor(math.log10(top)) if top and not 1e-2 <= top < 1e7 else 0
+    shown = [tick / 10.0**power for tick in ticks]
+    step = min((b - a for a, b in pairwise(shown)), default=1.0)
+    places = next((p for p in range(16) if all(abs(round(v, p) - v) <= 1e-3 * step for v in shown)), 16)
+    texts = [f"{0.0 if abs(v) < 1e-6 * step else v:,.{places}f}".replace("-", "−") for v in shown]
+    raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return ticks, texts, f" × 10{raised}" if power else ""
+
+
+def _letters(text: str) -> float:
+    """Return the width of a text in small Latin letters, roughly."""
+    return sum(1.8 if unicodedata.east_asian_width(c) in "WF" else 1.5 if c.isupper() else 1.0 for c in text)
+
+
+def _elements(root: ElementTree.Element) -> Iterator[str]:
+    """Yield the paths and texts of a drawing of matplotlib's; markers, which it refers to by id, as paths."""
+    defined = {e.get("id"): e for e in root.iterfind(".//{*}defs/{*}path")}
+    for element in root.iter():
+        tag = element.tag.rpartition("}")[2]
+        if tag == "path" and element.get("id") is None:
+            yield _element("path", {"d": element.get("d", "")} | _attributes(element))
+        elif tag == "use":
+            shape = defined[element.get("{http://www.w3.org/1999/xlink}href", "")[1:]]
+            place = {"transform": f"translate({element.get('x')} {element.get('y')})"}
+            yield _element("path", {"d": shape.get("d", "")} | place | _attributes(shape) | _attributes(element))
+        elif tag == "text":
+            turned = element.get("transform", "")
+            place = {"x": element.get("x", ""), "y": element.get("y", "")}
+            if not re.match(r"rotate\(-?0 ", turned):
+                place["transform"] = turned
+            yield _element("text", place | _attributes(element, ("text-anchor",)), "".join(element.itertext()))
+
+
+def _attributes(element: ElementTree.Element, kept: Sequence[str] = KEPT) -> dict[str, str]:
+    """Return the declarations of an element's style as attributes, with the style sheet's colours."""
+    pairs = (one.partition(":") for one in element.get("style", "").split(";"))
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    return {name: COLOURS.get(found[name], found[name]) for name in kept if name in found}
+
+
+def _element(tag: str, attributes: dict[str, str], text: str = "") -> str:
+    short = {
+        name: re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), " ".join(value.split()))
+        for name, value in attributes.items()
+    }
+    written = "".join(f' {name}="{escape(value)}"' for name, value in short.items())
+    return f"<{tag}{written}>{escape(text)}</{tag}>" if text else f"<{tag}{written}/>"

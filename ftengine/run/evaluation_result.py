@@ -1,0 +1,207 @@
+"""evaluation.json and examples.json: what base and tuned model came to on the same examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from ftengine.api import Difference, Display, Estimate, Metric
+from ftengine.run.record import Part, Record
+
+
+def _undefined(value: Any) -> Any:
+    """Return a figure from JSON with nan for a value of null."""
+    return value | {"value": float("nan")} if isinstance(value, dict) and value.get("value", 0) is None else value
+
+
+@dataclass(frozen=True)
+class MeasuredMetric(Metric):
+    """A metric as its evaluator declares it, and that evaluator's name."""
+
+    evaluator: str = ""
+
+
+@dataclass(frozen=True)
+class SliceDifference(Difference):
+    """Tuned minus base within a slice; `p_adjusted` for all slices of all columns (Holm), None where not tested."""
+
+    p_adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A figure minus that of all other examples, with its interval, its p, and that adjusted for all slices."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None = None
+
+
+Estimates = dict[str, Annotated[Estimate, BeforeValidator(_undefined)]]
+Differences = dict[str, Annotated[Difference, BeforeValidator(_undefined)]]
+
+
+class Figures(Part):
+    """Figures of two models on the same examples, and what lies between them, by metric."""
+
+    base: Estimates
+    tuned: Estimates
+    difference: Differences
+
+
+class Details(Part):
+    """Facts that evaluators tell beside their metrics: of each model, by evaluator and name, JSON values."""
+
+    base: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class Displays(Part):
+    """Tables and charts of evaluators, of each model."""
+
+    base: tuple[Display, ...] = ()
+    tuned: tuple[Display, ...] = ()
+
+
+class Paired(Part):
+    """How many distinct examples both models, one or neither got right, and McNemar's p."""
+
+    evaluator: str
+    both: int
+    only_base: int
+    only_tuned: int
+    neither: int
+    p: float | None
+
+
+class Judged(Part):
+    """Training examples judged one by one: (score, right, place) each; None where unknown."""
+
+    evaluator: str
+    rows: tuple[tuple[float | None, bool | None, str], ...]
+
+
+class OnTraining(Part):
+    """Figures on a sample of n training rows."""
+
+    n: int
+    base: Estimates
+    tuned: Estimates
+    judged: Judged | None = None
+
+
+class Slice(Part):
+    """The examples of one value of a column; `small` ones are not compared with the others."""
+
+    value: str
+    examples: int
+    small: bool
+    base: Estimates
+    tuned: Estimates
+    difference: dict[str, Annotated[SliceDifference, BeforeValidator(_undefined)]]
+    gap: Gap | None = None
+
+
+class SlicedColumn(Part):
+    """The held-out examples divided by a column.
+
+    Args:
+        metric: what gaps are of; None where nothing says what is worse.
+        slices: the most frequent values first.
+        worst: value of the slice most surely behind; `gap` is its gap, `base_gap` that of the base there.
+        left_out: examples with other values.
+    """
+
+    metric: str | None
+    slices: tuple[Slice, ...]
+    worst: str | None = None
+    gap: Gap | None = None
+    base_gap: Gap | None = None
+    left_out: int = 0
+
+
+class Probe(Figures):
+    """What was measured beside the held-out examples.
+
+    Args:
+        kind: "robustness", "forgetting", "memorisation" or "refusal".
+        name, data: what was done to the examples, and where they are from.
+        examples: how many.
+        against: tuned against the reference: undisturbed examples, or held-out ones.
+        held_out: figures of the reference, where there are such; by model.
+    """
+
+    kind: str
+    name: str
+    data: str
+    examples: int
+    details: Details = Details()
+    displays: Displays = Displays()
+    against: Differences = Field(default_factory=dict)
+    held_out: dict[str, Estimates] = Field(default_factory=dict)
+
+
+class EvaluationResult(Record):
+    """evaluation.json.
+
+    Args:
+        split: the held-out split; None without one, and then there are no figures.
+        metrics: declarations, by name.
+        base, tuned, difference: figures by metric, the task's first metric first.
+        details, displays: what evaluators tell beside them.
+        paired: example by example; None where nothing is right or wrong.
+        training: the same figures on training rows; None where none were measured.
+        slices: by column.
+        probes: whatever else was measured.
+    """
+
+    file: ClassVar[str] = "evaluation.json"
+    split: str | None
+    metrics: dict[str, MeasuredMetric]
+    base: Estimates
+    tuned: Estimates
+    difference: Differences
+    details: Details
+    displays: Displays
+    paired: Paired | None = None
+    training: OnTraining | None = None
+    slices: dict[str, SlicedColumn] = Field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
+
+    @property
+    def headline_metric(self) -> str | None:
+        """The task's first metric; None without held-out figures."""
+        return next(iter(self.tuned), None)
+
+
+class ChangedExample(Part):
+    """An example that tuning changed.
+
+    Args:
+        place: e.g. "train.jsonl:17".
+        shown: (text, is wanted) pieces.
+        base, tuned: the answers, as a reader should see them.
+        base_score, tuned_score, base_right, tuned_right: how they were judged; None where unknown.
+    """
+
+    place: str
+    shown: tuple[tuple[str, bool], ...]
+    base: dict[str, Any]
+    tuned: dict[str, Any]
+    base_score: float | None
+    tuned_score: float | None
+    base_right: bool | None
+    tuned_right: bool | None
+
+
+class Examples(Record):
+    """examples.json: the examples that tuning changed most, by the scores of an evaluator."""
+
+    file: ClassVar[str] = "examples.json"
+    evaluator: str | None
+    improved: tuple[ChangedExample, ...]
+    worse: tuple[ChangedExample, ...]

@@ -1,0 +1,85 @@
+"""A file of a run as a frozen model: one class writes and reads it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ftengine.errors import RunError
+from ftengine.run.directory import RunDirectory
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Record(Part):
+    """A JSON file of a run; what is undefined is nan in Python and null in the file."""
+
+    file: ClassVar[str]
+    """Its name in the run's folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, content: Any) -> Any:
+        return whole_characters(content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return without_nan(self.model_dump(mode="json"))
+
+    def write(self, run: RunDirectory) -> None:
+        """Write the file atomically."""
+        run.write_json(self.file, self.to_json())
+
+    @classmethod
+    def read(cls, run: RunDirectory) -> Self:
+        """Read the file.
+
+        Raises:
+            RunError: it is missing, damaged, or of another version of ftengine; names file and field.
+        """
+        return validated(cls, run.read_json(cls.file), run.path / cls.file)
+
+
+def validated(model: type[Model], content: Any, file: Path) -> Model:
+    """Return content as a model.
+
+    Raises:
+        RunError: it does not fit; names file and field.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        raise RunError(
+            f"{str(file)!r}: {field}: {first['msg']}. The file is damaged, or another version of ftengine wrote it."
+        ) from None
+
+
+def whole_characters(value: Any) -> Any:
+    """Return JSON values with a replacement character for half of a surrogate pair, which data may hold."""
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole_characters(inner) for inner in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return value
+
+
+def without_nan(value: Any) -> Any:
+    """Return JSON values with null for numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,70 @@
+"""Rule `calibrated-confidence`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ftengine.api import Finding, Rule
+from ftengine.api.figures import digits, ends, to_json, with_interval
+
+if TYPE_CHECKING:
+    from ftengine import RunRecords
+
+NOTE = 0.05
+"""How far confidence is off that is worth a word, at the interval's near end: 5 points."""
+
+ALARM = 0.15
+"""The same, interval above, from which too high a confidence misleads whoever relies on it."""
+
+
+class CalibratedConfidence(Rule):
+    """Says whether the tuned model's confidence can be believed.
+
+    By every metric that is declared of kind "calibration" and has an interval: those without a direction are signed,
+    above 0 where the model is too sure of itself; of the others, lower is better.
+    """
+
+    name = "calibrated-confidence"
+    order = 15
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        evaluation = run.evaluation
+        for metric, declared in evaluation.metrics.items():
+            tuned = evaluation.tuned.get(metric)
+            interval = ends(tuned)
+            if declared.kind != "calibration" or declared.higher_is_better or interval is None:
+                continue
+            low, high = interval
+            signed = declared.higher_is_better is None
+            over = low >= NOTE
+            if not over and not (signed and high <= -NOTE):
+                continue
+            lead = "It is too sure of itself" if over else "It is less sure than it could be"
+            lead = lead if signed else "Its confidence is not what it claims"
+            text = f"{lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
+            facts = evaluation.details.tuned.get(declared.evaluator, {})
+            sides = {
+                "base": evaluation.base.get(metric),
+                "tuned": tuned,
+                "difference": evaluation.difference.get(metric),
+            }
+            figures = {"metric": metric, **{side: to_json(one) for side, one in sides.items()}}
+            yield Finding(
+                kind="calibration",
+                level="alarm" if low >= ALARM else "note",
+                text=text + _cure(facts, over=over),
+                figures=figures,
+            )
+
+
+def _cure(facts: dict[str, Any], *, over: bool) -> str:
+    """Say what a temperature would do, where the evaluator fitted one and it helps."""
+    temperature, before = facts.get("temperature"), facts.get("ece")
+    after = (facts.get("after") or {}).get("ece")
+    if not temperature or before is None or after is None or (temperature > 1) != over or after >= before:
+        return ""
+    return (
+        f" Dividing its logits by {temperature:.2f} (fitted on validation) would bring the calibration error from "
+        f"{digits(before, 3)} to {digits(after, 3)}."
+    )

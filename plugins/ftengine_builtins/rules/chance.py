@@ -1,0 +1,87 @@
+"""What is beyond chance where several measures are looked at together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from scipy.stats import norm, t
+from statsmodels.stats.multitest import multipletests
+
+from ftengine.api import Difference
+from ftengine.api.figures import Figure, ends
+
+CHANCE = 0.05
+"""Adjusted p-values above it are taken for chance."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def got_worse(
+    differences: Mapping[Key, Difference], resamples: int, examples: Mapping[Key, int] | None = None
+) -> dict[Key, float]:
+    """Return which of several differences are to the worse beyond chance, with p adjusted over all (Holm 1979).
+
+    Args:
+        differences: those without a p are not judged.
+        resamples: of the bootstrap.
+        examples: how many are behind each difference whose p is a bootstrap's; None where none is.
+    """
+    p_values = {
+        key: _resolved(one, one.p, resamples, (examples or {}).get(key))
+        for key, one in differences.items()
+        if one.p is not None
+    }
+    adjusted = holm(p_values)
+    # Never below the p that stands in the tables.
+    told = {key: max(p, differences[key].p or 0.0) for key, p in adjusted.items()}
+    return {key: told[key] for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Return p-values adjusted by Holm's method."""
+    if not p_values:
+        return {}
+    return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
+
+
+def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:
+    """Return a p-value that may be multiplied.
+
+    A bootstrap's ends at about 2/(B + 1), so that among 25 measures nothing could ever be beyond chance. Where it is
+    there, Student's t says how much less it is: with the standard error that the interval stands for.
+    """
+    found = ends(difference)
+    if n is None or n < 2 or found is None or not found[1] > found[0]:
+        return p
+    least = 2 * t.cdf(norm.ppf(1 / (resamples + 1)) * math.sqrt((n - 1) / n), n - 1)
+    if p > least * (1 + 1e-9):
+        return p
+    error = (found[1] - found[0]) / 2 / t.ppf(1 - CHANCE / 2, n - 1)
+    return min(p, 2 * float(t.cdf(-abs(difference.value) / error, n - 1)))
+
+
+@dataclass(frozen=True)
+class Apart:
+    """First minus second of two figures on different examples."""
+
+    value: float
+    low: float
+    high: float
+
+
+def apart(first: Figure, second: Figure) -> Apart | None:
+    """Return first - second of two figures on different examples; None where one has no interval.
+
+    Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10; for other
+    figures the same combination holds as far as their intervals do (Zou & Donner 2008).
+    """
+    one, other = ends(first), ends(second)
+    if one is None or other is None:
+        return None
+    value = first.value - second.value
+    low = value - math.hypot(first.value - one[0], other[1] - second.value)
+    high = value + math.hypot(one[1] - first.value, second.value - other[0])
+    return Apart(value, low, high)

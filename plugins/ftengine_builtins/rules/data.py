@@ -1,0 +1,129 @@
+"""Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ftengine.api import Finding, Rule
+from ftengine.api.figures import listed, percent, quoted, short
+from ftengine_builtins.rules.quality import is_chosen
+
+if TYPE_CHECKING:
+    from ftengine import RunRecords
+
+LEAK_SHARE = 0.01
+"""Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
+than a point. A row that is there word for word is one always, where figures are made on it."""
+
+DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
+"""Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
+
+JUDGED_HERE = ("leaks", "duplicates", "lengths")
+"""Audits whose findings the rules below judge, knowing what the run made of the data."""
+
+KNOWN = ("contradictions", "personal-data")
+"""Audits whose notes matter to whoever uses the model as well."""
+
+
+class AuditFindings(Rule):
+    """Repeats the alarms of the audits, and the notes on contradicting labels and personal data."""
+
+    name = "audit-findings"
+    order = 8
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        for finding in run.audit.findings:
+            if finding.source not in JUDGED_HERE and (
+                finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
+            ):
+                yield finding
+
+
+class LeakedRows(Rule):
+    """Says which held-out rows, or whose groups, were trained on as well."""
+
+    name = "leaked-rows"
+    order = 6
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        for leak in run.audit.facts.get("leaks", ()):
+            known, held = leak["between"]
+            exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
+            if leak["dropped"] or not exact + near + groups:
+                continue
+            rows = run.audit.splits[held].rows or 1
+            used = held == run.evaluation.split
+            serious = known == "train" and ((used and exact + groups) or exact + near > LEAK_SHARE * rows)
+            yield Finding(
+                kind="data",
+                level="alarm" if serious else "note",
+                text=f"Leak: {_told(run, leak, rows)} (e.g. {short(leak['places'][0])}). "
+                + _consequence(run, known, used=used),
+                figures={"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
+                places=tuple(leak["places"]),
+            )
+
+
+def _told(run: RunRecords, leak: dict[str, Any], rows: int) -> str:
+    known, held = leak["between"]
+    exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
+    first = "training" if known == "train" else known
+    told = []
+    if exact + near:
+        parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
+        stand = "stands" if exact + near == 1 else "stand"
+        told.append(f"of the {rows:,} {held} rows, {listed(parts)} {stand} in the {first} split too")
+    if groups:
+        are = "value of column {} is" if groups == 1 else "values of column {} are"
+        column = quoted(run.recipe.data.split.column)
+        told.append(f"{groups:,} {are.format(column)} in the {first} and in the {held} split")
+    return ", and ".join(told)
+
+
+def _consequence(run: RunRecords, known: str, *, used: bool) -> str:
+    if known != "train":
+        chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
+        return f"{chose}, so that figures on them are somewhat flattering."
+    return "Figures on them say nothing about new data." if used else "The weights were chosen by them."
+
+
+class RepeatedRows(Rule):
+    """Says how much of the training split repeats itself."""
+
+    name = "repeated-rows"
+    order = 16
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        split = run.audit.splits["train"]
+        rows, exact, near = split.rows, split.duplicates, split.near_duplicates
+        share = (exact + near) / rows if rows else 0.0
+        if share < DUPLICATES_NOTE:
+            return
+        also = f" and {near:,} nearly repeat one" if near else ""
+        yield Finding(
+            kind="data",
+            level="alarm" if share >= DUPLICATES_ALARM else "note",
+            text=f"Of the {rows:,} training rows, {exact:,} repeat another word for word{also} ({percent(share)}): the "
+            "set is smaller than it looks.",
+            figures={"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share},
+        )
+
+
+class CutExamples(Rule):
+    """Says where most training examples were cut to the length limit."""
+
+    name = "cut-examples"
+    order = 18
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        encoded = run.audit.encoded["train"]
+        count, examples = encoded["truncated"], encoded["examples"]
+        if count > examples / 2:
+            yield Finding(
+                kind="data",
+                level="note",
+                text=f"{percent(count / examples)} of the training examples are longer than the limit of "
+                f"{encoded['longest']} and were cut: the model never saw their ends (task.max_length).",
+                figures={"truncated": count, "examples": examples},
+            )

@@ -1,0 +1,208 @@
+"""Rules about training: did it learn, learn by heart, or stop too soon?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, variance
+from typing import TYPE_CHECKING, Any
+
+from ftengine.api import Finding, Rule
+from ftengine.api.figures import counted, digits, ends, known, percent, to_json, with_interval
+from ftengine_builtins.rules.chance import apart
+from ftengine_builtins.rules.classes import class_counts, no_better_than_a_constant
+
+if TYPE_CHECKING:
+    from ftengine import RunRecords
+
+RISE = 0.05
+"""Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
+sound run it wobbles by 1–3 % (MiniLM on BBC news); early stopping usually reacts to any rise at all."""
+
+LEAST_RISE = 0.02
+"""And in units of the loss, below which a rise is nothing: from 0.060 to 0.073 on 54 examples is one example."""
+
+GAP_ALARM = 0.10
+"""Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
+the model's figures on what it has seen are another matter than on what is new. Some gap is normal: it was trained
+on the one and not on the other."""
+
+RATIO_ALARM = 1.5
+"""The same for losses and perplexities: held-out over training."""
+
+STEEP = 0.10
+"""Relative fall of the loss between the last two validations that means: longer training would have paid."""
+
+FEW_STEPS = 10
+"""Below so many steps the curve of the training loss is too short to be told from noise."""
+
+HARDLY = 0.10
+"""Relative fall of the training loss below which a model that is not better has had too little training."""
+
+
+class OverFitting(Rule):
+    """Finds where the validation loss turned upwards while the training loss went on falling."""
+
+    name = "over-fitting"
+    order = 3
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        points = run.validations
+        if not points:
+            if run.steps:
+                text = "Over-fitting could not be watched: there is no validation split (data.validation)."
+                yield Finding(kind="over-fitting", level="note", text=text)
+            return
+        figures = turning(points)
+        if figures is None:
+            return
+        kept = figures["kept_step"] = run.kept_step
+        course = (
+            f"from step {figures['step']} on, the validation loss rose from {digits(figures['lowest'], 3)} to "
+            f"{digits(figures['last'], 3)} ({percent(figures['rise'])} more, by step {figures['last_step']})"
+        )
+        if figures["training_last"] is not None:
+            course += (
+                f" while the loss on training examples fell from {digits(figures['training_at_lowest'], 3)} to "
+                f"{digits(figures['training_last'], 3)}; the gap is {digits(figures['gap'], 3)}"
+            )
+        at_kept = next((point.validation_loss for point in points if point.step == kept), None)
+        if at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
+            text = "Training went on into over-fitting, but the weights that were kept are from before "
+            text += f"(step {kept}): {course}."
+            yield Finding(kind="over-fitting", level="note", text=text, figures=figures)
+        else:
+            text = f"The kept weights are over-fitted: {course}. train.keep_best or train.early_stopping would have "
+            text += "kept the earlier weights."
+            yield Finding(kind="over-fitting", level="alarm", text=text, figures=figures)
+
+
+def turning(points: Sequence[Any]) -> dict[str, Any] | None:
+    """Return where over-fitting began and how far it went, or None where the validation loss did not turn.
+
+    Args:
+        points: validations in order.
+    """
+    losses = [point.validation_loss for point in points]
+    at = min(range(len(losses)), key=losses.__getitem__)
+    lowest, last = losses[at], losses[-1]
+    if at == len(losses) - 1 or not lowest > 0 or last < max(lowest * (1 + RISE), lowest + LEAST_RISE):
+        return None
+    before, after = points[at].training_loss, points[-1].training_loss
+    if before is not None and after is not None and (after >= before or after >= last):
+        return None  # both rose, or there is no gap: whatever that is, it is not learning by heart
+    return {
+        "step": points[at].step,
+        "lowest": lowest,
+        "last_step": points[-1].step,
+        "last": last,
+        "rise": last / lowest - 1,
+        "training_at_lowest": before,
+        "training_last": after if before is not None else None,
+        "gap": last - after if after is not None else None,
+    }
+
+
+class GeneralisationGap(Rule):
+    """Compares the tuned model on training examples with itself on held-out ones."""
+
+    name = "generalisation-gap"
+    order = 4
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        evaluation, metric = run.evaluation, run.headline_metric
+        if metric is None or evaluation.training is None or metric not in evaluation.training.tuned:
+            return
+        seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
+        higher = evaluation.metrics[metric].higher_is_better
+        gap = apart(seen, new) if higher else apart(new, seen)
+        if higher is None or gap is None or not gap.low > 0:
+            return
+        if higher:
+            large = gap.low >= GAP_ALARM
+        else:
+            large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
+        pair = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} "
+        lead = "Far better on what it was trained on than on what is new"
+        lead = lead if large else "Somewhat better on what it was trained on, as is usual"
+        yield Finding(
+            kind="over-fitting",
+            level="alarm" if large else "note",
+            text=f"{lead}: {pair}on held-out ones; the gap is {with_interval(gap)}.",
+            figures={"metric": metric, "training": to_json(seen), "held_out": to_json(new), "gap": to_json(gap)},
+        )
+
+
+class LearningCurve(Rule):
+    """Says where the training loss did not fall, hardly fell, or was still falling steeply at the end."""
+
+    name = "learning-curve"
+    order = 5
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        losses = [step.loss for step in run.steps]
+        if len(losses) < FEW_STEPS:
+            yield from _hardly(run, len(losses) // 3 or 1)
+            return
+        count = max(3, min(20, len(losses) // 10))
+        first, last = losses[:count], losses[-count:]
+        change = fmean(last) - fmean(first)
+        noise = math.sqrt((variance(first) + variance(last)) / count)
+        figures = {"first": fmean(first), "last": fmean(last), "steps": count, "standard_error": noise}
+        measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
+        rate = f"{run.recipe.train.learning_rate:g}"
+        if change > 2 * noise:
+            text = f"Training made the loss worse: {measured}. The learning rate ({rate}) is probably too high."
+            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
+        elif change > -2 * noise and not any(d.better for d in run.evaluation.difference.values()):
+            text = (
+                f"The model did not learn: its training loss is not lower at the end ({measured}). The learning rate "
+            )
+            text += f"({rate}) may be far too low or too high, or the labels hang on nothing in the text."
+            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
+        else:
+            yield from _hardly(run, count)
+            yield from _unfinished(run)
+
+
+def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
+    """Name too little training as the likely cause, where the model is not better and its loss hardly fell.
+
+    Args:
+        count: steps at either end whose mean loss is taken.
+    """
+    losses = [step.loss for step in run.steps]
+    difference = run.evaluation.difference.get(run.headline_metric or "")
+    if len(losses) < 2 or not known(difference) or difference.better:
+        return
+    first, last = fmean(losses[:count]), fmean(losses[-count:])
+    if not first > 0 or last < first * (1 - HARDLY):
+        return
+    text = (
+        f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
+        f"{counted(len(losses), 'step')}. More steps or a higher learning rate "
+        f"({run.recipe.train.learning_rate:g} now) are what to try first."
+    )
+    if (found := class_counts(run)) is not None and len(found.names) > 1:
+        labels = len(found.names)
+        text += f" Guessing evenly among {labels} labels costs {digits(math.log(labels), 3)}."
+    level = "alarm" if no_better_than_a_constant(run) else "note"
+    figures = {"first": first, "last": last, "steps": len(losses)}
+    yield Finding(kind="learning", level=level, text=text, figures=figures)
+
+
+def _unfinished(run: RunRecords) -> Iterator[Finding]:
+    points = run.validations
+    if len(points) < 2 or run.training.stopped_early:
+        return
+    before, last = points[-2:]
+    old, new = before.validation_loss, last.validation_loss
+    if not old > 0 or new > min(point.validation_loss for point in points) or new > old * (1 - STEEP):
+        return
+    yield Finding(
+        kind="learning",
+        level="note",
+        text=f"Training ended while the validation loss was still falling: by {percent(1 - new / old)} from step "
+        f"{before.step} to {last.step}. More epochs may well pay.",
+        figures={"before": old, "last": new, "steps": [before.step, last.step]},
+    )

@@ -1,0 +1,112 @@
+"""Rule `flipped-labels`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from scipy.stats import binomtest
+
+from ftengine.api import Finding, Rule
+from ftengine.api.figures import counted, interval, percent, plain, short, to_json, with_interval
+from ftengine_builtins.rules.chance import apart
+from ftengine_builtins.rules.classes import class_counts, no_better_than_a_constant
+
+if TYPE_CHECKING:
+    from ftengine import RunRecords
+
+DOUBTED_SCORE = 0.2
+"""Probability that the tuned model leaves the given label, while it prefers another, below which it contradicts it.
+With K labels at most 1/(2K - 1): some other label is then at least twice as probable, whatever the rest share."""
+
+SURE = 0.6
+"""Probability that the model gives a label when it is right, in the middle of such rows, from which it has learnt
+enough for its doubts to mean something. A model that learnt nothing gives each of K labels about 1/K."""
+
+DOUBTED_SHARE = 0.05
+"""Share of training rows that the model contradicts, at the interval's near end, for an alarm. LoRA on MiniLM, 306 BBC
+news texts, three epochs: 2 % of 200 rows with the labels as they are, 11.5 % with a fifth of them flipped (the others
+of the flipped ones are learnt or doubted less)."""
+
+WORSE_ON_TRAINING = 0.05
+"""Points by which a model may do worse on what it was trained on than on what is new, interval's near end; beyond,
+the training labels are worse than the held-out ones."""
+
+
+class FlippedLabels(Rule):
+    """Finds training rows whose label the tuned model confidently contradicts.
+
+    Sees them only while the model has not learnt them by heart, and cannot tell them from rows that are truly
+    ambiguous: the places are for a person to look at. Says nothing by a model that has learnt nothing itself.
+    """
+
+    name = "flipped-labels"
+    order = 7
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        if no_better_than_a_constant(run):
+            return
+        text, figures = _worse_on_training(run)
+        doubted = _doubted(run)
+        if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
+            places = ", ".join(short(place) for place in doubted["places"][:3])
+            lead = (
+                f"Labels may be flipped: of {counted(doubted['n'], 'training example')}, {percent(doubted['value'])} "
+                f"carry a label to which the tuned model gives less than {percent(doubted['limit'])}, and another one "
+                f"at least twice as much (95 % interval {percent(doubted['low'])} to {percent(doubted['high'])}). "
+                f"Look at {places}."
+            )
+            figures = {"doubted": doubted, **figures}
+            found = tuple(doubted["places"])
+            yield Finding(kind="labels", level="alarm", text=lead + text, figures=figures, places=found)
+        elif text:
+            yield Finding(kind="labels", level="alarm", text=f"Training labels may be wrong.{text}", figures=figures)
+
+
+def _doubted(run: RunRecords) -> dict[str, Any] | None:
+    """Return the share of judged rows that the model contradicts, with a Wilson interval and their places.
+
+    None where scores are no probabilities of labels, or where the model is not sure of anything.
+    """
+    training = run.evaluation.training
+    if training is None or training.judged is None:
+        return None
+    evaluator = training.judged.evaluator
+    names = run.evaluation.details.tuned.get(evaluator, {}).get("labels")
+    judged = [row for row in training.judged.rows if row[1] is not None and row[0] is not None]
+    if not names or not judged or any(not 0 <= score <= 1 for score, *_ in judged):
+        return None
+    # With several labels an example, each is a question of yes or no, and the score is the mean over them.
+    labels = len(names) if class_counts(run, evaluator) else 2
+    limit = min(DOUBTED_SCORE, 1 / (2 * labels - 1))
+    right = [score for score, is_right, _ in judged if is_right]
+    if not right or median(right) < SURE:
+        return None
+    found = sorted((row for row in judged if not row[1] and row[0] <= limit), key=lambda row: row[0])
+    interval = binomtest(len(found), len(judged)).proportion_ci(method="wilson")
+    return {
+        "value": len(found) / len(judged),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "n": len(judged),
+        "limit": limit,
+        "places": [place for *_, place in found[:20]],
+    }
+
+
+def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
+    """Return what to say where the model does worse on training examples than on new ones; "" where it does not."""
+    evaluation, metric = run.evaluation, run.headline_metric
+    seen = evaluation.training.tuned if evaluation.training is not None else {}
+    if metric is None or metric not in seen or not evaluation.metrics[metric].higher_is_better:
+        return "", {}
+    old, new = seen[metric], evaluation.tuned[metric]
+    gap = apart(new, old)
+    if gap is None or gap.low < WORSE_ON_TRAINING:
+        return "", {}
+    text = (
+        f" The model does worse on what it was trained on: {evaluation.metrics[metric].label} {plain(old)} "
+        f"({interval(old)}) there, {plain(new)} ({interval(new)}) on held-out examples, {with_interval(gap)} apart."
+    )
+    return text, {"metric": metric, "training": to_json(old), "held_out": to_json(new), "gap": to_json(gap)}

@@ -1,0 +1,84 @@
+"""Evaluators and augmenters that tests of what is measured install."""
+
+import threading
+
+import numpy as np
+
+from ftengine.api import Evaluator, ExampleScores, Metric, TextAugmenter
+from ftengine.errors import DataError
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.hookspecs import hookimpl
+from ftengine.plugins.registry import Registry
+
+
+class Even(Evaluator):
+    """Share of tokens whose number is even: judges, and fits."""
+
+    name = "even"
+    reads = frozenset({"tokens"})
+    metrics = {"even": Metric("even", higher_is_better=True)}  # noqa: RUF012
+    seen = None
+
+    def fit(self, rows):
+        self.seen = 0 if rows is None else len(rows["tokens"])
+
+    def example_scores(self, rows):
+        even = (rows["tokens"] % 2 == 0).astype(float)
+        return ExampleScores(even, even)
+
+    def score(self, rows, weights):
+        return {next(iter(self.metrics)): np.average(rows["tokens"] % 2 == 0, weights=weights)}
+
+    def details(self, rows, estimate):
+        yield "seen", self.seen
+
+
+class Shout(TextAugmenter):
+    """Write user turns in capitals."""
+
+    name = "shout"
+
+    def change(self, text, rng):
+        return text.upper()
+
+
+class Graded(Even):
+    """Reads a column that has to hold numbers; holds a lock, which cannot be copied."""
+
+    name = "graded"
+    metrics = {"graded": Metric("graded", higher_is_better=True)}  # noqa: RUF012
+    columns = frozenset({"grade"})
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.lock = threading.Lock()
+
+    def check_row(self, row):
+        if not isinstance(row["grade"], int):
+            raise DataError(f"`grade` is {row['grade']!r}; a number is needed.")
+
+
+class Longer(TextAugmenter):
+    """Say it four times."""
+
+    name = "longer"
+
+    def change(self, text, rng):
+        return " ".join([text] * 4)
+
+
+class Plugin:
+    @staticmethod
+    @hookimpl
+    def ftengine_evaluators():
+        return [Even, Graded]
+
+    @staticmethod
+    @hookimpl
+    def ftengine_augmenters():
+        return [Shout, Longer]
+
+
+def with_plugin() -> Registry:
+    """Return all components that are installed, and these."""
+    return Registry(make_plugin_manager({"test-plugin": Plugin}))
