@@ -60,7 +60,8 @@ class CausalLM(Task):
     """Predict the next token of conversations, completions or text.
 
     A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and
-    `completion` (texts, or lists of messages), or `text`. Conversations are written in the model's own chat template, and so are prompt and
+    `completion` (texts, or lists of messages), or `text`. Conversations are written in the model's own chat
+    template, and so are prompt and
     completion where the model has one. Without a template a completion follows its prompt as it stands;
     completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a
     conversation, the assistant's turns are trained on, each with the token that ends it, except those with
