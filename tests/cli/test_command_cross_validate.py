@@ -86,4 +86,4 @@ def test_folds_that_cannot_be_are_refused(ftengine, recipe):
     error = ftengine("cross-validate", recipe, "--folds", 1, code=2).stderr
     assert "--folds 1: cross-validation needs at least two folds" in error
     error = ftengine("cross-validate", recipe, "--set", "data.test=0.2", code=2).stderr
-    assert "Set it to null (--set data.test=null)" in error
+    assert "with data.split.folds the test split is one of" in error

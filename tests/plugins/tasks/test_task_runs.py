@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,7 +33,7 @@ def case(request, bert_folder, tmp_path, monkeypatch):
         source, data = tiny_t5(tmp_path / "t5"), write_rows(tmp_path / "data.jsonl", reversed_words())
         asked = [{"prompt": "the lazy fox"}, {"prompt": "quick"}]
     elif task == "token-classification":
-        source, data = bert_folder, write_rows(tmp_path / "data.jsonl", tagged())
+        source, data = bert_folder, write_rows(tmp_path / "data.jsonl", tagged(48))
         asked = [{"tokens": ["anna", "likes", "paris"]}, {"text": "the fox"}]
     else:
         source = tiny_resnet(tmp_path / "resnet") if model else tiny_vit(tmp_path / "vit")
@@ -41,7 +42,7 @@ def case(request, bert_folder, tmp_path, monkeypatch):
     recipe = {
         "model": {"source": str(source)},
         "task": task,
-        "data": {"train": data.name, "validation": 0.25},
+        "data": {"train": Path(data).name, "validation": 0.25},
         "strategy": "full",
         "train": {"epochs": 4, "batch_size": 8, "learning_rate": 0.003},
         "evaluation": {"resamples": 100},
@@ -170,5 +171,5 @@ def test_another_image_behind_a_path_is_other_data(tmp_path, monkeypatch):
     run.evaluate()
     for i in range(8):
         Image.new("RGB", (9, 9 + i)).save(tmp_path / "photos" / "dark" / f"{i}.png")
-    with pytest.raises(DataError, match="the data files changed"):
+    with pytest.raises(DataError, match="the data files have changed"):
         run.evaluate()
