@@ -11,6 +11,7 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.data.read import Rows, file_columns, plain, read_rows
+from ftengine.engine.answer_tables import TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import inferring
 from ftengine.errors import DataError, RunError
@@ -77,31 +78,42 @@ def predict_file(
     batch_size: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> PredictionReport:
-    """Answer every row of a file into a JSONL file, whose lines are written as they are made.
+    """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
+
+    A table (CSV, TSV, Parquet) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are answered.
 
     Args:
-        output: the JSONL file.
+        output: the file, whose ending says its format.
         resume: keep the complete lines of an interrupted output and go on behind them.
         The other arguments are those of `predict_rows`.
 
     Raises:
-        RunError: `output` exists (without resume), or holds lines of another input.
+        RunError: `output` exists (without resume, or as a table), or holds lines of another input.
+        InputError: the ending of `output` is no format.
         DataError, InputError: as `predict_rows`; the output is not made then.
     """
     output = Path(output)
+    require_format(output)
+    as_table = output.suffix.lower() in TABLES
+    lined = output.with_name(f"{output.name}.part") if as_table else output
     rows = _checked(run, source)
-    kept = _kept(output, rows, resume)
+    if as_table and output.exists():
+        raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
+    kept = _kept(lined, rows, resume)
     lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
     written = 0
     try:
         first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
         if first is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            with open(output, "a", encoding="utf-8") as file:
+            with open(lined, "a", encoding="utf-8") as file:
                 for line in chain([first], lines):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     file.flush()
                     written += 1
+        if as_table:
+            write_table(lined, output)
+            lined.unlink()
     except OSError as error:
         raise RunError(
             f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas
 import pytest
 import yaml
 from cli_samples import HOSTILE
@@ -140,6 +141,46 @@ def test_predict_writes_a_line_a_row_and_continues(ftengine, run, chat_rows, tmp
     report = json.loads(result.stdout)
     assert report["written"] + report["kept"] == 40
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_predict_writes_a_table_and_continues(ftengine, run, chat_rows, tmp_path, suffix):
+    options = ("--option", "max_new_tokens=3", "--batch-size", 16)
+    lines, table = tmp_path / "answers.jsonl", tmp_path / f"answers{suffix}"
+    ftengine("predict", run, "--input", chat_rows, "--output", lines, *options)
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    (tmp_path / f"{table.name}.part").write_text("".join(lines.read_text().splitlines(keepends=True)[:16]))
+    ftengine("predict", run, "--input", chat_rows, "--output", table, *options, "--resume")
+    if suffix == ".parquet":
+        found = pandas.read_parquet(table)
+    else:
+        found = pandas.read_csv(table, sep={".csv": ",", ".tsv": "\t"}[suffix], keep_default_na=False)
+    assert list(found.columns) == ["messages", "prediction.completion"]
+    assert found["prediction.completion"].tolist() == [row["prediction"]["completion"] for row in rows]
+    assert [json.loads(text) for text in found["messages"]] == [row["messages"] for row in rows]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([lines.name, table.name])
+    again = ftengine("predict", run, "--input", chat_rows, "--output", table, *options, "--resume", code=2)
+    assert "exists and is finished" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["answers.xlsx", "answers"])
+def test_predict_refuses_an_output_of_no_known_format(ftengine, run, chat_rows, tmp_path, name):
+    error = ftengine("predict", run, "--input", chat_rows, "--output", tmp_path / name, code=2).stderr
+    assert "answers are written as .jsonl, .ndjson, .csv, .tsv, .parquet" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_of_text_is_a_users_turn_for_a_chat_model(ftengine, run, tmp_path):
+    (tmp_path / "q.txt").write_text("What is 3 and 4?\n")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "What is 3 and 4?"}]}))
+
+    def answered(name, *options):
+        options = ("--option", "max_new_tokens=8", *options)
+        return json.loads(ftengine("predict", run, "--input", tmp_path / name, *options).stdout)["prediction"]
+
+    assert answered("q.txt") == answered("q.jsonl")
+    assert answered("q.txt", "--option", "continues=true") != answered("q.jsonl")
 
 
 def test_predict_without_output_prints_jsonl(ftengine, run, chat_rows):

@@ -56,6 +56,14 @@ class CausalLMConfig(Config):
     system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
 
 
+class CausalLMOptions(GenerationOptions):
+    """How answers are generated, and to what."""
+
+    continues: bool = Field(
+        False, description="continue a plain text as it stands, also where the model has a chat template"
+    )
+
+
 class CausalLM(Task):
     """Predict the next token of conversations, completions or text.
 
@@ -159,10 +167,12 @@ class CausalLM(Task):
         """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
 
         Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
-        and made anew. Options are those of `GenerationOptions`; all examples form one batch.
+        and made anew. Plain text is a user's turn for a model with a chat template, unless `chat_template` is never or
+        `continues` is set. Options are those of `CausalLMOptions`; all examples form one batch.
         """
-        chosen = GenerationOptions.read(options)
-        prompts = [self._prompt(row, loaded.processor) for row in rows]
+        chosen = CausalLMOptions.read(options)
+        asks = self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues
+        prompts = [self._prompt(_as_question(row) if asks else row, loaded.processor) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
 
     def answer(
@@ -277,6 +287,11 @@ class CausalLM(Task):
                 "no place. Leave task.system out, or give `messages` to a model with a chat template."
             )
         return chat
+
+
+def _as_question(row: Example) -> Example:
+    """Return a row of plain text as a prompt; others as they are."""
+    return {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row
 
 
 def _inputs(batch: Batch) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field, ValidationError
@@ -29,7 +29,7 @@ class GenerationOptions(Config):
     seed: int | None = Field(None, ge=0, description="of sampling; null draws differently every time")
 
     @classmethod
-    def read(cls, options: Mapping[str, Any] | None) -> GenerationOptions:
+    def read(cls, options: Mapping[str, Any] | None) -> Self:
         """Validate options.
 
         Raises:
