@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dis
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Protocol
 
 import pytest
@@ -108,8 +111,14 @@ def overrides(cls: type, base: type, name: str) -> bool:
 def assigns(cls: type, name: str) -> bool:
     """Say whether a method of a component, not of its kind's base class, sets a member."""
     parts = (part for part in cls.__mro__ if part not in BASES and issubclass(part, api.Component))
-    bodies = (inspect.getsource(f) for part in parts for f in vars(part).values() if inspect.isfunction(f))
-    return any(f"self.{name} = " in body or f"self.{name}, " in body for body in bodies)
+    methods = [method for part in parts for method in vars(part).values() if inspect.isfunction(method)]
+    return any(name in stored(method) for method in methods)
+
+
+@cache
+def stored(method: FunctionType) -> set[str]:
+    """Return the names of attributes that a function sets, whatever the object."""
+    return {step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}
 
 
 def test_abilities_are_there_and_used() -> None:

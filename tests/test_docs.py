@@ -347,9 +347,12 @@ def test_every_phrase_of_a_refusal_is_told():
 
 
 def test_every_kind_of_finding_is_told():
-    sources = [file.read_text("utf-8") for file in (ROOT / "ftengine" / "report" / "findings").glob("*.py")]
+    folders = [ROOT / "plugins" / "ftengine_builtins" / kind for kind in ("rules", "audits")]
+    sources = [file.read_text("utf-8") for folder in folders for file in folder.glob("*.py")]
     calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    kinds = {call.args[0].value for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Finding"}
+    made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Finding"]
+    named = [key.value for call in made for key in call.keywords if key.arg == "kind"]
+    kinds = {value.value for value in named if isinstance(value, ast.Constant)}
     assert set(table(REPORT, "What the verdict looks for").names()) == kinds
 
 

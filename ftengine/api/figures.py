@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 from ftengine.api.evaluator import Estimate, Metric
+
+MOST = 60
+"""Characters that are shown of a text from the data, or of a path."""
 
 FEW = 6
 """Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""
@@ -23,7 +27,10 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
-def known(figure: Figure | None) -> TypeGuard[Figure]:
+Known = TypeVar("Known", bound=Figure)
+
+
+def known(figure: Known | None) -> TypeGuard[Known]:
     """Say whether there is a figure and it is defined."""
     return figure is not None and math.isfinite(figure.value)
 
@@ -135,7 +142,26 @@ def quoted(value: Any) -> str:
 def short(value: Any) -> str:
     """Return a text from the data on one line of at most 60 characters."""
     text = " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
+
+
+def short_place(value: Any) -> str:
+    """Return places of rows ("train.jsonl:12 ≈ test.jsonl:3") of at most 60 characters each.
+
+    A path is shortened in its folders, or in the middle of its name, and keeps its end and its line.
+    """
+    parts = re.split(r"( [=≈&≠] )", " ".join(str(value).split()))
+    return "".join(part if i % 2 else _short_path(part) for i, part in enumerate(parts))
+
+
+def _short_path(text: str) -> str:
+    if len(text) <= MOST:
+        return text
+    folders, slash, name = text.rpartition("/")
+    if not slash or len(name) > MOST - 2:
+        return f"{text[: MOST // 4]}…{text[-(MOST - 1 - MOST // 4) :]}"
+    room = MOST - len(name) - 2
+    return f"{folders[:room]}…/{name}"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

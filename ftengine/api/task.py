@@ -59,9 +59,9 @@ class Task(Component):
 
         The result has at least "length" (tokens), "weight" (what this example adds to the loss's
         denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
-        "full_length" is the tokens before cutting, of which `plan` shows the distribution; "unknown" is the number of
-        tokens that stand for text which the tokenizer has no token for.
         Where the model reads several sequences of an example, "longest" is the longest of them, for the model's limit.
+        "full_length" is the same before cutting, of which `plan` shows the distribution; "unknown" is the number of
+        tokens that stand for text which the tokenizer has no token for.
 
         Raises:
             DataError: the row lacks a field or holds a value of the wrong kind.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
@@ -59,7 +60,7 @@ def compare(
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
     specs = parse_strategies(strategies)
-    with listening() as listener:
+    with listening() as listener, telling(listener, lambda: SAVED):
         result = compare_strategies(recipe, specs, metric=metric, all_pairs=all_pairs, listener=listener)
     if as_json:
         print_json(result.to_json())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ftengine.cli.figures import figure_table
+from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
@@ -47,7 +48,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     recipe = Recipe.read(recipe_file, [*overrides, f"data.split.folds={folds}", "data.split.fold=0"])
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
-    with listening() as listener:
+    with listening() as listener, telling(listener, lambda: SAVED):
         result = validate(recipe, folds, listener=listener)
     if as_json:
         print_json(result.to_json())

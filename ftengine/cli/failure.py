@@ -6,11 +6,13 @@ import traceback
 
 import click
 
+from ftengine.cli.interrupted import Terminated
 from ftengine.errors import FtengineError
 from ftengine.report.text import one_line
 
 INTERRUPTED = 130
-"""What shells report of a program ended by Ctrl-C: 128 + SIGINT."""
+TERMINATED = 143
+"""What shells report of a program ended by Ctrl-C and by SIGTERM: 128 + the signal's number."""
 
 
 def report(error: Exception, debug: bool) -> None:
@@ -32,6 +34,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):
+        if isinstance(error.__cause__, Terminated):
+            return "terminated."
         return "interrupted." if _is_interrupt(error) else "aborted."
     if isinstance(error, FtengineError):
         return str(error)
@@ -39,9 +43,11 @@ def describe(error: Exception) -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 1 for anything else."""
+    """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 for anything else."""
     if isinstance(error, (FtengineError, click.ClickException)):
         return error.exit_code
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
+        return TERMINATED
     return INTERRUPTED if _is_interrupt(error) else 1
 
 

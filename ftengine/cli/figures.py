@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
         difference: of tuned and base.
         no_interval: what is said where it has no interval.
     """
-    if difference is None or difference.value is None:
+    if difference is None or not math.isfinite(difference.value):
         return ""
     low, high, p = difference.low, difference.high, difference.p
     if difference.better is not None:

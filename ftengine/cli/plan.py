@@ -231,12 +231,17 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
             split["rows"],
             split["distinct"],
             encoded["tokens"],
-            *(encoded[column] for column in of_text),
+            *((_longest(encoded), encoded["truncated"]) if unit == TEXT else ()),
             encoded["untrained_rows"],
             split["skipped"]["count"] + encoded["skipped"],
         )
         rows.append((name, split["source"], *(f"{count:,}" for count in counts)))
     return table(columns, rows, left=2)
+
+
+def _longest(encoded: dict[str, Any]) -> int:
+    """Return the longest sequence before cutting, as the table of lengths has it."""
+    return (encoded.get("uncut") or {}).get("100", encoded["longest"])
 
 
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ftengine.cli.options import debug_option, json_option
@@ -17,17 +19,21 @@ from ftengine.cli.verdict import show_verdict
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write a page about finished runs, and say what they came to.
 
-    One RUN, or several side by side (they need --output). The page is one file that loads nothing. With --json, the
-    verdicts are printed.
+    One RUN, or several side by side (they need --output), or a folder of several, as compare and cross-validate make
+    it. The page is one file that loads nothing. With --json, the verdicts are printed.
 
     \b
     Examples:
       ftengine report runs/support
       ftengine report runs/first runs/second --output both.html
+      ftengine report runs/compared
     """
     from ftengine.errors import InputError
-    from ftengine.report.write import verdict_of, write_report
+    from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
 
+    if len(runs) == 1 and (inside := runs_in(runs[0])) != [Path(runs[0])]:
+        output = output or str(Path(runs[0]) / REPORT)
+        runs = tuple(map(str, inside))
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Say where to write it with --output FILE.")
     if output is not None or not as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.figures import show_figures, show_probes, show_slices
+from ftengine.cli.interrupted import command_line, state_of, telling
 from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
@@ -41,13 +42,15 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     from ftengine.run.recipe import Recipe
 
     recipe = Recipe.read(recipe_file, overrides)
+    again = command_line("train", recipe_file, overrides)
+
+    def stands() -> str:
+        return state_of(recipe.output, again, f"{again} --resume")
+
     with listening() as listener:
         listener.message(_intention(recipe))
-        try:
+        with telling(listener, stands):
             run = fine_tune(recipe, resume=resume, listener=listener)
-        except KeyboardInterrupt:
-            listener.message("the same command with --resume continues from the last checkpoint")
-            raise
     if not is_main_process():
         return
     if as_json:

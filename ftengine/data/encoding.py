@@ -29,12 +29,12 @@ class EncodedSplit:
 
     Args:
         lengths: (examples,) tokens.
+        sequences: (examples,) tokens of the longest sequence that the model reads of each, since it may read several.
         weights: (examples,) what each adds to the loss's denominator; never 0.
         index: (examples,) row of `rows` behind each example.
         content: a hash of all rows in their order, labels included.
         groups: (examples,) equal for duplicates, which say no more than one of them, whatever split or file they are
             in (`group_numbers`); None where not needed.
-        longest: the longest sequence that the model reads.
         truncated: number of examples that were cut to the length limit.
         untrained_rows: number of rows left out because nothing of them is trained on.
         skipped: reasons of rows that could not be encoded (only with on_error: skip).
@@ -43,7 +43,7 @@ class EncodedSplit:
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
         unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
         unknown_rows: the first rows that have some.
-        uncut: as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
+        uncut: of the same, as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
     """
 
@@ -52,9 +52,9 @@ class EncodedSplit:
     processor: Any
     max_length: int | None
     lengths: np.ndarray
+    sequences: np.ndarray
     weights: np.ndarray
     index: np.ndarray
-    longest: int
     truncated: int
     untrained_rows: int
     content: str
@@ -142,6 +142,7 @@ class EncodedSplit:
         return replace(
             self,
             lengths=self.lengths[chosen],
+            sequences=self.sequences[chosen],
             weights=self.weights[chosen],
             index=index,
             augmenters=(),
@@ -149,9 +150,14 @@ class EncodedSplit:
             groups=group_numbers(identities(self.rows.select(index), self.task, 0)),
         )
 
+    @property
+    def longest(self) -> int:
+        """The longest sequence that the model reads."""
+        return int(self.sequences.max())
+
     def length_percentiles(self) -> dict[str, int]:
-        """Return the lengths that 5, 25, 50, 75, 95 and 99 % of the examples do not exceed, after cutting."""
-        return _percentiles(self.lengths)
+        """Return the sequences' lengths that 5, 25, 50, 75, 95 and 99 % do not exceed, after cutting."""
+        return _percentiles(self.sequences)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts that `plan` and the audit show."""
@@ -245,9 +251,9 @@ def encode_split(
         processor,
         max_length,
         np.asarray(counts.lengths, dtype=np.int64),
+        np.asarray(counts.sequences, dtype=np.int64),
         np.asarray(counts.weights, dtype=np.float64),
         index,
-        counts.longest,
         counts.truncated,
         counts.untrained_rows,
         content.hexdigest(),
@@ -266,10 +272,10 @@ class _Counts:
     """What is kept of the features of a split's rows."""
 
     lengths: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     index: list[int] = field(default_factory=list)
     uncut: list[int | None] = field(default_factory=list)
-    longest: int = 0
     truncated: int = 0
     untrained_rows: int = 0
     unknown: int | None = None
@@ -286,6 +292,6 @@ class _Counts:
             if unknown and len(self.unknown_rows) < SHOWN_ROWS:
                 self.unknown_rows.append(number)
         self.uncut.append(features.get("full_length"))
-        self.longest = max(self.longest, _longest(features))
+        self.sequences.append(_longest(features))
         self.weights.append(features["weight"])
         self.index.append(number)

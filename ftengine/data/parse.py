@@ -118,27 +118,48 @@ def other_separator(suffix: str, header: Sequence[str]) -> str:
     if own is None or len(header) != 1:
         return ""
     found = max(";\t|,", key=header[0].count)
-    if found == own or not header[0].count(found):
+    return _told(own, found) if header[0].count(found) else ""
+
+
+def _told(own: str, found: str) -> str:
+    if found == own:
         return ""
     named = {",": "commas", "\t": "tabs"}
     seems = named.get(found, repr(found))
     return f" Its separator seems to be {seems}: save it with {named[own]} between fields."
 
 
+def _quoted_separator(own: str, line: str) -> str:
+    """Say which other separator reads a first line that is one field by the suffix's own, or quoted otherwise."""
+    found = {}
+    for separator in ",;\t|":
+        try:
+            [found[separator]] = csv.reader([line], delimiter=separator, strict=True)
+        except (csv.Error, ValueError):
+            continue
+    other = max(found, key=lambda separator: len(found[separator]), default=",")
+    return _told(own, other) if len(found.get(other, ())) > 1 else ""
+
+
 def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed]]:
     def rows(file: BinaryIO) -> Iterator[Line | Malformed]:
         undecodable: list[Malformed] = []  # lines of the row that is being read
+        first: list[str] = []  # the header's first line
 
         def lines() -> Iterator[str]:
             for line, text, problem in _lines(file):
                 if problem:
                     undecodable.append(Malformed(line, problem))
+                if not first and text.strip():
+                    first.append(text)
                 yield text
 
         reader = csv.reader(lines(), delimiter=delimiter, strict=True)
         header: list[str] = []
         for start, fields in _records(reader):
             problem = undecodable[0] if undecodable else fields if isinstance(fields, Malformed) else None
+            if problem is fields and (hint := _quoted_separator(delimiter, first[0])):
+                problem = Malformed(start, f"not valid CSV.{hint.rstrip('.')}")
             undecodable.clear()
             if problem is None and fields and not header:
                 header = fields

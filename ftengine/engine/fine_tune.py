@@ -8,6 +8,8 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Reopens, Saved, SilentListener
+from ftengine.engine.base_measured import FILE as BASE_KEY
+from ftengine.engine.base_measured import keep_base
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
@@ -17,7 +19,7 @@ from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import RunDirectory
+from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart, TrainingResult
@@ -58,7 +60,7 @@ def fine_tune(
     else:
         data = prepare_data(experiment)
         tell_findings(data)
-        train(prepare_model(data), run, resuming)
+        train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
 
 
@@ -111,6 +113,7 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         run.create()
         model.data.audit.write(run)
         model.environment().write(run)
+        keep_base(run, model.base, model.base_key)
         run.write_yaml("recipe.yaml", model.experiment.resolved())
     model.device.wait()
 
@@ -136,6 +139,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
             )
     if model.device.is_main:
         run.clear_partial()
+        keep_base(run, model.base, model.base_key)
     model.device.wait()
 
 
@@ -169,7 +173,8 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     TrainingResult.model_validate(trained.training_facts()).write(run)
     evaluation = trained.evaluation()
-    save_predictions(run, model.base, trained.tuned)
+    save_predictions(run, base=model.base, tuned=trained.tuned)
+    remove(run.path / BASE_KEY)
     if (changed := evaluation.examples()) is not None:
         changed.write(run)
     evaluation.report.write(run)

@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 
 from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.base_measured import base_key, kept_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -37,6 +38,7 @@ class PreparedModel:
         loaded: the model as the strategy prepared it.
         strategy: the one that prepared it.
         base: what the base model said of all that is measured.
+        base_key: a hash of what that depends on.
     """
 
     data: PreparedData
@@ -45,6 +47,7 @@ class PreparedModel:
     loaded: LoadedModel
     strategy: Strategy
     base: EvalResult
+    base_key: str
 
     @property
     def experiment(self) -> Experiment:
@@ -131,8 +134,12 @@ class TrainedModel:
         }
 
 
-def prepare_model(data: PreparedData) -> PreparedModel:
+def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
     """Load the base model, measure it, and let the strategy prepare it.
+
+    Args:
+        data: what it is to train on.
+        resumed: a run that goes on, in which what the base said may be kept.
 
     Raises:
         InputError: the model cannot be loaded, or data and model do not fit each other.
@@ -143,12 +150,17 @@ def prepare_model(data: PreparedData) -> PreparedModel:
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)
     place_base(device, data.ready, loaded)
-    base = run_model(device, data.ready, loaded, plan, "base")
+    key = base_key(data, plan, device, loaded)
+    base = None if resumed is None else kept_base(resumed, plan, key)
+    if base is None:
+        base = run_model(device, data.ready, loaded, plan, "base")
+    else:
+        experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
     strategy = prepare_strategy(device, experiment, loaded)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
-    return PreparedModel(data, plan, device, loaded, strategy, base)
+    return PreparedModel(data, plan, device, loaded, strategy, base, key)
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:

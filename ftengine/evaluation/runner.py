@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from ftengine.api import Evaluator, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import TrainingError
+from ftengine.errors import RunError, TrainingError
 from ftengine.evaluation.plan import EvalPlan, EvalSet, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, from_bytes, to_bytes
@@ -48,15 +48,28 @@ class EvalResult:
         return Predictions.read(self.path(of))
 
 
-def save_predictions(run: RunDirectory, base: EvalResult, tuned: EvalResult) -> None:
-    """Put both models' tables into the run, as predictions/SET-base.parquet and predictions/SET-tuned.parquet."""
+def save_predictions(run: RunDirectory, **sides: EvalResult) -> None:
+    """Put models' tables into the run, as predictions/SET-SIDE.parquet; sides are "base" and "tuned"."""
 
     def fill(folder: Path) -> None:
-        for side, result in (("base", base), ("tuned", tuned)):
+        for side, result in sides.items():
             for table in result.folder.glob("*.parquet"):
                 copyfile(table, folder / f"{table.stem}-{side}.parquet")
 
     write_folder(run.path / FOLDER, fill)
+
+
+def kept_predictions(run: RunDirectory, plan: EvalPlan, side: str) -> EvalResult | None:
+    """Return the tables of one side that are in a run; None where one of a set of the plan is missing or damaged."""
+    result = EvalResult()
+    try:
+        for one in plan.sets():
+            copyfile(run.path / FOLDER / f"{one.name}-{side}.parquet", result.path(one))
+            if len(result.predictions(one)) != len(one.members):
+                return None
+    except (OSError, RunError):
+        return None
+    return result
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,12 @@ def heading(run: RunRecords) -> list[tuple[str, str]]:
 
 def sections(run: RunRecords) -> list[Section]:
     """Return the page's sections in their order."""
+    measured = {metric.kind for metric in run.evaluation.metrics.values()} - {"quality"}
     recipe = yaml.safe_dump(run.recipe.resolved(), sort_keys=False, allow_unicode=True)
     found = [
         Section("figures", "Base and tuned", "figures", _figures(run), ("quality", "worse", "baseline")),
         Section("training", "Training", "training", _training(run), ("over-fitting", "learning")),
-        Section("displays", "In detail", "displays", {"displays": _displays(run)}, ("classes", "calibration")),
+        Section("displays", "In detail", "displays", {"displays": _displays(run)}, ("classes", *measured)),
         Section("slices", "Slices", "slices", {"columns": _slices(run)}, ("slices",)),
         *_probes(run),
         Section("examples", "Examples", "examples", _examples(run)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ftengine.run.directory import PARTIAL, RunDirectory, writing
 from ftengine.run.records import RunRecords, Verdict
 
 REPORT = "report.html"
+_PARTS = re.compile(r"(\d+)")
 
 
 def conclude(run: RunDirectory, registry: Registry | None = None) -> Verdict:
@@ -36,6 +38,17 @@ def verdict_of(path: str | Path, registry: Registry | None = None) -> Verdict:
         RunError: there is no finished run, or a file of it cannot be read.
     """
     return judge(RunRecords.read(path), registry)
+
+
+def runs_in(path: str | Path) -> list[Path]:
+    """Return a run's folder itself, or the finished runs in a folder of several, as `compare` makes it, by name."""
+    path = Path(path)
+    if RunDirectory(path).is_run() or not path.is_dir():
+        return [path]
+    found = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
+    return sorted(
+        found, key=lambda inner: [int(part) if part.isdigit() else part for part in _PARTS.split(inner.name)]
+    ) or [path]
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -105,9 +105,10 @@ def ftengine_audits():
     from ftengine_builtins.audits.personal_data import PersonalData
     from ftengine_builtins.audits.reading import Reading
     from ftengine_builtins.audits.unknown_tokens import UnknownTokens
+    from ftengine_builtins.audits.unread_keys import UnreadKeys
 
     texts = [Languages, Mojibake, Oddities, PersonalData]
-    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, UnknownTokens, *texts]
+    return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, UnknownTokens, UnreadKeys, *texts]
 
 
 @hookimpl

@@ -109,3 +109,14 @@ def test_a_list_of_strategies_is_yaml():
     assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
     with pytest.raises(InputError, match="cannot be read"):
         parse_strategies("full,{name: lora")
+
+
+def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compared):
+    folder = compared[1]
+    result = ftengine("report", folder)
+    page = (folder / "report.html").read_text()
+    assert f"report: {folder / 'report.html'}" in result.stdout
+    for name in ("full", "lora-rank=2-train.learning_rate=0.02"):
+        assert f"{folder / name}:" in result.stdout
+        assert str(folder / name) in page or name in page
+    assert len(json.loads(ftengine("report", folder, "--json").stdout)) == 2

@@ -87,3 +87,9 @@ def test_folds_that_cannot_be_are_refused(ftengine, recipe):
     assert "--folds 1: cross-validation needs at least two folds" in error
     error = ftengine("cross-validate", recipe, "--set", "data.test=0.2", code=2).stderr
     assert "with data.split.folds the test split is one of" in error
+
+
+def test_the_folder_of_the_folds_has_a_report_of_all(ftengine, validated):
+    folder = validated[1]
+    assert f"report: {folder / 'report.html'}" in ftengine("report", folder).stdout
+    assert (folder / "report.html").is_file()

@@ -2,9 +2,11 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import yaml
+from tiny import tiny_t5
 
 
 @pytest.fixture
@@ -68,3 +70,96 @@ def test_data_beside_the_recipe_is_found_and_said(ftengine, labelled, tmp_path, 
     monkeypatch.chdir(tmp_path / "elsewhere")
     text = said(ftengine("plan", recipe, "--no-measure"))
     assert f"data.train is not in the working directory; it is read from the recipe's folder: {tmp_path}" in text
+
+
+@pytest.fixture
+def chat_plan(ftengine, llama_folder, tmp_path, monkeypatch):
+    """Plan a run on conversations; returns what `plan --json` says."""
+    monkeypatch.chdir(tmp_path)
+
+    def plan(rows, **content):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = {
+            "model": {"source": str(llama_folder)},
+            "task": "causal-lm",
+            "data": {"train": "rows.jsonl", "validation": None},
+            "strategy": {"name": "full"},
+            "train": {"max_steps": 2, "precision": "float32"},
+            **content,
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        return json.loads(ftengine("plan", "recipe.yaml", "--no-measure", "--json").stdout)
+
+    return plan
+
+
+def found_by(plan, source):
+    return [finding for finding in plan["data"]["findings"] if finding["source"] == source]
+
+
+def conversations(question=None, answer=None, **columns):
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {i}?", **(question or {})},
+                {"role": "assistant", "content": f"One less than {i + 1}.", **(answer or {})},
+            ],
+            **columns,
+        }
+        for i in range(8)
+    ]
+
+
+def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
+    [finding] = found_by(chat_plan(conversations({"loss": 0}, {"weight": 1}, tools=[], source="a")), "unread-keys")
+    assert finding["figures"]["keys"] == ["messages.loss", "tools"]
+    assert finding["text"].startswith("`loss` in `messages`, column `tools` look like instructions for training")
+    assert finding["places"] == ["rows.jsonl:1", "rows.jsonl:1"]
+
+
+def test_weights_that_are_read_are_no_finding(chat_plan):
+    plan = chat_plan(conversations(answer={"weight": 1}, name="x"))
+    assert found_by(plan, "unread-keys") == []
+    assert plan["data"]["encoded"]["train"]["unread"] == {"name": "rows.jsonl:1"}
+    rows = conversations()[:4] + conversations(answer={"weight": 0})[4:]
+    assert chat_plan(rows)["data"]["encoded"]["train"]["untrained_rows"] == 4
+
+
+def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
+    """Of prompt and completion the longer counts, in the table of splits as in that of lengths."""
+    monkeypatch.chdir(tmp_path)
+    tiny_t5(tmp_path / "t5")
+    rows = [{"prompt": "the fox " * (i + 2), "completion": "dog " * (2 * i + 1)} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"source": "t5"},
+        "task": {"name": "seq2seq-lm"},
+        "data": {"train": "rows.jsonl", "validation": None},
+        "strategy": "full",
+        "train": {"max_steps": 1, "precision": "float32"},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for limit in ("null", "12"):
+        options = ("--no-measure", "--set", f"task.max_length={limit}", "--set", f"task.max_completion_length={limit}")
+        data = json.loads(ftengine("plan", "recipe.yaml", *options, "--json").stdout)["data"]
+        [lengths] = [display for display in data["displays"] if display["title"] == "Lengths"]
+        row = dict(zip(lengths["columns"], lengths["rows"][0], strict=True))
+        assert row["half up to"] <= row["95 % up to"] <= row["99 % up to"] <= row["longest"]
+        words = {}
+        lines = ftengine("plan", "recipe.yaml", *options).stdout.splitlines()
+        for header, line in pairwise(lines):
+            if "distinct" in header and "longest" in header:
+                words = dict(zip(header.split()[-len(line.split()) :], line.split(), strict=True))
+        assert int(words["longest"]) == row["longest"]
+
+
+def test_one_prompt_with_many_answers_is_said(chat_plan):
+    rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
+    [finding] = found_by(chat_plan(rows), "contradictions")
+    assert finding["level"] == "note"
+    assert finding["text"].startswith("1 prompt stands in the data with different answers (36 of 36 rows, one with 36")
+    assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:2"]
+    rare = [{"prompt": f"What is {i}?", "completion": "A number."} for i in range(120)]
+    assert found_by(chat_plan([*rare, *rows[:2]]), "contradictions") == []
+    assert len(found_by(chat_plan([*rare, *rows[:12]]), "contradictions")) == 1
+    assert found_by(chat_plan([{"text": f"Text {i}"} for i in range(8)]), "contradictions") == []

@@ -17,6 +17,7 @@ class Words(Task):
     """Counts words; refuses texts without any, and learns nothing of texts that say so."""
 
     name = "words"
+    modality = "text"
 
     def view(self, row):
         return View([row["text"]])

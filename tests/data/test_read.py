@@ -468,6 +468,23 @@ def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
     assert "separator" not in fails(write("b.csv", "text\nhi, you\n"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.csv", '"text";"label"\n"hi, you";"x"\n', "seems to be ';': save it with commas between fields."),
+        ("b.csv", 'text;label\n"hi";"x"\n', "seems to be ';': save it with commas between fields."),
+        ("c.tsv", '"text","label"\n"hi","x"\n', "seems to be commas: save it with tabs between fields."),
+        ("d.csv", '"a, b";"c, d"\n"hi";"x"\n', "seems to be ';': save it with commas between fields."),
+    ],
+)
+def test_another_separator_is_told_of_quoted_fields(write, name, content, hint):
+    assert hint in fails(write(name, content))
+
+
+def test_a_stray_quote_is_no_other_separator(write):
+    assert "separator" not in fails(write("a.csv", 'text,label\n"hi"; you,x\n'))
+
+
 def test_a_file_of_another_kind_is_never_proposed(write):
     write("train.yaml", "a: 1")
     path = write("other.csv", "text\na\n")

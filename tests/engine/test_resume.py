@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from ftengine import fine_tune
+from ftengine.api import SilentListener
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
 from runs import curve, interrupt
@@ -126,3 +128,43 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
     run = fine_tune(recipe, resume=True)
     assert (run.path / "report.html").is_file()
     assert json.loads((run.path / "verdict.json").read_text()) == run.verdict
+
+
+class Phases(SilentListener):
+    """Notes what is done, and said."""
+
+    def __init__(self):
+        self.seen, self.said = [], []
+
+    def phase(self, name, total=None):
+        self.seen.append(name)
+
+    def message(self, text):
+        self.said.append(text)
+
+
+def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
+    kept = sorted((Path(unfinished.output) / "predictions").iterdir())
+    assert [file.name for file in kept] == ["training-base.parquet", "validation-base.parquet"]
+    listener = Phases()
+    resumed = fine_tune(unfinished, resume=True, listener=listener)
+    assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]
+    assert any("the base was measured before" in text for text in listener.said)
+    whole = fine_tune(unfinished.model_copy(update={"output": str(tmp_path / "whole")}))
+    assert resumed.evaluation == whole.evaluation
+    assert {file.name for file in resumed.path.iterdir()} == {file.name for file in whole.path.iterdir()}
+
+
+@pytest.mark.parametrize("spoil", ["cut", "missing", "other"])
+def test_what_the_base_said_is_made_anew_where_it_cannot_be_trusted(unfinished, spoil):
+    run = Path(unfinished.output)
+    table = run / "predictions" / "validation-base.parquet"
+    if spoil == "cut":
+        table.write_bytes(table.read_bytes()[:100])
+    elif spoil == "missing":
+        table.unlink()
+    else:
+        (run / "base.json").write_text('{"key": "0"}')
+    listener = Phases()
+    fine_tune(unfinished, resume=True, listener=listener)
+    assert "evaluate base" in listener.seen

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ftengine.api import Evaluator, ExampleScores, redact_pieces
+from ftengine.api import Evaluator, ExampleScores, View, redact_pieces
 from ftengine.evaluation.examples import changed_examples, most_changed, scored_by, shortened
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
@@ -87,10 +87,10 @@ class Exact(Evaluator):
 def changed_item(row, target, decoded):
     """Return the one example that changed, of a task that says of its row what is given."""
     task = SimpleNamespace(
-        texts=lambda row: list(row.values()),
-        target=lambda row: target,
+        view=lambda row: View(list(row.values()), target, classes=target is not None),
         encode=lambda row, processor, max_length: row,
         show=lambda row, processor: decoded,
+        readable=lambda said: said,
     )
     split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, max_length=9)
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}

@@ -145,7 +145,7 @@ def sound():
         },
         "evaluation": {
             "split": "test",
-            "metrics": METRICS,
+            "metrics": dict(METRICS),
             "base": {"accuracy": figure(0.65), "macro_f1": figure(0.63), "ece": figure(0.12, 0.02)},
             "tuned": {"accuracy": figure(0.93), "macro_f1": figure(0.925), "ece": figure(0.03, 0.01)},
             "difference": {"accuracy": change(0.28), "macro_f1": change(0.295), "ece": change(-0.09)},

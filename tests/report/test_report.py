@@ -6,12 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
-from report_samples import HOSTILE, change, everything, figure, sound, write_run
+from report_samples import HOSTILE, METRICS, change, everything, figure, sound, write_run
 from rich.console import Console
 
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
 from ftengine.report.write import write_report
+from ftengine.run.records import RunRecords
 
 ALLOWED = {
     *("html", "head", "meta", "title", "link", "style", "body", "a", "header", "p", "h1", "h2", "h3", "h4", "main"),
@@ -71,8 +72,11 @@ def test_the_page_has_the_figures(pages):
 @pytest.mark.parametrize(
     ("page", "titles"),
     [
-        ("sound", ["Base and tuned", "Training", "Classes", "Calibration", "Data", "Recipe", "Environment"]),
-        ("everything", ["Slices", "Robustness", "Forgetting", "Memorisation", "Refusals", "Examples", "wise-ft"]),
+        (
+            "sound",
+            ["Base and tuned", "Training", "Confusion matrix, tuned model", "Reliability diagram", "Data"],
+        ),
+        ("everything", ["Slices", "Robustness", "Forgetting", "Memorisation", "Refusal", "Examples", "wise-ft"]),
         ("both", ["2 runs side by side", "Side by side", "Where the recipes differ"]),
     ],
 )
@@ -129,42 +133,11 @@ def test_each_slice_has_its_gap_to_the_others_or_says_why_it_has_none(pages):
     cells = re.findall(r'data-label="against the others">(.*?)</td>', table)
     texts = [" ".join(Page(cell.replace("<", " <")).text.split()) for cell in cells]
     assert texts == [
-        "−0.30 −0.42 to −0.17 adjusted p = 0.004",
+        "−0.30 −0.42 to −0.18 adjusted p = 0.004",
         "+0.28 +0.16 to +0.40 adjusted p = 0.004",
         "–",  # small
         "not comparable",
     ]
-
-
-def test_a_run_of_an_older_version_shows_the_worst_slices_gap(tmp_path):
-    files = everything()
-    for one in next(iter(files["evaluation"]["slices"].values()))["slices"]:
-        del one["gap"]
-    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    assert "not comparable" not in page
-    assert page.count("adjusted p = 0.004</span>") == 1
-
-
-def test_classes_have_their_intervals_and_curves_where_they_are_known(pages):
-    table = pages["everything"].split('aria-label="Figures of each class"')[1].split("</table>")[0]
-    assert '<th scope="col">ROC AUC</th>' in table
-    assert table.count('0.97<span class="ends">0.95 to 0.99</span><span class="ends">base –</span>') == 3
-    assert table.count('0.90<span class="ends">0.84 to 0.94</span><span class="ends">base 0.90</span>') == 3
-    assert "ROC AUC" not in pages["sound"].split('aria-label="Figures of each class"')[1].split("</table>")[0]
-
-
-def test_classes_too_many_for_a_matrix_tell_how_often_they_are_the_answer(tmp_path):
-    files = sound()
-    for side in ("base", "tuned"):
-        one = files["evaluation"]["details"][side]["classification"]
-        del one["confusion"]
-        for row in one["labels"]:
-            row["predicted"] = 1234
-    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    table = page.split('aria-label="Figures of each class"')[1].split("</table>")[0]
-    assert '<th scope="col">answers</th>' in table
-    assert table.count('<td class="num">1,234</td>') == 3
-    assert "Confusion matrix" not in page
 
 
 # The command
@@ -203,7 +176,7 @@ def test_json_prints_the_verdict_and_writes_nothing(tmp_path):
     run = write_run(tmp_path / "run", everything())
     verdict = json.loads(call("report", run, "--json").stdout)
     assert verdict["level"] == "alarm"
-    assert {"kind", "level", "text", "figures"} == set(verdict["findings"][0])
+    assert {"kind", "level", "text", "figures", "places", "source"} == set(verdict["findings"][0])
     assert not (run / "report.html").exists()
 
 
@@ -219,7 +192,7 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
     unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
     assert "not finished: it has no evaluation.json" in call("report", unfinished, code=2).stderr
     both = call("report", unfinished, unfinished, code=2)
-    assert "name it with --output FILE" in both.stderr
+    assert "--output FILE" in both.stderr
 
 
 def test_no_header_of_a_table_is_empty(pages):
@@ -255,19 +228,25 @@ def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(
     run = write_run(tmp_path / "run", files)
     page = Page(write_report([run]).read_text(encoding="utf-8")).text
     assert page.count("adjusted p = 0.0052") == 3  # in the verdict and beside each slice
-    show_slices(Console(width=120), files["evaluation"])
+    show_slices(Console(width=120), RunRecords.read(run).evaluation)
     assert "0.0052" in capsys.readouterr().out.split("short")[1].split("\n")[0]
 
 
 def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, capsys):
     files = sound()
     none = {"low": None, "high": None}
+    files["evaluation"]["metrics"] = METRICS | {
+        "calibration_error": {"label": "CE", "instead": "overconfidence", "at_zero": "none beyond chance"}
+        | {"kind": "calibration", "evaluator": "calibration"},
+        "overconfidence": {"label": "overconfidence", "kind": "calibration", "evaluator": "calibration"},
+    }
     for side, value in (("base", 0.08), ("tuned", 0.0)):
         files["evaluation"][side] |= {"calibration_error": {"value": value, "n": 400} | none}
         files["evaluation"][side] |= {"overconfidence": figure(0.01)}
     files["evaluation"]["difference"]["calibration_error"] = {"value": -0.08, "p": None, "better": None} | none
-    page = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
-    show_figures(Console(width=160), files["evaluation"])
+    run = write_run(tmp_path / "run", files)
+    page = Page(write_report([run]).read_text(encoding="utf-8")).text
+    show_figures(Console(width=160), RunRecords.read(run).evaluation)
     for text in (page, capsys.readouterr().out):
         assert "no interval (see overconfidence)" in text
         assert text.count("none beyond chance") == 1
@@ -284,8 +263,27 @@ def test_findings_link_to_sections_by_their_titles(pages):
 def test_what_is_wanted_is_told_once(tmp_path):
     files = everything()
     item = {"place": "a:1", "shown": [["Goal!", False], ["sport", True]], "base_right": False, "tuned_right": True}
+    item |= {"base_score": None, "tuned_score": None}
     item |= {"base": {"label": "sport", "predicted": "film"}, "tuned": {"label": "sport", "predicted": "sport"}}
     files["examples"] = {"evaluator": "classification", "improved": [item], "worse": []}
     page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
     assert '<span class="tag">wanted</span> <bdi>sport</bdi>' in page
     assert '<span class="tag">label</span>' not in page
+
+
+def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_one_does(tmp_path):
+    files = sound()
+    evaluation = files["evaluation"]
+    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own"}
+    evaluation["metrics"] = METRICS | {"drift": drift}
+    for side, value in (("base", 0.3), ("tuned", 0.2)):
+        evaluation[side]["drift"] = figure(value)
+        lines = [{"name": "mine", "points": [[0, 0], [1, value]]}]
+        evaluation["displays"][side] = [{"title": "Drift", "x_label": "x", "y_label": "y", "lines": lines}]
+    evaluation["difference"]["drift"] = change(-0.1)
+    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "confidence drift is +0.200" in page.text
+    assert ">see In detail</a>" in text
+    assert text.count('<p class="title">Drift</p>') == 1  # base and tuned model in one chart
+    assert "Reliability diagram" not in page.text

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_samples import LABELS, change, everything, figure, interval, sound, write_run
+from report_samples import LABELS, METRICS, change, everything, figure, interval, sound, write_run
 
 from ftengine.api import Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
@@ -97,7 +97,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 
 def test_alarms_are_named_in_the_headline_and_come_first(verdict):
     told = verdict(losses((0.6, 0.6), (0.3, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.05)), put("training.best_step", None))
-    assert (told.level, told.findings[1].source) == ("alarm", "over-fitting")
+    assert (told.level, told.findings[1].source) == ("alarm", "over-fitted-weights")
     assert told.headline.endswith("Alarms: over-fitting.")
     assert told.findings[1].figures["step"] == 40
 
@@ -112,7 +112,7 @@ def test_alarms_are_named_in_the_headline_and_come_first(verdict):
 )
 def test_what_counts_as_over_fitting(verdict, points, level):
     told = found(verdict(losses(*points), put("training.best_step", 40)), "over-fitting")
-    assert [f.level for f in told if f.source == "over-fitting"] == ([level] if level else [])
+    assert [f.level for f in told if f.source == "over-fitted-weights"] == ([level] if level else [])
 
 
 def test_the_gap_to_training_examples_is_newcombes(verdict):
@@ -201,6 +201,7 @@ def test_what_got_worse_is_told_after_correction_over_all_metrics(verdict):
     def many(p):
         def spoil(files):
             evaluation = files["evaluation"]
+            evaluation["metrics"] = dict(METRICS)
             for i in range(10):
                 evaluation["metrics"][f"m{i}"] = {"label": f"M{i}", "higher_is_better": True, "evaluator": "own"}
                 evaluation["base"][f"m{i}"] = evaluation["tuned"][f"m{i}"] = figure(0.5)
@@ -215,6 +216,7 @@ def test_what_got_worse_is_told_after_correction_over_all_metrics(verdict):
 def calibrated(name, declared, value, **facts):
     def spoil(files):
         evaluation = files["evaluation"]
+        evaluation["metrics"] = dict(METRICS)
         evaluation["metrics"][name] = declared | {"kind": "calibration", "evaluator": "own"}
         for side in ("base", "tuned"):
             evaluation[side][name] = figure(value)

@@ -42,8 +42,8 @@ def got_worse(
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Return p-values adjusted by Holm's method."""
-    if not p_values:
-        return {}
+    if len(p_values) < 2:
+        return dict(p_values)
     return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import counted, ends, listed, percent, quoted, to_json, with_interval
@@ -75,6 +75,7 @@ class ConstantAnswer(Rule):
     order = 1
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        level: Literal["alarm", "note"]
         found, accuracy = class_counts(run), run.evaluation.tuned.get("accuracy")
         if found is None or accuracy is None:
             return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import listed, percent, quoted, short
+from ftengine.api.figures import listed, percent, quoted, short_place
 from ftengine_builtins.rules.quality import is_chosen
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LeakedRows(Rule):
             yield Finding(
                 kind="data",
                 level="alarm" if serious else "note",
-                text=f"Leak: {_told(run, leak, rows)} (e.g. {short(leak['places'][0])}). "
+                text=f"Leak: {_told(run, leak, rows)} (e.g. {short_place(leak['places'][0])}). "
                 + _consequence(run, known, used=used),
                 figures={"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
                 places=tuple(leak["places"]),

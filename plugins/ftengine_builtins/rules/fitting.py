@@ -43,7 +43,7 @@ HARDLY = 0.10
 class OverFitting(Rule):
     """Finds where the validation loss turned upwards while the training loss went on falling."""
 
-    name = "over-fitting"
+    name = "over-fitted-weights"
     order = 3
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
@@ -186,9 +186,12 @@ def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
     if (found := class_counts(run)) is not None and len(found.names) > 1:
         labels = len(found.names)
         text += f" Guessing evenly among {labels} labels costs {digits(math.log(labels), 3)}."
-    level = "alarm" if no_better_than_a_constant(run) else "note"
-    figures = {"first": first, "last": last, "steps": len(losses)}
-    yield Finding(kind="learning", level=level, text=text, figures=figures)
+    yield Finding(
+        kind="learning",
+        level="alarm" if no_better_than_a_constant(run) else "note",
+        text=text,
+        figures={"first": first, "last": last, "steps": len(losses)},
+    )
 
 
 def _unfinished(run: RunRecords) -> Iterator[Finding]:

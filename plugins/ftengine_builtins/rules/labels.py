@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import binomtest
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, interval, percent, plain, short, to_json, with_interval
+from ftengine.api.figures import counted, interval, percent, plain, short_place, to_json, with_interval
 from ftengine_builtins.rules.chance import apart
 from ftengine_builtins.rules.classes import class_counts, no_better_than_a_constant
 
@@ -50,7 +50,7 @@ class FlippedLabels(Rule):
         text, figures = _worse_on_training(run)
         doubted = _doubted(run)
         if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
-            places = ", ".join(short(place) for place in doubted["places"][:3])
+            places = ", ".join(short_place(place) for place in doubted["places"][:3])
             lead = (
                 f"Labels may be flipped: of {counted(doubted['n'], 'training example')}, {percent(doubted['value'])} "
                 f"carry a label to which the tuned model gives less than {percent(doubted['limit'])}, and another one "
@@ -74,7 +74,8 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
         return None
     evaluator = training.judged.evaluator
     names = run.evaluation.details.tuned.get(evaluator, {}).get("labels")
-    judged = [row for row in training.judged.rows if row[1] is not None and row[0] is not None]
+    rows = training.judged.rows
+    judged = [(score, right, at) for score, right, at in rows if score is not None and right is not None]
     if not names or not judged or any(not 0 <= score <= 1 for score, *_ in judged):
         return None
     # With several labels an example, each is a question of yes or no, and the score is the mean over them.

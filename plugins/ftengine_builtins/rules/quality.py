@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability, to_json
@@ -39,7 +39,7 @@ class BetterThanBase(Rule):
         yield Finding(kind="quality", level=level, text=text, figures=figures)
 
 
-def _judged(run: RunRecords, metric: str, on: str):
+def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "note", "good"], str]:
     """Return level and text of the headline."""
     evaluation, name = run.evaluation, run.evaluation.metrics[metric].label
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
@@ -50,9 +50,9 @@ def _judged(run: RunRecords, metric: str, on: str):
         return "note", f"Not compared with its base: {name} {told(tuned)} {on}."
     pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
     if difference.better is not None:
-        word, level = ("Better", "good") if difference.better else ("Worse", "alarm")
+        word = "Better" if difference.better else "Worse"
         p = probability(difference.p)
-        return level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}."
+        return "good" if difference.better else "alarm", f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}."
     if ends(difference) is None:
         return "note", f"Too few examples to tell it from its base: {pair}, {on}."
     named = [evaluation.metrics[one].label for one in worse_metrics(run)]

@@ -86,12 +86,16 @@ def _told(run: RunRecords, name: str, column, one) -> Finding:
         f"{probability(gap.p_adjusted)}."
     )
     before = column.base_gap if one.value == column.worst else None
-    if (interval := ends(before)) is not None and not interval[0] <= 0 <= interval[1]:
+    if before is not None and (interval := ends(before)) is not None and not interval[0] <= 0 <= interval[1]:
         same = (before.value > 0) == (gap.value > 0)
         text += f" The base has {'such a gap as well' if same else 'a gap to the other side'}: {plain(before)}."
     figures = {"column": name, "value": one.value, "metric": metric, "tuned": to_json(own), "gap": to_json(gap)}
-    level = "alarm" if _matters(run, metric, gap) else "note"
-    return Finding(kind="slices", level=level, text=text, figures={**figures, "p_adjusted": gap.p_adjusted})
+    return Finding(
+        kind="slices",
+        level="alarm" if _matters(run, metric, gap) else "note",
+        text=text,
+        figures={**figures, "p_adjusted": gap.p_adjusted},
+    )
 
 
 def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:

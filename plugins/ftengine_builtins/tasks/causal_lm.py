@@ -16,6 +16,7 @@ from ftengine_builtins.tasks.chat import (
     encode_conversation,
     end_of_turn,
     has_template,
+    is_trained,
     render,
     with_system,
 )
@@ -59,10 +60,12 @@ class CausalLM(Task):
     """Predict the next token of conversations, completions or text.
 
     A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and
-    `completion`, or `text`. Conversations are written in the model's own chat template, and so are prompt and
+    `completion` (texts, or lists of messages), or `text`. Conversations are written in the model's own chat
+    template, and so are prompt and
     completion where the model has one. Without a template a completion follows its prompt as it stands;
     completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a
-    conversation, the assistant's turns are trained on, each with the token that ends it.
+    conversation, the assistant's turns are trained on, each with the token that ends it, except those with
+    `"weight": 0`.
     """
 
     name = "causal-lm"
@@ -196,10 +199,19 @@ class CausalLM(Task):
         if self._is_chat(shape, processor):
             messages = as_messages(example, shape)
             if self.config.loss_on == "all":
+                if any(message.get("weight") == 0 for message in messages) and example.get("messages") is not None:
+                    raise DataError(
+                        "a message has weight 0, which leaves it out of the loss, but task.loss_on is all. Set it to "
+                        "completions, or take the weights out of the data."
+                    )
                 ids = _plain(processor, render(processor, with_system(messages, self.config.system)))
                 return ids, list(ids)
             if not any(message["role"] == "assistant" for message in messages[1:]):
                 raise DataError("the conversation has no assistant turn that answers something; nothing to train on.")
+            completion = example.get("completion") if example.get("messages") is None else None
+            answers = messages[-len(completion) :] if isinstance(completion, (list, tuple)) else messages
+            if not any(message["role"] == "assistant" for message in answers):
+                raise DataError("the row has no assistant turn in its completion; nothing to train on.")
             return encode_conversation(processor, with_system(messages, self.config.system))
         if shape == "prompt":
             prompt = read_text(example, "prompt")
@@ -225,7 +237,8 @@ class CausalLM(Task):
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
             messages = with_system(as_messages(example, shape), self.config.system)
-            replies = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
+            said = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
+            replies = [k for k in said if is_trained(messages[k])] or said
             question = messages[: replies[-1]] if replies else messages
             reference = messages[replies[-1]]["content"] if replies else None
             said = [f"{message['role']}: {message['content']}" for message in question]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from jinja2 import TemplateError
@@ -13,8 +14,9 @@ from ftengine_builtins.tasks.shown import shown
 from ftengine_builtins.tasks.spans import Span, encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED
 
-Message = dict[str, str]
-"""{"role": one of `ROLES`, "content": text}."""
+Message = dict[str, Any]
+"""{"role": one of `ROLES`, "content": text}; what the assistant says may have "weight": 0, which leaves it out of the
+loss (OpenAI's format)."""
 
 ROLES = ("system", "user", "assistant")
 
@@ -23,10 +25,10 @@ _REPLY = "REPLY"
 
 
 def read_messages(value: Any) -> list[Message]:
-    """Check a row's `messages`; keys beside role and content are left out.
+    """Check a row's `messages`; keys beside role, content and the assistant's weight 0 are left out.
 
     Raises:
-        DataError: not a list of {role, content} with a known role and some text.
+        DataError: not a list of {role, content} with a known role and some text, or a weight is neither 0 nor 1.
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise DataError(f"`messages` is {shown(value)}; it must be a list of {{role, content}}.")
@@ -45,7 +47,18 @@ def _read_message(message: Any, number: int) -> Message:
         raise DataError(f"message {number} ({role}) has content {shown(content)}; it must be text.")
     if not content.strip():
         raise DataError(f"message {number} ({role}) has no text; leave it out or give it some.")
-    return {"role": role, "content": content}
+    weight = message.get("weight") if role == "assistant" else None
+    if weight is not None and weight not in (0, 1):
+        raise DataError(
+            f"message {number} (assistant) has weight {shown(weight)}; it must be 0 (not trained on) or 1 (trained on)."
+        )
+    read = {"role": role, "content": content}
+    return read if weight in (None, 1) else {**read, "weight": 0}
+
+
+def is_trained(message: Message) -> bool:
+    """Say whether a message is the assistant's and counts in the loss."""
+    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def with_system(messages: list[Message], system: str | None) -> list[Message]:
@@ -60,6 +73,11 @@ def has_template(processor: Any) -> bool:
     return bool(getattr(processor, "chat_template", None))
 
 
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Return messages as templates know them."""
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
 def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> str:
     """Write a conversation as the model reads it; with `prompt`, up to where the assistant's reply begins.
 
@@ -67,7 +85,7 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
         DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
     """
     try:
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
     except (TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
@@ -77,7 +95,8 @@ def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[i
     """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
 
     Where the template marks the assistant's text with {% generation %}, those marks are taken. Otherwise
-    each turn is found by writing the conversation up to it and past it. A template that rewrites history
+    each turn is found by writing the conversation up to it and past it. Turns of weight 0 are not labelled. A
+    template that rewrites history
     (drops the reasoning of earlier turns, say) leaves only the last turn as the model would write it, so
     only that one is labelled. A conversation cannot be labelled where not even the last turn continues
     its prompt.
@@ -86,28 +105,45 @@ def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[i
         (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.
 
     Raises:
-        DataError: the template refuses the conversation, or hides where the assistant's text begins.
+        DataError: the template refuses the conversation, or hides where the assistant's text begins or which turn is
+            which.
     """
     text = render(processor, messages)
     if _GENERATION_BLOCK.search(processor.get_chat_template()):
-        encoded = processor.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        encoded = processor.apply_chat_template(_plain(messages), return_dict=True, return_assistant_tokens_mask=True)
+        ids, mask = encoded["input_ids"], _weighed(encoded["assistant_masks"], messages)
         return ids, [token if written else IGNORED for token, written in zip(ids, mask, strict=True)]
     return encode_spans(processor, text, _assistant_spans(processor, messages, text))
+
+
+def _weighed(mask: Sequence[int], messages: Sequence[Message]) -> list[int]:
+    """Take what turns of weight 0 wrote out of a template's mask, (tokens,) of 0 and 1."""
+    trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
+    if all(trained):
+        return list(mask)
+    runs = [(written, len(list(run))) for written, run in groupby(mask)]
+    if sum(written for written, _ in runs) != len(trained):
+        raise DataError(
+            "messages have weight 0, but the model's chat template does not mark each of the assistant's turns by "
+            "itself, so they cannot be left out."
+        )
+    turns = iter(trained)
+    kept = [(written and int(next(turns)), count) for written, count in runs]
+    return [one for one, count in kept for _ in range(count)]
 
 
 def _assistant_spans(processor: Any, messages: list[Message], text: str) -> list[Span]:
     replies = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
     spans = [_span(processor, messages, k, text) for k in replies]
     if None in spans:
-        spans = spans[-1:]
+        replies, spans = replies[-1:], spans[-1:]
     if None in spans:
         raise DataError(
             "the model's chat template writes the assistant's last turn differently from the prompt it is to "
             "answer, so what to train on is unknown. Give the tokenizer a template with {% generation %} marks, or "
             "set task.loss_on: all."
         )
-    return spans
+    return [span for k, span in zip(replies, spans, strict=True) if is_trained(messages[k])]
 
 
 def _span(processor: Any, messages: list[Message], k: int, text: str) -> Span | None:

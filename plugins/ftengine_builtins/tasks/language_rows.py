@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from ftengine.api import Example, Recognised
 from ftengine.errors import DataError
-from ftengine_builtins.tasks.chat import Message, read_messages
+from ftengine_builtins.tasks.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.recognising import first_of, renamed
 from ftengine_builtins.tasks.shown import shown
 
-SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion`, or `text`"
+SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 
 Shape = Literal["messages", "prompt", "text"]
 
@@ -27,6 +27,8 @@ _OTHER_NAMES = {
 
 _CHANGED = (("source", "target"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
 """Names of a text and of what it is turned into: a translation, a summary."""
+_PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "system"})
+"""Columns that hold a part of what is asked, where another column is taken as the prompt."""
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -39,7 +41,7 @@ def check_columns(columns: Sequence[str]) -> None:
         return
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; a language model needs {SHAPES}. "
-        f"Rename columns with data.columns, e.g. {{{_renaming(columns, _SHAPES)}}}."
+        f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES)}"
     )
 
 
@@ -53,11 +55,28 @@ def check_pairs(columns: Sequence[str]) -> None:
         return
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; a model that turns one text into another needs "
-        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {{{_renaming(columns, _PAIRS)}}}."
+        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {_renaming(columns, _PAIRS)}"
     )
 
 
 def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
+    """Return a renaming that looks right, and what it leaves unread; a further part of a prompt is to be joined."""
+    renamed = _guessed(columns, shapes)
+    hint = f"{{{', '.join(f'{name}: {column}' for name, column in renamed.items() if name != column)}}}."
+    rest = [column for column in columns if column not in renamed.values()]
+    parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
+    if "prompt" in renamed and parts:
+        first = renamed["prompt"]
+        joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (first, *parts))
+        hint += (
+            f" But then {' and '.join(map(repr, parts))} would not be read: where it belongs to the prompt, write both "
+            f"into one column first, in Python row['prompt'] = f\"{joined}\"."
+        )
+        rest = [column for column in rest if column not in parts]
+    return f"{hint} Columns that are then not read: {', '.join(rest)}." if rest else hint
+
+
+def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[str, str]:
     known = {name.lower(): name for name in columns}
     found = {
         ours: next((known[name] for name in (ours, *theirs) if name in known), None)
@@ -65,9 +84,21 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     }
     for wanted in shapes:
         if all(found[name] for name in wanted):
-            return ", ".join(f"{name}: {found[name]}" for name in wanted if found[name] != name)
-    guesses = zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False)
-    return ", ".join(f"{name}: {column}" for name, column in guesses if name != column)
+            return {name: str(found[name]) for name in wanted}
+    return dict(zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False))
+
+
+def joined(example: Example) -> Example:
+    """Return a row whose prompt and completion are lists of messages (TRL's conversational form) as `messages`.
+
+    What the assistant says in the prompt is not trained on. Other rows come back as they are; never raises.
+    """
+    prompt, completion = example.get("prompt"), example.get("completion")
+    lists = isinstance(prompt, (list, tuple)) and (completion is None or isinstance(completion, (list, tuple)))
+    if not lists or example.get("messages") is not None:
+        return example
+    given = [{**m, "weight": 0} if isinstance(m, dict) and m.get("role") == "assistant" else m for m in prompt]
+    return {**example, "messages": [*given, *(completion or ())], "prompt": None, "completion": None}
 
 
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -105,6 +136,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     Raises:
         DataError: the row has none.
     """
+    example = joined(example)
     has = {name for name in _OTHER_NAMES if example.get(name) is not None}
     if "messages" in has:
         return "messages"
@@ -125,6 +157,13 @@ def read_text(example: Example, name: str) -> str:
         DataError: it is missing, no text, or empty.
     """
     value = example.get(name)
+    if isinstance(value, (list, tuple)) and name != "text":
+        other = "completion" if name == "prompt" else "prompt"
+        if isinstance(example.get(other), str):
+            raise DataError(
+                f"`{name}` is {shown(value)} but `{other}` is text; give both as text, or both as lists of "
+                "{role, content}."
+            )
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not value.strip():
@@ -135,7 +174,7 @@ def read_text(example: Example, name: str) -> str:
 def as_messages(example: Example, shape: Shape) -> list[Message]:
     """Return a messages or prompt row as a conversation; a prompt without completion has one message."""
     if shape == "messages":
-        return read_messages(example["messages"])
+        return read_messages(joined(example)["messages"])
     messages = [{"role": "user", "content": read_text(example, "prompt")}]
     if example.get("completion") is not None:
         messages.append({"role": "assistant", "content": read_text(example, "completion")})
@@ -144,16 +183,19 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
 
 def texts_of(example: Example) -> list[str]:
     """Return every text of a row that a language model reads or learns; never raises."""
+    example = joined(example)
     messages = example.get("messages")
     if isinstance(messages, (list, tuple)):
         content = [message.get("content") for message in messages if isinstance(message, dict)]
     else:
         content = content_of(example)
+        content = content if isinstance(content, list) else [content]
     return [text for text in content if isinstance(text, str)]
 
 
 def content_of(example: Example) -> Any:
     """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
+    example = joined(example)
     for names in _SHAPES:
         if example.get(names[0]) is not None:
             break
@@ -172,18 +214,18 @@ def inputs_of(example: Example) -> list[str]:
         shape = shape_of(example)
         if shape != "messages":
             return [read_text(example, shape)]
-        return [message["content"] for message in read_messages(example["messages"]) if _is_asked(message)]
+        return [message["content"] for message in as_messages(example, shape) if _is_asked(message)]
     except DataError:
         return []
 
 
 def target_of(example: Example) -> Any:
-    """Return what the assistant says in each of its turns, the completion, or the text; None where it is unreadable."""
+    """Return what is trained on of the assistant's turns, the completion, or the text; None where it is unreadable."""
     try:
         shape = shape_of(example)
         if shape != "messages":
             return example["completion" if shape == "prompt" else "text"]
-        return [message["content"] for message in read_messages(example["messages"]) if not _is_asked(message)]
+        return [message["content"] for message in as_messages(example, shape) if is_trained(message)]
     except DataError:
         return None
 
@@ -194,6 +236,7 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
     Raises:
         DataError: the row cannot be read.
     """
+    example = joined(example)
     shape = shape_of(example)
     if shape != "messages":
         read_text(example, shape)

@@ -80,11 +80,12 @@ class Seq2SeqLM(Task):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.
 
-        `length` counts both, `weight` the labels. A completion that is cut loses the token that ends it.
+        `length` counts both, `longest` and `full_length` (before cutting) the longer one, `weight`
+        the labels. A completion that is cut loses the token that ends it.
         """
-        ids, cut = self._prompt(example, processor, max_length)
+        ids, full = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
-        labels = _ended(processor(text_target=read_text(example, "completion"), verbose=False)["input_ids"], processor)
+        labels = _ended(processor(text_target=_read(example, "completion"), verbose=False)["input_ids"], processor)
         return {
             "input_ids": ids,
             "labels": labels[:limit],
@@ -92,7 +93,8 @@ class Seq2SeqLM(Task):
             "longest": max(len(ids), len(labels[:limit])),
             "weight": len(labels[:limit]),
             "unknown": unknown_in([*ids, *labels[:limit]], processor),
-            "truncated": cut or len(labels) > limit,
+            "full_length": max(full, len(labels)),
+            "truncated": len(ids) < full or len(labels) > limit,
         }
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
@@ -123,7 +125,7 @@ class Seq2SeqLM(Task):
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a prompt."""
-        read_text(row, "prompt")
+        _read(row, "prompt")
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -161,14 +163,28 @@ class Seq2SeqLM(Task):
         prompts = [self._prompt(example, loaded.processor, loaded.max_length)[0] for example in examples]
         return complete(loaded, prompts, options, stop_tokens(loaded))
 
-    def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], bool]:
-        """Return what the encoder reads, and whether it was cut (on the right, before the special tokens)."""
+    def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], int]:
+        """Return what the encoder reads, and its length before it was cut (on the right, before special tokens)."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        text = self.config.prefix + read_text(example, "prompt")
+        text = self.config.prefix + _read(example, "prompt")
         ids = processor(text, verbose=False)["input_ids"]
         if len(ids) <= limit:
-            return ids, False
-        return processor(text, truncation=True, max_length=limit, verbose=False)["input_ids"], True
+            return ids, len(ids)
+        return processor(text, truncation=True, max_length=limit, verbose=False)["input_ids"], len(ids)
+
+
+def _read(example: Example, name: str) -> str:
+    """Return a field that must hold some text.
+
+    Raises:
+        DataError: it is missing, no text (a conversation, say), or empty.
+    """
+    if isinstance(example.get(name), (list, tuple)):
+        raise DataError(
+            f"`{name}` is a list, as of messages; task seq2seq-lm turns one text into another. Give `{name}` as text, "
+            "or take task causal-lm for conversations."
+        )
+    return read_text(example, name)
 
 
 def _inputs(model: Any, batch: Batch) -> dict[str, Tensor]:

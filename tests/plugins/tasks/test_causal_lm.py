@@ -197,6 +197,19 @@ def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
     assert f"data.columns, e.g. {suggestion}" in message
 
 
+def test_a_renaming_says_which_columns_it_leaves_out():
+    """Of Alpaca's rows `input` is a part of the prompt, without which many prompts are the same."""
+    with pytest.raises(DataError) as caught:
+        task().check_columns(["instruction", "input", "output", "id"])
+    message = str(caught.value)
+    assert "{prompt: instruction, completion: output}. But then 'input' would not be read" in message
+    assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['input']}\"" in message
+    assert message.endswith("Columns that are then not read: id.")
+    with pytest.raises(DataError) as caught:
+        task().check_columns(["document", "title"])
+    assert str(caught.value).endswith("e.g. {text: document}. Columns that are then not read: title.")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -205,7 +218,7 @@ def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
         ({"prompt": "Hello"}, "the row has `prompt` but no `completion`"),
         ({"completion": "Hello"}, "the row has `completion` but no `prompt`"),
         ({"prompt": "Hello", "completion": 3}, "`completion` is 3; it must be text"),
-        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is .* it must be text"),
+        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is .* but `completion` is text"),
         ({"prompt": "", "completion": "x"}, "`prompt` is empty"),
         ({"prompt": "x", "completion": "  "}, "`completion` is empty"),
         ({"text": ""}, "`text` is empty"),
@@ -265,3 +278,92 @@ def test_rows_that_can_be_answered_are_accepted(row):
 def test_rows_that_cannot_be_answered_are_refused(row, reason):
     with pytest.raises(DataError, match=reason):
         task().check_input(row)
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+FOLLOW = [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Then wait."}]
+
+
+def test_prompt_and_completion_of_messages_are_a_conversation(llama_tokenizer):
+    """TRL's conversational form; of the assistant only the completion is trained on."""
+    row = {"prompt": [SYSTEM, QUESTION], "completion": [ANSWER]}
+    assert task().encode(row, llama_tokenizer) == task().encode(
+        {"messages": [SYSTEM, QUESTION, ANSWER]}, llama_tokenizer
+    )
+    row = {"prompt": [QUESTION, ANSWER, FOLLOW[0]], "completion": FOLLOW[1:]}
+    features = task().encode(row, llama_tokenizer)
+    assert trained(features, llama_tokenizer) == "Then wait.<|im_end|>"
+    assert (
+        features["input_ids"] == task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)["input_ids"]
+    )
+    everything = task(loss_on="all").encode(row, llama_tokenizer)
+    assert everything["labels"] == features["input_ids"]
+
+
+def test_a_view_of_prompt_and_completion_of_messages():
+    row = {"prompt": [QUESTION], "completion": [ANSWER]}
+    view, same = task().view(row), task().view(CHAT)
+    assert (view.inputs, view.target, view.texts) == (same.inputs, same.target, same.texts)
+    assert view.identity == same.identity
+    changed = task().with_inputs(row, ["What?"])
+    assert task().view(changed).texts == ["What?", ANSWER["content"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": [QUESTION], "completion": "Open it."}, "`prompt` is .* but `completion` is text; give both as"),
+        ({"prompt": "Hello", "completion": [ANSWER]}, "`completion` is .* but `prompt` is text; give both as"),
+        ({"prompt": [], "completion": []}, "`messages` is empty"),
+        ({"prompt": [QUESTION], "completion": []}, "no assistant turn that answers something"),
+        ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "has no assistant turn in its completion"),
+        ({"prompt": [{"role": "user"}], "completion": [ANSWER]}, "message 1 is .* must have `role` and `content`"),
+        ({"prompt": [QUESTION], "completion": [3]}, "message 2 is 3; it must have `role` and `content`"),
+        ({"prompt": {"role": "user", "content": "x"}, "completion": [ANSWER]}, "`prompt` is .* it must be text"),
+    ],
+)
+def test_malformed_prompts_of_messages_are_refused(llama_tokenizer, row, reason):
+    with pytest.raises(DataError, match=reason):
+        task().encode(row, llama_tokenizer)
+    task().view(row)
+
+
+GENERATION = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, GENERATION])
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((0, None), "Then wait.<|im_end|>"),
+        ((1, 0), "Open the settings.<|im_end|>"),
+        ((1, 1), "Open the settings.<|im_end|>Then wait.<|im_end|>"),
+        ((0, 0), ""),
+    ],
+)
+def test_a_message_of_weight_0_is_not_trained_on(llama_tokenizer, template, weights, said):
+    """OpenAI's format."""
+    llama_tokenizer.chat_template = template or llama_tokenizer.chat_template
+    row = {"messages": [QUESTION, ANSWER | {"weight": weights[0]}, FOLLOW[0], FOLLOW[1] | {"weight": weights[1]}]}
+    features = task().encode(row, llama_tokenizer)
+    assert trained(features, llama_tokenizer) == said
+    assert bool(features["weight"]) == bool(said)
+    assert (
+        features["input_ids"] == task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)["input_ids"]
+    )
+
+
+@pytest.mark.parametrize("weight", [0.5, "0", -1, [0]])
+def test_a_weight_is_0_or_1(llama_tokenizer, weight):
+    with pytest.raises(DataError, match=r"message 2 \(assistant\) has weight .* must be 0 .* or 1"):
+        task().encode({"messages": [QUESTION, ANSWER | {"weight": weight}]}, llama_tokenizer)
+
+
+def test_weight_0_contradicts_a_loss_on_everything(llama_tokenizer):
+    with pytest.raises(DataError, match=r"weight 0, .* but task.loss_on is all"):
+        task(loss_on="all").encode({"messages": [QUESTION, ANSWER | {"weight": 0}]}, llama_tokenizer)

@@ -77,6 +77,8 @@ def test_each_side_has_its_own_limit(tokenizer):
     assert tokenizer.eos_token_id not in features["labels"]  # a cut completion does not
     assert features["truncated"]
     assert features["longest"] == 6
+    whole = task().encode(ROWS[1] | {"prompt": ROWS[0]["prompt"]}, tokenizer)
+    assert features["full_length"] == max(len(whole["input_ids"]), len(whole["labels"])) == whole["longest"]
 
 
 def test_a_limit_beyond_the_model_is_refused(tokenizer):
@@ -264,3 +266,10 @@ def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):
     assert torch.equal(
         task().loss(copy.module, batch, Criterion())[0], task().loss(loaded.module, batch, Criterion())[0]
     )
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_a_conversation_is_refused_with_the_task_that_takes_it(tokenizer, name):
+    row = {"prompt": "a", "completion": "b", name: [{"role": "user", "content": "c"}]}
+    with pytest.raises(DataError, match=f"`{name}` is a list, as of messages.* take task causal-lm"):
+        task().encode(row, tokenizer)
