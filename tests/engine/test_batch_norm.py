@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from rows import photos
+from runs import interrupt
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.model import read_tensors
-from runs import interrupt
 
 PROCESSOR = {
     "image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 1.0,

@@ -3,13 +3,13 @@
 import types
 
 import pytest
+from runs import Heard, Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run
 from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import Registry
-from runs import Heard, Interrupting, Interruption
 
 
 class LogLines(Callback):

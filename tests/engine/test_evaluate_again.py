@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from rows import write_rows
+from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.errors import DataError
-from runs import Heard
 
 
 @pytest.fixture(scope="module")

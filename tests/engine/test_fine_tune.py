@@ -6,12 +6,12 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
 from ftengine.model import probe_tokens, read_tensors
-from runs import losses
 
 
 def validations(run):

@@ -81,8 +81,14 @@ def finished_fold(path, shift, evaluators):
         measured.add(evaluator, Weights(np.arange(40), 0, 100), answering=evaluator is evaluators[2])
     run = RunDirectory(path)
     figures = {"base": estimates(measured.figures), "tuned": estimates(measured.figures)}
-    run.write_json("evaluation.json", {"split": "test", "metrics": declarations([measured.figures]), **figures})
-    run.write_json("environment.json", {"base": "x", "precision": "fp32", "device": "cpu"})
+    nothing = {"difference": {}, "details": {"base": {}, "tuned": {}}, "displays": {"base": [], "tuned": []}}
+    content = {"split": "test", "metrics": declarations([measured.figures]), **figures, **nothing}
+    run.write_json("evaluation.json", content)
+    precision = {"compute": "float32", "frozen_weights": "float32", "reason": "asked"}
+    empty = {key: {} for key in ("versions", "hardware", "build", "strategy", "base")}
+    run.write_json(
+        "environment.json", {**empty, "plugins": [], "device": "cpu", "processes": 1, "precision": precision}
+    )
     return SimpleNamespace(run=run, label=path.name)
 
 

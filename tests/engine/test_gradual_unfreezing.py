@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from runs import Heard, interrupt
 from torch import nn
 
 from ftengine import fine_tune, load_run, plan
 from ftengine.errors import TrainingError
 from ftengine.model import read_tensors
 from ftengine_builtins.strategies.full import Full
-from runs import Heard, interrupt
 
 UNFREEZING = {"strategy": {"name": "full", "unfreeze_every": 3, "layer_decay": 0.9}, "train__weight_decay": 0.1}
 

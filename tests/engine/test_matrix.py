@@ -14,11 +14,11 @@ from statistics import mean
 import pytest
 import torch
 from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, make_cell, recipe
+from runs import interrupt
 
 from ftengine import fine_tune
 from ftengine.errors import RecipeError
 from ftengine.run.directory import RunDirectory
-from runs import interrupt
 
 PRECISIONS = ("float32", "bfloat16")
 REFUSED = {
