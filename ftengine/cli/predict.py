@@ -18,7 +18,9 @@ from ftengine.report.text import printable
 @click.command()
 @run_argument
 @click.option("--input", "source", metavar="FILE", required=True, help="The rows to answer; labels are not needed.")
-@click.option("--output", metavar="FILE", help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout.")
+@click.option(
+    "--output", metavar="FILE", help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout."
+)
 @click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rows import WORDS, sentences, write_rows
+from runs import curve, interrupt
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
@@ -13,7 +14,6 @@ from ftengine.errors import RecipeError
 from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
-from runs import curve, interrupt
 
 EVERY = ["label-smoothing", "dropout", "neftune", "l2-sp", "r-drop", "mixout", "ema", "wise-ft"]
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from rows import photos, write_rows
+from runs import curve, interrupt, losses
 from tiny import tiny_t5, tiny_vit
 from transformers import BertTokenizerFast
 
@@ -19,7 +20,6 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, RecipeError
 from ftengine.plugins.registry import Registry
-from runs import curve, interrupt, losses
 
 NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
 IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from runs import interrupt
 
 from ftengine import Recipe, fine_tune, load_run
-from runs import interrupt
 
 VARIANTS = {
     "dora": {"dora": True, "lr_ratio": 4},

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from runs import interrupt
 from tiny import tiny_gpt2
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +18,6 @@ from ftengine.errors import NotMergeable, RecipeError
 from ftengine.model import read_tensors
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from runs import interrupt
 
 STRATEGIES = {
     "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},
