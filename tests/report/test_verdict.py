@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_samples import LABELS, METRICS, change, everything, figure, interval, sound, write_run
+from report_samples import LABELS, METRICS, baseline, change, everything, figure, interval, sound, write_run
 
 from ftengine.api import Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
@@ -98,7 +98,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 def test_alarms_are_named_in_the_headline_and_come_first(verdict):
     told = verdict(losses((0.6, 0.6), (0.3, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.05)), put("training.best_step", None))
     assert (told.level, told.findings[1].source) == ("alarm", "over-fitted-weights")
-    assert told.headline.endswith("Alarms: over-fitting.")
+    assert told.headline.startswith("Alarm (over-fitting). Better than its base: ")
     assert told.findings[1].figures["step"] == 40
 
 
@@ -124,13 +124,13 @@ def test_the_gap_to_training_examples_is_newcombes(verdict):
 
 
 def confused(*rows):
-    return put("evaluation.details.tuned.classification.confusion", [list(row) for row in rows])
+    return put("evaluation.details.tuned.classification.baseline", baseline(rows))
 
 
 @pytest.mark.parametrize(
     ("rows", "accuracy", "kinds"),
     [
-        (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"baseline", "classes"}),
+        (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"quality", "classes"}),
         (((300, 0, 0), (0, 50, 0), (2, 0, 0)), 0.99, set()),  # a class of two may be missed
         (((400, 0, 0), (0, 0, 0), (0, 0, 0)), 1.0, set()),  # one class: nobody can be better
     ],
@@ -240,7 +240,7 @@ def test_anybodys_calibration_metric_gets_the_finding_of_the_built_in_one(verdic
 def test_a_temperature_is_advised_where_it_helps(verdict):
     facts = {"temperature": 1.4, "ece": 0.2, "after": {"ece": 0.05}}
     (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts)), "calibration")
-    assert "by 1.40" in told.text
+    assert "temperature of 1.40" in told.text
     assert "0.200 to 0.050" in told.text
 
 
@@ -259,7 +259,7 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     registry._entries["rule"]["always"] = type(entry)("rule", Always, entry.origin)
     told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
     assert [(f.kind, f.source, f.text) for f in told.findings[1:]] == [("own", "always", "100 steps.")]
-    assert told.headline.endswith("Alarms: own.")
+    assert told.headline.startswith("Alarm (own). Better than its base: ")
 
 
 def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):
