@@ -131,23 +131,36 @@ def _is_constant(bar: Bar) -> bool:
 
 def _constant(bar: Bar) -> str:
     baseline, split = bar.baseline, bar.run.evaluation.split
-    of = f"{counted(baseline.total, baseline.unit)} of the {split} split"
-    said = _said(baseline.given)
+    of, said = f"{counted(baseline.total, baseline.unit)} of the {split} split", _said(baseline.given)
     what = f"always answers {said}, to all {of}"
     if baseline.count < baseline.total:
         what = f"answers {said} to {baseline.count:,} of {of}"
-    return f"Not usable: it {what}; {bar.run.evaluation.metrics[bar.metric].label} {with_interval(bar.tuned)}."
+    figure = f"{bar.run.evaluation.metrics[bar.metric].label} {with_interval(bar.tuned)}"
+    return f"Not usable: it {what}; {figure}.{exact_answers(bar.run)}"
 
 
 def _no_better(bar: Bar, others: list[str]) -> str:
+    pair = bar.pair(bar.metric)
     if others:
         told = " and ".join(f"{bar.pair(name)} by guessing" for name in others)
-        return f"No better than {bar.answer}: {bar.pair(bar.metric)}. But it does more than guess: {told}."
+        return f"No better than {bar.answer}: {pair}. But it does more than guess: {told}."
+    exact = exact_answers(bar.run)
     if bar.gain is not None and bar.gain.value > 0:
-        return f"Not shown to be better than {bar.answer}: {bar.pair(bar.metric)}."
-    if bar.run.evaluation.metrics[bar.metric].decides:  # how near a text is to its reference is not all that it is
-        return f"No better than {bar.answer}: {bar.pair(bar.metric)}."
-    return f"Not usable: no better than {bar.answer}, {bar.pair(bar.metric)}."
+        return f"Not shown to be better than {bar.answer}: {pair}.{exact}"
+    if (
+        bar.run.evaluation.metrics[bar.metric].decides and bar.tuned.value
+    ):  # a text may be good and unlike its reference
+        return f"No better than {bar.answer}: {pair}.{exact}"
+    return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
+
+
+def exact_answers(run: RunRecords) -> str:
+    """Say how many answers are right, where the metric that decides is how near they come; else ""."""
+    paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
+    if paired is None or not metric.decides or paired.evaluator != metric.evaluator:
+        return ""
+    right, before = paired.both + paired.only_tuned, paired.both + paired.only_base
+    return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact, {before:,} of its base's."
 
 
 def _ranked(bar: Bar) -> str:

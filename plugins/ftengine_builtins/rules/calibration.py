@@ -17,6 +17,9 @@ NOTE = 0.05
 ALARM = 0.15
 """The same, interval above, from which too high a confidence misleads whoever relies on it."""
 
+HELPS = 0.9
+"""Calibration error after a temperature, as a share of that before, up to which the temperature is worth a word."""
+
 
 class CalibratedConfidence(Rule):
     """Says whether the tuned model's confidence can be believed.
@@ -58,7 +61,7 @@ def _cure(facts: dict[str, Any], *, over: bool) -> str:
     """Say what a temperature would do, where the evaluator fitted one and it helps."""
     temperature, before = facts.get("temperature"), facts.get("ece")
     after = (facts.get("after") or {}).get("ece")
-    if not temperature or before is None or after is None or (temperature > 1) != over or after >= before:
+    if not temperature or before is None or after is None or (temperature > 1) != over or after > HELPS * before:
         return ""
     return (
         f" A temperature of {temperature:.2f}, fitted on validation, would lower the calibration error from "

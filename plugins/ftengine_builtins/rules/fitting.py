@@ -187,7 +187,8 @@ def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
     if not first > 0 or last < first * (1 - HARDLY):
         return
     text = (
-        f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
+        f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
+        f"{digits(last, 3)} in "
         f"{counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
         f"({run.recipe.train.learning_rate:g} now)."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
-from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant
+from ftengine_builtins.rules.baseline import Bar, bar_of, exact_answers, no_better_than_a_constant
 from ftengine_builtins.rules.chance import got_worse
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
         return "alarm", f"Not a number: the tuned model's {name} is undefined {on}{also}."
     if base is None or difference is None or not known(difference):
         return "note", f"Not compared with its base: {name} {told(tuned)} {on}."
-    pair, size, exact = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}", _exact(run)
+    pair, size, exact = (
+        f"{name} {against(tuned, base)}",
+        f"a difference of {told(difference, sign=True)}",
+        exact_answers(run),
+    )
     if difference.better is not None:
         level: Literal["alarm", "good"] = "good" if difference.better else "alarm"
         p = probability(difference.p)
@@ -71,15 +75,6 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
     lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
     text = f"{lead}: {pair}, {size}, which is within chance, {on}.{exact}"
     return "note", text + would_show(difference, "This test set")
-
-
-def _exact(run: RunRecords) -> str:
-    """Say how many answers are right, where the metric that decides is how near they come; else ""."""
-    paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
-    if paired is None or not metric.decides or paired.evaluator != metric.evaluator:
-        return ""
-    right, before = paired.both + paired.only_tuned, paired.both + paired.only_base
-    return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact, {before:,} of its base's."
 
 
 def sides(figures: Any, metric: str) -> dict[str, Any]:
