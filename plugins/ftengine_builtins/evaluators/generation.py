@@ -150,7 +150,7 @@ def constant_text(completions, references):
         f1 = sum(times * token_f1(text, other) for other, times in sample.items())
         exact = sum(times for other, times in sample.items() if normalized(text) == normalized(other))
         found.append(((f1 - 1) / (n - 1), (exact - 1) / (n - 1), text))
-    f1, exact, text = max(found)
+    f1, exact, text = max(found, key=lambda one: one[:2])
     most, count = said.most_common(1)[0]
     return Baseline(
         answer=redact(text),

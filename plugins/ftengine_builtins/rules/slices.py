@@ -17,7 +17,7 @@ from ftengine.api.figures import (
     short,
     with_interval,
 )
-from ftengine_builtins.rules.chance import CHANCE, holm
+from ftengine_builtins.rules.chance import CHANCE, Apart, holm
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -79,15 +79,22 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
 
 def _exception(run: RunRecords, name: str, column: Any, one: Any, total: int) -> Finding:
     """Say that few examples are served better than the slice that holds nearly all."""
+    label, value = run.evaluation.metrics[column.metric].label, quoted(one.value)
+    ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
+    ahead = ahead if ahead.value > 0 else ahead.turned()
     text = (
-        f"Better where {short(name)} is not {quoted(one.value)}, in {total - one.examples:,} of {total:,} examples: "
-        f"{_gap(run, column.metric, one)} against those."
+        f"Where {short(name)} is not {value} ({total - one.examples:,} of {total:,} examples), {label} is better by "
+        f"{with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     )
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
 
 
 def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
-    text = f"Behind where {_where(name, one)}: {_gap(run, column.metric, one)} against the other examples."
+    label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
+    text = (
+        f"Behind where {_where(name, one)}: {label} {own}, {with_interval(one.gap, sign=True)} against the other "
+        f"examples, adjusted {probability(one.gap.p_adjusted)}."
+    )
     before = column.base_gap if one.value == column.worst else None
     if before is not None and (interval := ends(before)) is not None and not interval[0] <= 0 <= interval[1]:
         side = "behind" if (before.value > 0) == (one.gap.value > 0) else "ahead"
@@ -121,11 +128,6 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _where(name: str, one: Any) -> str:
     return f"{short(name)} is {quoted(one.value)} ({counted(one.examples, 'example')})"
-
-
-def _gap(run: RunRecords, metric: str, one: Any) -> str:
-    label, own = run.evaluation.metrics[metric].label, plain(one.tuned.get(metric))
-    return f"{label} {own}, {with_interval(one.gap, sign=True)} (adjusted {probability(one.gap.p_adjusted)})"
 
 
 def _figures(name: str, metric: str, one: Any) -> dict[str, Any]:
