@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Difference, Evaluator, ExampleScores, FitsOnValidation, Labels, LearnsLabels, ScoresExamples
+from ftengine.api import (
+    Difference,
+    Evaluator,
+    ExampleScores,
+    FitsOnValidation,
+    KnowsMistakes,
+    Labels,
+    LearnsLabels,
+    ScoresExamples,
+)
 from ftengine.evaluation.differences import beyond_chance, compare, gap_between
-from ftengine.evaluation.examples import changed_examples, exact_p, scored_by
+from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure, to_json
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
@@ -31,6 +40,7 @@ class Measured:
         details: facts by evaluator and name.
         displays: of all evaluators, as JSON values.
         scores: of single examples, by evaluator.
+        mistakes: (n,) how sure the model was where it is wrong, by evaluator.
         seen: (n,) the examples that each evaluator sees, by its name.
         slices: what `slice_report` needs of the evaluator by which slices are measured.
     """
@@ -40,6 +50,7 @@ class Measured:
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     displays: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
+    mistakes: dict[str, np.ndarray] = field(default_factory=dict)
     seen: dict[str, np.ndarray] = field(default_factory=dict)
     slices: Side | None = None
 
@@ -79,6 +90,9 @@ class Measured:
             score, right = np.full((2, len(seen)), np.nan)
             score[seen], right[seen] = judged.score, judged.right
             self.scores[evaluator.name] = ExampleScores(score, right)
+        if isinstance(evaluator, KnowsMistakes) and seen.any():
+            self.mistakes[evaluator.name] = np.full(len(seen), np.nan)
+            self.mistakes[evaluator.name][seen] = evaluator.mistakes(rows)
         if sliced:
             self.slices = Side(rows, judged)
 
@@ -104,7 +118,10 @@ class Evaluation:
         if held is None:
             return None
         sides = self.base[held.name], self.tuned[held.name]
-        found = changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+        tables = [one.predictions for one in sides]
+        found = single_examples(held, tables, [one.scores for one in sides], sides[1].mistakes)
+        if (of := self.plan.to_read) is not None:
+            found |= answers_to_read(of, *(side[of.name].predictions for side in (self.base, self.tuned)))
         return Examples.model_validate(found)
 
 

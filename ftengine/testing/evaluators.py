@@ -12,6 +12,7 @@ from ftengine.api import (
     Estimate,
     Evaluator,
     FitsOnValidation,
+    KnowsMistakes,
     KnowsTrials,
     Labels,
     LearnsLabels,
@@ -183,9 +184,13 @@ class _Checks:
     def example_scores_are_one_a_row(self) -> None:
         import numpy as np
 
+        rows, shape = self.rows(), (len(self.predictions),)
+        if isinstance(self.evaluator, KnowsMistakes):
+            sure = self.evaluator.mistakes(rows)
+            assert np.shape(sure) == shape, "not one mistake for each row"
+            assert all(0 <= value <= 1 for value in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
         if isinstance(self.evaluator, ScoresExamples):
-            found = self.evaluator.example_scores(self.rows())
-            shape = (len(self.predictions),)
+            found = self.evaluator.example_scores(rows)
             assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
             assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
 
