@@ -149,18 +149,35 @@ def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     assert f"against {majority:.3f}" in first.text
 
 
-def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
+def reversing(model, folder, **more):
+    """Train to write each word backwards, which a few steps teach a loss but no answer."""
     rng, words = random.Random(0), " ".join(WORDS.values()).split()
     said = [[rng.choice(words) for _ in range(4)] + [str(i)] for i in range(150)]
     rows = [{"prompt": " ".join(line), "completion": " ".join(word[::-1] for word in line)} for line in said]
-    more = {"task": {"name": "seq2seq-lm", "max_length": 64}, "train": {"epochs": 6}}
-    more["evaluate"] = [{"name": "generation", "max_new_tokens": 16}]
-    run = fine_tune(recipe(t5_folder, tmp_path, write_rows(tmp_path / "reversed.jsonl", rows), **more))
+    file = write_rows(folder / "reversed.jsonl", rows)
+    task = {"name": "seq2seq-lm", "max_length": 64}
+    return fine_tune(recipe(model, folder, file, task=task, train={"epochs": 6}, **more))
+
+
+def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
+    run = reversing(t5_folder, tmp_path, evaluate=[{"name": "generation", "max_new_tokens": 16}])
     assert better(run, "loss")
     assert run.directory.read_json("evaluation.json")["tuned"]["exact_match"]["value"] == 0
     assert run.verdict.level == "alarm"
     assert run.verdict.headline.startswith(("Not usable: ", "No better than always answering “"))
     assert "0 of 30 answers are exact" in run.verdict.headline
+
+
+def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
+    run = reversing(t5_folder, tmp_path)
+    assert better(run, "loss")
+    answers = {one["tuned"] for one in run.directory.read_json("examples.json")["answers"]}
+    second = next(finding.text for finding in run.verdict.findings if finding.source == "better-than-base")
+    assert second.startswith("Better than its base: loss ")
+    assert second.endswith("What it writes was not measured: read its answers.")
+    assert len(answers) == 1
+    assert run.verdict.headline.startswith("Not usable: it always answers “")
+    assert "to all 12 held-out prompts asked" in run.verdict.headline
 
 
 def test_every_word_with_one_tag_is_not_usable(bert_folder, tmp_path):

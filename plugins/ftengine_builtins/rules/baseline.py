@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftengine.api import Baseline, Estimate, Finding, Rule
-from ftengine.api.figures import against, counted, ends, known, plain, quoted, with_interval
+from ftengine.api.figures import FEW, against, counted, ends, known, plain, quoted, with_interval
 from ftengine_builtins.rules.chance import CHANCE, Apart
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class ConstantAnswer(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         bar = bar_of(run)
         if bar is None:
+            yield from _written_alike(run)
             return
         baseline, split = bar.baseline, run.evaluation.split
         figures = {"metric": bar.metric, "tuned": bar.tuned, **baseline.model_dump(mode="json", exclude={"classes"})}
@@ -117,6 +119,18 @@ class ConstantAnswer(Rule):
             others = bar.beaten(pooled=True)
             text = _no_better(bar, others) + ("" if others else _ranked(bar))
             yield Finding(kind="quality", level="note" if others else "alarm", text=text, figures=figures)
+
+
+def _written_alike(run: RunRecords) -> Iterator[Finding]:
+    """Look at the few answers that are shown, where nothing else is known of what the model writes."""
+    answers = run.examples.answers if run.examples is not None else ()
+    said, asked = Counter(one.tuned.strip() for one in answers), {one.prompt for one in answers}
+    wanted = Counter(one.wanted for one in answers if one.wanted is not None)
+    share = max(wanted.values(), default=0) / max(1, len(answers))
+    if len(said) == 1 and len(asked) >= FEW and share ** len(answers) <= CHANCE:
+        (text,) = said
+        told = f"Not usable: it always answers {_said(text)}, to all {counted(len(answers), 'held-out prompt')} asked."
+        yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": len(answers)})
 
 
 def _is_constant(bar: Bar) -> bool:
@@ -136,7 +150,7 @@ def _constant(bar: Bar) -> str:
     if baseline.count < baseline.total:
         what = f"answers {said} to {baseline.count:,} of {of}"
     figure = f"{bar.run.evaluation.metrics[bar.metric].label} {with_interval(bar.tuned)}"
-    return f"Not usable: it {what}; {figure}.{exact_answers(bar.run)}"
+    return f"Not usable: it {what}; {figure}.{of_answers(bar.run)}"
 
 
 def _no_better(bar: Bar, others: list[str]) -> str:
@@ -144,7 +158,7 @@ def _no_better(bar: Bar, others: list[str]) -> str:
     if others:
         told = " and ".join(f"{bar.pair(name)} by guessing" for name in others)
         return f"No better than {bar.answer}: {pair}. But it does more than guess: {told}."
-    exact = exact_answers(bar.run)
+    exact = of_answers(bar.run)
     if bar.gain is not None and bar.gain.value > 0:
         return f"Not shown to be better than {bar.answer}: {pair}.{exact}"
     if (
@@ -154,10 +168,13 @@ def _no_better(bar: Bar, others: list[str]) -> str:
     return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
 
 
-def exact_answers(run: RunRecords) -> str:
-    """Say how many answers are right, where the metric that decides is how near they come; else ""."""
+def of_answers(run: RunRecords) -> str:
+    """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
     paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
-    if paired is None or not metric.decides or paired.evaluator != metric.evaluator:
+    if not metric.decides:
+        shown = run.examples is not None and run.examples.answers
+        return " What it writes was not measured: read its answers." if shown else ""
+    if paired is None or paired.evaluator != metric.evaluator:
         return ""
     right, before = paired.both + paired.only_tuned, paired.both + paired.only_base
     return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact, {before:,} of its base's."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
-from ftengine_builtins.rules.baseline import Bar, bar_of, exact_answers, no_better_than_a_constant
+from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant, of_answers
 from ftengine_builtins.rules.chance import got_worse
 
 if TYPE_CHECKING:
@@ -59,21 +59,18 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
         return "alarm", f"Not a number: the tuned model's {name} is undefined {on}{also}."
     if base is None or difference is None or not known(difference):
         return "note", f"Not compared with its base: {name} {told(tuned)} {on}."
-    pair, size, exact = (
-        f"{name} {against(tuned, base)}",
-        f"a difference of {told(difference, sign=True)}",
-        exact_answers(run),
-    )
+    pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
+    answers = of_answers(run)
     if difference.better is not None:
         level: Literal["alarm", "good"] = "good" if difference.better else "alarm"
         p = probability(difference.p)
         word = "Better" if difference.better else "Worse"
-        return level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.{exact}"
+        return level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.{answers}"
     if ends(difference) is None:
-        return "note", f"Too few examples to tell it from its base: {pair}, {on}.{exact}"
+        return "note", f"Too few examples to tell it from its base: {pair}, {on}.{answers}"
     named = [evaluation.metrics[one].label for one in worse_metrics(run)]
     lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
-    text = f"{lead}: {pair}, {size}, which is within chance, {on}.{exact}"
+    text = f"{lead}: {pair}, {size}, which is within chance, {on}.{answers}"
     return "note", text + would_show(difference, "This test set")
 
 
