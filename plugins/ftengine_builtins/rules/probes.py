@@ -73,15 +73,7 @@ class Forgetting(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = _probes(run, "forgetting")
-        # Perplexity says more than the loss that it is made of, and both together are one question.
-        read = [
-            {
-                m: change
-                for m, change in probe.difference.items()
-                if m == "perplexity" or "perplexity" not in probe.difference
-            }
-            for probe in found
-        ]
+        read = [_perplexity_or_all(probe.difference) for probe in found]
         worse = list(_firsts(_worse(run, found, read)))
         for probe, changes in zip(found, read, strict=True):
             lost = next(((metric, p) for of, metric, _, p in worse if of is probe), None)
@@ -89,6 +81,11 @@ class Forgetting(Rule):
                 yield _forgot(run, probe, *lost)
             elif changes:
                 yield _kept(run, probe, next(iter(changes)))
+
+
+def _perplexity_or_all(changes: Mapping[str, Difference]) -> Mapping[str, Difference]:
+    """Return perplexity alone where it is there: with the loss that it is made of it is one question."""
+    return {"perplexity": changes["perplexity"]} if "perplexity" in changes else changes
 
 
 def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
