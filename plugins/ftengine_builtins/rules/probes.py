@@ -168,7 +168,7 @@ class Memorisation(Rule):
                 level="alarm" if (gap.low or 0) >= MEMORISATION else "note",
                 text=f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples"
                 f"{also}, a difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text "
-                "in the training data may come out again.",
+                "in the training data may be reproduced.",
                 figures={"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p},
             )
 

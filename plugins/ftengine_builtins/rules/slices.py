@@ -91,13 +91,13 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any, total: int) ->
 def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
     text = (
-        f"Behind where {_where(name, one)}: {label} {own}, {with_interval(one.gap, sign=True)} against the other "
-        f"examples, adjusted {probability(one.gap.p_adjusted)}."
+        f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {with_interval(one.gap, sign=True)}, "
+        f"adjusted {probability(one.gap.p_adjusted)}."
     )
     before = column.base_gap if one.value == column.worst else None
     if before is not None and near_end(before):
-        side = "behind" if (before.value > 0) == (one.gap.value > 0) else "ahead"
-        text += f" The base is {side} there: {with_interval(before, sign=True)}."
+        side = "behind there too" if (before.value > 0) == (one.gap.value > 0) else "ahead there"
+        text += f" The base is {side}: {with_interval(before, sign=True)}."
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
     return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
 
