@@ -105,8 +105,7 @@ class Run:
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
                 "those with further evaluators, name them in recipe key 'evaluate'."
             )
-        experiment, task = self._open(check_source=False)
-        return add_figures(ReadyTask(experiment, task, None, None), self.directory, evaluators)
+        return add_figures(self.without_model(), self.directory, evaluators)
 
     def predict(
         self,
@@ -169,6 +168,10 @@ class Run:
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
         return ready_task(*self._open())
+
+    def without_model(self) -> ReadyTask:
+        """Return the run's task, with its labels, for figures from kept predictions; the model's source is not read."""
+        return ReadyTask(*self._open(check_source=False), None, None)
 
     def _open(self, *, check_source: bool = True) -> tuple[Experiment, Task]:
         """Build the run's components; what acts in training alone is left out."""

@@ -18,12 +18,10 @@ from ftengine.evaluation.figures import Figure, estimates, measure, to_json
 from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.evaluation.significance import holm
 from ftengine.evaluation.weights import Weights
+from ftengine.run.evaluation_result import USUAL
 
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
-
-USUAL = 0.9
-"""Share of the examples from which a slice is what is usual: it is not called worst, the others are the exception."""
 
 MISSING = "(missing)"
 LONGEST_VALUE = 100
