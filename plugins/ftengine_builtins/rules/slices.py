@@ -77,8 +77,8 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
     ahead = ahead if ahead.value > 0 else ahead.turned()
     text = (
-        f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is better "
-        f"by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
+        f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
+        f"better by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     )
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
 
