@@ -22,6 +22,9 @@ from ftengine.evaluation.weights import Weights
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
 
+USUAL = 0.9
+"""Share of the examples from which a slice is what is usual: it is not called worst, the others are the exception."""
+
 MISSING = "(missing)"
 LONGEST_VALUE = 100
 
@@ -72,8 +75,9 @@ def slice_report(
     """Return what evaluation.json says of one column.
 
     Each slice's gap is its figure minus that of all other examples. p-values are adjusted by Holm's method for all
-    slices that are large enough to be judged, and the gaps' intervals hold for all of them at once (Bonferroni). The
-    worst slice is the one most surely behind: the near end of its interval is furthest on the wrong side.
+    slices that are large enough to be judged, and the gaps' intervals hold for all of them at once (Bonferroni).
+    Slices stand in the order of how surely they are behind, by the near end of that interval; those without one come
+    last, by their size. The first is the worst, but for one that holds nearly all examples.
     Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
@@ -104,7 +108,9 @@ def slice_report(
     _adjust([slices[i]["gap"] for i in known], once=same)
     if len(slices) > 1 and known:
         higher = bool(quick.metrics[metric].higher_is_better)
-        worst = min(known, key=lambda i: _near_end(slices[i]["gap"], higher_is_better=higher))
+        order = sorted(known, key=lambda i: _near_end(slices[i]["gap"], higher_is_better=higher))
+        report["slices"] = [slices[i] for i in [*order, *(i for i in range(len(slices)) if i not in known)]]
+        worst = next((i for i in order if slices[i]["examples"] < USUAL * len(values)), order[0])
         report["worst"] = slices[worst]["value"]
         report["gap"] = slices[worst]["gap"] | {"p": slices[worst]["gap"]["p_adjusted"]}
         before = divided.gap("base", worst, metric, two=same)

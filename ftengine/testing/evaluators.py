@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from ftengine.api import (
+    Baseline,
     Display,
     Estimate,
     Evaluator,
@@ -217,6 +218,9 @@ class _Checks:
                 name, fact = detail
                 assert isinstance(name, str)
                 json.dumps(fact, allow_nan=False)
+                baseline = Baseline.of({name: fact})
+                unknown = set() if baseline is None else baseline.figures.keys() - self.evaluator.metrics.keys()
+                assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
 
     def estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
