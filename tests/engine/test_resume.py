@@ -120,14 +120,14 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
 
     recipe = chat_recipe(train__max_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.fine_tune.conclude", lambda run: 1 / 0)
+        patch.setattr("ftengine.engine.fine_tune.conclude", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fine_tune(recipe)
     assert not (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("it trained again"))
     run = fine_tune(recipe, resume=True)
     assert (run.path / "report.html").is_file()
-    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict
+    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict.to_json()
 
 
 class Phases(SilentListener):
@@ -145,7 +145,7 @@ class Phases(SilentListener):
 
 def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
     kept = sorted((Path(unfinished.output) / "predictions").iterdir())
-    assert [file.name for file in kept] == ["training-base.parquet", "validation-base.parquet"]
+    assert [file.name for file in kept] == ["answers-base.parquet", "training-base.parquet", "validation-base.parquet"]
     listener = Phases()
     resumed = fine_tune(unfinished, resume=True, listener=listener)
     assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]
