@@ -228,7 +228,7 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     groups: dict[str, Sequence[ChangedExample]]
     groups = {"What improved most": found.improved, "What got worse": found.worse}
     if found.mistakes:
-        groups["Where the tuned model is surest and wrong"] = found.mistakes
+        groups["Wrong answers that the tuned model was surest of"] = found.mistakes
     intro = (
         f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
     )
