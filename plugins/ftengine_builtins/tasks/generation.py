@@ -16,9 +16,6 @@ from ftengine_builtins.tasks.lengths import attention_mask, pad
 from ftengine_builtins.tasks.modes import evaluating
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 
-ANSWERS = frozenset({"completion", "reference", "prompt"})
-"""Keys of what a language model's `answer` returns of an example; the reference is None where the row has none."""
-
 
 class GenerationOptions(Config):
     """How answers are generated."""

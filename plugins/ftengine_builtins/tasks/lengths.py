@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftengine.api import Batch, Features
 from ftengine.errors import RecipeError
+from ftengine_builtins.tasks.token_loss import IGNORED
 
 
 def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
@@ -31,6 +33,23 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
             f"model reads. Set at most {model_limit}, or leave it out."
         )
     return wanted
+
+
+def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Features:
+    """Return a tokenizer's fields of one or two texts (the longer is cut first) with the counts of `Task.encode`.
+
+    Args:
+        limit: most tokens.
+        options: further ones of the tokenizer.
+    """
+    options |= {"return_attention_mask": False, "verbose": False}
+    encoded = processor(*texts, **options)
+    full = len(encoded["input_ids"])
+    if full > limit:
+        encoded = processor(*texts, truncation=True, max_length=limit, **options)
+    ids = encoded["input_ids"]
+    counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
+    return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
 
 
 def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
@@ -56,3 +75,13 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
 def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
     """Return 1 at tokens and 0 at the padding that `pad` adds."""
     return pad([[1] * len(sequence) for sequence in sequences], 0, left=left)
+
+
+def stack_tokens(features: Sequence[Features], processor: Any) -> Batch:
+    """Pad input_ids, token_type_ids and labels on the right, where there are some; all (examples, longest) int64."""
+    ids = [f["input_ids"] for f in features]
+    batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
+    for key, filler in (("token_type_ids", 0), ("labels", IGNORED)):
+        if key in features[0]:
+            batch[key] = pad([f[key] for f in features], filler)
+    return batch

@@ -106,10 +106,9 @@ def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
 
 
 def with_words(example: Example, words: Sequence[str]) -> Example:
-    """Return the row with other words; those stay whose change would empty, split or join one.
+    """Return the row with other words, as many as it has, so that tags stay with theirs.
 
-    Args:
-        words: one for each word of the row.
+    Those stay whose change would empty, split or join one. Spans of a text are widened to whole words.
 
     Raises:
         DataError: words or spans cannot be read.

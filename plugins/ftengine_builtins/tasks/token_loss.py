@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftengine.api import Criterion
-from ftengine_builtins.tasks.modes import evaluating
+from ftengine.model import raw_outputs
+from ftengine_builtins.tasks.modes import evaluating, widen
 
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""
@@ -57,8 +58,9 @@ class TokenLoss:
         Of each of the criterion's passes only the states of labelled tokens are kept.
 
         Args:
-            model: a language model; called with `inputs`, without labels.
+            model: a language model.
             inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
+                `labels` among them are not handed to the model.
             labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
                 not shifted), `IGNORED` where nothing is trained.
             criterion: what is summed, applied to one chunk of tokens after the other.
@@ -86,12 +88,12 @@ class TokenLoss:
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
             logits = _logits(model, inputs)[:, : wanted.shape[1]][wanted]
-            return _Labelled(logits, targets, examples, _widen, ())
+            return _Labelled(logits, targets, examples, widen, ())
         with _intercepted(head) as seen:
-            model(**inputs, **_no_cache(model))
+            _logits(model, inputs)
         states = seen[0][:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
-        return _Labelled(states, targets, examples, lambda states: tail(_widen(head(states))), parameters)
+        return _Labelled(states, targets, examples, lambda states: tail(widen(head(states))), parameters)
 
     def _tail(self, model: nn.Module, head: nn.Module) -> Tail | None:
         if head not in self._tails:
@@ -149,9 +151,9 @@ class _ChunkedSum(torch.autograd.Function):
     ) -> Tensor:
         """Add up criterion.single(targets, logits(states), …) for states of so many passes; parameters follow them."""
         states, parameters = tensors[:passes], tensors[passes:]
-        total = torch.zeros((), dtype=_wide(states[0].dtype), device=states[0].device)
+        total = widen(states[0].new_zeros(()))
         slopes = [torch.zeros_like(s) if s.requires_grad else None for s in states]
-        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in parameters]
+        sums = [widen(torch.zeros_like(p)) for p in parameters]
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
             chunks = [s[rows].detach().requires_grad_(s.requires_grad) for s in states]
@@ -214,8 +216,8 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     # A cap takes up to three roundings in the logits' dtype; a missing cap or scale shows in the first digit.
     tolerance = 4 * torch.finfo(ramps[0].dtype).eps
     for tail in _known_tails(getattr(model, "config", None)):
-        expected = tail(_widen(ramps[0]))
-        if (expected - _widen(returned)).abs().max() <= tolerance * expected.abs().max():
+        expected = tail(widen(ramps[0]))
+        if (expected - widen(returned)).abs().max() <= tolerance * expected.abs().max():
             return tail
     return None
 
@@ -264,18 +266,6 @@ def _output_head(model: nn.Module) -> nn.Module | None:
 
 
 def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    output = model(**inputs, **_no_cache(model))
-    return output.logits if hasattr(output, "logits") else output
-
-
-def _no_cache(model: nn.Module) -> dict[str, bool]:
-    """Keys and values of past tokens are of use in generation alone."""
-    return {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _widen(logits: Tensor) -> Tensor:
-    return logits.to(_wide(logits.dtype))
+    # Keys and values of past tokens are of use in generation alone.
+    cache = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+    return raw_outputs(model, {**inputs, **cache})

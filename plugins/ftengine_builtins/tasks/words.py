@@ -8,7 +8,7 @@ from typing import Any
 
 from ftengine.api import Features
 from ftengine.errors import RecipeError
-from ftengine_builtins.tasks.lengths import unknown_in
+from ftengine_builtins.tasks.lengths import tokenize
 
 Span = tuple[int, int]
 """First character and the one after the last."""
@@ -42,7 +42,7 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
         limit: longest input in tokens; what is beyond is cut off.
 
     Returns:
-        (the tokenizer's fields with `length` and `truncated`, for each word the position of its first token). The
+        (what `tokenize` returns, for each word the position of its first token). The
         position is None for words that were cut off, or of which the tokenizer leaves nothing.
 
     Raises:
@@ -53,18 +53,8 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
             f"{type(processor).__name__} does not say where in the text its tokens are, which tagging words needs. Use "
             "a model with a fast tokenizer (tokenizer.json)."
         )
-    encoded = processor(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-    full = len(encoded["input_ids"])
-    truncated = full > limit
-    if truncated:
-        encoded = processor(
-            text, return_offsets_mapping=True, return_attention_mask=False, truncation=True, max_length=limit
-        )
-    fields = dict(encoded)
-    first = _first_tokens(fields.pop("offset_mapping"), words)
-    ids = fields["input_ids"]
-    counts = {"length": len(ids), "full_length": full, "truncated": truncated, "unknown": unknown_in(ids, processor)}
-    return {**fields, **counts}, first
+    fields = tokenize(processor, text, limit=limit, return_offsets_mapping=True)
+    return fields, _first_tokens(fields.pop("offset_mapping"), words)
 
 
 def _first_tokens(offsets: Sequence[Span], words: Sequence[Span]) -> list[int | None]:
