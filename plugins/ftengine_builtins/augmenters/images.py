@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -20,11 +19,7 @@ class ImageAugmenter(InputAugmenter):
     modality = "image"
 
     def check_options(self) -> None:
-        """Find out whether torchvision is installed.
-
-        Raises:
-            RecipeError: it is not.
-        """
+        """Raise RecipeError where torchvision is not installed."""
         try:
             import torchvision  # noqa: F401
         except ImportError:
@@ -37,7 +32,7 @@ class ImageAugmenter(InputAugmenter):
         raise NotImplementedError
 
     def change(self, value: Any, rng: RandomSource) -> Any:
-        from ftengine_builtins.augmenters.randomness import seeded
+        from ftengine_builtins.tasks.modes import seeded
 
         with seeded(rng.randrange(SEEDS)):
             return self.transform(value)
@@ -126,15 +121,11 @@ class Color(ImageAugmenter):
     name = "color"
     Config = ColorConfig
 
-    @cached_property
-    def _jitter(self) -> Any:
+    def transform(self, image: Any) -> Any:
         from torchvision.transforms import v2
 
         config = self.config
-        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
-
-    def transform(self, image: Any) -> Any:
-        return self._jitter(image)
+        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)(image)
 
 
 class RandAugmentConfig(AugmenterConfig):
@@ -155,14 +146,10 @@ class RandAugment(ImageAugmenter):
     citation = "Cubuk et al. 2020, arXiv:1909.13719"
     Config = RandAugmentConfig
 
-    @cached_property
-    def _operations(self) -> Any:
+    def transform(self, image: Any) -> Any:
         from torchvision.transforms import v2
 
-        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)
-
-    def transform(self, image: Any) -> Any:
-        return self._operations(image)
+        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)(image)
 
 
 class TrivialAugment(ImageAugmenter):
@@ -173,13 +160,8 @@ class TrivialAugment(ImageAugmenter):
 
     name = "trivial-augment"
     citation = "Müller and Hutter 2021, arXiv:2103.10158"
-    Config = AugmenterConfig
-
-    @cached_property
-    def _operation(self) -> Any:
-        from torchvision.transforms import v2
-
-        return v2.TrivialAugmentWide()
 
     def transform(self, image: Any) -> Any:
-        return self._operation(image)
+        from torchvision.transforms import v2
+
+        return v2.TrivialAugmentWide()(image)

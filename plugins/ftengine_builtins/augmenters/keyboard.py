@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from pydantic import Field
 
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
-from ftengine_builtins.augmenters.characters import stands_alone
+from ftengine_builtins.augmenters.characters import changed_at, stands_alone
 
 LAYOUTS = {
     "qwerty": ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
@@ -49,26 +50,18 @@ class Keyboard(TextAugmenter):
     citation = "Belinkov and Bisk 2018, arXiv:1711.02173"
     Config = KeyboardConfig
 
-    def __init__(self, config: KeyboardConfig | None = None) -> None:
-        super().__init__(config)
-        self._near = neighbours(self.config.layout)
-
     def change(self, text: str, rng: RandomSource) -> str:
-        pieces, at = [], 0
-        while at < len(text):
-            letter, size = text[at], 1
-            if self._is_key(text, at) and rng.random() < self.config.rate:
-                letter, size = self._slip(text, at, rng)
-            pieces.append(letter)
-            at += size
-        return "".join(pieces)
+        return changed_at(text, lambda at: self._typed(text, at, rng))
 
     def _is_key(self, text: str, at: int) -> bool:
-        return at < len(text) and text[at] in self._near and stands_alone(text, at + 1)
+        return at < len(text) and text[at] in neighbours(self.config.layout) and stands_alone(text, at + 1)
 
-    def _slip(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
+    def _typed(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
         """Return what is typed, and how many letters of the text it stands for."""
-        kind, letter, near = rng.choice(self.config.kinds), text[at], rng.choice(self._near[text[at]])
+        letter = text[at]
+        if not self._is_key(text, at) or rng.random() >= self.config.rate:
+            return letter, 1
+        kind, near = rng.choice(self.config.kinds), rng.choice(neighbours(self.config.layout)[letter])
         if kind == "drop":
             return "", 1
         if kind == "insert":
@@ -78,6 +71,7 @@ class Keyboard(TextAugmenter):
         return near, 1  # also where there is no other letter to swap with
 
 
+@cache
 def neighbours(layout: str) -> dict[str, str]:
     """Return for each letter, in both cases, those on the keys around it."""
     places = {

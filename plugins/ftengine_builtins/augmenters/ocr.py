@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
-from ftengine_builtins.augmenters.characters import stands_alone
+from ftengine_builtins.augmenters.characters import changed_at, stands_alone
 
 ALIKE = (
     ("l", "1"), ("l", "I"), ("I", "1"), ("O", "0"), ("o", "0"), ("Q", "O"), ("S", "5"), ("s", "5"), ("B", "8"),
@@ -13,6 +13,9 @@ ALIKE = (
     ("n", "u"), ("f", "t"), ("i", "j"), ("v", "y"), ("rn", "m"), ("cl", "d"), ("vv", "w"), ("li", "h"), ("ri", "n"),
 )  # fmt: skip
 """Pairs that look alike in print; each is taken for the other."""
+
+DOUBLES = {one: [b for pair in ALIKE for b in pair if one in pair and b != one] for pair in ALIKE for one in pair}
+"""What each may be taken for."""
 
 
 class OcrConfig(AugmenterConfig):
@@ -30,20 +33,12 @@ class Ocr(TextAugmenter):
     name = "ocr"
     Config = OcrConfig
 
-    def __init__(self, config: OcrConfig | None = None) -> None:
-        super().__init__(config)
-        self._doubles: dict[str, list[str]] = {}
-        for a, b in ALIKE:
-            self._doubles.setdefault(a, []).append(b)
-            self._doubles.setdefault(b, []).append(a)
-
     def change(self, text: str, rng: RandomSource) -> str:
-        pieces, at = [], 0
-        while at < len(text):
-            seen, size = text[at], 1
-            source = next((text[at : at + n] for n in (2, 1) if text[at : at + n] in self._doubles), None)
-            if source and stands_alone(text, at + len(source)) and rng.random() < self.config.rate:
-                seen, size = rng.choice(self._doubles[source]), len(source)
-            pieces.append(seen)
-            at += size
-        return "".join(pieces)
+        return changed_at(text, lambda at: self._seen(text, at, rng))
+
+    def _seen(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
+        """Return what is recognised, and how many characters of the text it stands for."""
+        source = next((text[at : at + n] for n in (2, 1) if text[at : at + n] in DOUBLES), None)
+        if source and stands_alone(text, at + len(source)) and rng.random() < self.config.rate:
+            return rng.choice(DOUBLES[source]), len(source)
+        return text[at], 1

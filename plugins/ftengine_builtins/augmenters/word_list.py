@@ -8,10 +8,10 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ftengine.errors import DataError
 from ftengine_builtins.augmenters.words import LEXICAL
+from ftengine_builtins.tasks.shown import shown as shown_value
 
 FORMATS = (".csv", ".json", ".tsv", ".txt")
 
@@ -87,7 +87,7 @@ def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
         others = [others] if isinstance(others, str) else others
         if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
             raise DataError(
-                f"{shown}: the replacements of {word!r} are {_short(others)}; they must be a list of texts."
+                f"{shown}: the replacements of {word!r} are {shown_value(others)}; they must be a list of texts."
             )
         yield shown, (word, others)
 
@@ -105,8 +105,3 @@ def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry
             yield f"{shown}:{reader.line_num}", (cells[0], cells[1:])
     except csv.Error as error:
         raise DataError(f"{shown}:{reader.line_num}: {error}.") from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,7 +12,7 @@ from transformers import GenerationConfig
 from ftengine.api import Config, LoadedModel
 from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.lengths import attention_mask, pad
-from ftengine_builtins.tasks.modes import evaluating
+from ftengine_builtins.tasks.modes import evaluating, seeded
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 
 
@@ -86,7 +85,7 @@ def generate(
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
-    with torch.no_grad(), evaluating(loaded.module), _seeded(options.seed, device):
+    with torch.no_grad(), evaluating(loaded.module), seeded(options.seed, device):
         output = loaded.module.generate(
             input_ids=pad(prompts, filler, left=not apart).to(device),
             attention_mask=attention_mask(prompts, left=not apart).to(device),
@@ -127,14 +126,3 @@ def stop_tokens(loaded: LoadedModel) -> list[int]:
 
 def _until(answer: list[int], stop: Sequence[int]) -> list[int]:
     return answer[: next((i for i, token in enumerate(answer) if token in stop), None)]
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed sampling, and leave everybody else's random numbers as they were."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

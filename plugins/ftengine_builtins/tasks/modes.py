@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, and what models answer in it."""
+"""Evaluation mode or other random numbers for a while, and what models answer then."""
 
 from __future__ import annotations
 
@@ -23,6 +23,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.
+
+    Generators of other devices are not touched, unlike by `torch.manual_seed`; with seed None none is.
+    """
+    if seed is None:
+        yield
+        return
+    generators: list[Any] = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 @torch.no_grad()
