@@ -36,11 +36,7 @@ class Synonyms(TextAugmenter):
     Config = SynonymsConfig
 
     def check_options(self) -> None:
-        """Read the word list.
-
-        Raises:
-            DataError: it is missing or malformed.
-        """
+        """Read the word list. Raises DataError where it is missing or malformed."""
         assert self._list
 
     @cached_property

@@ -190,11 +190,7 @@ def refuse_adapter(folder: Path, source: str) -> None:
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        SourceError: the file is no JSON object.
-    """
+    """Read a JSON object. Raises SourceError where the file is no JSON object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

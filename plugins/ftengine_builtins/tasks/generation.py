@@ -26,11 +26,7 @@ class GenerationOptions(Config):
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None) -> Self:
-        """Validate options.
-
-        Raises:
-            InputError: names the option, its value and what is allowed.
-        """
+        """Validate options. Raises InputError, which names the option, its value and what is allowed."""
         try:
             return cls.model_validate(dict(options or {}))
         except ValidationError as error:

@@ -128,11 +128,7 @@ def _mode(processor: Any) -> str:
 
 
 def _pixels(processor: Any, image: Any) -> Tensor:
-    """Return one image as the model takes it.
-
-    Raises:
-        SourceError: the model came without an image processor.
-    """
+    """Return one image as the model takes it. Raises SourceError where the model came without an image processor."""
     if not callable(processor) or hasattr(processor, "get_vocab"):
         raise SourceError(
             f"the model came with {type(processor).__name__ if processor is not None else 'no processor'}, and images "

@@ -145,11 +145,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
 
 
 def read_text(example: Example, name: str) -> str:
-    """Return a field that must hold some text.
-
-    Raises:
-        DataError: it is missing, no text, or empty.
-    """
+    """Return a field that must hold some text. Raises DataError where it is missing, no text, or empty."""
     value = example.get(name)
     other = {"prompt": "completion", "completion": "prompt"}.get(name, "")
     if isinstance(value, (list, tuple)) and isinstance(example.get(other), str):

@@ -57,11 +57,7 @@ def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
 
 
 def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:
-    """Refuse options of predictions, of which a task has none.
-
-    Raises:
-        InputError: names the first.
-    """
+    """Refuse options of predictions, of which a task has none. Raises InputError, which names the first."""
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; task {task.name!r} has none for predictions.")
 

@@ -64,11 +64,7 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
 
 
 def read_words(example: Example) -> Tagged:
-    """Read a row's words without their tags.
-
-    Raises:
-        DataError: there are none, or they are of another type.
-    """
+    """Read a row's words without their tags. Raises DataError where there are none, or they are of another type."""
     tokens = example.get("tokens")
     if tokens is None:
         if example.get("text") is None:
