@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 from ftengine.data.augmentation import require_suitable
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.case import Case, CaseConfig
-from ftengine_builtins.augmenters.characters import is_tied
-from ftengine_builtins.augmenters.keyboard import LAYOUTS, Keyboard, KeyboardConfig, neighbours
+from ftengine_builtins.augmenters.characters import (
+    ALIKE,
+    LAYOUTS,
+    Keyboard,
+    KeyboardConfig,
+    Ocr,
+    OcrConfig,
+    is_tied,
+    neighbours,
+)
 from ftengine_builtins.augmenters.mask_spans import MaskSpans, MaskSpansConfig
-from ftengine_builtins.augmenters.ocr import ALIKE, Ocr, OcrConfig
 from ftengine_builtins.augmenters.punctuation import MARKS, Punctuation, PunctuationConfig
 from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig
 from ftengine_builtins.augmenters.word_order import DeleteWords, DeleteWordsConfig, SwapWords, SwapWordsConfig
