@@ -49,7 +49,7 @@ class Synonyms(TextAugmenter):
 
     def check_options(self) -> None:
         """Read the word list. Raises DataError where it is missing or malformed."""
-        assert self._list
+        _ = self._list
 
     @cached_property
     def _list(self) -> dict[str, list[str]]:

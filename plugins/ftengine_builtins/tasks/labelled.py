@@ -241,8 +241,8 @@ class LabelledTask(Task):
 
     def _losses(self, criterion: Criterion, labels: Tensor, *logits: Tensor) -> Tensor:
         """Return (examples,) losses."""
-        losses = {"single": criterion.single, "multi": criterion.multi, "regression": criterion.regression}[self.kind]
-        return losses(labels.to(logits[0].dtype) if labels.is_floating_point() else labels, *logits)
+        targets = labels.to(logits[0].dtype) if labels.is_floating_point() else labels
+        return getattr(criterion, self.kind)(targets, *logits)
 
     def _decide(self, logits: Tensor) -> list[Any]:
         """Return the likeliest id, or for several labels 1 where a label is likelier than not."""

@@ -12,7 +12,6 @@ bfloat16 the sum comes back rounded to two or three digits (1616 for 1640.87).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -65,20 +64,23 @@ class TokenLoss:
                 not shifted), `IGNORED` where nothing is trained.
             criterion: what is summed, applied to one chunk of tokens after the other.
         """
-        first, *others = (self._labelled(model, inputs, labels) for _ in range(criterion.passes))
-        return first.total(criterion, *(other.states for other in others)), len(first.targets)
+        passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
+        found, states = passes[0], [one.states for one in passes]
+        parameters = found.parameters if torch.is_grad_enabled() else ()
+        total = _ChunkedSum.apply(criterion, found.targets, found.logits, len(states), *states, *parameters)
+        return total, len(found.targets)
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B,) summed losses and (B,) token counts, one of each an example."""
         found = self._labelled(model, inputs, labels)
-        counts = torch.bincount(found.examples, minlength=len(labels))
-        sums = None
-        for states, targets, examples in found.chunks():
-            losses = Criterion().single(targets, found.logits(states))
-            sums = losses.new_zeros(len(labels)) if sums is None else sums
-            sums.index_add_(0, examples, losses)
-        return torch.zeros(len(labels), device=labels.device) if sums is None else sums, counts
+        losses = [widen(found.states.new_zeros(0))]
+        for start in range(0, len(found.targets), CHUNK):
+            rows = slice(start, start + CHUNK)
+            losses.append(Criterion().single(found.targets[rows], found.logits(found.states[rows])))
+        every = torch.cat(losses)
+        sums = every.new_zeros(len(labels)).index_add_(0, found.examples, every)
+        return sums, torch.bincount(found.examples, minlength=len(labels))
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]
@@ -89,9 +91,7 @@ class TokenLoss:
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
             logits = _logits(model, inputs)[:, : wanted.shape[1]][wanted]
             return _Labelled(logits, targets, examples, widen, ())
-        with _intercepted(head) as seen:
-            _logits(model, inputs)
-        states = seen[0][:, : wanted.shape[1]][wanted]
+        states = _head_inputs(model, head, inputs)[:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
         return _Labelled(states, targets, examples, lambda states: tail(widen(head(states))), parameters)
 
@@ -118,19 +118,6 @@ class _Labelled:
     examples: Tensor
     logits: Callable[[Tensor], Tensor]
     parameters: tuple[nn.Parameter, ...]
-
-    def total(self, criterion: Criterion, *others: Tensor) -> Tensor:
-        """Return a criterion's sum over all positions.
-
-        Args:
-            others: states of other passes over the same positions, as `states`.
-        """
-        parameters = self.parameters if torch.is_grad_enabled() else ()
-        states = (self.states, *others)
-        return _ChunkedSum.apply(criterion, self.targets, self.logits, len(states), *states, *parameters)
-
-    def chunks(self) -> Iterator[tuple[Tensor, ...]]:
-        return zip(*(x.split(CHUNK) if len(x) else () for x in (self.states, self.targets, self.examples)), strict=True)
 
 
 class _ChunkedSum(torch.autograd.Function):
@@ -238,9 +225,8 @@ def _known_tails(config: Any) -> Iterator[Tail]:
     yield lambda logits: logits
 
 
-@contextmanager
-def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the head is called with, and let it compute one position only."""
+def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what the head is called with, (B, T, H), letting it compute one position only."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -249,9 +235,10 @@ def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
 
     handle = head.register_forward_pre_hook(keep)
     try:
-        yield seen
+        _logits(model, inputs)
     finally:
         handle.remove()
+    return seen[0]
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
