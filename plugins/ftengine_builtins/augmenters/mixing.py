@@ -65,7 +65,6 @@ class Mixing(Augmenter):
             pixels: (examples, channels, height, width).
             partners: for each example the one that it is mixed with.
             share: from 0 to 1, of the example itself.
-            rng: for further draws.
         """
         raise NotImplementedError
 

@@ -79,13 +79,7 @@ def load_translator(source: str, device: str) -> LoadedModel:
 
 
 class Translator:
-    """Translates texts with one model.
-
-    Args:
-        loaded: an encoder-decoder and its tokenizer.
-        prefix: what is put in front of each sentence.
-        config: how to choose words, and the longest sentence.
-    """
+    """Translates texts with one model, an encoder-decoder; `prefix` is put in front of each sentence."""
 
     def __init__(self, loaded: LoadedModel, prefix: str, config: BackTranslationConfig) -> None:
         self._loaded, self._prefix, self._tokenizer = loaded, prefix, loaded.processor

@@ -26,10 +26,9 @@ SHAPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 class CallableLoader(ModelLoader):
     """Call module:function for the model; runs your code, so only where the recipe says `loader: callable`.
 
-    The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as
-    `function()`. It returns a torch module, or (module, processor), or a `LoadedModel`. One that takes
-    the request is first called for its processor alone, with `head=""`. Modules are
-    imported as Python does, with the working directory searched last.
+    The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as `function()`. It
+    returns a torch module, or (module, processor), or a `LoadedModel`. One that takes the request is first called for
+    its processor alone, with `head=""`. Modules are imported as Python does, with the working directory searched last.
     """
 
     name = "callable"

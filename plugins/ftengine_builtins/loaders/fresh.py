@@ -14,16 +14,10 @@ Shape = tuple[int, ...]
 
 
 def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:
-    """Name the modules that begin afresh, the fewest that cover `keys`.
+    """Name the modules that begin afresh, the fewest that cover `keys`, which the checkpoint does not hold so.
 
-    A head may begin afresh where the task teaches it, and so may a pooler, which belongs to the head
-    though it lives in the base. Any other missing weight would be noise in the middle of the model.
-
-    Args:
-        module: a transformers model.
-        keys: parameters that the checkpoint did not hold, or held in another shape.
-        source: for the message.
-        head_may_be_new: False for heads that a checkpoint has to bring.
+    A head may begin afresh where the task teaches it (`head_may_be_new`), and so may a pooler, which belongs to the
+    head though it lives in the base. Any other missing weight would be noise in the middle of the model.
 
     Raises:
         SourceError: names the weights that the checkpoint lacks.
@@ -42,10 +36,9 @@ def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_
 
 
 def predicted_fresh(module: Any, saved_config: Any, stored: Mapping[str, Shape | None] | None = None) -> set[str]:
-    """Tell which parameters a checkpoint lacks, without reading it.
+    """Tell which parameters of a model on the meta device a checkpoint lacks, without reading it.
 
     Args:
-        module: the model that is wanted, on the meta device.
         saved_config: the checkpoint's config before labels were written into it.
         stored: the shape of each tensor that the checkpoint holds, None where only its name is known. Without it, they
             are assumed to be those of the class that the config says it was saved from.

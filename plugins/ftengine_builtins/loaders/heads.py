@@ -69,11 +69,7 @@ def set_labels(config: Any, labels: Labels) -> None:
 
 
 def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
-    """Find the output row of each requested label in a checkpoint's own numbering.
-
-    Args:
-        config: the checkpoint's config, before `set_labels`.
-        labels: what the task predicts.
+    """Find the output row of each label in a checkpoint's own numbering; `config` is as before `set_labels`.
 
     Returns:
         The rows in the order of `labels.names`, or None where the checkpoint's head answers another question.

@@ -37,13 +37,10 @@ def load_pretrained(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> LoadedModel:
-    """Load the model that `request` asks for.
+    """Load the model that `request` asks for, with the checkpoint's `config`, which is not modified.
 
     Args:
-        request: what to load.
         folder: where `from_pretrained` finds the weights.
-        config: the checkpoint's config; it is not modified.
-        processor: what goes with the model.
         trust_remote_code: run model code that comes with the checkpoint.
         options: further arguments of `from_pretrained`.
 

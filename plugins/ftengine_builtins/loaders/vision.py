@@ -259,15 +259,12 @@ def _check_header(file: Path, source: str) -> None:
 def fill(
     module: nn.Module, tensors: Mapping[str, Tensor], heads: Sequence[str], rows: list[int] | None, source: str
 ) -> None:
-    """Copy weights and statistics into a model.
+    """Copy a checkpoint's weights and statistics into a model, whose heads already have one output a label.
 
     Args:
-        module: the model; its heads already have one output a label.
-        tensors: what the checkpoint holds.
         heads: layers that give the logits.
-        rows: the checkpoint's output for each label, or None where its head answers another question and the
-            model's random one stays.
-        source: for the message.
+        rows: the checkpoint's output for each label, or None where its head answers another question and the model's
+            random one stays.
 
     Raises:
         SourceError: keys are missing or unexpected, or a shape differs, anywhere but in a head that stays random.

@@ -115,12 +115,5 @@ def kept_neurons(layer: Any, p: float) -> Tensor:
 
 
 def mixed(weight: Tensor, start: Tensor, kept: Tensor, p: float) -> Tensor:
-    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype.
-
-    Args:
-        weight: w, trained.
-        start: u, of the same shape.
-        kept: 1 - m, of a shape that broadcasts to it.
-        p: the mean of m.
-    """
+    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype, of w, u as w started, and kept 1 - m."""
     return start + kept * (weight - start) / (1 - p)

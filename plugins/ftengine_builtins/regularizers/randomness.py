@@ -26,13 +26,7 @@ BRANCHES = re.compile(r"drop.?path|stochastic.?depth", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a probability of dropout is kept.
-
-    Args:
-        owner: the module or config.
-        attribute: the attribute's name.
-        added: whether the module came from the strategy, not from the model.
-    """
+    """Where a probability of dropout is kept: an attribute of a module or config, `added` if the strategy's."""
 
     owner: Any
     attribute: str

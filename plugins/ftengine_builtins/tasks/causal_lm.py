@@ -57,13 +57,11 @@ class CausalLMOptions(GenerationOptions):
 class CausalLM(GenerativeTask):
     """Predict the next token of conversations, completions or text.
 
-    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and
-    `completion` (texts, or lists of messages), or `text`. Conversations are written in the model's own chat
-    template, and so are prompt and
-    completion where the model has one. Without a template a completion follows its prompt as it stands;
-    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a
-    conversation, the assistant's turns are trained on, each with the token that ends it, except those with
-    `"weight": 0`.
+    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and `completion`
+    (texts, or lists of messages), or `text`. Conversations are written in the model's own chat template, and so are
+    prompt and completion where the model has one. Without a template a completion follows its prompt as it stands;
+    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a conversation, the
+    assistant's turns are trained on, each with the token that ends it, except those with `"weight": 0`.
     """
 
     name = "causal-lm"
@@ -78,11 +76,10 @@ class CausalLM(GenerativeTask):
     with_inputs = staticmethod(language_rows.with_inputs)
 
     def view(self, row: Example) -> View:
-        """See system and user turns, or the prompt, as inputs; of a row that has only `text`, all of it.
+        """See what `language_rows.view` tells.
 
-        The target is what the assistant says, the completion or the text; everything with loss_on: all. What is no
-        input is never changed, so that the model never learns to write what was changed, except where the data is
-        plain text or the loss is on everything. Rows are duplicates when they say the same.
+        What is no input is never changed, so that the model never learns to write what was changed, except where the
+        data is plain text or the loss is on everything.
         """
         return language_rows.view(row, all_trained=self.config.loss_on == "all")
 

@@ -41,19 +41,10 @@ class GenerationOptions(Config):
 def generate(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
 ) -> list[list[int]]:
-    """Answer prompts, all in one batch.
+    """Answer prompts, all in one batch; return the new tokens of each, without the one of `stop` that ended it.
 
-    A decoder continues them, padded on the left so that each ends where its answer begins; an encoder-decoder
-    reads them, padded on the right as in training.
-
-    Args:
-        loaded: a model with transformers' `generate`.
-        prompts: token ids of each.
-        options: how to choose tokens.
-        stop: tokens that end an answer.
-
-    Returns:
-        The new tokens of each prompt, without the one that ended it.
+    A decoder continues token ids, padded on the left so that each prompt ends where its answer begins; an
+    encoder-decoder reads them, padded on the right as in training.
 
     Raises:
         DataError: a prompt leaves no room for its answer.

@@ -121,11 +121,9 @@ def _is_conversation(value: Any) -> bool:
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
-    """Say which shape a row has; of several, messages come before prompt and completion, text comes last.
+    """Say which shape a row has; a field that is None is not there, and a prompt needs its completion if `answered`.
 
-    Args:
-        example: the row; a field that is None is not there.
-        answered: whether a prompt must have its completion.
+    Of several shapes, messages come before prompt and completion, and text comes last.
 
     Raises:
         DataError: the row has none.

@@ -14,16 +14,10 @@ from ftengine_builtins.tasks.token_loss import IGNORED
 
 
 def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
-    """Return the longest input in tokens.
-
-    Args:
-        wanted: the task's option; None takes `default`, or the model's limit where that is less.
-        model_limit: what the model reads at most, or None where it has no limit.
-        default: for `wanted` None.
-        option: its name, for the message.
+    """Return the longest input in tokens: the task's option, or `default`, or the model's limit where that is less.
 
     Raises:
-        RecipeError: more is wanted than the model reads.
+        RecipeError: more is wanted than the model reads; names the option.
     """
     if wanted is None:
         return min(default, model_limit or default)
@@ -36,11 +30,9 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
 
 
 def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Features:
-    """Return a tokenizer's fields of one or two texts (the longer is cut first) with the counts of `Task.encode`.
+    """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, with the counts of `Task.encode`.
 
-    Args:
-        limit: most tokens.
-        options: further ones of the tokenizer.
+    Of two texts the longer one is cut first. `options` are the tokenizer's.
     """
     options |= {"return_attention_mask": False, "verbose": False}
     encoded = processor(*texts, **options)

@@ -13,15 +13,11 @@ Span = tuple[int, int]
 
 
 def encode_spans(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Tokenise a text as a whole and label the tokens that hold any character of a span.
+    """Tokenise a text as a whole and label the tokens that hold any character of a span (in order, disjoint).
 
-    A token that merges the end of a prompt with the beginning of an answer is labelled: otherwise the
-    answer's first characters would never be learnt. Nothing is added to the text, no BOS and no EOS.
-
-    Args:
-        processor: a tokenizer; one without offsets tokenises each stretch of text by itself.
-        text: the whole text.
-        spans: character spans, in order and disjoint.
+    A token that merges the end of a prompt with the beginning of an answer is labelled: otherwise the answer's first
+    characters would never be learnt. Nothing is added to the text, no BOS and no EOS. A tokenizer without offsets
+    tokenises each stretch of text by itself.
 
     Returns:
         (input_ids, labels), both (tokens,); labels are `IGNORED` outside of spans.

@@ -22,11 +22,9 @@ _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text and its words.
+    """A text as the model reads it, and where its words are.
 
     Args:
-        text: as the model reads it.
-        words: where each word is.
         is_text: whether the row gave a text, rather than its words.
         tags: the tag of each word; empty where only words were read.
     """
@@ -82,10 +80,7 @@ def read_words(example: Example) -> Tagged:
 
 
 def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
-    """Read a row's words and their tags.
-
-    Args:
-        names: what tags given as numbers are called.
+    """Read a row's words and their tags; `names` is what tags given as numbers are called.
 
     Raises:
         DataError: words or tags are missing or do not fit each other.

@@ -41,8 +41,8 @@ class TokenLoss:
     """Sums of losses over labelled tokens of one or more models.
 
     Args:
-        ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels
-            themselves, 0 where it reads them shifted by one.
+        ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels themselves, 0
+            where it reads them shifted by one.
     """
 
     def __init__(self, ahead: int = 1) -> None:
@@ -54,15 +54,13 @@ class TokenLoss:
     ) -> tuple[Tensor, int]:
         """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
 
-        Of each of the criterion's passes only the states of labelled tokens are kept.
-
         Args:
-            model: a language model.
-            inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
-                `labels` among them are not handed to the model.
-            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
-                not shifted), `IGNORED` where nothing is trained.
-            criterion: what is summed, applied to one chunk of tokens after the other.
+            inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well. `labels`
+                among them are not handed to the model.
+            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were not
+                shifted), `IGNORED` where nothing is trained.
+            criterion: what is summed, applied to one chunk of tokens after the other. Of each of its passes only the
+                states of labelled tokens are kept.
         """
         passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
         found, states = passes[0], [one.states for one in passes]
@@ -172,12 +170,9 @@ class _ChunkedSum(torch.autograd.Function):
 def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     """Find out what a model does after its output head, by handing it a ramp in place of the head's output.
 
-    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against
-    what the model really returns. The probe runs without dropout and draws no random numbers.
-
-    Returns:
-        A function of logits, or None when nothing known explains the model's output; then its logits can
-        only be had from its own forward pass.
+    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against what the
+    model really returns. The probe runs without dropout and draws no random numbers. None where nothing known explains
+    the output: then logits can only be had from the model's own forward pass.
     """
     ramps: list[Tensor] = []
 

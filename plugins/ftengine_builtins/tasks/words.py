@@ -33,17 +33,15 @@ def join_words(words: Sequence[str]) -> tuple[str, list[Span]]:
 
 
 def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -> tuple[Features, list[int | None]]:
-    """Tokenise a text and find the first token of each word.
+    """Tokenise a text, with the tokenizer's special tokens, and find the first token of each word.
 
     Args:
-        processor: a tokenizer that tells offsets; its special tokens are added.
-        text: the whole text.
         words: in order and disjoint.
         limit: longest input in tokens; what is beyond is cut off.
 
     Returns:
-        (what `tokenize` returns, for each word the position of its first token). The
-        position is None for words that were cut off, or of which the tokenizer leaves nothing.
+        (what `tokenize` returns, for each word the position of its first token). The position is None for words that
+        were cut off, or of which the tokenizer leaves nothing.
 
     Raises:
         RecipeError: the tokenizer tells no offsets.
