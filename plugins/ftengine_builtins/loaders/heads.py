@@ -48,17 +48,13 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
             f"{source!r} is a {config.model_type} model; transformers has no {head} head for it. "
             f"Heads it has: {', '.join(fitting) or 'none that ftengine uses'}."
         )
-    if head == "causal-lm" and _is_encoder(config):
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not config.is_encoder_decoder
+    if head == "causal-lm" and masked and getattr(config, "is_decoder", None) is False:
         raise SourceError(
             f"{source!r} is a {config.model_type} encoder: each token sees the next one, so there is nothing to "
             "learn in predicting it. Use a decoder (GPT-2, Llama, …) or a classification task."
         )
     return auto
-
-
-def _is_encoder(config: Any) -> bool:
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    return masked and not config.is_encoder_decoder and getattr(config, "is_decoder", None) is False
 
 
 def set_labels(config: Any, labels: Labels) -> None:

@@ -23,7 +23,7 @@ from ftengine_builtins.tasks.chat import (
 from ftengine_builtins.tasks.generation import GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
-from ftengine_builtins.tasks.lengths import length_limit, unknown_in
+from ftengine_builtins.tasks.lengths import length_limit, missing_end, unknown_in
 from ftengine_builtins.tasks.spans import encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED
 
@@ -123,7 +123,11 @@ class CausalLM(GenerativeTask):
         """
         chosen = CausalLMOptions.read(options)
         asks = self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues
-        prompts = [self._prompt(_as_question(row) if asks else row, loaded.processor) for row in rows]
+        if asks:
+            rows = [
+                {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row for row in rows
+            ]
+        prompts = [self._prompt(row, loaded.processor) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
 
     def answer(
@@ -175,7 +179,7 @@ class CausalLM(GenerativeTask):
         else:
             text, start = read_text(example, "text"), 0
         ids, labels = encode_spans(processor, text, [(start, len(text))])
-        begin, end = _begin(processor, ids), _end(processor, ids)
+        begin, end = _begin(processor, ids), missing_end(ids, processor)
         ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
         return ids, list(ids) if self.config.loss_on == "all" else labels
 
@@ -235,11 +239,6 @@ class CausalLM(GenerativeTask):
         return chat
 
 
-def _as_question(row: Example) -> Example:
-    """Return a row of plain text as a prompt; others as they are."""
-    return {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row
-
-
 def _question(messages: list[Message]) -> list[Message]:
     """Leave out the assistant's last turn, which is to be answered anew."""
     question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
@@ -258,12 +257,6 @@ def _begin(processor: Any, ids: list[int]) -> list[int]:
     if bos is None or ids[:1] == [bos]:
         return []
     return [bos] if processor("")["input_ids"][:1] == [bos] else []
-
-
-def _end(processor: Any, ids: list[int]) -> list[int]:
-    """Return the EOS that ends text, unless the text brings it."""
-    eos = processor.eos_token_id
-    return [] if eos is None or ids[-1:] == [eos] else [eos]
 
 
 def _stop_tokens(loaded: LoadedModel) -> list[int]:

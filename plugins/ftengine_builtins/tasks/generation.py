@@ -79,7 +79,8 @@ def generate(
             generation_config=config,
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
-    return [_until(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+    answers = output[:, 1 if apart else longest :].tolist()
+    return [answer[: next((i for i, token in enumerate(answer) if token in stop), None)] for answer in answers]
 
 
 def complete(
@@ -109,7 +110,3 @@ def stop_tokens(loaded: LoadedModel) -> list[int]:
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
     stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
     return [token for token in stop if token is not None]
-
-
-def _until(answer: list[int], stop: Sequence[int]) -> list[int]:
-    return answer[: next((i for i, token in enumerate(answer) if token in stop), None)]

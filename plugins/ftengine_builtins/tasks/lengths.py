@@ -54,6 +54,12 @@ def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
     return None if unknown is None or unknown in others else ids.count(unknown)
 
 
+def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
+    """Return the EOS that ends a text, unless the text or the tokenizer brings it."""
+    eos = processor.eos_token_id
+    return [] if eos is None or ids[-1:] == [eos] else [eos]
+
+
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
     """Pad to the longest sequence, on the right unless `left`; returns (sequences, longest) int64."""
     longest = max(map(len, sequences))

@@ -15,7 +15,7 @@ from ftengine.model import probe_tokens, raw_outputs
 from ftengine_builtins.tasks.generation import GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
-from ftengine_builtins.tasks.lengths import length_limit, tokenize, unknown_in
+from ftengine_builtins.tasks.lengths import length_limit, missing_end, tokenize, unknown_in
 from ftengine_builtins.tasks.token_loss import IGNORED
 
 DEFAULT_MAX_LENGTH = 512
@@ -75,7 +75,8 @@ class Seq2SeqLM(GenerativeTask):
         """
         prompt = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
-        whole = _ended(processor(text_target=_read(example, "completion"), verbose=False)["input_ids"], processor)
+        whole = processor(text_target=_read(example, "completion"), verbose=False)["input_ids"]
+        whole = whole + missing_end(whole, processor)
         ids, labels = prompt["input_ids"], whole[:limit]
         return {
             "input_ids": ids,
@@ -167,9 +168,3 @@ def shifted(model: Any, labels: Tensor) -> Tensor:
     moved = labels.roll(1, dims=1)
     moved[:, 0] = config.pad_token_id if start is None else start
     return moved.masked_fill(moved == IGNORED, config.pad_token_id)
-
-
-def _ended(ids: list[int], processor: Any) -> list[int]:
-    """Add the token that ends a text, unless the tokenizer did."""
-    eos = processor.eos_token_id
-    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
