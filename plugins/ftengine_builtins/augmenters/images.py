@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
@@ -67,26 +67,19 @@ class Flip(ImageAugmenter):
 class CropConfig(AugmenterConfig):
     """Options of augmenter crop."""
 
-    scale: list[float] = Field(
+    scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
     )
-    ratio: list[float] = Field(
+    ratio: list[PositiveFloat] = Field(
         [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
     )
 
     @field_validator("scale", "ratio")
     @classmethod
     def _in_order(cls, pair: list[float]) -> list[float]:
-        if not 0 < pair[0] <= pair[1]:
-            raise ValueError("give the smaller number first, both above 0")
+        if pair[0] > pair[1]:
+            raise ValueError("give the smaller number first")
         return pair
-
-    @field_validator("scale")
-    @classmethod
-    def _part(cls, scale: list[float]) -> list[float]:
-        if scale[1] > 1:
-            raise ValueError("at most the whole image (1.0) can be kept")
-        return scale
 
 
 class Crop(ImageAugmenter):

@@ -59,9 +59,7 @@ def is_random(loaded: LoadedModel) -> bool:
     """Say whether two passes over one batch differ in training mode."""
     if any(module in NOISY for module in loaded.module.modules()):
         return True
-    if any(place.probability > 0 for place in dropouts(loaded)):
-        return True
-    return any(  # stochastic depth
+    return any(  # dropout of activations, or of branches (stochastic depth)
         _is_probability(value) and value > 0 and ("drop" in name or (name == "p" and _drops(module)))
         for module in loaded.module.modules()
         for name, value in vars(module).items()

@@ -142,12 +142,8 @@ class CausalLM(GenerativeTask):
         """
         asked = [self._asked(row, loaded.processor) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
-        return [
-            {"prompt": prompt, "completion": text, "reference": reference}
-            for text, (_, prompt, reference) in zip(
-                complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True
-            )
-        ]
+        answers = zip(complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True)
+        return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""

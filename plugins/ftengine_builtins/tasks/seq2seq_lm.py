@@ -123,10 +123,8 @@ class Seq2SeqLM(GenerativeTask):
         chosen = GenerationOptions.read(options)
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
             chosen = chosen.model_copy(update={"max_new_tokens": loaded.max_length})
-        return [
-            {"prompt": row["prompt"], "completion": text, "reference": row.get("completion")}
-            for text, row in zip(self._complete(loaded, rows, chosen), rows, strict=True)
-        ]
+        answers = zip(rows, self._complete(loaded, rows, chosen), strict=True)
+        return [{"prompt": row["prompt"], "completion": x, "reference": row.get("completion")} for row, x in answers]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
