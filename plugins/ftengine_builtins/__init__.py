@@ -43,14 +43,12 @@ def ftengine_strategies():
 @hookimpl
 def ftengine_augmenters():
     from ftengine_builtins.augmenters.back_translation import BackTranslation
-    from ftengine_builtins.augmenters.case import Case
     from ftengine_builtins.augmenters.characters import Keyboard, Ocr
     from ftengine_builtins.augmenters.images import Color, Crop, Flip, RandAugment, TrivialAugment
     from ftengine_builtins.augmenters.mask_spans import MaskSpans
     from ftengine_builtins.augmenters.mixing import CutMix, Mixup
-    from ftengine_builtins.augmenters.punctuation import Punctuation
     from ftengine_builtins.augmenters.synonyms import Synonyms
-    from ftengine_builtins.augmenters.word_order import DeleteWords, SwapWords
+    from ftengine_builtins.augmenters.words import Case, DeleteWords, Punctuation, SwapWords
 
     texts = [BackTranslation, Case, DeleteWords, Keyboard, MaskSpans, Ocr, Punctuation, SwapWords, Synonyms]
     return [*texts, Color, Crop, CutMix, Flip, Mixup, RandAugment, TrivialAugment]

@@ -13,12 +13,14 @@ from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.fresh import Shape, fresh_modules, predicted_fresh
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
+    Shape,
     auto_class,
     checkpoint_rows,
+    fresh_modules,
     output_layer,
+    predicted_fresh,
     reorder,
     set_labels,
 )

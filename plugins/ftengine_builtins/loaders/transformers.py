@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
-from ftengine_builtins.loaders.fresh import Shape
+from ftengine_builtins.loaders.heads import Shape
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
     load_pretrained,
