@@ -12,8 +12,8 @@ from transformers import GenerationConfig
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from ftengine_builtins.tasks.lengths import stack_tokens
 from ftengine_builtins.tasks.modes import seeded
+from ftengine_builtins.tasks.tokens import stack_tokens
 
 if TYPE_CHECKING:
     from ftengine_builtins.augmenters.back_translation import BackTranslationConfig

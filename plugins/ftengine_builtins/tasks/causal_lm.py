@@ -23,9 +23,8 @@ from ftengine_builtins.tasks.chat import (
 from ftengine_builtins.tasks.generation import GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
-from ftengine_builtins.tasks.lengths import length_limit, missing_end, unknown_in
-from ftengine_builtins.tasks.spans import encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.tokens import encode_spans, length_limit, missing_end, unknown_in
 
 DEFAULT_MAX_LENGTH = 1024
 

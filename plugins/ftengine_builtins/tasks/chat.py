@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.shown import shown
-from ftengine_builtins.tasks.spans import Span, encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.tokens import Span, encode_spans
 
 Message = dict[str, Any]
 """{"role": one of `ROLES`, "content": text}; what the assistant says may have "weight": 0, which leaves it out of the

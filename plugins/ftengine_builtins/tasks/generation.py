@@ -11,9 +11,9 @@ from transformers import GenerationConfig
 
 from ftengine.api import Config, LoadedModel
 from ftengine.errors import DataError, InputError, did_you_mean
-from ftengine_builtins.tasks.lengths import attention_mask, pad
 from ftengine_builtins.tasks.modes import evaluating, seeded
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
+from ftengine_builtins.tasks.tokens import attention_mask, pad
 
 
 class GenerationOptions(Config):
