@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -14,6 +14,9 @@ from ftengine.errors import DataError, InputError, did_you_mean
 from ftengine_builtins.tasks.modes import evaluating, seeded
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 from ftengine_builtins.tasks.tokens import attention_mask, pad
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 
 class GenerationOptions(Config):
