@@ -57,7 +57,7 @@ class DeleteWords(TextAugmenter):
             return text
         kept = kept or [rng.randrange(len(words))]
         # Between two words that stay, the gap with most line breaks stays: paragraphs remain apart.
-        inner = [max(gaps[a + 1 : b + 1], key=_breaks) for a, b in pairwise(kept)]
+        inner = [max(gaps[a + 1 : b + 1], key=lambda gap: (gap.count("\n"), len(gap))) for a, b in pairwise(kept)]
         return join([words[i] for i in kept], [gaps[0], *inner, gaps[-1]])
 
 
@@ -96,10 +96,6 @@ class SwapWords(TextAugmenter):
         return b + (b >= a)
 
 
-def _breaks(gap: str) -> tuple[int, int]:
-    return gap.count("\n"), len(gap)
-
-
 class PunctuationConfig(AugmenterConfig):
     """Options of augmenter punctuation."""
 
@@ -132,12 +128,9 @@ class Punctuation(TextAugmenter):
         most = max(1, int(self.config.insert * len(words)))
         for _ in range(rng.randrange(1, most + 1)):
             at = rng.randrange(len(words))
-            if words[at][:2] not in _MARKED:  # a word takes one mark
+            if words[at][:1] not in MARKS or words[at][1:2] != " ":  # a word takes one mark
                 words[at] = f"{rng.choice(MARKS)} {words[at]}"
         return join(words, gaps)
-
-
-_MARKED = {f"{mark} " for mark in MARKS}
 
 
 def _is_mark(text: str, at: int) -> bool:

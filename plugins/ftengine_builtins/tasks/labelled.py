@@ -169,12 +169,10 @@ class LabelledTask(Task):
         logits, labels = self.outputs(model, batch), batch["labels"]
         losses = self._losses(Criterion(), labels, logits).tolist()
         if self.kind == "regression":
-            keys, columns = ("target", "value", "loss"), (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
+            columns = (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
         else:
-            truth = labels.tolist() if self.kind == "single" else labels.long().tolist()
-            keys = PREDICTS[self.kind]
-            columns = (truth, self._decide(logits), self._scores(logits), logits.tolist(), losses)
-        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+            columns = (labels.long().tolist(), self._decide(logits), self._scores(logits), logits.tolist(), losses)
+        return [dict(zip(PREDICTS[self.kind], values, strict=True)) for values in zip(*columns, strict=True)]
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
