@@ -91,7 +91,7 @@ def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
             asked.append(name)
 
     run = fine_tune(recipe, resume=True, listener=Phases())
-    assert [name for name in asked if "to read" in name] == ["evaluate tuned to read: answers"]
+    assert [name for name in asked if name.endswith("answers")] == ["evaluate tuned: answers"]
     assert len(answers_of(run)) == DOZEN
     assert all(one.base for one in answers_of(run))
 
