@@ -141,6 +141,8 @@ def _inexpressible(layer: nn.Module) -> str:
     """Say why the update of a convolution or an embedding has no form that PEFT and a merge know, or ""."""
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return f"is a convolution in {layer.groups} groups, which a low-rank update would mix"
+    if isinstance(layer, nn.Conv2d) and any(d > 1 < k for d, k in zip(layer.dilation, layer.kernel_size, strict=True)):
+        return f"is a convolution with dilation {layer.dilation}, which PEFT leaves out of the update"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"is a convolution with {layer.padding_mode} padding"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
 from ftengine.model import default_param_groups
-from ftengine_builtins.strategies import prompt_format
+from ftengine_builtins.strategies.adapter_config import follow
+from ftengine_builtins.strategies.prompt_format import VirtualTokensFile
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
 from ftengine_builtins.strategies.targets import whole_modules
 
@@ -25,8 +26,8 @@ SAMPLED_ROWS = 4096
 class VirtualTokenOptions(Config):
     """Options that both have."""
 
-    peft_type: ClassVar[str]
-    """What PEFT calls it."""
+    File: ClassVar[type[VirtualTokensFile]]
+    """What PEFT's adapter_config.json says."""
     meant: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("num_virtual_tokens", "prompt_length", "num_tokens", "tokens", "length"), "virtual_tokens"
     ) | {"prompt_tuning_init": "init", "prompt_tuning_init_text": "text"}
@@ -55,13 +56,8 @@ class VirtualTokenOptions(Config):
         if self.start_from is None:
             return self
         with naming("strategy.start_from"):
-            there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
-        if "virtual_tokens" in self.model_fields_set and self.virtual_tokens != there:
-            raise RecipeError(
-                f"strategy.virtual_tokens is {self.virtual_tokens}, but the adapter in strategy.start_from "
-                f"({self.start_from!r}) has {there}. Leave virtual_tokens out, or start without that adapter."
-            )
-        self.virtual_tokens = there
+            adapter = self.File.read(Path(self.start_from))
+        follow(self, adapter, ["virtual_tokens"])
         return self
 
 
@@ -79,6 +75,11 @@ class VirtualTokenStrategy(Strategy):
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
         """Put virtual tokens into a stack."""
         raise NotImplementedError
+
+    def prepared(self, loaded: LoadedModel) -> Any:
+        """Return the module that virtual tokens have entered."""
+        modules: Any = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
+        return next(module for module in modules if module.virtual_parameters())
 
     def prepare(self, loaded: LoadedModel) -> None:
         count, limit = self.config.virtual_tokens, loaded.max_length
@@ -116,75 +117,50 @@ class VirtualTokenStrategy(Strategy):
         return groups
 
 
-def text_tokens(loaded: LoadedModel, text: str, count: int) -> Tensor:
-    """Return (count,) token ids of a text, without special tokens, repeated or cut to length.
-
-    Raises:
-        RecipeError: the model has no tokenizer, or the text has no tokens.
-    """
-    if not callable(loaded.processor):
-        raise RecipeError(
-            f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
-        )
-    ids = loaded.processor(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
-    return torch.tensor((ids * math.ceil(count / len(ids)))[:count])
-
-
-def sampled_tokens(loaded: LoadedModel, embedding: nn.Embedding, count: int) -> Tensor:
-    """Return (count,) ids of ordinary tokens, drawn uniformly.
-
-    The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
-    """
-    processor: Any = loaded.processor
-    known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
-    usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)
-    usable[[token for token in getattr(processor, "all_special_ids", ()) if token < len(usable)]] = False
-    candidates = usable.nonzero()[:, 0] if usable.any() else torch.arange(len(usable))
-    return candidates[torch.randint(len(candidates), (count,))]
-
-
 @torch.no_grad()
-def embedded(embedding: nn.Embedding, ids: Tensor) -> Tensor:
-    """Return the embeddings (count, width) of tokens in float32, as the model reads them."""
-    return embedding(ids.to(embedding.weight.device)).float()
-
-
-def random_vectors(embedding: nn.Embedding, count: int) -> Tensor:
-    """Return (count, width) normal numbers in float32, of the token embeddings' standard deviation."""
-    ids = torch.linspace(0, embedding.num_embeddings - 1, min(SAMPLED_ROWS, embedding.num_embeddings)).long()
-    sample = embedded(embedding, ids)
-    # Drawn on the CPU, so that a seed means the same on every device.
-    return torch.randn(count, sample.shape[1]).to(sample.device) * sample.std()
-
-
 def starting_vectors(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count, width) vectors to start from, on the embedding's device.
+    """Return (count, width) vectors in float32 to start from, on the embedding's device.
 
     Args:
         loaded: the model, for its tokenizer.
         embedding: its token embeddings.
-        init: "random", "vocabulary" or "text".
+        init: "vocabulary" or "text" for those of `starting_tokens`, "random" for normal numbers of their scale.
         text: what to start from with "text".
         count: number of virtual tokens.
 
     Raises:
         RecipeError: the text cannot be tokenised.
     """
-    if init == "random":
-        return random_vectors(embedding, count)
-    return embedded(embedding, starting_tokens(loaded, embedding, init, text, count))
+    rows = embedding.num_embeddings
+    random = init == "random"
+    sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long() if random else None
+    ids = starting_tokens(loaded, embedding, init, text, count) if sample is None else sample
+    vectors = embedding(ids.to(embedding.weight.device)).float()
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.randn(count, vectors.shape[1]).to(vectors.device) * vectors.std() if random else vectors
 
 
 def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count,) token ids: those of the text, or drawn from the vocabulary.
+    """Return (count,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
 
     Raises:
-        RecipeError: the text cannot be tokenised.
+        RecipeError: the model has no tokenizer for the text, or the text has no tokens.
     """
+    processor: Any = loaded.processor
     if init != "text":
-        return sampled_tokens(loaded, embedding, count)
-    if loaded.processor is None and embedding.weight.is_meta:
+        # The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
+        known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
+        usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)
+        usable[[token for token in getattr(processor, "all_special_ids", ()) if token < len(usable)]] = False
+        candidates = usable.nonzero()[:, 0] if usable.any() else torch.arange(len(usable))
+        return candidates[torch.randint(len(candidates), (count,))]
+    if processor is None and embedding.weight.is_meta:
         return torch.zeros(count, dtype=torch.long)  # parameters are counted from a config alone, without a tokenizer
-    return text_tokens(loaded, text or "", count)
+    if not callable(processor):
+        raise RecipeError(
+            f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
+        )
+    ids = processor(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
+    return torch.tensor((ids * math.ceil(count / len(ids)))[:count])

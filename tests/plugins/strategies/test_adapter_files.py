@@ -238,7 +238,7 @@ class Mischief:
 )  # fmt: skip
 def test_what_ftengine_does_not_compute_is_refused(entry, tmp_path) -> None:
     folder = edited(saved("bert", tmp_path), **entry)
-    with pytest.raises(RunError, match=f"uses what strategy adapter does not have: {next(iter(entry))}="):
+    with pytest.raises(RunError, match=f"uses what ftengine does not have: {next(iter(entry))}="):
         read_config(folder)
 
 
