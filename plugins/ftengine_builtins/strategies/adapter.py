@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
+from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named
-from ftengine_builtins.strategies.targets import whole_modules
+from ftengine_builtins.strategies.targets import regex, whole_modules
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -37,24 +38,18 @@ SUBLAYERS = {"houlsby": ("attention", "output"), "pfeiffer": ("output",), "paral
 
 
 def _factors(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        factors = {key if key == "default" else str(_block(key)): float(factor) for key, factor in value.items()}
-    except (TypeError, ValueError):
-        factors = {}
-    if not factors or not all(0 < factor < math.inf for factor in factors.values()):
-        raise ValueError(
-            "write a number greater than 0, or a mapping from block numbers (0, 1, …) and default to such numbers"
-        )
-    return factors
+    if isinstance(value, Mapping):
+        value = {str(key): factor for key, factor in value.items()}  # YAML reads 0 as a number, AdapterHub has text
+        if not value or not all(re.fullmatch(r"default|\d+", key) for key in value):
+            raise ValueError("write a number above 0, or a mapping from block numbers (0, 1, …) and default to such")
+    return value
 
 
-def _block(key: Any) -> int:
-    # YAML reads 0 as a number, and AdapterHub's files have text.
-    if isinstance(key, (bool, float)) or int(key) < 0:
-        raise ValueError(key)
-    return int(key)
+Factor = Annotated[float, Field(gt=0)]
+
+
+SHARED = ("placement", "non_linearity", "scaling")
+"""Options that no shape of a tensor tells."""
 
 
 class AdapterConfig(Config):
@@ -65,7 +60,7 @@ class AdapterConfig(Config):
         description="houlsby: after attention and feed-forward, reading their output; pfeiffer: after the feed-forward "
         "alone, reading its normalised sum with the residual; parallel: beside the feed-forward, reading the residual",
     )
-    reduction_factor: Annotated[float | dict[str, float] | None, BeforeValidator(_factors)] = Field(
+    reduction_factor: Annotated[Factor | dict[str, Factor] | None, BeforeValidator(_factors)] = Field(
         None, description="width / bottleneck size, or a mapping by block and 'default'; else 16, with parallel 2"
     )
     bottleneck: int | None = Field(None, ge=1, description="bottleneck size, instead of reduction_factor")
@@ -79,19 +74,12 @@ class AdapterConfig(Config):
         None, description="attention, output, cross: which sublayers; by default the placement's"
     )
     leave_out: list[int] = Field([], description="numbers of the blocks, from 0, that get no adapter")
-    places: dict[str, str] | None = Field(
+    places: dict[str, Annotated[str, AfterValidator(regex)]] | None = Field(
         None, description="for any other model: regular expressions for whole module paths, by a name of your choice"
     )
     start_from: str | None = Field(
         None, description="folder of an AdapterHub adapter to continue; it sets all options that shape it"
     )
-
-    @field_validator("reduction_factor")
-    @classmethod
-    def _positive(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
-        if isinstance(value, float) and value <= 0:
-            raise ValueError("must be greater than 0")
-        return value
 
     @field_validator("sublayers", "places")
     @classmethod
@@ -100,22 +88,14 @@ class AdapterConfig(Config):
             raise ValueError("is empty, so that no adapter remains; name some, or leave it out")
         return value
 
-    @field_validator("places")
-    @classmethod
-    def _patterns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        for name, pattern in (value or {}).items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{name}: not a regular expression: {error}") from None
-        return value
-
     @model_validator(mode="after")
     def _fill_in(self) -> AdapterConfig:
         if self.start_from is not None:
             with naming("strategy.start_from"):
                 adapter = adapterhub_format.read_config(Path(self.start_from))
-            self._follow(adapter)
+            if not adapter.sublayers:  # places that only a recipe names
+                adapter = replace(adapter, sublayers=None)
+            follow(self, adapter, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
                 f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "
@@ -125,19 +105,6 @@ class AdapterConfig(Config):
             if getattr(self, key) is None and not (key == "reduction_factor" and self.bottleneck is not None):
                 setattr(self, key, value)
         return self
-
-    def _follow(self, adapter: adapterhub_format.HubConfig) -> None:
-        for key in ("placement", "sublayers", "reduction_factor", "non_linearity", "scaling", "leave_out"):
-            ours, theirs = getattr(self, key), getattr(adapter, key)
-            theirs = None if theirs == [] and key == "sublayers" else theirs  # places that only a recipe names
-            if key in self.model_fields_set and ours is not None and ours != theirs:
-                raise RecipeError(
-                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
-                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
-                )
-            setattr(self, key, theirs)
-        if "dropout" not in self.model_fields_set:
-            self.dropout = adapter.dropout
 
     def size(self, width: int, layer: int) -> int:
         """Return the bottleneck's size for a width, in the block with this number."""
@@ -282,13 +249,7 @@ class Adapter(Strategy):
     def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
         """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
         adapter = adapterhub_format.read_config(directory)
-        for key in ("placement", "non_linearity", "scaling"):
-            ours, theirs = getattr(self.config, key), getattr(adapter, key)
-            if ours != theirs:
-                raise BaseMismatch(
-                    f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
-                    f"{ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
-                )
+        require_same(self.config, adapter, SHARED, directory)
         module, origin = loaded.module, str(directory)
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)

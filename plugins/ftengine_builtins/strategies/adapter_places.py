@@ -6,10 +6,9 @@ x + h. Whatever is wired so can be adapted; a block of another kind is reached b
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.errors import NoMatch
 from ftengine_builtins.strategies.adapter_layers import AdaptedLayer
+from ftengine_builtins.strategies.targets import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,11 @@ def find(module: nn.Module) -> list[Place]:
             found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm, reads=reads))
         layer += 1
     if not found:
+        repeated, example = _repeated(module)
         raise NoMatch(
             f"strategy adapter does not know where the sublayers of {type(module).__name__} are. Name the modules "
             "after which adapters go by regular expressions for whole paths, e.g. "
-            f"{_example(module)}.{_repeated(module)}"
+            f"strategy.places={{output: '{example}'}}.{repeated}"
         )
     _refuse_obstacles(module, found)
     return found
@@ -230,11 +231,10 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
     for name, pattern in patterns.items():
         paths = [path for path in modules if path and re.fullmatch(pattern, path)]
         if not paths:
-            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.6)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise NoMatch(
-                f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}.{hint}"
-                f"{_repeated(module)} A pattern is a regular expression for the whole path."
+                f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."
+                f"{did_you_mean(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
+                "whole path."
             )
         for layer, path in enumerate(paths):
             outer = next((other for other in paths if path.startswith(f"{other}.")), None)
@@ -270,7 +270,7 @@ def _is_block(block: Block, part: nn.Module) -> bool:
 
 def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
     times = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
-    for path in _paths(places):
+    for path in dict.fromkeys(path for place in places for path in (place.path, place.residual) if path is not None):
         part = module.get_submodule(path)
         if isinstance(part, AdaptedLayer):
             why = "has an adapter already"
@@ -288,30 +288,26 @@ def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
         raise NoMatch(f"strategy.places: {repeated[0]!r} is matched by more than one pattern; one adapter fits there.")
 
 
-def _paths(places: Iterable[Place]) -> list[str]:
-    paths = [path for place in places for path in (place.path, place.residual) if path is not None]
-    return list(dict.fromkeys(paths))
+def _channels(part: nn.Module) -> Iterator[tuple[int, int, bool]]:
+    """Yield (channels in, channels out, whether they come first) of the linear layers and convolutions in a module."""
+    for layer in part.modules():
+        if isinstance(layer, Conv1D):
+            yield layer.nx, layer.nf, False
+        elif isinstance(getattr(layer, "out_features", None), int):
+            yield layer.in_features, layer.out_features, False
+        elif isinstance(getattr(layer, "out_channels", None), int):
+            yield layer.in_channels, layer.out_channels, True
 
 
 def _width(part: nn.Module) -> tuple[int, bool]:
     """Return (channels of what a module computes, whether they come first), by its last layer; 0 if unknown."""
-    width, channels_first = 0, False
-    for layer in part.modules():
-        flat = layer.nf if isinstance(layer, Conv1D) else getattr(layer, "out_features", None)
-        own = getattr(layer, "out_channels", None) if flat is None else flat
-        if isinstance(own, int):
-            width, channels_first = own, flat is None
+    *_, (_, width, channels_first) = [(0, 0, False), *_channels(part)]
     return width, channels_first
 
 
 def _input_width(part: nn.Module) -> int:
     """Return the channels that a module's first layer takes; 0 if unknown."""
-    for layer in part.modules():
-        flat = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
-        own = getattr(layer, "in_channels", None) if flat is None else flat
-        if isinstance(own, int):
-            return own
-    return 0
+    return next(_channels(part), (0, 0, False))[0]
 
 
 def _strides(part: nn.Module) -> bool:
@@ -331,22 +327,17 @@ def _join(path: str, inner: str) -> str:
     return ".".join(filter(None, (path, inner)))
 
 
-def _candidates(module: nn.Module) -> list[str]:
-    """Return patterns of the modules that stand one below a numbered block and have a width."""
-    patterns = Counter(
+def _repeated(module: nn.Module) -> tuple[str, str]:
+    """Say which modules stand one below a numbered block and have a width: patterns as YAML takes them, and the last.
+
+    repr would double the backslashes.
+    """
+    patterns = [
         re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
         for path, part in module.named_modules()
         if re.search(r"\.\d+\.[^.]*[^.\d][^.]*$", path) and _width(part)[0]
-    )
-    return list(patterns)
-
-
-def _repeated(module: nn.Module) -> str:
-    shown = _candidates(module)
-    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])  # as YAML takes it: repr would double the backslashes
-    return f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
-
-
-def _example(module: nn.Module) -> str:
-    shown = _candidates(module)
-    return f"strategy.places={{output: '{shown[-1] if shown else '.*mlp'}'}}"
+    ]
+    shown = list(dict.fromkeys(patterns))
+    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])
+    text = f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
+    return text, shown[-1] if shown else ".*mlp"

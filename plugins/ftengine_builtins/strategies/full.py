@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,20 +18,9 @@ from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import copy_into, decayed, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.targets import matches_name
+from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-
-
-def _patterns(value: Any) -> Any:
-    if isinstance(value, str) and value:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-    elif not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
-    return value
 
 
 def _pace(value: Any) -> Any:
@@ -45,7 +33,7 @@ def _pace(value: Any) -> Any:
 class FullConfig(Config):
     """Options of full tuning."""
 
-    freeze: Annotated[str | list[str], BeforeValidator(_patterns)] = Field(
+    freeze: Names = Field(
         [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
     )
     layer_decay: float = Field(
@@ -253,13 +241,11 @@ def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: n
             f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
             "parameters, or was initialised afresh and has to train. Take the pattern out."
         )
-    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
     shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
     return NoMatch(
-        f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}.{hint}{how} "
+        f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}."
+        f"{did_you_mean(pattern, paths)}{how} "
         f"It has {', '.join(shown)}, …"
     )
 

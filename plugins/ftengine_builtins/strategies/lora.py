@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
@@ -33,30 +33,9 @@ from ftengine_builtins.strategies.lora_layers import (
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
-from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
+from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, regex, select, whole_modules
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def _compiled(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-def _targets(value: Any) -> Any:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("write all-linear, a regular expression for whole module paths, or a list of module names")
-    return _compiled(value) if isinstance(value, str) else value
-
-
-def _patterns(value: Any) -> Any:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("write a mapping from module names (or regular expressions for endings of paths) to numbers")
-    return {_compiled(pattern): number for pattern, number in value.items()}
 
 
 def _init(value: Any) -> Any:
@@ -65,6 +44,7 @@ def _init(value: Any) -> Any:
     return value
 
 
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(regex)]
 Rank = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -93,16 +73,15 @@ class LoRAConfig(Config):
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
-    targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
+    targets: Names = Field(
         ALL_LINEAR,
+        min_length=1,
         description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
     )
-    rank_pattern: Annotated[dict[str, Rank], BeforeValidator(_patterns)] = Field(
+    rank_pattern: dict[Pattern, Rank] = Field(
         {}, description="ranks of single layers, by name or regular expression; the first that matches counts"
     )
-    alpha_pattern: Annotated[dict[str, Alpha], BeforeValidator(_patterns)] = Field(
-        {}, description="alphas of single layers, likewise"
-    )
+    alpha_pattern: dict[Pattern, Alpha] = Field({}, description="alphas of single layers, likewise")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
     dora: bool = Field(False, description="tune the weights' magnitudes apart from their directions (Liu et al. 2024)")
     init: Annotated[str, BeforeValidator(_init)] = Field(
