@@ -28,6 +28,12 @@ class Layer:
     dy: Tensor
     p: float
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The fields by which a report tells layers apart."""
+        (m, k), n, rank = self.x.shape, len(self.weight), len(self.a)
+        return {"m": m, "k": k, "n": n, "rank": rank, "dtype": str(self.x.dtype).removeprefix("torch."), "p": self.p}
+
     @classmethod
     def make(cls, shape: Shape, rank: int, dtype: torch.dtype, p: float, device: str) -> Layer:
         """Draw the operands. The factors are float32 whatever x is, as training keeps them."""

@@ -106,7 +106,12 @@ class Report:
         Raises:
             InputError: it is missing, no JSON, something else, or of another version.
         """
-        content = _read_json(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}.") from None
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise InputError(f"{path} is no JSON: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path} holds no measurements; give a file that `ftengine bench kernels --json` wrote.")
         if content.get("schema") != SCHEMA:
@@ -118,12 +123,9 @@ class Report:
             rows = [Row(**{name: value for name, value in row.items() if name in names}) for row in content["rows"]]
             if not all(row.overhead > 0 for row in rows):
                 raise TypeError("an overhead is not above 0")
-            return cls(rows=rows, **{name: content[name] for name in _PARTS})
+            return cls(rows=rows, **{field.name: content[field.name] for field in fields(cls) if field.name != "rows"})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}). Measure again.") from None
-
-
-_PARTS = ("complete", "environment", "settings", "peaks", "operators")
 
 
 def check_writable(path: Path) -> None:
@@ -139,12 +141,3 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {path.parent}: {error.strerror}. Choose another place.") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise InputError(f"{path} is no JSON: {error}.") from None

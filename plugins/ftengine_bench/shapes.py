@@ -27,11 +27,6 @@ class Shape:
     layers: tuple[str, ...] = ()
     transposed: bool = False
 
-    @property
-    def count(self) -> int:
-        """How many layers of a block have this shape."""
-        return max(1, len(self.layers))
-
     def __str__(self) -> str:
         return f"{self.m}x{self.k}x{self.n}"
 

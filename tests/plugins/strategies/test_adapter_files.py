@@ -267,7 +267,10 @@ def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"placement": "parallel"}, "was trained with placement 'pfeiffer'; this model is prepared for placement 'parallel'"),
+        (
+            {"placement": "parallel"},
+            "with placement 'pfeiffer'; this model is prepared for placement 'parallel'",
+        ),
         ({"scaling": 2.0}, "was trained with scaling 1.0; this model is prepared for scaling 2.0"),
         ({"non_linearity": "tanh"}, "was trained with non_linearity 'relu'"),
         ({"sublayers": ["attention", "output"]}, "8 keys missing"),
