@@ -18,7 +18,7 @@ from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
-from ftengine_builtins.strategies.adapter_places import Place, find, find_named
+from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
 from ftengine_builtins.strategies.targets import regex, whole_modules
 
 NonLinearity = Literal[
@@ -136,13 +136,12 @@ class Adapter(Strategy):
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
         self._places = self._choose(module)
-        whole = whole_modules(loaded)
+        whole, modules = whole_modules(loaded), dict[str | None, nn.Module](module.named_modules())
         module.requires_grad_(False)
         for place in self._places:
-            layer = module.get_submodule(place.path)
-            observed = None if place.residual in (None, place.path) else module.get_submodule(place.residual)
-            norm = None if place.norm is None else module.get_submodule(place.norm)
-            insert(layer, _make(place, config, _device(layer, module)), self._reads(place), observed, norm)
+            layer = modules[place.path]
+            observed = None if place.residual == place.path else modules.get(place.residual)
+            insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
         for path in whole:
             module.get_submodule(path).requires_grad_(True)
         if config.start_from is not None:
@@ -198,26 +197,34 @@ class Adapter(Strategy):
         if not chosen:
             raise NoMatch("strategy.leave_out leaves out every block; no adapter remains.")
         if config.placement == "parallel":
-            _refuse_unlike_inputs(chosen)
+            for place in chosen:
+                _refuse_unlike_input(place, module.get_submodule(place.path))
         return chosen
 
     def _reads(self, place: Place) -> Reads:
         reads = READS[self.config.placement]
         # Only for blocks that are known is it known what h is added to.
-        return "output" if reads == "sum" and (place.named or place.residual is None) else reads
+        return "output" if reads == "sum" and place.residual is None else reads
+
+    def _bottleneck(self, place: Place, layer: nn.Module, module: nn.Module) -> Bottleneck:
+        config = self.config
+        size = config.size(place.width, place.layer)
+        own_input = config.placement == "parallel" and place.channels_first and place.residual is None
+        device = next((p.device for p in (*layer.parameters(), *module.parameters())), torch.device("cpu"))
+        # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
+        # holds, because bfloat16 swallows small updates.
+        with torch.device("meta" if device.type == "meta" else "cpu"):
+            bottleneck = Bottleneck(
+                *(place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first),
+                reads=input_width(layer) if own_input else 0,
+            )
+            initialise(bottleneck, config.init)
+        return bottleneck.to(device)
 
     def _hub_config(self) -> adapterhub_format.HubConfig:
-        config = self.config
-        return adapterhub_format.HubConfig(
-            placement=config.placement,
-            sublayers=sorted({place.sublayer for place in self._places}),
-            reduction_factor=self._reduction_factor(),
-            non_linearity=config.non_linearity,
-            scaling=config.scaling,
-            dropout=config.dropout,
-            leave_out=config.leave_out,
-            init=config.init,
-        )
+        sublayers = sorted({place.sublayer for place in self._places})
+        options = {key: getattr(self.config, key) for key in (*SHARED, "dropout", "leave_out", "init")}
+        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=self._reduction_factor(), **options)
 
     def _reduction_factor(self) -> float | dict[str, float]:
         if self.config.bottleneck is None:
@@ -285,35 +292,18 @@ def _without_the_bases_own(
     return {name: tensor for name, tensor in stored.items() if name not in others}
 
 
-def _refuse_unlike_inputs(places: list[Place]) -> None:
-    """Check that a parallel adapter can give what it reads the shape of what it is added to."""
-    for place in places:
-        if not place.strides:
-            why = "has convolutions whose padding makes another shape of its input"
-        elif not place.channels_first and place.reads not in (0, place.width):
-            why = f"reads {place.reads} channels and gives {place.width}"
-        else:
-            continue
-        raise NoMatch(
-            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
-        )
-
-
-def _make(place: Place, config: AdapterConfig, device: torch.device) -> Bottleneck:
-    size = config.size(place.width, place.layer)
-    reads = place.reads if config.placement == "parallel" and place.channels_first else 0
-    # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
-    # holds, because bfloat16 swallows small updates.
-    with torch.device("meta" if device.type == "meta" else "cpu"):
-        bottleneck = Bottleneck(
-            place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first, reads
-        )
-        initialise(bottleneck, config.init)
-    return bottleneck.to(device)
-
-
-def _device(part: nn.Module, module: nn.Module) -> torch.device:
-    return next((p.device for p in (*part.parameters(), *module.parameters())), torch.device("cpu"))
+def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
+    """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
+    reads = input_width(layer)
+    if place.residual is not None:
+        return  # a sublayer of a known block
+    if not keeps_grid(layer):
+        why = "has convolutions whose padding makes another shape of its input"
+    elif not place.channels_first and reads not in (0, place.width):
+        why = f"reads {reads} channels and gives {place.width}"
+    else:
+        return
+    raise NoMatch(f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output.")
 
 
 def reduction_factor(width: int, size: int) -> float:

@@ -168,11 +168,9 @@ class Place:
         width: channels of h.
         key: where AdapterHub keeps the adapter.
         channels_first: h is (batch, width, ...).
-        residual: the module whose first input is the residual, or None where h stands alone.
+        residual: the module whose first input is the residual; None where h stands alone, or the recipe names the
+            place, so that it is not known what h is added to.
         norm: what is applied to h + residual, or None.
-        named: the recipe names it: whether the residual is what h is added to is not known.
-        reads: channels of the place's own input; 0 if unknown, or where another module sees the residual.
-        strides: h has the grid of the place's input, or every s-th point of it.
     """
 
     sublayer: str
@@ -183,9 +181,6 @@ class Place:
     channels_first: bool = False
     residual: str | None = None
     norm: str | None = None
-    named: bool = False
-    reads: int = 0
-    strides: bool = True
 
 
 def find(module: nn.Module) -> list[Place]:
@@ -205,9 +200,8 @@ def find(module: nn.Module) -> list[Place]:
             full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
             key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
             width, channels_first = _width(part.get_submodule(sublayer.width))
-            residual, norm = full["residual"], full["norm"]
-            reads = _input_width(part) if residual is None else 0
-            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm, reads=reads))
+            path_of = full["output"], full["residual"], full["norm"]
+            found.append(Place(name, path_of[0], layer, width, key, channels_first, *path_of[1:]))
         layer += 1
     if not found:
         repeated, example = _repeated(module)
@@ -249,8 +243,7 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
                     f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
-            reads, strides = _input_width(modules[path]), _strides(modules[path])
-            found.append(Place(name, path, layer, width, path, channels_first, path, None, True, reads, strides))
+            found.append(Place(name, path, layer, width, path, channels_first))
     _refuse_obstacles(module, found)
     return found
 
@@ -305,12 +298,12 @@ def _width(part: nn.Module) -> tuple[int, bool]:
     return width, channels_first
 
 
-def _input_width(part: nn.Module) -> int:
+def input_width(part: nn.Module) -> int:
     """Return the channels that a module's first layer takes; 0 if unknown."""
     return next(_channels(part), (0, 0, False))[0]
 
 
-def _strides(part: nn.Module) -> bool:
+def keeps_grid(part: nn.Module) -> bool:
     """Say whether each convolution in a module keeps the grid of its input, or every s-th point of it."""
     return all(_is_centred(layer) for layer in part.modules() if isinstance(layer, _ConvNd))
 

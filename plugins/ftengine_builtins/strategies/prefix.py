@@ -14,9 +14,8 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
-from ftengine_builtins.strategies import peft_format, prompt_format
+from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import require_same
-from ftengine_builtins.strategies.prompt_format import VirtualTokensFile
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
@@ -27,7 +26,12 @@ from ftengine_builtins.strategies.prompt_stack import (
     shift_positions,
     widened,
 )
-from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_tokens
+from ftengine_builtins.strategies.virtual_tokens import (
+    VirtualTokenOptions,
+    VirtualTokensFile,
+    VirtualTokenStrategy,
+    starting_tokens,
+)
 from ftengine_builtins.tasks.modes import evaluating
 
 
@@ -106,7 +110,7 @@ class Prefix(VirtualTokenStrategy):
         config = _described(stack)
         # A projection is multiplied out, so that whoever reads the file needs none.
         straight = {"prefix_projection": False, "encoder_hidden_size": config.token_dim}
-        prompt_format.write(loaded, directory, config, stack.prefix.values().detach(), **straight)
+        self.write(loaded, directory, config, stack.prefix.values().detach(), **straight)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT prefix, trained here or by PEFT, into a prepared model; a projection makes way for its result.
@@ -128,7 +132,7 @@ class Prefix(VirtualTokenStrategy):
                 f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
                 "another base."
             )
-        prompt_format.fill(loaded, prefix.embeddings, peft_format.read_weights(directory), str(directory))
+        self.fill(loaded, prefix.embeddings, peft_format.read_weights(directory), directory)
         stack.prefix = prefix
 
     def _start(self, loaded: LoadedModel, stack: Any) -> tuple[KeyShape, Tensor]:

@@ -10,11 +10,16 @@ from torch import nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
-from ftengine_builtins.strategies import peft_format, prompt_format
+from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import require_same
-from ftengine_builtins.strategies.prompt_format import EMBEDDINGS, VirtualTokensFile
 from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become, is_encoder_decoder
-from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_vectors
+from ftengine_builtins.strategies.virtual_tokens import (
+    EMBEDDINGS,
+    VirtualTokenOptions,
+    VirtualTokensFile,
+    VirtualTokenStrategy,
+    starting_vectors,
+)
 
 
 class PromptFile(VirtualTokensFile):
@@ -78,7 +83,7 @@ class Prompt(VirtualTokenStrategy):
             num_layers=model.num_hidden_layers,
             num_attention_heads=model.num_attention_heads,
         )
-        prompt_format.write(loaded, directory, config, vectors, **start)
+        self.write(loaded, directory, config, vectors, **start)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT prompt, trained here or by PEFT, into a prepared model.
@@ -93,7 +98,7 @@ class Prompt(VirtualTokenStrategy):
         if config.num_transformer_submodules == 2 and is_encoder_decoder(loaded.module) and EMBEDDINGS in tensors:
             # PEFT makes a second half for the decoder, and never uses it.
             tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(vectors)]
-        prompt_format.fill(loaded, vectors, tensors, str(directory))
+        self.fill(loaded, vectors, tensors, directory)
 
 
 def _pools_all_positions(loaded: LoadedModel) -> bool:

@@ -1,11 +1,11 @@
-"""What prompt tuning and prefix tuning share: options, preparing, learning rates, and where virtual tokens start."""
+"""What prompt tuning and prefix tuning share: options, files, preparing, and where virtual tokens start."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -13,14 +13,54 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
-from ftengine.model import default_param_groups
+from ftengine.model import copy_into, default_param_groups
+from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow
-from ftengine_builtins.strategies.prompt_format import VirtualTokensFile
+from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
 from ftengine_builtins.strategies.targets import whole_modules
 
 SAMPLED_ROWS = 4096
 """Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
+
+
+EMBEDDINGS = "prompt_embeddings"
+"""PEFT's key of the one tensor that both methods have."""
+
+PREFIX = "base_model."
+"""Before a module's path in the keys of modules trained whole; PEFT's adapters of layers have one step more."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class VirtualTokensFile(AdapterConfig):
+    """What an adapter_config.json says of virtual tokens; subclasses say of which method.
+
+    Args:
+        virtual_tokens: how many there are.
+        token_dim: width of a virtual token; of a prefix, of one layer's keys.
+        num_layers, num_attention_heads: of the model; of a prefix, the heads of its keys.
+        num_transformer_submodules: 1; PEFT's prompts for encoder-decoders may have 2, of which it uses the first.
+    """
+
+    advice = "Use that adapter with PEFT."
+    # `prompt_embeddings` holds what training made of the initialisation, and what a prefix's projection came to.
+    without_effect = AdapterConfig.without_effect | {
+        *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+        *("encoder_hidden_size", "prefix_projection", "init_weights"),
+    }
+
+    virtual_tokens: Count = Field(alias="num_virtual_tokens")
+    token_dim: Count
+    num_layers: Count
+    num_attention_heads: Count
+    num_transformer_submodules: Count
+
+    @model_validator(mode="before")
+    @classmethod
+    def _submodules(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Fill in PEFT's default, as it does when it prepares a model."""
+        return {"num_transformer_submodules": 2 if content.get("task_type") == "SEQ_2_SEQ_LM" else 1, **content}
 
 
 class VirtualTokenOptions(Config):
@@ -100,6 +140,26 @@ class VirtualTokenStrategy(Strategy):
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
             loaded.max_length = limit - count
+
+    def write(
+        self, loaded: LoadedModel, directory: Path, config: VirtualTokensFile, embeddings: Tensor, **others: Any
+    ) -> None:
+        """Write PEFT's files: the config, with `others` that PEFT asks of it, and the virtual tokens as PEFT has them.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        config = config.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
+        config.write(directory, loaded, **others)
+        peft_format.write_weights(directory, {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)})
+
+    def fill(self, loaded: LoadedModel, embeddings: Tensor, tensors: Mapping[str, Tensor], directory: Path) -> None:
+        """Copy what a folder's weights hold into a prepared model, all or none; `embeddings` are the virtual tokens.
+
+        Raises:
+            BaseMismatch: keys are missing or unexpected, or a shape differs.
+        """
+        copy_into({EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}, tensors, str(directory))
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.
