@@ -18,19 +18,7 @@ TINY = 1e-6  # a scale at which thousands of merges into one weight leave it as 
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """An operator on one layer.
-
-    Args:
-        m, k, n, rank, dtype, p: the layer; p is 0 for operators without dropout.
-        operator: its name in torch.ops.ftengine.
-        backend: "compiled" or "reference", whichever the dispatcher takes.
-        p20, p50, p80: seconds.
-        bytes: what it moves at least.
-        bandwidth: bytes a second, at the median.
-        copy_share: that over the bandwidth of a large copy in the same run.
-        random_ns: of `lowrank_shrink` with dropout on a CPU: nanoseconds of a core for an element's random bits and
-            their use, the time with dropout less the time without; None elsewhere.
-    """
+    """An operator on one layer; docs/benchmarks.md says what each field means, and in which unit."""
 
     m: int
     k: int

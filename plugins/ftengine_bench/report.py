@@ -18,25 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Row:
-    """One provider on one layer in one phase.
-
-    Args:
-        m, k, n, rank, dtype, p: the layer.
-        layers: the layers of a block of the preset that have this shape.
-        transposed: the weight is stored as (K, N).
-        phase: "forward", "backward" or "both".
-        provider: who computed.
-        p20, p50, p80: percentiles of seconds.
-        repetitions: how many there were.
-        overhead: time over the frozen layer's, the median over rounds of the ratio within a round.
-        recovered: share of the avoidable overhead that is recovered; None for the frozen and the eager layer, and
-            where there is nothing to recover.
-        peak_bytes: most bytes held at once, above what there was before the step.
-        saved_bytes: kept from forward to backward, beyond x and parameters.
-        operations: floating-point operations that the mathematics asks for.
-        bytes: what has to be moved at least.
-        roofline_share: the least time that the measured peaks allow over p50.
-    """
+    """One provider on one layer in one phase; docs/benchmarks.md says what each field means, and in which unit."""
 
     m: int
     k: int
@@ -68,16 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `ftengine bench kernels` measured.
-
-    Args:
-        complete: it was not interrupted.
-        environment: what it ran on.
-        settings: what was asked for.
-        peaks: of the device, by dtype.
-        rows: layers.
-        operators: each operator alone.
-    """
+    """What `ftengine bench kernels` measured; docs/benchmarks.md says what each part holds."""
 
     complete: bool
     environment: dict[str, Any]

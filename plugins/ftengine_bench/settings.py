@@ -13,7 +13,7 @@ from ftengine.errors import InputError, did_you_mean
 from ftengine.ops import instruction_sets, quantise_dropout
 from ftengine.ops.eligibility import DTYPES, MAX_RANK
 from ftengine_bench.options import OPTIONS
-from ftengine_bench.providers import PROVIDERS, why_unavailable
+from ftengine_bench.providers import PROVIDERS, dtype_name, why_unavailable
 from ftengine_bench.shapes import Shape, parse_shape, preset_shapes
 
 DEFAULT_PRESET = "smollm2-135m"
@@ -78,10 +78,6 @@ class Settings:
             "shapes": [str(shape) for shape in self.shapes],
             "dtypes": [dtype_name(dtype) for dtype in self.dtypes],
         }
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def choose_device(name: str) -> str:

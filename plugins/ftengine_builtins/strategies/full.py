@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
@@ -23,13 +23,6 @@ from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_na
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
-def _pace(value: Any) -> Any:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if value is not None and not is_count and value not in ("epoch", "even"):
-        raise ValueError("write a number of steps, epoch, even, or null")
-    return value
-
-
 class FullConfig(Config):
     """Options of full tuning."""
 
@@ -39,7 +32,7 @@ class FullConfig(Config):
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
     )
-    unfreeze_every: Annotated[int | Literal["epoch", "even"] | None, BeforeValidator(_pace)] = Field(
+    unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
         None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
     )
     batch_norm: Literal["frozen", "train"] = Field(
@@ -69,8 +62,9 @@ class Full(Strategy):
         self._levels: Levels | None = None
 
     def prepare(self, loaded: LoadedModel) -> None:
+        quantised = getattr(loaded.module, "hf_quantizer", None) is not None
         for name, parameter in loaded.module.named_parameters():
-            if not parameter.is_floating_point() or parameter.itemsize < 2 or _is_quantized(loaded.module):
+            if quantised or not parameter.is_floating_point() or parameter.itemsize < 2:
                 raise RecipeError(
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
                     "model. Set model.source to an unquantised copy, or use a strategy that leaves the base as it is, "
@@ -181,10 +175,6 @@ def _one_dtype(module: nn.Module) -> Iterator[None]:
             parameter.data = data
 
 
-def _is_quantized(module: nn.Module) -> bool:
-    return getattr(module, "hf_quantizer", None) is not None
-
-
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
     """Freeze what patterns name and return what each matched.
 
@@ -257,21 +247,18 @@ class StillStatistics:
         return super().train(False)  # type: ignore[misc]
 
 
-def keep_statistics(loaded: LoadedModel) -> list[str]:
-    """Keep running statistics as they are, also in training mode, and return the layers' paths.
+def keep_statistics(loaded: LoadedModel) -> None:
+    """Keep running statistics as they are, also in training mode.
 
     Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
     """
     new = tuple(f"{name}." for name in loaded.new_modules)
-    kept = []
     for path, layer in loaded.module.named_modules():
         if getattr(layer, "running_mean", None) is None or f"{path}.".startswith(new):
             continue
         if not isinstance(layer, StillStatistics):
             layer.__class__ = _still(type(layer))
         layer.eval()
-        kept.append(path)
-    return kept
 
 
 @cache
