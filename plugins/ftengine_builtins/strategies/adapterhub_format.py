@@ -52,11 +52,8 @@ class HubConfig:
     """What adapter_config.json says of a bottleneck adapter; names are the recipe's.
 
     Args:
-        placement: "houlsby", "pfeiffer" or "parallel": what the bottlenecks read.
-        sublayers: where they are.
-        reduction_factor: width divided by the bottleneck's size; by layer, with "default", where it differs.
-        non_linearity, scaling, dropout, leave_out: as in the recipe.
-        init: the recipe's name, or None for another.
+        sublayers: None where they are named by a recipe alone.
+        init: None for one that ftengine does not have.
         name: the adapter's name inside the weights' keys.
     """
 
@@ -79,7 +76,10 @@ def read_config(directory: Path) -> HubConfig:
     """
     content, file = read_content(directory, "an AdapterHub")
     if isinstance(content, dict) and "peft_type" in content:
-        raise RunError(f"{str(file)!r} is PEFT's ({content['peft_type']}), not AdapterHub's. Use strategy lora for it.")
+        kind = content["peft_type"]
+        raise RunError(
+            f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix for it."
+        )
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not isinstance(content.get("name"), str) or "version" not in content:
         raise RunError(
