@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import collect_env
 
 from ftengine import __version__
 from ftengine.ops import active_backend
@@ -38,7 +37,7 @@ def _gpu() -> dict[str, Any]:
         "device": "cuda",
         "name": properties.name,
         "capability": f"sm_{properties.major}{properties.minor}",
-        "driver": _driver(),
+        "driver": collect_env.get_nvidia_driver_version(collect_env.run),
         "memory_bytes": properties.total_memory,
     }
 
@@ -51,17 +50,6 @@ def _processor() -> dict[str, Any]:
         "driver": None,
         "memory_bytes": _memory_bytes(),
     }
-
-
-def _driver() -> str | None:
-    """Return the version of NVIDIA's driver, which torch does not tell."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    lines = done.stdout.split()
-    return lines[0] if done.returncode == 0 and lines else None
 
 
 def _processor_name() -> str:

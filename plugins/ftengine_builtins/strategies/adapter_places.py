@@ -44,20 +44,16 @@ class Block:
     """A kind of block.
 
     Args:
-        children: the names of its children, all of them; a block with others is wired in another way.
+        children: the names of all its children, with blanks between; a block with others is wired in another way.
         sublayers: by name.
         optional: children that it may have besides, which change nothing here.
         key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
     """
 
-    children: frozenset[str]
+    children: str
     sublayers: Mapping[str, Sublayer]
-    optional: frozenset[str] = frozenset()
+    optional: str = ""
     key: tuple[str, str] = ("", "")
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
 
 
 def _t5(number: int, inner: str) -> Sublayer:
@@ -68,7 +64,7 @@ def _t5(number: int, inner: str) -> Sublayer:
 BLOCKS = (
     # BERT, RoBERTa, ELECTRA, DeBERTa, …
     Block(
-        _names("attention intermediate output"),
+        "attention intermediate output",
         {
             "attention": Sublayer(
                 "attention.output.dropout",
@@ -82,7 +78,7 @@ BLOCKS = (
     ),
     # DistilBERT
     Block(
-        _names("attention sa_layer_norm ffn output_layer_norm"),
+        "attention sa_layer_norm ffn output_layer_norm",
         {
             "attention": Sublayer("attention", "attention", "attention", "sa_layer_norm", "attention_adapters"),
             "output": Sublayer("ffn", "ffn", "ffn", "output_layer_norm", "output_adapters"),
@@ -90,16 +86,16 @@ BLOCKS = (
     ),
     # GPT-2
     Block(
-        _names("ln_1 attn ln_2 mlp"),
+        "ln_1 attn ln_2 mlp",
         {
             "attention": Sublayer("attn", "attn.c_proj", "ln_1", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp.c_proj", "ln_2", key="output_adapters"),
         },
-        optional=_names("crossattention ln_cross_attn"),
+        optional="crossattention ln_cross_attn",
     ),
     # Llama, Mistral, Qwen, Granite, OLMo, …; with a mixture of experts as well, so the attention says the width
     Block(
-        _names("self_attn mlp input_layernorm post_attention_layernorm"),
+        "self_attn mlp input_layernorm post_attention_layernorm",
         {
             "attention": Sublayer("self_attn", "self_attn.o_proj", "input_layernorm", key="attention_adapters"),
             "output": Sublayer("mlp", "self_attn.o_proj", "post_attention_layernorm", key="output_adapters"),
@@ -107,17 +103,17 @@ BLOCKS = (
     ),
     # T5's decoder, then its encoder
     Block(
-        _names("layer"),
+        "layer",
         {
             "attention": _t5(0, "SelfAttention.o"),
             "cross": _t5(1, "EncDecAttention.o"),
             "output": _t5(2, "DenseReluDense.wo"),
         },
     ),
-    Block(_names("layer"), {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
+    Block("layer", {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
     # ViT, DeiT, AST, …, whose blocks transformers 5 renamed; YOLOS and others still have the older form
     Block(
-        _names("attention layernorm_before layernorm_after mlp dropout"),
+        "attention layernorm_before layernorm_after mlp dropout",
         {
             "attention": Sublayer("attention", "attention.o_proj", "layernorm_before", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp.fc2", "layernorm_after", key="output.output_adapters"),
@@ -125,7 +121,7 @@ BLOCKS = (
         key=(r"layers\.(\d+)$", r"encoder.layer.\1"),
     ),
     Block(
-        _names("attention layernorm_before layernorm_after intermediate output"),
+        "attention layernorm_before layernorm_after intermediate output",
         {
             "attention": Sublayer("attention", "attention.output", "layernorm_before", key="attention_adapters"),
             "output": Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
@@ -133,7 +129,7 @@ BLOCKS = (
     ),
     # ViT in timm, and what has its block; without ls1 and ls2, norms may follow what they precede here
     Block(
-        _names("norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2"),
+        "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2",
         {
             "attention": Sublayer("drop_path1", "attn.proj", "norm1", key="attention_adapters"),
             "output": Sublayer("drop_path2", "mlp.fc2", "norm2", key="output_adapters"),
@@ -141,18 +137,18 @@ BLOCKS = (
     ),
     # ViT in torchvision
     Block(
-        _names("ln_1 self_attention dropout ln_2 mlp"),
+        "ln_1 self_attention dropout ln_2 mlp",
         {
             "attention": Sublayer("dropout", "self_attention.out_proj", "ln_1", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp", "ln_2", key="output_adapters"),
         },
     ),
     # ResNet in transformers; in torchvision and timm
-    Block(_names("shortcut layer activation"), {"output": Sublayer("", "layer")}),
+    Block("shortcut layer activation", {"output": Sublayer("", "layer")}),
     Block(
-        _names("conv1 bn1 conv2 bn2"),
+        "conv1 bn1 conv2 bn2",
         {"output": Sublayer("", "")},
-        optional=_names("conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample"),
+        optional="conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample",
     ),
 )
 
@@ -200,8 +196,8 @@ def find(module: nn.Module) -> list[Place]:
             full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
             key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
             width, channels_first = _width(part.get_submodule(sublayer.width))
-            path_of = full["output"], full["residual"], full["norm"]
-            found.append(Place(name, path_of[0], layer, width, key, channels_first, *path_of[1:]))
+            residual, norm = full["residual"], full["norm"]
+            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm))
         layer += 1
     if not found:
         repeated, example = _repeated(module)
@@ -249,8 +245,8 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
 
 
 def _is_block(block: Block, part: nn.Module) -> bool:
-    names = {name for name, _ in part.named_children()}
-    if not block.children <= names <= block.children | block.optional:
+    names, children = {name for name, _ in part.named_children()}, set(block.children.split())
+    if not children <= names <= children | set(block.optional.split()):
         return False
     paths = dict(part.named_modules())
     return all(
