@@ -24,13 +24,8 @@ class Settings:
     """What is measured.
 
     Args:
-        shapes: layers.
-        ranks: r of each layer.
         dropouts: p of each layer, multiples of 1/65536, as they are applied.
         dtypes: of x and the frozen weight; the factors A and B are float32, as in training.
-        device: "cpu" or "cuda".
-        providers: what is timed on each layer.
-        instruction_set: that CPU kernels use, or "auto" for the best that there is.
         seconds: that measuring takes for each provider of a layer, and for each operator.
         left_out: providers that were not asked for by name and are not there, with the reason.
     """

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
+from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import require_same
 from ftengine_builtins.strategies.prompt_stack import (
@@ -132,7 +133,7 @@ class Prefix(VirtualTokenStrategy):
                 f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
                 "another base."
             )
-        self.fill(loaded, prefix.embeddings, peft_format.read_weights(directory), directory)
+        copy_into(self.tensors(loaded, prefix.embeddings), peft_format.read_weights(directory), str(directory))
         stack.prefix = prefix
 
     def _start(self, loaded: LoadedModel, stack: Any) -> tuple[KeyShape, Tensor]:

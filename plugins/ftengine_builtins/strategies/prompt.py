@@ -10,6 +10,7 @@ from torch import nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
+from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import require_same
 from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become, is_encoder_decoder
@@ -98,7 +99,7 @@ class Prompt(VirtualTokenStrategy):
         if config.num_transformer_submodules == 2 and is_encoder_decoder(loaded.module) and EMBEDDINGS in tensors:
             # PEFT makes a second half for the decoder, and never uses it.
             tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(vectors)]
-        self.fill(loaded, vectors, tensors, directory)
+        copy_into(self.tensors(loaded, vectors), tensors, str(directory))
 
 
 def _pools_all_positions(loaded: LoadedModel) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
-from ftengine.model import copy_into, default_param_groups
+from ftengine.model import default_param_groups
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow
 from ftengine_builtins.strategies.peft_format import AdapterConfig
@@ -151,15 +151,11 @@ class VirtualTokenStrategy(Strategy):
         """
         config = config.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
         config.write(directory, loaded, **others)
-        peft_format.write_weights(directory, {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)})
+        peft_format.write_weights(directory, self.tensors(loaded, embeddings))
 
-    def fill(self, loaded: LoadedModel, embeddings: Tensor, tensors: Mapping[str, Tensor], directory: Path) -> None:
-        """Copy what a folder's weights hold into a prepared model, all or none; `embeddings` are the virtual tokens.
-
-        Raises:
-            BaseMismatch: keys are missing or unexpected, or a shape differs.
-        """
-        copy_into({EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}, tensors, str(directory))
+    def tensors(self, loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
+        """Return what the weights hold by PEFT's keys: the virtual tokens, and modules that train whole."""
+        return {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.
