@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
+    from ftengine.api import Estimate
     from ftengine.engine.compare import Comparison
 
 
@@ -98,14 +100,14 @@ def show(comparison: Comparison) -> None:
     rows = [("(base)", _quality(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
-            row["label"],
-            _quality(row["quality"]),
-            number(row["learning_rate"]),
-            f"{row['trainable_parameters']:,}",
-            share(row["trainable_parameters"] / row["total_parameters"]),
-            size(row["peak_memory_bytes"]),
-            _pace(row["step_seconds"]),
-            size(row["disk_bytes"]),
+            row.label,
+            _quality(row.quality),
+            number(row.learning_rate),
+            f"{row.trainable_parameters:,}",
+            share(row.trainable_parameters / row.total_parameters),
+            size(row.peak_memory_bytes),
+            _pace(row.step_seconds),
+            size(row.disk_bytes),
         )
         for row in comparison.strategies
     ]
@@ -120,8 +122,8 @@ def _pace(seconds: float | None) -> str:
     return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def _quality(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
+def _quality(figure: Estimate) -> str:
+    if isnan(figure.value):
         return "–"
-    interval = "" if figure["low"] is None else f" [{number(figure['low'])}, {number(figure['high'])}]"
-    return f"{number(figure['value'])}{interval}"
+    interval = "" if figure.low is None else f" [{number(figure.low)}, {number(figure.high)}]"
+    return f"{number(figure.value)}{interval}"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.state import PartialState
+
 from ftengine.api import FitsOnValidation, LearnsLabels, Listener
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_recipe
 from ftengine.engine.prepared_data import PreparedData, ReadyTask
-from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
+from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment
+from ftengine.training.precision import choose_precision
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,47 @@ class Child:
     @property
     def run(self) -> RunDirectory:
         return RunDirectory(self.recipe.output)
+
+
+def require_folder(output: str, what: str) -> None:
+    """Refuse a folder for runs that is a run itself; `what` they are called.
+
+    Raises:
+        RunError: names the folder.
+    """
+    if RunDirectory(output).is_run():
+        raise RunError(
+            f"output {output!r} holds a run of its own; {what} are folders inside of output. Choose another with "
+            "--output DIR."
+        )
+
+
+def check_all(
+    children: Sequence[Child], listener: Listener, prepare: Callable[[Experiment, PreparedData | None], PreparedData]
+) -> list[PreparedData]:
+    """Check every run in full, on its data and on a model without weights; nothing is written.
+
+    Args:
+        children: the runs; all of one model source.
+        listener: told of phases.
+        prepare: reads and checks what one trains on; it is given the data of the first, None for that itself.
+
+    Raises:
+        InputError: what any of the runs would refuse, named by its label.
+    """
+    experiments: list[Experiment] = []
+    for child in children:  # all recipes before any data is read
+        with naming(child.label):
+            experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments))
+            choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
+    prepared: list[PreparedData] = []
+    for child, experiment in zip(children, experiments, strict=True):
+        with naming(child.label):
+            data = prepare(experiment, prepared[0] if prepared else None)
+            evaluation_plan(data)
+            require_new_or_same(child.run, data)
+        prepared.append(data)
+    return prepared
 
 
 def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:

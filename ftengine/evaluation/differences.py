@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -23,6 +22,7 @@ from ftengine.evaluation.intervals import (
     wilson,
 )
 from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+from ftengine.run.evaluation_result import Gap as GapFigure
 
 HALVINGS = 40
 
@@ -135,10 +135,9 @@ class Gap:
             inside, outside = (middle, outside) if holds else (inside, middle)
         return 1 - outside
 
-    def to_json(self, confidence: float = CONFIDENCE) -> dict[str, Any]:
-        """Return {value, low, high, p} as JSON values."""
-        low, high = self.interval(confidence)
-        return {"value": self.value, "low": low, "high": high, "p": self.p()}
+    def figure(self, confidence: float = CONFIDENCE) -> GapFigure:
+        """Return value, interval and p-value."""
+        return GapFigure(self.value, *self.interval(confidence), self.p())
 
 
 def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:

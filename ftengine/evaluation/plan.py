@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, FitsOnValidation, ReadsColumns
+from ftengine.api import Evaluator, ReadsColumns
 from ftengine.data.encoding import EncodedSplit
 
 
@@ -102,9 +102,8 @@ class EvalPlan:
 
     def sets(self) -> list[EvalSet]:
         """Return all sets in the order in which they are measured, that to fit on first."""
-        fitting = self.held_out is not None and any(isinstance(e, FitsOnValidation) for e in self.held_out.evaluators)
         probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
-        every = [self.validation if fitting else None, self.held_out, self.training, *probes]
+        every = [self.validation, self.held_out, self.training, *probes]
         return [one for one in every if one is not None]
 
     def encoded(self) -> list[EncodedSplit]:

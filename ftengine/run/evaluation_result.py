@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -41,8 +41,10 @@ class Gap:
     p_adjusted: float | None = None
 
 
-Estimates = dict[str, Annotated[Estimate, BeforeValidator(_undefined)]]
-Differences = dict[str, Annotated[Difference, BeforeValidator(_undefined)]]
+AnyFigure = TypeVar("AnyFigure")
+UndefinedAsNan = Annotated[AnyFigure, BeforeValidator(_undefined)]
+Estimates = dict[str, UndefinedAsNan[Estimate]]
+Differences = dict[str, UndefinedAsNan[Difference]]
 
 
 class Figures(Part):
@@ -102,7 +104,7 @@ class Slice(Part):
     small: bool
     base: Estimates
     tuned: Estimates
-    difference: dict[str, Annotated[SliceDifference, BeforeValidator(_undefined)]]
+    difference: dict[str, UndefinedAsNan[SliceDifference]]
     gap: Gap | None = None
 
 

@@ -19,17 +19,17 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, content: Any) -> Any:
+        return whole_characters(content)
+
 
 class Record(Part):
     """A JSON file of a run; what is undefined is nan in Python and null in the file."""
 
     file: ClassVar[str]
     """Its name in the run's folder."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _clean(cls, content: Any) -> Any:
-        return whole_characters(content)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
