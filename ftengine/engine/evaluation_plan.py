@@ -18,16 +18,15 @@ from ftengine.api import (
     MixesBatches,
     ReadsColumns,
     ServesProbe,
-    SilentListener,
     Task,
 )
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
-from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.encoding import EncodedSplit
 from ftengine.data.read import Rows, file_columns, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, inferring
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
@@ -81,7 +80,12 @@ def plan_evaluation(
     _check_options(ready, answering)
     training, probes, held = None, [], None
     if held_out is None:
-        _refuse_without_held_out(ready)
+        for key in ("slices", "robustness"):
+            if getattr(section, key):
+                raise RecipeError(
+                    f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or "
+                    "data.validation."
+                )
     else:
         columns = _columns(ready, held_out, lenient)
         held = EvalSet(
@@ -120,15 +124,6 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
-
-
-def _refuse_without_held_out(ready: ReadyTask) -> None:
-    section = ready.recipe.evaluation
-    for key in ("slices", "robustness"):
-        if getattr(section, key):
-            raise RecipeError(
-                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
-            )
 
 
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
@@ -186,7 +181,8 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
 def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
     with naming("evaluation.forgetting"):
         rows = read_for(asked.data, ready.recipe.data, ready.task)
-        split = _encode(ready, "general", rows.select(sample(len(rows), asked.limit, ready.recipe.seed)))
+        chosen = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
+        split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
     _check_rows_of("evaluation.forgetting", general)
@@ -222,11 +218,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
             asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(ready.task)
         )
         rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
-        for i, row in enumerate(rows):
-            try:
-                inferring(ready.task).check_input(row)
-            except DataError as error:
-                raise DataError(f"{rows.where(i)}: {error}") from None
+        check_inputs(ready.task, rows, rows.where)
         split = _unencoded(ready, rows)
         members = np.arange(len(split))
     options = _options(ready, [evaluator])
@@ -263,18 +255,12 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
 def _check_rows_of(key: str, one: EvalSet) -> None:
     """Let every evaluator refuse the rows that it will see."""
     for evaluators, members in one.passes():
-        for evaluator in evaluators:
-            if isinstance(evaluator, ReadsColumns):
-                _check_rows(evaluator, one.split, members, key)
-
-
-def _check_rows(evaluator: ReadsColumns, split: EncodedSplit, members: np.ndarray, key: str) -> None:
-    for member in members:
-        row = int(split.index[member])
-        try:
-            evaluator.check_row(split.rows[row])
-        except DataError as error:
-            raise DataError(f"{key}: {split.rows.where(row)}: {error}") from None
+        for evaluator in (reader for reader in evaluators if isinstance(reader, ReadsColumns)):
+            for row in map(int, one.split.index[members]):
+                try:
+                    evaluator.check_row(one.split.rows[row])
+                except DataError as error:
+                    raise DataError(f"{key}: {one.split.rows.where(row)}: {error}") from None
 
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
@@ -282,7 +268,7 @@ def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any
     options: dict[str, Any] = {}
     for evaluator in evaluators:
         for name, value in (evaluator.generation if isinstance(evaluator, AsksForAnswers) else {}).items():
-            options[name] = max(options[name], value) if name in options else value
+            options[name] = max(options.get(name, value), value)
     return {**options, **(ready.recipe.evaluation.generate.model_extra or {})}
 
 
@@ -297,22 +283,9 @@ def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> Encod
     """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
     chosen = rows.select(sample(len(rows), count, ready.recipe.seed))
     try:
-        return _encode(ready, name, chosen)
+        return ready.encode(name, chosen, quiet=True)
     except DataError:
         return None
-
-
-def _encode(ready: ReadyTask, name: str, rows: Rows) -> EncodedSplit:
-    return encode_split(
-        name,
-        rows,
-        ready.task,
-        ready.processor,
-        ready.max_length,
-        on_error=ready.recipe.data.on_error,
-        listener=SilentListener(),
-        seed=ready.recipe.seed,
-    )
 
 
 def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:

@@ -10,6 +10,7 @@ from ftengine.api import (
     Augmenter,
     ChecksSource,
     Listener,
+    LoadRequest,
     MixesBatches,
     ModelLoader,
     ReplacesWeightDecay,
@@ -99,9 +100,9 @@ class Experiment:
         content["regularize"] = [make.described for make in self.make_regularizers]
         return content
 
-    def task(self) -> Task:
-        """Build the task; it knows no labels yet."""
-        return self.make_task()
+    def request(self, task: Task) -> LoadRequest:
+        """Return what the loader is asked for."""
+        return LoadRequest(self.recipe.model.source, task.head, task.labels)
 
     def _require_agreement(self) -> None:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""

@@ -19,7 +19,7 @@ from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import RunDirectory, remove
+from ftengine.run.directory import RunDirectory, remove, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart, TrainingResult
@@ -113,8 +113,8 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         run.create()
         model.data.audit.write(run)
         model.environment().write(run)
+        run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed
         keep_base(run, model.base, model.base_key)
-        run.write_yaml("recipe.yaml", model.experiment.resolved())
     model.device.wait()
 
 
@@ -171,7 +171,7 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model = trained.prepared
     save_trained_part(model, run)
     model.tell(Saved(run.path, trained.result.steps, run.trained))
-    TrainingResult.model_validate(trained.training_facts()).write(run)
+    trained.result.write(run)
     evaluation = trained.evaluation()
     save_predictions(run, base=model.base, tuned=trained.tuned)
     remove(run.path / BASE_KEY)
@@ -183,22 +183,10 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
 def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     """Write the trained part, its processor and ftengine's own facts."""
     model.experiment.listener.phase("save")
-    processor = model.loaded.processor
-
-    def fill(folder: Path) -> None:
-        model.strategy.save(model.loaded, folder)
-        if hasattr(processor, "save_pretrained"):
-            processor.save_pretrained(folder)
-        sidecar(model).write(RunDirectory(folder))
-
-    run.write_folder(run.trained, fill)
-
-
-def sidecar(model: PreparedModel) -> TrainedPart:
-    """Return ftengine's own facts about a trained part."""
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
+    processor = loaded.processor
     reopened = strategy.reopened() if isinstance(strategy, Reopens) else described(strategy)
-    return TrainedPart(
+    facts = TrainedPart(
         ftengine=versions()["ftengine"],
         base={"source": loaded.source, **loaded.fingerprint},
         strategy={"name": strategy.name, **reopened},
@@ -206,3 +194,11 @@ def sidecar(model: PreparedModel) -> TrainedPart:
         labels=task.labels,
         new_modules=tuple(loaded.new_modules),
     )
+
+    def fill(folder: Path) -> None:
+        strategy.save(loaded, folder)
+        if hasattr(processor, "save_pretrained"):
+            processor.save_pretrained(folder)
+        facts.write(RunDirectory(folder))
+
+    write_folder(run.trained, fill)

@@ -13,7 +13,7 @@ from ftengine.api import Example
 from ftengine.data.read import Rows, file_columns, plain, read_rows
 from ftengine.engine.answer_tables import TABLES, require_format, write_table
 from ftengine.engine.finished import Run
-from ftengine.engine.prepared_data import inferring
+from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError
 
 
@@ -59,7 +59,7 @@ def predict_rows(
 
 
 def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
-    answers = run.predict(_rest(rows, start), **settings)
+    answers = run.predict((rows[i] for i in range(start, len(rows))), **settings)
     for i, answer in enumerate(answers, start):
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
@@ -124,7 +124,8 @@ def predict_file(
 
 def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
-    section, task = run.recipe.data, inferring(run.task)
+    section, task = run.recipe.data, run.task
+    inferring(task)
     paths = file_columns(task)
     rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=paths)
     if "prediction" in rows.columns:
@@ -132,11 +133,7 @@ def _checked(run: Run, source: str | Path) -> Rows:
             f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "
             "with data.columns, or leave it out."
         )
-    for i, row in enumerate(rows):
-        try:
-            task.check_input(row)
-        except DataError as error:
-            raise DataError(f"{rows.where(i)}: {error}") from None
+    check_inputs(task, rows, rows.where)
     return rows
 
 
@@ -144,11 +141,6 @@ def _json_values(row: Example) -> dict[str, Any]:
     """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
     text = json.dumps(row, default=plain)
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
-
-
-def _rest(rows: Rows, start: int) -> Iterator[Example]:
-    for i in range(start, len(rows)):
-        yield rows[i]
 
 
 def _kept(output: Path, rows: Rows, resume: bool) -> int:

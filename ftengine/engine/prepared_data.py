@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ftengine.api import (
     Labels,
     Listener,
     LoadedModel,
-    LoadRequest,
+    SilentListener,
     Strategy,
     Task,
 )
@@ -88,12 +88,13 @@ class ReadyTask:
         return self.skeleton.loaded.max_length if self.skeleton else None
 
     @property
-    def request(self) -> LoadRequest:
-        """What the loader is asked for."""
-        return request_for(self.experiment, self.task)
+    def used_columns(self) -> set[str]:
+        """Columns of the user's rows that others than the task read."""
+        column = self.recipe.data.split.column
+        return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *([column] if column else [])}
 
-    def encode(self, name: str, rows: Rows) -> EncodedSplit:
-        """Encode one split; only the training split is augmented.
+    def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
+        """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
 
         Raises:
             DataError: a row cannot be encoded, or nothing is left to train on.
@@ -105,7 +106,7 @@ class ReadyTask:
             self.processor,
             self.max_length,
             on_error=self.recipe.data.on_error,
-            listener=self.listener,
+            listener=SilentListener() if quiet else self.listener,
             augmenters=self.experiment.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
@@ -154,7 +155,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     Raises:
         InputError: whatever is wrong with the data, or with model, strategy and data together.
     """
-    task = experiment.task()
+    task = experiment.make_task()
     if like is None:
         experiment.listener.phase("read data")
         splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed)
@@ -169,9 +170,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     assert splits.audited is not None
     experiment.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
-    section = experiment.recipe.data.split
-    used = {*experiment.recipe.evaluation.slices, *read_columns(ready.evaluators()), section.column or ""}
-    summaries["train"]["unread"] = unread_keys(encoded["train"], used)
+    summaries["train"]["unread"] = unread_keys(encoded["train"], ready.used_columns)
     return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
 
 
@@ -221,7 +220,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     if not isinstance(loader, BuildsSkeletons):
         return None
     experiment.listener.phase("check strategy")
-    loaded = loader.load_skeleton(request_for(experiment, task))
+    loaded = loader.load_skeleton(experiment.request(task))
     original = dict(loaded.module.named_parameters())
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
@@ -230,11 +229,6 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
     return Skeleton(loaded, strategy, trained)
-
-
-def request_for(experiment: Experiment, task: Task) -> LoadRequest:
-    """Return what the loader is asked for."""
-    return LoadRequest(experiment.recipe.model.source, task.head, task.labels)
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
@@ -263,6 +257,20 @@ def inferring(task: Task) -> Infers:
     if not isinstance(task, Infers):
         raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
     return task
+
+
+def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str]) -> None:
+    """Refuse rows that a task cannot answer; `where` names the place of one.
+
+    Raises:
+        InputError: it answers no rows without labels, or not this one.
+    """
+    answering = inferring(task)
+    for i, row in enumerate(rows):
+        try:
+            answering.check_input(row)
+        except DataError as error:
+            raise DataError(f"{where(i)}: {error}") from None
 
 
 def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate.utils import set_seed
 
@@ -22,8 +22,8 @@ from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.run.records import Environment
-from ftengine.training.loop import Trainer, TrainingResult
+from ftengine.run.records import Environment, TrainedPart, TrainingResult
+from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 
 
@@ -120,18 +120,8 @@ class TrainedModel:
 
     def evaluation(self) -> Evaluation:
         """Make the figures of both models from what they said."""
-        prepared = self.prepared
-        return evaluation_of(prepared.data.ready, prepared.plan, prepared.base, self.tuned)
-
-    def training_facts(self) -> dict[str, Any]:
-        """Return what training came to, for training.json."""
-        trained, total = count(self.prepared.loaded.module)
-        return {
-            **asdict(self.result),
-            "trainable_parameters": trained,
-            "total_parameters": total,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+        self.prepared.experiment.listener.phase("figures")
+        return evaluate(self.prepared.plan, self.prepared.base, self.tuned)
 
 
 def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
@@ -171,25 +161,31 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     """
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     result = trainer.train()
-    return TrainedModel(
-        prepared, result, run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
-    )
+    tuned = run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
+    return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
 
 
-def load_base(ready: ReadyTask) -> LoadedModel:
+def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Path | None = None) -> LoadedModel:
     """Load the base model in its checkpoint's dtype and take its fingerprint.
+
+    Args:
+        ready: the task.
+        trained_on: a part that was trained on it, in the folder `where`.
 
     Raises:
         SourceError: it cannot be loaded.
+        BaseMismatch: weights, vocabulary or chat template differ from what the part was trained on.
     """
     experiment = ready.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
-    loaded = experiment.loader.load(ready.request)
+    loaded = experiment.loader.load(experiment.request(ready.task))
     loaded.fingerprint = {
         "weights": fingerprint_weights(loaded.module, loaded.new_modules),
         "processor": fingerprint_processor(loaded.processor),
     }
+    if trained_on is not None:
+        _require_same(loaded, trained_on.base, str(where))
     if ready.skeleton is not None:
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
@@ -220,12 +216,6 @@ def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalP
     return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan)
 
 
-def evaluation_of(ready: ReadyTask, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
-    """Make the figures of both models from what they said."""
-    ready.experiment.listener.phase("figures")
-    return evaluate(plan, base, tuned)
-
-
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
     """Refuse examples longer than the model, which a loader without skeletons can tell only now.
 
@@ -243,17 +233,7 @@ def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
         split.room = loaded.max_length  # examples may grow when they are augmented
 
 
-def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
-    """Refuse a base model or tokenizer that differs from the one trained on.
-
-    Args:
-        loaded: the base at hand.
-        stored: the fingerprint saved with the trained part.
-        where: the trained part's place, for the message.
-
-    Raises:
-        BaseMismatch: weights, vocabulary or chat template differ.
-    """
+def _require_same(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
     names = {"weights": "weights", "processor": "tokenizer (vocabulary or chat template)"}
     changed = [text for key, text in names.items() if loaded.fingerprint.get(key) != stored.get(key)]
     if changed:

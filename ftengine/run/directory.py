@@ -129,19 +129,13 @@ class RunDirectory:
         Raises:
             RunError: it is missing or damaged.
         """
-        return read_json(self.path / name)
-
-    def write_folder(self, target: Path, fill: Callable[[Path], None]) -> Path:
-        """Fill a folder beside its place and rename it, replacing an older one.
-
-        Args:
-            target: where the folder ends up.
-            fill: writes the content into the folder that it is given.
-
-        Raises:
-            RunError: it cannot be written; the older folder stays.
-        """
-        return write_folder(target, fill)
+        file = self.path / name
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{str(file)!r} is missing.") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
     def clear_partial(self) -> None:
         """Remove what a killed run left half-written."""
@@ -173,21 +167,27 @@ class RunDirectory:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside its place and rename it; see `RunDirectory.write_folder`."""
+    """Fill a folder beside its place and rename it, replacing an older one.
+
+    Args:
+        target: where the folder ends up.
+        fill: writes the content into the folder that it is given.
+
+    Raises:
+        RunError: it cannot be written; the older folder stays.
+    """
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         remove(partial)
         partial.mkdir(parents=True)
         fill(partial)
         follow_umask(partial)
+        old = target.with_name(target.name + ".old" + PARTIAL)
+        remove(old)
         if target.exists():
-            old = target.with_name(target.name + ".old" + PARTIAL)
-            remove(old)
             target.rename(old)
-            partial.rename(target)
-            remove(old)
-        else:
-            partial.rename(target)
+        partial.rename(target)
+        remove(old)
     return target
 
 
@@ -204,20 +204,6 @@ def follow_umask(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and file.stat().st_mode & 0o777 == 0o600:
             file.chmod(mode)
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{str(file)!r} is missing.") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
 
 @contextmanager

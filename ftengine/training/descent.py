@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,8 @@ class Descent:
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
             )
         groups = setup.strategy.param_groups(self.module, self.section.learning_rate, self.section.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=_fused(self.parameters))
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self.optimizer = torch.optim.AdamW(groups, fused=fused)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.schedule = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
@@ -72,10 +72,6 @@ class Descent:
             "learning_rate": self.section.learning_rate * rate,
             "grad_norm": norm if math.isfinite(norm) else None,
         }
-
-    def never_trained(self) -> int:
-        """Return how many trainable tensors stay frozen for the whole run."""
-        return len(frozen_parameters(self.setup.strategy, self.module, self.schedule.total - 1, self.schedule))
 
     def _draw_randomness(self, step: int) -> None:
         """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
@@ -164,7 +160,3 @@ class Descent:
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-
-def _fused(parameters: Sequence[Tensor]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ftengine.api import FreezesByStep, Strategy
 from ftengine.errors import RecipeError
+from ftengine.model import trainable
 from ftengine.training.schedule import Schedule
 
 
@@ -28,6 +29,13 @@ def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, schedule
     if not isinstance(strategy, FreezesByStep):
         return []
     return list(strategy.frozen(module, step, schedule.total, schedule.per_epoch))
+
+
+def never_trained(strategy: Strategy, module: nn.Module, schedule: Schedule) -> str:
+    """Say how many trainable tensors a strategy leaves out of every step; "" where none is."""
+    never = len(frozen_parameters(strategy, module, schedule.total - 1, schedule))
+    of = f"{never} of {len(trainable(module))} trainable tensors"
+    return f"{of} stay frozen for all {schedule.total} steps" if never else ""
 
 
 @contextmanager

@@ -120,14 +120,14 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
 
     recipe = chat_recipe(train__max_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.fine_tune.conclude", lambda run: 1 / 0)
+        patch.setattr("ftengine.engine.fine_tune.conclude", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fine_tune(recipe)
     assert not (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("it trained again"))
     run = fine_tune(recipe, resume=True)
     assert (run.path / "report.html").is_file()
-    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict
+    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict.to_json()
 
 
 class Phases(SilentListener):
