@@ -23,10 +23,12 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.stored import add_evaluators
 from ftengine.run.directory import RunDirectory
-from ftengine.run.records import AuditResult, TrainedPart
+from ftengine.run.records import AuditResult, EvaluationResult, TrainedPart
 
 
-def evaluate_run(ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data: str | Path | None) -> dict[str, Any]:
+def evaluate_run(
+    ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data: str | Path | None
+) -> EvaluationResult:
     """Evaluate base and tuned model of a finished run on the same examples.
 
     Args:
@@ -50,10 +52,10 @@ def evaluate_run(ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data
     strategy.load(loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
-    return evaluate(plan, base, tuned).report.to_json()
+    return evaluate(plan, base, tuned)[0]
 
 
-def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
+def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
 
     Returns:
@@ -67,7 +69,7 @@ def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mappi
     report = add_evaluators(run, built, ready.task, ready.recipe)
     if PartialState().is_main_process:
         report.write(run)
-    return report.to_json()
+    return report
 
 
 def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalPlan:

@@ -172,12 +172,12 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     save_trained_part(model, run)
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     trained.result.write(run)
-    evaluation = trained.evaluation()
+    figures, changed = trained.evaluation()
     save_predictions(run, base=model.base, tuned=trained.tuned)
     remove(run.path / BASE_KEY)
-    if (changed := evaluation.examples()) is not None:
+    if changed is not None:
         changed.write(run)
-    evaluation.report.write(run)
+    figures.write(run)
 
 
 def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:

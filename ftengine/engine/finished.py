@@ -98,14 +98,14 @@ class Run:
                 run did not keep.
         """
         if not evaluators:
-            return evaluate_run(self.ready(), self.directory, self.facts, data)
+            return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
         if data is not None:
             raise InputError(
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
                 "those with further evaluators, name them in recipe key 'evaluate'."
             )
         experiment, task = self._open(check_source=False)
-        return add_figures(ReadyTask(experiment, task, None, None), self.directory, evaluators)
+        return add_figures(ReadyTask(experiment, task, None, None), self.directory, evaluators).to_json()
 
     def predict(
         self,

@@ -17,12 +17,12 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.results import Evaluation, evaluate
+from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.run.records import Environment, TrainedPart, TrainingResult
+from ftengine.run.records import Environment, EvaluationResult, Examples, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 
@@ -118,8 +118,8 @@ class TrainedModel:
     result: TrainingResult
     tuned: EvalResult
 
-    def evaluation(self) -> Evaluation:
-        """Make the figures of both models from what they said."""
+    def evaluation(self) -> tuple[EvaluationResult, Examples | None]:
+        """Make the figures of both models from what they said; see `evaluate`."""
         self.prepared.experiment.listener.phase("figures")
         return evaluate(self.prepared.plan, self.prepared.base, self.tuned)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import FitsOnValidation, LearnsLabels, Listener
+from ftengine.api import FitsOnValidation, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_recipe
 from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
+from ftengine.evaluation.results import bind
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment
@@ -103,22 +104,15 @@ def require_metric(ready: ReadyTask, metric: str | None) -> None:
     Raises:
         InputError: lists those that will be.
     """
-    known = measured(ready)
-    if metric is not None and metric not in known:
-        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
-
-
-def measured(ready: ReadyTask) -> list[str]:
-    """Return the metrics that a task's evaluators will report, which may depend on its labels, in their order."""
-    names: list[str] = []
+    known: list[str] = []
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
-        if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(ready.task.name, ready.task.labels)
-        names += evaluator.metrics
+        bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
+        known += evaluator.metrics
         if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
-            names += [name for name in every if name not in names]
-    return names
+            known += [name for name in every if name not in known]
+    if metric is not None and metric not in known:
+        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:

@@ -91,31 +91,6 @@ class Measured:
         return Side(self.predictions.take(seen).rows(evaluator), scores)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Base and tuned model, measured as planned.
-
-    Args:
-        plan: what was measured.
-        base, tuned: by the name of the set.
-        report: what evaluation.json holds.
-    """
-
-    plan: EvalPlan
-    base: Mapping[str, Measured]
-    tuned: Mapping[str, Measured]
-    report: EvaluationResult
-
-    def examples(self) -> Examples | None:
-        """Return what examples.json holds; None without held-out examples."""
-        held = self.plan.held_out
-        if held is None:
-            return None
-        sides = self.base[held.name], self.tuned[held.name]
-        found = changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
-        return Examples.model_validate(found)
-
-
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
     """Tell evaluators the labels, where they want to know."""
     for evaluator in evaluators:
@@ -131,16 +106,20 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
-    """Make all figures of two models from what they said.
+def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[EvaluationResult, Examples | None]:
+    """Make all figures of two models from what they said, by evaluators that know the labels.
 
-    Args:
-        plan: what was to be measured; its evaluators know the labels.
-        base, tuned: what the models said.
+    Returns:
+        Them, and the examples that tuning changed most; None without held-out ones.
     """
     weights: dict[str, Weights] = {}
     before, after = (_measured(plan, result, weights) for result in (base, tuned))
-    return Evaluation(plan, before, after, _report(plan, before, after, weights))
+    report, held = _report(plan, before, after, weights), plan.held_out
+    if held is None:
+        return report, None
+    sides = before[held.name], after[held.name]
+    found = changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+    return report, Examples.model_validate(found)
 
 
 def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -> dict[str, Measured]:
