@@ -53,15 +53,10 @@ class Contender(Part):
     """What one strategy came to.
 
     Args:
-        label: what sets it apart.
-        strategy: its name and options.
-        learning_rate: at its peak.
         quality: the figure of the metric that is compared; `figures` are all.
-        trainable_parameters, total_parameters, peak_memory_bytes, steps, seconds: of its training.
         step_seconds: median of its steps.
         disk_bytes: of its weights.
-        run: its folder.
-        reused: whether that was there already.
+        reused: whether its run was there already.
     """
 
     label: str
@@ -82,12 +77,9 @@ class Contender(Part):
 
 @dataclass(frozen=True)
 class PairDifference(SliceDifference):
-    """The first strategy minus the second.
+    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm).
 
-    Args:
-        p_adjusted: for all pairs (Holm).
-        p_at_most: whether p is the least that the bootstrap can give.
-        supported: whether the data supports that there is a difference.
+    `p_at_most` says whether p is the least that the bootstrap can give, `supported` whether the data supports it.
     """
 
     first: str = ""
@@ -100,14 +92,10 @@ class Comparison(Record):
     """comparison.json: what strategies came to on the same held-out examples.
 
     Args:
-        metric: what quality means here.
-        higher_is_better: its direction; None where the evaluator does not say.
-        split: the examples' split.
+        metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
         examples: distinct ones.
         base: the untuned model's quality.
-        strategies: in the order in which they were named.
         against: "best": the best against each other strategy; "all": every pair.
-        differences: of each such pair.
         statement: which differences the data supports, in words.
     """
 
@@ -158,11 +146,7 @@ def compare_strategies(
 
 
 def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Child]:
-    """Return a recipe for each strategy, each with a folder of its own.
-
-    Raises:
-        InputError: there are fewer than two, one is named twice, or it sets a key that all have to share.
-    """
+    """Return a recipe for each strategy, each with a folder of its own, or refuse the list (InputError)."""
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
         raise InputError(
@@ -211,11 +195,7 @@ def _folder_name(parts: Sequence[str]) -> str:
 
 
 def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[PreparedData]:
-    """Check every contender in full, on the data and on a model without weights; nothing is written.
-
-    Raises:
-        InputError: what any of the runs would refuse, named by its label.
-    """
+    """Check every contender in full; see `check_all`."""
 
     def prepare(experiment: Experiment, first: PreparedData | None) -> PreparedData:
         data = prepare_data(experiment, like=first)
@@ -256,7 +236,7 @@ def conclude(
     """Compare finished runs.
 
     Raises:
-        RunError: a run's figures are missing or damaged.
+        RunError: a run's figures are missing or damaged, or runs measured different examples.
         InputError: the metric was not measured.
     """
     require_alike(contenders)
@@ -294,11 +274,7 @@ def conclude(
 def _measured(
     contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
-    """Return what each tuned model came to by the evaluator of a metric, weighed alike.
-
-    Raises:
-        RunError: the runs measured different examples.
-    """
+    """Return what each tuned model came to by the evaluator of a metric, weighed alike."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
@@ -370,11 +346,7 @@ def statement(
 ) -> str:
     """Say in words which differences the data supports, and how that was decided.
 
-    Args:
-        metric, split, examples: what was measured, and on what.
-        differences: as `Comparison` has them.
-        best: the strategy that the others were compared with; None where every pair was compared.
-        strategies: how many there are.
+    `best` is the strategy that the others were compared with, None where every pair was.
     """
     supported = [difference for difference in differences if difference.supported]
     parts = []

@@ -21,10 +21,7 @@ class ParameterCount:
     """How many parameters a strategy trains of a model.
 
     Args:
-        model: source, loader, class, head and labels.
-        strategy: its name and options.
-        trainable_parameters, total_parameters: of the prepared model.
-        base_parameters: of the model before the strategy touched it.
+        trainable_parameters, total_parameters: of the prepared model; `base_parameters` before the strategy touched it.
         new_modules: trainable parameters of each module that would be initialised afresh; they are among the
             trainable ones, and tables in papers mostly leave them out.
         patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and

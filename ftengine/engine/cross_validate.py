@@ -58,14 +58,9 @@ class CrossValidation(Record, Figures):
     """crossvalidation.json: what the folds came to.
 
     Args:
-        folds: how many there are.
         examples: distinct ones, each held out once.
-        base, tuned: by metric over all examples. Metrics that hold for one model alone (`Metric.pooled`) are left out
-            here and in `difference`.
-        difference: by metric tuned minus base, paired by example.
-        higher_is_better: by metric.
+        base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
         spread: by metric the tuned model's value on each fold alone.
-        runs: the folds.
         statement: what the intervals cover and what not, in words.
     """
 
@@ -107,7 +102,6 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
 
     Raises:
         InputError: fewer than two folds, or a recipe that holds out test data already or parts duplicates.
-        RunError: the output folder is a run itself.
     """
     require_folds(folds)
     if recipe.data.test is not None:
@@ -140,11 +134,7 @@ def require_folds(folds: int) -> None:
 
 
 def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
-    """Read and encode every fold and check the strategy on a model without weights; nothing is written.
-
-    Raises:
-        InputError: what any of the runs would refuse, named by its fold.
-    """
+    """Read and encode every fold; see `check_all`."""
 
     def prepare(experiment: Experiment, first: PreparedData | None) -> PreparedData:
         try:
@@ -241,13 +231,7 @@ def _spread(figures: Sequence[Estimate | None]) -> Spread:
 
 
 def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
-    """Say in words what the intervals cover and what they do not.
-
-    Args:
-        folds: how many there are.
-        examples: distinct ones.
-        apart: metrics without a figure over all folds.
-    """
+    """Say in words what the intervals cover and what not; `apart` are metrics without a figure over all folds."""
     unpooled = (
         f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
         "of different models against each other. See the folds' values and their mean."

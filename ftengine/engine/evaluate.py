@@ -29,16 +29,7 @@ from ftengine.run.records import AuditResult, EvaluationResult, TrainedPart
 def evaluate_run(
     ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data: str | Path | None
 ) -> EvaluationResult:
-    """Evaluate base and tuned model of a finished run on the same examples.
-
-    Args:
-        ready: the run's task, and what rows are encoded for.
-        run: its folder.
-        trained: facts about what was trained.
-        data: a data file; None for the run's own held-out split.
-
-    Returns:
-        What evaluation.json holds.
+    """Evaluate base and tuned model of a finished run on a data file; None: its own held-out split.
 
     Raises:
         InputError: the data cannot be used, or the base is not the one trained on.
@@ -57,9 +48,6 @@ def evaluate_run(
 
 def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
-
-    Returns:
-        What it holds then.
 
     Raises:
         InputError: an evaluator does not exist, or reads what the run did not keep.
@@ -113,12 +101,8 @@ def _splits(
     """Return those of the run's own splits that are used and hold what they held when the run was made.
 
     Args:
-        used: names of splits.
         recorded: hash of each split's content then.
-        needed: the one that must be there.
-
-    Raises:
-        DataError: the split that is needed cannot be read any more, or holds other rows.
+        needed: the one that must be there; a DataError says why it is not.
     """
     if not used:
         return {}

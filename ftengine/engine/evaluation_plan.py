@@ -40,11 +40,7 @@ CHANGES_SAMPLED = 10
 
 
 def evaluation_plan(data: PreparedData) -> EvalPlan:
-    """Return what is measured of a run's models.
-
-    Raises:
-        InputError: see `plan_evaluation`.
-    """
+    """Return what is measured of a run's models; see `plan_evaluation`."""
     encoded, name = data.encoded, held_out(data.encoded)
     validation = encoded.get("validation") if name == "test" else None
     return plan_evaluation(
@@ -127,11 +123,7 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
-    """Yield the columns that divide a split.
-
-    Raises:
-        RecipeError: the split has no such column.
-    """
+    """Yield the columns that divide a split."""
     for column in dict.fromkeys(ready.recipe.evaluation.slices):
         known = split.rows.columns
         if column in known:
@@ -162,11 +154,7 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
 
 
 def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:
-    """Refuse an augmenter that changes what is to be predicted, so that figures before and after are not comparable.
-
-    Raises:
-        RecipeError: it does so in one of the examples that are sampled.
-    """
+    """Refuse an augmenter that changes what is to be predicted in one of the examples that are sampled."""
     for row in sample_rows(changed)[:CHANGES_SAMPLED]:
         before = ready.task.view(changed.rows[row]).target
         if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
@@ -228,11 +216,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
-    """Build the evaluator of a probe's free answers, which the task must give.
-
-    Raises:
-        RecipeError: no evaluator that is installed serves the probe, or several do, or the task gives no such answers.
-    """
+    """Build the evaluator of a probe's free answers: the only one that serves it, of a task that gives such answers."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if isinstance(cls, ServesProbe) and cls.probe == probe]
     if len(serving) != 1:

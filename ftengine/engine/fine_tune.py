@@ -104,11 +104,7 @@ def tell_findings(data: PreparedData) -> None:
 
 
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
-    """Make the run directory and record what the run is.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
+    """Make the run directory and record what the run is (RunError where it cannot be written)."""
     if model.device.is_main:
         run.create()
         model.data.audit.write(run)
@@ -144,11 +140,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
 
 
 def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
-    """Refuse to resume a run under another recipe.
-
-    Raises:
-        RunError: names the keys that differ.
-    """
+    """Refuse to go on with a run under another recipe (RunError, which names the keys that differ)."""
     stored, given = flat(Recipe.read(run.path / "recipe.yaml").resolved()), flat(resolved)
     differing = [key for key in given if given[key] != stored.get(key) and key != "output"]
     if differing:

@@ -51,8 +51,8 @@ class Plan:
         unread: columns of the training data that nothing reads.
         augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
-        evaluation: what base and tuned model are measured on: "split", its "examples" and "evaluators", "training"
-            (rows of training that are measured too), "slices" (columns) and "probes".
+        evaluation: "split", its "examples" and "evaluators", "training" (rows of training that are measured too),
+            "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
         warnings: what deserves attention, in plain words.
     """

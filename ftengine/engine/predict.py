@@ -19,13 +19,7 @@ from ftengine.errors import DataError, RunError
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What a prediction run wrote.
-
-    Args:
-        output: the file.
-        written: lines written now.
-        kept: lines that an earlier, interrupted run had written.
-    """
+    """What a prediction run wrote: the lines of `output` written now, and those `kept` of an interrupted one."""
 
     output: str
     written: int

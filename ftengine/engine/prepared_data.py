@@ -41,13 +41,7 @@ from ftengine.training.regularizing import Attached
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The model without weights, as the strategy prepared it.
-
-    Args:
-        loaded: parameters are on the meta device.
-        strategy: the one that prepared it.
-        trained_base: names of the base parameters that the strategy trains.
-    """
+    """The model without weights (meta device) as the strategy prepared it, and names of base parameters that train."""
 
     loaded: LoadedModel
     strategy: Strategy
@@ -56,14 +50,7 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class ReadyTask:
-    """A task that knows its labels, and what rows are encoded for.
-
-    Args:
-        experiment: the recipe and its components.
-        task: with its labels.
-        skeleton: None where the loader builds none.
-        processor: the tokenizer or image processor.
-    """
+    """A task that knows its labels, and what rows are encoded for; `skeleton` is None where the loader builds none."""
 
     experiment: Experiment
     task: Task
@@ -126,14 +113,7 @@ class ReadyTask:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of a run.
-
-    Args:
-        ready: the task, and what rows are encoded for.
-        splits: rows by split, and what audits look at.
-        encoded: examples by split.
-        audit: what is known of the data.
-    """
+    """Rows and examples by split, for a task, and what is known of them."""
 
     ready: ReadyTask
     splits: Splits
@@ -175,11 +155,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:
-    """Refuse augmenters, slices and regularizers that these data do not suit.
-
-    Raises:
-        InputError: names the recipe's key and what is missing.
-    """
+    """Refuse augmenters, slices and regularizers that these data do not suit (InputError, which names the key)."""
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
@@ -198,12 +174,7 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
 
 
 def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
-    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for.
-
-    Raises:
-        NoMatch: a pattern of the strategy matches no module.
-        SourceError: the processor cannot be loaded.
-    """
+    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for."""
     skeleton = prepare_skeleton(experiment, task)
     set_seed(experiment.recipe.seed)  # a callable may build its model here already
     return ReadyTask(experiment, task, skeleton, experiment.loader.load_processor(experiment.recipe.model.source))
@@ -232,11 +203,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
-    """Apply a strategy; freshly initialised modules train under every one.
-
-    Raises:
-        SourceError: the loader named a new module that does not exist.
-    """
+    """Apply a strategy; freshly initialised modules train under every one (SourceError: one does not exist)."""
     new = tuple(f"{name}." for name in loaded.new_modules)
     base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
     strategy.prepare(loaded)
@@ -249,22 +216,14 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
 
 
 def inferring(task: Task) -> Infers:
-    """Return a task that answers rows without labels, as itself.
-
-    Raises:
-        InputError: it cannot.
-    """
+    """Return a task that answers rows without labels, as itself; refuse one that does not (InputError)."""
     if not isinstance(task, Infers):
         raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
     return task
 
 
 def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str]) -> None:
-    """Refuse rows that a task cannot answer; `where` names the place of one.
-
-    Raises:
-        InputError: it answers no rows without labels, or not this one.
-    """
+    """Refuse rows that a task cannot answer (InputError); `where` names the place of one."""
     answering = inferring(task)
     for i, row in enumerate(rows):
         try:
@@ -274,11 +233,7 @@ def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str
 
 
 def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:
-    """Let a task learn its labels.
-
-    Raises:
-        DataError: names the row that it could not read.
-    """
+    """Let a task learn its labels; a DataError names the row that it could not read."""
     located = {name: _Located(rows) for name, rows in splits.items()}
     try:
         return task.bind(located)

@@ -29,16 +29,11 @@ from ftengine.training.setup import Setup
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model, ready to train.
+    """A model as the strategy prepared it, ready to train.
 
     Args:
-        data: what it trains on.
         plan: what is measured of base and tuned model.
-        device: where.
-        loaded: the model as the strategy prepared it.
-        strategy: the one that prepared it.
-        base: what the base model said of all that is measured.
-        base_key: a hash of what that depends on.
+        base: what the base model said of all that; `base_key` is a hash of what it depends on.
     """
 
     data: PreparedData
@@ -74,11 +69,7 @@ class PreparedModel:
         return Environment.model_validate(content)
 
     def trainer(self, run: RunDirectory) -> Trainer:
-        """Make ready to train what the strategy left trainable; nothing is written yet.
-
-        Raises:
-            TrainingError: nothing is trainable.
-        """
+        """Make ready to train what the strategy left trainable; nothing is written yet (TrainingError: nothing is)."""
         experiment, encoded = self.experiment, self.data.encoded
         return Trainer(
             Setup(
@@ -106,13 +97,7 @@ class PreparedModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model after training.
-
-    Args:
-        prepared: what it was before; `loaded` is trained in place.
-        result: what training came to.
-        tuned: what the tuned model said of all that is measured.
-    """
+    """A model after training (`prepared.loaded` is trained in place), and what it said of all that is measured."""
 
     prepared: PreparedModel
     result: TrainingResult
@@ -154,11 +139,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
-    """Train, and measure the tuned model.
-
-    Raises:
-        TrainingError: training cannot go on; the run keeps its last checkpoint.
-    """
+    """Train (TrainingError: it cannot go on; the run keeps its last checkpoint), and measure the tuned model."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     result = trainer.train()
     tuned = run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
@@ -217,11 +198,7 @@ def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalP
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse examples longer than the model, which a loader without skeletons can tell only now.
-
-    Raises:
-        RecipeError: names the lengths.
-    """
+    """Refuse examples longer than the model (RecipeError), which a loader without skeletons can tell only now."""
     splits = list(splits)
     longest = max(split.longest for split in splits)
     if loaded.max_length is not None and longest > loaded.max_length:

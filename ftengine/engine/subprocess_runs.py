@@ -25,12 +25,7 @@ from ftengine.training.precision import choose_precision
 
 @dataclass(frozen=True)
 class Child:
-    """One of the runs.
-
-    Args:
-        label: what sets it apart from its siblings.
-        recipe: what is trained, in a folder of its own.
-    """
+    """One of the runs: what sets it apart from its siblings, and its recipe, with a folder of its own."""
 
     label: str
     recipe: Recipe
@@ -41,11 +36,7 @@ class Child:
 
 
 def require_folder(output: str, what: str) -> None:
-    """Refuse a folder for runs that is a run itself; `what` they are called.
-
-    Raises:
-        RunError: names the folder.
-    """
+    """Refuse a folder for runs (`what` they are called) that is a run itself (RunError)."""
     if RunDirectory(output).is_run():
         raise RunError(
             f"output {output!r} holds a run of its own; {what} are folders inside of output. Choose another with "
@@ -82,11 +73,7 @@ def check_all(
 
 
 def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
-    """Refuse a folder that holds something else than this very run, finished or not.
-
-    Raises:
-        RunError: it is not empty, or its run is of another recipe or other data.
-    """
+    """Refuse a folder that holds something else than this very run, finished or not (RunError)."""
     if not run.is_run():
         run.require_free()
         return
@@ -99,11 +86,7 @@ def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
 
 
 def require_metric(ready: ReadyTask, metric: str | None) -> None:
-    """Refuse a metric that will not be measured.
-
-    Raises:
-        InputError: lists those that will be.
-    """
+    """Refuse a metric that will not be measured (InputError, which lists those that will be)."""
     known: list[str] = []
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
@@ -116,11 +99,7 @@ def require_metric(ready: ReadyTask, metric: str | None) -> None:
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:
-    """Train those that are not finished, one after another; return for each whether it was taken as it is.
-
-    Raises:
-        InputError, TrainingError: see `train`.
-    """
+    """Train those that are not finished, one after another; return for each whether it was taken as it is."""
     reused = [child.run.finished for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
@@ -159,11 +138,7 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
 
 
 def require_alike(children: Sequence[Child]) -> None:
-    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well.
-
-    Raises:
-        RunError: names the two runs and what differs.
-    """
+    """Refuse runs of different bases, precisions or devices (RunError): their figures differ for that reason too."""
     found = [Environment.read(child.run) for child in children]
     for child, environment in zip(children, found, strict=True):
         for key in ("base", "precision", "device"):
