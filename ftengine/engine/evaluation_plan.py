@@ -60,9 +60,7 @@ def plan_evaluation(
     """Return what is measured of base and tuned model.
 
     Args:
-        ready: the task, and what rows are encoded for.
         split: what the held-out examples are called in the figures.
-        held_out: the examples that figures are made on; None for none.
         train: the training rows, of which a sample is measured.
         validation: the validation split, where it is not what is held out.
         lenient: leave out slices whose column these examples lack, instead of refusing.
@@ -76,12 +74,9 @@ def plan_evaluation(
     _check_options(ready, answering)
     training, probes, held = None, [], None
     if held_out is None:
-        for key in ("slices", "robustness"):
-            if getattr(section, key):
-                raise RecipeError(
-                    f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or "
-                    "data.validation."
-                )
+        for key in [key for key in ("slices", "robustness") if getattr(section, key)]:
+            held_by = "data.test or data.validation"
+            raise RecipeError(f"evaluation.{key} looks at held-out examples, and there are none. Set {held_by}.")
     else:
         columns = _columns(ready, held_out, lenient)
         held = EvalSet(

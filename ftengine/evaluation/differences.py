@@ -89,11 +89,9 @@ def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Gap:
-    """One figure minus another, on different examples.
+    """One figure (the second) minus another, on different examples.
 
     Args:
-        value: the second minus the first.
-        first, second: the two values.
         trials: for proportions, the effective trials behind each; None where they are none.
         error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
         correlation: of the two proportions; not 0 where the same examples are on both sides.

@@ -59,12 +59,7 @@ class Figure:
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
-    """Return every metric of an evaluator that knows its labels, and is fitted where it fits.
-
-    Args:
-        evaluator: what measures.
-        rows: n rows of one model.
-        weights: of these rows; none at all gives no figures.
+    """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0.
 
     Raises:
         PluginError: it returns other metrics than it declares.

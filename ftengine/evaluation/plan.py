@@ -17,14 +17,10 @@ class EvalSet:
     """Examples, and what is measured on them.
 
     Args:
-        name: of its table of predictions.
-        split: the examples.
+        name: of its table of predictions; `title` is what a listener is told.
         reading: evaluators of the task's predictions.
-        answering: evaluators of its free answers.
-        answered: the members that are answered freely; (a,).
-        options: how they are answered.
+        answering: evaluators of its free answers, given with `options` to the members that are `answered`, (a,).
         slices: columns that divide the examples; measured by the first evaluator alone.
-        title: what a listener is told.
     """
 
     name: str
@@ -61,7 +57,6 @@ class Probe:
         kind: "robustness", "forgetting", "memorisation" or "refusal".
         name: of the augmenter or the evaluator.
         data: where the examples are from.
-        examples: what is looked at.
         contrast: other examples that these are set against, measured in the same way.
     """
 
@@ -78,9 +73,7 @@ class EvalPlan:
 
     Args:
         split: the name of what is held out, or of the file in its place; None where nothing is.
-        held_out: the examples that figures are made on.
         training: a sample of what the model is trained on.
-        probes: further looks.
         validation: what evaluators that fit learn from; None where there is nothing left.
         small_slice: examples below which a slice is called small.
         resamples, seed: of the bootstrap.

@@ -9,16 +9,7 @@ from ftengine.errors import RecipeError
 
 
 def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str]) -> None:
-    """Refuse evaluators that a task's predictions do not serve.
-
-    Args:
-        evaluators: those that are to run; they need not be bound.
-        task: the task's name.
-        predicts: the keys of its predictions.
-
-    Raises:
-        RecipeError: names the evaluator, what it reads and what there is.
-    """
+    """Refuse evaluators that read what a task's predictions do not hold (RecipeError); they need not be bound."""
     for evaluator in evaluators:
         if missing := evaluator.reads - set(predicts):
             raise RecipeError(
@@ -28,11 +19,7 @@ def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Colle
 
 
 def check_metrics(evaluators: Iterable[Evaluator]) -> None:
-    """Refuse evaluators of which two report one metric.
-
-    Raises:
-        RecipeError: names both.
-    """
+    """Refuse evaluators of which two report one metric (RecipeError, which names both)."""
     owners: dict[str, str] = {}
     for evaluator in evaluators:
         for metric in evaluator.metrics:

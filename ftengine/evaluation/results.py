@@ -45,10 +45,8 @@ class Measured:
     """What one model came to on one set of examples.
 
     Args:
-        predictions: the table.
         figures: by metric.
         details: facts by evaluator and name.
-        displays: of all evaluators.
         scores: of single examples, by evaluator.
         seen: (n,) the examples that each evaluator sees, by its name.
     """
@@ -64,7 +62,6 @@ class Measured:
         """Measure with one more evaluator, which is bound, and fitted where it fits.
 
         Args:
-            evaluator: what measures.
             weights: of all examples.
             answering: whether it sees free answers only.
             keep: whether the table is without what it keeps, since it came later.

@@ -29,11 +29,7 @@ LONGEST_VALUE = 100
 
 
 def require_column(rows: DataRows, column: str) -> None:
-    """Refuse to divide rows by a column that they lack.
-
-    Raises:
-        RecipeError: names the columns that there are.
-    """
+    """Refuse to divide rows by a column that they lack (RecipeError, which names those that there are)."""
     if column not in rows.columns:
         raise RecipeError(
             f"evaluation.slices: {rows.source} has no column {column!r} (columns: {', '.join(rows.columns)})."
@@ -51,12 +47,7 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """One model on the examples that are divided.
-
-    Args:
-        rows: n rows, as the evaluator sees them.
-        scores: of its examples; None where the evaluator does not judge single ones.
-    """
+    """One model on the examples that are divided: n rows, as the evaluator sees them, and how it judged them."""
 
     rows: Rows
     scores: ExampleScores | None = None

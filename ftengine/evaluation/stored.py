@@ -20,16 +20,7 @@ from ftengine.run.recipe import Recipe
 
 
 def stored(run: RunDirectory, name: str, side: str) -> Predictions:
-    """Read what a run's model said of a set.
-
-    Args:
-        run: a finished run.
-        name: of the set: "test", "validation", ….
-        side: "base" or "tuned".
-
-    Raises:
-        RunError: the table is missing or damaged.
-    """
+    """Read what a run's model ("base" or "tuned") said of a set (RunError: the table is missing or damaged)."""
     return Predictions.read(run.path / FOLDER / f"{name}-{side}.parquet")
 
 
@@ -43,10 +34,8 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     """Return what evaluation.json would hold with the figures of further evaluators; nothing is written.
 
     Args:
-        run: a finished run.
         evaluators: just built; one that measured before measures anew.
         task: knows its labels.
-        recipe: of the run.
 
     Raises:
         InputError: the run kept no predictions, or not the keys that an evaluator reads, or two report one metric.
@@ -87,11 +76,9 @@ def measure_again(
     *,
     keep: bool = False,
 ) -> Measured:
-    """Return what one model came to by some evaluators, from the table that a run kept.
+    """Return what one model came to by evaluators just built, from the table that a run kept.
 
     Args:
-        table: what the model said.
-        evaluators: just built.
         task: knows its labels.
         weights: of the table's examples.
         validation: what evaluators fit on; None where there is nothing.

@@ -31,12 +31,7 @@ OWN = frozenset({"row", "place", "group", "answered", MEMBER})
 
 
 class Writer:
-    """Collects predictions on disk, a row group at a time, in any order.
-
-    Args:
-        folder: where the parts are kept; it has to be empty.
-        evaluators: those that keep something of each prediction.
-    """
+    """Collects what evaluators keep of predictions on disk, in an empty folder, a row group at a time, in any order."""
 
     def __init__(self, folder: Path, evaluators: Sequence[Evaluator]) -> None:
         folder.mkdir(parents=True)
@@ -122,11 +117,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """Read a file.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
+        """Read a file (RunError: it is missing or damaged)."""
         try:
             return cls.of(pq.read_table(path))
         except FileNotFoundError:

@@ -271,11 +271,7 @@ class Recipe(_Section):
 
     @classmethod
     def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
-        """Validate a mapping after applying `key=value` overrides.
-
-        Raises:
-            RecipeError: names key, value and what is allowed.
-        """
+        """Validate a mapping after applying `key=value` overrides (RecipeError names key, value, what is allowed)."""
         content = apply_overrides(content, overrides)
         try:
             return cls.model_validate(content)
@@ -292,9 +288,7 @@ PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluati
 
 
 def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Look in a recipe's folder for what its paths do not find from the working directory.
-
-    Runs keep their recipe with the paths that they were found at, so that it needs no such look.
+    """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
 
     Returns:
         The content with such paths as seen from here, and those paths by key.

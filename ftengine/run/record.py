@@ -41,20 +41,12 @@ class Record(Part):
 
     @classmethod
     def read(cls, run: RunDirectory) -> Self:
-        """Read the file.
-
-        Raises:
-            RunError: it is missing, damaged, or of another version of ftengine; names file and field.
-        """
+        """Read the file (RunError: it is missing, damaged, or of another version; names file and field)."""
         return validated(cls, run.read_json(cls.file), run.path / cls.file)
 
 
 def validated(model: type[Model], content: Any, file: Path) -> Model:
-    """Return content as a model.
-
-    Raises:
-        RunError: it does not fit; names file and field.
-    """
+    """Return content as a model (RunError: it does not fit; names file and field)."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -27,13 +27,9 @@ class Progress:
     """Where training stands.
 
     Args:
-        step: optimiser steps done.
-        epoch: epoch of the next step.
-        step_in_epoch: steps of that epoch that are done.
-        best_loss: lowest validation loss so far, None before the first validation.
-        best_step: the step that it belongs to.
-        level: the validation loss from which early stopping counts.
-        bad_validations: validations since it was reached.
+        step: optimiser steps done; `step_in_epoch` those of `epoch`, to which the next step belongs.
+        best_loss, best_step: of the lowest validation loss so far; None before the first validation.
+        level: the validation loss from which early stopping counts, and `bad_validations` since it was reached.
         seconds: training time so far, of all processes that worked on this run.
     """
 
@@ -56,11 +52,7 @@ def save_checkpoint(
     keep: int,
     regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically and drop all but the newest `keep`.
-
-    Args:
-        regularizers: what they need beside the model, by name.
-    """
+    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`."""
 
     def fill(folder: Path) -> None:
         if regularizers:
@@ -84,10 +76,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Set module and optimiser to a checkpoint's state.
-
-    Returns:
-        Where it stood, and what regularizers had beside the model.
+    """Set module and optimiser to a checkpoint's state; return where it stood, and what regularizers had.
 
     Raises:
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.

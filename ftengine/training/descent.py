@@ -22,17 +22,11 @@ from ftengine.training.setup import Setup
 
 
 class Descent:
-    """The optimiser of a run, over what the strategy left trainable.
+    """The optimiser of a run, over what the strategy left trainable (TrainingError: nothing is).
 
     The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
     8×1 equals 1×8. Gradients are added up over processes here rather than by a wrapper around the model: the wrapper
     would average them, and a task's loss need not pass through the model's own forward.
-
-    Args:
-        setup: model, components and data.
-
-    Raises:
-        TrainingError: nothing is trainable.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -97,11 +91,7 @@ class Descent:
         return losses, norm
 
     def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached) -> Tensor:
-        """Add up gradients of summed losses over this process's share.
-
-        Returns:
-            (4,) the sum of losses, of penalties by weight, the weight, and the number of penalties.
-        """
+        """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
         mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
@@ -119,11 +109,7 @@ class Descent:
         return totals
 
     def _tell_untouched(self) -> None:
-        """Say which parameters would train but are not part of the model's computation.
-
-        Raises:
-            TrainingError: none is, in any process.
-        """
+        """Say which parameters would train but are no part of the computation (TrainingError: none is, anywhere)."""
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
         touched = torch.tensor(float(len(training) - len(untouched)), device=self.accelerator.device)

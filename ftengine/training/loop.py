@@ -25,9 +25,6 @@ SAVE_SECONDS = 600
 class Trainer:
     """Trains what requires gradients, step by step.
 
-    Args:
-        setup: model, data and components.
-
     Raises:
         TrainingError: nothing is trainable.
         RecipeError: the model cannot be regularized, or cannot checkpoint its gradients.

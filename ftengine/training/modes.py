@@ -57,10 +57,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @torch.no_grad()
 def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
-    """Give all processes the mean of the running statistics that each moved by its own share of the batches.
-
-    Training does not read them, so it does not matter how often this is done.
-    """
+    """Give all processes the mean of the running statistics, which each moved by its batches and training ignores."""
     if accelerator.num_processes == 1:
         return
     for part in module.modules():
@@ -71,11 +68,7 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
 
 
 def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it.
-
-    Raises:
-        RecipeError: names the model's class.
-    """
+    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it (RecipeError)."""
     if not getattr(module, "supports_gradient_checkpointing", False):
         kind = type(module)
         alone = getattr(kind, "supports_gradient_checkpointing", False)
@@ -84,11 +77,7 @@ def require_gradient_checkpointing(module: nn.Module) -> None:
 
 
 def checkpoint_gradients(module: nn.Module) -> None:
-    """Keep a block's input alone for the backward pass, and compute the rest a second time (Chen et al. 2016).
-
-    Raises:
-        RecipeError: the model cannot do it.
-    """
+    """Keep a block's input alone for the backward pass, and compute the rest again (Chen et al. 2016), or refuse to."""
     require_gradient_checkpointing(module)
     model: Any = module
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

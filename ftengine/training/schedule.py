@@ -10,12 +10,7 @@ from ftengine.run.recipe import TrainSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many optimiser steps a run has.
-
-    Args:
-        total: all steps.
-        per_epoch: steps in a whole epoch.
-    """
+    """How many optimiser steps a run has, and how many a whole epoch."""
 
     total: int
     per_epoch: int
@@ -39,12 +34,10 @@ def _up(steps: float) -> int:
 
 
 def factor(schedule: str, step: int, total: int, warmup: int) -> float:
-    """Return what the peak learning rate is multiplied with at a step.
+    """Return what the peak learning rate is multiplied with at a step, 0 for the first.
 
     Args:
         schedule: "constant", "linear" (to 0) or "cosine" (to 0, half a period).
-        step: 0 for the first optimiser step.
-        total: all optimiser steps.
         warmup: steps of linear growth before the schedule begins; the first step is not 0.
     """
     if step < warmup:
