@@ -75,8 +75,9 @@ def plan_evaluation(
     training, probes, held = None, [], None
     if held_out is None:
         for key in [key for key in ("slices", "robustness") if getattr(section, key)]:
-            held_by = "data.test or data.validation"
-            raise RecipeError(f"evaluation.{key} looks at held-out examples, and there are none. Set {held_by}.")
+            raise RecipeError(
+                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
+            )
     else:
         columns = _columns(ready, held_out, lenient)
         held = EvalSet(

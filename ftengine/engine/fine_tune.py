@@ -59,6 +59,8 @@ def fine_tune(
             finish(experiment, run)
     else:
         data = prepare_data(experiment)
+        if resuming:
+            require_same_data(run, data)
         tell_findings(data)
         train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
@@ -118,13 +120,8 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     """Check that a run is what it was when it began, and remove what a killed process left half-written.
 
     Raises:
-        RunError: data, base model, number of processes or precision have changed.
+        RunError: base model, number of processes or precision have changed.
     """
-    if AuditResult.read(run).contents != model.data.audit.contents:
-        raise RunError(
-            f"run {str(run.path)!r} cannot be resumed: the data files have changed since it began. "
-            "Restore them, or start a new run with --set output=DIR."
-        )
     before, now = Environment.read(run), model.environment()
     for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
         was, is_now = before.to_json()[key], now.to_json()[key]
@@ -148,6 +145,15 @@ def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
             f"run {str(run.path)!r} was started with another recipe; {', '.join(differing)} "
             f"{'differs' if len(differing) == 1 else 'differ'}. Resume with the recipe that it began with "
             f"({run.path / 'recipe.yaml'}), or start a new run with --set output=DIR."
+        )
+
+
+def require_same_data(run: RunDirectory, data: PreparedData) -> None:
+    """Refuse to go on with a run on other data (RunError)."""
+    if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
+        raise RunError(
+            f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
+            "with --set output=DIR."
         )
 
 

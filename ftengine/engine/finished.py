@@ -42,7 +42,7 @@ class Run:
         self.recipe = Recipe.read(self.path / "recipe.yaml")
         self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
-        self.registry = registry or Registry()
+        self._registry = registry or Registry()
         self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
 
     @property
@@ -58,7 +58,7 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """What the run came to, from its files as they are now."""
-        return verdict_of(self.path, self.registry)
+        return verdict_of(self.path, self._registry)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -68,13 +68,13 @@ class Run:
     @property
     def view_commands(self) -> list[str]:
         """Commands that show what the run's callbacks wrote."""
-        return Callbacks(self.recipe, self.registry, self.listener).view_commands(self.path)
+        return Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
 
     @property
     def mergeable(self) -> bool:
         """Whether the strategy has a merged form; a base may still refuse it."""
         try:
-            check_merge(self.registry.build("strategy", self.facts.strategy, "strategy"))
+            check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
         except NotMergeable:
             return False
         return True
@@ -104,8 +104,7 @@ class Run:
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
                 "those with further evaluators, name them in recipe key 'evaluate'."
             )
-        experiment, task = self._open(check_source=False)
-        return add_figures(ReadyTask(experiment, task, None, None), self.directory, evaluators).to_json()
+        return add_figures(self._open(check_source=False), self.directory, evaluators).to_json()
 
     def predict(
         self,
@@ -151,35 +150,35 @@ class Run:
         """
         target = RunDirectory(out)
         target.require_free("another folder")
-        experiment, task = self._open()
-        check_merge(experiment.make_strategy())
-        ready = ReadyTask(experiment, task, None, None)
+        ready = self._open()
+        check_merge(ready.experiment.make_strategy())
         return merge_into(target, ready, load_base(ready, self.facts, self.trained), self.trained, dtype)
 
     @property
     def task(self) -> Task:
         """The run's task, with the labels that it learnt."""
-        return self._open(check_source=False)[1]
+        return self._open(check_source=False).task
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
-        return ready_task(*self._open())
+        known = self._open()
+        return ready_task(known.experiment, known.task)
 
-    def _open(self, *, check_source: bool = True) -> tuple[Experiment, Task]:
+    def _open(self, *, check_source: bool = True) -> ReadyTask:
         """Build the run's components; what acts in training alone is left out."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
-        experiment = Experiment.open(Recipe.make(content), self.registry, self.listener, check_source=check_source)
+        experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
         task.labels = self.facts.labels
-        return experiment, task
+        return ReadyTask(experiment, task, None, None)
 
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
         if not base and self._ready is not None:
             return self._ready
-        ready = ReadyTask(*self._open(), None, None)
-        device, loaded = Device.open(self.recipe), load_base(ready, self.facts, self.trained)
+        device, ready = Device.open(self.recipe), self._open()
+        loaded = load_base(ready, self.facts, self.trained)
         if base:
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)

@@ -30,7 +30,6 @@ def predict_rows(
     run: Run,
     source: str | Path,
     *,
-    start: int = 0,
     base: bool = False,
     batch_size: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -40,7 +39,6 @@ def predict_rows(
     Args:
         run: a finished run.
         source: any data file that the task can read; labels are not needed.
-        start: number of rows to leave out at the beginning.
         base: answer with the base model.
         batch_size: rows answered together.
         options: the task's own, e.g. {"max_new_tokens": 40}.
@@ -49,7 +47,7 @@ def predict_rows(
         DataError: a row cannot be answered; found before the model loads.
         InputError: an option is unknown to the task.
     """
-    yield from _answered(run, _checked(run, source), start, base=base, batch_size=batch_size, options=options)
+    yield from _answered(run, _checked(run, source), 0, base=base, batch_size=batch_size, options=options)
 
 
 def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:

@@ -13,13 +13,13 @@ from accelerate.state import PartialState
 from ftengine.api import FitsOnValidation, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.fine_tune import require_same_recipe
+from ftengine.engine.fine_tune import require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import AuditResult, Environment
+from ftengine.run.records import Environment
 from ftengine.training.precision import choose_precision
 
 
@@ -78,11 +78,7 @@ def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
         run.require_free()
         return
     require_same_recipe(run, data.experiment.resolved())
-    if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
-        raise RunError(
-            f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
-            "with --output DIR."
-        )
+    require_same_data(run, data)
 
 
 def require_metric(ready: ReadyTask, metric: str | None) -> None:

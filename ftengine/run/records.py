@@ -15,7 +15,7 @@ from ftengine.errors import RecipeError, RunError
 from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.evaluation_result import EvaluationResult, Examples
 from ftengine.run.recipe import Recipe
-from ftengine.run.record import Part, Record, validated
+from ftengine.run.record import Model, Part, Record, validated
 
 
 class Skipped(Part):
@@ -243,14 +243,15 @@ class RunRecords:
     @cached_property
     def steps(self) -> list[Step]:
         """The training steps, in order."""
-        lines = [line for line in self.lines if "loss" in line]
-        return [validated(Step, line, self.path / "metrics.jsonl") for line in lines]
+        return self._read(Step, "loss")
 
     @cached_property
     def validations(self) -> list[Validation]:
         """The validations, in order."""
-        lines = [line for line in self.lines if "validation_loss" in line]
-        return [validated(Validation, line, self.path / "metrics.jsonl") for line in lines]
+        return self._read(Validation, "validation_loss")
+
+    def _read(self, model: type[Model], key: str) -> list[Model]:
+        return [validated(model, line, self.path / "metrics.jsonl") for line in self.lines if key in line]
 
     @property
     def kept_step(self) -> int:
