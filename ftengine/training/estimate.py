@@ -63,7 +63,7 @@ def estimate(
 
     Args:
         regularizers: attached while it is timed.
-        train_tokens, evaluate_tokens: tokens of the whole training, and of all evaluations.
+        train_tokens, evaluate_tokens: tokens of the whole training, and of all evaluations; processes share them.
     """
     module = loaded.module
     batches = ordered_batches(train.lengths, batch_size)
@@ -76,7 +76,7 @@ def estimate(
     finally:
         attached.detach()
         module.zero_grad(set_to_none=True)
-    tokens = float(train.lengths[typical].sum())
+    tokens = float(train.lengths[typical].sum()) * accelerator.num_processes  # that they read meanwhile
     growth = float(train.lengths[largest].max() * len(largest)) / float(train.lengths[typical].max() * len(typical))
     trained = sum(p.numel() for p in trainable(module).values())
     return Estimate(
