@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ftengine.api import Evaluator, Generates, Task
 from ftengine.errors import RecipeError
@@ -18,16 +18,15 @@ def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Colle
             )
 
 
-def check_metrics(evaluators: Iterable[Evaluator]) -> None:
-    """Refuse evaluators of which two report one metric (RecipeError, which names both)."""
-    owners: dict[str, str] = {}
+def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | None = None) -> None:
+    """Refuse evaluators of which two report one metric, or one of those `known`, by evaluator (RecipeError)."""
+    owners = dict(known or {})
     for evaluator in evaluators:
         for metric in evaluator.metrics:
             owner = owners.setdefault(metric, evaluator.name)
             if owner != evaluator.name:
                 raise RecipeError(
-                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
-                    "Take one of them out of recipe key 'evaluate'."
+                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. Leave one of them out."
                 )
 
 

@@ -96,17 +96,13 @@ def _check(
     evaluators: Sequence[Evaluator], metrics: Mapping[str, MeasuredMetric], keys: Collection[str], run: RunDirectory
 ) -> None:
     """Refuse evaluators that read what was not kept, or that report what another one reported."""
-    check_metrics(evaluators)
+    check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
         if missing := {*evaluator.reads, *read_columns([evaluator])} - set(keys):
             raise InputError(
                 f"evaluator {evaluator.name!r} reads {listed(missing)}, which run {str(run.path)!r} did not keep (it "
                 f"kept {listed(keys)}). Train with it in recipe key 'evaluate', which has both models asked for it."
             )
-        for metric in evaluator.metrics:
-            owner = metrics[metric].evaluator if metric in metrics else evaluator.name
-            if owner != evaluator.name:
-                raise InputError(f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}; leave one out.")
 
 
 def same_examples(tables: Sequence[Predictions]) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rows import write_rows
+from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from ftengine.api import Labels, SilentListener
@@ -76,6 +77,8 @@ def finished_fold(path, shift, evaluators):
     (path / "predictions").mkdir(parents=True)
     for side in ("base", "tuned"):
         values = {name: column.tolist() for name, column in columns.items()}
+        if side == "base":
+            values["predicted"][:3] = [1 - label for label in values["predicted"][:3]]
         pq.write_table(pa.table(values), path / "predictions" / f"test-{side}.parquet")
     measured = Measured(Predictions(columns))
     for evaluator in evaluators:
@@ -108,6 +111,8 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_pat
     assert result.tuned["accuracy"].value == 0.75  # of the second fold, one half is wrong
     low, high = proportion_confint(60, 80, method="wilson")
     assert (result.tuned["accuracy"].low, result.tuned["accuracy"].high) == pytest.approx((low, high), abs=0.03)
+    # Tuned alone is right on three examples of the first fold and on one of the second, base alone on two there.
+    assert result.difference["accuracy"].p == pytest.approx(binomtest(2, 6).pvalue)
     assert result.spread["roc_auc"].values == (1.0, 1.0)  # pooled, their scores would rank worse
     assert result.spread.keys() >= apart
     assert result.examples == 80  # and not the eight that were answered
