@@ -145,7 +145,7 @@ def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = 
     together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
     (1947, "The generalization of 'Student's' problem when several different population variances are involved").
     """
-    if first is None or second is None or math.isnan(second.value - first.value):
+    if first is None or second is None or not math.isfinite(second.value - first.value):
         return None
     value, sides = second.value - first.value, (first, second)
     r = correlation(first.resampled, second.resampled) if overlap else 0.0

@@ -173,6 +173,19 @@ def test_a_gap_of_means_is_welchs_t_test():
     assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.006)
 
 
+def test_an_infinite_figure_has_no_gap_that_a_file_could_not_hold():
+    """A perplexity beyond all numbers: JSON has none for it, and a gap without a value cannot be read again."""
+
+    class Power(Mean):
+        def score(self, rows, weights):
+            with np.errstate(over="ignore"):
+                return {"mean": float(np.exp(weights @ rows["x"] / weights.sum()))}
+
+    infinite, finite = figure(np.full(50, 1000.0), Power), figure(normal(50), Power)
+    assert math.isinf(infinite.value)
+    assert gap_between(finite, infinite) is gap_between(infinite, finite) is None
+
+
 # Differences.
 
 
