@@ -92,9 +92,6 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
             "report this."
         )
     _cast(module, stored)
-    if target.path.is_dir():
-        target.path.rmdir()  # it is empty: require_free has seen it
-    target.path.parent.mkdir(parents=True, exist_ok=True)
     write_folder(target.path, lambda folder: save_model(module, loaded.processor, folder))
     return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
 
