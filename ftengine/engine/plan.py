@@ -13,13 +13,12 @@ from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.unread import unread_columns
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.evaluation.plan import EvalPlan, read_columns
+from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count, trainable
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
@@ -102,7 +101,7 @@ def plan(
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         example=_example(train),
-        unread=unread_columns(train, _used_columns(recipe, evaluating)),
+        unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),
@@ -228,13 +227,6 @@ def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
             for probe in evaluating.probes
         ],
     }
-
-
-def _used_columns(recipe: Recipe, evaluating: EvalPlan) -> set[str]:
-    """Return the columns that are read by others than the task."""
-    evaluators = [evaluator for one in evaluating.sets() for evaluator in one.evaluators]
-    named = {*recipe.evaluation.slices, *read_columns(evaluators)}
-    return named | ({recipe.data.split.column} if recipe.data.split.column else set())
 
 
 def _example(train: EncodedSplit) -> list[tuple[str, bool]]:

@@ -26,7 +26,7 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.data.unread import unread_keys
+from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
 from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import read_columns
@@ -171,7 +171,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     summaries = {name: split.summary() for name, split in encoded.items()}
     section = experiment.recipe.data.split
     used = {*experiment.recipe.evaluation.slices, *read_columns(ready.evaluators()), section.column or ""}
-    summaries["train"]["unread"] = unread_keys(encoded["train"], used)
+    summaries["train"]["unread"] = find_unread(encoded["train"], used)
     return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
 
 
