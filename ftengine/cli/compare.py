@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.figures import with_interval
 from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
@@ -121,7 +122,6 @@ def _pace(seconds: float | None) -> str:
 
 
 def _quality(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "–"
-    interval = "" if figure["low"] is None else f" [{number(figure['low'])}, {number(figure['high'])}]"
-    return f"{number(figure['value'])}{interval}"
+    from ftengine.api import Estimate
+
+    return with_interval(None if figure["value"] is None else Estimate(**figure))
