@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.figures import with_interval
 from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
@@ -123,7 +124,4 @@ def _pace(seconds: float | None) -> str:
 
 
 def _quality(figure: Estimate) -> str:
-    if isnan(figure.value):
-        return "–"
-    interval = "" if figure.low is None else f" [{number(figure.low)}, {number(figure.high)}]"
-    return f"{number(figure.value)}{interval}"
+    return with_interval(figure)

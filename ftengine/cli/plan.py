@@ -110,7 +110,8 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
         show_changes(out, plan.augmented)
     if plan.warnings:
         out.print()
-        out.print(facts(("warning" if i == 0 else "", text) for i, text in enumerate(plan.warnings)))
+        alarms = {finding["text"] for finding in plan.data["findings"] if finding["level"] == "alarm"}
+        out.print(facts(("ALARM" if text in alarms else "warning", text) for text in plan.warnings))
 
 
 def show_count(counted: ParameterCount) -> None:
@@ -173,17 +174,19 @@ def _component(spec: dict[str, Any]) -> str:
 
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
+    from ftengine.api.figures import counted
+
     if found["split"] is None:
         lines = ["no held-out data: base and tuned model are not compared"]
     else:
-        where = f"{found['split']} ({found['examples']:,} examples)"
+        where = f"{found['split']} ({counted(found['examples'], 'example')})"
         lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
         lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
     for one in found["probes"]:
-        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({one['examples']:,} examples)")
+        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({counted(one['examples'], 'example')})")
     return [cut(line, SHOWN_PIECE) for line in lines]
 
 

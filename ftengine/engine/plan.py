@@ -13,13 +13,12 @@ from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.unread import unread_columns
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.evaluation.plan import EvalPlan, read_columns
+from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
@@ -90,7 +89,6 @@ def plan(
     experiment = Experiment.open(recipe, registry, listener)
     data = prepare_data(experiment)
     evaluating, device = evaluation_plan(data), Device.open(recipe)
-    evaluators = [evaluator for one in evaluating.sets() for evaluator in one.evaluators]
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     steps = _steps(data, device, schedule)
@@ -104,7 +102,7 @@ def plan(
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         example=_example(train),
-        unread=unread_columns(train, data.ready.used_columns | set(read_columns(evaluators))),
+        unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),

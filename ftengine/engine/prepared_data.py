@@ -26,7 +26,7 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.data.unread import unread_keys
+from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
 from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import read_columns
@@ -150,7 +150,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     assert splits.audited is not None
     experiment.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
-    summaries["train"]["unread"] = unread_keys(encoded["train"], ready.used_columns)
+    summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
     return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BeforeValidator, Field
 
 from ftengine.api import Difference, Display, Estimate, Metric
-from ftengine.run.record import Part, Record
+from ftengine.run.record import Part, Record, RedactedRecord
 
 
 def _undefined(value: Any) -> Any:
@@ -147,7 +147,7 @@ class Probe(Figures):
     held_out: dict[str, Estimates] = Field(default_factory=dict)
 
 
-class EvaluationResult(Record):
+class EvaluationResult(RedactedRecord):
     """evaluation.json.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ftengine.api import redact_json
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
 
@@ -43,6 +44,14 @@ class Record(Part):
     def read(cls, run: RunDirectory) -> Self:
         """Read the file (RunError: it is missing, damaged, or of another version; names file and field)."""
         return validated(cls, run.read_json(cls.file), run.path / cls.file)
+
+
+class RedactedRecord(Record):
+    """A file that people read: likely personal data of the data set, such as in names of labels, is redacted in it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values, redacted."""
+        return redact_json(super().to_json())
 
 
 def validated(model: type[Model], content: Any, file: Path) -> Model:

@@ -201,7 +201,7 @@ def content_of(example: Example) -> Any:
             break
     content = [example.get(name) for name in names]
     if names == ("messages",) and isinstance(content[0], (list, tuple)):
-        return [[m.get("role"), m.get("content")] if isinstance(m, dict) else m for m in content[0]]
+        return [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in content[0]]
     return content
 
 
