@@ -177,6 +177,14 @@ class ScoresExamples(Protocol):
 
 
 @runtime_checkable
+class KnowsMistakes(Protocol):
+    """Says how sure a model was where it is wrong, so that its confident errors can be shown."""
+
+    def mistakes(self, rows: Rows) -> np.ndarray:
+        """Return (n,) the probability that it gave to what is wrong in its answer; nan where it is right or unknown."""
+
+
+@runtime_checkable
 class ScoresResamples(Protocol):
     """Scores many resamples at once, faster than one `score` after another."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import click

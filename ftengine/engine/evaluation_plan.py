@@ -15,6 +15,7 @@ from ftengine.api import (
     AugmenterConfig,
     Evaluator,
     FitsOnValidation,
+    Generates,
     MixesBatches,
     ReadsColumns,
     ServesProbe,
@@ -43,9 +44,10 @@ def evaluation_plan(data: PreparedData) -> EvalPlan:
     """Return what is measured of a run's models; see `plan_evaluation`."""
     encoded, name = data.encoded, held_out(data.encoded)
     validation = encoded.get("validation") if name == "test" else None
-    return plan_evaluation(
+    plan = plan_evaluation(
         data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
     )
+    return replace(plan, to_read=_to_read(data.ready, plan.held_out))
 
 
 def plan_evaluation(
@@ -85,7 +87,7 @@ def plan_evaluation(
             held_out,
             reading,
             answering,
-            sample(len(held_out), section.generate.limit, ready.recipe.seed),
+            sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
             _options(ready, answering),
             list(columns),
         )
@@ -109,6 +111,20 @@ def plan_evaluation(
     for one in plan.sets():  # what they keep of a prediction may depend on the labels
         bind(one.evaluators, ready.task.name, ready.task.labels)
     return plan
+
+
+def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
+    """Return a few distinct held-out examples whose answers people read; None where the task writes none."""
+    count, task = ready.recipe.evaluation.answers, ready.task
+    if held is None or count is None or not isinstance(task, Generates) or not {"prompt", "completion"} <= task.answers:
+        return None
+    known = held.answered if held.answering else held.members
+    first = known if held.split.groups is None else known[np.unique(held.split.groups[known], return_index=True)[1]]
+    chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
+    if held.answering:
+        return replace(held, answered=chosen)
+    options = {**task.brief, **(ready.recipe.evaluation.generate.model_extra or {})}
+    return EvalSet("answers", held.split, (), answered=chosen, options=options, title=" to read")
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:

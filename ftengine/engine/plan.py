@@ -205,9 +205,7 @@ def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan,
 
 def _answers(evaluating: EvalPlan) -> int:
     """Return how many answers one model writes."""
-    probed = (one for probe in evaluating.probes for one in (probe.examples, probe.contrast))
-    asked = [one for one in (evaluating.held_out, *probed) if one is not None and one.answering]
-    return sum(len(one.answered) for one in asked)
+    return sum(len(one.answered) for one in evaluating.sets())
 
 
 def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:

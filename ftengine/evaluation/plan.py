@@ -19,7 +19,8 @@ class EvalSet:
     Args:
         name: of its table of predictions; `title` is what a listener is told.
         reading: evaluators of the task's predictions.
-        answering: evaluators of its free answers, given with `options` to the members that are `answered`, (a,).
+        answering: evaluators of its free answers.
+        answered: the members that are answered freely with `options`, for evaluators or to be read; (a,).
         slices: columns that divide the examples; measured by the first evaluator alone.
     """
 
@@ -39,7 +40,7 @@ class EvalSet:
     @property
     def members(self) -> np.ndarray:
         """Positions in the split of what is measured, ascending."""
-        return np.arange(len(self.split)) if self.reading else self.answered
+        return np.arange(len(self.split)) if self.reading or not len(self.answered) else self.answered
 
     def passes(self) -> Iterator[tuple[Sequence[Evaluator], np.ndarray]]:
         """Yield the evaluators of predictions, and those of answers, where there are some, with their members."""
@@ -77,6 +78,8 @@ class EvalPlan:
         validation: what evaluators that fit learn from; None where there is nothing left.
         small_slice: examples below which a slice is called small.
         resamples, seed: of the bootstrap.
+        to_read: a few held-out prompts that are answered for people to read; it has the name of `held_out`, and with
+            it one table, where evaluators ask for those answers anyway.
     """
 
     split: str | None
@@ -87,6 +90,7 @@ class EvalPlan:
     small_slice: int = 30
     resamples: int = 1000
     seed: int = 0
+    to_read: EvalSet | None = None
 
     @property
     def general(self) -> EncodedSplit | None:
@@ -96,7 +100,9 @@ class EvalPlan:
     def sets(self) -> list[EvalSet]:
         """Return all sets in the order in which they are measured, that to fit on first."""
         probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
-        every = [self.validation, self.held_out, self.training, *probes]
+        shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
+        answers = None if shared else self.to_read
+        every = [self.validation, self.held_out, answers, self.training, *probes]
         return [one for one in every if one is not None]
 
     def encoded(self) -> list[EncodedSplit]:

@@ -14,12 +14,13 @@ from ftengine.api import (
     Evaluator,
     ExampleScores,
     FitsOnValidation,
+    KnowsMistakes,
     Labels,
     LearnsLabels,
     ScoresExamples,
 )
 from ftengine.evaluation.differences import beyond_chance, compare, gap_between
-from ftengine.evaluation.examples import changed_examples, exact_p, scored_by
+from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
@@ -48,6 +49,7 @@ class Measured:
         figures: by metric.
         details: facts by evaluator and name.
         scores: of single examples, by evaluator.
+        mistakes: (n,) how sure the model was where it is wrong, by evaluator.
         seen: (n,) the examples that each evaluator sees, by its name.
     """
 
@@ -56,6 +58,7 @@ class Measured:
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     displays: list[Display] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
+    mistakes: dict[str, np.ndarray] = field(default_factory=dict)
     seen: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, evaluator: Evaluator, weights: Weights, *, answering: bool, keep: bool = False) -> None:
@@ -80,6 +83,9 @@ class Measured:
             score, right = np.full((2, len(seen)), np.nan)
             score[seen], right[seen] = judged.score, judged.right
             self.scores[evaluator.name] = ExampleScores(score, right)
+        if isinstance(evaluator, KnowsMistakes) and seen.any():
+            self.mistakes[evaluator.name] = np.full(len(seen), np.nan)
+            self.mistakes[evaluator.name][seen] = evaluator.mistakes(rows)
 
     def seen_by(self, evaluator: Evaluator) -> Side:
         """Return the examples that an evaluator sees, and how it judged them."""
@@ -115,8 +121,11 @@ def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[Evalu
     if held is None:
         return report, None
     sides = before[held.name], after[held.name]
-    found = changed_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
-    return report, Examples.model_validate(found)
+    tables, scores = [one.predictions for one in sides], [one.scores for one in sides]
+    examples = single_examples(held, tables, scores, sides[1].mistakes)
+    if (of := plan.to_read) is not None:
+        examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
+    return report, Examples.model_validate(examples)
 
 
 def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -> dict[str, Measured]:

@@ -95,11 +95,11 @@ class EvalRunner:
         if of.reading:
             said = self.predictions(of.split, phase, read_columns(of.reading))
             table = _beside(table, self._gathered(said, of.reading, folder))
-        if of.answering:
+        if len(of.answered):
             said = self.answers(of, f"{phase}: answers", read_columns(of.answering))
-            table = _beside(table, self._gathered(said, of.answering, folder))
-            answered = np.isin(of.members, of.answered)
-            table = table.append_column("answered", pa.array(answered))
+            answers = self._gathered(said if of.answering else self._while_it_goes(said), of.answering, folder)
+            table = _beside(table, answers)
+            table = table.append_column("answered", pa.array(np.isin(of.members, answers[MEMBER].to_numpy())))
         return table.drop_columns([MEMBER])
 
     def _gathered(self, said: Said, evaluators: Sequence[Evaluator], folder: Path) -> pa.Table:
@@ -128,6 +128,13 @@ class EvalRunner:
                 answers = self.task.answer(self.loaded, rows, of.options)
             for member, answer, row in zip(chosen, answers, rows, strict=True):
                 yield int(member), answer, {column: row.get(column) for column in columns}
+
+    def _while_it_goes(self, said: Said) -> Said:
+        """Yield answers that nothing is measured by; a model that cannot write them is told of, and ends no run."""
+        try:
+            yield from said
+        except Exception as error:  # whatever a model's own code raises
+            self.listener.message(f"the {self.side} model's answers are not shown, as it cannot write them: {error}")
 
     def _batches(self, members: np.ndarray, split: EncodedSplit, phase: str) -> Iterator[np.ndarray]:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes

@@ -12,6 +12,7 @@ from ftengine.api import Display, LineChart, Table
 from ftengine.api.figures import at_zero, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
+from ftengine.report.text import NOTHING
 from ftengine.run.evaluation_result import ChangedExample, Probe, SlicedColumn
 from ftengine.run.records import RunRecords
 
@@ -56,6 +57,7 @@ def sections(run: RunRecords) -> list[Section]:
     recipe = yaml.safe_dump(run.recipe.resolved(), sort_keys=False, allow_unicode=True)
     found = [
         Section("figures", "Base and tuned", "figures", _figures(run), ("quality", "worse", "baseline")),
+        Section("answers", "What the models write", "examples", _answers(run)),
         Section("training", "Training", "training", _training(run), ("over-fitting", "learning")),
         Section("displays", "In detail", "displays", {"displays": _displays(run)}, ("classes", *measured)),
         Section("slices", "Slices", "slices", {"columns": _slices(run)}, ("slices",)),
@@ -188,11 +190,38 @@ def _probe_row(run: RunRecords, probe: Probe, metric: str) -> dict[str, Any]:
     }
 
 
+def _answers(run: RunRecords) -> dict[str, Any]:
+    if run.examples is None or not run.examples.answers:
+        return {}
+    items = [
+        {
+            "place": one.place,
+            "shown": [(one.prompt, False), *([] if one.wanted is None else [(one.wanted, True)])],
+            "shared": [],
+            "confidence": None,
+            "sides": [
+                (side, [("", text if text.strip() else NOTHING)], None, None)
+                for side, text in (("base", one.base), ("tuned", one.tuned))
+            ],
+        }
+        for one in run.examples.answers
+    ]
+    options = ", ".join(f"{key} {told(value)}" for key, value in run.examples.answered_with.items())
+    intro = (
+        f"{len(items)} held-out prompts, drawn by the seed, as both models answer them ({options or 'as they are'})."
+    )
+    return {"intro": intro, "groups": {"": items}}
+
+
 def _examples(run: RunRecords) -> dict[str, Any]:
     if run.examples is None:
         return {}
-    sides = {"What improved most": run.examples.improved, "What got worse": run.examples.worse}
-    return {"sides": {title: [_item(one) for one in items] for title, items in sides.items()}}
+    found = run.examples
+    groups: dict[str, Sequence[ChangedExample]]
+    groups = {"What improved most": found.improved, "What got worse": found.worse}
+    if found.mistakes:
+        groups["Where the tuned model is surest and wrong"] = found.mistakes
+    return {"groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:
@@ -206,7 +235,9 @@ def _item(example: ChangedExample) -> dict[str, Any]:
         return [(key, told(value)) for key, value in answer.items() if key not in shared]
 
     return {
-        "example": example,
+        "place": example.place,
+        "shown": example.shown,
+        "confidence": example.confidence,
         "shared": [(key, value) for key, value in facts if value.strip() not in wanted],
         "sides": [
             ("base", own(base), example.base_right, example.base_score),

@@ -188,6 +188,7 @@ class ChangedExample(Part):
         shown: (text, is wanted) pieces.
         base, tuned: the answers, as a reader should see them.
         base_score, tuned_score, base_right, tuned_right: how they were judged; None where unknown.
+        confidence: the probability that the tuned model gave to what is wrong in its answer; None where not asked for.
     """
 
     place: str
@@ -198,12 +199,34 @@ class ChangedExample(Part):
     tuned_score: float | None
     base_right: bool | None
     tuned_right: bool | None
+    confidence: float | None = None
+
+
+class Answered(Part):
+    """A held-out prompt, what was to be answered (None where nothing says), and what both models answered."""
+
+    place: str
+    prompt: str
+    wanted: str | None
+    base: str
+    tuned: str
 
 
 class Examples(Record):
-    """examples.json: the examples that tuning changed most, by the scores of an evaluator."""
+    """examples.json: single held-out examples, for people to look at.
+
+    Args:
+        evaluator: by whose scores examples changed; None where none judges single ones.
+        improved, worse: those that tuning changed most.
+        mistakes: wrong answers of the tuned model, those with the highest probability first.
+        answers: what both models write, for tasks that write.
+        answered_with: options by which they were asked, such as the most tokens.
+    """
 
     file: ClassVar[str] = "examples.json"
     evaluator: str | None
     improved: tuple[ChangedExample, ...]
     worse: tuple[ChangedExample, ...]
+    mistakes: tuple[ChangedExample, ...] = ()
+    answers: tuple[Answered, ...] = ()
+    answered_with: dict[str, Any] = Field(default_factory=dict)

@@ -203,6 +203,9 @@ class EvaluationSection(_Section):
     )
     refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
+    answers: int | None = Field(
+        12, ge=1, description="held-out prompts that both models answer to be read; null for none"
+    )
 
 
 class Recipe(_Section):

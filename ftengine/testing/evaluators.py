@@ -14,6 +14,7 @@ from ftengine.api import (
     Estimate,
     Evaluator,
     FitsOnValidation,
+    KnowsMistakes,
     KnowsTrials,
     Labels,
     LearnsLabels,
@@ -149,9 +150,13 @@ class _Checks:
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
+        rows, shape = self._rows(), (len(self._predictions),)
+        if isinstance(self._evaluator, KnowsMistakes):
+            sure = self._evaluator.mistakes(rows)
+            assert np.shape(sure) == shape, "not one mistake for each row"
+            assert all(0 <= value <= 1 for value in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
         if isinstance(self._evaluator, ScoresExamples):
-            found = self._evaluator.example_scores(self._rows())
-            shape = (len(self._predictions),)
+            found = self._evaluator.example_scores(rows)
             assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
             assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
 

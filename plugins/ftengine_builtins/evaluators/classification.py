@@ -103,6 +103,18 @@ class Classification(WeightedEvaluator):
             return ExampleScores(np.take_along_axis(scores, label[:, None], axis=1)[:, 0], right)
         return ExampleScores(np.where(label > 0, scores, 1 - scores).mean(axis=1), right)
 
+    def mistakes(self, rows):
+        """Return the probability of a wrong answer; with several labels that of the most probable wrong decision."""
+        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
+        scores = self._scores(rows)
+        if scores is None:
+            return np.full(len(label), np.nan)
+        if not self.multi:
+            sure = np.take_along_axis(scores, predicted[:, None], axis=1)[:, 0]
+            return np.where(label == predicted, np.nan, sure)
+        wrong = np.where(label == predicted, -np.inf, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
+        return np.where(np.isfinite(wrong), wrong, np.nan)
+
     def details(self, rows, estimate):
         """Yield each label's figures, and with one label an example the confusion matrix (rows: truth)."""
         _, predicted, true = (sums[0] for sums in self._by_label(rows, np.ones((1, len(rows["label"])))))

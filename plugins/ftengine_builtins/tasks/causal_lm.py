@@ -20,7 +20,7 @@ from ftengine_builtins.tasks.chat import (
     render,
     with_system,
 )
-from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine_builtins.tasks.generation import ANSWERS, BRIEF, GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine_builtins.tasks.language_rows import (
     as_messages,
     check_columns,
@@ -85,6 +85,7 @@ class CausalLM(Task):
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = ANSWERS
+    brief = BRIEF
     distributions = True
 
     def __init__(self, config: Config | None = None) -> None:

@@ -19,6 +19,9 @@ from ftengine_builtins.tasks.token_loss import is_encoder_decoder
 ANSWERS = frozenset({"completion", "reference", "prompt"})
 """Keys of what a language model's `answer` returns of an example; the reference is None where the row has none."""
 
+BRIEF = {"max_new_tokens": 48}
+"""Options of answers that are only to be read: some 35 English words say what kind of answer it is."""
+
 
 class GenerationOptions(Config):
     """How answers are generated."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
 from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
-from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
+from ftengine_builtins.tasks.generation import ANSWERS, BRIEF, GenerationOptions, complete, stop_tokens
 from ftengine_builtins.tasks.language_rows import check_pairs, read_text, recognise_pairs
 from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
 from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
@@ -48,6 +48,7 @@ class Seq2SeqLM(Task):
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = ANSWERS
+    brief = BRIEF
     distributions = True
 
     def __init__(self, config: Config | None = None) -> None:
