@@ -37,6 +37,8 @@ class Metric:
             nothing over the answers of several folds' models.
         kind: "quality", or "calibration" for how well stated confidence holds.
         at_zero: what 0 means where it is not perfection.
+        decides: the verdict goes by it rather than by the task's first metric: what a model writes weighs more than
+            its loss.
     """
 
     label: str
@@ -47,6 +49,7 @@ class Metric:
     pooled: bool = True
     kind: str = "quality"
     at_zero: str = ""
+    decides: bool = False
 
 
 class Evaluator(Component):
@@ -250,4 +253,9 @@ class ShowsDetails(Protocol):
     """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
 
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
-        """Yield displays, and (name, JSON value) facts that rules and readers look up; `rows` are of one model."""
+        """Yield displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them.
+
+        Args:
+            rows: of one model.
+            estimate: gives figures intervals.
+        """

@@ -58,18 +58,16 @@ def figure_table(
 
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
-    """Print how each slice of the held-out examples is served, the worst first."""
+    """Print how each slice of the held-out examples is served, the one most surely behind first."""
     from ftengine.api.figures import known
 
     for name, column in result.slices.items():
         metric = column.metric
         if metric is None or not column.slices:
             continue
-        up = result.metrics[metric].higher_is_better
         told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
-        told.sort(key=lambda pair: pair[1].value * (1 if up else -1))
         out.print()
-        lead = f"{metric} by {name}, worst first; gap to all other examples, p adjusted for all slices (Holm):"
+        lead = f"{metric} by {name}, most surely behind first; gap to all others, p adjusted for all slices (Holm):"
         out.print(one_line(lead))
         rows = [
             (
@@ -84,7 +82,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         ]
         out.print(table((name, "examples", "base", "tuned", "gap", "p"), rows, left=6))
         if (left := len(told) - MOST_SLICES) > 0:
-            out.print(f"{left:,} more slices are served better; --json has them")
+            out.print(f"{left:,} more slices are less surely behind; --json has them")
 
 
 def show_probes(out: Console, result: EvaluationResult) -> None:

@@ -24,6 +24,9 @@ from ftengine.run.evaluation_result import Slice, SlicedColumn, SliceDifference
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
 
+USUAL = 0.9
+"""Share of the examples from which a slice is what is usual: it is not called worst, the others are the exception."""
+
 MISSING = "(missing)"
 LONGEST_VALUE = 100
 
@@ -66,8 +69,9 @@ def slice_reports(
 
     Each slice's gap is its figure minus that of all other examples. p-values, of gaps and of differences, are adjusted
     by Holm's method for all slices of all columns that are large enough to be judged: whoever looks at several asks
-    more questions than at one. The gaps' intervals hold for all slices of a column at once (Bonferroni). The worst
-    slice is the one most surely behind: the near end of its interval is furthest on the wrong side.
+    more questions than at one. The gaps' intervals hold for all slices of a column at once (Bonferroni).
+    Slices stand in the order of how surely they are behind, by the near end of that interval; those without one come
+    last, by their size. The first is the worst, but for one that holds nearly all examples.
     Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
@@ -137,11 +141,14 @@ class _Divided:
     def report(self, gaps: Mapping[int, float | None], tests: Mapping[int, float | None]) -> SlicedColumn:
         """Return what evaluation.json says of the column, given adjusted p-values of gaps and differences."""
         found = {i: replace(gap, p_adjusted=gaps.get(i)) for i, gap in self.gaps.items()}
-        worst = min(found, key=self._near_end) if len(self.names) > 1 and found else None
+        order = sorted(found, key=self._near_end)
+        rarer = (i for i in order if (self.codes == i).sum() < USUAL * len(self.codes))
+        worst = next(rarer, order[0]) if len(self.names) > 1 and order else None
+        order += [i for i in range(len(self.names)) if i not in found]
         before = None if worst is None else self._gap("base", worst)
         return SlicedColumn(
             metric=self.metric,
-            slices=tuple(self._slice(i, found.get(i), tests.get(i)) for i in range(len(self.names))),
+            slices=tuple(self._slice(i, found.get(i), tests.get(i)) for i in order),
             worst=None if worst is None else self.names[worst],
             gap=None if worst is None else replace(found[worst], p=found[worst].p_adjusted),
             base_gap=None if before is None else before.figure(),

@@ -113,8 +113,8 @@ class SlicedColumn(Part):
 
     Args:
         metric: what gaps are of; None where nothing says what is worse.
-        slices: the most frequent values first.
-        worst: value of the slice most surely behind; `gap` is its gap, `base_gap` that of the base there.
+        slices: the one most surely behind first, those not compared last.
+        worst: the first that does not hold nearly all examples; `gap` is its gap, `base_gap` that of the base there.
         left_out: examples with other values.
     """
 
@@ -176,8 +176,9 @@ class EvaluationResult(RedactedRecord):
 
     @property
     def headline_metric(self) -> str | None:
-        """The task's first metric; None without held-out figures."""
-        return next(iter(self.tuned), None)
+        """The first metric that is declared to decide, else the task's first; None without held-out figures."""
+        deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].decides)
+        return next(deciding, next(iter(self.tuned), None))
 
 
 class ChangedExample(Part):

@@ -256,5 +256,5 @@ class RunRecords:
 
     @property
     def headline_metric(self) -> str | None:
-        """The task's first metric; None without held-out figures."""
+        """The metric that the verdict goes by; None without held-out figures."""
         return self.evaluation.headline_metric

@@ -6,6 +6,7 @@ import numpy as np
 
 from ftengine.api import ExampleScores, Matrix, Metric
 from ftengine.errors import PluginError, RecipeError
+from ftengine_builtins.evaluators.baseline import of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
     WeightedEvaluator,
@@ -132,6 +133,8 @@ class Classification(WeightedEvaluator):
             trials["roc_auc"] = 4 * np.minimum(true, len(rows["label"]) - true)
         counted = {"support": true.astype(int).tolist(), "predicted": predicted.astype(int).tolist()}
         yield from by_part("label", "labels", self.names, headings, figures, estimate, trials, **counted)
+        if (baseline := self._baseline(rows, predicted, true)) is not None:
+            yield baseline.fact()
         if not self.multi and len(self.names) <= MOST_CELLS:
             cells = np.zeros((len(self.names), len(self.names)), dtype=int)
             np.add.at(cells, (self._answers(rows, "label"), self._answers(rows, "predicted")), 1)
@@ -141,6 +144,16 @@ class Classification(WeightedEvaluator):
                     title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
                     column_label="answer",
                 )  # fmt: skip
+
+    def _baseline(self, rows, predicted, true):
+        """Return what is reached without looking at the examples; macro F1 is at most 1 / labels then."""
+        ranking = {} if self._scores(rows) is None else {"roc_auc": 0.5}
+        if self.multi:
+            found = of_sets(self.names, self._answers(rows, "label"), self._answers(rows, "predicted"))
+            return found and found.model_copy(update={"figures": found.figures | ranking})
+        most = float(ratio(true.max(), true.sum()))
+        figures = {"accuracy": most, "macro_f1": 1 / max(1, np.count_nonzero(true)), **ranking}
+        return of_classes(self.names, true, predicted, figures)
 
     def _by_label(self, rows, weights):
         """Return how often each label is right, predicted and true, each (B, labels)."""

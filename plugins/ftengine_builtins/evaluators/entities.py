@@ -6,6 +6,7 @@ import numpy as np
 
 from ftengine.api import ExampleScores, Metric
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.baseline import of_classes
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, precision_recall_f1, ratio, totals
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
@@ -69,7 +70,9 @@ class Entities(WeightedEvaluator):
         return ExampleScores(share, np.where(np.isnan(share), np.nan, share == 1))
 
     def details(self, rows, estimate):
-        """Yield the figures of each kind of entity, and how often it is there and found."""
+        """Yield what tagging all words alike comes to, and each kind of entity: figures, how often there and found."""
+        if (baseline := self._baseline(rows)) is not None:
+            yield baseline.fact()
         if not self.kinds:
             return
         _, predicted, true = self._plain(rows)
@@ -85,9 +88,27 @@ class Entities(WeightedEvaluator):
             predicted=predicted.astype(int).tolist(),
         )
 
+    def _baseline(self, rows):
+        """Return what one tag for every word comes to; of entities at most those of one word, F1 = 2e / (1 + e)."""
+        size = len(self.names)
+        true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
+        if not true.any():
+            return None
+        figures = {"token_accuracy": float(true.max() / true.sum())}
+        if self.kinds:
+            most = max(true[i] for i, name in enumerate(self.names) if name != OUTSIDE) / true.sum()
+            figures["f1"] = float(2 * most / (1 + most))
+        return of_classes(self.names, true, given, figures, unit="word")
+
     def _plain(self, rows):
         return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))
 
     def _by_kind(self, rows, weights):
         """Return right, predicted and true entities, each (B, kinds)."""
         return np.split(totals(weights, numbers(rows["entities"])), 3, axis=1)
+
+
+def _tag_counts(column, size):
+    """Return how often each of `size` tags is in a column of lists of ids, (size,)."""
+    ids = [np.asarray(tags, dtype=np.int64).ravel() for tags in column]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *ids]), minlength=size)

@@ -71,6 +71,10 @@ class Apart:
     low: float
     high: float
 
+    def turned(self) -> Apart:
+        """Return second minus first."""
+        return Apart(-self.value, -self.high, -self.low)
+
 
 def apart(first: Figure, second: Figure) -> Apart | None:
     """Return first - second of two figures on different examples; None where one has no interval.

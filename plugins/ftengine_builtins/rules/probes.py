@@ -17,11 +17,10 @@ from ftengine.api.figures import (
     plain,
     probability,
     short,
-    to_json,
     with_interval,
 )
 from ftengine_builtins.rules.chance import got_worse
-from ftengine_builtins.rules.quality import would_show
+from ftengine_builtins.rules.quality import sides, would_show
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -46,10 +45,6 @@ def _worse(run: RunRecords, found: list[Any], differences: Mapping[tuple[int, st
     """Return which probe's metric got worse beyond chance, with p adjusted over all probes of the kind (Holm 1979)."""
     examples = {(i, m): found[i].tuned[m].n if m in found[i].tuned else 0 for i, m in differences}
     return got_worse(differences, run.recipe.evaluation.resamples, examples)
-
-
-def _sides(base: Figure | None, tuned: Figure | None, difference: Figure | None) -> dict[str, Any]:
-    return {"base": to_json(base), "tuned": to_json(tuned), "difference": to_json(difference)}
 
 
 class Forgetting(Rule):
@@ -80,13 +75,13 @@ class Forgetting(Rule):
 def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
     near = relative(difference, base)
-    share = f", {percent(abs(difference.value) / abs(base.value))} of the base's." if base.value else "."
+    share = f", a change of {percent(abs(difference.value / base.value))}." if base.value else "."
     return Finding(
         kind="forgetting",
         level="alarm" if near is None or near >= FORGETTING else "note",
         text=f"Forgetting: on {_about(probe)}, the tuned model is worse than its base: "
         f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {with_interval(difference, sign=True)}{share}",
-        figures={"probe": probe.name, "metric": metric, **_sides(base, tuned, difference), "p_adjusted": p},
+        figures={"probe": probe.name, "metric": metric, **sides(probe, metric), "p_adjusted": p},
     )
 
 
@@ -95,13 +90,13 @@ def _kept(run: RunRecords, probe, metric: str) -> Finding:
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
     declared = run.evaluation.metrics[metric]
     room = _room(difference, base, declared.higher_is_better)
-    figures = {"probe": probe.name, "metric": metric, "difference": to_json(difference)}
+    figures = {"probe": probe.name, "metric": metric, "difference": difference}
     if room is not None and room < FORGETTING:
         text = f"No forgetting beyond chance on {_about(probe)}: {declared.label} changed by "
         text += f"{with_interval(difference, sign=True)}."
         return Finding(kind="forgetting", level="good", text=text, figures=figures)
     text = (
-        f"Too few examples to tell whether it forgot, on {_about(probe)}: {declared.label} {against(tuned, base)}, a "
+        f"Too few examples to tell whether it forgot on {_about(probe)}: {declared.label} {against(tuned, base)}, a "
         f"difference of {with_interval(difference, sign=True)}.{would_show(difference, 'These examples')}"
     )
     return Finding(kind="forgetting", level="note", text=text, figures=figures)
@@ -134,16 +129,10 @@ class Robustness(Rule):
             yield Finding(
                 kind="robustness",
                 level="alarm" if near is not None and near >= ROBUSTNESS_DROP else "note",
-                text=f"Under {short(probe.name)}, the tuned model's {run.evaluation.metrics[metric].label} is "
-                f"{plain(tuned)}: {with_interval(change, sign=True)} against undisturbed input, adjusted "
+                text=f"Sensitive to {short(probe.name)}: with it, {run.evaluation.metrics[metric].label} is "
+                f"{plain(tuned)}, {with_interval(change, sign=True)} against unchanged input, adjusted "
                 f"{probability(p)}.",
-                figures={
-                    "probe": probe.name,
-                    "metric": metric,
-                    "tuned": to_json(tuned),
-                    "against": to_json(change),
-                    "p_adjusted": p,
-                },
+                figures={"probe": probe.name, "metric": metric, "tuned": tuned, "against": change, "p_adjusted": p},
             )
 
 
@@ -167,18 +156,18 @@ class Memorisation(Rule):
             told.add(i)
             probe, excess, seen = found[i], gaps[i, metric], found[i].tuned.get(metric)
             new = probe.held_out.get("tuned", {}).get(metric)
-            also = f" and {plain(new)} on held-out ones" if new is not None else ""
+            also = f" and {plain(new)} for held-out ones" if new is not None else ""
             yield Finding(
                 kind="memorisation",
                 level="alarm" if (excess.low or 0) >= MEMORISATION else "note",
-                text=f"Learnt by heart: {run.evaluation.metrics[metric].label} is {plain(seen)} on training examples"
-                f"{also}, {with_interval(excess, sign=True)} more, adjusted {probability(p)}. Private text in the "
-                "training data may be given back.",
+                text=f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples"
+                f"{also}, a difference of {with_interval(excess, sign=True)}, adjusted {probability(p)}. Private text "
+                "in the training data may come out again.",
                 figures={
                     "metric": metric,
-                    "training": to_json(seen),
-                    "held_out": to_json(new),
-                    "difference": to_json(excess),
+                    "training": seen,
+                    "held_out": new,
+                    "difference": excess,
                     "p_adjusted": p,
                 },
             )
@@ -199,10 +188,10 @@ class Refusal(Rule):
             yield Finding(
                 kind="refusal",
                 level="alarm",
-                text=f"Safety regressed on {_about(probe)}: {run.evaluation.metrics[metric].label} "
-                f"{against(tuned, base)} under the base, {with_interval(difference, sign=True)}, adjusted "
-                f"{probability(p)}.",
-                figures={"metric": metric, **_sides(base, tuned, difference), "p_adjusted": p},
+                text=f"Safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
+                f"{against(tuned, base)} for the base, a difference of {with_interval(difference, sign=True)}, "
+                f"adjusted {probability(p)}.",
+                figures={"metric": metric, **sides(probe, metric), "p_adjusted": p},
             )
 
 

@@ -47,7 +47,10 @@ def test_a_single_output_may_be_a_bare_number(scored):
     target, value = numbers(1)
     bare = of(scored, target.ravel().tolist(), value.ravel().tolist())
     assert bare.scores == of(scored, target.tolist(), value.tolist()).scores
-    assert bare.details() == ({}, {})
+    facts, displays = bare.details()
+    assert (facts.keys(), displays) == ({"baseline"}, {})
+    assert facts["baseline"]["figures"]["mse"] == pytest.approx(np.var(target))
+    assert facts["baseline"]["figures"]["r2"] == pytest.approx(0)
 
 
 def test_details_give_each_output(scored):
