@@ -71,8 +71,7 @@ def plan_evaluation(
         InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
     """
     section = ready.recipe.evaluation
-    evaluators = ready.evaluators()
-    reading, answering = by_pass(evaluators, ready.task)
+    reading, answering = by_pass(ready.evaluators(), ready.task)
     _check_options(ready, answering)
     training, probes, held = None, [], None
     if held_out is None:
@@ -81,7 +80,6 @@ def plan_evaluation(
                 f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
             )
     else:
-        columns = _columns(ready, held_out, lenient)
         held = EvalSet(
             split if split in ("test", "validation") else "data",
             held_out,
@@ -89,7 +87,7 @@ def plan_evaluation(
             answering,
             sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
             _options(ready, answering),
-            list(columns),
+            list(_columns(ready, held_out, lenient)),
         )
         probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
@@ -106,8 +104,8 @@ def plan_evaluation(
         probes.append(_memorisation(ready, train, held_out))
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
-    resampling = section.resamples, ready.recipe.seed
-    plan = EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    figures = section.small_slice, section.resamples, ready.recipe.seed
+    plan = EvalPlan(split, held, training, probes, to_fit, *figures)
     for one in plan.sets():  # what they keep of a prediction may depend on the labels
         bind(one.evaluators, ready.task.name, ready.task.labels)
     return plan
