@@ -251,12 +251,8 @@ def encode_split(
     kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
     untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
     if not len(kept):
-        raise DataError(
-            f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows "
-            f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens, "
-            f"{len(skipped):,} were skipped. Check the columns, the task's max_length (and what of the model's length "
-            "a strategy takes, such as virtual tokens) and what the loss is on."
-        )
+        found = f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens"
+        raise DataError(_nothing_left(name, rows, f"{found}, {len(skipped):,} were skipped"))
     return EncodedSplit(
         rows,
         task,
@@ -276,4 +272,12 @@ def encode_split(
         uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
+    )
+
+
+def _nothing_left(name: str, rows: Rows, found: str) -> str:
+    return (
+        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
+        "columns, the task's max_length (and what of the model's length a strategy takes, such as virtual tokens) and "
+        "what the loss is on."
     )

@@ -129,7 +129,7 @@ def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task,
         make_splits(visits, text_task, 0)
     assert str(caught.value) == (
         "2 values of column 'patient' are in the training and in the test split (e.g. train.jsonl:2 & test.jsonl:2). "
-        "Figures on them say nothing about new data (data.leaks: fail). Either take them out of training with "
+        "Figures on them say nothing about new data (data.leaks: auto). Either take them out of training with "
         "data.leaks: drop, or accept them with data.leaks: warn."
     )
     warned = audit(text_task, visits.model_copy(update={"leaks": "warn"}))
@@ -365,7 +365,7 @@ def leaking(write):
 
 def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
     with pytest.raises(DataError) as caught:
-        make_splits(leaking, text_task, 0)
+        make_splits(leaking.model_copy(update={"leaks": "fail"}), text_task, 0)
     assert str(caught.value) == (
         "1 of 3 test rows repeats a training row (e.g. train.jsonl:4 = test.jsonl:2), and 1 more nearly repeats one "
         "(Jaccard similarity ≥ 0.8, e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
@@ -416,7 +416,7 @@ def test_near_duplicates_stay_on_one_side_of_a_cut(write, text_task):
         assert splits.audited.facts["leaks"] == []
         sides = [{text.split()[0].lower() for text in texts} for texts in held(splits).values()]
         assert sum(map(len, sides)) == 12
-    apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"})
+    apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"}, leaks="fail")
     with pytest.raises(DataError, match="nearly repeat"):
         make_splits(apart, text_task, 0)
 

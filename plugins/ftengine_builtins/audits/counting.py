@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ftengine.api import AuditedData, Finding
+from ftengine.api.figures import listed
 
 SHOWN_PLACES = 5
 
@@ -57,9 +58,3 @@ def counted(counts: Mapping[str, int], of: Mapping[str, int], one: str, many: st
     """Return e.g. "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"."""
     parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
     return f"{listed(parts)} {one if sum(counts.values()) == 1 else many}"
-
-
-def listed(parts: Iterable[str]) -> str:
-    """Join parts as a sentence does: "a, b and c"."""
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
