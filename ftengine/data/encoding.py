@@ -244,8 +244,7 @@ def encode_split(
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
                 skipped.append(f"{rows.where(i)}: {error}")
                 continue
-            told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-            yield features["weight"], i, features["length"], _longest(features), bool(features["truncated"]), *told
+            yield _counts(i, features)
 
     counts = np.fromiter(counted(), COUNTS)
     kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
@@ -273,6 +272,12 @@ def encode_split(
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
     )
+
+
+def _counts(row: int, features: Features) -> tuple[Any, ...]:
+    """Return what `COUNTS` names."""
+    told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
+    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told
 
 
 def _nothing_left(name: str, rows: Rows, found: str) -> str:
