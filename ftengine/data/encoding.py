@@ -244,19 +244,14 @@ def encode_split(
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
                 skipped.append(f"{rows.where(i)}: {error}")
                 continue
-            told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-            yield features["weight"], i, features["length"], _longest(features), bool(features["truncated"]), *told
+            yield _counts(i, features)
 
     counts = np.fromiter(counted(), COUNTS)
     kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
     untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
     if not len(kept):
-        raise DataError(
-            f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows "
-            f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens, "
-            f"{len(skipped):,} were skipped. Check the columns, the task's max_length (and what of the model's length "
-            "a strategy takes, such as virtual tokens) and what the loss is on."
-        )
+        found = f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens"
+        raise DataError(_nothing_left(name, rows, f"{found}, {len(skipped):,} were skipped"))
     return EncodedSplit(
         rows,
         task,
@@ -276,4 +271,18 @@ def encode_split(
         uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
+    )
+
+
+def _counts(row: int, features: Features) -> tuple[Any, ...]:
+    """Return what `COUNTS` names."""
+    told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
+    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told
+
+
+def _nothing_left(name: str, rows: Rows, found: str) -> str:
+    return (
+        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
+        "columns, the task's max_length (and what of the model's length a strategy takes, such as virtual tokens) and "
+        "what the loss is on."
     )

@@ -54,23 +54,12 @@ def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     return images, others
 
 
-def _labelled(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from ((path, entry.name) for path in _files(Path(entry.path)))
-        else:
-            yield Path(entry.path), None
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _files(Path(entry.path))
-        else:
-            yield Path(entry.path)
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _labelled(folder: Path, label: str | None = None) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of a folder by name, with the label or that of the subfolder in which they lie."""
     with os.scandir(folder) as entries:
-        found = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
-    return sorted(found, key=lambda entry: entry.name)
+        visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    for entry in sorted(visible, key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _labelled(Path(entry.path), label or entry.name)
+        else:
+            yield Path(entry.path), label

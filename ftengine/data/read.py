@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ftengine.api import ReadsFiles
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
-from ftengine.data.parse import other_separator
+from ftengine.data.parse import SEPARATORS, other_separator
 from ftengine.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -203,7 +203,8 @@ def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> 
 
 def separator_hint(source: str, columns: Sequence[str]) -> str:
     """Say that a source of one column seems to be separated otherwise than its suffix says; "" where it does not."""
-    return other_separator(Path(source).suffix.lower(), columns)
+    own = SEPARATORS.get(Path(source).suffix.lower())
+    return other_separator(own, columns) if own else ""
 
 
 def plain(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import nullcontext
 
 import pandas
 import pytest
@@ -10,7 +11,8 @@ import yaml
 from cli_samples import HOSTILE
 
 from ftengine import load_run
-from ftengine.api import Difference, Matrix
+from ftengine.api import Difference, Matrix, SilentListener
+from ftengine.cli import predict, progress
 from ftengine.cli.figures import show_matrices, verdict
 from ftengine.cli.page import page
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
@@ -191,6 +193,22 @@ def test_predict_without_output_prints_jsonl(ftengine, run, chat_rows):
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) == 40
     assert rows[0]["messages"][0]["content"].startswith("What is 0")
+
+
+def test_answers_that_stream_to_a_terminal_are_not_mixed_with_bars(ftengine, run, chat_rows, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(progress, "terminal_listener", lambda: bars.append("bar") or nullcontext(SilentListener()))
+    monkeypatch.setattr(predict, "listening", lambda **given: on_terminal(**given))
+    options = ("--input", chat_rows, "--option", "max_new_tokens=1")
+
+    def on_terminal(**given):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        return progress.listening(**given)
+
+    ftengine("predict", run, *options)
+    assert bars == []
+    ftengine("predict", run, *options, "--output", tmp_path / "answers.jsonl")
+    assert bars == ["bar"]
 
 
 def test_predict_names_an_unknown_option(ftengine, run, chat_rows, tmp_path):

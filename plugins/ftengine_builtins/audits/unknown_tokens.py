@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine_builtins.audits.counting import listed, split_name
+from ftengine.api.figures import listed
+from ftengine_builtins.audits.counting import split_name
 
 NOTE, ALARM = 0.001, 0.05
 """Share of a split's tokens that are unknown, from which it is said, and from which it is an alarm: one token in twenty
