@@ -113,12 +113,13 @@ class Line(_Shown):
     Args:
         name: for the legend; "" if it is the only one.
         points: (x, y) in the order of x.
-        look: whose it is, "base" or "tuned", or "faint" for what lies behind the others; "" gives it a look of its own.
+        look: whose it is, "base" or "tuned", "faint" for what lies behind the others, "smooth" for a running mean of
+            that; "" gives it a look of its own.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
-    look: Literal["", "base", "tuned", "faint"] = ""
+    look: Literal["", "base", "tuned", "faint", "smooth"] = ""
 
 
 class LineChart(_Shown):

@@ -140,6 +140,7 @@ def compare_strategies(
     contenders = contend(recipe, strategies)
     prepared = check(contenders, metric, listener)
     reused = train_unfinished(contenders, prepared, listener)
+    require_alike(contenders)
     result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
     result.write(RunDirectory(recipe.output))
     return result
@@ -239,7 +240,6 @@ def conclude(
         RunError: a run's figures are missing or damaged, or runs measured different examples.
         InputError: the metric was not measured.
     """
-    require_alike(contenders)
     evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
     first = evaluations[0]
     metric = metric or first.headline_metric or ""

@@ -104,7 +104,7 @@ class Run:
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
                 "those with further evaluators, name them in recipe key 'evaluate'."
             )
-        return add_figures(self._open(check_source=False), self.directory, evaluators).to_json()
+        return add_figures(self.without_model(), self.directory, evaluators).to_json()
 
     def predict(
         self,
@@ -157,12 +157,16 @@ class Run:
     @property
     def task(self) -> Task:
         """The run's task, with the labels that it learnt."""
-        return self._open(check_source=False).task
+        return self.without_model().task
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
         known = self._open()
         return ready_task(known.experiment, known.task)
+
+    def without_model(self) -> ReadyTask:
+        """Return the run's task, with its labels, for figures from kept predictions; the model's source is not read."""
+        return self._open(check_source=False)
 
     def _open(self, *, check_source: bool = True) -> ReadyTask:
         """Build the run's components; what acts in training alone is left out."""

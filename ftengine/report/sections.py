@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import yaml
 
 from ftengine.api import Display, LineChart, Table
-from ftengine.api.figures import at_zero, no_interval
+from ftengine.api.figures import at_zero, known, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING
-from ftengine.run.evaluation_result import ChangedExample, Probe, SlicedColumn
+from ftengine.run.evaluation_result import ChangedExample, Gap, Probe, Slice, SlicedColumn
 from ftengine.run.records import RunRecords
+
+BEYOND_CHANCE = 0.05
+"""Adjusted p-values up to this say that a slice is behind, as in the verdict."""
 
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
@@ -149,15 +153,24 @@ def _slices(run: RunRecords) -> list[dict[str, Any]]:
 def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
     metric = column.metric or ""
     higher = run.evaluation.metrics[metric].higher_is_better
+
+    def goodness(one: Slice) -> float:
+        figure = one.tuned.get(metric)
+        return math.inf if not known(figure) else figure.value if higher else -figure.value
+
+    def behind(gap: Gap | None) -> bool:
+        sure = gap is not None and gap.p_adjusted is not None and gap.p_adjusted <= BEYOND_CHANCE
+        return gap is not None and sure and (gap.value < 0) == higher
+
     return [
         {
             "slice": one,
-            "worst": one.value == column.worst and one.gap is not None and (one.gap.value < 0) == higher,
+            "behind": behind(one.gap),
             "base": one.base.get(metric),
             "tuned": one.tuned.get(metric),
             "difference": one.difference.get(metric),
         }
-        for one in column.slices
+        for one in sorted(column.slices, key=goodness)
     ]
 
 
@@ -207,9 +220,8 @@ def _answers(run: RunRecords) -> dict[str, Any]:
         for one in run.examples.answers
     ]
     options = ", ".join(f"{key} {told(value)}" for key, value in run.examples.answered_with.items())
-    intro = (
-        f"{len(items)} held-out prompts, drawn by the seed, as both models answer them ({options or 'as they are'})."
-    )
+    intro = f"{len(items)} held-out prompts, drawn by the seed, and what both models answer to them."
+    intro += f" Asked for with {options}; a longer answer is cut off." if options else ""
     return {"intro": intro, "groups": {"": items}}
 
 
@@ -221,7 +233,10 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     groups = {"What improved most": found.improved, "What got worse": found.worse}
     if found.mistakes:
         groups["Where the tuned model is surest and wrong"] = found.mistakes
-    return {"groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
+    intro = (
+        f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
+    )
+    return {"intro": intro, "groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:
@@ -249,12 +264,12 @@ def _item(example: ChangedExample) -> dict[str, Any]:
 def told(value: Any) -> str:
     """Return a JSON value of an answer as text: numbers short, mappings as "name 0.93, name 0.04"."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {told(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {told(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(told(inner) for inner in value)
-    return "–" if value is None else str(value)
+        return ", ".join(told(inner) for inner in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def _data(run: RunRecords) -> dict[str, Any]:
@@ -313,7 +328,7 @@ def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
     """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
     leaves = [dict(flat(run.recipe.resolved())) for _, run in runs]
     keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
-    rows = [(key, *(told(one[key]) if key in one else "–" for one in leaves)) for key in keys]
+    rows = [(key, *(told(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)
     if not differing:
         return None

@@ -128,16 +128,46 @@ def test_runs_on_different_examples_are_called_so(tmp_path):
     assert "Not the same examples." not in write_report(again, tmp_path / "ac.html").read_text(encoding="utf-8")
 
 
-def test_each_slice_has_its_gap_to_the_others_or_says_why_it_has_none(pages):
+def test_slices_stand_worst_first_each_with_its_gap_to_the_others_or_why_it_has_none(pages):
     table = pages["everything"].split('aria-label="Slices by')[1].split("</table>")[0]
     cells = re.findall(r'data-label="against the others">(.*?)</td>', table)
     texts = [" ".join(Page(cell.replace("<", " <")).text.split()) for cell in cells]
     assert texts == [
         "−0.30 −0.42 to −0.18 adjusted p = 0.004",
-        "+0.28 +0.16 to +0.40 adjusted p = 0.004",
-        "–",  # small
+        "– too few examples",
         "not comparable",
+        "+0.28 +0.16 to +0.40 adjusted p = 0.004",
     ]
+    assert table.count("▼ behind the others") == 1
+
+
+def test_a_slice_is_called_behind_only_beyond_chance(tmp_path):
+    files = everything()
+    (column,) = files["evaluation"]["slices"].values()
+    for one in column["slices"]:
+        one["gap"] = one["gap"] and one["gap"] | {"p_adjusted": 0.06}
+    assert "▼ behind" not in write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+
+
+def test_no_dash_stands_without_its_reason(tmp_path):
+    files = everything()
+    evaluation = files["evaluation"]
+    evaluation["tuned"]["perplexity"] = {"value": None, "low": None, "high": None, "n": 3}
+    rows = [["a", None, "0.9 (0.8 to 1.0)"], ["b", 2, "0.8 (0.7 to 0.9)"]]
+    evaluation["displays"]["tuned"].append({"title": "Labels", "columns": ["label", "n", "recall"], "rows": rows})
+    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    dashes = [match.start() for match in re.finditer(r">\s*–\s*<", text)]
+    assert len(dashes) > 5
+    for start in dashes:
+        caption = text[text.rfind("<table", 0, start) : start].partition("</caption>")[0]
+        assert re.match(r'>\s*–<span class="ends">\w', text[start:]) or "A dash stands where" in caption
+    assert '<td class="num"><span class="value">0.9</span><span class="ends">(0.8 to 1.0)</span></td>' in text
+
+
+def test_the_training_loss_has_a_smoothed_line_over_it(pages):
+    chart = pages["sound"].split('<p class="title">Losses</p>')[1].split("</figure>")[0]
+    assert "the same, smoothed" in chart
+    assert "The smoothed line is the mean of 11 neighbouring steps" in chart
 
 
 # The command
