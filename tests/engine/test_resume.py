@@ -147,7 +147,7 @@ class Phases(SilentListener):
 
 def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
     kept = sorted((Path(unfinished.output) / "predictions").iterdir())
-    assert [file.name for file in kept] == ["training-base.parquet", "validation-base.parquet"]
+    assert [file.name for file in kept] == ["answers-base.parquet", "training-base.parquet", "validation-base.parquet"]
     listener = Phases()
     resumed = fine_tune(unfinished, resume=True, listener=listener)
     assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]
