@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ftengine.api import (
+    Baseline,
     Display,
     Estimate,
     Evaluator,
@@ -181,6 +182,9 @@ class _Checks:
                 name, fact = detail
                 assert isinstance(name, str)
                 json.dumps(fact, allow_nan=False)
+                baseline = Baseline.of({name: fact})
+                unknown = set() if baseline is None else baseline.figures.keys() - self.evaluator.metrics.keys()
+                assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
 
     def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None

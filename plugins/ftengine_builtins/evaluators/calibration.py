@@ -8,8 +8,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ftengine.api import Config, Line, LineChart, Metric
-from ftengine.errors import PluginError, RecipeError
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, counts, known, means, numbers, ratio
+from ftengine.errors import PluginError
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    counts,
+    known,
+    means,
+    numbers,
+    ratio,
+    require_labels,
+)
 
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
@@ -66,12 +74,7 @@ class Calibration(WeightedEvaluator):
     temperature = None
 
     def bind(self, task, labels):
-        if labels is None or labels.kind != "single":
-            raise RecipeError(
-                f"evaluator 'calibration' needs one label an example, and task {task!r} has "
-                f"{'no labels' if labels is None else {'multi': 'several', 'regression': 'numbers'}[labels.kind]}. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "one label an example", ("single",), task, labels)
         self.classes = len(labels.names)
         self._declare()
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from ftengine.api import ExampleScores, Matrix, Metric
-from ftengine.errors import PluginError, RecipeError
+from ftengine.errors import PluginError
 from ftengine_builtins.evaluators.baseline import of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
@@ -16,6 +16,7 @@ from ftengine_builtins.evaluators.weighted import (
     numbers,
     precision_recall_f1,
     ratio,
+    require_labels,
     totals,
 )
 
@@ -47,12 +48,7 @@ class Classification(WeightedEvaluator):
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind not in ("single", "multi"):
-            raise RecipeError(
-                f"evaluator 'classification' needs classes to predict, and task {task!r} has "
-                f"{'no labels' if labels is None else 'numbers; evaluator ' + repr('regression') + ' measures those'}."
-                " Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "classes to predict", ("single", "multi"), task, labels)
         self.names = labels.names
         self.multi = labels.kind == "multi"
         # The two scores of two exclusive labels add up to 1: one curve says all.

@@ -5,10 +5,16 @@ from collections import Counter
 import numpy as np
 
 from ftengine.api import ExampleScores, Metric
-from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.baseline import of_classes
 from ftengine_builtins.evaluators.by_part import F1, by_part
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, precision_recall_f1, ratio, totals
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    numbers,
+    precision_recall_f1,
+    ratio,
+    require_labels,
+    totals,
+)
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -29,11 +35,7 @@ class Entities(WeightedEvaluator):
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind not in ("single", "tags"):
-            raise RecipeError(
-                f"evaluator 'entities' needs tags to predict, and task {task!r} has none. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "tags to predict", ("single", "tags"), task, labels)
         self.names = labels.names
         self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(labels) else []
         every = type(self).metrics

@@ -44,9 +44,9 @@ class Memorisation(WeightedEvaluator):
     Config = MemorisationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "verbatim": Metric("verbatim", higher_is_better=False, proportion=True),
-        "prefix_verbatim": Metric("prefix verbatim", higher_is_better=False, proportion=True),
-        "longest_run": Metric("longest run", higher_is_better=False),
+        "verbatim": Metric("verbatim repetition", higher_is_better=False, proportion=True),
+        "prefix_verbatim": Metric("verbatim beginning", higher_is_better=False, proportion=True),
+        "longest_run": Metric("longest repeated run", higher_is_better=False),
     }
 
     def __init__(self, config=None):

@@ -3,9 +3,8 @@
 import numpy as np
 
 from ftengine.api import Baseline, ExampleScores, Metric
-from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.by_part import by_part
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, totals
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, require_labels, totals
 
 CONSTANT = 1e-3
 """Range of the values, as a share of that of the targets, below which a model always answers the same."""
@@ -29,12 +28,7 @@ class Regression(WeightedEvaluator):
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind != "regression":
-            raise RecipeError(
-                f"evaluator 'regression' needs numbers to predict, and task {task!r} has "
-                f"{'no labels' if labels is None else f'{labels.kind}-label classes'}. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "numbers to predict", ("regression",), task, labels)
         self.outputs = labels.names
 
     def score_resamples(self, rows, weights):

@@ -177,7 +177,7 @@ def of_answers(run: RunRecords) -> str:
     if paired is None or paired.evaluator != metric.evaluator:
         return ""
     right, before = paired.both + paired.only_tuned, paired.both + paired.only_base
-    return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact, {before:,} of its base's."
+    return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact ({before:,} of its base's)."
 
 
 def _ranked(bar: Bar) -> str:

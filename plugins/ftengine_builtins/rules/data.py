@@ -70,14 +70,19 @@ def _told(run: RunRecords, leak: dict[str, Any], rows: int) -> str:
     exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
     first = "training" if known == "train" else known
     told = []
-    for count, how in ((exact, "repeat"), (near, "nearly repeat")):
-        if count:
-            of = f"of {rows:,} {held} rows" if not told else "more"
-            told.append(f"{count:,} {of} {how}{'s' if count == 1 else ''} a {first} row")
+    if exact:
+        also = f", {near:,} more nearly" if near else ""
+        told.append(f"{exact:,} of {rows:,} {held} rows {_repeat(exact)} a {first} row word for word{also}")
+    elif near:
+        told.append(f"{near:,} of {rows:,} {held} rows nearly {_repeat(near)} a {first} row")
     if groups:
         values = f"{counted(groups, 'value')} of column {quoted(run.recipe.data.split.column)}"
         told.append(f"{values} {'is' if groups == 1 else 'are'} in both the {first} and the {held} split")
     return ", and ".join(told)
+
+
+def _repeat(count: int) -> str:
+    return "repeats" if count == 1 else "repeat"
 
 
 def _consequence(run: RunRecords, known: str, held: str, *, used: bool) -> str:

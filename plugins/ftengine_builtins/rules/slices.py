@@ -9,7 +9,6 @@ from ftengine.api import Finding, Rule
 from ftengine.api.figures import (
     Figure,
     counted,
-    ends,
     listed,
     plain,
     probability,
@@ -17,7 +16,7 @@ from ftengine.api.figures import (
     short,
     with_interval,
 )
-from ftengine_builtins.rules.chance import CHANCE, Apart, holm
+from ftengine_builtins.rules.chance import CHANCE, Apart, holm, near_end
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -63,7 +62,7 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     higher = bool(run.evaluation.metrics[column.metric].higher_is_better)
     total = sum(one.examples for one in column.slices) + column.left_out
     behind = [one for one in column.slices if not one.small and _beyond_chance(one.gap, below=higher)]
-    behind.sort(key=lambda one: -_near_end(one.gap))
+    behind.sort(key=lambda one: -near_end(one.gap))
     exceptions = [one for one in behind if one.examples < USUAL * total]
     yield from (_exception(run, name, column, one, total) for one in behind if one not in exceptions)
     yield from (_told(run, name, column, one) for one in exceptions[:MOST_SLICES])
@@ -92,13 +91,13 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any, total: int) ->
 def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
     text = (
-        f"Behind where {_where(name, one)}: {label} {own}, {with_interval(one.gap, sign=True)} against the other "
-        f"examples, adjusted {probability(one.gap.p_adjusted)}."
+        f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {with_interval(one.gap, sign=True)}, "
+        f"adjusted {probability(one.gap.p_adjusted)}."
     )
     before = column.base_gap if one.value == column.worst else None
-    if before is not None and (interval := ends(before)) is not None and not interval[0] <= 0 <= interval[1]:
-        side = "behind" if (before.value > 0) == (one.gap.value > 0) else "ahead"
-        text += f" The base is {side} there: {with_interval(before, sign=True)}."
+    if before is not None and near_end(before):
+        side = "behind there too" if (before.value > 0) == (one.gap.value > 0) else "ahead there"
+        text += f" The base is {side}: {with_interval(before, sign=True)}."
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
     return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
 
@@ -112,7 +111,7 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
         if not one.small and column.metric in one.difference and one.difference[column.metric].p is not None
     }
     adjusted = holm({key: difference.p for key, (*_, difference) in found.items()})
-    for key in sorted(adjusted, key=lambda key: -_near_end(found[key][2])):
+    for key in sorted(adjusted, key=lambda key: -near_end(found[key][2])):
         (metric, one, difference), p = found[key], adjusted[key]
         if difference.better is False and p <= CHANCE:
             label, change = run.evaluation.metrics[metric].label, with_interval(difference, sign=True)
@@ -138,17 +137,12 @@ def _figures(name: str, metric: str, one: Any) -> dict[str, Any]:
 
 def _beyond_chance(gap: Any, *, below: bool) -> bool:
     """Say whether a gap is beyond chance, and on the wrong side: below 0, or above."""
-    interval = ends(gap)
-    if interval is None or gap.p_adjusted is None or interval[0] <= 0 <= interval[1]:
+    if gap is None or gap.p_adjusted is None or not near_end(gap):
         return False
     return gap.p_adjusted <= CHANCE and (gap.value < 0) == below
-
-
-def _near_end(change: Figure) -> float:
-    return min(map(abs, ends(change) or (0.0,)))
 
 
 def _matters(run: RunRecords, metric: str, change: Figure) -> bool:
     """Say whether a change beyond chance is a large part of the whole split's figure."""
     whole = run.evaluation.tuned.get(metric)
-    return _near_end(change) >= SLICE_GAP * abs((whole.value if whole is not None else 0.0) or 1.0)
+    return near_end(change) >= SLICE_GAP * abs((whole.value if whole is not None else 0.0) or 1.0)

@@ -82,5 +82,5 @@ def test_an_example_is_scored_by_its_squared_error(scored):
 
 @pytest.mark.parametrize("labels", [None, Labels("single", ("a", "b"))])
 def test_without_numbers_it_is_refused(labels):
-    with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|single-label)"):
+    with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|one label)"):
         Regression().bind("a-task", labels)
