@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import yaml
 
 from ftengine.api import Display, LineChart, Table
-from ftengine.api.figures import at_zero, known, no_interval
+from ftengine.api.figures import at_zero, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING
-from ftengine.run.evaluation_result import ChangedExample, Gap, Probe, Slice, SlicedColumn
+from ftengine.run.evaluation_result import ChangedExample, Gap, Probe, SlicedColumn
 from ftengine.run.records import RunRecords
 
 BEYOND_CHANCE = 0.05
@@ -154,10 +153,6 @@ def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
     metric = column.metric or ""
     higher = run.evaluation.metrics[metric].higher_is_better
 
-    def goodness(one: Slice) -> float:
-        figure = one.tuned.get(metric)
-        return math.inf if not known(figure) else figure.value if higher else -figure.value
-
     def behind(gap: Gap | None) -> bool:
         sure = gap is not None and gap.p_adjusted is not None and gap.p_adjusted <= BEYOND_CHANCE
         return gap is not None and sure and (gap.value < 0) == higher
@@ -170,7 +165,7 @@ def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
             "tuned": one.tuned.get(metric),
             "difference": one.difference.get(metric),
         }
-        for one in sorted(column.slices, key=goodness)
+        for one in column.slices
     ]
 
 

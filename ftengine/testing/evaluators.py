@@ -183,7 +183,7 @@ class _Checks:
                 assert isinstance(name, str)
                 json.dumps(fact, allow_nan=False)
                 baseline = Baseline.of({name: fact})
-                unknown = set() if baseline is None else baseline.figures.keys() - self.evaluator.metrics.keys()
+                unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
                 assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
 
     def _estimate(
