@@ -19,7 +19,7 @@ from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
-from ftengine_builtins.strategies.targets import regex, whole_modules
+from ftengine_builtins.strategies.targets import freeze_base, regex, whole_modules
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -136,14 +136,12 @@ class Adapter(Strategy):
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
         self._places = self._choose(module)
-        whole, modules = whole_modules(loaded), dict[str | None, nn.Module](module.named_modules())
-        module.requires_grad_(False)
+        modules = dict[str | None, nn.Module](module.named_modules())
+        freeze_base(loaded)
         for place in self._places:
             layer = modules[place.path]
             observed = None if place.residual == place.path else modules.get(place.residual)
             insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
-        for path in whole:
-            module.get_submodule(path).requires_grad_(True)
         if config.start_from is not None:
             self._load(loaded, Path(config.start_from), starting=True)
 

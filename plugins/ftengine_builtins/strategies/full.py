@@ -15,10 +15,10 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
-from ftengine.model import copy_into, decayed, save_model, trainable
+from ftengine.model import copy_into, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name
+from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name, param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -84,14 +84,10 @@ class Full(Strategy):
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
         if self._levels is None or self.config.layer_decay == 1:
             return super().param_groups(model, learning_rate, weight_decay)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        decays = decayed(model)
-        for name, parameter in trainable(model).items():
-            level, matrix = self._levels.of[name], name in decays
-            rate = learning_rate * self.config.layer_decay ** (self._levels.head - level)
-            empty = {"params": [], "lr": rate, "weight_decay": weight_decay if matrix else 0.0}
-            groups.setdefault((level, matrix), empty)["params"].append(parameter)
-        return list(groups.values())
+        levels, share = self._levels, self.config.layer_decay
+        return param_groups(
+            model, weight_decay, lambda name, _: learning_rate * share ** (levels.head - levels.of[name])
+        )
 
     def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""

@@ -14,7 +14,6 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError, naming
-from ftengine.model import decayed, trainable
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
@@ -33,7 +32,7 @@ from ftengine_builtins.strategies.lora_layers import (
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
-from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, regex, select, whole_modules
+from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, freeze_base, param_groups, regex, select
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -155,12 +154,9 @@ class LoRA(Strategy):
             _require_effect(option, getattr(config, option), paths)
         for path in paths:
             _require_fit(path, module.get_submodule(path), config)
-        whole = whole_modules(loaded)
-        module.requires_grad_(False)
+        freeze_base(loaded)
         for path in paths:
             add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
-        for path in whole:
-            module.get_submodule(path).requires_grad_(True)
         if config.start_from is not None:
             self.load(loaded, Path(config.start_from))
 
@@ -187,13 +183,10 @@ class LoRA(Strategy):
         layers = lora_layers(model).values()
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        decays = decayed(model)
-        for name, parameter in trainable(model).items():
-            rate = learning_rate * (self.config.lr_ratio if id(parameter) in fast else 1.0)
-            decay = weight_decay if name in decays and id(parameter) not in vectors else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+        ratio = self.config.lr_ratio
+        return param_groups(
+            model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0), vectors
+        )
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter for the original base: adapter_config.json and adapter_model.safetensors.

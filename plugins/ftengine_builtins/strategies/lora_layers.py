@@ -78,6 +78,10 @@ class DenseLoRA(LoRALayer):
     lora_input_dims: ClassVar[tuple[int, ...]]
     """Dimensions of the weight other than its output's."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lora_base_forward(x, getattr(self, "bias", None))
+        return self.lora_add(y, x, self.lora_a, self.lora_b, self.lora_p)
+
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return W x + bias, or (W - scale · B₀A₀) x + bias where `lora_on_residual`."""
         raise NotImplementedError
@@ -119,7 +123,7 @@ class LoRALinear(DenseLoRA):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.lora_on_residual:
-            return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
+            return super().forward(x)
         return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
     @property
@@ -156,16 +160,13 @@ class LoRAConv1D(LoRALinear):
 
 
 class LoRAConv2d(DenseLoRA):
-    """A convolution: A (r, in, height, width) has its kernel, stride, padding and dilation, B (out, r, 1, 1) is 1×1."""
+    """A convolution: A (r, in, height, width) has its kernel, stride and padding, B (out, r, 1, 1) is 1×1."""
 
     lora_input_dims = (1, 2, 3)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
 
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, self.weight, bias)
@@ -186,9 +187,6 @@ class LoRAEmbedding(DenseLoRA):
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.num_embeddings), (layer.embedding_dim, rank)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora_add(self.lora_base_forward(x, None), x, self.lora_a, self.lora_b, 0.0)
 
     @property
     def lora_p(self) -> float:

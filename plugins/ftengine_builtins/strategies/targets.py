@@ -1,11 +1,11 @@
-"""Which layers LoRA adapts: the recipe's `targets`, with PEFT's rules of matching."""
+"""Which modules are meant, by PEFT's rules of matching: LoRA's `targets`, and heads, which train whole."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -13,6 +13,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
+from ftengine.model import decayed, trainable
 from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
 ALL_LINEAR = "all-linear"
@@ -63,6 +64,32 @@ def whole_modules(loaded: LoadedModel) -> list[str]:
         if path and (path in loaded.new_modules or path.endswith(heads))
     ]
     return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def freeze_base(loaded: LoadedModel) -> None:
+    """Freeze everything but the modules that train whole."""
+    loaded.module.requires_grad_(False)
+    for path in whole_modules(loaded):
+        loaded.module.get_submodule(path).requires_grad_(True)
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float, rate: Callable[[str, nn.Parameter], float], vectors: Collection[int] = ()
+) -> list[dict[str, Any]]:
+    """Group trainable parameters for the optimiser, by learning rate and weight decay.
+
+    Args:
+        model: the prepared model.
+        weight_decay: of what `ftengine.model.decayed` names.
+        rate: gives the learning rate of a parameter, from its name and itself.
+        vectors: ids of parameters that do not decay, whatever their shape.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    decays = decayed(model)
+    for name, parameter in trainable(model).items():
+        decay = weight_decay if name in decays and id(parameter) not in vectors else 0.0
+        groups.setdefault((rate(name, parameter), decay), []).append(parameter)
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
 
 
 def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
-from ftengine.model import default_param_groups
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
-from ftengine_builtins.strategies.targets import whole_modules
+from ftengine_builtins.strategies.targets import freeze_base, param_groups
 
 SAMPLED_ROWS = 4096
 """Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
@@ -130,12 +129,8 @@ class VirtualTokenStrategy(Strategy):
                 f"strategy.virtual_tokens {count} leave no room for a text: {loaded.source!r} reads {limit} tokens. "
                 f"Allowed: 1 to {limit - 2}."
             )
+        freeze_base(loaded)
         self.enter(loaded, stack)
-        loaded.module.requires_grad_(False)
-        for parameter in stack.virtual_parameters():
-            parameter.requires_grad_(True)
-        for path in whole_modules(loaded):
-            loaded.module.get_submodule(path).requires_grad_(True)
         if self.config.start_from is not None:
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
@@ -165,12 +160,8 @@ class VirtualTokenStrategy(Strategy):
         """Group trainable parameters: virtual tokens at `lr_ratio` times the rate, a fresh head at the rate itself."""
         stacks = [module for module in model.modules() if isinstance(module, VirtualTokens)]
         fast = {id(parameter) for stack in stacks for parameter in stack.virtual_parameters()}
-        groups = []
-        for group in default_param_groups(model, learning_rate, weight_decay):
-            for rate, is_fast in ((learning_rate * self.config.lr_ratio, True), (learning_rate, False)):
-                members = [parameter for parameter in group["params"] if (id(parameter) in fast) is is_fast]
-                groups += [group | {"params": members, "lr": rate}] if members else []
-        return groups
+        ratio = self.config.lr_ratio
+        return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0))
 
 
 @torch.no_grad()
