@@ -248,7 +248,7 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
 
 def _check_rows_of(key: str, one: EvalSet) -> None:
     """Let every evaluator refuse the rows that it will see."""
-    for evaluators, members in one.passes():
+    for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if isinstance(reader, ReadsColumns)):
             for row in map(int, one.split.index[members]):
                 try:

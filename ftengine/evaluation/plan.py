@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,13 +41,6 @@ class EvalSet:
     def members(self) -> np.ndarray:
         """Positions in the split of what is measured, ascending."""
         return np.arange(len(self.split)) if self.reading or not len(self.answered) else self.answered
-
-    def passes(self) -> Iterator[tuple[Sequence[Evaluator], np.ndarray]]:
-        """Yield the evaluators of predictions, and those of answers, where there are some, with their members."""
-        if self.reading:
-            yield self.reading, self.members
-        if self.answering:
-            yield self.answering, self.answered
 
 
 @dataclass(frozen=True)
