@@ -259,7 +259,7 @@ class _Search:
             self._found.append((a, b))
 
     def _news(self, first: Any, second: Any) -> Any:
-        """Return the sides on which one of a pair, or of each pair, has no known near duplicate but the other."""
+        """Return the sides on which one of a pair occurs and the other has no known near duplicate yet."""
         return (self._sides[second] & ~self._seen[first]) | (self._sides[first] & ~self._seen[second])
 
     def _promising(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
