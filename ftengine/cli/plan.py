@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,8 +110,19 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
         show_changes(out, plan.augmented)
     if plan.warnings:
         out.print()
-        alarms = {finding["text"] for finding in plan.data["findings"] if finding["level"] == "alarm"}
-        out.print(facts(("ALARM" if text in alarms else "warning", text) for text in plan.warnings))
+        out.print(facts(_warnings(plan)))
+
+
+def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield alarms, then warnings; what one audit has to say stands together."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for finding in plan.data["findings"]:
+        if finding["level"] != "good":
+            lead = "ALARM" if finding["level"] == "alarm" else "warning"
+            said.setdefault((lead, finding["source"]), []).append(finding["text"])
+    told = {text for texts in said.values() for text in texts}
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items())
+    yield from (("warning", text) for text in plan.warnings if text not in told)
 
 
 def show_count(counted: ParameterCount) -> None:

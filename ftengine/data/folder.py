@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftengine.api.figures import counted
 from ftengine.errors import DataError
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -48,8 +49,8 @@ def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     loose = [name for name, label in images if label is None]
     if loose and len(loose) < len(images):
         raise DataError(
-            f"{folder} has {len(loose)} images beside its subfolders, {loose[0]!r} first, which so have no label. "
-            "Move them into the subfolder of their label."
+            f"{folder} has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
+            "Move such images into the subfolder of their label."
         )
     return images, others
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
+from ftengine.api.figures import counted
 
 ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""
@@ -38,8 +39,8 @@ class Contradictions(Audit):
             yield Finding(
                 kind="labels",
                 level="alarm" if share >= ALARM else "note",
-                text=f"{_stand(found.texts, 'text')} in the data with more than one label ({found.rows:,} rows, e.g. "
-                f"{found.places[0]}).",
+                text=f"{counted(found.texts, 'text stands', 'texts stand')} in the data with more than one label "
+                f"({found.rows:,} rows, e.g. {found.places[0]}).",
                 figures={"texts": found.texts, "rows": found.rows, "share": share},
                 places=found.places,
             )
@@ -57,16 +58,12 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     yield Finding(
         kind="data",
         level="note",
-        text=f"{_stand(found.texts, 'prompt')} in the data with different answers ({found.rows:,} of {total:,} rows, "
-        f"one with {found.targets:,} answers, e.g. {found.places[0]}): from the prompt alone none can be told, so a "
-        "column that belongs to it may be missing.",
+        text=f"{counted(found.texts, 'prompt stands', 'prompts stand')} in the data with different answers "
+        f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): from the "
+        "prompt alone none can be told, so a column that belongs to it may be missing.",
         figures={"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets},
         places=found.places,
     )
-
-
-def _stand(count: int, what: str) -> str:
-    return f"1 {what} stands" if count == 1 else f"{count:,} {what}s stand"
 
 
 def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
