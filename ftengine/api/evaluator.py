@@ -39,6 +39,7 @@ class Metric:
         at_zero: what 0 means where it is not perfection.
         decides: the verdict goes by it rather than by the task's first metric: what a model writes weighs more than
             its loss.
+        meaning: a sentence for whoever does not know it; it stands in the report's glossary.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Metric:
     kind: str = "quality"
     at_zero: str = ""
     decides: bool = False
+    meaning: str = ""
 
 
 class Evaluator(Component):

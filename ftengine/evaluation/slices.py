@@ -18,14 +18,11 @@ from ftengine.evaluation.figures import Figure, estimates, measure
 from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.evaluation.significance import holm
 from ftengine.evaluation.weights import Weights
+from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn, SliceDifference
 from ftengine.run.evaluation_result import Gap as GapFigure
-from ftengine.run.evaluation_result import Slice, SlicedColumn, SliceDifference
 
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
-
-USUAL = 0.9
-"""Share of the examples from which a slice is what is usual: it is not called worst, the others are the exception."""
 
 MISSING = "(missing)"
 LONGEST_VALUE = 100

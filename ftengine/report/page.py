@@ -47,7 +47,7 @@ def render(
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             beside=_beside(shown, differences) if len(shown) > 1 else None,
-            glossary=GLOSSARY,
+            glossary=[*_meanings([run for run, _ in runs]), *GLOSSARY],
         )
     )
 
@@ -63,6 +63,12 @@ class _Shown:
         self.heading = heading(run)
         self.sections: list[Section] = sections(run)
         self.anchors = {kind: section for section in self.sections for kind in section.kinds}
+
+
+def _meanings(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
+    """Return what the metrics of the runs mean, where their evaluators say so."""
+    declared = [metric for run in runs for metric in run.evaluation.metrics.values()]
+    return list({metric.label: metric.meaning for metric in declared if metric.meaning}.items())
 
 
 def _beside(shown: Sequence[_Shown], differences: Table | str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ftengine.api.figures import at_zero, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING
-from ftengine.run.evaluation_result import ChangedExample, Gap, Probe, SlicedColumn
+from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
 from ftengine.run.records import RunRecords
 
 BEYOND_CHANCE = 0.05
@@ -153,14 +153,15 @@ def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
     metric = column.metric or ""
     higher = run.evaluation.metrics[metric].higher_is_better
 
-    def behind(gap: Gap | None) -> bool:
+    def behind(one: Slice) -> bool:
+        gap = one.gap
         sure = gap is not None and gap.p_adjusted is not None and gap.p_adjusted <= BEYOND_CHANCE
-        return gap is not None and sure and (gap.value < 0) == higher
+        return gap is not None and sure and (gap.value < 0) == higher and not column.is_usual(one)
 
     return [
         {
             "slice": one,
-            "behind": behind(one.gap),
+            "behind": behind(one),
             "base": one.base.get(metric),
             "tuned": one.tuned.get(metric),
             "difference": one.difference.get(metric),
@@ -227,7 +228,7 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     groups: dict[str, Sequence[ChangedExample]]
     groups = {"What improved most": found.improved, "What got worse": found.worse}
     if found.mistakes:
-        groups["Where the tuned model is surest and wrong"] = found.mistakes
+        groups["Wrong answers that the tuned model was surest of"] = found.mistakes
     intro = (
         f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
     )

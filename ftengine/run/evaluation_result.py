@@ -108,6 +108,10 @@ class Slice(Part):
     gap: Gap | None = None
 
 
+USUAL = 0.9
+"""Share of the examples from which a slice is what is usual: where it is behind, the others are the exception."""
+
+
 class SlicedColumn(Part):
     """The held-out examples divided by a column.
 
@@ -124,6 +128,15 @@ class SlicedColumn(Part):
     gap: Gap | None = None
     base_gap: Gap | None = None
     left_out: int = 0
+
+    @property
+    def examples(self) -> int:
+        """All examples, whatever slice they are in."""
+        return sum(one.examples for one in self.slices) + self.left_out
+
+    def is_usual(self, one: Slice) -> bool:
+        """Say whether a slice holds nearly all examples."""
+        return one.examples >= USUAL * self.examples
 
 
 class Probe(Figures):

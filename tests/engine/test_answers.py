@@ -163,4 +163,4 @@ def test_the_surest_mistakes_of_a_classifier_are_kept_surest_first(label_recipe,
     assert {one.place for one in found} == {place for _, place in wrong[:10]}
     assert not any(one.tuned_right for one in found)
     page = (run.path / "report.html").read_text(encoding="utf-8")
-    assert f"wrong with a probability of {found[0].confidence:.4g}" in page
+    assert f"a wrong answer with probability {found[0].confidence:.2g}" in page

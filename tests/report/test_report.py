@@ -304,7 +304,7 @@ def test_what_is_wanted_is_told_once(tmp_path):
 def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_one_does(tmp_path):
     files = sound()
     evaluation = files["evaluation"]
-    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own"}
+    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own", "meaning": "How far it drifts."}
     evaluation["metrics"] = METRICS | {"drift": drift}
     for side, value in (("base", 0.3), ("tuned", 0.2)):
         evaluation[side]["drift"] = figure(value)
@@ -314,6 +314,7 @@ def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_o
     text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
     page = Page(text)
     assert "confidence drift is +0.200" in page.text
+    assert "<dt>confidence drift</dt><dd>How far it drifts.</dd>" in text
     assert ">see In detail</a>" in text
     assert text.count('<p class="title">Drift</p>') == 1  # base and tuned model in one chart
     assert "Reliability diagram" not in page.text

@@ -30,7 +30,7 @@ class CalibrationConfig(Config):
     bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
 
 
-def _biased(label, at_zero=""):
+def _biased(label, meaning, at_zero=""):
     """Return a metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
     return Metric(
         label,
@@ -40,6 +40,7 @@ def _biased(label, at_zero=""):
         pooled=False,
         kind="calibration",
         at_zero=at_zero,
+        meaning=meaning,
     )
 
 
@@ -64,12 +65,26 @@ class Calibration(WeightedEvaluator):
     Config = CalibrationConfig
     reads = frozenset({"label", "logits"})
     metrics = {  # noqa: RUF012
-        "overconfidence": Metric("overconfidence", kind="calibration"),
-        "ece": _biased("expected calibration error (ECE)"),
-        "calibration_error": _biased("calibration error, without chance", at_zero="none beyond chance"),
-        "brier": Metric("Brier score", higher_is_better=False),
-        "nll": Metric("negative log-likelihood", higher_is_better=False),
-        AFTER: _biased("ECE after temperature"),
+        "overconfidence": Metric(
+            "overconfidence",
+            kind="calibration",
+            meaning="Mean stated probability minus accuracy: above 0 the model claims more than it holds.",
+        ),
+        "ece": _biased("expected calibration error (ECE)", "Mean distance between stated probability and accuracy."),
+        "calibration_error": _biased(
+            "calibration error, without chance",
+            "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
+            "none beyond chance",
+        ),
+        "brier": Metric(
+            "Brier score", higher_is_better=False, meaning="Squared distance of the probabilities to the truth, 0 to 2."
+        ),
+        "nll": Metric(
+            "negative log-likelihood", higher_is_better=False, meaning="Negative log-probability of the right label."
+        ),
+        AFTER: _biased(
+            "ECE after temperature", "What is left of the ECE when a temperature softens or sharpens the answers."
+        ),
     }
     temperature = None
 

@@ -40,11 +40,34 @@ class Classification(WeightedEvaluator):
     name = "classification"
     reads = frozenset({"label", "predicted"})
     metrics = {  # noqa: RUF012
-        "accuracy": Metric("accuracy", higher_is_better=True, proportion=True),
-        "subset_accuracy": Metric("subset accuracy", higher_is_better=True, proportion=True),
-        "macro_f1": Metric("macro F1", higher_is_better=True, proportion=True),
-        "micro_f1": Metric("micro F1", higher_is_better=True, proportion=True),
-        "roc_auc": Metric("ROC AUC", higher_is_better=True, proportion=True, pooled=False),
+        "accuracy": Metric(
+            "accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the examples that are answered rightly.",
+        ),
+        "subset_accuracy": Metric(
+            "subset accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the examples of which every label is right.",
+        ),
+        "macro_f1": Metric(
+            "macro F1",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Mean over the labels of F1, so that a rare label counts as much as a frequent one.",
+        ),
+        "micro_f1": Metric(
+            "micro F1", higher_is_better=True, proportion=True, meaning="F1 of all decisions about labels together."
+        ),
+        "roc_auc": Metric(
+            "ROC AUC",
+            higher_is_better=True,
+            proportion=True,
+            pooled=False,
+            meaning="How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
+        ),
     }
 
     def bind(self, task, labels):

@@ -28,10 +28,24 @@ class Entities(WeightedEvaluator):
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
     metrics = {  # noqa: RUF012
-        "token_accuracy": Metric("token accuracy", higher_is_better=True, proportion=True),
-        "precision": Metric("precision", higher_is_better=True, proportion=True),
-        "recall": Metric("recall", higher_is_better=True, proportion=True),
-        "f1": Metric("F1", higher_is_better=True, proportion=True),
+        "token_accuracy": Metric(
+            "token accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the words that are tagged rightly.",
+        ),
+        "precision": Metric(
+            "precision", higher_is_better=True, proportion=True, meaning="Share of the entities found that are right."
+        ),
+        "recall": Metric(
+            "recall", higher_is_better=True, proportion=True, meaning="Share of the entities that are found."
+        ),
+        "f1": Metric(
+            "F1",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Harmonic mean of precision and recall, of whole entities.",
+        ),
     }
 
     def bind(self, task, labels):

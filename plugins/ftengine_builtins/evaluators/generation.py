@@ -55,13 +55,35 @@ class Generation(WeightedEvaluator):
     Config = GenerationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "exact_match": Metric("exact match", higher_is_better=True, proportion=True),
-        "token_f1": Metric("token F1", higher_is_better=True, decides=True),
-        "rouge1": Metric("ROUGE-1", higher_is_better=True),
-        "rouge2": Metric("ROUGE-2", higher_is_better=True),
-        "rougeL": Metric("ROUGE-L", higher_is_better=True),
-        "bleu": Metric("BLEU", higher_is_better=True),
-        "chrf": Metric("chrF", higher_is_better=True),
+        "exact_match": Metric(
+            "exact match",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the answers that equal the wanted one, but for case, punctuation and articles.",
+        ),
+        "token_f1": Metric(
+            "token F1",
+            higher_is_better=True,
+            decides=True,
+            meaning="Overlap of the answer's words with the wanted ones, 0 to 1.",
+        ),
+        "rouge1": Metric(
+            "ROUGE-1", higher_is_better=True, meaning="Overlap of single words with the wanted answer, 0 to 1."
+        ),
+        "rouge2": Metric("ROUGE-2", higher_is_better=True, meaning="Overlap of pairs of neighbouring words, 0 to 1."),
+        "rougeL": Metric(
+            "ROUGE-L", higher_is_better=True, meaning="Overlap of the longest sequence of words that both have, 0 to 1."
+        ),
+        "bleu": Metric(
+            "BLEU",
+            higher_is_better=True,
+            meaning="Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100.",
+        ),
+        "chrf": Metric(
+            "chrF",
+            higher_is_better=True,
+            meaning="Overlap of character sequences with the wanted answers, over the whole set, 0 to 100.",
+        ),
     }
 
     def __init__(self, config=None):

@@ -20,11 +20,22 @@ class Regression(WeightedEvaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     metrics = {  # noqa: RUF012
-        "mse": Metric("mean squared error", higher_is_better=False),
-        "mae": Metric("mean absolute error", higher_is_better=False),
-        "r2": Metric("R²", higher_is_better=True),
+        "mse": Metric(
+            "mean squared error", higher_is_better=False, meaning="Mean of the squared distance to the right number."
+        ),
+        "mae": Metric("mean absolute error", higher_is_better=False, meaning="Mean distance to the right number."),
+        "r2": Metric(
+            "R²",
+            higher_is_better=True,
+            meaning="Share of the variance that is explained; 0 is as good as always saying the mean.",
+        ),
         # Values of several models may be shifted against each other.
-        "pearson": Metric("Pearson correlation", higher_is_better=True, pooled=False),
+        "pearson": Metric(
+            "Pearson correlation",
+            higher_is_better=True,
+            pooled=False,
+            meaning="Linear correlation of answers and right numbers, −1 to 1.",
+        ),
     }
 
     def bind(self, task, labels):

@@ -29,10 +29,6 @@ MOST_SLICES = 5
 """Slices of a column that are named; the table has the others."""
 
 
-USUAL = 0.9
-"""Share of the examples from which a slice is what is usual: where it differs, the others are the exception."""
-
-
 class SliceGaps(Rule):
     """Names slices that the tuned model serves worse than the others, and those that tuning made worse.
 
@@ -60,11 +56,10 @@ class SliceGaps(Rule):
 def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     """Name the slices that are behind the other examples beyond chance."""
     higher = bool(run.evaluation.metrics[column.metric].higher_is_better)
-    total = sum(one.examples for one in column.slices) + column.left_out
     behind = [one for one in column.slices if not one.small and _beyond_chance(one.gap, below=higher)]
     behind.sort(key=lambda one: -near_end(one.gap))
-    exceptions = [one for one in behind if one.examples < USUAL * total]
-    yield from (_exception(run, name, column, one, total) for one in behind if one not in exceptions)
+    exceptions = [one for one in behind if not column.is_usual(one)]
+    yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
     yield from (_told(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
         yield Finding(
@@ -76,14 +71,14 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
         )
 
 
-def _exception(run: RunRecords, name: str, column: Any, one: Any, total: int) -> Finding:
+def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     """Say that few examples are served better than the slice that holds nearly all."""
-    label, value = run.evaluation.metrics[column.metric].label, quoted(one.value)
+    label, others = run.evaluation.metrics[column.metric].label, column.examples - one.examples
     ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
     ahead = ahead if ahead.value > 0 else ahead.turned()
     text = (
-        f"Where {short(name)} is not {value} ({total - one.examples:,} of {total:,} examples), {label} is better by "
-        f"{with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
+        f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
+        f"better by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     )
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
 
