@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options.",
 )
 @set_option
-@click.option("--metric", metavar="NAME", help="What to compare; by default the first that the task measures.")
+@click.option("--metric", metavar="NAME", help="What to compare; by default what the verdict goes by.")
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
