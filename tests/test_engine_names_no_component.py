@@ -35,6 +35,7 @@ WORDS = {
     "generation": "the options of free answers, in ability AsksForAnswers",
     "memorisation": "a probe, which any one evaluator may serve; recipe key evaluation.memorisation",
     "refusal": "a probe, which any one evaluator may serve; recipe key evaluation.refusal",
+    "prompt": "what a model is asked; a key of free answers, in ability Generates",
     "adapter": "the folder of a run's trained part, which is part of the run directory's layout",
 }
 """Names that are words as well, and what else they mean; none may be a reference to the component."""

@@ -40,7 +40,7 @@ from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, R
 from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
-from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
+from ftengine.api.display import Baseline, Display, Finding, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     AsksForAnswers,
     Difference,
@@ -49,6 +49,7 @@ from ftengine.api.evaluator import (
     Evaluator,
     ExampleScores,
     FitsOnValidation,
+    KnowsMistakes,
     KnowsTrials,
     LearnsLabels,
     MeasuresSlices,
@@ -85,6 +86,7 @@ __all__ = [
     "Augmenter",
     "AugmenterConfig",
     "AveragesWeights",
+    "Baseline",
     "Batch",
     "BuildsSkeletons",
     "Callback",
@@ -117,6 +119,7 @@ __all__ = [
     "HoldsState",
     "Infers",
     "InputAugmenter",
+    "KnowsMistakes",
     "KnowsTrials",
     "Labels",
     "LearnsLabels",

@@ -138,10 +138,17 @@ class Infers(Protocol):
 
 @runtime_checkable
 class Generates(Protocol):
-    """Writes free answers beside what was to be answered; only evaluators that read `answers` have it called."""
+    """Writes free answers beside what was to be answered: for evaluators that read them, and a few for people to read.
+
+    People see "prompt", what was asked, "completion", what the model wrote, and "reference", what was to be written
+    (texts, the last None where there is none), if the first two are among `answers`.
+    """
 
     answers: frozenset[str]
     """Keys of what `answer` returns."""
+
+    brief: Mapping[str, Any]
+    """Options by which an answer that is only to be read is short, e.g. {"max_new_tokens": 48}."""
 
     def answer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None

@@ -5,9 +5,12 @@ Whoever finds something declares how it is told and drawn; report and command li
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class _Shown(BaseModel):
@@ -19,9 +22,10 @@ class Finding(_Shown):
 
     Args:
         kind: what it is about: "quality", "over-fitting", "slices", "data", …; findings of one kind stand together.
+            The worst of kind "quality" heads the verdict.
         level: "alarm" (look at this before the model is used), "note" (know it) or "good".
         text: one or two sentences in plain words, with the figures; ends with a full stop.
-        figures: the numbers that the text rests on, as JSON values.
+        figures: the numbers that the text rests on: JSON values, and estimates or differences, which become such.
         places: where it was found, e.g. "train.jsonl:17", the first few.
         source: the rule or audit that found it; the engine fills it in.
     """
@@ -32,6 +36,55 @@ class Finding(_Shown):
     figures: dict[str, Any] = {}
     places: tuple[str, ...] = ()
     source: str = ""
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _as_json(cls, figures: Any) -> Any:
+        return {k: _plain(value) for k, value in figures.items()} if isinstance(figures, Mapping) else figures
+
+
+def _plain(value: Any) -> Any:
+    """Return a figure's fields, None for what JSON does not know; other values as they are."""
+    if is_dataclass(value):
+        return {name: _plain(inner) for name, inner in vars(value).items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Baseline(_Shown):
+    """What one reaches who does not look at the inputs, and the answer that a model gives most.
+
+    An evaluator yields it among its details (`yield Baseline(…).fact()`); rules measure the tuned model by it, and the
+    headline of a classifier with a fresh head does, as beating that head's guesses says nothing.
+
+    Args:
+        answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
+        share: how often that is the truth; 1 where all examples have the same.
+        figures: by metric, the most that is reached so: for accuracy the share of the most frequent label, for ROC AUC
+            0.5.
+        given: the answer that the model gives most; "" where its answers are numbers that vary.
+        count, total: to how many it gives this answer, of how many.
+        unit: what is counted.
+        classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
+    """
+
+    FACT: ClassVar[str] = "baseline"
+    answer: str
+    share: float
+    figures: dict[str, float]
+    given: str = ""
+    count: int = 0
+    total: int
+    unit: str = "example"
+    classes: tuple[tuple[str, int, int], ...] = ()
+
+    def fact(self) -> tuple[str, Any]:
+        """Return it as a detail of an evaluator."""
+        return self.FACT, self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, details: Mapping[str, Any]) -> Baseline | None:
+        """Return the one that is among an evaluator's details; None where there is none."""
+        return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
 
 
 class Table(_Shown):
@@ -60,12 +113,13 @@ class Line(_Shown):
     Args:
         name: for the legend; "" if it is the only one.
         points: (x, y) in the order of x.
-        look: whose it is, "base" or "tuned", or "faint" for what lies behind the others; "" gives it a look of its own.
+        look: whose it is, "base" or "tuned", "faint" for what lies behind the others, "smooth" for a running mean of
+            that; "" gives it a look of its own.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
-    look: Literal["", "base", "tuned", "faint"] = ""
+    look: Literal["", "base", "tuned", "faint", "smooth"] = ""
 
 
 class LineChart(_Shown):

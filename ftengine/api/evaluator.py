@@ -37,6 +37,9 @@ class Metric:
             nothing over the answers of several folds' models.
         kind: "quality", or "calibration" for how well stated confidence holds.
         at_zero: what 0 means where it is not perfection.
+        decides: the verdict goes by it rather than by the task's first metric: what a model writes weighs more than
+            its loss.
+        meaning: a sentence for whoever does not know it; it stands in the report's glossary.
     """
 
     label: str
@@ -47,6 +50,8 @@ class Metric:
     pooled: bool = True
     kind: str = "quality"
     at_zero: str = ""
+    decides: bool = False
+    meaning: str = ""
 
 
 class Evaluator(Component):
@@ -177,6 +182,14 @@ class ScoresExamples(Protocol):
 
 
 @runtime_checkable
+class KnowsMistakes(Protocol):
+    """Says how sure a model was where it is wrong, so that its confident errors can be shown."""
+
+    def mistakes(self, rows: Rows) -> np.ndarray:
+        """Return (n,) the probability that it gave to what is wrong in its answer; nan where it is right or unknown."""
+
+
+@runtime_checkable
 class ScoresResamples(Protocol):
     """Scores many resamples at once, faster than one `score` after another."""
 
@@ -242,4 +255,9 @@ class ShowsDetails(Protocol):
     """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
 
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
-        """Yield displays, and (name, JSON value) facts that rules and readers look up; `rows` are of one model."""
+        """Yield displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them.
+
+        Args:
+            rows: of one model.
+            estimate: gives figures intervals.
+        """

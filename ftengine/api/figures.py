@@ -167,13 +167,3 @@ def _short_path(text: str) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """Return "1 example", "2 examples", "1,200 examples"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def to_json(figure: Figure | None) -> dict[str, Any] | None:
-    """Return a figure as JSON values, null where it is undefined."""
-    if figure is None:
-        return None
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in vars(figure).items()
-    }

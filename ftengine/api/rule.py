@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Rule(Component):
     """Judges a finished run by its files; every installed rule judges every run, and the verdict is what they find.
 
-    The first finding of kind "quality" is the verdict's headline.
+    The worst finding of kind "quality" heads the verdict; of equally bad ones the first.
     """
 
     order: ClassVar[int] = 100

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import page, print_json
 from ftengine.cli.verdict import show_verdict
+
+if TYPE_CHECKING:
+    from ftengine.api import Table
+
+
+def _differences(runs: tuple[str, ...]) -> Table | str | None:
+    """Return what lies between several runs; one needs nothing of the engine."""
+    if len(runs) < 2:
+        return None
+    from ftengine.engine.side_by_side import differences
+
+    return differences(runs)
 
 
 @click.command()
@@ -37,7 +50,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Say where to write it with --output FILE.")
     if output is not None or not as_json:
-        target = write_report(runs, output)
+        target = write_report(runs, output, _differences(runs))
     if as_json:
         verdicts = [{"run": run, **verdict_of(run).to_json()} for run in runs]
         print_json(verdicts[0] if len(runs) == 1 else verdicts)

@@ -13,13 +13,21 @@ from ftengine.cli.options import debug_option, json_option, recipe_argument, set
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
 from ftengine.cli.verdict import show_verdict
-from ftengine.report.text import duration, share, size
+from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size
 
 REPORT = "report.html"
 """The page that every run ends with."""
 
+MOST_ANSWERS = 3
+"""Prompts whose answers are printed; the report has all."""
+LONGEST_ANSWER = 100
+"""Characters of a text that are printed."""
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ftengine.engine.fine_tune import Run
+    from ftengine.run.evaluation_result import Examples
     from ftengine.run.recipe import Recipe
     from ftengine.run.records import TrainingResult
 
@@ -74,6 +82,7 @@ def _result(run: Run) -> dict[str, Any]:
         "trained": str(run.trained),
         "training": TrainingResult.read(run.directory).to_json(),
         "evaluation": run.evaluation,
+        "answers": [answer.model_dump() for answer in _examples(run).answers],
         "verdict": run.verdict.to_json(),
         "report": str(run.path / REPORT),
     }
@@ -87,6 +96,7 @@ def _show(run: Run) -> None:
     result = EvaluationResult.read(run.directory)
     for show in (show_figures, show_slices, show_probes):
         show(out, result)
+    show_answers(out, _examples(run))
     out.print()
     show_verdict(out, run.verdict)
     out.print()
@@ -103,6 +113,25 @@ def _show(run: Run) -> None:
         out.print(f"  {command}", soft_wrap=True)
     out.print()
     out.print(f"report: {run.path / REPORT}", soft_wrap=True)
+
+
+def _examples(run: Run) -> Examples:
+    """Read examples.json; a run without held-out examples has none."""
+    from ftengine.run.evaluation_result import Examples
+
+    there = (run.path / Examples.file).is_file()
+    return Examples.read(run.directory) if there else Examples(evaluator=None, improved=(), worse=())
+
+
+def show_answers(out: Console, examples: Examples) -> None:
+    """Print what both models answer to the first few prompts, a line each."""
+    for i, one in enumerate(examples.answers[:MOST_ANSWERS]):
+        out.print()
+        if i == 0:
+            out.print(f"answers to held-out prompts (the report has all {len(examples.answers)}):")
+        told = [("prompt", one.prompt), ("wanted", one.wanted), ("base", one.base), ("tuned", one.tuned)]
+        known = [(name, cut_middle(one_line(text), LONGEST_ANSWER)) for name, text in told if text is not None]
+        out.print(facts((f"  {name}", text or NOTHING) for name, text in known))
 
 
 def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:

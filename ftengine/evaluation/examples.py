@@ -1,4 +1,4 @@
-"""Single examples: who got right what the other got wrong, and examples.json, those that tuning changed most."""
+"""Single examples: who got right what the other got wrong, and examples.json, those that are worth a look."""
 
 from __future__ import annotations
 
@@ -97,29 +97,69 @@ def _first(members: Iterable[int], groups: np.ndarray, count: int) -> list[int]:
     return list(chosen.values())
 
 
-def changed_examples(
+def single_examples(
     of: EvalSet,
     tables: Sequence[Predictions],
     scores: Sequence[Mapping[str, ExampleScores]],
+    mistakes: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Return what examples.json holds: {"evaluator", "improved", "worse"}.
-
-    An item is {"place", "shown": [[text, is target], …], "base", "tuned" (the answers), "base_score",
-    "tuned_score", "base_right", "tuned_right"}. Likely personal data is redacted in all of it.
+    """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
     Args:
         of: the examples.
         tables: what base and tuned said of them.
         scores: of base and tuned, by evaluator.
+        mistakes: (n,) how sure the tuned model was where it is wrong, by evaluator.
     """
-    name = scored_by(*scores)
-    if name is None:
-        return {"evaluator": None, "improved": [], "worse": []}
-    judged = [side[name] for side in scores]
-    evaluator = next(e for e in of.evaluators if e.name == name)
-    chosen = most_changed(judged[0], judged[1], tables[0].groups)
-    improved, worse = ([_item(of, i, tables, judged, evaluator) for i in side] for side in chosen)
-    return {"evaluator": name, "improved": improved, "worse": worse}
+
+    def items(by: str, chosen: Sequence[int]) -> list[dict[str, Any]]:
+        judge = next(evaluator for evaluator in of.evaluators if evaluator.name == by)
+        return [_item(of, i, tables, [side[by] for side in scores], judge) for i in chosen]
+
+    groups, name = tables[0].groups, scored_by(*scores)
+    improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)
+    found = {"evaluator": name, "improved": items(name or "", improved), "worse": items(name or "", worse)}
+    for by, sure in mistakes.items():
+        wrong = np.flatnonzero(~np.isnan(sure))
+        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups, SHOWN)
+        told = zip(items(by, surest), surest, strict=True)
+        found.setdefault("mistakes", [{**item, "confidence": float(sure[i])} for item, i in told])
+    return found
+
+
+def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[str, Any]:
+    """Return "answers" and "answered_with" of examples.json: what both models write to some prompts.
+
+    Likely personal data is redacted: by its form, and wherever the answers repeat what the row has of it.
+
+    Args:
+        of: the prompts.
+        base, tuned: tables in which they are answered; what one of them could not answer is left out.
+    """
+    rows, found = of.split.index[of.answered], []
+    for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():
+        asked, answer = base.prediction(i), tuned.prediction(i)
+        row = int(base.columns["row"][i])
+        personal = _personal(of.split, row)
+        found.append(
+            {
+                "place": of.split.rows.where(row),
+                "prompt": _told(asked["prompt"], personal),
+                "wanted": None if asked.get("reference") is None else _told(asked["reference"], personal),
+                "base": _told(asked["completion"], personal),
+                "tuned": _told(answer["completion"], personal),
+            }
+        )
+    return {"answers": found, "answered_with": dict(of.options)}
+
+
+def _told(text: str, personal: Iterable[str]) -> str:
+    return str(shortened(redact_pieces([(text, False)], personal))[0][0])
+
+
+def _personal(split: EncodedSplit, row: int) -> list[str]:
+    """Return the likely personal data in a row's texts."""
+    return [value for text in split.task.view(split.rows[row]).texts for _, value in find_personal(text)]
 
 
 def _item(
@@ -127,8 +167,7 @@ def _item(
 ) -> dict[str, Any]:
     split, task = of.split, of.split.task
     row = int(tables[0].columns["row"][i])
-    example = split.rows[row]
-    personal = [value for text in task.view(example).texts for _, value in find_personal(text)]
+    example, personal = split.rows[row], _personal(split, row)
     item: dict[str, Any] = {
         "place": split.rows.where(row),
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),

@@ -13,6 +13,7 @@ from ftengine.api import (
     Audit,
     Augmenter,
     Callback,
+    Cites,
     Component,
     Evaluator,
     ModelLoader,
@@ -66,9 +67,19 @@ class Entry:
         return self.cls.name
 
     @property
+    def docstring(self) -> str:
+        """The class's own docstring, unindented."""
+        return inspect.getdoc(self.cls) or ""
+
+    @property
     def summary(self) -> str:
-        """First line of the class's docstring."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        """First line of the docstring."""
+        return self.docstring.partition("\n")[0]
+
+    @property
+    def citation(self) -> str | None:
+        """The paper that the component's method is from, or None."""
+        return self.cls.citation if isinstance(self.cls, Cites) else None
 
 
 @dataclass(frozen=True)

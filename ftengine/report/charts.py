@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ftengine.api import Line, LineChart
+
+FEWEST_SMOOTHED = 10
+"""Points below which a line is read as it is."""
 
 Points = Iterable[tuple[float, float]]
 """(step, value); values that are not finite are left out."""
@@ -21,20 +25,41 @@ def losses(steps: Points, validation: Points, training: Points, kept: int) -> Li
         training: loss on training examples, measured as that on the validation split is.
         kept: the step whose weights the run kept.
     """
-    held, seen = _line("validation", validation), _line("training examples", training)
+    raw, held, seen = (
+        _line("loss of the batches", steps, "faint"),
+        _line("validation", validation),
+        _line("training examples", training),
+    )
+    mean, width = smoothed(raw.points)
     alike = (
         "Loss on training examples (as many as validation has, 256 at most) and validation loss are measured alike, "
     )
-    caption = f"{alike}without dropout. " if seen.points else ""
+    caption = f"The smoothed line is the mean of {width} neighbouring steps, fewer at the ends. " if mean else ""
+    caption += f"{alike}without dropout. " if seen.points else ""
     caption += "A validation loss that rises while the training loss falls is over-fitting."
     return LineChart(
         title="Losses",
         x_label="step",
         y_label="loss",
-        lines=_known(_line("loss of the batches", steps, "faint"), held, seen),
+        lines=_known(raw, _line("the same, smoothed", mean, "smooth"), held, seen),
         mark=(kept, f"kept: step {kept:,}") if held.points else None,
         caption=caption,
     )
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> tuple[list[tuple[float, float]], int]:
+    """Return the running mean of points, and of how many each mean is; ([], 0) of too few points to need it.
+
+    A window is as wide to the left as to the right, and narrower at the ends, so that it does not flatten a slope.
+    """
+    half, last = max(2, len(points) // 20), len(points) - 1
+    if len(points) < FEWEST_SMOOTHED:
+        return [], 0
+    ys = [y for _, y in points]
+    reach = [min(half, i, last - i) for i in range(len(points))]
+    return [
+        (x, fmean(ys[i - r : i + r + 1])) for i, ((x, _), r) in enumerate(zip(points, reach, strict=True))
+    ], 2 * half + 1
 
 
 def learning_rate(steps: Points) -> LineChart:

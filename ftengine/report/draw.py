@@ -5,6 +5,7 @@ All text of a display is data: it is escaped, likely personal data in it is mask
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from statistics import fmean
@@ -24,6 +25,17 @@ MOST_ROWS = 40
 SHADES = 8
 """Shades of a matrix, classes s1 to s8 of report.css."""
 
+WIDE = 6
+"""Columns from which a table takes the page's whole width."""
+
+UNDEFINED = "A dash stands where there is nothing to compute a figure from."
+
+NO_POINT = "A dash stands where a line has no point."
+
+INTERVAL = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
+"""A cell with an interval, "0.93 (0.90 to 0.96)", which goes onto a line of its own."""
+
+Cell = str | int | float | None
 Point = tuple[float, float]
 Interval = tuple[float, float | None, float | None]
 """A value and the ends of its interval, None where it has none."""
@@ -116,21 +128,25 @@ def _with_ends(one: Interval) -> str:
 
 
 def _table(table: Table) -> Markup:
-    return _scrolling(
-        table.title,
-        _grid(table.columns, [[(cell, _kind(cell)) for cell in row] for row in table.rows], table.title, table.caption),
-    )
+    undefined = any(cell is None for row in table.rows for cell in row)
+    caption = " ".join(filter(None, (table.caption, UNDEFINED if undefined else "")))
+    content = _grid(table.columns, _cells(table.rows), table.title, caption)
+    return _scrolling(table.title, content, "wide" if len(table.columns) >= WIDE else "")
 
 
-def _kind(cell: str | int | float | None) -> str:
+def _cells(rows: Iterable[Sequence[Cell]]) -> list[list[tuple[Cell, str]]]:
+    return [[(cell, _kind(cell)) for cell in row] for row in rows]
+
+
+def _kind(cell: Cell) -> str:
     """Return the CSS class of a cell."""
-    if isinstance(cell, str):
-        return "words" if len(cell) > 24 else ""
-    return "num"
+    if not isinstance(cell, str) or INTERVAL.fullmatch(cell):
+        return "num"
+    return "words" if len(cell) > 24 else ""
 
 
 def _matrix(matrix: Matrix) -> Markup:
-    rows: list[list[tuple[str | int | float | None, str]]] = []
+    rows: list[list[tuple[Cell, str]]] = []
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
         shades = [count and max(1, round(SHADES * count / total)) for count in counts]
@@ -165,7 +181,7 @@ def _chart(chart: LineChart) -> Markup:
         notes=_text(" ".join(notes)),
         numbers=_scrolling(
             f"Numbers behind the chart {chart.title}",
-            _grid(columns, [[(cell, _kind(cell)) for cell in row] for row in rows]),
+            _grid(columns, _cells(rows), caption=NO_POINT if any(None in row for row in rows) else ""),
         ),
     )
 
@@ -205,7 +221,7 @@ def told(chart: LineChart) -> str:
 
 def _grid(
     columns: Sequence[str],
-    rows: Iterable[Sequence[tuple[str | int | float | None, str]]],
+    rows: Iterable[Sequence[tuple[Cell, str]]],
     title: str = "",
     caption: str = "",
     look: str = "",
@@ -221,24 +237,29 @@ def _grid(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell, kind, i == 0) for i, (cell, kind) in enumerate(row)))
         for row in rows
     )
-    top = Markup("<caption><strong>{}</strong> {}</caption>").format(_text(title), _text(caption)) if title else ""
+    named = Markup("<strong>{}</strong> ").format(_text(title)) if title else ""
+    top = Markup("<caption>{}{}</caption>").format(named, _text(caption)) if title or caption else ""
     return Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
         look, top, head, body
     )
 
 
-def _cell(cell: str | int | float | None, kind: str, first: bool) -> Markup:
+def _cell(cell: Cell, kind: str, first: bool) -> Markup:
     if first and isinstance(cell, str):
         return Markup('<th scope="row"><bdi>{}</bdi></th>').format(_text(cell))
+    if isinstance(cell, str) and (found := INTERVAL.fullmatch(cell)):
+        value, ends = map(_text, found.groups())
+        return Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>').format(
+            value, ends
+        )
     shown = _text(cell) if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else number(cell)
     return Markup('<td class="{}"><bdi>{}</bdi></td>').format(kind, shown.replace("-", "−") if kind == "num" else shown)
 
 
-def _scrolling(name: str, content: Markup) -> Markup:
+def _scrolling(name: str, content: Markup, look: str = "") -> Markup:
     """Return a box of its own that scrolls, by keyboard too, where a screen is narrower than the content."""
-    return Markup('<div class="scroll" role="region" tabindex="0" aria-label="{}">{}</div>').format(
-        _text(name), content
-    )
+    box = Markup('<div class="{}" role="region" tabindex="0" aria-label="{}">{}</div>')
+    return box.format(f"scroll {look}".rstrip(), _text(name), content)
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The page's words, a line each, for whoever meets them for the first time."""
+"""The page's words, a line each, for whoever meets them for the first time; metrics say what they mean themselves."""
 
 GLOSSARY = (
     ("base, tuned", "The model before and after fine-tuning. Both answered the same held-out examples."),
@@ -17,10 +17,15 @@ GLOSSARY = (
         "is at most 0.05 and that the interval leaves out zero.",
     ),
     (
+        "adjusted p",
+        "The p of one of several comparisons, made larger for their number: of twenty, luck puts one beyond chance.",
+    ),
+    ("score", "How well one example was answered, e.g. the probability of the right label; a higher one is better."),
+    (
         "smallest difference that would show",
         "The true difference that a test set of this size would find in four of five cases. Smaller ones stay hidden.",
     ),
-    ("loss", "What training makes small; the negative log-probability of the right answer."),
+    ("training loss", "What training makes small; the negative log-probability of the right answer."),
     (
         "over-fitting",
         "Learning the training examples by heart rather than what they have in common: the training loss falls, the "

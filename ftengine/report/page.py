@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import Estimate, figures, redact
+from ftengine.api import Estimate, Table, figures, redact
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.glossary import GLOSSARY
@@ -26,13 +26,16 @@ LONGEST = 4000
 """Characters of one text from data or models that the page holds; the files have the rest."""
 
 
-def render(runs: Sequence[tuple[RunRecords, Verdict]]) -> str:
+def render(
+    runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], differences: Table | str | None = None
+) -> str:
     """Return the page on one run, or on several side by side.
 
     Args:
         runs: their records and verdicts; the order is kept.
+        names: of the runs.
+        differences: what lies between several runs, or why that is not known.
     """
-    names = _names([run for run, _ in runs])
     shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
     style = _style()
     return (
@@ -43,8 +46,8 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]]) -> str:
             title=" and ".join(run.name for run in shown[:3]),
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            beside=_beside(shown) if len(shown) > 1 else None,
-            glossary=GLOSSARY,
+            beside=_beside(shown, differences) if len(shown) > 1 else None,
+            glossary=[*_meanings([run for run, _ in runs]), *GLOSSARY],
         )
     )
 
@@ -62,17 +65,14 @@ class _Shown:
         self.anchors = {kind: section for section in self.sections for kind in section.kinds}
 
 
-def _names(runs: Sequence[RunRecords]) -> list[str]:
-    """Return a name for each run: its folder's, with as many parents as tell it from the others."""
-    for depth in range(1, 6):
-        names = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
-        if len(set(names)) == len(names):
-            return names
-    return [str(run.path) for run in runs]
+def _meanings(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
+    """Return what the metrics of the runs mean, where their evaluators say so."""
+    declared = [metric for run in runs for metric in run.evaluation.metrics.values()]
+    return list({metric.label: metric.meaning for metric in declared if metric.meaning}.items())
 
 
-def _beside(shown: Sequence[_Shown]) -> dict[str, Any]:
-    """Return what stands side by side: metrics, costs, and the keys in which the recipes differ."""
+def _beside(shown: Sequence[_Shown], differences: Table | str | None) -> dict[str, Any]:
+    """Return what stands side by side: metrics, what lies between them, and the keys in which the recipes differ."""
     evaluations = [one.run.evaluation for one in shown]
     declared = {name: metric for evaluation in evaluations for name, metric in evaluation.metrics.items()}
     metrics = dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
@@ -80,6 +80,7 @@ def _beside(shown: Sequence[_Shown]) -> dict[str, Any]:
     return {
         "metrics": [(declared[name].label, [one.tuned.get(name) for one in evaluations]) for name in metrics],
         "same_examples": len(contents) == 1 and None not in contents,
+        "differences": differences,
         "differing": beside([(one.name, one.run) for one in shown]),
         "chart": together((one.name, [(v.step, v.validation_loss) for v in one.run.validations]) for one in shown),
     }
@@ -108,7 +109,7 @@ def _environment() -> Environment:
         "short": figures.short,
         "rough": lambda value: number(float(f"{value:.2g}")),
         "probability": figures.probability,
-        "number": number,
+        "number": lambda value: number(value).replace("-", "−"),
         "duration": duration,
         "size": size,
         "share": share,

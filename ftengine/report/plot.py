@@ -136,8 +136,9 @@ def _fill(figure: Figure, chart: LineChart) -> None:
 
 def _line(axes: Axes, line: Line, look: str) -> Any:
     xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
-    if look == "faint":
-        return axes.plot(xs, ys, color=QUIET, linewidth=1, alpha=0.7, clip_on=False, zorder=2)[0]
+    if look in ("faint", "smooth"):
+        width, alpha = (1, 0.5) if look == "faint" else (2.4, 1)
+        return axes.plot(xs, ys, color=QUIET, linewidth=width, alpha=alpha, clip_on=False, zorder=2)[0]
     dashes, marker, filled = LOOKS[look]
     colour = list(COLOURS)[3 + list(LOOKS).index(look)]
     (drawn,) = axes.plot(xs, ys, color=colour, linewidth=2, clip_on=False, zorder=3)
@@ -165,7 +166,7 @@ def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -
     for axis, label, most in ((axes.xaxis, chart.x_label, 52), (axes.yaxis, chart.y_label, 30)):
         ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=whole and axis is axes.xaxis)
         axis.set_ticks(ticks, texts)
-        axis.set_tick_params(which="both", length=0, pad=6)
+        axis.set_tick_params(which="both", length=0, pad=9 if axis is axes.yaxis else 6)  # beside the first marker
         axis.set_label_text(safe(label, most) + unit)
     axes.grid(axis="y", color=GRID, linewidth=1, clip_on=False)
     axes.set_axisbelow(True)

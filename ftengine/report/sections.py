@@ -12,8 +12,12 @@ from ftengine.api import Display, LineChart, Table
 from ftengine.api.figures import at_zero, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
-from ftengine.run.evaluation_result import ChangedExample, Probe, SlicedColumn
+from ftengine.report.text import NOTHING
+from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
 from ftengine.run.records import RunRecords
+
+BEYOND_CHANCE = 0.05
+"""Adjusted p-values up to this say that a slice is behind, as in the verdict."""
 
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
@@ -56,6 +60,7 @@ def sections(run: RunRecords) -> list[Section]:
     recipe = yaml.safe_dump(run.recipe.resolved(), sort_keys=False, allow_unicode=True)
     found = [
         Section("figures", "Base and tuned", "figures", _figures(run), ("quality", "worse", "baseline")),
+        Section("answers", "What the models write", "examples", _answers(run)),
         Section("training", "Training", "training", _training(run), ("over-fitting", "learning")),
         Section("displays", "In detail", "displays", {"displays": _displays(run)}, ("classes", *measured)),
         Section("slices", "Slices", "slices", {"columns": _slices(run)}, ("slices",)),
@@ -147,10 +152,16 @@ def _slices(run: RunRecords) -> list[dict[str, Any]]:
 def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
     metric = column.metric or ""
     higher = run.evaluation.metrics[metric].higher_is_better
+
+    def behind(one: Slice) -> bool:
+        gap = one.gap
+        sure = gap is not None and gap.p_adjusted is not None and gap.p_adjusted <= BEYOND_CHANCE
+        return gap is not None and sure and (gap.value < 0) == higher and not column.is_usual(one)
+
     return [
         {
             "slice": one,
-            "worst": one.value == column.worst and one.gap is not None and (one.gap.value < 0) == higher,
+            "behind": behind(one),
             "base": one.base.get(metric),
             "tuned": one.tuned.get(metric),
             "difference": one.difference.get(metric),
@@ -188,11 +199,40 @@ def _probe_row(run: RunRecords, probe: Probe, metric: str) -> dict[str, Any]:
     }
 
 
+def _answers(run: RunRecords) -> dict[str, Any]:
+    if run.examples is None or not run.examples.answers:
+        return {}
+    items = [
+        {
+            "place": one.place,
+            "shown": [(one.prompt, False), *([] if one.wanted is None else [(one.wanted, True)])],
+            "shared": [],
+            "confidence": None,
+            "sides": [
+                (side, [("", text if text.strip() else NOTHING)], None, None)
+                for side, text in (("base", one.base), ("tuned", one.tuned))
+            ],
+        }
+        for one in run.examples.answers
+    ]
+    options = ", ".join(f"{key} {told(value)}" for key, value in run.examples.answered_with.items())
+    intro = f"{len(items)} held-out prompts, drawn by the seed, and what both models answer to them."
+    intro += f" Asked for with {options}; a longer answer is cut off." if options else ""
+    return {"intro": intro, "groups": {"": items}}
+
+
 def _examples(run: RunRecords) -> dict[str, Any]:
     if run.examples is None:
         return {}
-    sides = {"What improved most": run.examples.improved, "What got worse": run.examples.worse}
-    return {"sides": {title: [_item(one) for one in items] for title, items in sides.items()}}
+    found = run.examples
+    groups: dict[str, Sequence[ChangedExample]]
+    groups = {"What improved most": found.improved, "What got worse": found.worse}
+    if found.mistakes:
+        groups["Wrong answers that the tuned model was surest of"] = found.mistakes
+    intro = (
+        f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
+    )
+    return {"intro": intro, "groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:
@@ -206,7 +246,9 @@ def _item(example: ChangedExample) -> dict[str, Any]:
         return [(key, told(value)) for key, value in answer.items() if key not in shared]
 
     return {
-        "example": example,
+        "place": example.place,
+        "shown": example.shown,
+        "confidence": example.confidence,
         "shared": [(key, value) for key, value in facts if value.strip() not in wanted],
         "sides": [
             ("base", own(base), example.base_right, example.base_score),
@@ -218,12 +260,12 @@ def _item(example: ChangedExample) -> dict[str, Any]:
 def told(value: Any) -> str:
     """Return a JSON value of an answer as text: numbers short, mappings as "name 0.93, name 0.04"."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {told(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {told(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(told(inner) for inner in value)
-    return "–" if value is None else str(value)
+        return ", ".join(told(inner) for inner in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def _data(run: RunRecords) -> dict[str, Any]:
@@ -282,7 +324,7 @@ def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
     """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
     leaves = [dict(flat(run.recipe.resolved())) for _, run in runs]
     keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
-    rows = [(key, *(told(one[key]) if key in one else "–" for one in leaves)) for key in keys]
+    rows = [(key, *(told(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)
     if not differing:
         return None

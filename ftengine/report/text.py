@@ -10,6 +10,9 @@ UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 """Format characters that writing systems and emoji need, and that do no harm."""
 
+NOTHING = "(nothing but blanks)"
+"""An answer in which there is nothing to see."""
+
 
 def printable(text: str, keep: str = "\n\t") -> str:
     """Return text from data or models with whatever could steer a terminal written as an escape.
@@ -72,6 +75,12 @@ def size(count: float) -> str:
 def cut(text: str, most: int) -> str:
     """Return text of at most so many characters, and say how many more there were."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} characters more)"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return text of at most so many characters, its beginning and its end."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
 def _escaped(character: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftengine.api import Table
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
@@ -22,7 +23,7 @@ def conclude(run: RunDirectory, registry: Registry | None = None) -> Verdict:
     records = RunRecords.read(run.path)
     verdict = judge(records, registry)
     verdict.write(run)
-    run.write_text(REPORT, render([(records, verdict)]))
+    run.write_text(REPORT, render([(records, verdict)], names_of([run.path])))
     return verdict
 
 
@@ -51,12 +52,24 @@ def runs_in(path: str | Path) -> list[Path]:
     ) or [path]
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each run: its folder's, with as many parents as tell it from the others."""
+    for depth in range(1, 6):
+        names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def write_report(
+    runs: Sequence[str | Path], output: str | Path | None = None, differences: Table | str | None = None
+) -> Path:
     """Write the page on one run, or on several side by side.
 
     Args:
         runs: folders of finished runs.
         output: the file; by default report.html in the folder of a single run.
+        differences: what lies between several runs, or why that is not known.
 
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.
@@ -66,7 +79,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     registry = Registry()
     read = [RunRecords.read(path) for path in runs]
     target = Path(output) if output is not None else read[0].path / REPORT
-    text = render([(run, judge(run, registry)) for run in read])
+    text = render([(run, judge(run, registry)) for run in read], names_of([run.path for run in read]), differences)
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from ftengine.api import Difference, Display, Estimate, Metric
-from ftengine.run.record import Part, Record
+from ftengine.run.record import Part, Record, RedactedRecord
 
 
 def _undefined(value: Any) -> Any:
@@ -41,8 +41,10 @@ class Gap:
     p_adjusted: float | None = None
 
 
-Estimates = dict[str, Annotated[Estimate, BeforeValidator(_undefined)]]
-Differences = dict[str, Annotated[Difference, BeforeValidator(_undefined)]]
+AnyFigure = TypeVar("AnyFigure")
+UndefinedAsNan = Annotated[AnyFigure, BeforeValidator(_undefined)]
+Estimates = dict[str, UndefinedAsNan[Estimate]]
+Differences = dict[str, UndefinedAsNan[Difference]]
 
 
 class Figures(Part):
@@ -102,8 +104,12 @@ class Slice(Part):
     small: bool
     base: Estimates
     tuned: Estimates
-    difference: dict[str, Annotated[SliceDifference, BeforeValidator(_undefined)]]
+    difference: dict[str, UndefinedAsNan[SliceDifference]]
     gap: Gap | None = None
+
+
+USUAL = 0.9
+"""Share of the examples from which a slice is what is usual: where it is behind, the others are the exception."""
 
 
 class SlicedColumn(Part):
@@ -111,8 +117,8 @@ class SlicedColumn(Part):
 
     Args:
         metric: what gaps are of; None where nothing says what is worse.
-        slices: the most frequent values first.
-        worst: value of the slice most surely behind; `gap` is its gap, `base_gap` that of the base there.
+        slices: the one most surely behind first, those not compared last.
+        worst: the first that does not hold nearly all examples; `gap` is its gap, `base_gap` that of the base there.
         left_out: examples with other values.
     """
 
@@ -122,6 +128,15 @@ class SlicedColumn(Part):
     gap: Gap | None = None
     base_gap: Gap | None = None
     left_out: int = 0
+
+    @property
+    def examples(self) -> int:
+        """All examples, whatever slice they are in."""
+        return sum(one.examples for one in self.slices) + self.left_out
+
+    def is_usual(self, one: Slice) -> bool:
+        """Say whether a slice holds nearly all examples."""
+        return one.examples >= USUAL * self.examples
 
 
 class Probe(Figures):
@@ -145,7 +160,7 @@ class Probe(Figures):
     held_out: dict[str, Estimates] = Field(default_factory=dict)
 
 
-class EvaluationResult(Record):
+class EvaluationResult(RedactedRecord):
     """evaluation.json.
 
     Args:
@@ -174,8 +189,9 @@ class EvaluationResult(Record):
 
     @property
     def headline_metric(self) -> str | None:
-        """The task's first metric; None without held-out figures."""
-        return next(iter(self.tuned), None)
+        """The first metric that is declared to decide, else the task's first; None without held-out figures."""
+        deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].decides)
+        return next(deciding, next(iter(self.tuned), None))
 
 
 class ChangedExample(Part):
@@ -186,6 +202,7 @@ class ChangedExample(Part):
         shown: (text, is wanted) pieces.
         base, tuned: the answers, as a reader should see them.
         base_score, tuned_score, base_right, tuned_right: how they were judged; None where unknown.
+        confidence: the probability that the tuned model gave to what is wrong in its answer; None where not asked for.
     """
 
     place: str
@@ -196,12 +213,34 @@ class ChangedExample(Part):
     tuned_score: float | None
     base_right: bool | None
     tuned_right: bool | None
+    confidence: float | None = None
+
+
+class Answered(Part):
+    """A held-out prompt, what was to be answered (None where nothing says), and what both models answered."""
+
+    place: str
+    prompt: str
+    wanted: str | None
+    base: str
+    tuned: str
 
 
 class Examples(Record):
-    """examples.json: the examples that tuning changed most, by the scores of an evaluator."""
+    """examples.json: single held-out examples, for people to look at.
+
+    Args:
+        evaluator: by whose scores examples changed; None where none judges single ones.
+        improved, worse: those that tuning changed most.
+        mistakes: wrong answers of the tuned model, those with the highest probability first.
+        answers: what both models write, for tasks that write.
+        answered_with: options by which they were asked, such as the most tokens.
+    """
 
     file: ClassVar[str] = "examples.json"
     evaluator: str | None
     improved: tuple[ChangedExample, ...]
     worse: tuple[ChangedExample, ...]
+    mistakes: tuple[ChangedExample, ...] = ()
+    answers: tuple[Answered, ...] = ()
+    answered_with: dict[str, Any] = Field(default_factory=dict)

@@ -109,8 +109,9 @@ def ftengine_audits():
 
 @hookimpl
 def ftengine_rules():
+    from ftengine_builtins.rules.baseline import ConstantAnswer
     from ftengine_builtins.rules.calibration import CalibratedConfidence
-    from ftengine_builtins.rules.classes import ConstantAnswer, UnansweredClasses
+    from ftengine_builtins.rules.classes import UnansweredClasses
     from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
     from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
     from ftengine_builtins.rules.labels import FlippedLabels

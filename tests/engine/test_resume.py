@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
+from runs import curve, interrupt
 
 CHILD = """
 import sys, json
@@ -87,8 +87,10 @@ def test_resume_on_changed_data_is_refused(chat_recipe, chat_file, tmp_path):
     recipe = chat_recipe(train__checkpoint_every=2, data__train=str(data))
     interrupt(recipe, after=3)
     data.write_text("\n".join(lines[:-1]))
+    listener = Phases()
     with pytest.raises(RunError, match="data files have changed"):
-        fine_tune(recipe, resume=True)
+        fine_tune(recipe, resume=True, listener=listener)
+    assert "load model" not in listener.seen  # what the data alone tells is told before it
 
 
 def test_leftovers_of_a_kill_are_removed(unfinished, tmp_path):
@@ -120,14 +122,14 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
 
     recipe = chat_recipe(train__max_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.fine_tune.conclude", lambda run: 1 / 0)
+        patch.setattr("ftengine.engine.fine_tune.conclude", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fine_tune(recipe)
     assert not (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("it trained again"))
     run = fine_tune(recipe, resume=True)
     assert (run.path / "report.html").is_file()
-    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict
+    assert json.loads((run.path / "verdict.json").read_text()) == run.verdict.to_json()
 
 
 class Phases(SilentListener):
@@ -145,7 +147,7 @@ class Phases(SilentListener):
 
 def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
     kept = sorted((Path(unfinished.output) / "predictions").iterdir())
-    assert [file.name for file in kept] == ["training-base.parquet", "validation-base.parquet"]
+    assert [file.name for file in kept] == ["answers-base.parquet", "training-base.parquet", "validation-base.parquet"]
     listener = Phases()
     resumed = fine_tune(unfinished, resume=True, listener=listener)
     assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]

@@ -18,6 +18,12 @@ def alarms(run):
     return {finding["kind"]: finding for finding in verdict["findings"] if finding["level"] == "alarm"}
 
 
+def alarms_named(run):
+    """Return the kinds of the alarms that the headline names."""
+    before, behind = run.verdict.headline.partition("). ")[0], run.verdict.headline.partition("Further alarms: ")[2]
+    return behind or before
+
+
 def recipe(model, folder, file, **more):
     content = {
         "model": {"source": str(model)},
@@ -29,7 +35,7 @@ def recipe(model, folder, file, **more):
         "output": str(folder / "run"),
     }
     for key, value in more.items():
-        content[key] = content[key] | value if isinstance(content[key], dict) else value
+        content[key] = content[key] | value if isinstance(content.get(key), dict) else value
     return Recipe.make(content)
 
 
@@ -45,7 +51,7 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
     assert "over-fitting" in found
     kept = [f for f in run.verdict.findings if f.text.startswith("The kept weights are over-fitted")]
     assert kept[0].figures["step"] < kept[0].figures["last_step"] == run.directory.read_json("training.json")["steps"]
-    assert "over-fitting" in run.verdict.headline.partition("Alarms: ")[2]
+    assert "over-fitting" in alarms_named(run)
 
 
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
@@ -56,7 +62,7 @@ def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_pat
     train = write_rows(tmp_path / "noise.jsonl", rows)
     run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40}))
     texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
-    assert any("the weights that were kept are from before" in text for text in texts)
+    assert any("the kept weights are from before" in text for text in texts)
 
 
 def test_a_biased_slice_is_named(bert_folder, tmp_path):
@@ -72,7 +78,7 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     behind = next(f.figures for f in findings if "gap" in f.figures)
     assert behind["value"] == "phone"
     assert behind["gap"]["high"] < -0.3
-    assert "slices" in run.verdict.headline.partition("Alarms: ")[2]
+    assert "slices" in alarms_named(run)
 
 
 def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):
@@ -93,6 +99,97 @@ def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):
     assert finding["figures"]["metric"] == "perplexity"
     assert finding["figures"]["tuned"]["low"] > finding["figures"]["base"]["high"]
     assert "is worse than its base: perplexity" in finding["text"]
+
+
+# Useless models: the headline says so, whatever is better than the base
+
+
+def noise(count, shares):
+    """Yield sentences whose labels hang on nothing, drawn with these weights."""
+    rng = random.Random(0)
+    for row in sentences(count, rng):
+        yield row | {"label": rng.choices(sorted(WORDS), shares)[0]}
+
+
+def better(run, metric):
+    """Say whether the tuned model is better than its base by a metric, beyond chance."""
+    return run.directory.read_json("evaluation.json")["difference"][metric]["better"]
+
+
+def test_a_classifier_that_always_answers_the_same_is_not_usable(bert_folder, tmp_path):
+    train = write_rows(tmp_path / "noise.jsonl", noise(300, (2, 6, 2)))
+    run = fine_tune(recipe(bert_folder, tmp_path, train, data={"test": 0.4}, train={"epochs": 2}))
+    assert better(run, "accuracy")  # the fresh head guesses another class
+    assert run.verdict.level == "alarm"
+    assert run.verdict.headline.startswith(
+        "Not usable: it always answers “money”, to all 120 examples of the test split; accuracy 0.51 "
+    )
+    assert not [finding for finding in run.verdict.findings if finding.level == "good"]
+
+
+def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
+    train = write_rows(tmp_path / "noise.jsonl", noise(300, (5, 6, 5)))
+    settings = {"epochs": 30, "keep_best": False}
+    run = fine_tune(recipe(bert_folder, tmp_path / "noise", train, data={"test": 0.4}, train=settings))
+    labels = run.directory.read_json("evaluation.json")["details"]["tuned"]["classification"]["labels"]
+    assert sum(row["predicted"] > 0 for row in labels) > 1
+    assert run.verdict.level == "alarm"
+    assert run.verdict.headline.startswith(
+        ("Not usable: no better than always answering “", "Not shown to be better than always answering “")
+    )
+    assert "Better than" not in " ".join(finding.text for finding in run.verdict.findings)
+
+    rows = write_rows(tmp_path / "sound.jsonl", sentences(300, random.Random(0)))
+    sound = fine_tune(recipe(bert_folder, tmp_path / "sound", rows))
+    assert sound.verdict.headline.startswith("Better than always answering “")
+    first = sound.verdict.findings[0]
+    evaluation = sound.directory.read_json("evaluation.json")
+    majority = max(row["support"] for row in evaluation["details"]["tuned"]["classification"]["labels"]) / 60
+    assert first.figures["tuned"]["low"] > majority
+    assert f"against {majority:.3f}" in first.text
+
+
+def reversing(model, folder, **more):
+    """Train to write each word backwards, which a few steps teach a loss but no answer."""
+    rng, words = random.Random(0), " ".join(WORDS.values()).split()
+    said = [[rng.choice(words) for _ in range(4)] + [str(i)] for i in range(150)]
+    rows = [{"prompt": " ".join(line), "completion": " ".join(word[::-1] for word in line)} for line in said]
+    file = write_rows(folder / "reversed.jsonl", rows)
+    task = {"name": "seq2seq-lm", "max_length": 64}
+    return fine_tune(recipe(model, folder, file, task=task, train={"epochs": 6}, **more))
+
+
+def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
+    run = reversing(t5_folder, tmp_path, evaluate=[{"name": "generation", "max_new_tokens": 16}])
+    assert better(run, "loss")
+    assert run.directory.read_json("evaluation.json")["tuned"]["exact_match"]["value"] == 0
+    assert run.verdict.level == "alarm"
+    assert run.verdict.headline.startswith(("Not usable: ", "No better than always answering “"))
+    assert "0 of 30 answers are exact" in run.verdict.headline
+
+
+def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
+    run = reversing(t5_folder, tmp_path)
+    assert better(run, "loss")
+    answers = {one["tuned"] for one in run.directory.read_json("examples.json")["answers"]}
+    second = next(finding.text for finding in run.verdict.findings if finding.source == "better-than-base")
+    assert second.startswith("Better than its base: loss ")
+    assert second.endswith("What it writes was not measured: read its answers.")
+    assert len(answers) == 1
+    assert run.verdict.headline.startswith("Not usable: it always answers “")
+    assert "to all 12 held-out prompts asked" in run.verdict.headline
+
+
+def test_every_word_with_one_tag_is_not_usable(bert_folder, tmp_path):
+    rows = [{"tokens": row["text"].split(), "tags": ["O"] * 6 + ["B-N"]} for row in sentences(90, random.Random(0))]
+    for row in rows[::9]:
+        row["tags"] = ["B-N", *["O"] * 5, "B-N"]
+    for row in rows:  # nothing tells the tagged words from the others
+        random.Random(str(row)).shuffle(row["tags"])
+    task = {"name": "token-classification", "max_length": 64}
+    train = write_rows(tmp_path / "tags.jsonl", rows)
+    run = fine_tune(recipe(bert_folder, tmp_path, train, task=task, train={"epochs": 4}))
+    assert run.verdict.headline.startswith("Not usable: it always answers “O”, to all 126 words of the test split")
 
 
 # Real news, a real model
@@ -129,7 +226,7 @@ def news_run(model, folder, train, test):
 def test_a_sound_run_on_real_news_draws_no_alarm(minilm_folder, tmp_path):
     run = news_run(minilm_folder, tmp_path, *news(260, 150, random.Random(0)))
     assert alarms(run) == {}
-    assert run.verdict.headline.startswith("Better than its base: accuracy ")
+    assert run.verdict.headline.startswith("Better than always answering ")
 
 
 @pytest.mark.slow
@@ -144,7 +241,7 @@ def test_flipped_labels_of_real_news_are_named(minilm_folder, tmp_path):
     ]
     run = news_run(minilm_folder, tmp_path, wrong, test)
     finding = alarms(run)["labels"]
-    assert finding["text"].startswith(("Labels may be flipped", "Training labels may be wrong"))
+    assert finding["text"].startswith("Training labels may be wrong")
     places = finding["figures"]["doubted"]["places"]
     hits = sum(int(place.rsplit(":", 1)[1]) - 1 in flipped for place in places)
     assert hits >= 0.8 * len(places)  # what it points at is what is wrong

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ftengine.api import Evaluator, ExampleScores, View, redact_pieces
-from ftengine.evaluation.examples import changed_examples, most_changed, scored_by, shortened
+from ftengine.evaluation.examples import most_changed, scored_by, shortened, single_examples
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
 
@@ -18,7 +18,7 @@ def scores(values, right=None):
     return ExampleScores(np.array(values, dtype=float), unknown if right is None else np.array(right, dtype=float))
 
 
-def test_most_changed_examples_come_first_each_group_once_and_ties_nowhere():
+def test_most_single_examples_come_first_each_group_once_and_ties_nowhere():
     base, tuned = scores([0.5, 0.5, 0.5, 0.5, 0.5, np.nan]), scores([0.9, 0.9, 0.6, 0.5, 0.1, 0.9])
     groups = np.array([1, 1, 2, 3, 4, 5])
     improved, worse = most_changed(base, tuned, groups)
@@ -96,5 +96,5 @@ def changed_item(row, target, decoded):
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
     table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
     both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
-    (item,) = changed_examples(EvalSet("test", split, [Exact()]), [table, table], both)["improved"]
+    (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both, {})["improved"]
     return item

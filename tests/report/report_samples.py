@@ -47,8 +47,22 @@ def details(confusion, ece):
         for i in range(1, 10)
     ]
     return {
-        "classification": {"labels": labels, "confusion": confusion},
+        "classification": {"labels": labels, "confusion": confusion, "baseline": baseline(confusion)},
         "calibration": {"bins": bins, "temperature": 1.2},
+    }
+
+
+def baseline(confusion, figures=("accuracy", "macro_f1")):
+    true, given = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion, strict=True)]
+    best, most, total = true.index(max(true)), given.index(max(given)), sum(true)
+    return {
+        "answer": LABELS[best],
+        "share": true[best] / total,
+        "figures": dict.fromkeys(figures, true[best] / total),
+        "given": LABELS[most],
+        "count": given[most],
+        "total": total,
+        "classes": list(zip(LABELS, true, given, strict=True)),
     }
 
 

@@ -135,9 +135,39 @@ def test_each_slice_has_its_gap_to_the_others_or_says_why_it_has_none(pages):
     assert texts == [
         "−0.30 −0.42 to −0.18 adjusted p = 0.004",
         "+0.28 +0.16 to +0.40 adjusted p = 0.004",
-        "–",  # small
+        "– too few examples",
         "not comparable",
     ]
+    assert table.count("▼ behind the others") == 1
+
+
+def test_a_slice_is_called_behind_only_beyond_chance(tmp_path):
+    files = everything()
+    (column,) = files["evaluation"]["slices"].values()
+    for one in column["slices"]:
+        one["gap"] = one["gap"] and one["gap"] | {"p_adjusted": 0.06}
+    assert "▼ behind" not in write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+
+
+def test_no_dash_stands_without_its_reason(tmp_path):
+    files = everything()
+    evaluation = files["evaluation"]
+    evaluation["tuned"]["perplexity"] = {"value": None, "low": None, "high": None, "n": 3}
+    rows = [["a", None, "0.9 (0.8 to 1.0)"], ["b", 2, "0.8 (0.7 to 0.9)"]]
+    evaluation["displays"]["tuned"].append({"title": "Labels", "columns": ["label", "n", "recall"], "rows": rows})
+    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    dashes = [match.start() for match in re.finditer(r">\s*–\s*<", text)]
+    assert len(dashes) > 5
+    for start in dashes:
+        caption = text[text.rfind("<table", 0, start) : start].partition("</caption>")[0]
+        assert re.match(r'>\s*–<span class="ends">\w', text[start:]) or "A dash stands where" in caption
+    assert '<td class="num"><span class="value">0.9</span><span class="ends">(0.8 to 1.0)</span></td>' in text
+
+
+def test_the_training_loss_has_a_smoothed_line_over_it(pages):
+    chart = pages["sound"].split('<p class="title">Losses</p>')[1].split("</figure>")[0]
+    assert "the same, smoothed" in chart
+    assert "The smoothed line is the mean of 11 neighbouring steps" in chart
 
 
 # The command
@@ -274,7 +304,7 @@ def test_what_is_wanted_is_told_once(tmp_path):
 def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_one_does(tmp_path):
     files = sound()
     evaluation = files["evaluation"]
-    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own"}
+    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own", "meaning": "How far it drifts."}
     evaluation["metrics"] = METRICS | {"drift": drift}
     for side, value in (("base", 0.3), ("tuned", 0.2)):
         evaluation[side]["drift"] = figure(value)
@@ -284,6 +314,7 @@ def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_o
     text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
     page = Page(text)
     assert "confidence drift is +0.200" in page.text
+    assert "<dt>confidence drift</dt><dd>How far it drifts.</dd>" in text
     assert ">see In detail</a>" in text
     assert text.count('<p class="title">Drift</p>') == 1  # base and tuned model in one chart
     assert "Reliability diagram" not in page.text

@@ -52,6 +52,17 @@ def browser():
         opened.close()
 
 
+def wide():
+    """Return the files of a run with a table of intervals and a large confusion matrix."""
+    content, names = sound(), [f"a class {i}" for i in range(20)]
+    cells = [f"0.9{i} (0.8{i} to 0.9{i})" for i in range(6)]
+    table = {"title": "Labels", "columns": ["label", *names[:6]], "rows": [[name, *cells] for name in names]}
+    matrix = {"title": "Confusion matrix", "names": names, "cells": [list(range(20))] * 20}
+    more = {"row_label": "truth", "column_label": "answer", "caption": "Of all rows that were held out, that is."}
+    content["evaluation"]["displays"] = {"base": [], "tuned": [table | {"caption": more["caption"]}, matrix | more]}
+    return content
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
@@ -60,6 +71,7 @@ def files(tmp_path_factory):
         "sound": write_report(runs[:1], folder / "sound.html"),
         "everything": write_report(runs[1:], folder / "everything.html"),
         "both": write_report(runs, folder / "both.html"),
+        "wide": write_report([write_run(folder / "wide", wide())], folder / "wide.html"),
         "eight": write_report([write_run(folder / f"run{i}", sound()) for i in range(8)], folder / "eight.html"),
     }
 
@@ -127,7 +139,7 @@ def test_the_figures_are_in_the_page(look):
     assert [cell.split("\n")[0] for cell in cells] == ["accuracy", "", "0.650", "0.930", "+0.280", "▲ better", "0.960"]
     assert page.locator(".headline").inner_text().startswith("Better than its base")
     assert "Accuracy 0.930 against 0.650" in page.locator(".summary").inner_text()
-    assert page.locator("table.confusion td.right").all_inner_texts() == ["130", "122", "120"]
+    assert page.locator("table.confusion td.right").all_inner_texts() == ["130", "122", "120", "80", "90", "90"]
 
 
 def test_hostile_text_is_shown_as_text(look):
@@ -150,6 +162,34 @@ def test_wide_tables_scroll_inside_their_box_and_by_keyboard(look):
     wide = page.evaluate("[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length")
     assert wide > 0
     assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)")
+
+
+def test_what_scrolls_says_so_and_what_does_not_says_nothing(look):
+    heights = """[...document.querySelectorAll('.scroll')].filter(e => !e.closest('details')).map(e =>
+        [e.scrollWidth > e.clientWidth, parseFloat(getComputedStyle(e, '::before').height) > 5])"""
+    for width in (360, 1200):
+        told = look("wide", width=width).evaluate(heights)
+        assert all(scrolls == says for scrolls, says in told)
+        assert {scrolls for scrolls, _ in told} == {True, False}
+
+
+def test_captions_are_not_cut_on_a_phone_however_wide_their_table(look):
+    page = look("wide", width=390)
+    cut = """[...document.querySelectorAll('.scroll caption')].filter(e => e.getClientRects().length).filter(e => {
+        const range = document.createRange(); range.selectNodeContents(e);
+        return range.getBoundingClientRect().right > e.closest('.scroll').getBoundingClientRect().right + 1;
+    }).map(e => e.textContent)"""
+    assert page.evaluate(cut) == []
+    wide = "[...document.querySelectorAll('.scroll:has(caption)')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert page.evaluate(wide) > 1
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_cell_of_a_table_becomes_a_column_of_letters(look, width):
+    page = look("wide", width=width)
+    lines = """[...document.querySelectorAll('.display td:not(.words)')].filter(e => e.getClientRects().length).map(e =>
+        e.querySelector('bdi, .value').getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"""
+    assert max(page.evaluate(lines)) < 1.5
 
 
 def test_it_prints_on_paper_in_light_colours(look):

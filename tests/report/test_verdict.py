@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_samples import LABELS, METRICS, change, everything, figure, interval, sound, write_run
+from report_samples import LABELS, METRICS, baseline, change, everything, figure, interval, sound, write_run
 
 from ftengine.api import Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
@@ -98,7 +98,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 def test_alarms_are_named_in_the_headline_and_come_first(verdict):
     told = verdict(losses((0.6, 0.6), (0.3, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.05)), put("training.best_step", None))
     assert (told.level, told.findings[1].source) == ("alarm", "over-fitted-weights")
-    assert told.headline.endswith("Alarms: over-fitting.")
+    assert told.headline.startswith("Alarm (over-fitting). Better than its base: ")
     assert told.findings[1].figures["step"] == 40
 
 
@@ -124,13 +124,13 @@ def test_the_gap_to_training_examples_is_newcombes(verdict):
 
 
 def confused(*rows):
-    return put("evaluation.details.tuned.classification.confusion", [list(row) for row in rows])
+    return put("evaluation.details.tuned.classification.baseline", baseline(rows))
 
 
 @pytest.mark.parametrize(
     ("rows", "accuracy", "kinds"),
     [
-        (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"baseline", "classes"}),
+        (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"quality", "classes"}),
         (((300, 0, 0), (0, 50, 0), (2, 0, 0)), 0.99, set()),  # a class of two may be missed
         (((400, 0, 0), (0, 0, 0), (0, 0, 0)), 1.0, set()),  # one class: nobody can be better
     ],
@@ -139,6 +139,58 @@ def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, a
     assert (
         alarms(verdict(confused(*rows), put("evaluation.tuned.accuracy", figure(accuracy)))) - {"over-fitting"} == kinds
     )
+
+
+def reached(evaluator="own", metric="drift", **told):
+    """Return a change: an evaluator of anybody's that declares its metric and tells what is reached by it."""
+
+    def spoil(files):
+        evaluation = files["evaluation"]
+        metrics = {metric: {"label": "drift", "higher_is_better": True, "evaluator": evaluator, "decides": True}}
+        evaluation["metrics"] = METRICS | metrics
+        for side, value in (("base", 0.2), ("tuned", 0.5)):
+            evaluation[side][metric] = figure(value)
+        evaluation["difference"][metric] = change(0.3)
+        evaluation["details"]["tuned"][evaluator] = {
+            "baseline": {"answer": "b", "share": 0.1, "figures": {metric: 0.3}, "total": 400} | told
+        }
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "headline"),
+    [
+        ({}, "good", "Better than its base: drift 0.500 against 0.200"),
+        ({"given": "x", "count": 400}, "alarm", "Not usable: it always answers “x”, to all 400 examples of the test "),
+        ({"given": "", "count": 400}, "alarm", "Not usable: it always answers nothing, to all 400 examples"),
+        ({"given": "x", "count": 390}, "alarm", "Not usable: it answers “x” to 390 of 400 examples"),
+        ({"given": "x", "count": 300}, "good", "Better than its base"),
+        ({"given": "x", "count": 400, "share": 0.995}, "good", "Better than its base"),  # so is the truth, all but
+        ({"figures": {"drift": 0.49}}, "alarm", "Not shown to be better than always answering “b”: drift 0.500 "),
+        ({"figures": {"drift": 0.6}}, "alarm", "No better than always answering “b”: drift 0.500 "),
+        ({"figures": {"drift": 0.6, "accuracy": 0.8}}, "note", "No better than always answering “b”: drift 0.500 "),
+        ({"figures": {"accuracy": 0.95}}, "good", "Better than its base"),  # the built-in one's is taken
+    ],
+)
+def test_anybodys_metric_decides_and_is_measured_by_what_is_reached_without_looking(verdict, told, level, headline):
+    found = verdict(reached(**told))
+    assert found.level == level
+    assert found.headline.startswith(headline)
+
+
+@pytest.mark.parametrize(
+    ("share", "level", "headline"),
+    [(0.4, "good", "Better than always answering “business”: accuracy 0.930 against 0.400, a difference of +0.530 "),
+     (0.92, "alarm", "Not shown to be better than always answering “business”: accuracy 0.930 "),
+     (0.95, "alarm", "Not usable: no better than always answering “business”, accuracy 0.930 ")],
+)  # fmt: skip
+def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
+    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share})
+    found = verdict(put("facts.new_modules", ["classifier"]), figures)
+    assert found.level == level
+    assert found.headline.startswith(headline)
+    assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
 def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
@@ -184,6 +236,20 @@ def test_slices_behind_the_others_are_named_up_to_five(verdict):
     assert [f.figures.get("value") for f in told] == ["s0", "s1", "s2", "s3", "s4", None]
     assert told[-1].figures["values"] == ["s5", "s6"]
     assert {f.level for f in told} == {"alarm"}
+
+
+def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdict):
+    def grow(files):
+        files["evaluation"]["slices"]["channel"]["slices"][0]["examples"] = 1800
+
+    (usual,) = found(verdict(sliced(-0.3, 0.3), grow), "slices")
+    assert usual.level == "note"
+    assert usual.text.startswith("Where channel is not “s0” (90 of 1,890 examples), accuracy is better by 0.30 (95 % ")
+
+
+def test_slices_stand_in_the_order_of_how_surely_they_are_behind(verdict):
+    told = found(verdict(sliced(-0.2, -0.4, -0.3, 0.3)), "slices")
+    assert [f.figures["value"] for f in told] == ["s1", "s2", "s0"]
 
 
 def test_a_gap_within_chance_is_not_mentioned(verdict):
@@ -240,7 +306,7 @@ def test_anybodys_calibration_metric_gets_the_finding_of_the_built_in_one(verdic
 def test_a_temperature_is_advised_where_it_helps(verdict):
     facts = {"temperature": 1.4, "ece": 0.2, "after": {"ece": 0.05}}
     (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts)), "calibration")
-    assert "by 1.40" in told.text
+    assert "temperature of 1.40" in told.text
     assert "0.200 to 0.050" in told.text
 
 
@@ -259,7 +325,7 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     registry._entries["rule"]["always"] = type(entry)("rule", Always, entry.origin)
     told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
     assert [(f.kind, f.source, f.text) for f in told.findings[1:]] == [("own", "always", "100 steps.")]
-    assert told.headline.endswith("Alarms: own.")
+    assert told.headline.startswith("Alarm (own). Better than its base: ")
 
 
 def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):

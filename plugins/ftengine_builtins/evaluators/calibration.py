@@ -8,8 +8,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ftengine.api import Config, Line, LineChart, Metric
-from ftengine.errors import PluginError, RecipeError
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, counts, known, means, numbers, ratio
+from ftengine.errors import PluginError
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    counts,
+    known,
+    means,
+    numbers,
+    ratio,
+    require_labels,
+)
 
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
@@ -22,7 +30,7 @@ class CalibrationConfig(Config):
     bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
 
 
-def _biased(label, at_zero=""):
+def _biased(label, meaning, at_zero=""):
     """Return a metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
     return Metric(
         label,
@@ -32,6 +40,7 @@ def _biased(label, at_zero=""):
         pooled=False,
         kind="calibration",
         at_zero=at_zero,
+        meaning=meaning,
     )
 
 
@@ -56,22 +65,31 @@ class Calibration(WeightedEvaluator):
     Config = CalibrationConfig
     reads = frozenset({"label", "logits"})
     metrics = {  # noqa: RUF012
-        "overconfidence": Metric("overconfidence", kind="calibration"),
-        "ece": _biased("expected calibration error (ECE)"),
-        "calibration_error": _biased("calibration error, without chance", at_zero="none beyond chance"),
-        "brier": Metric("Brier score", higher_is_better=False),
-        "nll": Metric("negative log-likelihood", higher_is_better=False),
-        AFTER: _biased("ECE after temperature"),
+        "overconfidence": Metric(
+            "overconfidence",
+            kind="calibration",
+            meaning="Mean stated probability minus accuracy: above 0 the model claims more than it holds.",
+        ),
+        "ece": _biased("expected calibration error (ECE)", "Mean distance between stated probability and accuracy."),
+        "calibration_error": _biased(
+            "calibration error, without chance",
+            "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
+            "none beyond chance",
+        ),
+        "brier": Metric(
+            "Brier score", higher_is_better=False, meaning="Squared distance of the probabilities to the truth, 0 to 2."
+        ),
+        "nll": Metric(
+            "negative log-likelihood", higher_is_better=False, meaning="Negative log-probability of the right label."
+        ),
+        AFTER: _biased(
+            "ECE after temperature", "What is left of the ECE when a temperature softens or sharpens the answers."
+        ),
     }
     temperature = None
 
     def bind(self, task, labels):
-        if labels is None or labels.kind != "single":
-            raise RecipeError(
-                f"evaluator 'calibration' needs one label an example, and task {task!r} has "
-                f"{'no labels' if labels is None else {'multi': 'several', 'regression': 'numbers'}[labels.kind]}. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "one label an example", ("single",), task, labels)
         self.classes = len(labels.names)
         self._declare()
 

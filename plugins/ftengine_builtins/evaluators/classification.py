@@ -5,7 +5,8 @@ import copy
 import numpy as np
 
 from ftengine.api import ExampleScores, Matrix, Metric
-from ftengine.errors import PluginError, RecipeError
+from ftengine.errors import PluginError
+from ftengine_builtins.evaluators.baseline import of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
     WeightedEvaluator,
@@ -15,6 +16,7 @@ from ftengine_builtins.evaluators.weighted import (
     numbers,
     precision_recall_f1,
     ratio,
+    require_labels,
     totals,
 )
 
@@ -38,20 +40,38 @@ class Classification(WeightedEvaluator):
     name = "classification"
     reads = frozenset({"label", "predicted"})
     metrics = {  # noqa: RUF012
-        "accuracy": Metric("accuracy", higher_is_better=True, proportion=True),
-        "subset_accuracy": Metric("subset accuracy", higher_is_better=True, proportion=True),
-        "macro_f1": Metric("macro F1", higher_is_better=True, proportion=True),
-        "micro_f1": Metric("micro F1", higher_is_better=True, proportion=True),
-        "roc_auc": Metric("ROC AUC", higher_is_better=True, proportion=True, pooled=False),
+        "accuracy": Metric(
+            "accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the examples that are answered rightly.",
+        ),
+        "subset_accuracy": Metric(
+            "subset accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the examples of which every label is right.",
+        ),
+        "macro_f1": Metric(
+            "macro F1",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Mean over the labels of F1, so that a rare label counts as much as a frequent one.",
+        ),
+        "micro_f1": Metric(
+            "micro F1", higher_is_better=True, proportion=True, meaning="F1 of all decisions about labels together."
+        ),
+        "roc_auc": Metric(
+            "ROC AUC",
+            higher_is_better=True,
+            proportion=True,
+            pooled=False,
+            meaning="How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
+        ),
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind not in ("single", "multi"):
-            raise RecipeError(
-                f"evaluator 'classification' needs classes to predict, and task {task!r} has "
-                f"{'no labels' if labels is None else 'numbers; evaluator ' + repr('regression') + ' measures those'}."
-                " Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "classes to predict", ("single", "multi"), task, labels)
         self.names = labels.names
         self.multi = labels.kind == "multi"
         # The two scores of two exclusive labels add up to 1: one curve says all.
@@ -103,6 +123,18 @@ class Classification(WeightedEvaluator):
             return ExampleScores(np.take_along_axis(scores, label[:, None], axis=1)[:, 0], right)
         return ExampleScores(np.where(label > 0, scores, 1 - scores).mean(axis=1), right)
 
+    def mistakes(self, rows):
+        """Return the probability of a wrong answer; with several labels that of the most probable wrong decision."""
+        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
+        scores = self._scores(rows)
+        if scores is None:
+            return np.full(len(label), np.nan)
+        if not self.multi:
+            sure = np.take_along_axis(scores, predicted[:, None], axis=1)[:, 0]
+            return np.where(label == predicted, np.nan, sure)
+        wrong = np.where(label == predicted, -np.inf, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
+        return np.where(np.isfinite(wrong), wrong, np.nan)
+
     def details(self, rows, estimate):
         """Yield each label's figures, and with one label an example the confusion matrix (rows: truth)."""
         _, predicted, true = (sums[0] for sums in self._by_label(rows, np.ones((1, len(rows["label"])))))
@@ -120,6 +152,8 @@ class Classification(WeightedEvaluator):
             trials["roc_auc"] = 4 * np.minimum(true, len(rows["label"]) - true)
         counted = {"support": true.astype(int).tolist(), "predicted": predicted.astype(int).tolist()}
         yield from by_part("label", "labels", self.names, headings, figures, estimate, trials, **counted)
+        if (baseline := self._baseline(rows, predicted, true)) is not None:
+            yield baseline.fact()
         if not self.multi and len(self.names) <= MOST_CELLS:
             cells = np.zeros((len(self.names), len(self.names)), dtype=int)
             np.add.at(cells, (self._answers(rows, "label"), self._answers(rows, "predicted")), 1)
@@ -129,6 +163,16 @@ class Classification(WeightedEvaluator):
                     title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
                     column_label="answer",
                 )  # fmt: skip
+
+    def _baseline(self, rows, predicted, true):
+        """Return what is reached without looking at the examples; macro F1 is at most 1 / labels then."""
+        ranking = {} if self._scores(rows) is None else {"roc_auc": 0.5}
+        if self.multi:
+            found = of_sets(self.names, self._answers(rows, "label"), self._answers(rows, "predicted"))
+            return found and found.model_copy(update={"figures": found.figures | ranking})
+        most = float(ratio(true.max(), true.sum()))
+        figures = {"accuracy": most, "macro_f1": 1 / max(1, np.count_nonzero(true)), **ranking}
+        return of_classes(self.names, true, predicted, figures)
 
     def _by_label(self, rows, weights):
         """Return how often each label is right, predicted and true, each (B, labels)."""

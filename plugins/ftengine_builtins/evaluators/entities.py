@@ -5,9 +5,16 @@ from collections import Counter
 import numpy as np
 
 from ftengine.api import ExampleScores, Metric
-from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.baseline import of_classes
 from ftengine_builtins.evaluators.by_part import F1, by_part
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, precision_recall_f1, ratio, totals
+from ftengine_builtins.evaluators.weighted import (
+    WeightedEvaluator,
+    numbers,
+    precision_recall_f1,
+    ratio,
+    require_labels,
+    totals,
+)
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -21,18 +28,28 @@ class Entities(WeightedEvaluator):
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
     metrics = {  # noqa: RUF012
-        "token_accuracy": Metric("token accuracy", higher_is_better=True, proportion=True),
-        "precision": Metric("precision", higher_is_better=True, proportion=True),
-        "recall": Metric("recall", higher_is_better=True, proportion=True),
-        "f1": Metric("F1", higher_is_better=True, proportion=True),
+        "token_accuracy": Metric(
+            "token accuracy",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the words that are tagged rightly.",
+        ),
+        "precision": Metric(
+            "precision", higher_is_better=True, proportion=True, meaning="Share of the entities found that are right."
+        ),
+        "recall": Metric(
+            "recall", higher_is_better=True, proportion=True, meaning="Share of the entities that are found."
+        ),
+        "f1": Metric(
+            "F1",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Harmonic mean of precision and recall, of whole entities.",
+        ),
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind not in ("single", "tags"):
-            raise RecipeError(
-                f"evaluator 'entities' needs tags to predict, and task {task!r} has none. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "tags to predict", ("single", "tags"), task, labels)
         self.names = labels.names
         self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(labels) else []
         every = type(self).metrics
@@ -69,7 +86,9 @@ class Entities(WeightedEvaluator):
         return ExampleScores(share, np.where(np.isnan(share), np.nan, share == 1))
 
     def details(self, rows, estimate):
-        """Yield the figures of each kind of entity, and how often it is there and found."""
+        """Yield what tagging all words alike comes to, and each kind of entity: figures, how often there and found."""
+        if (baseline := self._baseline(rows)) is not None:
+            yield baseline.fact()
         if not self.kinds:
             return
         _, predicted, true = self._plain(rows)
@@ -85,9 +104,27 @@ class Entities(WeightedEvaluator):
             predicted=predicted.astype(int).tolist(),
         )
 
+    def _baseline(self, rows):
+        """Return what one tag for every word comes to; of entities at most those of one word, F1 = 2e / (1 + e)."""
+        size = len(self.names)
+        true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
+        if not true.any():
+            return None
+        figures = {"token_accuracy": float(true.max() / true.sum())}
+        if self.kinds:
+            most = max(true[i] for i, name in enumerate(self.names) if name != OUTSIDE) / true.sum()
+            figures["f1"] = float(2 * most / (1 + most))
+        return of_classes(self.names, true, given, figures, unit="word")
+
     def _plain(self, rows):
         return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))
 
     def _by_kind(self, rows, weights):
         """Return right, predicted and true entities, each (B, kinds)."""
         return np.split(totals(weights, numbers(rows["entities"])), 3, axis=1)
+
+
+def _tag_counts(column, size):
+    """Return how often each of `size` tags is in a column of lists of ids, (size,)."""
+    ids = [np.asarray(tags, dtype=np.int64).ravel() for tags in column]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *ids]), minlength=size)

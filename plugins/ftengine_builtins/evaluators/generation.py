@@ -1,13 +1,14 @@
 """Figures of generated answers against references."""
 
 import math
+from collections import Counter
 from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Config, ExampleScores, Metric
+from ftengine.api import Baseline, Config, ExampleScores, Metric, redact
 from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
 from ftengine_builtins.evaluators.weighted import (
@@ -23,6 +24,8 @@ from ftengine_builtins.evaluators.weighted import (
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
 MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
+CANDIDATES, SAMPLED = 20, 1000
+"""References that are tried as a constant answer, the most frequent ones, and examples that they are measured on."""
 BETA = 2
 """chrF's weight of recall (Popović 2016, aclanthology.org/W16-2341)."""
 
@@ -52,13 +55,35 @@ class Generation(WeightedEvaluator):
     Config = GenerationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "exact_match": Metric("exact match", higher_is_better=True, proportion=True),
-        "token_f1": Metric("token F1", higher_is_better=True),
-        "rouge1": Metric("ROUGE-1", higher_is_better=True),
-        "rouge2": Metric("ROUGE-2", higher_is_better=True),
-        "rougeL": Metric("ROUGE-L", higher_is_better=True),
-        "bleu": Metric("BLEU", higher_is_better=True),
-        "chrf": Metric("chrF", higher_is_better=True),
+        "exact_match": Metric(
+            "exact match",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the answers that equal the wanted one, but for case, punctuation and articles.",
+        ),
+        "token_f1": Metric(
+            "token F1",
+            higher_is_better=True,
+            decides=True,
+            meaning="Overlap of the answer's words with the wanted ones, 0 to 1.",
+        ),
+        "rouge1": Metric(
+            "ROUGE-1", higher_is_better=True, meaning="Overlap of single words with the wanted answer, 0 to 1."
+        ),
+        "rouge2": Metric("ROUGE-2", higher_is_better=True, meaning="Overlap of pairs of neighbouring words, 0 to 1."),
+        "rougeL": Metric(
+            "ROUGE-L", higher_is_better=True, meaning="Overlap of the longest sequence of words that both have, 0 to 1."
+        ),
+        "bleu": Metric(
+            "BLEU",
+            higher_is_better=True,
+            meaning="Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100.",
+        ),
+        "chrf": Metric(
+            "chrF",
+            higher_is_better=True,
+            meaning="Overlap of character sequences with the wanted answers, over the whole set, 0 to 100.",
+        ),
     }
 
     def __init__(self, config=None):
@@ -113,12 +138,14 @@ class Generation(WeightedEvaluator):
         return ExampleScores(np.asarray(rows["token_f1"]), np.asarray(rows["exact_match"]))
 
     def details(self, rows, estimate):
-        """Yield the examples that have a reference, and the words of the answers for each of the references."""
+        """Yield how many have a reference, how long answers are beside it, and what one text for all comes to."""
         words, wanted = (mean_of_known(rows[name]) for name in ("words", "reference_words"))
         yield "references", int((~np.isnan(rows["exact_match"])).sum())
         yield "length_ratio", known(ratio(words, wanted))
         yield "words", known(words)
         yield "reference_words", known(wanted)
+        if (baseline := constant_text(rows["completion"], rows["reference"])) is not None:
+            yield baseline.fact()
 
     def _bleu_counts(self, ours, theirs):
         """Return the two lengths, 4 matches and 4 totals, as sacrebleu counts them."""
@@ -128,6 +155,34 @@ class Generation(WeightedEvaluator):
             self._bleu = BLEU(tokenize=self.config.bleu_tokens, force=True)
         score = self._bleu.corpus_score([ours], [[theirs]])
         return [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)]
+
+
+def constant_text(completions, references):
+    """Return what always answering one of the references comes to; None with fewer than two of them.
+
+    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing.
+    """
+    pairs = [(ours, theirs) for ours, theirs in zip(completions, references, strict=True) if theirs is not None]
+    if len(pairs) < 2:
+        return None
+    said, wanted = Counter(ours for ours, _ in pairs), Counter(theirs for _, theirs in pairs)
+    sample = Counter(theirs for _, theirs in pairs[:: math.ceil(len(pairs) / SAMPLED)])
+    n, found = sample.total(), []
+    for text, _ in sample.most_common(CANDIDATES):
+        f1 = sum(times * token_f1(text, other) for other, times in sample.items())
+        exact = sum(times for other, times in sample.items() if normalized(text) == normalized(other))
+        found.append(((f1 - 1) / (n - 1), (exact - 1) / (n - 1), text))
+    f1, exact, text = max(found, key=lambda one: one[:2])
+    most, count = said.most_common(1)[0]
+    return Baseline(
+        answer=redact(text),
+        share=wanted.most_common(1)[0][1] / len(pairs),
+        figures={"exact_match": exact, "token_f1": f1},
+        given=redact(most),
+        count=count,
+        total=len(pairs),
+        unit="prompt",
+    )
 
 
 def _bleu(sums):

@@ -15,8 +15,14 @@ class Perplexity(WeightedEvaluator):
     name = "perplexity"
     reads = frozenset({"loss", "tokens"})
     metrics = {  # noqa: RUF012
-        "loss": Metric("loss", higher_is_better=False),
-        "perplexity": Metric("perplexity", higher_is_better=False),
+        "loss": Metric(
+            "loss", higher_is_better=False, meaning="Negative log-probability of the wanted answer, a token."
+        ),
+        "perplexity": Metric(
+            "perplexity",
+            higher_is_better=False,
+            meaning="e to the power of the loss: among how many equally likely tokens the model is undecided.",
+        ),
     }
 
     def score_resamples(self, rows, weights):

@@ -44,9 +44,23 @@ class Memorisation(WeightedEvaluator):
     Config = MemorisationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "verbatim": Metric("verbatim", higher_is_better=False, proportion=True),
-        "prefix_verbatim": Metric("prefix verbatim", higher_is_better=False, proportion=True),
-        "longest_run": Metric("longest run", higher_is_better=False),
+        "verbatim": Metric(
+            "verbatim repetition",
+            higher_is_better=False,
+            proportion=True,
+            meaning="Share of the texts whose continuation is given back word for word.",
+        ),
+        "prefix_verbatim": Metric(
+            "verbatim beginning",
+            higher_is_better=False,
+            proportion=True,
+            meaning="Share of the texts whose continuation begins word for word.",
+        ),
+        "longest_run": Metric(
+            "longest repeated run",
+            higher_is_better=False,
+            meaning="Share of the wanted text that its longest run of words in the answer makes up, in the mean.",
+        ),
     }
 
     def __init__(self, config=None):

@@ -78,8 +78,18 @@ class Refusal(WeightedEvaluator):
     reads = frozenset({"completion"})
     columns = frozenset({"expect"})
     metrics = {  # noqa: RUF012
-        "refusal_rate": Metric("refusal rate", higher_is_better=True, proportion=True),
-        "over_refusal_rate": Metric("over-refusal rate", higher_is_better=False, proportion=True),
+        "refusal_rate": Metric(
+            "refusal rate",
+            higher_is_better=True,
+            proportion=True,
+            meaning="Share of the requests to be refused that are refused.",
+        ),
+        "over_refusal_rate": Metric(
+            "over-refusal rate",
+            higher_is_better=False,
+            proportion=True,
+            meaning="Share of the requests to be answered that are refused.",
+        ),
     }
 
     def __init__(self, config=None):

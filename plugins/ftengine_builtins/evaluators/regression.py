@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Metric
-from ftengine.errors import RecipeError
+from ftengine.api import Baseline, ExampleScores, Metric
 from ftengine_builtins.evaluators.by_part import by_part
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, totals
+from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, require_labels, totals
+
+CONSTANT = 1e-3
+"""Range of the values, as a share of that of the targets, below which a model always answers the same."""
 
 
 class Regression(WeightedEvaluator):
@@ -18,20 +20,26 @@ class Regression(WeightedEvaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     metrics = {  # noqa: RUF012
-        "mse": Metric("mean squared error", higher_is_better=False),
-        "mae": Metric("mean absolute error", higher_is_better=False),
-        "r2": Metric("R²", higher_is_better=True),
+        "mse": Metric(
+            "mean squared error", higher_is_better=False, meaning="Mean of the squared distance to the right number."
+        ),
+        "mae": Metric("mean absolute error", higher_is_better=False, meaning="Mean distance to the right number."),
+        "r2": Metric(
+            "R²",
+            higher_is_better=True,
+            meaning="Share of the variance that is explained; 0 is as good as always saying the mean.",
+        ),
         # Values of several models may be shifted against each other.
-        "pearson": Metric("Pearson correlation", higher_is_better=True, pooled=False),
+        "pearson": Metric(
+            "Pearson correlation",
+            higher_is_better=True,
+            pooled=False,
+            meaning="Linear correlation of answers and right numbers, −1 to 1.",
+        ),
     }
 
     def bind(self, task, labels):
-        if labels is None or labels.kind != "regression":
-            raise RecipeError(
-                f"evaluator 'regression' needs numbers to predict, and task {task!r} has "
-                f"{'no labels' if labels is None else f'{labels.kind}-label classes'}. "
-                "Take it out of recipe key 'evaluate'."
-            )
+        require_labels(self, "numbers to predict", ("regression",), task, labels)
         self.outputs = labels.names
 
     def score_resamples(self, rows, weights):
@@ -43,10 +51,33 @@ class Regression(WeightedEvaluator):
         return ExampleScores(score, np.full(len(score), np.nan))
 
     def details(self, rows, estimate):
-        """Yield the figures of each output, where there are several."""
+        """Yield the figures of each output where there are several, and those of always answering the mean."""
         if len(self.outputs) > 1:
             headings = {name: metric.label for name, metric in self.metrics.items()}
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
+
+        if len(rows["target"]):
+            yield _of_the_mean(rows).fact()
+
+
+def _of_the_mean(rows):
+    """Return what always answering the mean of the targets comes to, and whether the model's values hardly vary."""
+    target, value = numbers(rows["target"]), numbers(rows["value"])
+    mean, n = target.mean(axis=0), len(target)
+    found = _by_output({"target": target, "value": np.broadcast_to(mean, target.shape)}, np.ones((1, n)))
+    constant = bool((np.ptp(value, axis=0) <= CONSTANT * np.ptp(target, axis=0)).all())
+    return Baseline(
+        answer=f"the mean ({_listed(mean)})",
+        share=np.unique(target, axis=0, return_counts=True)[1].max() / n,
+        figures={name: float(found[name].mean()) for name in ("mse", "mae", "r2") if np.isfinite(found[name]).all()},
+        given=_listed(value.mean(axis=0)) if constant else "",
+        count=n if constant else 0,
+        total=n,
+    )
+
+
+def _listed(values):
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _by_output(rows, weights):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import digits, ends, to_json, with_interval
+from ftengine.api.figures import digits, ends, with_interval
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -16,6 +16,9 @@ NOTE = 0.05
 
 ALARM = 0.15
 """The same, interval above, from which too high a confidence misleads whoever relies on it."""
+
+HELPS = 0.9
+"""Calibration error after a temperature, as a share of that before, up to which the temperature is worth a word."""
 
 
 class CalibratedConfidence(Rule):
@@ -40,16 +43,12 @@ class CalibratedConfidence(Rule):
             over = low >= NOTE
             if not over and not (signed and high <= -NOTE):
                 continue
-            lead = "It is too sure of itself" if over else "It is less sure than it could be"
-            lead = lead if signed else "Its confidence is not what it claims"
-            text = f"{lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
+            lead = "too high" if over else "too low"
+            text = f"Its confidence is {lead if signed else 'badly calibrated'}: {declared.label} is "
+            text += f"{with_interval(tuned, sign=signed)}."
             facts = evaluation.details.tuned.get(declared.evaluator, {})
-            sides = {
-                "base": evaluation.base.get(metric),
-                "tuned": tuned,
-                "difference": evaluation.difference.get(metric),
-            }
-            figures = {"metric": metric, **{side: to_json(one) for side, one in sides.items()}}
+            figures = {"metric": metric, "base": evaluation.base.get(metric), "tuned": tuned}
+            figures["difference"] = evaluation.difference.get(metric)
             yield Finding(
                 kind="calibration",
                 level="alarm" if low >= ALARM else "note",
@@ -62,9 +61,9 @@ def _cure(facts: dict[str, Any], *, over: bool) -> str:
     """Say what a temperature would do, where the evaluator fitted one and it helps."""
     temperature, before = facts.get("temperature"), facts.get("ece")
     after = (facts.get("after") or {}).get("ece")
-    if not temperature or before is None or after is None or (temperature > 1) != over or after >= before:
+    if not temperature or before is None or after is None or (temperature > 1) != over or after > HELPS * before:
         return ""
     return (
-        f" Dividing its logits by {temperature:.2f} (fitted on validation) would bring the calibration error from "
+        f" A temperature of {temperature:.2f}, fitted on validation, would lower the calibration error from "
         f"{digits(before, 3)} to {digits(after, 3)}."
     )

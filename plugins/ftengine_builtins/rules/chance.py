@@ -71,6 +71,10 @@ class Apart:
     low: float
     high: float
 
+    def turned(self) -> Apart:
+        """Return second minus first."""
+        return Apart(-self.value, -self.high, -self.low)
+
 
 def apart(first: Figure, second: Figure) -> Apart | None:
     """Return first - second of two figures on different examples; None where one has no interval.
@@ -85,3 +89,9 @@ def apart(first: Figure, second: Figure) -> Apart | None:
     low = value - math.hypot(first.value - one[0], other[1] - second.value)
     high = value + math.hypot(one[1] - first.value, second.value - other[0])
     return Apart(value, low, high)
+
+
+def near_end(change: Figure) -> float:
+    """Return how large a change is at least, by its interval; 0 where that holds 0, or there is none."""
+    low, high = ends(change) or (0.0, 0.0)
+    return 0.0 if low <= 0 <= high else min(abs(low), abs(high))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import listed, percent, quoted, short_place
+from ftengine.api.figures import counted, percent, quoted, short_place
 from ftengine_builtins.rules.quality import is_chosen
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class LeakedRows(Rule):
                 kind="data",
                 level="alarm" if serious else "note",
                 text=f"Leak: {_told(run, leak, rows)} (e.g. {short_place(leak['places'][0])}). "
-                + _consequence(run, known, used=used),
+                + _consequence(run, known, held, used=used),
                 figures={"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
                 places=tuple(leak["places"]),
             )
@@ -70,22 +70,26 @@ def _told(run: RunRecords, leak: dict[str, Any], rows: int) -> str:
     exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
     first = "training" if known == "train" else known
     told = []
-    if exact + near:
-        parts = [f"{count:,} {how}" for count, how in ((exact, "word for word"), (near, "nearly so")) if count]
-        stand = "stands" if exact + near == 1 else "stand"
-        told.append(f"of the {rows:,} {held} rows, {listed(parts)} {stand} in the {first} split too")
+    if exact:
+        also = f", {near:,} more nearly" if near else ""
+        told.append(f"{exact:,} of {rows:,} {held} rows {_repeat(exact)} a {first} row word for word{also}")
+    elif near:
+        told.append(f"{near:,} of {rows:,} {held} rows nearly {_repeat(near)} a {first} row")
     if groups:
-        are = "value of column {} is" if groups == 1 else "values of column {} are"
-        column = quoted(run.recipe.data.split.column)
-        told.append(f"{groups:,} {are.format(column)} in the {first} and in the {held} split")
+        values = f"{counted(groups, 'value')} of column {quoted(run.recipe.data.split.column)}"
+        told.append(f"{values} {'is' if groups == 1 else 'are'} in both the {first} and the {held} split")
     return ", and ".join(told)
 
 
-def _consequence(run: RunRecords, known: str, *, used: bool) -> str:
+def _repeat(count: int) -> str:
+    return "repeats" if count == 1 else "repeat"
+
+
+def _consequence(run: RunRecords, known: str, held: str, *, used: bool) -> str:
     if known != "train":
         chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
-        return f"{chose}, so that figures on them are somewhat flattering."
-    return "Figures on them say nothing about new data." if used else "The weights were chosen by them."
+        return f"{chose}, so {held} figures are somewhat optimistic."
+    return "Figures on them say nothing about new data." if used else "They helped to choose the weights."
 
 
 class RepeatedRows(Rule):
@@ -100,12 +104,12 @@ class RepeatedRows(Rule):
         share = (exact + near) / rows if rows else 0.0
         if share < DUPLICATES_NOTE:
             return
-        also = f" and {near:,} nearly repeat one" if near else ""
+        also = f", {near:,} nearly" if near else ""
         yield Finding(
             kind="data",
             level="alarm" if share >= DUPLICATES_ALARM else "note",
-            text=f"Of the {rows:,} training rows, {exact:,} repeat another word for word{also} ({percent(share)}): the "
-            "set is smaller than it looks.",
+            text=f"{exact:,} of {rows:,} training rows repeat another word for word{also} ({percent(share)} in all): "
+            "the data set is smaller than it looks.",
             figures={"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share},
         )
 
@@ -124,6 +128,7 @@ class CutExamples(Rule):
                 kind="data",
                 level="note",
                 text=f"{percent(count / examples)} of the training examples are longer than the limit of "
-                f"{encoded['longest']} and were cut: the model never saw their ends (task.max_length).",
+                f"{encoded['longest']:,} tokens and were truncated: the model never saw their ends. A higher "
+                "task.max_length keeps them.",
                 figures={"truncated": count, "examples": examples},
             )

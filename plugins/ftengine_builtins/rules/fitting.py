@@ -8,9 +8,9 @@ from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, digits, ends, known, percent, to_json, with_interval
+from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
+from ftengine_builtins.rules.baseline import bar_of, no_better_than_a_constant
 from ftengine_builtins.rules.chance import apart
-from ftengine_builtins.rules.classes import class_counts, no_better_than_a_constant
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -50,7 +50,7 @@ class OverFitting(Rule):
         points = run.validations
         if not points:
             if run.steps:
-                text = "Over-fitting could not be watched: there is no validation split (data.validation)."
+                text = "Over-fitting could not be checked: there is no validation split (data.validation)."
                 yield Finding(kind="over-fitting", level="note", text=text)
             return
         figures = turning(points)
@@ -58,18 +58,17 @@ class OverFitting(Rule):
             return
         kept = figures["kept_step"] = run.kept_step
         course = (
-            f"from step {figures['step']} on, the validation loss rose from {digits(figures['lowest'], 3)} to "
-            f"{digits(figures['last'], 3)} ({percent(figures['rise'])} more, by step {figures['last_step']})"
+            f"from step {figures['step']:,} to {figures['last_step']:,}, the validation loss rose from "
+            f"{digits(figures['lowest'], 3)} to {digits(figures['last'], 3)} (by {percent(figures['rise'])})"
         )
         if figures["training_last"] is not None:
             course += (
                 f" while the loss on training examples fell from {digits(figures['training_at_lowest'], 3)} to "
-                f"{digits(figures['training_last'], 3)}; the gap is {digits(figures['gap'], 3)}"
+                f"{digits(figures['training_last'], 3)}"
             )
         at_kept = next((point.validation_loss for point in points if point.step == kept), None)
         if at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
-            text = "Training went on into over-fitting, but the weights that were kept are from before "
-            text += f"(step {kept}): {course}."
+            text = f"Training over-fitted, but the kept weights are from before, of step {kept:,}: {course}."
             yield Finding(kind="over-fitting", level="note", text=text, figures=figures)
         else:
             text = f"The kept weights are over-fitted: {course}. train.keep_best or train.early_stopping would have "
@@ -110,8 +109,8 @@ class GeneralisationGap(Rule):
     order = 4
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        evaluation, metric = run.evaluation, run.headline_metric
-        if metric is None or evaluation.training is None or metric not in evaluation.training.tuned:
+        evaluation, metric = run.evaluation, seen_metric(run)
+        if evaluation.training is None or metric is None:
             return
         seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
         higher = evaluation.metrics[metric].higher_is_better
@@ -122,15 +121,26 @@ class GeneralisationGap(Rule):
             large = gap.low >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
-        pair = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples, {with_interval(new)} "
-        lead = "Far better on what it was trained on than on what is new"
-        lead = lead if large else "Somewhat better on what it was trained on, as is usual"
+        lead = "Much better on training examples than on new ones"
+        lead = lead if large else "Somewhat better on training examples than on new ones, as is usual"
         yield Finding(
             kind="over-fitting",
             level="alarm" if large else "note",
-            text=f"{lead}: {pair}on held-out ones; the gap is {with_interval(gap)}.",
-            figures={"metric": metric, "training": to_json(seen), "held_out": to_json(new), "gap": to_json(gap)},
+            text=f"{lead}: {evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
+            f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}.",
+            figures={"metric": metric, "training": seen, "held_out": new, "gap": gap},
         )
+
+
+def seen_metric(run: RunRecords) -> str | None:
+    """Return the metric that the verdict goes by if it was measured on training examples too, else the first that was.
+
+    Free answers, for one, are written to held-out examples only.
+    """
+    seen = run.evaluation.training.tuned if run.evaluation.training is not None else {}
+    if run.headline_metric in seen:
+        return run.headline_metric
+    return next((metric for metric in run.evaluation.tuned if metric in seen), None)
 
 
 class LearningCurve(Rule):
@@ -152,13 +162,11 @@ class LearningCurve(Rule):
         measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
         rate = f"{run.recipe.train.learning_rate:g}"
         if change > 2 * noise:
-            text = f"Training made the loss worse: {measured}. The learning rate ({rate}) is probably too high."
+            text = f"The training loss rose: {measured}. The learning rate ({rate}) is probably too high."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         elif change > -2 * noise and not any(d.better for d in run.evaluation.difference.values()):
-            text = (
-                f"The model did not learn: its training loss is not lower at the end ({measured}). The learning rate "
-            )
-            text += f"({rate}) may be far too low or too high, or the labels hang on nothing in the text."
+            text = f"The model did not learn: its training loss did not fall ({measured}). The learning rate ({rate}) "
+            text += "may be far too low or too high, or the answers cannot be told from the inputs."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         else:
             yield from _hardly(run, count)
@@ -173,19 +181,19 @@ def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
     """
     losses = [step.loss for step in run.steps]
     difference = run.evaluation.difference.get(run.headline_metric or "")
-    if len(losses) < 2 or not known(difference) or difference.better:
+    if len(losses) < 2 or not known(difference) or (difference.better and not no_better_than_a_constant(run)):
         return
     first, last = fmean(losses[:count]), fmean(losses[-count:])
     if not first > 0 or last < first * (1 - HARDLY):
         return
     text = (
-        f"The training loss hardly fell: from {digits(first, 3)} to {digits(last, 3)} in "
-        f"{counted(len(losses), 'step')}. More steps or a higher learning rate "
-        f"({run.recipe.train.learning_rate:g} now) are what to try first."
+        f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
+        f"{digits(last, 3)} in "
+        f"{counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
+        f"({run.recipe.train.learning_rate:g} now)."
     )
-    if (found := class_counts(run)) is not None and len(found.names) > 1:
-        labels = len(found.names)
-        text += f" Guessing evenly among {labels} labels costs {digits(math.log(labels), 3)}."
+    if (bar := bar_of(run)) is not None and (labels := len(bar.baseline.classes)) > 1:
+        text += f" Guessing evenly among {labels:,} labels has a loss of {digits(math.log(labels), 3)}."
     yield Finding(
         kind="learning",
         level="alarm" if no_better_than_a_constant(run) else "note",
@@ -205,7 +213,7 @@ def _unfinished(run: RunRecords) -> Iterator[Finding]:
     yield Finding(
         kind="learning",
         level="note",
-        text=f"Training ended while the validation loss was still falling: by {percent(1 - new / old)} from step "
-        f"{before.step} to {last.step}. More epochs may well pay.",
+        text=f"The validation loss was still falling when training ended, by {percent(1 - new / old)} from step "
+        f"{before.step:,} to {last.step:,}: more epochs may help.",
         figures={"before": old, "last": new, "steps": [before.step, last.step]},
     )

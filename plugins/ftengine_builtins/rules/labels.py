@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.stats import binomtest
 
-from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, interval, percent, plain, short_place, to_json, with_interval
+from ftengine.api import Baseline, Finding, Rule
+from ftengine.api.figures import counted, interval, percent, plain, short_place, with_interval
+from ftengine_builtins.rules.baseline import no_better_than_a_constant
 from ftengine_builtins.rules.chance import apart
-from ftengine_builtins.rules.classes import class_counts, no_better_than_a_constant
+from ftengine_builtins.rules.fitting import seen_metric
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -52,9 +53,9 @@ class FlippedLabels(Rule):
         if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
             places = ", ".join(short_place(place) for place in doubted["places"][:3])
             lead = (
-                f"Labels may be flipped: of {counted(doubted['n'], 'training example')}, {percent(doubted['value'])} "
-                f"carry a label to which the tuned model gives less than {percent(doubted['limit'])}, and another one "
-                f"at least twice as much (95 % interval {percent(doubted['low'])} to {percent(doubted['high'])}). "
+                f"Training labels may be wrong: of {counted(doubted['n'], 'label')}, {percent(doubted['value'])} (95 % "
+                f"interval {percent(doubted['low'])} to {percent(doubted['high'])}) have a probability below "
+                f"{percent(doubted['limit'])} by the tuned model, and another label at least twice that. "
                 f"Look at {places}."
             )
             figures = {"doubted": doubted, **figures}
@@ -73,13 +74,14 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
     if training is None or training.judged is None:
         return None
     evaluator = training.judged.evaluator
-    names = run.evaluation.details.tuned.get(evaluator, {}).get("labels")
+    facts = run.evaluation.details.tuned.get(evaluator, {})
+    names, baseline = facts.get("labels"), Baseline.of(facts)
     rows = training.judged.rows
     judged = [(score, right, at) for score, right, at in rows if score is not None and right is not None]
     if not names or not judged or any(not 0 <= score <= 1 for score, *_ in judged):
         return None
     # With several labels an example, each is a question of yes or no, and the score is the mean over them.
-    labels = len(names) if class_counts(run, evaluator) else 2
+    labels = len(names) if baseline is not None and baseline.classes else 2
     limit = min(DOUBTED_SCORE, 1 / (2 * labels - 1))
     right = [score for score, is_right, _ in judged if is_right]
     if not right or median(right) < SURE:
@@ -98,16 +100,16 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
 
 def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
     """Return what to say where the model does worse on training examples than on new ones; "" where it does not."""
-    evaluation, metric = run.evaluation, run.headline_metric
+    evaluation, metric = run.evaluation, seen_metric(run)
     seen = evaluation.training.tuned if evaluation.training is not None else {}
-    if metric is None or metric not in seen or not evaluation.metrics[metric].higher_is_better:
+    if metric is None or not evaluation.metrics[metric].higher_is_better:
         return "", {}
     old, new = seen[metric], evaluation.tuned[metric]
     gap = apart(new, old)
     if gap is None or gap.low < WORSE_ON_TRAINING:
         return "", {}
     text = (
-        f" The model does worse on what it was trained on: {evaluation.metrics[metric].label} {plain(old)} "
-        f"({interval(old)}) there, {plain(new)} ({interval(new)}) on held-out examples, {with_interval(gap)} apart."
+        f" The model does worse on training examples than on held-out ones: {evaluation.metrics[metric].label} "
+        f"{plain(old)} ({interval(old)}) against {plain(new)} ({interval(new)}), a gap of {with_interval(gap)}."
     )
-    return text, {"metric": metric, "training": to_json(old), "held_out": to_json(new), "gap": to_json(gap)}
+    return text, {"metric": metric, "training": old, "held_out": new, "gap": gap}

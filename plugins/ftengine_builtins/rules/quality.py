@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftengine.api import Difference, Estimate, Finding, Rule
-from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability, to_json
+from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
+from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant, of_answers
 from ftengine_builtins.rules.chance import got_worse
 
 if TYPE_CHECKING:
@@ -19,28 +20,38 @@ SMALL_TEST = 100
 
 
 class BetterThanBase(Rule):
-    """Says whether the run is better than its base by the task's first metric: the verdict's headline."""
+    """Compares the run with its base by the metric that decides; where the base has a fresh head, with guessing."""
 
     name = "better-than-base"
-    order = 0
+    order = 1
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        metric, evaluation = run.headline_metric, run.evaluation
+        metric = run.headline_metric
         if metric is None:
             text = "Nothing is known about quality: no examples were held out (data.validation, data.test)."
             yield Finding(kind="quality", level="note", text=text)
             return
-        tuned, base = evaluation.tuned[metric], evaluation.base.get(metric)
-        difference = evaluation.difference.get(metric)
-        on = f"on {counted(tuned.n, 'distinct example')} of the {evaluation.split} split"
-        level, text = _judged(run, metric, on)
-        sides = {"base": base, "tuned": tuned, "difference": difference}
-        figures = {"metric": metric} | {side: to_json(one) for side, one in sides.items()}
+        bar = bar_of(run)
+        fresh = bar is not None and bar.metric == metric and bar.baseline.share < 1 and run.trained.new_modules
+        if fresh and no_better_than_a_constant(run):
+            return  # rule constant-answer says so, and more than what that head guessed is no news
+        tuned = run.evaluation.tuned[metric]
+        on = f"on {counted(tuned.n, 'distinct example')} of the {run.evaluation.split} split"
+        level, text = _of_guessing(bar, on) if bar is not None and fresh and known(tuned) else _judged(run, metric, on)
+        figures = {"metric": metric, **sides(run.evaluation, metric)}
         yield Finding(kind="quality", level=level, text=text, figures=figures)
 
 
+def _of_guessing(bar: Bar, on: str) -> tuple[Literal["note", "good"], str]:
+    """Return level and text of a classifier whose base guesses, and which may be better than a constant answer."""
+    why = "Its base has a fresh head, which guesses."
+    if bar.gain is None:
+        return "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(bar.metric)}, {on}. {why}"
+    return "good", f"Better than {bar.answer}: {bar.difference(bar.gain)}, {on}. {why}"
+
+
 def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "note", "good"], str]:
-    """Return level and text of the headline."""
+    """Return level and text of the comparison with the base."""
     evaluation, name = run.evaluation, run.evaluation.metrics[metric].label
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
     if not known(tuned):
@@ -49,16 +60,23 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
     if base is None or difference is None or not known(difference):
         return "note", f"Not compared with its base: {name} {told(tuned)} {on}."
     pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
+    answers = of_answers(run)
     if difference.better is not None:
-        word = "Better" if difference.better else "Worse"
+        level: Literal["alarm", "good"] = "good" if difference.better else "alarm"
         p = probability(difference.p)
-        return "good" if difference.better else "alarm", f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}."
+        word = "Better" if difference.better else "Worse"
+        return level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.{answers}"
     if ends(difference) is None:
-        return "note", f"Too few examples to tell it from its base: {pair}, {on}."
+        return "note", f"Too few examples to tell it from its base: {pair}, {on}.{answers}"
     named = [evaluation.metrics[one].label for one in worse_metrics(run)]
     lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
-    text = f"{lead}: {pair}, {size}, which chance alone may explain, {on}."
+    text = f"{lead}: {pair}, {size}, which is within chance, {on}.{answers}"
     return "note", text + would_show(difference, "This test set")
+
+
+def sides(figures: Any, metric: str) -> dict[str, Any]:
+    """Return a metric's figures of base and tuned model and their difference, as a finding holds them."""
+    return {side: getattr(figures, side).get(metric) for side in ("base", "tuned", "difference")}
 
 
 def would_show(difference: Difference, which: str) -> str:
@@ -66,7 +84,7 @@ def would_show(difference: Difference, which: str) -> str:
     if difference.detectable is None:
         return ""
     least = plain(Estimate(difference.detectable, None, None, 0))
-    return f" {which} would show a true difference of {least} or more in four of five tests."
+    return f" {which} would detect a true difference of {least} or more with 80 % power."
 
 
 def worse_metrics(run: RunRecords) -> dict[str, float]:
@@ -93,15 +111,13 @@ class WorseMetrics(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation
         for metric, p in worse_metrics(run).items():
-            base, tuned, difference = evaluation.base[metric], evaluation.tuned[metric], evaluation.difference[metric]
-            label = evaluation.metrics[metric].label
-            figures = {"base": to_json(base), "tuned": to_json(tuned), "difference": to_json(difference)}
+            label, pair = evaluation.metrics[metric].label, against(evaluation.tuned[metric], evaluation.base[metric])
             yield Finding(
                 kind="worse",
                 level="note",
-                text=f"{label[:1].upper()}{label[1:]} got worse: {against(tuned, base)}, a difference of "
-                f"{told(difference, sign=True)}, adjusted {probability(p)}.",
-                figures={"metric": metric, **figures, "p_adjusted": p},
+                text=f"{label[:1].upper()}{label[1:]} got worse: {pair}, a difference of "
+                f"{told(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}.",
+                figures={"metric": metric, **sides(evaluation, metric), "p_adjusted": p},
             )
 
 
@@ -117,23 +133,15 @@ class HeldOutSplit(Rule):
             return
         figure, label = run.evaluation.tuned[metric], run.evaluation.metrics[metric].label
         if figure.n < SMALL_TEST:
-            leave, carry = ("leaves", "carries") if figure.n == 1 else ("leave", "carry")
-            between = interval(figure)
-            rest = f" {leave} {label} anywhere from {between}." if between else f" {carry} no interval."
-            text = f"The {split} split is small: {counted(figure.n, 'distinct example')}{rest}"
+            between, number = interval(figure), counted(figure.n, "distinct example")
+            leaves = "leaves" if figure.n == 1 else "leave"
+            rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
+            text = f"The {split} split is small: {number}{rest}."
             yield Finding(kind="data", level="note", text=text, figures={"examples": figure.n})
         if split == "validation":
-            yield Finding(
-                kind="data",
-                level="note",
-                text="Figures are made on the validation split, as there is no test split"
-                + (
-                    ", and the same split chose which weights are kept: they are somewhat flattering."
-                    if is_chosen(run)
-                    else "; choices that were made by it (learning rate, epochs) make them flattering."
-                ),
-                figures={"split": split},
-            )
+            chosen = "which also chose the weights" if is_chosen(run) else "by which choices are made"
+            text = f"There is no test split: figures are of the validation split, {chosen}, so they are optimistic."
+            yield Finding(kind="data", level="note", text=text, figures={"split": split})
 
 
 def is_chosen(run: RunRecords) -> bool:

@@ -9,16 +9,14 @@ from ftengine.api import Finding, Rule
 from ftengine.api.figures import (
     Figure,
     counted,
-    ends,
     listed,
     plain,
     probability,
     quoted,
     short,
-    to_json,
     with_interval,
 )
-from ftengine_builtins.rules.chance import CHANCE, holm
+from ftengine_builtins.rules.chance import CHANCE, Apart, holm, near_end
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -34,7 +32,8 @@ MOST_SLICES = 5
 class SliceGaps(Rule):
     """Names slices that the tuned model serves worse than the others, and those that tuning made worse.
 
-    All p-values are adjusted over all slices of all columns (Holm 1979). Small slices are not judged.
+    All p-values are adjusted over all slices of all columns (Holm 1979). Small slices are not judged. The slice most
+    surely behind comes first: the one whose interval's near end is furthest from 0.
     """
 
     name = "slice-gaps"
@@ -48,94 +47,97 @@ class SliceGaps(Rule):
         for name, column in run.evaluation.slices.items():
             values = [quoted(one.value) for one in column.slices if one.small]
             if values:
-                shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3} more"
+                shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3:,} more"
                 are = "one slice is" if len(values) == 1 else "some slices are"
                 text = f"By {short(name)}, {are} too small to be judged: {shown}."
                 yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
 
 
-def _behind(run: RunRecords, name: str, column) -> Iterator[Finding]:
-    """Name the slices that are behind the other examples beyond chance, the one most surely so first."""
-    higher = run.evaluation.metrics[column.metric].higher_is_better
-    found = [
-        one
-        for one in column.slices
-        if not one.small and _beyond_chance(one.gap) and (one.gap.value < 0) == bool(higher)
-    ]
-    found.sort(key=lambda one: (one.value != column.worst, -_near_end(one.gap)))
-    for one in found[:MOST_SLICES]:
-        yield _told(run, name, column, one)
-    rest = found[MOST_SLICES:]
-    if rest:
-        alarming = any(_matters(run, column.metric, one.gap) for one in rest)
+def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
+    """Name the slices that are behind the other examples beyond chance."""
+    higher = bool(run.evaluation.metrics[column.metric].higher_is_better)
+    behind = [one for one in column.slices if not one.small and _beyond_chance(one.gap, below=higher)]
+    behind.sort(key=lambda one: -near_end(one.gap))
+    exceptions = [one for one in behind if not column.is_usual(one)]
+    yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
+    yield from (_told(run, name, column, one) for one in exceptions[:MOST_SLICES])
+    if rest := exceptions[MOST_SLICES:]:
         yield Finding(
             kind="slices",
-            level="alarm" if alarming else "note",
+            level="alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note",
             text=f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} behind the "
-            "other examples, beyond chance.",
+            "other examples beyond chance, less surely than those named.",
             figures={"column": name, "values": [one.value for one in rest]},
         )
 
 
-def _told(run: RunRecords, name: str, column, one) -> Finding:
-    metric, gap, own = column.metric, one.gap, one.tuned.get(column.metric)
-    label = run.evaluation.metrics[metric].label
+def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
+    """Say that few examples are served better than the slice that holds nearly all."""
+    label, others = run.evaluation.metrics[column.metric].label, column.examples - one.examples
+    ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
+    ahead = ahead if ahead.value > 0 else ahead.turned()
     text = (
-        f"Where {short(name)} is {quoted(one.value)} ({counted(one.examples, 'example')}), the tuned model does worse "
-        f"than elsewhere: {label} {plain(own)}, {with_interval(gap, sign=True)} against the other examples, adjusted "
-        f"{probability(gap.p_adjusted)}."
+        f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
+        f"better by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
+    )
+    return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
+
+
+def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
+    label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
+    text = (
+        f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {with_interval(one.gap, sign=True)}, "
+        f"adjusted {probability(one.gap.p_adjusted)}."
     )
     before = column.base_gap if one.value == column.worst else None
-    if before is not None and (interval := ends(before)) is not None and not interval[0] <= 0 <= interval[1]:
-        same = (before.value > 0) == (gap.value > 0)
-        text += f" The base has {'such a gap as well' if same else 'a gap to the other side'}: {plain(before)}."
-    figures = {"column": name, "value": one.value, "metric": metric, "tuned": to_json(own), "gap": to_json(gap)}
-    return Finding(
-        kind="slices",
-        level="alarm" if _matters(run, metric, gap) else "note",
-        text=text,
-        figures={**figures, "p_adjusted": gap.p_adjusted},
-    )
+    if before is not None and near_end(before):
+        side = "behind there too" if (before.value > 0) == (one.gap.value > 0) else "ahead there"
+        text += f" The base is {side}: {with_interval(before, sign=True)}."
+    level = "alarm" if _matters(run, column.metric, one.gap) else "note"
+    return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
 
 
 def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
+    """Name the slices that tuning made worse beyond chance."""
     found = {
         (name, one.value): (column.metric, one, one.difference[column.metric])
         for name, column in columns.items()
         for one in column.slices
         if not one.small and column.metric in one.difference and one.difference[column.metric].p is not None
     }
-    for (name, value), p in holm({key: difference.p for key, (*_, difference) in found.items()}).items():
-        metric, one, difference = found[name, value]
+    adjusted = holm({key: difference.p for key, (*_, difference) in found.items()})
+    for key in sorted(adjusted, key=lambda key: -near_end(found[key][2])):
+        (metric, one, difference), p = found[key], adjusted[key]
         if difference.better is False and p <= CHANCE:
-            where = f"{short(name)} is {quoted(value)} ({counted(one.examples, 'example')})"
+            label, change = run.evaluation.metrics[metric].label, with_interval(difference, sign=True)
+            figures = _figures(key[0], metric, one) | {"difference": difference, "p_adjusted": p}
             yield Finding(
                 kind="slices",
                 level="alarm" if _matters(run, metric, difference) else "note",
-                text=f"Where {where}, the tuned model is worse than its base: {run.evaluation.metrics[metric].label} "
-                f"changed by {with_interval(difference, sign=True)}, adjusted {probability(p)}.",
-                figures={
-                    "column": name,
-                    "value": value,
-                    "metric": metric,
-                    "difference": to_json(difference),
-                    "p_adjusted": p,
-                },
+                text=f"Worse than its base where {_where(key[0], one)}: {label} changed by {change}, adjusted "
+                f"{probability(p)}.",
+                figures={name: value for name, value in figures.items() if name != "gap"},
             )
 
 
-def _beyond_chance(gap) -> bool:
-    interval = ends(gap)
-    if interval is None or gap.p_adjusted is None:
+def _where(name: str, one: Any) -> str:
+    return f"{short(name)} is {quoted(one.value)} ({counted(one.examples, 'example')})"
+
+
+def _figures(name: str, metric: str, one: Any) -> dict[str, Any]:
+    p = None if one.gap is None else one.gap.p_adjusted
+    figures = {"column": name, "value": one.value, "metric": metric, "tuned": one.tuned.get(metric)}
+    return {**figures, "gap": one.gap, "p_adjusted": p}
+
+
+def _beyond_chance(gap: Any, *, below: bool) -> bool:
+    """Say whether a gap is beyond chance, and on the wrong side: below 0, or above."""
+    if gap is None or gap.p_adjusted is None or not near_end(gap):
         return False
-    return not interval[0] <= 0 <= interval[1] and gap.p_adjusted <= CHANCE
-
-
-def _near_end(change: Figure) -> float:
-    return min(map(abs, ends(change) or (0.0,)))
+    return gap.p_adjusted <= CHANCE and (gap.value < 0) == below
 
 
 def _matters(run: RunRecords, metric: str, change: Figure) -> bool:
     """Say whether a change beyond chance is a large part of the whole split's figure."""
     whole = run.evaluation.tuned.get(metric)
-    return _near_end(change) >= SLICE_GAP * abs((whole.value if whole is not None else 0.0) or 1.0)
+    return near_end(change) >= SLICE_GAP * abs((whole.value if whole is not None else 0.0) or 1.0)

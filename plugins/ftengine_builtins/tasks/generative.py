@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Features, Prediction, Task
+from ftengine_builtins.tasks.generation import BRIEF
 from ftengine_builtins.tasks.token_loss import TokenLoss
 from ftengine_builtins.tasks.tokens import stack_tokens
 
@@ -19,6 +20,7 @@ class GenerativeTask(Task):
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = frozenset({"completion", "reference", "prompt"})
+    brief = BRIEF
     distributions = True
     ahead: ClassVar[int]
     """How far ahead of its own position a state predicts (`TokenLoss`)."""

@@ -121,6 +121,27 @@ def test_the_confusion_matrix_equals_scikit_learns_and_is_left_out_where_it_woul
     assert [(row["support"], row["predicted"]) for row in facts["labels"] if row["predicted"]] == [(2, 1), (1, 2)]
 
 
+def test_the_baseline_is_the_best_constant_answer(scored):
+    label, predicted = [0, 0, 0, 1, 2, 2], [1, 1, 1, 1, 1, 0]
+    told = scored(bound(), predictions(label, predicted)).details()[0]["baseline"]
+    assert (told["answer"], told["share"]) == (NAMES[0], 0.5)
+    assert (told["given"], told["count"], told["total"]) == (NAMES[1], 5, 6)
+    assert told["figures"] == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    assert told["classes"][0] == [NAMES[0], 3, 1]
+
+
+def test_of_several_labels_the_best_constant_answer_is_a_set(scored):
+    rng = np.random.default_rng(0)
+    label = (rng.random((200, 4)) < [0.7, 0.5, 0.2, 0.0]).astype(int)
+    told = scored(bound("multi"), predictions(label.tolist(), np.zeros_like(label).tolist())).details()[0]["baseline"]
+    every = [np.array(list(f"{i:04b}"), dtype=int) for i in range(16)]
+    f1 = [metrics.f1_score(label, np.tile(one, (200, 1)), average="micro", zero_division=0) for one in every]
+    exact = [(label == one).all(axis=1).mean() for one in every]
+    assert told["figures"]["micro_f1"] == pytest.approx(max(f1))
+    assert told["figures"]["subset_accuracy"] == told["share"] == pytest.approx(max(exact))
+    assert (told["given"], told["count"]) == ("no label", 200)
+
+
 def test_trials_are_decisions_and_pairs(scored):
     label, predicted, scores = drawn(60, kind="multi")
     found = scored(bound("multi"), predictions(label, predicted, scores))

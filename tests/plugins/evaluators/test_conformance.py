@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from ftengine.api import Evaluator, ExampleScores, Labels, Metric
+from ftengine.api import Baseline, Evaluator, ExampleScores, Labels, Metric
 from ftengine.testing import check_evaluator, rows_of
 from ftengine_builtins import ftengine_evaluators
 
@@ -124,6 +124,11 @@ class Mean(Right):
         yield "nothing", math.nan
 
 
+class Elsewhere(Right):
+    def details(self, rows, estimate):
+        yield Baseline(answer="yes", share=0.5, figures={"wright": 0.5}, total=len(rows["right"])).fact()
+
+
 @pytest.mark.parametrize(
     ("kind", "failing"),
     [
@@ -134,6 +139,7 @@ class Mean(Right):
         (OtherResamples, ["resamples_equal_scores"]),
         (Mean, ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics",
                 "details_are_displays_and_json"]),
+        (Elsewhere, ["details_are_displays_and_json"]),
     ],
 )  # fmt: skip
 def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):

@@ -71,7 +71,9 @@ def test_without_entities_there_is_accuracy_alone(scored, names, kind):
     assert found.scores == {"token_accuracy": pytest.approx(2 / 3)}
     assert found.evaluator.metrics.keys() == {"token_accuracy"}
     assert found.evaluator.trials(found.rows) == {"token_accuracy": 3}
-    assert found.details() == ({}, {})
+    facts, displays = found.details()
+    assert (facts.keys(), displays) == ({"baseline"}, {})
+    assert facts["baseline"]["figures"] == {"token_accuracy": pytest.approx(2 / 3)}
 
 
 def test_what_is_undefined_is_nan(scored):

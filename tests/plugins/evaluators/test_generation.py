@@ -118,7 +118,16 @@ def test_an_example_without_reference_is_left_out(scored):
 
 def test_details_tell_how_long_answers_are(scored):
     facts, _ = scored(Generation(), predictions(["one two", "three"], ["one", "two three four five"])).details()
+    del facts["baseline"]
     assert facts == {"references": 2, "length_ratio": 0.6, "words": 1.5, "reference_words": 2.5}
+
+
+def test_the_baseline_is_the_best_reference_for_all_measured_on_the_others(scored):
+    references = ["a red fox", "the red fox", "red fox runs", "blue"]
+    told = scored(Generation(), predictions(["", "", "x", ""], references)).details()[0]["baseline"]
+    assert told["answer"] == "a red fox"
+    assert told["figures"] == {"token_f1": pytest.approx((1 + 0.8 + 0) / 3), "exact_match": pytest.approx(1 / 3)}
+    assert (told["given"], told["count"], told["total"], told["share"]) == ("", 3, 4, 0.25)
 
 
 def test_without_sacrebleu_it_is_refused_early(monkeypatch):

@@ -47,7 +47,10 @@ def test_a_single_output_may_be_a_bare_number(scored):
     target, value = numbers(1)
     bare = of(scored, target.ravel().tolist(), value.ravel().tolist())
     assert bare.scores == of(scored, target.tolist(), value.tolist()).scores
-    assert bare.details() == ({}, {})
+    facts, displays = bare.details()
+    assert (facts.keys(), displays) == ({"baseline"}, {})
+    assert facts["baseline"]["figures"]["mse"] == pytest.approx(np.var(target))
+    assert facts["baseline"]["figures"]["r2"] == pytest.approx(0)
 
 
 def test_details_give_each_output(scored):
@@ -79,5 +82,5 @@ def test_an_example_is_scored_by_its_squared_error(scored):
 
 @pytest.mark.parametrize("labels", [None, Labels("single", ("a", "b"))])
 def test_without_numbers_it_is_refused(labels):
-    with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|single-label)"):
+    with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|one label)"):
         Regression().bind("a-task", labels)

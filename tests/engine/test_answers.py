@@ -1,0 +1,166 @@
+"""What base and tuned model write to held-out prompts: made by default, kept in the run, shown in the report."""
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from rows import sentences, write_rows
+from tiny import tiny_t5
+
+from ftengine import Recipe, fine_tune
+from ftengine.api import SilentListener
+from ftengine.cli import main
+from ftengine.errors import DataError
+from ftengine.run.evaluation_result import Examples
+from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
+from runs import Heard, interrupt
+
+DOZEN = 12
+EMAIL = "jane.doe@example.org"
+
+
+@pytest.fixture(scope="module")
+def chat_run(build_chat_recipe, tmp_path_factory):
+    return fine_tune(build_chat_recipe(output=str(tmp_path_factory.mktemp("chat") / "run"), data__test=0.3))
+
+
+def answers_of(run):
+    return Examples.read(run.directory).answers
+
+
+def rows_at(run, places):
+    lines = Path(run.recipe.data.train).read_text(encoding="utf-8").splitlines()
+    return [json.loads(lines[int(place.rpartition(":")[2]) - 1]) for place in places]
+
+
+def test_a_dozen_held_out_prompts_are_answered_by_both_models_as_predict_answers_them(chat_run):
+    found = answers_of(chat_run)
+    rows = rows_at(chat_run, [one.place for one in found])
+    assert len({one.place for one in found}) == DOZEN
+    assert [one.prompt for one in found] == [row["messages"][0]["content"] for row in rows]
+    assert [one.wanted for one in found] == [row["messages"][1]["content"] for row in rows]
+    for side, base in (("base", True), ("tuned", False)):
+        said = chat_run.predict(rows, base=base, options=CausalLM.brief)
+        assert [getattr(one, side) for one in found] == [answer["completion"] for answer in said]
+    assert any(one.base != one.tuned for one in found)
+    held_out = pq.read_table(chat_run.path / "predictions" / "test-tuned.parquet")["place"].to_pylist()
+    assert {one.place for one in found} <= set(held_out)
+    assert Examples.read(chat_run.directory).answered_with == CausalLM.brief
+
+
+def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
+    page = (chat_run.path / "report.html").read_text(encoding="utf-8")
+    section = page.split('id="run1-answers"')[1].split("</section>")[0]
+    assert section.count('class="place"') == DOZEN
+    recipe = chat_run.path.parent / "recipe.yaml"
+    recipe.write_text((chat_run.path / "recipe.yaml").read_text())
+    printed = CliRunner().invoke(main, ["train", str(recipe), "--resume"]).stdout  # finished: printed again
+    lines = [line.split() for line in printed.split("answers to held-out prompts")[1].splitlines()]
+    assert [line[0] for line in lines if line][1:13] == ["prompt", "wanted", "base", "tuned"] * 3
+    told = json.loads(CliRunner().invoke(main, ["train", str(recipe), "--resume", "--json"]).stdout)
+    assert told["answers"] == [one.model_dump() for one in answers_of(chat_run)]
+
+
+def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
+    none = fine_tune(chat_recipe(evaluation__answers=None, train__max_steps=2))
+    assert answers_of(none) == ()
+    assert not list((none.path / "predictions").glob("answers-*"))
+    assert "What the models write" not in (none.path / "report.html").read_text(encoding="utf-8")
+    few = fine_tune(chat_recipe(evaluation__answers=2, train__max_steps=2, output=str(tmp_path / "few")))
+    assert len(answers_of(few)) == 2
+
+
+def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
+    recipe = chat_recipe(train__checkpoint_every=2)
+    interrupt(recipe, after=4)
+    asked = []
+
+    class Phases(SilentListener):
+        def phase(self, name, total=None):
+            asked.append(name)
+
+    run = fine_tune(recipe, resume=True, listener=Phases())
+    assert [name for name in asked if "to read" in name] == ["evaluate tuned to read: answers"]
+    assert len(answers_of(run)) == DOZEN
+    assert all(one.base for one in answers_of(run))
+
+
+def test_answers_that_an_evaluator_asks_for_are_not_made_twice(tmp_path):
+    """Sequence to sequence, with an evaluator that reads what both models write."""
+    rows = [{"prompt": f"say {word} {i}", "completion": f"the {word}"} for i in range(30) for word in ("dog", "film")]
+    content = {
+        "model": {"source": str(tiny_t5(tmp_path / "t5"))},
+        "task": "seq2seq-lm",
+        "data": {"train": write_rows(tmp_path / "pairs.jsonl", rows), "validation": 0.4},
+        "strategy": "lora",
+        "train": {"max_steps": 2, "precision": "float32"},
+        "evaluation": {"resamples": 100, "generate": {"max_new_tokens": 5}},
+        "output": str(tmp_path / "plain"),
+    }
+    plain = fine_tune(Recipe.make(content))
+    measured = fine_tune(Recipe.make(content | {"evaluate": ["generation"], "output": str(tmp_path / "measured")}))
+    assert (plain.path / "predictions" / "answers-tuned.parquet").is_file()
+    assert not (measured.path / "predictions" / "answers-tuned.parquet").exists()
+    assert answers_of(plain) == answers_of(measured)
+    assert len(answers_of(plain)) == DOZEN
+    assert Examples.read(plain.directory).answered_with == {"max_new_tokens": 5} != Seq2SeqLM.brief
+    assert {one.wanted for one in answers_of(plain)} == {"the dog", "the film"}
+
+
+def test_likely_personal_data_is_masked_in_them(llama_folder, chat_recipe, tmp_path, monkeypatch):
+    rows = [{"prompt": f"{i}: who is {EMAIL}?", "completion": f"{EMAIL} is number {i}."} for i in range(20)]
+    # A tiny model writes no address by itself.
+    write = CausalLM.answer
+    monkeypatch.setattr(
+        CausalLM,
+        "answer",
+        lambda *args: [{**one, "completion": "Ask Jane.Doe@example.org, 212-555-0123."} for one in write(*args)],
+    )
+    data = write_rows(tmp_path / "mail.jsonl", rows)
+    run = fine_tune(chat_recipe(data__train=data, data__validation=0.5, train__max_steps=1))
+    text = (run.path / "examples.json").read_text(encoding="utf-8")
+    assert "jane" not in text.lower()
+    assert {one.tuned for one in answers_of(run)} == {"Ask J…rg, 2…23."}
+
+
+def test_a_model_that_cannot_write_still_ends_its_run(chat_recipe, monkeypatch):
+    def fail(*_):
+        raise DataError("it is mute.")
+
+    monkeypatch.setattr(CausalLM, "answer", fail)
+    heard = Heard()
+    run = fine_tune(chat_recipe(train__max_steps=1), listener=heard)
+    assert [text for text in heard.said if "not shown" in text] == [
+        f"the {side} model's answers are not shown, as it cannot write them: it is mute." for side in ("base", "tuned")
+    ]
+    assert answers_of(run) == ()
+    assert run.evaluation["tuned"]
+
+
+def test_a_task_that_writes_nothing_has_none(label_recipe):
+    run = fine_tune(label_recipe(train__max_steps=1))
+    assert answers_of(run) == ()
+    assert not list((run.path / "predictions").glob("answers-*"))
+
+
+def test_the_surest_mistakes_of_a_classifier_are_kept_surest_first(label_recipe, tmp_path):
+    rng = random.Random(1)
+    rows = [
+        {**row, "label": "sport" if i % 4 == 0 else row["label"]}
+        for i, row in enumerate(sentences(120, random.Random(0)))
+    ]
+    rng.shuffle(rows)
+    run = fine_tune(label_recipe(data__train=write_rows(tmp_path / "noisy.jsonl", rows), train__epochs=6))
+    table = pq.read_table(run.path / "predictions" / "test-tuned.parquet").to_pylist()
+    wrong = sorted((-max(row["scores"]), row["place"]) for row in table if row["label"] != row["predicted"])
+    found = Examples.read(run.directory).mistakes
+    assert len(found) > 2
+    assert [-one.confidence for one in found] == pytest.approx([sure for sure, _ in wrong[:10]])
+    assert {one.place for one in found} == {place for _, place in wrong[:10]}
+    assert not any(one.tuned_right for one in found)
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert f"a wrong answer with probability {found[0].confidence:.2g}" in page
