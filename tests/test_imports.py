@@ -298,6 +298,20 @@ def test_every_exception_is_needed() -> None:
     assert {(item.source, item.what) for item in EVERYTHING} >= MAY_ASK_OPS
 
 
+NEWER = {
+    *("typing.LiteralString", "typing.Never", "typing.NotRequired", "typing.Required", "typing.Self", "typing.Unpack"),
+    *("typing.assert_never", "typing.assert_type", "typing.override", "enum.StrEnum", "datetime.UTC", "tomllib"),
+    *("contextlib.chdir", "hashlib.file_digest", "itertools.batched", "asyncio.TaskGroup", "asyncio.timeout"),
+}
+"""What the standard library has since Python 3.11; `requires-python` allows 3.10."""
+
+
+def test_nothing_newer_than_the_oldest_python_is_imported() -> None:
+    plugins = {name: source for modules in PLUGINS.values() for name, source in modules.items()}
+    found = [item for item in imports_of({**ENGINE, **plugins}) if item.when != "typing"]
+    assert [str(item) for item in found if item.what in NEWER] == []
+
+
 def test_rooms_do_not_import_one_another_in_a_circle() -> None:
     assert circle(imports_of(ENGINE)) == []
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ftengine.api import redact_json
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -20,7 +20,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plot {path}: the name must end in {', '.join(SUFFIXES)}.")
     if find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib, which is not installed: pip install 'ftengine[bench]'.")
+        raise InputError("--plot needs matplotlib, which is not installed: pip install matplotlib.")
     check_writable(path)
 
 

@@ -43,15 +43,12 @@ def ftengine_strategies():
 @hookimpl
 def ftengine_augmenters():
     from ftengine_builtins.augmenters.back_translation import BackTranslation
-    from ftengine_builtins.augmenters.case import Case
+    from ftengine_builtins.augmenters.characters import Keyboard, Ocr
     from ftengine_builtins.augmenters.images import Color, Crop, Flip, RandAugment, TrivialAugment
-    from ftengine_builtins.augmenters.keyboard import Keyboard
     from ftengine_builtins.augmenters.mask_spans import MaskSpans
     from ftengine_builtins.augmenters.mixing import CutMix, Mixup
-    from ftengine_builtins.augmenters.ocr import Ocr
-    from ftengine_builtins.augmenters.punctuation import Punctuation
     from ftengine_builtins.augmenters.synonyms import Synonyms
-    from ftengine_builtins.augmenters.word_order import DeleteWords, SwapWords
+    from ftengine_builtins.augmenters.words import Case, DeleteWords, Punctuation, SwapWords
 
     texts = [BackTranslation, Case, DeleteWords, Keyboard, MaskSpans, Ocr, Punctuation, SwapWords, Synonyms]
     return [*texts, Color, Crop, CutMix, Flip, Mixup, RandAugment, TrivialAugment]
@@ -59,13 +56,12 @@ def ftengine_augmenters():
 
 @hookimpl
 def ftengine_regularizers():
+    from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
     from ftengine_builtins.regularizers.dropout import Dropout
     from ftengine_builtins.regularizers.ema import Ema
     from ftengine_builtins.regularizers.l2_sp import L2SP
-    from ftengine_builtins.regularizers.label_smoothing import LabelSmoothing
     from ftengine_builtins.regularizers.mixout import Mixout
     from ftengine_builtins.regularizers.neftune import Neftune
-    from ftengine_builtins.regularizers.r_drop import RDrop
     from ftengine_builtins.regularizers.wise_ft import WiseFT
 
     return [Dropout, Ema, L2SP, LabelSmoothing, Mixout, Neftune, RDrop, WiseFT]

@@ -92,11 +92,10 @@ class BackTranslation(TextAugmenter):
     def _translators(self) -> tuple[Any, Any]:
         from ftengine_builtins.augmenters.translator import Translator, load_translator
 
-        config, device = self.config, self.config.device
-        there = load_translator(config.forward, device)
-        back = there if config.backward == config.forward else load_translator(config.backward, device)
-        options = (config.temperature, config.top_p, config.beams, config.max_length)
-        return Translator(there, config.forward_prefix, *options), Translator(back, config.backward_prefix, *options)
+        config = self.config
+        there = load_translator(config.forward, config.device)
+        back = there if config.backward == config.forward else load_translator(config.backward, config.device)
+        return Translator(there, config.forward_prefix, config), Translator(back, config.backward_prefix, config)
 
 
 def _number(text: str, variant: int) -> int:

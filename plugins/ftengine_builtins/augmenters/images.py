@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
@@ -20,11 +19,7 @@ class ImageAugmenter(InputAugmenter):
     modality = "image"
 
     def check_options(self) -> None:
-        """Find out whether torchvision is installed.
-
-        Raises:
-            RecipeError: it is not.
-        """
+        """Raise RecipeError where torchvision is not installed."""
         try:
             import torchvision  # noqa: F401
         except ImportError:
@@ -37,7 +32,7 @@ class ImageAugmenter(InputAugmenter):
         raise NotImplementedError
 
     def change(self, value: Any, rng: RandomSource) -> Any:
-        from ftengine_builtins.augmenters.randomness import seeded
+        from ftengine_builtins.tasks.modes import seeded
 
         with seeded(rng.randrange(SEEDS)):
             return self.transform(value)
@@ -72,26 +67,19 @@ class Flip(ImageAugmenter):
 class CropConfig(AugmenterConfig):
     """Options of augmenter crop."""
 
-    scale: list[float] = Field(
+    scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
     )
-    ratio: list[float] = Field(
+    ratio: list[PositiveFloat] = Field(
         [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
     )
 
     @field_validator("scale", "ratio")
     @classmethod
     def _in_order(cls, pair: list[float]) -> list[float]:
-        if not 0 < pair[0] <= pair[1]:
-            raise ValueError("give the smaller number first, both above 0")
+        if pair[0] > pair[1]:
+            raise ValueError("give the smaller number first")
         return pair
-
-    @field_validator("scale")
-    @classmethod
-    def _part(cls, scale: list[float]) -> list[float]:
-        if scale[1] > 1:
-            raise ValueError("at most the whole image (1.0) can be kept")
-        return scale
 
 
 class Crop(ImageAugmenter):
@@ -126,15 +114,11 @@ class Color(ImageAugmenter):
     name = "color"
     Config = ColorConfig
 
-    @cached_property
-    def _jitter(self) -> Any:
+    def transform(self, image: Any) -> Any:
         from torchvision.transforms import v2
 
         config = self.config
-        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
-
-    def transform(self, image: Any) -> Any:
-        return self._jitter(image)
+        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)(image)
 
 
 class RandAugmentConfig(AugmenterConfig):
@@ -155,14 +139,10 @@ class RandAugment(ImageAugmenter):
     citation = "Cubuk et al. 2020, arXiv:1909.13719"
     Config = RandAugmentConfig
 
-    @cached_property
-    def _operations(self) -> Any:
+    def transform(self, image: Any) -> Any:
         from torchvision.transforms import v2
 
-        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)
-
-    def transform(self, image: Any) -> Any:
-        return self._operations(image)
+        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)(image)
 
 
 class TrivialAugment(ImageAugmenter):
@@ -173,13 +153,8 @@ class TrivialAugment(ImageAugmenter):
 
     name = "trivial-augment"
     citation = "Müller and Hutter 2021, arXiv:2103.10158"
-    Config = AugmenterConfig
-
-    @cached_property
-    def _operation(self) -> Any:
-        from torchvision.transforms import v2
-
-        return v2.TrivialAugmentWide()
 
     def transform(self, image: Any) -> Any:
-        return self._operation(image)
+        from torchvision.transforms import v2
+
+        return v2.TrivialAugmentWide()(image)

@@ -36,11 +36,7 @@ class Mixing(Augmenter):
     Config = MixConfig
 
     def check_mix(self, task: Task) -> None:
-        """Refuse tasks without labels.
-
-        Raises:
-            RecipeError: there is nothing to mix beside the images.
-        """
+        """Raise RecipeError where the task has no labels to mix beside the images."""
         if task.labels is None:
             raise RecipeError(
                 f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out of the recipe."
@@ -52,8 +48,8 @@ class Mixing(Augmenter):
         Labels of one class an example become (examples, classes) fp32 that sum to 1, also where nothing is mixed.
         """
         assert task.labels is not None
-        labels = soft_labels(batch["labels"], len(task.labels.names))
-        name, pixels = images_of(batch, self.name)
+        labels = _soft(batch["labels"], len(task.labels.names))
+        name, pixels = self._images(batch)
         if rng.random() >= self.config.probability:
             return {**batch, "labels": labels}
         drawn = random.Random(rng.randrange(SEEDS))  # has the distributions that `rng` need not have
@@ -69,9 +65,22 @@ class Mixing(Augmenter):
             pixels: (examples, channels, height, width).
             partners: for each example the one that it is mixed with.
             share: from 0 to 1, of the example itself.
-            rng: for further draws.
         """
         raise NotImplementedError
+
+    def _images(self, batch: Batch) -> tuple[str, Tensor]:
+        """Return the key and the tensor of a batch's images.
+
+        Raises:
+            InputError: no tensor of the batch holds images.
+        """
+        for key, value in batch.items():
+            if key != "labels" and getattr(value, "ndim", 0) == 4 and value.is_floating_point():
+                return key, value
+        raise InputError(
+            f"augmenter {self.name!r} finds no images (examples, channels, height, width) in the batch, only "
+            f"{', '.join(map(repr, batch))}. Take it out of the recipe."
+        )
 
 
 class Mixup(Mixing):
@@ -100,11 +109,7 @@ class CutMix(Mixing):
     Config = CutMixConfig
 
     def check_mix(self, task: Task) -> None:
-        """Refuse tasks without labels, and regression.
-
-        Raises:
-            RecipeError: there is nothing to mix beside the images, or nothing that has an area's share.
-        """
+        """Raise RecipeError where there are no labels, or numbers, of which no area has a share."""
         super().check_mix(task)
         if task.labels is not None and task.labels.kind == "regression":
             raise RecipeError(
@@ -128,25 +133,8 @@ def box_side(size: int, share: float, middle: float) -> tuple[int, int]:
     return max(0, at - length // 2), min(size, at + length // 2)
 
 
-def soft_labels(labels: Tensor, classes: int) -> Tensor:
+def _soft(labels: Tensor, classes: int) -> Tensor:
     """Return class numbers (examples,) as (examples, classes) fp32; several labels or numbers stay as they are."""
     import torch
 
-    if labels.is_floating_point():
-        return labels
-    return torch.nn.functional.one_hot(labels, classes).float()
-
-
-def images_of(batch: Batch, name: str) -> tuple[str, Tensor]:
-    """Return the key and the tensor of a batch's images.
-
-    Raises:
-        InputError: no tensor of the batch holds images.
-    """
-    for key, value in batch.items():
-        if key != "labels" and getattr(value, "ndim", 0) == 4 and value.is_floating_point():
-            return key, value
-    raise InputError(
-        f"augmenter {name!r} finds no images (examples, channels, height, width) in the batch, only "
-        f"{', '.join(map(repr, batch))}. Take it out of the recipe."
-    )
+    return labels if labels.is_floating_point() else torch.nn.functional.one_hot(labels, classes).float()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 from pydantic import Field
 
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
-from ftengine_builtins.augmenters.word_list import key_of, read_word_list
+from ftengine.errors import DataError
 from ftengine_builtins.augmenters.words import LEXICAL
+from ftengine_builtins.tasks.shown import shown as shown_value
+
+FORMATS = (".csv", ".json", ".tsv", ".txt")
+
+Entry = tuple[str, list[str]]
+"""A word (or a phrase) and what may replace it."""
 
 
 class SynonymsConfig(AugmenterConfig):
@@ -36,12 +48,8 @@ class Synonyms(TextAugmenter):
     Config = SynonymsConfig
 
     def check_options(self) -> None:
-        """Read the word list.
-
-        Raises:
-            DataError: it is missing or malformed.
-        """
-        assert self._list
+        """Read the word list. Raises DataError where it is missing or malformed."""
+        _ = self._list
 
     @cached_property
     def _list(self) -> dict[str, list[str]]:
@@ -79,3 +87,91 @@ def in_case_of(word: str, other: str) -> str:
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other[:1].upper() + other[1:] if word[:1].isupper() else other
+
+
+def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]]:
+    """Read a word list.
+
+    Args:
+        path: .tsv, .csv or .txt (with commas): a word, then its replacements, a line each and without a header; blank
+            lines and lines that begin with # are left out. Or .json: {word: [replacements]}.
+        both_ways: take every entry as a group of words, each of which may replace the others.
+
+    Returns:
+        For each word in the form of `key_of` its replacements, in the file's order.
+
+    Raises:
+        DataError: the file is missing, of another format, malformed or empty; the message has the line.
+    """
+    found: dict[str, list[str]] = {}
+    for where, (word, others) in _entries(Path(path).expanduser(), path):
+        group = [word, *others]
+        if len(group) < 2 or not all(text.strip() for text in group):
+            raise DataError(f"{where}: {word!r} needs a word and at least one replacement, none of them empty.")
+        for one in group if both_ways else [word]:
+            replacements = found.setdefault(key_of(one, where), [])
+            replacements += [x.strip() for x in group if key_of(x) != key_of(one) and x.strip() not in replacements]
+    if not any(found.values()):
+        raise DataError(f"word list {path!r} holds no word with a replacement.")
+    return found
+
+
+def key_of(text: str, where: str = "") -> str:
+    """Return a word as it is looked up, whatever its case and the blanks in it.
+
+    Raises:
+        DataError: with `where`, the text is no word or words that could be found in a text.
+    """
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
+    if where and " ".join(LEXICAL.findall(text)) != text:
+        raise DataError(
+            f"{where}: {text!r} is no word or words; looked up are letters, digits, _ and, inside of a word, ' and -."
+        )
+    return text.casefold()
+
+
+def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise DataError(f"word list {shown!r} has the suffix {suffix!r}. Allowed: {', '.join(FORMATS)}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no word list {shown!r} (option file, taken relative to the working directory). It is a .tsv, "
+            ".csv or .txt with a word and its replacements on each line, or a .json with {word: [replacements]}."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read word list {shown!r}: {error}. It must be a text file in UTF-8.") from None
+    yield from _from_json(text, shown) if suffix == ".json" else _from_lines(text, shown, suffix)
+
+
+def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{shown}:{error.lineno}: not valid JSON: {error.msg}.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{shown}: a word list in JSON is {{word: [replacements]}}, not a {type(content).__name__}.")
+    for word, others in content.items():
+        others = [others] if isinstance(others, str) else others
+        if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
+            raise DataError(
+                f"{shown}: the replacements of {word!r} are {shown_value(others)}; they must be a list of texts."
+            )
+        yield shown, (word, others)
+
+
+def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry]]:
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",", skipinitialspace=True
+    )
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):
+                continue
+            while not cells[-1].strip():  # tables fill their last columns
+                cells.pop()
+            yield f"{shown}:{reader.line_num}", (cells[0], cells[1:])
+    except csv.Error as error:
+        raise DataError(f"{shown}:{reader.line_num}: {error}.") from None

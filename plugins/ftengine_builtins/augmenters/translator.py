@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import regex
 import torch
@@ -10,9 +11,12 @@ from transformers import GenerationConfig
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
-from ftengine_builtins.augmenters.randomness import seeded
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from ftengine_builtins.tasks.lengths import attention_mask, pad
+from ftengine_builtins.tasks.modes import seeded
+from ftengine_builtins.tasks.tokens import stack_tokens
+
+if TYPE_CHECKING:
+    from ftengine_builtins.augmenters.back_translation import BackTranslationConfig
 
 HEAD = "seq2seq-lm"
 
@@ -75,31 +79,20 @@ def load_translator(source: str, device: str) -> LoadedModel:
 
 
 class Translator:
-    """Translates texts with one model.
+    """Translates texts with one model, an encoder-decoder; `prefix` is put in front of each sentence."""
 
-    Args:
-        loaded: an encoder-decoder and its tokenizer.
-        prefix: what is put in front of each sentence.
-        temperature: of the distribution that words are drawn from; 0 takes the likeliest.
-        top_p: share of the distribution that is drawn from.
-        beams: width of the beam search.
-        max_length: longest sentence in tokens; None takes `LONGEST`, or the model's limit if less.
-    """
-
-    def __init__(
-        self, loaded: LoadedModel, prefix: str, temperature: float, top_p: float, beams: int, max_length: int | None
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, prefix: str, config: BackTranslationConfig) -> None:
         self._loaded, self._prefix, self._tokenizer = loaded, prefix, loaded.processor
-        limits = [max_length or LONGEST, loaded.max_length, getattr(loaded.processor, "model_max_length", None)]
+        limits = [config.max_length or LONGEST, loaded.max_length, getattr(loaded.processor, "model_max_length", None)]
         self._limit = min(limit for limit in limits if limit)
-        sampling = temperature > 0
+        sampling = config.temperature > 0
         own = loaded.module.generation_config
         self._generation = GenerationConfig(
             **{k: v for k, v in own.to_dict().items() if k in KEPT and v is not None},
             max_new_tokens=self._limit - 1,  # the token that the decoder begins with counts too
             do_sample=sampling,
-            num_beams=beams,
-            **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sampling else {}),
+            num_beams=config.beams,
+            **({"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if sampling else {}),
         )
 
     def __call__(self, text: str, seed: int) -> str:
@@ -134,13 +127,10 @@ class Translator:
 
     def _translate(self, sentences: Sequence[str]) -> list[str]:
         module = self._loaded.module
-        device, filler = next(module.parameters()).device, self._tokenizer.pad_token_id or 0
-        ids = [self._ids(sentence) for sentence in sentences]
-        output = module.generate(
-            input_ids=pad(ids, filler).to(device),
-            attention_mask=attention_mask(ids).to(device),
-            generation_config=self._generation,
-        )
+        batch = stack_tokens([{"input_ids": self._ids(sentence)} for sentence in sentences], self._tokenizer)
+        device = next(module.parameters()).device
+        inputs = {key: tensor.to(device) for key, tensor in batch.items()}
+        output = module.generate(**inputs, generation_config=self._generation)
         return self._tokenizer.batch_decode(output, skip_special_tokens=True)
 
 

@@ -1,8 +1,17 @@
-"""Words of a text, and what stands between them."""
+"""Words left out or in other places, marks put between them, and texts in another case."""
 
 from __future__ import annotations
 
+import unicodedata
+from itertools import pairwise
+from typing import Literal
+
 import regex
+from pydantic import Field
+
+from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
+from ftengine_builtins.augmenters.characters import stands_alone
+from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 # Chinese and Japanese are written without blanks; each of their characters is a word here.
 _ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
@@ -10,6 +19,150 @@ _WORD = regex.compile(rf"{_ALONE}\p{{M}}*|(?:(?!{_ALONE})\S)+")
 
 LEXICAL = regex.compile(r"[\p{L}\p{N}\p{M}_\u200c\u200d]+(?:[’'\-][\p{L}\p{N}\p{M}_]+)*")
 """A word as a dictionary has it: without the punctuation around it."""
+
+EDA = "Wei and Zou 2019, arXiv:1901.11196"
+
+MARKS = (".", ";", "?", ":", "!", ",")
+"""The six marks of the paper."""
+
+STYLES = {
+    "upper": str.upper,
+    "lower": str.lower,
+    "title": lambda text: LEXICAL.sub(lambda match: match[0][:1].upper() + match[0][1:].lower(), text),
+    "swap": str.swapcase,
+}
+
+
+class DeleteWordsConfig(AugmenterConfig):
+    """Options of augmenter delete-words."""
+
+    rate: float = Field(0.1, ge=0, le=1, description="probability with which each word is left out")
+
+
+class DeleteWords(TextAugmenter):
+    """Leave words out of texts at random.
+
+    Each word goes with probability `rate`, together with the blanks on one side of it; one word always stays. Words
+    are what blanks separate, and single characters in Chinese and Japanese.
+    """
+
+    name = "delete-words"
+    citation = EDA
+    Config = DeleteWordsConfig
+
+    def change(self, text: str, rng: RandomSource) -> str:
+        words, gaps = split_words(text)
+        kept = [i for i in range(len(words)) if rng.random() >= self.config.rate]
+        if len(kept) == len(words):
+            return text
+        kept = kept or [rng.randrange(len(words))]
+        # Between two words that stay, the gap with most line breaks stays: paragraphs remain apart.
+        inner = [max(gaps[a + 1 : b + 1], key=lambda gap: (gap.count("\n"), len(gap))) for a, b in pairwise(kept)]
+        return join([words[i] for i in kept], [gaps[0], *inner, gaps[-1]])
+
+
+class SwapWordsConfig(AugmenterConfig):
+    """Options of augmenter swap-words."""
+
+    rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
+    distance: int | None = Field(None, ge=1, description="most words from one to the other; null: any")
+
+
+class SwapWords(TextAugmenter):
+    """Swap words of texts at random.
+
+    A text of n words has `rate` · n swaps of two words (at least one, unless `rate` is 0). Blanks and line breaks
+    stay where they are. Words are what blanks separate, and single characters in Chinese and Japanese.
+    """
+
+    name = "swap-words"
+    citation = EDA
+    Config = SwapWordsConfig
+
+    def change(self, text: str, rng: RandomSource) -> str:
+        words, gaps = split_words(text)
+        if len(words) < 2 or not self.config.rate:
+            return text
+        for _ in range(max(1, round(self.config.rate * len(words)))):
+            a = rng.randrange(len(words))
+            b = self._other(a, len(words), rng)
+            words[a], words[b] = words[b], words[a]
+        return join(words, gaps)
+
+    def _other(self, a: int, count: int, rng: RandomSource) -> int:
+        reach = self.config.distance or count
+        first, last = max(0, a - reach), min(count - 1, a + reach)
+        b = rng.randrange(first, last)  # one fewer than there are, as `a` itself is left out
+        return b + (b >= a)
+
+
+class PunctuationConfig(AugmenterConfig):
+    """Options of augmenter punctuation."""
+
+    insert: float = Field(
+        0.3, ge=0, le=1, description="most marks put in, for each word; from one to so many, at random; 0: none"
+    )
+    drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
+
+
+class Punctuation(TextAugmenter):
+    """Put punctuation marks between words at random, or leave marks out.
+
+    A text of n words gets between 1 and `insert` · n marks of . ; ? : ! , before words at random, each a word of its
+    own. With `drop`, marks go first, except inside of words and numbers (don't, 3.5).
+    """
+
+    name = "punctuation"
+    citation = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
+    Config = PunctuationConfig
+
+    def change(self, text: str, rng: RandomSource) -> str:
+        if self.config.drop:
+            text = "".join(c for i, c in enumerate(text) if not (_is_mark(text, i) and rng.random() < self.config.drop))
+        return self._with_marks(text, rng) if self.config.insert else text
+
+    def _with_marks(self, text: str, rng: RandomSource) -> str:
+        words, gaps = split_words(text)
+        if not words:
+            return text
+        most = max(1, int(self.config.insert * len(words)))
+        for _ in range(rng.randrange(1, most + 1)):
+            at = rng.randrange(len(words))
+            if words[at][:1] not in MARKS or words[at][1:2] != " ":  # a word takes one mark
+                words[at] = f"{rng.choice(MARKS)} {words[at]}"
+        return join(words, gaps)
+
+
+def _is_mark(text: str, at: int) -> bool:
+    if not unicodedata.category(text[at]).startswith("P") or not stands_alone(text, at + 1):
+        return False
+    return not (text[at - 1 : at].isalnum() and text[at + 1 : at + 2].isalnum())
+
+
+class CaseConfig(SeldomConfig):
+    """Options of augmenter case."""
+
+    styles: list[Literal["upper", "lower", "title", "swap"]] = Field(
+        ["upper", "lower", "title", "swap"],
+        min_length=1,
+        description="what a whole text may be written in; swap turns every letter round",
+    )
+
+
+class Case(TextAugmenter):
+    """Write texts in upper, lower, title or swapped case.
+
+    Each text that is changed takes one of those `styles` at random in which it looks different. A model whose tokenizer
+    ignores case reads the same as before.
+    """
+
+    name = "case"
+    Config = CaseConfig
+
+    def change(self, text: str, rng: RandomSource) -> str:
+        written = [STYLES[style](text) for style in self.config.styles]
+        different = [other for other in written if other != text]
+        return rng.choice(different) if different else text
 
 
 def split_words(text: str) -> tuple[list[str], list[str]]:

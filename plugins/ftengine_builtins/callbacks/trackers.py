@@ -22,9 +22,7 @@ class Tracker(Callback):
     Figures have the names of metrics.jsonl, and base/METRIC, tuned/METRIC and difference/METRIC.
     """
 
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        self._started: Any = None
+    _started: Any = None
 
     def check_options(self) -> None:
         """Raise RecipeError where the tracker's package is not installed."""
@@ -44,9 +42,11 @@ class Tracker(Callback):
             return
         elif isinstance(event, Stepped | Validated):
             self._log(event.step, event.figures)
-        elif isinstance(event, Finished):
-            self._log(event.step, _flat_figures(event.evaluation))
-        if isinstance(event, Finished | Failed):
+        elif isinstance(event, Finished | Failed):
+            if isinstance(event, Finished):
+                sides = {side: event.evaluation[side] for side in ("base", "tuned", "difference")}
+                figures = {f"{side}/{metric}": x["value"] for side in sides for metric, x in sides[side].items()}
+                self._log(event.step, figures)
             self._started.finish()
 
     def _start(self, event: Started) -> None:
@@ -105,14 +105,6 @@ TRACKERS = (
     _tracker("wandb", "Weights and Biases"),
 )
 """What Accelerate knows, under its names."""
-
-
-def _flat_figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{side}/{metric}": figure["value"]
-        for side in ("base", "tuned", "difference")
-        for metric, figure in evaluation[side].items()
-    }
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

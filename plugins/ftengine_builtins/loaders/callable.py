@@ -26,10 +26,9 @@ SHAPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 class CallableLoader(ModelLoader):
     """Call module:function for the model; runs your code, so only where the recipe says `loader: callable`.
 
-    The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as
-    `function()`. It returns a torch module, or (module, processor), or a `LoadedModel`. One that takes
-    the request is first called for its processor alone, with `head=""`. Modules are
-    imported as Python does, with the working directory searched last.
+    The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as `function()`. It
+    returns a torch module, or (module, processor), or a `LoadedModel`. One that takes the request is first called for
+    its processor alone, with `head=""`. Modules are imported as Python does, with the working directory searched last.
     """
 
     name = "callable"
@@ -84,12 +83,8 @@ class CallableLoader(ModelLoader):
 
 def _find(source: str) -> Callable[..., Any]:
     module_name, _, path = source.partition(":")
-    with _working_directory_importable():
-        try:
-            found = importlib.import_module(module_name)
-        # The user's module may raise anything while it is imported.
-        except Exception as error:
-            raise SourceError(f"cannot import {module_name!r} for {source!r}: {cause(error)}") from error
+    with _running(f"cannot import {module_name!r} for {source!r}"):
+        found = importlib.import_module(module_name)
     for step in path.split("."):
         if not hasattr(found, step):
             raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(found)))
@@ -117,14 +112,8 @@ def _wants_request(function: Callable[..., Any], source: str) -> bool:
 
 def _call(function: Callable[..., Any], request: LoadRequest) -> Any:
     arguments = [request] if _wants_request(function, request.source) else []
-    with _working_directory_importable():
-        try:
-            return function(*arguments)
-        except FtengineError:
-            raise
-        # The user's function may raise anything.
-        except Exception as error:
-            raise SourceError(f"{request.source!r} failed: {cause(error)}") from error
+    with _running(f"{request.source!r} failed"):
+        return function(*arguments)
 
 
 def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
@@ -138,6 +127,18 @@ def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
     if isinstance(result, tuple):
         shown = f"({', '.join(type(item).__name__ for item in result)})"
     raise SourceError(f"{source!r} returned {shown}; return a torch module, (module, processor) or a LoadedModel.")
+
+
+@contextmanager
+def _running(failure: str) -> Iterator[None]:
+    """Run the user's code, which may raise anything; `failure` is what the error begins with."""
+    with _working_directory_importable():
+        try:
+            yield
+        except FtengineError:
+            raise
+        except Exception as error:
+            raise SourceError(f"{failure}: {cause(error)}") from error
 
 
 @contextmanager

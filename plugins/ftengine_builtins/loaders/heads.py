@@ -1,7 +1,8 @@
-"""Heads: which transformers class a head's name means, and how its output layer meets the task's labels."""
+"""Heads: which class of transformers a name means, how its outputs meet the labels, and what of it begins afresh."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
+
+Shape = tuple[int, ...]
 
 HEADS = {
     "causal-lm": "AutoModelForCausalLM",
@@ -48,17 +51,13 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
             f"{source!r} is a {config.model_type} model; transformers has no {head} head for it. "
             f"Heads it has: {', '.join(fitting) or 'none that ftengine uses'}."
         )
-    if head == "causal-lm" and _is_encoder(config):
+    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not config.is_encoder_decoder
+    if head == "causal-lm" and masked and getattr(config, "is_decoder", None) is False:
         raise SourceError(
             f"{source!r} is a {config.model_type} encoder: each token sees the next one, so there is nothing to "
             "learn in predicting it. Use a decoder (GPT-2, Llama, …) or a classification task."
         )
     return auto
-
-
-def _is_encoder(config: Any) -> bool:
-    masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-    return masked and not config.is_encoder_decoder and getattr(config, "is_decoder", None) is False
 
 
 def set_labels(config: Any, labels: Labels) -> None:
@@ -69,11 +68,7 @@ def set_labels(config: Any, labels: Labels) -> None:
 
 
 def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
-    """Find the output row of each requested label in a checkpoint's own numbering.
-
-    Args:
-        config: the checkpoint's config, before `set_labels`.
-        labels: what the task predicts.
+    """Find the output row of each label in a checkpoint's own numbering; `config` is as before `set_labels`.
 
     Returns:
         The rows in the order of `labels.names`, or None where the checkpoint's head answers another question.
@@ -105,3 +100,70 @@ def reorder(layer: nn.Linear, rows: list[int]) -> None:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(parameter[rows].clone())
+
+
+def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:
+    """Name the modules that begin afresh, the fewest that cover `keys`, which the checkpoint does not hold so.
+
+    A head may begin afresh where the task teaches it (`head_may_be_new`), and so may a pooler, which belongs to the
+    head though it lives in the base. Any other missing weight would be noise in the middle of the model.
+
+    Raises:
+        SourceError: names the weights that the checkpoint lacks.
+    """
+    keys = set(keys)
+    allowed = {key for key in keys if head_may_be_new and "." in key and not _in_base(module, key)}
+    lacking = sorted(keys - allowed)
+    if lacking:
+        some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise SourceError(
+            f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "
+            "holds them in another shape. Its config.json and its weights do not belong together, or it was saved "
+            "for another task."
+        )
+    return tuple(sorted({_outermost(module, key, keys) for key in keys}))
+
+
+def predicted_fresh(module: Any, saved_config: Any, stored: Mapping[str, Shape | None] | None = None) -> set[str]:
+    """Tell which parameters of a model on the meta device a checkpoint lacks, without reading it.
+
+    Args:
+        saved_config: the checkpoint's config before labels were written into it.
+        stored: the shape of each tensor that the checkpoint holds, None where only its name is known. Without it, they
+            are assumed to be those of the class that the config says it was saved from.
+    """
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    prefix = f"{module.base_model_prefix}."
+    saved = _saved_shapes(saved_config)
+    if stored is not None:
+        bare = {key.removeprefix(prefix): shape for key, shape in stored.items()}
+        saved = {key: saved.get(key) if shape is None else shape for key, shape in bare.items()}
+    lacking = {key for key, shape in wanted.items() if saved.get(key.removeprefix(prefix)) != shape}
+    return {key for key in lacking if not _in_base(module, key)}
+
+
+def _saved_shapes(config: Any) -> dict[str, Shape | None]:
+    """Return parameter shapes, base prefix left out, of the class that wrote a checkpoint; none where unknown."""
+    cls = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        return {}
+    with torch.device("meta"):
+        model = cls(config)
+    prefix = f"{cls.base_model_prefix}."
+    return {key.removeprefix(prefix): tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _in_base(module: Any, key: str) -> bool:
+    return key.startswith(f"{module.base_model_prefix}.") and "pooler" not in key.split(".")
+
+
+def _outermost(module: Any, key: str, fresh: set[str]) -> str:
+    """Climb from a parameter to the outermost module, short of the model itself, that is fresh throughout."""
+    name = key.rpartition(".")[0]
+    while "." in name:
+        parent = name.rpartition(".")[0]
+        inside = {k for k in module.state_dict(keep_vars=True) if k.startswith(f"{parent}.")}
+        if not inside <= fresh:
+            break
+        name = parent
+    return name

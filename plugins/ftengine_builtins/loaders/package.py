@@ -97,7 +97,8 @@ def package_folders(name: str) -> list[Path]:
         near = did_you_mean(name, metadata.packages_distributions())
         instead = near or f" Install it: pip install {name.replace('_', '-')}."
         raise SourceError(f"package {name!r} is not installed.{instead}")
-    folders = [Path(place) for module in modules for place in _locations(module) if Path(place).is_dir()]
+    places = (place for module in modules for place in _spec(module).submodule_search_locations or ())
+    folders = [Path(place) for place in places if Path(place).is_dir()]
     if not folders:
         raise SourceError(f"package {name!r} is a single module or an archive; it holds no files to load.")
     return folders
@@ -109,11 +110,6 @@ def _spec(module: str) -> Any:
         return importlib.util.find_spec(module)
     except ValueError:
         return None
-
-
-def _locations(module: str) -> list[str]:
-    spec = _spec(module)
-    return list(spec.submodule_search_locations or []) if spec else []
 
 
 def _modules_of(name: str) -> list[str]:

@@ -13,12 +13,14 @@ from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.fresh import Shape, fresh_modules, predicted_fresh
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
+    Shape,
     auto_class,
     checkpoint_rows,
+    fresh_modules,
     output_layer,
+    predicted_fresh,
     reorder,
     set_labels,
 )
@@ -37,13 +39,10 @@ def load_pretrained(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> LoadedModel:
-    """Load the model that `request` asks for.
+    """Load the model that `request` asks for, with the checkpoint's `config`, which is not modified.
 
     Args:
-        request: what to load.
         folder: where `from_pretrained` finds the weights.
-        config: the checkpoint's config; it is not modified.
-        processor: what goes with the model.
         trust_remote_code: run model code that comes with the checkpoint.
         options: further arguments of `from_pretrained`.
 
@@ -190,11 +189,7 @@ def refuse_adapter(folder: Path, source: str) -> None:
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        SourceError: the file is no JSON object.
-    """
+    """Read a JSON object. Raises SourceError where the file is no JSON object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

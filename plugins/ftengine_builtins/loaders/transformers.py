@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean
-from ftengine_builtins.loaders.fresh import Shape
+from ftengine_builtins.loaders.heads import Shape
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
     load_pretrained,
@@ -206,11 +206,8 @@ def check_weights(folder: Path, source: str) -> None:
     Raises:
         SourceError: they are missing, damaged, or pickled.
     """
-    if (folder / WEIGHTS).exists():
-        shards = [WEIGHTS]
-    elif (folder / INDEX).exists():
-        shards = sorted(set(_weight_map(folder, source).values()))
-    else:
+    shards = sorted(_shards(folder, source))
+    if not shards:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if not pickles:
             raise SourceError(
@@ -240,24 +237,27 @@ def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
     Raises:
         SourceError: what is there is damaged.
     """
-    if (folder / WEIGHTS).exists():
-        return {**_shapes(folder, WEIGHTS, source)}
-    if not (folder / INDEX).exists():
-        return None
-    weight_map = _weight_map(folder, source)
-    found: dict[str, Shape | None] = dict.fromkeys(weight_map)
-    for shard in set(weight_map.values()):
+    shards = _shards(folder, source)
+    found: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}
+    for shard in shards:
         if (folder / shard).is_file():
             found |= _shapes(folder, shard, source)
-    return found
+    return found if shards else None
 
 
-def _weight_map(folder: Path, source: str) -> dict[str, str]:
-    """Return the shard of each tensor, as the index has it."""
+def _shards(folder: Path, source: str) -> dict[str, list[str]]:
+    """Return a folder's weight files with the tensors that the index names in each; none where there are none."""
+    if (folder / WEIGHTS).exists():
+        return {WEIGHTS: []}
+    if not (folder / INDEX).exists():
+        return {}
     weight_map = read_json(folder / INDEX, source).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{INDEX} of {source!r} has no weight_map, so its shards are unknown.")
-    return {name: str(shard) for name, shard in weight_map.items()}
+    shards: dict[str, list[str]] = {}
+    for name, shard in weight_map.items():
+        shards.setdefault(str(shard), []).append(name)
+    return shards
 
 
 def _shapes(folder: Path, shard: str, source: str) -> dict[str, Shape]:

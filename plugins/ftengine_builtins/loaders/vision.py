@@ -121,30 +121,11 @@ class VisionLoader(ModelLoader):
 
     def check_source(self, source: str) -> None:
         """Find the library, the architecture and the weights' header."""
-        if find_spec(self.library) is None:
-            raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
-        architecture, saved = self._described(source)
-        self._check_arguments(source, saved.get("model_args") or {})
-        if architecture not in self.architectures():
-            raise SourceError(
-                f"{source!r}: {self.library} has no model {architecture!r}."
-                + did_you_mean(architecture, self.architectures())
-            )
-        if (file := self._file(source)) is not None:
-            try:
-                with safe_open(file, framework="np"):
-                    pass
-            except FileNotFoundError:
-                raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
-            except (OSError, SafetensorError) as error:
-                raise SourceError(
-                    f"{str(file)!r} is damaged or no safetensors file: {error}. Pickled weights can run code when "
-                    "read; convert them first (torch.load with weights_only=True, then safetensors)."
-                ) from None
+        self._named(source)
 
     def load_processor(self, source: str) -> ImageTransform:
-        self.check_source(source)
-        return self._transform(source, *self._described(source))
+        architecture, saved, _ = self._named(source)
+        return self._transform(source, architecture, saved)
 
     def load(self, request: LoadRequest) -> LoadedModel:
         return self._build(request, skeleton=False)
@@ -154,10 +135,9 @@ class VisionLoader(ModelLoader):
 
     def _build(self, request: LoadRequest, skeleton: bool) -> LoadedModel:
         source, labels = request.source, request.labels
-        self.check_source(source)
+        architecture, saved, file = self._named(source)
         if request.head != HEAD or labels is None:
             raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
-        architecture, saved = self._described(source)
         processor = self._transform(source, architecture, saved)
         with reading(source):
             rows = None if self.config.weights == "random" else _rows(saved.get("label_names"), labels)
@@ -169,7 +149,7 @@ class VisionLoader(ModelLoader):
         if skeleton:
             module.to("meta")
         elif self.config.weights != "random":
-            fill(module, self._tensors(source, architecture), heads, rows, source)
+            fill(module, self._tensors(source, architecture, file), heads, rows, source)
         if request.dtype != "auto":
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(getattr(torch, request.dtype))
@@ -209,8 +189,7 @@ class VisionLoader(ModelLoader):
             transform(Image.new("RGB", (8, 8)))
         return transform
 
-    def _tensors(self, source: str, architecture: str) -> dict[str, Tensor]:
-        file = self._file(source)
+    def _tensors(self, source: str, architecture: str, file: Path | None) -> dict[str, Tensor]:
         try:
             with reading(source):
                 return self.downloaded(architecture) if file is None else read_tensors(file)
@@ -221,56 +200,71 @@ class VisionLoader(ModelLoader):
     def _scheme(self) -> str:
         return f"{self.library}://"
 
-    def _described(self, source: str) -> tuple[str, dict[str, Any]]:
-        """Return a source's architecture, and the config.json beside its weights where there is one."""
-        beside = Path(self.config.weights or "") if source.startswith(self._scheme) else Path(source)
-        refuse_adapter(beside, source)
-        saved = read_json(beside / CONFIG, source) if self._is_folder(source) and (beside / CONFIG).is_file() else {}
-        if source.startswith(self._scheme):
-            return source.removeprefix(self._scheme), saved
-        return str(saved.get("architecture")), saved
-
-    def _is_folder(self, source: str) -> bool:
-        if source.startswith(self._scheme):
-            return self.config.weights is not None and Path(self.config.weights).is_dir()
-        return Path(source).is_dir()
-
-    def _file(self, source: str) -> Path | None:
-        """Return the file of a source's weights; None where they are random or the library's.
+    def _named(self, source: str) -> tuple[str, dict[str, Any], Path | None]:
+        """Return a source's architecture, the config.json beside its weights, and those, None without a file of them.
 
         Raises:
-            SourceError: it is not said where they come from.
+            SourceError: library, architecture or weights are missing, or a file beside them cannot be used.
         """
-        chosen = self.config.weights
-        if not source.startswith(self._scheme):
-            if chosen is not None:
-                raise SourceError(
-                    f"{source!r} is a folder, whose weights are its own; model.loader.weights ({chosen!r}) is for "
-                    f"{self._scheme}NAME."
-                )
-            return Path(source, WEIGHTS)
-        if chosen is None:
+        if find_spec(self.library) is None:
+            raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
+        by_name, chosen, saved = source.startswith(self._scheme), self.config.weights, {}
+        folder, file = self._place(source)
+        if folder is not None:
+            refuse_adapter(folder, source)
+            saved = read_json(folder / CONFIG, source) if (folder / CONFIG).is_file() else {}
+        architecture = source.removeprefix(self._scheme) if by_name else str(saved.get("architecture"))
+        self._check_arguments(source, saved.get("model_args") or {})
+        if architecture not in self.architectures():
+            raise SourceError(
+                f"{source!r}: {self.library} has no model {architecture!r}."
+                + did_you_mean(architecture, self.architectures())
+            )
+        if by_name and chosen is None:
             raise SourceError(
                 f"{source!r} names an architecture, not its weights. Write model.loader: {{name: {self.name}, "
                 f"weights: …}} with a .safetensors file, `library` for {self.library}'s own download, or `random`."
             )
-        if chosen in ("library", "random"):
-            return None
-        return Path(chosen, WEIGHTS) if Path(chosen).is_dir() else Path(chosen)
+        if not by_name and chosen is not None:
+            raise SourceError(
+                f"{source!r} is a folder, whose weights are its own; model.loader.weights ({chosen!r}) is for "
+                f"{self._scheme}NAME."
+            )
+        if file is not None:
+            _check_header(file, source)
+        return architecture, saved, file
+
+    def _place(self, source: str) -> tuple[Path | None, Path | None]:
+        """Return the folder and the file of a source's weights; None where they lie in none, or come from elsewhere."""
+        place = self.config.weights if source.startswith(self._scheme) else source
+        if place is None or (place != source and place in ("library", "random")):
+            return None, None
+        folder = Path(place)
+        return (folder, folder / WEIGHTS) if folder.is_dir() or place == source else (None, folder)
+
+
+def _check_header(file: Path, source: str) -> None:
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except FileNotFoundError:
+        raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
+    except (OSError, SafetensorError) as error:
+        raise SourceError(
+            f"{str(file)!r} is damaged or no safetensors file: {error}. Pickled weights can run code when "
+            "read; convert them first (torch.load with weights_only=True, then safetensors)."
+        ) from None
 
 
 def fill(
     module: nn.Module, tensors: Mapping[str, Tensor], heads: Sequence[str], rows: list[int] | None, source: str
 ) -> None:
-    """Copy weights and statistics into a model.
+    """Copy a checkpoint's weights and statistics into a model, whose heads already have one output a label.
 
     Args:
-        module: the model; its heads already have one output a label.
-        tensors: what the checkpoint holds.
         heads: layers that give the logits.
-        rows: the checkpoint's output for each label, or None where its head answers another question and the
-            model's random one stays.
-        source: for the message.
+        rows: the checkpoint's output for each label, or None where its head answers another question and the model's
+            random one stays.
 
     Raises:
         SourceError: keys are missing or unexpected, or a shape differs, anywhere but in a head that stays random.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
@@ -27,26 +29,24 @@ class Dropout(Regularizer):
     Config = DropoutConfig
     citation = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
 
-    def __init__(self, config: DropoutConfig | None = None) -> None:
-        super().__init__(config)
-        self._before: list[tuple[Place, float]] = []
+    _before: Sequence[tuple[Place, float]] = ()
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        places = [place for place in dropouts(loaded) if self._is_wanted(place)]
+        places = self._wanted(dropouts(loaded))
         if not places:
             raise RecipeError(
                 f"regularizer dropout finds no dropout in {type(loaded.module).__name__} to set. Use that of the "
                 "strategy (strategy.dropout), or another regularizer, such as mixout or l2-sp."
             )
-        places += [place for place in config_dropouts(loaded) if self._is_wanted(place)]
+        places += self._wanted(config_dropouts(loaded))
         self._before = [(place, place.probability) for place in places]
         for place in places:
             setattr(place.owner, place.attribute, self.config.p)
 
     def detach(self, loaded: LoadedModel) -> None:
-        while self._before:
-            place, probability = self._before.pop()
+        for place, probability in self._before:
             setattr(place.owner, place.attribute, probability)
+        self._before = ()
 
-    def _is_wanted(self, place: Place) -> bool:
-        return self.config.strategy or not place.added
+    def _wanted(self, places: Sequence[Place]) -> list[Place]:
+        return [place for place in places if self.config.strategy or not place.added]

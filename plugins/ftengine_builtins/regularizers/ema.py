@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from pydantic import Field
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
 from ftengine.model import copy_into, state_tensors
+from ftengine_builtins.tasks.modes import widen
 
 
 class EmaConfig(Config):
@@ -31,14 +33,11 @@ class Ema(Regularizer):
     Config = EmaConfig
     citation = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
 
-    def __init__(self, config: EmaConfig | None = None) -> None:
-        super().__init__(config)
-        self._average: dict[str, Tensor] = {}
+    _average: Mapping[str, Tensor] = MappingProxyType({})
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        self._average = {
-            name: tensor.detach().to(_wide(tensor), copy=True) for name, tensor in state_tensors(loaded.module).items()
-        }
+        copies = {name: tensor.detach().clone() for name, tensor in state_tensors(loaded.module).items()}
+        self._average = {name: widen(x) if x.is_floating_point() else x for name, x in copies.items()}
 
     @torch.no_grad()
     def stepped(self, model: nn.Module, step: int) -> None:
@@ -61,14 +60,10 @@ class Ema(Regularizer):
             copy_into(tensors, trained, "the weights")
 
     def tensors(self) -> dict[str, Tensor]:
-        return self._average
+        return dict(self._average)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         copy_into(self._average, tensors, "the average of the weights in the checkpoint")
 
     def detach(self, loaded: LoadedModel) -> None:
         self._average = {}
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype

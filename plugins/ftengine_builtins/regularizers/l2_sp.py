@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ftengine.api import Batch, Config, LoadedModel, Regularizer, Task
 from ftengine.model import trainable
-from ftengine_builtins.regularizers.pretrained import copies, pretrained_trained
+from ftengine_builtins.regularizers.pretrained import pretrained_trained
 
 ADVICE = "Take it out, or limit what was added with train.weight_decay; strategy full trains the base."
 
@@ -38,32 +39,31 @@ class L2SP(Regularizer):
         "Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483"
     )
 
-    def __init__(self, config: L2SPConfig | None = None) -> None:
-        super().__init__(config)
-        self._start: dict[str, Tensor] = {}
-        self._old: dict[str, nn.Parameter] = {}
-        self._new: list[nn.Parameter] = []
+    _old: Sequence[nn.Parameter] = ()
+    _new: Sequence[nn.Parameter] = ()
+    _start: Sequence[Tensor] = ()
+    """Copies of the old ones as they were when training began."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        self._old = pretrained_trained(loaded, self.name, ADVICE)
-        self._start = copies(self._old)
-        self._new = [p for name, p in trainable(loaded.module).items() if name not in self._old]
+        old = pretrained_trained(loaded, self.name, ADVICE)
+        self._old, self._start = list(old.values()), [parameter.detach().clone() for parameter in old.values()]
+        self._new = [p for name, p in trainable(loaded.module).items() if name not in old]
 
     def penalty(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
-        old = _HalfSquares.apply(self.config.alpha, list(self._start.values()), *self._old.values())
+        old = _HalfSquares.apply(self.config.alpha, self._start, *self._old)
         if not self._new:
             return old
         return old + _HalfSquares.apply(self.config.beta, [None] * len(self._new), *self._new)
 
     def detach(self, loaded: LoadedModel) -> None:
-        self._start, self._old, self._new = {}, {}, []
+        self._start = self._old = self._new = ()
 
 
 class _HalfSquares(torch.autograd.Function):
     """factor/2 Σ ‖w - w⁰‖², without keeping the differences for the gradient factor (w - w⁰)."""
 
     @staticmethod
-    def forward(ctx: Any, factor: float, origins: list[Tensor | None], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, factor: float, origins: Sequence[Tensor | None], *weights: Tensor) -> Tensor:
         ctx.factor, ctx.origins = factor, origins
         ctx.save_for_backward(*weights)
         squares = [_moved(w, w0).square().sum() for w, w0 in zip(weights, origins, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field
@@ -43,11 +45,10 @@ class Mixout(Regularizer):
         "arXiv:1909.11299"
     )
 
-    def __init__(self, config: MixoutConfig | None = None) -> None:
-        super().__init__(config)
-        self._handles: list[RemovableHandle] = []
-        self._start: dict[nn.Module, Tensor] = {}
-        self._trained: dict[nn.Module, nn.Parameter] = {}
+    _handles: Sequence[RemovableHandle] = ()
+    _start: Mapping[nn.Module, Tensor] = MappingProxyType({})
+    _trained: dict[nn.Module, nn.Parameter]
+    """Of layers that compute at present."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         layers = self._layers(loaded)
@@ -56,20 +57,16 @@ class Mixout(Regularizer):
                 f"regularizer mixout finds no linear or convolutional layer in {type(loaded.module).__name__} that "
                 f"came with the model and trains. {ADVICE}"
             )
-        for layer in layers:
-            self._start[layer] = layer.weight.detach().clone()
-            self._handles += [
-                layer.register_forward_pre_hook(self._mix),
-                layer.register_forward_hook(self._put_back, always_call=True),
-            ]
+        self._start, self._trained = {layer: layer.weight.detach().clone() for layer in layers}, {}
+        self._handles = [layer.register_forward_pre_hook(self._mix) for layer in layers]
+        self._handles += [layer.register_forward_hook(self._put_back, always_call=True) for layer in layers]
         NOISY.update(layers)
 
     def detach(self, loaded: LoadedModel) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        for layer in self._start:
-            NOISY.discard(layer)
-        self._start = {}
+        for handle in self._handles:
+            handle.remove()
+        NOISY.difference_update(self._start)
+        self._handles, self._start = (), {}
 
     def _layers(self, loaded: LoadedModel) -> list[Any]:
         module: Any = loaded.module
@@ -92,7 +89,7 @@ class Mixout(Regularizer):
         if layer.training and weight is not None:
             self._trained[layer] = weight
             kept = kept_neurons(layer, self.config.p)
-            layer._parameters["weight"] = mixed(weight, self._start[layer], kept, self.config.p)  # type: ignore[assignment]
+            layer._parameters["weight"] = mixed(weight, self._start[layer], kept, self.config.p)
 
     def _put_back(self, layer: nn.Module, *_: Any) -> None:
         if layer in self._trained:
@@ -118,12 +115,5 @@ def kept_neurons(layer: Any, p: float) -> Tensor:
 
 
 def mixed(weight: Tensor, start: Tensor, kept: Tensor, p: float) -> Tensor:
-    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype.
-
-    Args:
-        weight: w, trained.
-        start: u, of the same shape.
-        kept: 1 - m, of a shape that broadcasts to it.
-        p: the mean of m.
-    """
+    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype, of w, u as w started, and kept 1 - m."""
     return start + kept * (weight - start) / (1 - p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,13 +33,11 @@ class Neftune(Regularizer):
     Config = NeftuneConfig
     citation = "Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, arXiv:2310.05914"
 
-    def __init__(self, config: NeftuneConfig | None = None) -> None:
-        super().__init__(config)
-        self._handles: list[RemovableHandle] = []
-        self._tables: list[nn.Module] = []
-        self._ids: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._added = False
+    _handles: Sequence[RemovableHandle] = ()
+    _tables: Sequence[nn.Module] = ()
+    _ids: Tensor | None = None
+    _mask: Tensor | None = None
+    _added = False
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         module: Any = loaded.module
@@ -68,10 +67,10 @@ class Neftune(Regularizer):
             )
 
     def detach(self, loaded: LoadedModel) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        while self._tables:
-            NOISY.discard(self._tables.pop())
+        for handle in self._handles:
+            handle.remove()
+        NOISY.difference_update(self._tables)
+        self._handles = self._tables = ()
 
     def _see(self, model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         if model.training:

@@ -1,8 +1,8 @@
-"""What of a model's trained parameters came with the base, and where it started from."""
+"""What of a model's trained parameters came with the base."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
@@ -10,11 +10,7 @@ from ftengine.model import trainable
 
 
 def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> dict[str, nn.Parameter]:
-    """Return the parameters that came with the base and train, by name.
-
-    Raises:
-        RecipeError: there are none.
-    """
+    """Return the parameters that came with the base and train, by name. Raises RecipeError where there are none."""
     found = {name: p for name, p in trainable(loaded.module).items() if name in loaded.pretrained}
     if not found:
         raise RecipeError(
@@ -22,8 +18,3 @@ def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> di
             f"trains: what trains was added to the model, and the base stays as it is. {advice}"
         )
     return found
-
-
-def copies(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return what tensors hold now, apart from them."""
-    return {name: parameter.detach().clone() for name, parameter in parameters.items()}

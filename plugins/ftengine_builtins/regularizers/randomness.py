@@ -26,16 +26,8 @@ BRANCHES = re.compile(r"drop.?path|stochastic.?depth", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a probability of dropout is kept.
+    """Where a probability of dropout is kept: an attribute of a module or config, `added` if the strategy's."""
 
-    Args:
-        path: the module's path, or that of the module whose config it is.
-        owner: the module or config.
-        attribute: the attribute's name.
-        added: whether the module came from the strategy, not from the model.
-    """
-
-    path: str
     owner: Any
     attribute: str
     added: bool
@@ -51,30 +43,23 @@ def dropouts(loaded: LoadedModel) -> list[Place]:
     for path, module in loaded.module.named_modules():
         if BRANCHES.search(type(module).__name__) or BRANCHES.search(path):
             continue
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            places.append(Place(path, module, "p", _is_added(loaded, path)))
-            continue
-        for attribute in _attributes(module):
-            added = _is_added(loaded, path) or attribute.startswith("lora_")
-            places.append(Place(path, module, attribute, added))
+        names = ["p"] if isinstance(module, nn.modules.dropout._DropoutNd) else _attributes(module)
+        places += [Place(module, name, name.startswith("lora_") or _is_added(loaded, path)) for name in names]
     return places
 
 
 def config_dropouts(loaded: LoadedModel) -> list[Place]:
     """Return the probabilities in configs, which few modules read while they compute, but some do."""
-    configs = {
-        id(c): (p, c) for p, m in loaded.module.named_modules() if hasattr(c := getattr(m, "config", None), "to_dict")
-    }
-    return [Place(path, config, name, False) for path, config in configs.values() for name in _attributes(config)]
+    found = (getattr(module, "config", None) for module in loaded.module.modules())
+    configs = {id(config): config for config in found if hasattr(config, "to_dict")}
+    return [Place(config, name, False) for config in configs.values() for name in _attributes(config)]
 
 
 def is_random(loaded: LoadedModel) -> bool:
     """Say whether two passes over one batch differ in training mode."""
     if any(module in NOISY for module in loaded.module.modules()):
         return True
-    if any(place.probability > 0 for place in dropouts(loaded)):
-        return True
-    return any(  # stochastic depth
+    return any(  # dropout of activations, or of branches (stochastic depth)
         _is_probability(value) and value > 0 and ("drop" in name or (name == "p" and _drops(module)))
         for module in loaded.module.modules()
         for name, value in vars(module).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -45,9 +46,7 @@ class WiseFT(Regularizer):
     Config = WiseFTConfig
     citation = "Wortsman et al. 2022, Robust Fine-tuning of Zero-shot Models, arXiv:2109.01903"
 
-    def __init__(self, config: WiseFTConfig | None = None) -> None:
-        super().__init__(config)
-        self._start: dict[str, Tensor] = {}
+    _start: Mapping[str, Tensor] = MappingProxyType({})
 
     @property
     def needs_validation(self) -> bool:

@@ -7,10 +7,10 @@ from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
+from ftengine.api import Config, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError, RecipeError
+from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat import (
     Message,
     encode_conversation,
@@ -20,22 +20,11 @@ from ftengine_builtins.tasks.chat import (
     render,
     with_system,
 )
-from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, made_to_fit, stop_tokens
-from ftengine_builtins.tasks.language_rows import (
-    as_messages,
-    check_columns,
-    content_of,
-    inputs_of,
-    read_text,
-    recognise,
-    shape_of,
-    target_of,
-    texts_of,
-    with_inputs,
-)
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
-from ftengine_builtins.tasks.spans import encode_spans
-from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
+from ftengine_builtins.tasks.generation import GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
+from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.tokens import encode_spans, length_limit, missing_end, unknown_in
 
 DEFAULT_MAX_LENGTH = 1024
 
@@ -64,55 +53,34 @@ class CausalLMOptions(GenerationOptions):
     )
 
 
-class CausalLM(Task):
+class CausalLM(GenerativeTask):
     """Predict the next token of conversations, completions or text.
 
-    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and
-    `completion` (texts, or lists of messages), or `text`. Conversations are written in the model's own chat
-    template, and so are prompt and
-    completion where the model has one. Without a template a completion follows its prompt as it stands;
-    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a
-    conversation, the assistant's turns are trained on, each with the token that ends it, except those with
-    `"weight": 0`.
+    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and `completion`
+    (texts, or lists of messages), or `text`. Conversations are written in the model's own chat template, and so are
+    prompt and completion where the model has one. Without a template a completion follows its prompt as it stands;
+    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a conversation, the
+    assistant's turns are trained on, each with the token that ends it, except those with `"weight": 0`.
     """
 
     name = "causal-lm"
     starter = True
     starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
     head = "causal-lm"
-    modality = "text"
     Config = CausalLMConfig
-    evaluators = ("perplexity",)
-    predicts = frozenset({"loss", "tokens"})
-    answers = ANSWERS
-    distributions = True
+    ahead = 1
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self._loss = TokenLoss()
-
-    @classmethod
-    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        return recognise(columns, rows)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        check_columns(columns)
+    recognise = staticmethod(language_rows.recognise)
+    check_columns = staticmethod(language_rows.check_columns)
+    with_inputs = staticmethod(language_rows.with_inputs)
 
     def view(self, row: Example) -> View:
-        """See system and user turns, or the prompt, as inputs; of a row that has only `text`, all of it.
+        """See what `language_rows.view` tells.
 
-        The target is what the assistant says, the completion or the text; everything with loss_on: all. What is no
-        input is never changed, so that the model never learns to write what was changed, except where the data is
-        plain text or the loss is on everything. Rows are duplicates when they say the same.
+        What is no input is never changed, so that the model never learns to write what was changed, except where the
+        data is plain text or the loss is on everything.
         """
-        content = content_of(row)
-        inputs, target = inputs_of(row), target_of(row)
-        if self.config.loss_on == "all" and target is not None:
-            target = content
-        return View(inputs, target, texts=texts_of(row), identity=content)
-
-    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        return with_inputs(row, inputs)
+        return language_rows.view(row, all_trained=self.config.loss_on == "all")
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
@@ -135,24 +103,6 @@ class CausalLM(Task):
             "truncated": full > limit,
         }
 
-    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; input_ids, attention_mask and labels are (examples, longest) int64."""
-        ids = [f["input_ids"] for f in features]
-        return {
-            "input_ids": pad(ids, processor.pad_token_id or 0),
-            "attention_mask": attention_mask(ids),
-            "labels": pad([f["labels"] for f in features], IGNORED),
-        }
-
-    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
-        """Return (summed losses of the labelled tokens, their number)."""
-        return self._loss.sum(model, _inputs(batch), batch["labels"], criterion)
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return each example's summed loss and its number of labelled tokens."""
-        losses, tokens = self._loss.by_example(model, _inputs(batch), batch["labels"])
-        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
-
     def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""
         shape = shape_of(row, answered=False)
@@ -172,7 +122,11 @@ class CausalLM(Task):
         """
         chosen = CausalLMOptions.read(options)
         asks = self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues
-        prompts = [self._prompt(_as_question(row) if asks else row, loaded.processor) for row in rows]
+        if asks:
+            rows = [
+                {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row for row in rows
+            ]
+        prompts = [self._prompt(row, loaded.processor) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
 
     def answer(
@@ -187,15 +141,8 @@ class CausalLM(Task):
         """
         asked = [self._asked(row, loaded.processor) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
-        return [
-            {"prompt": prompt, "completion": text, "reference": reference}
-            for text, (_, prompt, reference) in zip(
-                complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True
-            )
-        ]
-
-    def readable(self, prediction: Prediction) -> dict[str, Any]:
-        return dict(prediction)
+        answers = zip(complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True)
+        return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
@@ -207,21 +154,19 @@ class CausalLM(Task):
         """Return all input_ids and labels of a row."""
         shape = shape_of(example)
         if self._is_chat(shape, processor):
-            messages = as_messages(example, shape)
+            messages, given = as_messages(example, shape), language_rows.given_turns(example)
+            learnt = messages[len(given) :]
             if self.config.loss_on == "all":
-                if any(message.get("weight") == 0 for message in messages) and example.get("messages") is not None:
+                if any(turn["role"] == "assistant" and turn.get("weight") == 0 for turn in [*given, *learnt]):
                     raise DataError(
                         "a message has weight 0, which leaves it out of the loss, but task.loss_on is all. Set it to "
                         "completions, or take the weights out of the data."
                     )
                 ids = _plain(processor, render(processor, with_system(messages, self.config.system)))
                 return ids, list(ids)
-            if not any(message["role"] == "assistant" for message in messages[1:]):
-                raise DataError("the conversation has no assistant turn that answers something; nothing to train on.")
-            completion = example.get("completion") if example.get("messages") is None else None
-            answers = messages[-len(completion) :] if isinstance(completion, (list, tuple)) else messages
-            if not any(message["role"] == "assistant" for message in answers):
-                raise DataError("the row has no assistant turn in its completion; nothing to train on.")
+            if not any(turn["role"] == "assistant" for turn in (learnt if given else messages[1:])):
+                where = "in its completion" if given else "that answers something"
+                raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
             return encode_conversation(processor, with_system(messages, self.config.system))
         if shape == "prompt":
             prompt = read_text(example, "prompt")
@@ -229,7 +174,7 @@ class CausalLM(Task):
         else:
             text, start = read_text(example, "text"), 0
         ids, labels = encode_spans(processor, text, [(start, len(text))])
-        begin, end = _begin(processor, ids), _end(processor, ids)
+        begin, end = _begin(processor, ids), missing_end(ids, processor)
         ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
         return ids, list(ids) if self.config.loss_on == "all" else labels
 
@@ -289,15 +234,6 @@ class CausalLM(Task):
         return chat
 
 
-def _as_question(row: Example) -> Example:
-    """Return a row of plain text as a prompt; others as they are."""
-    return {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row
-
-
-def _inputs(batch: Batch) -> dict[str, Tensor]:
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-
-
 def _question(messages: list[Message]) -> list[Message]:
     """Leave out the assistant's last turn, which is to be answered anew."""
     question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
@@ -316,12 +252,6 @@ def _begin(processor: Any, ids: list[int]) -> list[int]:
     if bos is None or ids[:1] == [bos]:
         return []
     return [bos] if processor("")["input_ids"][:1] == [bos] else []
-
-
-def _end(processor: Any, ids: list[int]) -> list[int]:
-    """Return the EOS that ends text, unless the text brings it."""
-    eos = processor.eos_token_id
-    return [] if eos is None or ids[-1:] == [eos] else [eos]
 
 
 def _stop_tokens(loaded: LoadedModel) -> list[int]:

@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.shown import shown
-from ftengine_builtins.tasks.spans import Span, encode_spans
 from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.tokens import Span, encode_spans
 
 Message = dict[str, Any]
 """{"role": one of `ROLES`, "content": text}; what the assistant says may have "weight": 0, which leaves it out of the
@@ -94,12 +94,10 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
 def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
     """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
 
-    Where the template marks the assistant's text with {% generation %}, those marks are taken. Otherwise
-    each turn is found by writing the conversation up to it and past it. Turns of weight 0 are not labelled. A
-    template that rewrites history
-    (drops the reasoning of earlier turns, say) leaves only the last turn as the model would write it, so
-    only that one is labelled. A conversation cannot be labelled where not even the last turn continues
-    its prompt.
+    Where the template marks the assistant's text with {% generation %}, those marks are taken. Otherwise each turn is
+    found by writing the conversation up to it and past it. Turns of weight 0 are not labelled. A template that rewrites
+    history (drops the reasoning of earlier turns, say) leaves only the last turn as the model would write it, so only
+    that one is labelled.
 
     Returns:
         (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.

@@ -81,11 +81,7 @@ def joined_names(names: Iterable[str], separator: str) -> str | None:
 
 
 def read_number(value: Any) -> float:
-    """Return a row's target for regression.
-
-    Raises:
-        DataError: it is no finite number.
-    """
+    """Return a row's target for regression. Raises DataError where it is no finite number."""
     number = as_number(value)
     if number is None:
         raise DataError(f"the label is {shown(value)}; regression needs a finite number.")
@@ -111,11 +107,7 @@ def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
 def refuse_new_labels(
     splits: Mapping[str, Iterable[Example]], names_of: Callable[[Example], Iterable[str]], names: tuple[str, ...]
 ) -> None:
-    """Refuse a label that occurs outside of training alone.
-
-    Raises:
-        DataError: names label and split.
-    """
+    """Refuse a label that occurs outside of training alone. Raises DataError, which names label and split."""
     known = set(names)
     for split, rows in splits.items():
         for row in rows if split != "train" else ():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -12,12 +11,12 @@ from transformers import GenerationConfig
 
 from ftengine.api import Config, LoadedModel
 from ftengine.errors import DataError, InputError, did_you_mean
-from ftengine_builtins.tasks.lengths import attention_mask, pad
-from ftengine_builtins.tasks.modes import evaluating
+from ftengine_builtins.tasks.modes import evaluating, seeded
 from ftengine_builtins.tasks.token_loss import is_encoder_decoder
+from ftengine_builtins.tasks.tokens import attention_mask, pad
 
-ANSWERS = frozenset({"completion", "reference", "prompt"})
-"""Keys of what a language model's `answer` returns of an example; the reference is None where the row has none."""
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 
 class GenerationOptions(Config):
@@ -30,11 +29,7 @@ class GenerationOptions(Config):
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None) -> Self:
-        """Validate options.
-
-        Raises:
-            InputError: names the option, its value and what is allowed.
-        """
+        """Validate options. Raises InputError, which names the option, its value and what is allowed."""
         try:
             return cls.model_validate(dict(options or {}))
         except ValidationError as error:
@@ -49,19 +44,10 @@ class GenerationOptions(Config):
 def generate(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
 ) -> list[list[int]]:
-    """Answer prompts, all in one batch.
+    """Answer prompts, all in one batch; return the new tokens of each, without the one of `stop` that ended it.
 
-    A decoder continues them, padded on the left so that each ends where its answer begins; an encoder-decoder
-    reads them, padded on the right as in training.
-
-    Args:
-        loaded: a model with transformers' `generate`.
-        prompts: token ids of each.
-        options: how to choose tokens.
-        stop: tokens that end an answer.
-
-    Returns:
-        The new tokens of each prompt, without the one that ended it.
+    A decoder continues token ids, padded on the left so that each prompt ends where its answer begins; an
+    encoder-decoder reads them, padded on the right as in training.
 
     Raises:
         DataError: a prompt leaves no room for its answer.
@@ -89,14 +75,15 @@ def generate(
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
-    with torch.no_grad(), evaluating(loaded.module), _seeded(options.seed, device):
+    with torch.no_grad(), evaluating(loaded.module), seeded(options.seed, device):
         output = loaded.module.generate(
             input_ids=pad(prompts, filler, left=not apart).to(device),
             attention_mask=attention_mask(prompts, left=not apart).to(device),
             generation_config=config,
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
-    return [_until(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+    answers = output[:, 1 if apart else longest :].tolist()
+    return [answer[: next((i for i, token in enumerate(answer) if token in stop), None)] for answer in answers]
 
 
 def complete(
@@ -126,18 +113,3 @@ def stop_tokens(loaded: LoadedModel) -> list[int]:
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
     stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
     return [token for token in stop if token is not None]
-
-
-def _until(answer: list[int], stop: Sequence[int]) -> list[int]:
-    return answer[: next((i for i, token in enumerate(answer) if token in stop), None)]
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed sampling, and leave everybody else's random numbers as they were."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Example, Features, LoadedModel, Recognised, View
+from ftengine.api import Batch, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
+from ftengine_builtins.tasks.modes import widen
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 from ftengine_builtins.tasks.recognising import recognise_images
 
@@ -41,9 +42,7 @@ class ImageClassification(LabelledTask):
     modality = "image"
     Config = ImageClassificationConfig
 
-    @classmethod
-    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        return recognise_images(columns, rows)
+    recognise = staticmethod(recognise_images)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -93,11 +92,11 @@ class ImageClassification(LabelledTask):
             )
         return {"pixel_values": torch.stack([f["pixel_values"] for f in features])}
 
-    def call(self, model: nn.Module, inputs: Batch) -> Any:
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
         name = getattr(model, "main_input_name", None)
-        pixels = inputs["pixel_values"]
-        return model(**{name: pixels}) if name else model(pixels)
+        output = model(**{name: batch["pixel_values"]}) if name else model(batch["pixel_values"])
+        return widen(output.logits if hasattr(output, "logits") else output)
 
     def probe(self, loaded: LoadedModel) -> Batch:
         """Return images of random noise, resized and normalised like any other."""
@@ -129,11 +128,7 @@ def _mode(processor: Any) -> str:
 
 
 def _pixels(processor: Any, image: Any) -> Tensor:
-    """Return one image as the model takes it.
-
-    Raises:
-        SourceError: the model came without an image processor.
-    """
+    """Return one image as the model takes it. Raises SourceError where the model came without an image processor."""
     if not callable(processor) or hasattr(processor, "get_vocab"):
         raise SourceError(
             f"the model came with {type(processor).__name__ if processor is not None else 'no processor'}, and images "

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task
-from ftengine.errors import DataError, InputError, did_you_mean
+from ftengine.errors import DataError, did_you_mean
+from ftengine.model import raw_outputs
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
@@ -22,7 +23,7 @@ from ftengine_builtins.tasks.class_labels import (
     refuse_new_labels,
     unknown_label,
 )
-from ftengine_builtins.tasks.modes import evaluating
+from ftengine_builtins.tasks.modes import evaluated, refuse_options, widen
 
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
@@ -46,12 +47,7 @@ class LabelledConfig(Config):
 
 
 class LabelledTask(Task):
-    """One label an example, several, or a number; a subclass says what the model reads.
-
-    With kind: auto, lists as labels mean several labels a row, numbers with a fractional part mean
-    regression, everything else one label a row. Several labels may also be one text with `separator` between
-    them (kind: multi). Label ids follow the sorted names.
-    """
+    """One label an example, several, or a number; a subclass says what the model reads."""
 
     Config = LabelledConfig
 
@@ -85,10 +81,6 @@ class LabelledTask(Task):
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Return the model's inputs for some features; `label` is not among them."""
         raise NotImplementedError
-
-    def call(self, model: nn.Module, inputs: Batch) -> Any:
-        """Call the model with what `stack` returned."""
-        return model(**inputs)
 
     def columns(self) -> dict[str, str | None]:
         """Return the column that each option names, None where one is not asked for."""
@@ -156,9 +148,7 @@ class LabelledTask(Task):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, labels) logits in at least fp32."""
-        output = self.call(model, {key: value for key, value in batch.items() if key != "labels"})
-        logits = output.logits if hasattr(output, "logits") else output
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return widen(raw_outputs(model, batch))
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (sum over examples, their number) of the criterion's losses.
@@ -179,14 +169,11 @@ class LabelledTask(Task):
         logits, labels = self.outputs(model, batch), batch["labels"]
         losses = self._losses(Criterion(), labels, logits).tolist()
         if self.kind == "regression":
-            keys, columns = ("target", "value", "loss"), (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
+            columns = (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
         else:
-            truth = labels.tolist() if self.kind == "single" else labels.long().tolist()
-            keys = PREDICTS[self.kind]
-            columns = (truth, self._decide(logits), self._scores(logits), logits.tolist(), losses)
-        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+            columns = (labels.long().tolist(), self._decide(logits), self._scores(logits), logits.tolist(), losses)
+        return [dict(zip(PREDICTS[self.kind], values, strict=True)) for values in zip(*columns, strict=True)]
 
-    @torch.no_grad()
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
@@ -194,15 +181,11 @@ class LabelledTask(Task):
 
         There are no options.
         """
-        if options:
-            raise InputError(f"unknown option {next(iter(options))!r}; task {self.name!r} has none for predictions.")
+        refuse_options(self, options)
         if not rows:
             return []
         features = [self.read(row, loaded.processor, loaded.max_length) for row in rows]
-        device = next(loaded.module.parameters()).device
-        batch = {key: value.to(device) for key, value in self.stack(features, loaded.processor).items()}
-        with evaluating(loaded.module):
-            logits = self.outputs(loaded.module, batch)
+        logits = evaluated(self, loaded, self.stack(features, loaded.processor))
         if self.kind == "regression":
             return [{"value": value} for value in logits[:, 0].tolist()]
         scores = [dict(zip(self.labels.names, row, strict=True)) for row in self._scores(logits)]
@@ -256,8 +239,8 @@ class LabelledTask(Task):
 
     def _losses(self, criterion: Criterion, labels: Tensor, *logits: Tensor) -> Tensor:
         """Return (examples,) losses."""
-        losses = {"single": criterion.single, "multi": criterion.multi, "regression": criterion.regression}[self.kind]
-        return losses(labels.to(logits[0].dtype) if labels.is_floating_point() else labels, *logits)
+        targets = labels.to(logits[0].dtype) if labels.is_floating_point() else labels
+        return getattr(criterion, self.kind)(targets, *logits)
 
     def _decide(self, logits: Tensor) -> list[Any]:
         """Return the likeliest id, or for several labels 1 where a label is likelier than not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ftengine.api import Example, Recognised
+from ftengine.api import Example, Recognised, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.recognising import first_of, renamed
@@ -16,7 +16,6 @@ SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (
 Shape = Literal["messages", "prompt", "text"]
 
 _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
-_PAIRS = (("prompt", "completion"),)
 
 _OTHER_NAMES = {
     "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
@@ -31,31 +30,20 @@ _PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "syste
 """Columns that hold a part of what is asked, where another column is taken as the prompt."""
 
 
-def check_columns(columns: Sequence[str]) -> None:
-    """Refuse data that has none of the shapes.
+def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
+    """Refuse data that has none of the shapes or, with `pairs`, no prompts and completions.
 
     Raises:
         DataError: lists the columns and shapes, and a renaming that looks right.
     """
-    if "messages" in columns or "text" in columns or {"prompt", "completion"} <= set(columns):
+    if {"prompt", "completion"} <= set(columns) or (not pairs and {"messages", "text"} & set(columns)):
         return
+    wanted = f"a language model needs {SHAPES}"
+    if pairs:
+        wanted = "a model that turns one text into another needs `prompt` and `completion`"
     raise DataError(
-        f"the data has columns {', '.join(columns) or '(none)'}; a language model needs {SHAPES}. "
-        f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES)}"
-    )
-
-
-def check_pairs(columns: Sequence[str]) -> None:
-    """Refuse data without prompts and completions.
-
-    Raises:
-        DataError: lists the columns, and a renaming that looks right.
-    """
-    if {"prompt", "completion"} <= set(columns):
-        return
-    raise DataError(
-        f"the data has columns {', '.join(columns) or '(none)'}; a model that turns one text into another needs "
-        f"`prompt` and `completion`. Rename columns with data.columns, e.g. {_renaming(columns, _PAIRS)}"
+        f"the data has columns {', '.join(columns) or '(none)'}; {wanted}. "
+        f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES[1:2] if pairs else _SHAPES)}"
     )
 
 
@@ -77,15 +65,16 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
 
 
 def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[str, str]:
-    known = {name.lower(): name for name in columns}
-    found = {
-        ours: next((known[name] for name in (ours, *theirs) if name in known), None)
-        for ours, theirs in _OTHER_NAMES.items()
-    }
+    found = _called(columns)
     for wanted in shapes:
         if all(found[name] for name in wanted):
             return {name: str(found[name]) for name in wanted}
     return dict(zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False))
+
+
+def _called(columns: Sequence[str]) -> dict[str, str | None]:
+    """Return the column that holds each field, by its name or another one; None where there is none."""
+    return {ours: first_of((ours, *theirs), columns) for ours, theirs in _OTHER_NAMES.items()}
 
 
 def joined(example: Example) -> Example:
@@ -101,10 +90,15 @@ def joined(example: Example) -> Example:
     return {**example, "messages": [*given, *(completion or ())], "prompt": None, "completion": None}
 
 
+def given_turns(example: Example) -> list[Any]:
+    """Return the prompt of TRL's conversational form, none of which is trained on; nothing of other rows."""
+    prompt = example.get("prompt")
+    return list(prompt) if isinstance(prompt, (list, tuple)) and example.get("messages") is None else []
+
+
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See conversations, prompts with completions, or texts; columns may be called otherwise."""
-    found = {ours: first_of((ours, *theirs), columns) for ours, theirs in _OTHER_NAMES.items()}
-    messages, prompt, completion, text = found.values()
+    messages, prompt, completion, text = _called(columns).values()
     if messages and rows and all(_is_conversation(row.get(messages)) for row in rows if row.get(messages)):
         return Recognised(3, renamed(messages=messages))
     if prompt and completion:
@@ -127,11 +121,9 @@ def _is_conversation(value: Any) -> bool:
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
-    """Say which shape a row has; of several, messages come before prompt and completion, text comes last.
+    """Say which shape a row has; a field that is None is not there, and a prompt needs its completion if `answered`.
 
-    Args:
-        example: the row; a field that is None is not there.
-        answered: whether a prompt must have its completion.
+    Of several shapes, messages come before prompt and completion, and text comes last.
 
     Raises:
         DataError: the row has none.
@@ -151,19 +143,14 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
 
 
 def read_text(example: Example, name: str) -> str:
-    """Return a field that must hold some text.
-
-    Raises:
-        DataError: it is missing, no text, or empty.
-    """
+    """Return a field that must hold some text. Raises DataError where it is missing, no text, or empty."""
     value = example.get(name)
-    if isinstance(value, (list, tuple)) and name != "text":
-        other = "completion" if name == "prompt" else "prompt"
-        if isinstance(example.get(other), str):
-            raise DataError(
-                f"`{name}` is {shown(value)} but `{other}` is text; give both as text, or both as lists of "
-                "{role, content}."
-            )
+    other = {"prompt": "completion", "completion": "prompt"}.get(name, "")
+    if isinstance(value, (list, tuple)) and isinstance(example.get(other), str):
+        raise DataError(
+            f"`{name}` is {shown(value)} but `{other}` is text; give both as text, or both as lists of "
+            "{role, content}."
+        )
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not value.strip():
@@ -181,57 +168,39 @@ def as_messages(example: Example, shape: Shape) -> list[Message]:
     return messages
 
 
-def texts_of(example: Example) -> list[str]:
-    """Return every text of a row that a language model reads or learns; never raises."""
-    example = joined(example)
-    messages = example.get("messages")
-    if isinstance(messages, (list, tuple)):
-        content = [message.get("content") for message in messages if isinstance(message, dict)]
-    else:
-        content = content_of(example)
-        content = content if isinstance(content, list) else [content]
-    return [text for text in content if isinstance(text, str)]
+def view(row: Example, *, all_trained: bool) -> View:
+    """See the turns of system and user, the prompt, or the text as inputs; none where the row cannot be read.
 
-
-def content_of(example: Example) -> Any:
-    """Return what a row says, as JSON, without columns that are not learnt from; never raises."""
-    example = joined(example)
-    for names in _SHAPES:
-        if example.get(names[0]) is not None:
-            break
-    content = [example.get(name) for name in names]
-    if names == ("messages",) and isinstance(content[0], (list, tuple)):
-        return [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in content[0]]
-    return content
-
-
-def inputs_of(example: Example) -> list[str]:
-    """Return what a language model reads of a row without having to say it; nothing where it cannot be read.
-
-    Those are the turns of system and user, the prompt, or the text.
+    The target is what the assistant says and is trained on, the completion, or the text: with `all_trained` everything.
+    What else a row has is not learnt from and makes no difference to duplicates. Never raises.
     """
+    row = joined(row)
+    names = next((names for names in _SHAPES if row.get(names[0]) is not None), _SHAPES[-1])
+    texts: list[Any] = [row.get(name) for name in names]
+    content = texts
+    if names == ("messages",) and isinstance(texts[0], (list, tuple)):
+        content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in texts[0]]
+        texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
+    inputs: list[str] = []
+    target: Any = None
     try:
-        shape = shape_of(example)
-        if shape != "messages":
-            return [read_text(example, shape)]
-        return [message["content"] for message in as_messages(example, shape) if _is_asked(message)]
+        shape = shape_of(row)
+        if shape == "messages":
+            messages = read_messages(row["messages"])
+            inputs = [message["content"] for message in messages if message["role"] != "assistant"]
+            target = [message["content"] for message in messages if is_trained(message)]
+        else:
+            target = row["completion" if shape == "prompt" else "text"]
+            inputs = [read_text(row, shape)]
     except DataError:
-        return []
-
-
-def target_of(example: Example) -> Any:
-    """Return what is trained on of the assistant's turns, the completion, or the text; None where it is unreadable."""
-    try:
-        shape = shape_of(example)
-        if shape != "messages":
-            return example["completion" if shape == "prompt" else "text"]
-        return [message["content"] for message in as_messages(example, shape) if is_trained(message)]
-    except DataError:
-        return None
+        pass
+    if all_trained and target is not None:
+        target = content
+    return View(inputs, target, texts=[text for text in texts if isinstance(text, str)], identity=content)
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
-    """Return the row with others in the place of what `inputs_of` gives.
+    """Return the row with others in the place of the inputs that `view` gives.
 
     Raises:
         DataError: the row cannot be read.
@@ -242,12 +211,8 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
         read_text(example, shape)
         [text] = inputs
         return {**example, shape: text}
-    asked = [number for number, message in enumerate(read_messages(example["messages"])) if _is_asked(message)]
+    asked = [i for i, message in enumerate(read_messages(example["messages"])) if message["role"] != "assistant"]
     messages = list(example["messages"])
-    for number, text in zip(asked, inputs, strict=True):
-        messages[number] = {**messages[number], "content": text}
+    for i, text in zip(asked, inputs, strict=True):
+        messages[i] = {**messages[i], "content": text}
     return {**example, "messages": messages}
-
-
-def _is_asked(message: Message) -> bool:
-    return message["role"] != "assistant"

@@ -1,11 +1,16 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode or other random numbers for a while, and what models answer then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from ftengine.api import Batch, LoadedModel, Task
+from ftengine.errors import InputError
 
 
 @contextmanager
@@ -18,3 +23,45 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.
+
+    Generators of other devices are not touched, unlike by `torch.manual_seed`; with seed None none is.
+    """
+    if seed is None:
+        yield
+        return
+    generators: list[Any] = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+@torch.no_grad()
+def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
+    """Return a task's `outputs` for a batch in evaluation mode, on the model's device."""
+    device = next(loaded.module.parameters()).device
+    with evaluating(loaded.module):
+        return task.outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+
+
+def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:
+    """Refuse options of predictions, of which a task has none. Raises InputError, which names the first."""
+    if options:
+        raise InputError(f"unknown option {next(iter(options))!r}; task {task.name!r} has none for predictions.")
+
+
+def widen(values: Tensor) -> Tensor:
+    """Return numbers in at least fp32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from ftengine.errors import DataError, InputError
+from ftengine_builtins.loaders.quiet import cause
 from ftengine_builtins.tasks.shown import shown
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -24,10 +24,9 @@ ALLOWED = "it must be the path of an image, an image's bytes, or {bytes, path} a
 
 
 def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
-    """Return a row's image as PIL has it, upright and in one mode.
+    """Return a row's image (a path, bytes, {bytes, path}, or an image of PIL) as PIL has it, upright.
 
     Args:
-        value: a path, bytes, {bytes, path}, or an image of PIL.
         column: where it stands, for the message.
         mode: "RGB", or "L" for models of one channel.
 
@@ -88,7 +87,7 @@ def _opened(value: Any, column: str) -> Iterator[Any]:
         raise DataError(f"`{column}`: there is no file {name}.") from None
     # Decoders answer damaged files with errors of every class; each means that this image cannot be read.
     except Exception as error:
-        raise DataError(f"`{column}`: {name} is no image that can be read: {_cause(error)}.") from None
+        raise DataError(f"`{column}`: {name} is no image that can be read: {cause(error)}") from None
 
 
 def image_identity(value: Any) -> Any:
@@ -130,12 +129,11 @@ def _require_regular(file: Path) -> None:
     """Refuse what is no regular file: a device has no end, and a pipe waits for somebody to write.
 
     Raises:
-        OSError: it is another kind of file, or there is none.
+        OSError: it is another kind of file.
     """
-    mode = file.stat().st_mode
-    if S_ISDIR(mode):
+    if file.is_dir():
         raise IsADirectoryError("it is a folder")
-    if not S_ISREG(mode):
+    if file.exists() and not file.is_file():
         raise OSError("it is a device or a pipe, no regular file")
 
 
@@ -154,8 +152,3 @@ def _eight_bit(image: Any) -> Any:
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; save it with 8 bits")
     return image
-
-
-def _cause(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -37,7 +37,7 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if text is None:
         others = [column for column in columns if column != label]
         text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else None)
-    if text is None or not _holds(rows, text, str):
+    if text is None or not all(isinstance(row[text], str) for row in rows if row.get(text) is not None):
         return None
     options = {"pair": second} if second else {}
     return Recognised(3, renamed(text=text, label=label), options)
@@ -60,10 +60,6 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     named = [value for value in values if isinstance(value, str)]
     few = len(set(named)) <= max(1, len(named) / 2) or len(named) < 10
     return column if values and few and all(len(value) <= LONGEST_LABEL for value in named) else None
-
-
-def _holds(rows: Sequence[Example], column: str, kind: type) -> bool:
-    return all(isinstance(row[column], kind) for row in rows if row.get(column) is not None)
 
 
 def _is_image(value: Any) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, Recognised, Task, View
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
-from ftengine_builtins.tasks.generation import ANSWERS, GenerationOptions, complete, stop_tokens
-from ftengine_builtins.tasks.language_rows import check_pairs, read_text, recognise_pairs
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
-from ftengine_builtins.tasks.token_loss import IGNORED, TokenLoss
+from ftengine_builtins.tasks.generation import GenerationOptions, complete, stop_tokens
+from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
+from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine_builtins.tasks.tokens import length_limit, missing_end, tokenize, unknown_in
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -33,7 +35,7 @@ class Seq2SeqLMConfig(Config):
     )
 
 
-class Seq2SeqLM(Task):
+class Seq2SeqLM(GenerativeTask):
     """Turn one text into another with an encoder-decoder (T5, BART, …): translation, summaries, answers.
 
     A row has `prompt` and `completion`. The encoder reads the prompt with the special tokens of the model's
@@ -43,23 +45,11 @@ class Seq2SeqLM(Task):
     name = "seq2seq-lm"
     starter_model = "google-t5/t5-small"
     head = "seq2seq-lm"
-    modality = "text"
     Config = Seq2SeqLMConfig
-    evaluators = ("perplexity",)
-    predicts = frozenset({"loss", "tokens"})
-    answers = ANSWERS
-    distributions = True
+    ahead = 0
 
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config)
-        self._loss = TokenLoss(ahead=0)
-
-    @classmethod
-    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        return recognise_pairs(columns, rows)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        check_pairs(columns)
+    recognise = staticmethod(recognise_pairs)
+    check_columns = staticmethod(partial(check_columns, pairs=True))
 
     def view(self, row: Example) -> View:
         """See the prompt as input and the completion as target; rows with the same of both are duplicates."""
@@ -83,45 +73,31 @@ class Seq2SeqLM(Task):
         `length` counts both, `longest` and `full_length` (before cutting) the longer one, `weight`
         the labels. A completion that is cut loses the token that ends it.
         """
-        ids, full = self._prompt(example, processor, max_length)
+        prompt = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
-        labels = _ended(processor(text_target=_read(example, "completion"), verbose=False)["input_ids"], processor)
+        whole = processor(text_target=_read(example, "completion"), verbose=False)["input_ids"]
+        whole = whole + missing_end(whole, processor)
+        ids, labels = prompt["input_ids"], whole[:limit]
         return {
             "input_ids": ids,
-            "labels": labels[:limit],
-            "length": len(ids) + len(labels[:limit]),
-            "longest": max(len(ids), len(labels[:limit])),
-            "weight": len(labels[:limit]),
-            "unknown": unknown_in([*ids, *labels[:limit]], processor),
-            "full_length": max(full, len(labels)),
-            "truncated": len(ids) < full or len(labels) > limit,
+            "labels": labels,
+            "length": len(ids) + len(labels),
+            "longest": max(len(ids), len(labels)),
+            "weight": len(labels),
+            "unknown": unknown_in([*ids, *labels], processor),
+            "full_length": max(prompt["full_length"], len(whole)),
+            "truncated": prompt["truncated"] or len(whole) > limit,
         }
 
-    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; input_ids and attention_mask are (examples, longest prompt), labels as wide as theirs."""
-        ids = [f["input_ids"] for f in features]
-        return {
-            "input_ids": pad(ids, processor.pad_token_id or 0),
-            "attention_mask": attention_mask(ids),
-            "labels": pad([f["labels"] for f in features], IGNORED),
-        }
-
-    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
-        """Return (summed losses of the completions' tokens, their number)."""
-        return self._loss.sum(model, _inputs(model, batch), batch["labels"], criterion)
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return each example's summed loss and its number of completion tokens."""
-        losses, tokens = self._loss.by_example(model, _inputs(model, batch), batch["labels"])
-        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
+    def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+        return {**batch, "decoder_input_ids": shifted(model, batch["labels"])}
 
     def probe(self, loaded: LoadedModel) -> Batch:
         """Return random tokens for encoder and decoder."""
         batch = probe_tokens(loaded.module)
         return {**batch, "decoder_input_ids": batch["input_ids"].flip(1)}
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        return raw_outputs(model, batch)
+    outputs = staticmethod(raw_outputs)
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a prompt."""
@@ -147,30 +123,21 @@ class Seq2SeqLM(Task):
         chosen = GenerationOptions.read(options)
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
             chosen = chosen.model_copy(update={"max_new_tokens": loaded.max_length})
-        return [
-            {"prompt": row["prompt"], "completion": text, "reference": row.get("completion")}
-            for text, row in zip(self._complete(loaded, rows, chosen), rows, strict=True)
-        ]
-
-    def readable(self, prediction: Prediction) -> dict[str, Any]:
-        return dict(prediction)
+        answers = zip(rows, self._complete(loaded, rows, chosen), strict=True)
+        return [{"prompt": row["prompt"], "completion": x, "reference": row.get("completion")} for row, x in answers]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
         return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
 
     def _complete(self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
-        prompts = [self._prompt(example, loaded.processor, loaded.max_length)[0] for example in examples]
+        prompts = [self._prompt(row, loaded.processor, loaded.max_length)["input_ids"] for row in examples]
         return complete(loaded, prompts, options, stop_tokens(loaded))
 
-    def _prompt(self, example: Example, processor: Any, max_length: int | None) -> tuple[list[int], int]:
-        """Return what the encoder reads, and its length before it was cut (on the right, before special tokens)."""
+    def _prompt(self, example: Example, processor: Any, max_length: int | None) -> Features:
+        """Return what the encoder reads, cut on the right before its special tokens."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        text = self.config.prefix + _read(example, "prompt")
-        ids = processor(text, verbose=False)["input_ids"]
-        if len(ids) <= limit:
-            return ids, len(ids)
-        return processor(text, truncation=True, max_length=limit, verbose=False)["input_ids"], len(ids)
+        return tokenize(processor, self.config.prefix + _read(example, "prompt"), limit=limit)
 
 
 def _read(example: Example, name: str) -> str:
@@ -187,14 +154,6 @@ def _read(example: Example, name: str) -> str:
     return read_text(example, name)
 
 
-def _inputs(model: Any, batch: Batch) -> dict[str, Tensor]:
-    return {
-        "input_ids": batch["input_ids"],
-        "attention_mask": batch["attention_mask"],
-        "decoder_input_ids": shifted(model, batch["labels"]),
-    }
-
-
 def shifted(model: Any, labels: Tensor) -> Tensor:
     """Return what the decoder reads to predict `labels`: the same one place later, padding for `IGNORED`.
 
@@ -207,9 +166,3 @@ def shifted(model: Any, labels: Tensor) -> Tensor:
     moved = labels.roll(1, dims=1)
     moved[:, 0] = config.pad_token_id if start is None else start
     return moved.masked_fill(moved == IGNORED, config.pad_token_id)
-
-
-def _ended(ids: list[int], processor: Any) -> list[int]:
-    """Add the token that ends a text, unless the tokenizer did."""
-    eos = processor.eos_token_id
-    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]

@@ -14,7 +14,7 @@ from ftengine_builtins.tasks.iob2 import Entity, tagged
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import first_of, renamed
 from ftengine_builtins.tasks.shown import shown
-from ftengine_builtins.tasks.words import Span, find_words, join_words
+from ftengine_builtins.tasks.tokens import Span, find_words, join_words
 
 SHAPES = "`tokens` and `tags` (two lists of equal length), or `text` and `spans` (a list of {start, end, label})"
 _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags"), "spans": ("entities", "ents")}
@@ -22,11 +22,9 @@ _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text and its words.
+    """A text as the model reads it, and where its words are.
 
     Args:
-        text: as the model reads it.
-        words: where each word is.
         is_text: whether the row gave a text, rather than its words.
         tags: the tag of each word; empty where only words were read.
     """
@@ -64,11 +62,7 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
 
 
 def read_words(example: Example) -> Tagged:
-    """Read a row's words without their tags.
-
-    Raises:
-        DataError: there are none, or they are of another type.
-    """
+    """Read a row's words without their tags. Raises DataError where there are none, or they are of another type."""
     tokens = example.get("tokens")
     if tokens is None:
         if example.get("text") is None:
@@ -86,10 +80,7 @@ def read_words(example: Example) -> Tagged:
 
 
 def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
-    """Read a row's words and their tags.
-
-    Args:
-        names: what tags given as numbers are called.
+    """Read a row's words and their tags; `names` is what tags given as numbers are called.
 
     Raises:
         DataError: words or tags are missing or do not fit each other.
@@ -106,10 +97,9 @@ def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
 
 
 def with_words(example: Example, words: Sequence[str]) -> Example:
-    """Return the row with other words; those stay whose change would empty, split or join one.
+    """Return the row with other words, as many as it has, so that tags stay with theirs.
 
-    Args:
-        words: one for each word of the row.
+    Those stay whose change would empty, split or join one. Spans of a text are widened to whole words.
 
     Raises:
         DataError: words or spans cannot be read.

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, Recognised, View
+from ftengine.api import Batch, Example, Features, View
 from ftengine.errors import DataError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad, unknown_in
+from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import recognise_text
-from ftengine_builtins.tasks.shown import shown
+from ftengine_builtins.tasks.tokens import length_limit, stack_tokens, tokenize
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -41,9 +41,7 @@ class TextClassification(LabelledTask):
     modality = "text"
     Config = TextClassificationConfig
 
-    @classmethod
-    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        return recognise_text(columns, rows)
+    recognise = staticmethod(recognise_text)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
@@ -53,39 +51,23 @@ class TextClassification(LabelledTask):
 
         So contradicting labels stay in one split.
         """
-        text, pair = row.get(self.config.text), row.get(self.config.pair) if self.config.pair else None
+        values = [row.get(column) if column else None for column in (self.config.text, self.config.pair)]
         try:
-            inputs = self._texts(row)
+            inputs = list(self._texts(row).values())
         except DataError:
             inputs = []
-        texts = [value for value in (text, pair) if isinstance(value, str)]
-        return View(inputs, self.named(row), True, texts, [text, pair])
+        return View(inputs, self.named(row), True, [value for value in values if isinstance(value, str)], values)
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        self._texts(row)
-        columns = [column for column in (self.config.text, self.config.pair) if column is not None]
-        return {**row, **dict(zip(columns, inputs, strict=True))}
+        return {**row, **dict(zip(self._texts(row), inputs, strict=True))}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
-        texts = self._texts(example)
-        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        encoded = processor(*texts, return_attention_mask=False, verbose=False)
-        full = len(encoded["input_ids"])
-        truncated = full > limit
-        if truncated:
-            encoded = processor(*texts, return_attention_mask=False, truncation=True, max_length=limit)
-        ids = encoded["input_ids"]
-        counts = {"length": len(ids), "full_length": full, "truncated": truncated}
-        return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
+        texts = self._texts(example).values()
+        return tokenize(processor, *texts, limit=length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH))
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; every tensor is (examples, longest) int64."""
-        ids = [f["input_ids"] for f in features]
-        batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
-        if "token_type_ids" in features[0]:
-            batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
-        return batch
+        return stack_tokens(features, processor)
 
     def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""
@@ -95,15 +77,7 @@ class TextClassification(LabelledTask):
         """Return the text as the model reads it, and what it is to answer."""
         return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
 
-    def _texts(self, example: Example) -> list[str]:
-        texts = []
-        for column in (self.config.text, self.config.pair):
-            if column is None:
-                continue
-            value = example.get(column)
-            if not isinstance(value, str):
-                raise DataError(f"`{column}` is {shown(value)}; it must be text.")
-            if not value.strip():
-                raise DataError(f"`{column}` is empty; it must hold some text.")
-            texts.append(value)
-        return texts
+    def _texts(self, example: Example) -> dict[str, str]:
+        """Return the text of each column."""
+        columns = (self.config.text, self.config.pair)
+        return {column: read_text(example, column) for column in columns if column is not None}

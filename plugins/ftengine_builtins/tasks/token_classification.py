@@ -9,35 +9,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import (
-    Batch,
-    Config,
-    Criterion,
-    Example,
-    Features,
-    Labels,
-    LoadedModel,
-    Prediction,
-    Recognised,
-    Task,
-    View,
-)
-from ftengine.errors import DataError, InputError
+from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task, View
+from ftengine.errors import DataError
 from ftengine.model import raw_outputs
+from ftengine_builtins.tasks import tagged_rows
 from ftengine_builtins.tasks.class_labels import in_order, refuse_new_labels, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, has_entities, is_iob2
-from ftengine_builtins.tasks.lengths import attention_mask, length_limit, pad
-from ftengine_builtins.tasks.modes import evaluating
-from ftengine_builtins.tasks.tagged_rows import (
-    Tagged,
-    check_columns,
-    read_tagged,
-    read_words,
-    recognise,
-    with_words,
-)
+from ftengine_builtins.tasks.modes import evaluated, refuse_options, widen
+from ftengine_builtins.tasks.tagged_rows import Tagged, read_tagged, read_words
 from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.words import encode_words
+from ftengine_builtins.tasks.tokens import encode_words, length_limit, stack_tokens
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -72,12 +53,9 @@ class TokenClassification(Task):
     predicts = frozenset({"tags", "predicted_tags"})
     distributions = True
 
-    @classmethod
-    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        return recognise(columns, rows)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        check_columns(columns)
+    recognise = staticmethod(tagged_rows.recognise)
+    check_columns = staticmethod(tagged_rows.check_columns)
+    with_inputs = staticmethod(tagged_rows.with_words)
 
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
@@ -114,14 +92,6 @@ class TokenClassification(Task):
         words = [read.text[start:stop] for start, stop in read.words]
         return View(words, target, True, [read.text], words)
 
-    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        """Put other words in place, so that tags stay with their words.
-
-        A change that empties or splits a word, or joins it to its neighbour, is not made. Spans of a text are widened
-        to whole words.
-        """
-        return with_words(row, inputs)
-
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the tokenizer's fields and labels, (length,): a tag's id at each word's first token, else -100.
 
@@ -139,7 +109,7 @@ class TokenClassification(Task):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad on the right; every tensor is (examples, longest) int64."""
-        return {**_stack(features, processor), "labels": pad([f["labels"] for f in features], IGNORED)}
+        return stack_tokens(features, processor)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
@@ -149,8 +119,7 @@ class TokenClassification(Task):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
-        logits = raw_outputs(model, batch)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return widen(raw_outputs(model, batch))
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
@@ -170,7 +139,6 @@ class TokenClassification(Task):
         """Refuse a row without words."""
         read_words(row)
 
-    @torch.no_grad()
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
@@ -179,16 +147,13 @@ class TokenClassification(Task):
         A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. There are no
         options.
         """
-        if options:
-            raise InputError(f"unknown option {next(iter(options))!r}; task {self.name!r} has none for predictions.")
+        refuse_options(self, options)
         if not rows:
             return []
         read = [read_words(row) for row in rows]
         encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in read]
-        device = next(loaded.module.parameters()).device
-        batch = _stack([features for features, _ in encoded], loaded.processor)
-        with evaluating(loaded.module):
-            logits = self.outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+        batch = stack_tokens([features for features, _ in encoded], loaded.processor)
+        logits = evaluated(self, loaded, batch)
         answers = []
         for row, (_, first), ids in zip(read, encoded, logits.argmax(dim=2).tolist(), strict=True):
             tags = [None if position is None else self.labels.names[ids[position]] for position in first]
@@ -224,11 +189,3 @@ class TokenClassification(Task):
             found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
         spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]
         return [{"start": a, "end": b, "label": kind, "text": row.text[a:b]} for a, b, kind in spans]
-
-
-def _stack(features: Sequence[Features], processor: Any) -> Batch:
-    ids = [f["input_ids"] for f in features]
-    batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
-    if "token_type_ids" in features[0]:
-        batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
-    return batch

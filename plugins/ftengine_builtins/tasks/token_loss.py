@@ -12,7 +12,6 @@ bfloat16 the sum comes back rounded to two or three digits (1616 for 1640.87).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftengine.api import Criterion
-from ftengine_builtins.tasks.modes import evaluating
+from ftengine.model import raw_outputs
+from ftengine_builtins.tasks.modes import evaluating, widen
 
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""
@@ -41,8 +41,8 @@ class TokenLoss:
     """Sums of losses over labelled tokens of one or more models.
 
     Args:
-        ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels
-            themselves, 0 where it reads them shifted by one.
+        ahead: how far ahead of its own position a state predicts: 1 where a decoder reads the labels themselves, 0
+            where it reads them shifted by one.
     """
 
     def __init__(self, ahead: int = 1) -> None:
@@ -54,29 +54,31 @@ class TokenLoss:
     ) -> tuple[Tensor, int]:
         """Return the summed loss of a batch, in at least fp32, and the number of tokens it sums over.
 
-        Of each of the criterion's passes only the states of labelled tokens are kept.
-
         Args:
-            model: a language model; called with `inputs`, without labels.
-            inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well.
-            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were
-                not shifted), `IGNORED` where nothing is trained.
-            criterion: what is summed, applied to one chunk of tokens after the other.
+            inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well. `labels`
+                among them are not handed to the model.
+            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were not
+                shifted), `IGNORED` where nothing is trained.
+            criterion: what is summed, applied to one chunk of tokens after the other. Of each of its passes only the
+                states of labelled tokens are kept.
         """
-        first, *others = (self._labelled(model, inputs, labels) for _ in range(criterion.passes))
-        return first.total(criterion, *(other.states for other in others)), len(first.targets)
+        passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
+        found, states = passes[0], [one.states for one in passes]
+        parameters = found.parameters if torch.is_grad_enabled() else ()
+        total = _ChunkedSum.apply(criterion, found.targets, found.logits, len(states), *states, *parameters)
+        return total, len(found.targets)
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B,) summed losses and (B,) token counts, one of each an example."""
         found = self._labelled(model, inputs, labels)
-        counts = torch.bincount(found.examples, minlength=len(labels))
-        sums = None
-        for states, targets, examples in found.chunks():
-            losses = Criterion().single(targets, found.logits(states))
-            sums = losses.new_zeros(len(labels)) if sums is None else sums
-            sums.index_add_(0, examples, losses)
-        return torch.zeros(len(labels), device=labels.device) if sums is None else sums, counts
+        losses = [widen(found.states.new_zeros(0))]
+        for start in range(0, len(found.targets), CHUNK):
+            rows = slice(start, start + CHUNK)
+            losses.append(Criterion().single(found.targets[rows], found.logits(found.states[rows])))
+        every = torch.cat(losses)
+        sums = every.new_zeros(len(labels)).index_add_(0, found.examples, every)
+        return sums, torch.bincount(found.examples, minlength=len(labels))
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]
@@ -86,12 +88,10 @@ class TokenLoss:
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
             logits = _logits(model, inputs)[:, : wanted.shape[1]][wanted]
-            return _Labelled(logits, targets, examples, _widen, ())
-        with _intercepted(head) as seen:
-            model(**inputs, **_no_cache(model))
-        states = seen[0][:, : wanted.shape[1]][wanted]
+            return _Labelled(logits, targets, examples, widen, ())
+        states = _head_inputs(model, head, inputs)[:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
-        return _Labelled(states, targets, examples, lambda states: tail(_widen(head(states))), parameters)
+        return _Labelled(states, targets, examples, lambda states: tail(widen(head(states))), parameters)
 
     def _tail(self, model: nn.Module, head: nn.Module) -> Tail | None:
         if head not in self._tails:
@@ -117,19 +117,6 @@ class _Labelled:
     logits: Callable[[Tensor], Tensor]
     parameters: tuple[nn.Parameter, ...]
 
-    def total(self, criterion: Criterion, *others: Tensor) -> Tensor:
-        """Return a criterion's sum over all positions.
-
-        Args:
-            others: states of other passes over the same positions, as `states`.
-        """
-        parameters = self.parameters if torch.is_grad_enabled() else ()
-        states = (self.states, *others)
-        return _ChunkedSum.apply(criterion, self.targets, self.logits, len(states), *states, *parameters)
-
-    def chunks(self) -> Iterator[tuple[Tensor, ...]]:
-        return zip(*(x.split(CHUNK) if len(x) else () for x in (self.states, self.targets, self.examples)), strict=True)
-
 
 class _ChunkedSum(torch.autograd.Function):
     """A sum over positions whose gradients are computed in the forward pass, a chunk at a time.
@@ -149,9 +136,9 @@ class _ChunkedSum(torch.autograd.Function):
     ) -> Tensor:
         """Add up criterion.single(targets, logits(states), …) for states of so many passes; parameters follow them."""
         states, parameters = tensors[:passes], tensors[passes:]
-        total = torch.zeros((), dtype=_wide(states[0].dtype), device=states[0].device)
+        total = widen(states[0].new_zeros(()))
         slopes = [torch.zeros_like(s) if s.requires_grad else None for s in states]
-        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in parameters]
+        sums = [widen(torch.zeros_like(p)) for p in parameters]
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
             chunks = [s[rows].detach().requires_grad_(s.requires_grad) for s in states]
@@ -183,12 +170,9 @@ class _ChunkedSum(torch.autograd.Function):
 def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     """Find out what a model does after its output head, by handing it a ramp in place of the head's output.
 
-    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against
-    what the model really returns. The probe runs without dropout and draws no random numbers.
-
-    Returns:
-        A function of logits, or None when nothing known explains the model's output; then its logits can
-        only be had from its own forward pass.
+    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against what the
+    model really returns. The probe runs without dropout and draws no random numbers. None where nothing known explains
+    the output: then logits can only be had from the model's own forward pass.
     """
     ramps: list[Tensor] = []
 
@@ -214,8 +198,8 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     # A cap takes up to three roundings in the logits' dtype; a missing cap or scale shows in the first digit.
     tolerance = 4 * torch.finfo(ramps[0].dtype).eps
     for tail in _known_tails(getattr(model, "config", None)):
-        expected = tail(_widen(ramps[0]))
-        if (expected - _widen(returned)).abs().max() <= tolerance * expected.abs().max():
+        expected = tail(widen(ramps[0]))
+        if (expected - widen(returned)).abs().max() <= tolerance * expected.abs().max():
             return tail
     return None
 
@@ -236,9 +220,8 @@ def _known_tails(config: Any) -> Iterator[Tail]:
     yield lambda logits: logits
 
 
-@contextmanager
-def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what the head is called with, and let it compute one position only."""
+def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what the head is called with, (B, T, H), letting it compute one position only."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -247,9 +230,10 @@ def _intercepted(head: nn.Module) -> Iterator[list[Tensor]]:
 
     handle = head.register_forward_pre_hook(keep)
     try:
-        yield seen
+        _logits(model, inputs)
     finally:
         handle.remove()
+    return seen[0]
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
@@ -264,18 +248,6 @@ def _output_head(model: nn.Module) -> nn.Module | None:
 
 
 def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    output = model(**inputs, **_no_cache(model))
-    return output.logits if hasattr(output, "logits") else output
-
-
-def _no_cache(model: nn.Module) -> dict[str, bool]:
-    """Keys and values of past tokens are of use in generation alone."""
-    return {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _widen(logits: Tensor) -> Tensor:
-    return logits.to(_wide(logits.dtype))
+    # Keys and values of past tokens are of use in generation alone.
+    cache = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+    return raw_outputs(model, {**inputs, **cache})

@@ -90,7 +90,7 @@ def test_a_beam_search_has_one_result_whatever_the_random_numbers(t5):
 
 def test_prefixes_reach_the_models(t5):
     loaded = load_translator(str(t5), "cpu")
-    translator = Translator(loaded, "the film ", 0, 1.0, 1, 32)
+    translator = Translator(loaded, "the film ", BackTranslationConfig(forward="a", backward="b"))
     assert translator._ids("was") == loaded.processor("the film was")["input_ids"]
     assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
 

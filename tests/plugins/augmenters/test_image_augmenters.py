@@ -80,7 +80,7 @@ def test_a_crop_is_as_large_as_asked_for():
         assert abs(row[-1] - row[0] - 127) <= 2  # half of the width
     with pytest.raises(ValidationError, match="smaller number first"):
         CropConfig(scale=[0.9, 0.5])
-    with pytest.raises(ValidationError, match="at most the whole image"):
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
         CropConfig(scale=[0.5, 2])
 
 

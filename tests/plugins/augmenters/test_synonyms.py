@@ -6,8 +6,7 @@ import random
 import pytest
 
 from ftengine.errors import DataError
-from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig, in_case_of
-from ftengine_builtins.augmenters.word_list import read_word_list
+from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig, in_case_of, read_word_list
 
 
 @pytest.fixture

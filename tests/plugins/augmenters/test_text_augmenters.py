@@ -10,15 +10,31 @@ from hypothesis import strategies as st
 
 from ftengine.data.augmentation import require_suitable
 from ftengine.errors import RecipeError
-from ftengine_builtins.augmenters.case import Case, CaseConfig
-from ftengine_builtins.augmenters.characters import is_tied
-from ftengine_builtins.augmenters.keyboard import LAYOUTS, Keyboard, KeyboardConfig, neighbours
+from ftengine_builtins.augmenters.characters import (
+    ALIKE,
+    LAYOUTS,
+    Keyboard,
+    KeyboardConfig,
+    Ocr,
+    OcrConfig,
+    is_tied,
+    neighbours,
+)
 from ftengine_builtins.augmenters.mask_spans import MaskSpans, MaskSpansConfig
-from ftengine_builtins.augmenters.ocr import ALIKE, Ocr, OcrConfig
-from ftengine_builtins.augmenters.punctuation import MARKS, Punctuation, PunctuationConfig
 from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig
-from ftengine_builtins.augmenters.word_order import DeleteWords, DeleteWordsConfig, SwapWords, SwapWordsConfig
-from ftengine_builtins.augmenters.words import join, split_words
+from ftengine_builtins.augmenters.words import (
+    MARKS,
+    Case,
+    CaseConfig,
+    DeleteWords,
+    DeleteWordsConfig,
+    Punctuation,
+    PunctuationConfig,
+    SwapWords,
+    SwapWordsConfig,
+    join,
+    split_words,
+)
 from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 

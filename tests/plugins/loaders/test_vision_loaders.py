@@ -158,7 +158,9 @@ def test_downloads_of_torchvision_are_read_as_weights_only(monkeypatch):
 # What is refused
 
 
-def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source):
+def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source, tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text("{}")  # in the working directory, which is not asked about
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=rf"names an architecture, not its weights.*name: {library}, weights: …"):
         loader(library).check_source(source)
 

@@ -10,14 +10,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.api import Criterion, LoadedModel
 from ftengine.model import state_tensors, trainable
-from ftengine_builtins.regularizers.distributions import binary_divergence, divergence
+from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop, binary_divergence, divergence
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
-from ftengine_builtins.regularizers.label_smoothing import LabelSmoothing
 from ftengine_builtins.regularizers.mixout import Mixout, kept_neurons, mixed
 from ftengine_builtins.regularizers.neftune import Neftune
-from ftengine_builtins.regularizers.r_drop import RDrop
 from ftengine_builtins.regularizers.wise_ft import WiseFT
 
 

@@ -63,7 +63,8 @@ def test_of_a_text_the_second_half_is_to_be_written(loaded):
         len(loaded.processor(answer[key], add_special_tokens=False)["input_ids"]) for key in ("prompt", "reference")
     ]
     assert abs(tokens[0] - tokens[1]) <= 1
-    assert answer["completion"] == CausalLM().infer(loaded, [{"text": answer["prompt"]}], OPTIONS)[0]["completion"]
+    continued = CausalLM().infer(loaded, [{"text": answer["prompt"]}], {**OPTIONS, "continues": True})
+    assert answer["completion"] == continued[0]["completion"]
     assert (single["prompt"], single["reference"]) == ("a", None)
 
 

@@ -50,8 +50,13 @@ def test_a_batch_answers_as_one_by_one_does(loaded):
 
 def test_the_answer_is_the_greedy_one(loaded):
     prompt = "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
-    found = answers(loaded, [ROWS[0], ROWS[2]], {"max_new_tokens": 10})
+    found = answers(loaded, [ROWS[0], ROWS[2]], {"max_new_tokens": 10, "continues": True})
     assert found == [greedy_by_hand(loaded, prompt, 10), greedy_by_hand(loaded, "The quick", 10)]
+
+
+def test_a_plain_text_is_a_users_turn_where_the_model_has_a_template(loaded):
+    options = {"max_new_tokens": 8}
+    assert answers(loaded, [{"text": "The quick"}], options) == answers(loaded, [{"prompt": "The quick"}], options)
 
 
 def test_an_answer_that_is_given_is_made_anew(loaded):
@@ -72,8 +77,9 @@ def test_the_system_message_is_part_of_the_prompt(loaded):
 
 def test_without_template_a_prompt_is_continued_as_text(loaded):
     options = {"max_new_tokens": 8}
-    expected = answers(loaded, [{"text": "The quick"}], options)
-    assert answers(loaded, [{"prompt": "The quick"}], options, chat_template="never") == expected
+    expected = answers(loaded, [{"text": "The quick"}], {**options, "continues": True})
+    for row in ({"prompt": "The quick"}, {"text": "The quick"}):
+        assert answers(loaded, [row], options, chat_template="never") == expected
 
 
 @pytest.mark.parametrize("where", ["tokenizer", "generation config", "chat template"])

@@ -318,8 +318,9 @@ def test_a_view_of_prompt_and_completion_of_messages():
         ({"prompt": [QUESTION], "completion": "Open it."}, "`prompt` is .* but `completion` is text; give both as"),
         ({"prompt": "Hello", "completion": [ANSWER]}, "`completion` is .* but `prompt` is text; give both as"),
         ({"prompt": [], "completion": []}, "`messages` is empty"),
-        ({"prompt": [QUESTION], "completion": []}, "no assistant turn that answers something"),
-        ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "has no assistant turn in its completion"),
+        ({"prompt": [QUESTION], "completion": []}, "no assistant turn in its completion"),
+        ({"prompt": [QUESTION, ANSWER], "completion": []}, "no assistant turn in its completion"),
+        ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "no assistant turn in its completion"),
         ({"prompt": [{"role": "user"}], "completion": [ANSWER]}, "message 1 is .* must have `role` and `content`"),
         ({"prompt": [QUESTION], "completion": [3]}, "message 2 is 3; it must have `role` and `content`"),
         ({"prompt": {"role": "user", "content": "x"}, "completion": [ANSWER]}, "`prompt` is .* it must be text"),
@@ -368,5 +369,11 @@ def test_a_weight_is_0_or_1(llama_tokenizer, weight):
 
 
 def test_weight_0_contradicts_a_loss_on_everything(llama_tokenizer):
-    with pytest.raises(DataError, match=r"weight 0, .* but task.loss_on is all"):
-        task(loss_on="all").encode({"messages": [QUESTION, ANSWER | {"weight": 0}]}, llama_tokenizer)
+    unwanted = ANSWER | {"weight": 0}
+    for row in (
+        {"messages": [QUESTION, unwanted]},
+        {"prompt": [QUESTION], "completion": [unwanted]},
+        {"prompt": [QUESTION, unwanted, FOLLOW[0]], "completion": FOLLOW[1:]},
+    ):
+        with pytest.raises(DataError, match=r"weight 0, .* but task.loss_on is all"):
+            task(loss_on="all").encode(row, llama_tokenizer)

@@ -1,0 +1,48 @@
+"""What tasks that learn to write have in common: the loss of labelled tokens, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ftengine.api import Batch, Config, Criterion, Features, Prediction, Task
+from ftengine_builtins.tasks.token_loss import TokenLoss
+from ftengine_builtins.tasks.tokens import stack_tokens
+
+
+class GenerativeTask(Task):
+    """Predicts tokens one after the other; a subclass says what is read and written."""
+
+    modality = "text"
+    evaluators = ("perplexity",)
+    predicts = frozenset({"loss", "tokens"})
+    answers = frozenset({"completion", "reference", "prompt"})
+    distributions = True
+    ahead: ClassVar[int]
+    """How far ahead of its own position a state predicts (`TokenLoss`)."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        self._loss = TokenLoss(self.ahead)
+
+    def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+        """Return what the model is called with."""
+        return batch
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad on the right; input_ids, attention_mask and labels are int64 (examples, longest of their own)."""
+        return stack_tokens(features, processor)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the labelled tokens, their number)."""
+        return self._loss.sum(model, self.model_inputs(model, batch), batch["labels"], criterion)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return each example's summed loss and its number of labelled tokens."""
+        losses, tokens = self._loss.by_example(model, self.model_inputs(model, batch), batch["labels"])
+        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
+
+    def readable(self, prediction: Prediction) -> dict[str, Any]:
+        return dict(prediction)

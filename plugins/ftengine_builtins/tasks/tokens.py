@@ -1,0 +1,184 @@
+"""From text to tokens: how many there may be, which are trained on or begin a word, and how they become tensors."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftengine.api import Batch, Features
+from ftengine.errors import RecipeError
+from ftengine_builtins.tasks.token_loss import IGNORED
+
+Span = tuple[int, int]
+"""First character and the one after the last."""
+
+# Chinese and Japanese are written without blanks; each of their characters is a word here.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+
+
+def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
+    """Return the longest input in tokens: the task's option, or `default`, or the model's limit where that is less.
+
+    Raises:
+        RecipeError: more is wanted than the model reads; names the option.
+    """
+    if wanted is None:
+        return min(default, model_limit or default)
+    if model_limit is not None and wanted > model_limit:
+        raise RecipeError(
+            f"{option} {wanted} (recipe key task.{option}) is more than the {model_limit} tokens that this "
+            f"model reads. Set at most {model_limit}, or leave it out."
+        )
+    return wanted
+
+
+def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Features:
+    """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, with the counts of `Task.encode`.
+
+    Of two texts the longer one is cut first. `options` are the tokenizer's.
+    """
+    options |= {"return_attention_mask": False, "verbose": False}
+    encoded = processor(*texts, **options)
+    full = len(encoded["input_ids"])
+    if full > limit:
+        encoded = processor(*texts, truncation=True, max_length=limit, **options)
+    ids = encoded["input_ids"]
+    counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
+    return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
+
+
+def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
+    """Count the tokens that stand for text which the tokenizer has no token for.
+
+    None where it has no such token, or one that ends texts or fills gaps as well, as that of GPT-2.
+    """
+    unknown = getattr(processor, "unk_token_id", None)
+    others = (processor.bos_token_id, processor.eos_token_id, processor.pad_token_id) if unknown is not None else ()
+    return None if unknown is None or unknown in others else ids.count(unknown)
+
+
+def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
+    """Return the EOS that ends a text, unless the text or the tokenizer brings it."""
+    eos = processor.eos_token_id
+    return [] if eos is None or ids[-1:] == [eos] else [eos]
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    """Pad to the longest sequence, on the right unless `left`; returns (sequences, longest) int64."""
+    longest = max(map(len, sequences))
+    padded = torch.full((len(sequences), longest), value, dtype=torch.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        place = slice(longest - len(sequence), None) if left else slice(len(sequence))
+        row[place] = torch.tensor(sequence, dtype=torch.int64)
+    return padded
+
+
+def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) -> Tensor:
+    """Return 1 at tokens and 0 at the padding that `pad` adds."""
+    return pad([[1] * len(sequence) for sequence in sequences], 0, left=left)
+
+
+def stack_tokens(features: Sequence[Features], processor: Any) -> Batch:
+    """Pad input_ids, token_type_ids and labels on the right, where there are some; all (examples, longest) int64."""
+    ids = [f["input_ids"] for f in features]
+    batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
+    for key, filler in (("token_type_ids", 0), ("labels", IGNORED)):
+        if key in features[0]:
+            batch[key] = pad([f[key] for f in features], filler)
+    return batch
+
+
+def encode_spans(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Tokenise a text as a whole and label the tokens that hold any character of a span (in order, disjoint).
+
+    A token that merges the end of a prompt with the beginning of an answer is labelled: otherwise the answer's first
+    characters would never be learnt. Nothing is added to the text, no BOS and no EOS. A tokenizer without offsets
+    tokenises each stretch of text by itself.
+
+    Returns:
+        (input_ids, labels), both (tokens,); labels are `IGNORED` outside of spans.
+    """
+    if not processor.is_fast:
+        return _encode_apart(processor, text, spans)
+    encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = encoded["input_ids"]
+    trained = (_overlaps(offset, spans) for offset in encoded["offset_mapping"])
+    return ids, [token if hit else IGNORED for token, hit in zip(ids, trained, strict=True)]
+
+
+def _overlaps(offset: Span, spans: Sequence[Span]) -> bool:
+    start, end = offset
+    start = min(start, end - 1)  # tokenizers may trim a blank token's offset to nothing, at its end
+    return any(start < stop and first < end for first, stop in spans)
+
+
+def _encode_apart(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    ids: list[int] = []
+    labels: list[int] = []
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
+        piece = processor(text[start:end], add_special_tokens=False, verbose=False)["input_ids"] if end > start else []
+        ids += piece
+        labels += piece if number % 2 else [IGNORED] * len(piece)
+    return ids, labels
+
+
+def find_words(text: str) -> list[Span]:
+    """Cut a text into words and punctuation marks."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def join_words(words: Sequence[str]) -> tuple[str, list[Span]]:
+    """Write words as a text with blanks between them, and say where each is."""
+    spans, at = [], 0
+    for word in words:
+        spans.append((at, at + len(word)))
+        at += len(word) + 1
+    return " ".join(words), spans
+
+
+def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -> tuple[Features, list[int | None]]:
+    """Tokenise a text, with the tokenizer's special tokens, and find the first token of each word.
+
+    Args:
+        words: in order and disjoint.
+        limit: longest input in tokens; what is beyond is cut off.
+
+    Returns:
+        (what `tokenize` returns, for each word the position of its first token). The position is None for words that
+        were cut off, or of which the tokenizer leaves nothing.
+
+    Raises:
+        RecipeError: the tokenizer tells no offsets.
+    """
+    if not getattr(processor, "is_fast", False):
+        raise RecipeError(
+            f"{type(processor).__name__} does not say where in the text its tokens are, which tagging words needs. Use "
+            "a model with a fast tokenizer (tokenizer.json)."
+        )
+    fields = tokenize(processor, text, limit=limit, return_offsets_mapping=True)
+    return fields, _first_tokens(fields.pop("offset_mapping"), words)
+
+
+def _first_tokens(offsets: Sequence[Span], words: Sequence[Span]) -> list[int | None]:
+    first: list[int | None] = [None] * len(words)
+    word = 0
+    for position, (start, stop) in enumerate(offsets):
+        while word < len(words) and words[word][1] <= start:
+            word += 1
+        # Special tokens have no extent. A token over several words begins the first of them that has none yet.
+        reached = word
+        while start < stop and reached < len(words) and words[reached][0] < stop:
+            if first[reached] is None:
+                first[reached] = position
+                break
+            if words[reached][1] >= stop:
+                break
+            reached += 1
+    return first
