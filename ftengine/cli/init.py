@@ -46,7 +46,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     registry.plugins.raise_if_broken()
     if data is None and _is_data(file):
         file, data = Path(RECIPE), str(file)
-    tasks = [registry.get("task", task, "task")] if task else starting_first(registry.entries("task"))
+    tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
     seen = look(data, tasks) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
     text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)

@@ -140,14 +140,15 @@ class Registry:
         Args:
             kind: one of `KINDS`.
             name: the component's name.
-            key: the recipe key that asked for it, for the message.
+            key: the recipe key, or the command's option ("--task"), that asked for it, for the message.
 
         Raises:
             UnknownName: lists what is installed and the nearest name.
         """
         entry = self._entries[kind].get(name)
         if entry is None:
-            where = f" (recipe key {key})" if key else ""
+            asked = f"option {key.removesuffix('.name')}" if key.startswith("--") else f"recipe key {key}"
+            where = f" ({asked})" if key else ""
             raise UnknownName(f"no {kind} named {name!r}{where}.{self._elsewhere(name) or self._instead(kind, name)}")
         return entry
 

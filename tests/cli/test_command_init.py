@@ -199,3 +199,8 @@ def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):
     (tmp_path / "reviews.csv").write_text("text;label\ngood;a\n")
     said = ftengine("init", "reviews.csv").stderr
     assert "from columns text;label. Its separator seems to be ';': save it with commas between fields." in said
+
+
+def test_an_unknown_name_is_blamed_on_the_option(ftengine, tmp_path):
+    said = ftengine("init", tmp_path / "r.yaml", "--strategy", "lroa", code=2).stderr
+    assert said.startswith("error: no strategy named 'lroa' (option --strategy). Did you mean 'lora'?")

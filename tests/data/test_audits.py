@@ -125,6 +125,7 @@ def test_personal_data_is_counted_and_its_values_are_named_nowhere(write, text_t
         "at 1700000000004",  # milliseconds, which pass the Luhn check
         "9111 1111 1111 1110",  # no issuer's
         "pairs 01 23 45 67 89 01",
+        "loss 573.141 against 713.816 (1645 to 24678)",
     ],
 )
 def test_other_numbers_are_no_personal_data(text):

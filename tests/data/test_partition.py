@@ -365,7 +365,7 @@ def leaking(write):
 
 def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
     with pytest.raises(DataError) as caught:
-        make_splits(leaking.model_copy(update={"leaks": "fail"}), text_task, 0)
+        make_splits(leaking, text_task, 0)
     assert str(caught.value) == (
         "1 of 3 test rows repeats a training row (e.g. train.jsonl:4 = test.jsonl:2), and 1 more nearly repeats one "
         "(Jaccard similarity ≥ 0.8, e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
