@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from rows import sentences, write_rows
+from runs import Heard, interrupt
 from tiny import tiny_t5
 
 from ftengine import Recipe, fine_tune
@@ -17,7 +18,6 @@ from ftengine.errors import DataError
 from ftengine.run.evaluation_result import Examples
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
-from runs import Heard, interrupt
 
 DOZEN = 12
 EMAIL = "jane.doe@example.org"

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from runs import Heard
 
 from ftengine import fine_tune
 from ftengine.engine.compare import PairDifference, check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
-from runs import Heard
 
 
 def checked(recipe, strategies, metric=None):

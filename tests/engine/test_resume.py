@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
-from runs import curve, interrupt
 
 CHILD = """
 import sys, json
