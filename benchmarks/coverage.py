@@ -23,7 +23,7 @@ from scipy.special import ndtr, ndtri
 from ftengine.api import Evaluator, Labels, LearnsLabels, Rows
 from ftengine.evaluation.differences import compare, gap_between
 from ftengine.evaluation.figures import Figure, measure
-from ftengine.evaluation.slices import Side, slice_report
+from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.weights import Weights
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
@@ -128,10 +128,10 @@ def _gaps(
     low, high = (None, None) if gap is None else gap.interval()
     yield Held(f"{metric} gap of a slice", low, high, truth[3])
     side = Side(rows)
-    report = slice_report(member.astype(str), evaluator, side, side, weights, np.arange(len(member)), small=2)
-    if report["worst"] is not None:
-        gap = report["gap"]
-        yield Held(f"{metric} gap of the worst slice", gap["low"], gap["high"], truth[int(report["worst"])])
+    columns = {"member": member.astype(str)}
+    report = slice_reports(columns, evaluator, side, side, weights, np.arange(len(member)), small=2)["member"]
+    if report.worst is not None and report.gap is not None:
+        yield Held(f"{metric} gap of the worst slice", report.gap.low, report.gap.high, truth[int(report.worst)])
 
 
 def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:

@@ -57,7 +57,7 @@ def run(benchmark, device, call):
 )
 def test_operator(benchmark, name, p, device, dtype):
     benchmark.group = f"{name} {device} {dtype}"
-    calls = {call[:2]: call for call in operator_calls(SHAPE, RANK, dtype, (0.0, DROPOUT), device)}
+    calls = {call[:2]: call for call in operator_calls(Layer.make(SHAPE, RANK, dtype, 0.0, device), (0.0, DROPOUT))}
     assert set(calls) == set(OPERATORS)
     run(benchmark, device, calls[name, p][2])
 

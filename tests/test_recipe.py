@@ -81,6 +81,7 @@ def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, mon
         ("train.bf16", "Set train.precision to bfloat16."),
         ("data.max_seq_length", "Did you mean 'task.max_length'?"),
         ("output_dir", "Did you mean 'output'?"),
+        ("lora_r", "Did you mean 'strategy.rank'?"),
     ],
 )
 def test_keys_of_other_tools_are_answered_with_ours(key, said):
@@ -90,6 +91,12 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
     with pytest.raises(RecipeError) as error:
         build()
     assert f". {said}" in str(error.value)
+
+
+def test_a_key_is_not_taken_for_an_option_of_other_components():
+    with pytest.raises(RecipeError) as error:
+        Registry().build("strategy", {"name": "prompt", "lora_alpha": 1}, "strategy")
+    assert "Did you mean" not in str(error.value)
 
 
 def test_every_key_of_another_tool_leads_to_a_key_that_there_is():

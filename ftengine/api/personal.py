@@ -78,8 +78,8 @@ def _is_card(value: str) -> bool:
 
 
 def _is_phone(value: str) -> bool:
-    """Look a number up in the numbering plans; one of digits alone could be anything."""
-    if value.isdigit():
+    """Look a number up in the numbering plans; one of digits alone could be anything, "713.816 (1645" is two."""
+    if value.isdigit() or ("(" in value[1:] and ")" not in value):
         return False
     from phonenumbers import Leniency, PhoneNumberMatcher
 

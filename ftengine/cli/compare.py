@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.figures import with_interval
 from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
@@ -14,6 +15,7 @@ from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
+    from ftengine.api import Estimate
     from ftengine.engine.compare import Comparison
 
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options.",
 )
 @set_option
-@click.option("--metric", metavar="NAME", help="What to compare; by default the first that the task measures.")
+@click.option("--metric", metavar="NAME", help="What to compare; by default what the verdict goes by.")
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
@@ -98,14 +100,14 @@ def show(comparison: Comparison) -> None:
     rows = [("(base)", _quality(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
-            row["label"],
-            _quality(row["quality"]),
-            number(row["learning_rate"]),
-            f"{row['trainable_parameters']:,}",
-            share(row["trainable_parameters"] / row["total_parameters"]),
-            size(row["peak_memory_bytes"]),
-            _pace(row["step_seconds"]),
-            size(row["disk_bytes"]),
+            row.label,
+            _quality(row.quality),
+            number(row.learning_rate),
+            f"{row.trainable_parameters:,}",
+            share(row.trainable_parameters / row.total_parameters),
+            size(row.peak_memory_bytes),
+            _pace(row.step_seconds),
+            size(row.disk_bytes),
         )
         for row in comparison.strategies
     ]
@@ -120,8 +122,5 @@ def _pace(seconds: float | None) -> str:
     return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def _quality(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "–"
-    interval = "" if figure["low"] is None else f" [{number(figure['low'])}, {number(figure['high'])}]"
-    return f"{number(figure['value'])}{interval}"
+def _quality(figure: Estimate) -> str:
+    return with_interval(figure)

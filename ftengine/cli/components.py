@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
-from ftengine.api import Cites
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, Entry, Registry, article
@@ -120,16 +118,6 @@ def find(everything: Installed, name: str, kind: str | None) -> Entry:
         kinds = " and ".join(f"{article(entry.kind)} {entry.kind}" for entry in found)
         raise InputError(f"{name!r} is {kinds}; say which with --kind {found[0].kind}.")
     return found[0]
-
-
-def docstring(cls: type) -> str:
-    """Return a class's own docstring, unindented."""
-    return inspect.getdoc(cls) or ""
-
-
-def citation(cls: type) -> str | None:
-    """Return the paper that a component's method is from, or None."""
-    return cls.citation if isinstance(cls, Cites) else None
 
 
 def options(config: type[BaseModel]) -> list[Option]:

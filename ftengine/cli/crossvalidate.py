@@ -36,8 +36,8 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     Example:
       ftengine cross-validate recipe.yaml --folds 5 --output runs/folds
     """
-    from ftengine.engine.cross_validate import FILE, require_folds
     from ftengine.engine.cross_validate import cross_validate as validate
+    from ftengine.engine.cross_validate import require_folds
     from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
@@ -54,27 +54,22 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
         print_json(result.to_json())
     else:
         show(result)
-        figures = Path(recipe.output) / FILE
+        figures = Path(recipe.output) / result.file
         click.echo(printable(f"\nfigures: {figures}; each fold's verdict and report are in its own folder beside it"))
 
 
 def show(result: CrossValidation) -> None:
     """Print the pooled figures, the folds, and what the intervals cover."""
-    from ftengine.run.evaluation_result import Figures
-
     out = page()
     out.print(f"{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
-    read = {key: value for key, value in result.to_json().items() if key in ("base", "tuned", "difference")}
-    figures = Figures.model_validate(read)
-    out.print(figure_table(figures.base, figures.tuned, figures.difference, {}))
+    out.print(figure_table(result.base, result.tuned, result.difference, {}))
     out.print()
     out.print("tuned models, fold by fold:")
-    columns = ("metric", *(f"fold {run['fold']}" for run in result.runs), "mean", "std")
+    columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")
     rows = [
-        (metric, *map(number, (*spread["values"], spread["mean"], spread["std"])))
-        for metric, spread in result.spread.items()
+        (metric, *map(number, (*spread.values, spread.mean, spread.std))) for metric, spread in result.spread.items()
     ]
-    rows.append(("(examples)", *(f"{run['examples']:,}" for run in result.runs), "", ""))
+    rows.append(("(examples)", *(f"{run.examples:,}" for run in result.runs), "", ""))
     out.print(table(columns, rows, left=1))
     out.print()
     out.print(result.statement)

@@ -52,19 +52,23 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def _versions(problems: list[str]) -> dict[str, str | None]:
-    from ftengine.run.environment import versions
+def _fact(name: str) -> Check:
+    """Return a check that is a function of `ftengine.run.environment`."""
 
-    return versions()
+    def check(problems: list[str]) -> Any:
+        from ftengine.run import environment
+
+        return getattr(environment, name)()
+
+    return check
 
 
 def _requirements(problems: list[str]) -> dict[str, str]:
     """Compare what is installed with what ftengine asks for."""
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires("ftengine") or ()]
     found = {}
-    for requirement in wanted:
+    for requirement in map(Requirement, metadata.requires("ftengine") or ()):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -80,12 +84,6 @@ def _requirements(problems: list[str]) -> dict[str, str]:
     return found
 
 
-def _hardware(problems: list[str]) -> dict[str, Any]:
-    from ftengine.run.environment import hardware
-
-    return hardware()
-
-
 def _precision(problems: list[str]) -> dict[str, str]:
     """Say what `precision: auto` would choose here, and why."""
     from accelerate.state import PartialState
@@ -95,13 +93,6 @@ def _precision(problems: list[str]) -> dict[str, str]:
     device = PartialState().device
     precision = choose_precision("auto", "auto", device)
     return {"device": str(device), "compute": precision.name, "reason": precision.reason}
-
-
-def _build(problems: list[str]) -> dict[str, Any]:
-    """Say how the compiled kernels were built, or why not; torch is not asked."""
-    from ftengine.run.environment import build
-
-    return build()
 
 
 def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
@@ -143,11 +134,11 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
 
 
 CHECKS: dict[str, Check] = {
-    "versions": _versions,
+    "versions": _fact("versions"),
     "requirements": _requirements,
-    "hardware": _hardware,
+    "hardware": _fact("hardware"),
     "precision": _precision,
-    "build": _build,
+    "build": _fact("build"),
     "kernels": _kernels,
     "plugins": _plugins,
     "commands": _commands,
@@ -171,8 +162,9 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what was found out, in words; what was not is left out, as a problem tells of it."""
     lines = []
     if found["versions"]:
-        known = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-        lines.append(("versions", known))
+        lines.append(
+            ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
+        )
     if found["hardware"]:
         machine = found["hardware"]
         lines += [

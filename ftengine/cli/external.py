@@ -3,69 +3,39 @@
 from __future__ import annotations
 
 import ast
-import os
-import re
-from dataclasses import dataclass
-from importlib import metadata, util
+from collections.abc import Sequence
+from importlib import util
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import click
 
 from ftengine.errors import PluginError
+from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, offers
 
 GROUP = "ftengine.commands"
 OWN = "ftengine"
 """The distribution whose commands are listed beside those of this package."""
-BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A command that a distribution offers.
-
-    Args:
-        distribution: its name.
-        version: its version.
-        entry_point: loads the command.
-    """
-
-    distribution: str
-    version: str
-    entry_point: metadata.EntryPoint
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
-
-    @property
-    def line(self) -> str:
-        """The first line of its function's docstring, read from the source without importing it; "" if that fails."""
-        try:
-            tree = ast.parse(_source(self.entry_point.module))
-        except (ImportError, OSError, SyntaxError, ValueError):
-            return ""
-        functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-        found = (ast.get_docstring(node) for node in functions if node.name == self.entry_point.attr)
-        return (next(found, None) or "").partition("\n")[0]
+def external_commands() -> dict[str, list[Offer]]:
+    """Find the commands of installed distributions by name, but for those of blocked ones."""
+    found: dict[str, list[Offer]] = {}
+    for offer in offers(GROUP):
+        if not offer.blocked:
+            found.setdefault(offer.entry_point.name, []).append(offer)
+    return found
 
 
-Offers = tuple[Offer, ...]
-
-
-def external_commands() -> dict[str, Offers]:
-    """Find the commands of installed distributions by name, without importing any.
-
-    Distributions named in FTENGINE_BLOCK_PLUGINS are left out, as their plugins are.
-    """
-    blocked = {_normal(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
-    found: dict[str, dict[str, Offer]] = {}
-    for entry_point in metadata.entry_points(group=GROUP):
-        distribution = entry_point.dist.name if entry_point.dist else "unknown"
-        version = entry_point.dist.version if entry_point.dist else "unversioned"
-        if _normal(distribution) not in blocked:
-            # An editable installation may be listed twice on sys.path.
-            found.setdefault(entry_point.name, {}).setdefault(distribution, Offer(distribution, version, entry_point))
-    return {name: tuple(offers[key] for key in sorted(offers)) for name, offers in found.items()}
+def help_line(offer: Offer) -> str:
+    """Return the first line of a command's docstring, read from its source without importing it; "" if that fails."""
+    try:
+        tree = ast.parse(_source(offer.entry_point.module))
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return ""
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    found = (ast.get_docstring(node) for node in functions if node.name == offer.entry_point.attr)
+    return (next(found, None) or "").partition("\n")[0]
 
 
 def _source(module: str) -> bytes:
@@ -80,7 +50,7 @@ def _source(module: str) -> bytes:
     return Path(spec.origin).read_bytes()
 
 
-def load_command(name: str, offers: Offers) -> click.Command:
+def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
     """Import a command.
 
     Raises:
@@ -99,7 +69,7 @@ def load_command(name: str, offers: Offers) -> click.Command:
     return command
 
 
-def conflict(name: str, offers: Offers, *, builtin: bool = False) -> str:
+def conflict(name: str, offers: Sequence[Offer], *, builtin: bool = False) -> str:
     """Say that a command's name is taken more than once."""
     owners = [*(["ftengine itself"] if builtin else []), *(str(offer) for offer in offers)]
     return (
@@ -113,7 +83,3 @@ def _broken(name: str, offer: Offer, cause: str) -> str:
         f"command {name!r} of {offer} ({offer.entry_point.value}) cannot be loaded: {cause.rstrip('.')}. "
         "Repair or uninstall that distribution."
     )
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()

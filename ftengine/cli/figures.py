@@ -49,7 +49,7 @@ def figure_table(
             metric if len(counts) < 2 else f"{metric} (n = {figure.n:,})",
             _told(metrics.get(metric), base.get(metric)),
             _told(metrics.get(metric), figure),
-            _with_interval(difference.get(metric), sign="+"),
+            with_interval(difference.get(metric), sign="+"),
             verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
         for metric, figure in tuned.items()
@@ -74,8 +74,8 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
                 one.value,
                 f"{one.examples:,}{' (few)' if one.small else ''}",
                 _value(one.base.get(metric)),
-                _with_interval(tuned),
-                _with_interval(one.gap, sign="+"),
+                with_interval(tuned),
+                with_interval(one.gap, sign="+"),
                 "–" if one.gap is None else _p_value(one.gap.p_adjusted),
             )
             for one, tuned in told[:MOST_SLICES]
@@ -93,9 +93,9 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         (
             probe.name,
             metric,
-            _with_interval(result.tuned.get(metric)),
-            _with_interval(probe.tuned.get(metric)),
-            _with_interval(change, sign="+"),
+            with_interval(result.tuned.get(metric)),
+            with_interval(probe.tuned.get(metric)),
+            with_interval(change, sign="+"),
             verdict(change, no_interval(metric, result.metrics, probe.tuned)),
         )
         for probe in result.probes
@@ -115,7 +115,7 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
             said = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
-            out.print(f"{lead}: {_with_interval(gap, sign='+')} {said}".rstrip())
+            out.print(f"{lead}: {with_interval(gap, sign='+')} {said}".rstrip())
 
 
 def show_matrices(out: Console, result: EvaluationResult) -> None:
@@ -165,7 +165,7 @@ def _told(metric: Metric | None, figure: Estimate | None) -> str:
     from ftengine.api.figures import at_zero
 
     meaning = at_zero(metric, figure)
-    return f"{_with_interval(figure)} ({meaning})" if meaning else _with_interval(figure)
+    return f"{with_interval(figure)} ({meaning})" if meaning else with_interval(figure)
 
 
 def _value(figure: Figure | None) -> str:
@@ -174,7 +174,8 @@ def _value(figure: Figure | None) -> str:
     return number(figure.value) if known(figure) else "–"
 
 
-def _with_interval(figure: Figure | None, sign: str = "") -> str:
+def with_interval(figure: Figure | None, sign: str = "") -> str:
+    """Return a figure as "0.9 [0.8, 1]"; "–" where it is undefined."""
     from ftengine.api.figures import ends, known
 
     if not known(figure):

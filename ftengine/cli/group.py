@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import click
 
-from ftengine.cli.external import OWN, Offers, conflict, external_commands, load_command
+from ftengine.cli.external import OWN, conflict, external_commands, help_line, load_command
 from ftengine.cli.failure import exit_code, report
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
+from ftengine.plugins.distributions import Offer
 
 
 class Suggesting(click.Group):
@@ -39,10 +40,10 @@ class Commands(Suggesting):
         """
         super().__init__(*args, **kwargs)
         self.builtin = builtin
-        self._external: dict[str, Offers] | None = None
+        self._external: dict[str, list[Offer]] | None = None
 
     @property
-    def external(self) -> dict[str, Offers]:
+    def external(self) -> dict[str, list[Offer]]:
         """Commands of plugins, found once; finding them reads metadata and imports nothing."""
         if self._external is None:
             self._external = external_commands()
@@ -57,7 +58,7 @@ class Commands(Suggesting):
         Raises:
             PluginError: it is broken, or more than one distribution offers it.
         """
-        offers = self.external.get(name, ())
+        offers = self.external.get(name, [])
         try:
             if name in self.builtin:
                 if offers:
@@ -75,9 +76,9 @@ class Commands(Suggesting):
         of_plugins = []
         for name, offers in sorted(self.external.items()):
             if all(offer.distribution == OWN for offer in offers):
-                lines.append((name, offers[0].line))
+                lines.append((name, help_line(offers[0])))
             else:
-                of_plugins.append((name, f"{offers[0].line} ({', '.join(map(str, offers))})".lstrip()))
+                of_plugins.append((name, f"{help_line(offers[0])} ({', '.join(map(str, offers))})".lstrip()))
         with formatter.section("Commands"):
             formatter.write_dl(lines)
         if of_plugins:

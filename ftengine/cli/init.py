@@ -46,7 +46,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     registry.plugins.raise_if_broken()
     if data is None and _is_data(file):
         file, data = Path(RECIPE), str(file)
-    tasks = [registry.get("task", task, "task")] if task else starting_first(registry.entries("task"))
+    tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
     seen = look(data, tasks) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
     text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
@@ -57,7 +57,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
         raise InputError(f"{str(file)!r} exists. Name another file, or overwrite it with --force.") from None
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
-    for line in _told(seen, task):
+    for line in _told(seen, task, data):
         click.echo(printable(line), err=True)
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if value is None]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
@@ -70,18 +70,21 @@ def _is_data(file: Path) -> bool:
     """Say whether what was named is no recipe but data."""
     from ftengine.data.cache import SUFFIXES
 
-    return file.is_dir() or (file.suffix.lower() in SUFFIXES and file.exists())
+    return file.is_dir() or file.suffix.lower() in SUFFIXES
 
 
-def _told(seen: Seen, task: str | None) -> Iterator[str]:
+def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
+    from ftengine.data.read import separator_hint
+
     if not seen.columns:
         return
     columns = ", ".join(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"
         knows = "know" if task else "knows"
-        yield f"note: {who} {knows} what to learn from columns {columns}; rename them with data.columns"
+        hint = separator_hint(str(data), seen.columns) or " Rename them with data.columns."
+        yield f"note: {who} {knows} what to learn from columns {columns}.{hint}"
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"

@@ -48,10 +48,10 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-def command_line(command: str, recipe: str, overrides: Sequence[str], *options: str) -> str:
+def command_line(command: str, recipe: str, overrides: Sequence[str]) -> str:
     """Return a command as a shell takes it."""
     sets = [part for override in overrides for part in ("--set", override)]
-    return shlex.join(["ftengine", command, recipe, *sets, *options])
+    return shlex.join(["ftengine", command, recipe, *sets])
 
 
 def state_of(output: str, again: str, resume: str) -> str:

@@ -7,7 +7,6 @@ import click
 from ftengine.cli.options import debug_option, json_option, run_argument
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
-from ftengine.report.text import number
 
 
 @click.command()
@@ -38,14 +37,5 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
         return
-    lines = [
-        ("merged into", report.path),
-        ("dtype", report.dtype),
-        (
-            "check",
-            f"outputs differ by {number(report.difference)} of their size (rounding explains "
-            f"{number(report.tolerance)}; "
-            f"training changed them by {number(report.effect)})",
-        ),
-    ]
-    page().print(facts(lines))
+    check = f"passed: difference {report.difference:.1g}, limit {report.tolerance:.1g}"
+    page().print(facts([("merged into", report.path), ("dtype", report.dtype), ("check", check)]))

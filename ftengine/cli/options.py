@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -27,14 +27,8 @@ set_option = click.option(
 output_option = click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
 
 
-def recipe_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add RECIPE, a file."""
-    return click.argument("recipe_file", metavar="RECIPE")(command)
-
-
-def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add RUN, the folder of a finished run."""
-    return click.argument("run_folder", metavar="RUN")(command)
+recipe_argument = click.argument("recipe_file", metavar="RECIPE")
+run_argument = click.argument("run_folder", metavar="RUN")
 
 
 def yaml_values(pairs: Iterable[str], option: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,7 +110,19 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
         show_changes(out, plan.augmented)
     if plan.warnings:
         out.print()
-        out.print(facts(("warning" if i == 0 else "", text) for i, text in enumerate(plan.warnings)))
+        out.print(facts(_warnings(plan)))
+
+
+def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield alarms, then warnings; what one audit has to say stands together."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for finding in plan.data["findings"]:
+        if finding["level"] != "good":
+            lead = "ALARM" if finding["level"] == "alarm" else "warning"
+            said.setdefault((lead, finding["source"]), []).append(finding["text"])
+    told = {text for texts in said.values() for text in texts}
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items())
+    yield from (("warning", text) for text in plan.warnings if text not in told)
 
 
 def show_count(counted: ParameterCount) -> None:
@@ -173,17 +185,19 @@ def _component(spec: dict[str, Any]) -> str:
 
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
+    from ftengine.api.figures import counted
+
     if found["split"] is None:
         lines = ["no held-out data: base and tuned model are not compared"]
     else:
-        where = f"{found['split']} ({found['examples']:,} examples)"
+        where = f"{found['split']} ({counted(found['examples'], 'example')})"
         lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
         lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
     for one in found["probes"]:
-        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({one['examples']:,} examples)")
+        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({counted(one['examples'], 'example')})")
     return [cut(line, SHOWN_PIECE) for line in lines]
 
 

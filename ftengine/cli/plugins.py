@@ -68,7 +68,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import citation, docstring, find, installed, options, require_kind
+    from ftengine.cli.components import find, installed, options, require_kind
 
     require_kind(kind)
     entry = find(installed(), name, kind)
@@ -77,14 +77,14 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
         print_json(
             {
                 **_component(entry),
-                "docstring": docstring(entry.cls),
-                "citation": citation(entry.cls),
+                "docstring": entry.docstring,
+                "citation": entry.citation,
                 "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
                 "options": [asdict(option) for option in described],
             }
         )
     else:
-        _show_component(entry, docstring(entry.cls), described)
+        _show_component(entry, described)
 
 
 def _component(entry: Entry) -> dict[str, str]:
@@ -117,37 +117,25 @@ def _show(found: Installed) -> None:
         out.print(facts([*(("blocked", str(o)) for o in blocked), *(("broken", text) for text in found.problems)]))
 
 
-def _show_component(entry: Entry, docstring: str, options: list[Option]) -> None:
+def _show_component(entry: Entry, options: list[Option]) -> None:
     from rich.text import Text
 
-    from ftengine.cli.components import citation
+    from ftengine.cli.starter import yaml_value
     from ftengine.report.text import printable
 
     out = page()
     out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))
     out.print()
-    out.print(Text(printable(docstring) or "no description"))
-    paper = citation(entry.cls)
-    if paper:
+    out.print(Text(printable(entry.docstring) or "no description"))
+    if entry.citation:
         out.print()
-        out.print(Text(printable(f"cite: {paper}")))
+        out.print(Text(printable(f"cite: {entry.citation}")))
     out.print()
     if not options:
         out.print("no options")
         return
     rows = [
-        (
-            option.name,
-            "required" if option.required else _yaml(option.default),
-            option.allowed,
-            option.description,
-        )
+        (option.name, "required" if option.required else yaml_value(option.default), option.allowed, option.description)
         for option in options
     ]
     out.print(table(("option", "default", "allowed", "what it does"), rows, left=4))
-
-
-def _yaml(value: Any) -> str:
-    from ftengine.cli.starter import yaml_value
-
-    return yaml_value(value)

@@ -63,7 +63,7 @@ def predict(
         "batch_size": batch_size,
         "options": yaml_values(options, "--option"),
     }
-    with listening() as listener:
+    with listening(bars=output is not None) as listener:
         run = load_run(run_folder, listener=listener)
         if output is None:
             for row in predict_rows(run, source, **settings):

@@ -42,8 +42,8 @@ def starter(
         UnknownName: no such task or strategy.
     """
     chosen = {
-        "task": registry.get("task", task, "task") if task else _proposed(registry, "task"),
-        "strategy": registry.get("strategy", strategy, "strategy") if strategy else _proposed(registry, "strategy"),
+        "task": registry.get("task", task, "--task") if task else _proposed(registry, "task"),
+        "strategy": registry.get("strategy", strategy, "--strategy") if strategy else _proposed(registry, "strategy"),
     }
     cls, how, read = chosen["task"].cls, chosen["strategy"].cls, read or Recognised(0)
     given: dict[tuple[str, str], Any] = {

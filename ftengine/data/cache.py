@@ -112,7 +112,7 @@ def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: 
             f"{source}:{error.line}: {error.reason}. Nothing after it can be read; repair the file."
         ) from None
     if not rows:
-        reason = f": all {skipped} were skipped, the first (line {first[0][0]}) as {first[0][1]}" if skipped else ""
+        reason = f": all {skipped:,} were skipped, the first (line {first[0][0]}) as {first[0][1]}" if skipped else ""
         raise DataError(f"{source} holds no rows{reason}. It must hold at least one example.")
     return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 

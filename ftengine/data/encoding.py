@@ -21,6 +21,10 @@ from ftengine.errors import DataError
 
 SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
+COUNTS = [("weight", float), *((name, int) for name in ("row", "length", "sequence", "truncated", "uncut", "unknown"))]
+"""What is kept of an example's features."""
+UNTOLD = -1
+"""What stands for a count that the task does not tell."""
 
 
 @dataclass
@@ -227,71 +231,58 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    counts, skipped = _Counts(), []
+    skipped: list[str] = []
     content = blake2b(digest_size=16)
-    for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
-        content.update(_content(row, task))
-        try:
-            counts.add(i, task.encode(row, processor, max_length=max_length))
-        except DataError as error:
-            if on_error == "fail":
-                raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
-            skipped.append(f"{rows.where(i)}: {error}")
-    if not counts.index:
-        raise DataError(
-            f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows)} rows "
-            f"{counts.untrained_rows} have no token to train on, {counts.truncated} were cut to {max_length} tokens, "
-            f"{len(skipped)} were skipped. Check the columns, the task's max_length (and what of the model's length a "
-            "strategy takes, such as virtual tokens) and what the loss is on."
-        )
-    index = np.asarray(counts.index, dtype=np.int64)
+
+    def counted() -> Iterator[tuple[Any, ...]]:
+        for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
+            content.update(_content(row, task))
+            try:
+                features = task.encode(row, processor, max_length=max_length)
+            except DataError as error:
+                if on_error == "fail":
+                    raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
+                skipped.append(f"{rows.where(i)}: {error}")
+                continue
+            yield _counts(i, features)
+
+    counts = np.fromiter(counted(), COUNTS)
+    kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
+    untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
+    if not len(kept):
+        found = f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens"
+        raise DataError(_nothing_left(name, rows, f"{found}, {len(skipped):,} were skipped"))
     return EncodedSplit(
         rows,
         task,
         processor,
         max_length,
-        np.asarray(counts.lengths, dtype=np.int64),
-        np.asarray(counts.sequences, dtype=np.int64),
-        np.asarray(counts.weights, dtype=np.float64),
-        index,
-        counts.truncated,
-        counts.untrained_rows,
+        kept["length"],
+        kept["sequence"],
+        kept["weight"],
+        kept["row"],
+        truncated,
+        untrained,
         content.hexdigest(),
         skipped,
         augmenters,
         seed,
-        None if name == "train" else group_numbers(identities(rows, task, 0)[index]),
-        uncut=None if None in counts.uncut else _percentiles(np.asarray(counts.uncut), (*PERCENTILES, 100)),
-        unknown=counts.unknown,
-        unknown_rows=counts.unknown_rows,
+        None if name == "train" else group_numbers(identities(rows, task, 0)[kept["row"]]),
+        uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
+        unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
+        unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
     )
 
 
-@dataclass
-class _Counts:
-    """What is kept of the features of a split's rows."""
+def _counts(row: int, features: Features) -> tuple[Any, ...]:
+    """Return what `COUNTS` names."""
+    told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
+    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told
 
-    lengths: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    index: list[int] = field(default_factory=list)
-    uncut: list[int | None] = field(default_factory=list)
-    truncated: int = 0
-    untrained_rows: int = 0
-    unknown: int | None = None
-    unknown_rows: list[int] = field(default_factory=list)
 
-    def add(self, number: int, features: Features) -> None:
-        self.truncated += bool(features["truncated"])
-        if not features["weight"]:
-            self.untrained_rows += 1
-            return
-        self.lengths.append(features["length"])
-        if (unknown := features.get("unknown")) is not None:
-            self.unknown = (self.unknown or 0) + unknown
-            if unknown and len(self.unknown_rows) < SHOWN_ROWS:
-                self.unknown_rows.append(number)
-        self.uncut.append(features.get("full_length"))
-        self.sequences.append(_longest(features))
-        self.weights.append(features["weight"])
-        self.index.append(number)
+def _nothing_left(name: str, rows: Rows, found: str) -> str:
+    return (
+        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
+        "columns, the task's max_length (and what of the model's length a strategy takes, such as virtual tokens) and "
+        "what the loss is on."
+    )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftengine.api.figures import counted
 from ftengine.errors import DataError
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -48,29 +49,18 @@ def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     loose = [name for name, label in images if label is None]
     if loose and len(loose) < len(images):
         raise DataError(
-            f"{folder} has {len(loose)} images beside its subfolders, {loose[0]!r} first, which so have no label. "
-            "Move them into the subfolder of their label."
+            f"{folder} has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
+            "Move such images into the subfolder of their label."
         )
     return images, others
 
 
-def _labelled(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from ((path, entry.name) for path in _files(Path(entry.path)))
-        else:
-            yield Path(entry.path), None
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _files(Path(entry.path))
-        else:
-            yield Path(entry.path)
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _labelled(folder: Path, label: str | None = None) -> Iterator[tuple[Path, str | None]]:
+    """Yield the files of a folder by name, with the label or that of the subfolder in which they lie."""
     with os.scandir(folder) as entries:
-        found = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
-    return sorted(found, key=lambda entry: entry.name)
+        visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    for entry in sorted(visible, key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _labelled(Path(entry.path), label or entry.name)
+        else:
+            yield Path(entry.path), label

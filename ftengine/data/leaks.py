@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.api.figures import counted
 from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
@@ -107,8 +108,7 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataS
         one = f"{near:,} more {repeat} one" if equal else f"{near:,} of {total:,} {held} rows {repeat} a {known} row"
         parts.append(f"{one} {how}")
     if groups:
-        values = "1 value" if groups == 1 else f"{groups:,} values"
-        are = "is" if groups == 1 else "are"
+        values, are = counted(groups, "value"), "is" if groups == 1 else "are"
         both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"
         parts.append(f"{both} (e.g. {places[-1]})")
     return ", and ".join(parts)

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -238,7 +239,8 @@ class _Search:
 
     def take(self, first: np.ndarray, second: np.ndarray, *, verify: bool) -> None:
         """Look at candidate pairs, given by number."""
-        open_ = self._open(first, second, self.groups())
+        groups = self.groups()
+        open_ = (groups[first] != groups[second]) | (self._news(first, second) != 0)
         first, second = first[open_], second[open_]
         if verify and len(first):
             promising = self._promising(first, second)
@@ -246,8 +248,7 @@ class _Search:
         for one, other in zip(first.tolist(), second.tolist(), strict=True):
             a, b = min(one, other), max(one, other)
             root, other_root = self._root(a), self._root(b)
-            news = self._sides[b] & ~self._seen[a] or self._sides[a] & ~self._seen[b]
-            if (root == other_root and not news) or a * len(self._parent) + b in self._refused:
+            if (root == other_root and not self._news(a, b)) or a * len(self._parent) + b in self._refused:
                 continue
             if verify and self._similarity(a, b) < self._threshold:
                 self._refused.add(a * len(self._parent) + b)
@@ -257,10 +258,9 @@ class _Search:
             self._seen[b] |= self._sides[a]
             self._found.append((a, b))
 
-    def _open(self, first: np.ndarray, second: np.ndarray, group: np.ndarray) -> np.ndarray:
-        """Say which pairs could tell anything new: another group, or a near duplicate in another split."""
-        news = (self._sides[second] & ~self._seen[first]) | (self._sides[first] & ~self._seen[second])
-        return (group[first] != group[second]) | (news != 0)
+    def _news(self, first: Any, second: Any) -> Any:
+        """Return the sides on which one of a pair occurs and the other has no known near duplicate yet."""
+        return (self._sides[second] & ~self._seen[first]) | (self._sides[first] & ~self._seen[second])
 
     def _promising(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._sketches.members, np.stack([first, second]))

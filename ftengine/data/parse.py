@@ -108,37 +108,27 @@ def _text(file: BinaryIO) -> Iterator[Line | Malformed]:
             yield line, {"text": text.rstrip("\r\n")}
 
 
-SEPARATED = {",": ".csv", "\t": ".tsv"}
-"""Suffixes by what separates fields."""
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""What separates fields, by suffix."""
 
 
-def other_separator(suffix: str, header: Sequence[str]) -> str:
+def other_separator(own: str, header: Sequence[str]) -> str:
     """Say that the one column of a header looks like several under another separator; "" where it does not."""
-    own = next((separator for separator, name in SEPARATED.items() if name == suffix), None)
-    if own is None or len(header) != 1:
+    if len(header) != 1:
         return ""
-    found = max(";\t|,", key=header[0].count)
-    return _told(own, found) if header[0].count(found) else ""
-
-
-def _told(own: str, found: str) -> str:
-    if found == own:
-        return ""
-    named = {",": "commas", "\t": "tabs"}
-    seems = named.get(found, repr(found))
-    return f" Its separator seems to be {seems}: save it with {named[own]} between fields."
-
-
-def _quoted_separator(own: str, line: str) -> str:
-    """Say which other separator reads a first line that is one field by the suffix's own, or quoted otherwise."""
     found = {}
     for separator in ",;\t|":
         try:
-            [found[separator]] = csv.reader([line], delimiter=separator, strict=True)
+            [fields] = csv.reader(header, delimiter=separator, strict=True)
         except (csv.Error, ValueError):
             continue
-    other = max(found, key=lambda separator: len(found[separator]), default=",")
-    return _told(own, other) if len(found.get(other, ())) > 1 else ""
+        found[separator] = len(fields)
+    other = max(found, key=lambda separator: found[separator], default=own)
+    if other == own or found[other] < 2:
+        return ""
+    named = {",": "commas", "\t": "tabs"}
+    seems = named.get(other, repr(other))
+    return f" Its separator seems to be {seems}: save it with {named[own]} between fields."
 
 
 def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed]]:
@@ -158,7 +148,7 @@ def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed
         header: list[str] = []
         for start, fields in _records(reader):
             problem = undecodable[0] if undecodable else fields if isinstance(fields, Malformed) else None
-            if problem is fields and (hint := _quoted_separator(delimiter, first[0])):
+            if problem is fields and (hint := other_separator(delimiter, first)):
                 problem = Malformed(start, f"not valid CSV.{hint.rstrip('.')}")
             undecodable.clear()
             if problem is None and fields and not header:
@@ -172,7 +162,7 @@ def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed
                 yield problem
             elif fields and len(fields) != len(header):
                 wrong = f"{len(fields)} fields, but the header has {len(header)}: {_short(header)}"
-                hint = other_separator(SEPARATED[delimiter], header).rstrip(".")
+                hint = other_separator(delimiter, header).rstrip(".")
                 yield Malformed(start, f"{wrong}.{hint}" if hint else wrong)
             elif fields:  # a blank line has none
                 yield start, {name: field or None for name, field in zip(header, fields, strict=True)}
@@ -289,11 +279,10 @@ def _short(value: Any) -> str:
 
 
 PARSERS: dict[str, Callable[[BinaryIO], Iterator[Line | Malformed]]] = {
-    ".csv": _separated(","),
+    **{suffix: _separated(separator) for suffix, separator in SEPARATORS.items()},
     ".json": _json_list,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".tsv": _separated("\t"),
     ".txt": _text,
 }
 """A function from an open file to its rows, by suffix in lower case."""

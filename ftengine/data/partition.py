@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ftengine.api.figures import counted
 from ftengine.errors import DataError
 
 
@@ -60,9 +61,9 @@ def partition(
 
 def _grouped(groups: np.ndarray, sizes: np.ndarray) -> str:
     if len(groups) == len(sizes):
-        return f"it has {len(groups)} {'row' if len(groups) == 1 else 'rows'}"
+        return f"it has {counted(len(groups), 'row')}"
     return (
-        f"its {len(groups)} rows come to {len(sizes)} {'group' if len(sizes) == 1 else 'groups'} of what stays on one "
+        f"its {len(groups):,} rows come to {counted(len(sizes), 'group')} of what stays on one "
         "side: equal and near equal rows (data.near_duplicates)"
     )
 
@@ -182,7 +183,7 @@ def latest(times: np.ndarray, fractions: Mapping[str, float], source: str = "the
     values, count = np.unique(times, return_counts=True)
     if len(values) <= len(fractions):
         raise DataError(
-            f"{source}: its {len(times)} rows have {len(values)} different times; that is too few to hold out "
+            f"{source}: its {len(times):,} rows have {len(values):,} different times; that is too few to hold out "
             f"{' and '.join(fractions)} and keep one for training. Give finer times, or another data.split.by."
         )
     before = np.concatenate([[0], np.cumsum(count)])  # rows earlier than each value

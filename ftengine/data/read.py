@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import ReadsFiles
+from ftengine.api.figures import counted
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
-from ftengine.data.parse import other_separator
+from ftengine.data.parse import SEPARATORS, other_separator
 from ftengine.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -203,7 +204,8 @@ def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> 
 
 def separator_hint(source: str, columns: Sequence[str]) -> str:
     """Say that a source of one column seems to be separated otherwise than its suffix says; "" where it does not."""
-    return other_separator(Path(source).suffix.lower(), columns)
+    own = SEPARATORS.get(Path(source).suffix.lower())
+    return other_separator(own, columns) if own else ""
 
 
 def plain(value: Any) -> str:
@@ -242,9 +244,10 @@ def _read_folder(source: str, path: Path, on_error: str) -> tuple[Dataset, list[
 
     images, others = list_images(path)
     if others and on_error == "fail":
+        found = counted(len(others), "file that is no image", "files that are no images")
         raise DataError(
-            f"{source} holds {len(others)} files that are no images, {others[0]!r} first. Take them out, or leave "
-            "them out with data.on_error: skip."
+            f"{source} holds {found}, {others[0]!r} first. "
+            "Take such files out, or leave them out with data.on_error: skip."
         )
     names, labels = zip(*images, strict=True)
     columns = {"image": list(names)} | ({"label": list(labels)} if None not in labels else {})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import AuditedData, ChecksColumns, Task
+from ftengine.api.figures import counted
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
@@ -148,7 +149,7 @@ def _sides(
         )
     if targets is not None and (kinds := len(np.unique(targets))) > len(targets) / 2:
         raise DataError(
-            f"{rows.source}: its {len(targets)} rows have {kinds} different targets, too many for data.split.by: "
+            f"{rows.source}: its {len(targets):,} rows have {kinds:,} different targets, too many for data.split.by: "
             "stratified to keep the proportions of. Set it to random."
         )
     if split.folds is None:
@@ -192,7 +193,7 @@ def _require_groups(
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
     grouped, of = hashes.keys["train"], distinct.of["train"]
     kinds = len(np.unique(grouped))
-    said = f"1 group of column {split.column!r}" if found == 1 else f"{found} groups of column {split.column!r}"
+    said = f"{counted(found, 'group')} of column {split.column!r}"
     cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
     if found < kinds:
         equal = of if near is None else near.groups[of]
@@ -200,13 +201,13 @@ def _require_groups(
         here, then = order[:-1], order[1:]
         first = np.flatnonzero((equal[here] == equal[then]) & (grouped[here] != grouped[then]))[0]
         places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
-        said += f" ({kinds} values, joined by duplicates, e.g. {places})"
+        said += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
             cures.append("set data.split.duplicates: apart, with data.leaks: drop for what is held out then")
     cures.append("take a column of more values in data.split.column")
     cure = ", or ".join(cures)
     raise DataError(
-        f"{rows.source}: its {len(rows)} rows fall into {said}; that is too few {task}. {cure[0].upper()}{cure[1:]}."
+        f"{rows.source}: its {len(rows):,} rows fall into {said}; that is too few {task}. {cure[0].upper()}{cure[1:]}."
     )
 
 

@@ -16,11 +16,7 @@ LINES = (".jsonl", ".ndjson")
 
 
 def require_format(output: Path) -> None:
-    """Refuse an output whose ending names no format.
-
-    Raises:
-        InputError: names those that are written.
-    """
+    """Refuse an output whose ending names no format that is written (InputError)."""
     if output.suffix.lower() not in (*LINES, *TABLES):
         ending = f"the ending {output.suffix!r}" if output.suffix else "no ending"
         raise InputError(

@@ -11,12 +11,7 @@ from ftengine.run.recipe import Recipe
 
 
 class Callbacks:
-    """A recipe's callbacks; one that raises is named and left out from then on.
-
-    Args:
-        recipe: names them, under `callbacks` and `train.trackers`.
-        registry: builds them.
-        listener: told of those that fail.
+    """A recipe's callbacks (`callbacks` and `train.trackers`); one that raises is named and left out from then on.
 
     Raises:
         UnknownName, RecipeError: one does not exist, or lacks what it needs.

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from accelerate.state import PartialState
 
-from ftengine.api import Listener, SilentListener
+from ftengine.api import Estimate, Listener, SilentListener
+from ftengine.api.figures import ends
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
-from ftengine.engine.subprocess_runs import Child, require_alike, require_metric, require_new_or_same, train_unfinished
-from ftengine.errors import InputError, RunError, naming
-from ftengine.evaluation.differences import compare as compare_figures
-from ftengine.evaluation.figures import Figure, to_json
-from ftengine.evaluation.results import Measured, bind, exact_of, fit
+from ftengine.engine.subprocess_runs import (
+    Child,
+    check_all,
+    require_alike,
+    require_folder,
+    require_metric,
+    train_unfinished,
+)
+from ftengine.errors import InputError, RunError
+from ftengine.evaluation.differences import compare
+from ftengine.evaluation.results import Measured, exact_of
 from ftengine.evaluation.significance import bootstrap_p, holm
-from ftengine.evaluation.stored import same_examples, stored, validation_of
+from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
+from ftengine.run.evaluation_result import Estimates, SliceDifference, UndefinedAsNan
 from ftengine.run.recipe import Recipe
+from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult, TrainingResult
-from ftengine.training.precision import choose_precision
 
 LEVEL = 0.05
 """Adjusted p-values up to this support a difference."""
@@ -42,37 +49,66 @@ LONGEST_NAME = 100
 """Characters of a folder's name; file systems allow 255 bytes."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What strategies came to on the same held-out examples.
+class Contender(Part):
+    """What one strategy came to.
 
     Args:
-        metric: what quality means here.
-        higher_is_better: its direction; None where the evaluator does not say.
-        split: the examples' split.
+        quality: the figure of the metric that is compared; `figures` are all.
+        step_seconds: median of its steps.
+        disk_bytes: of its weights.
+        reused: whether its run was there already.
+    """
+
+    label: str
+    strategy: dict[str, Any]
+    learning_rate: float
+    quality: UndefinedAsNan[Estimate]
+    figures: Estimates
+    trainable_parameters: int
+    total_parameters: int
+    peak_memory_bytes: int
+    step_seconds: float | None
+    steps: int
+    seconds: float
+    disk_bytes: int
+    run: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class PairDifference(SliceDifference):
+    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm).
+
+    `p_at_most` says whether p is the least that the bootstrap can give, `supported` whether the data supports it.
+    """
+
+    first: str = ""
+    second: str = ""
+    p_at_most: bool = False
+    supported: bool = False
+
+
+class Comparison(Record):
+    """comparison.json: what strategies came to on the same held-out examples.
+
+    Args:
+        metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
         examples: distinct ones.
-        base: the untuned model's quality: {value, low, high, n}.
-        strategies: for each its label, strategy, learning rate, quality, all figures, parameters, peak memory,
-            median seconds of a step, bytes of its weights on disk, the run's folder, and whether that was there.
+        base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.
-        differences: for each such pair, first minus second: value, low, high, p, p_at_most (whether p is the least that
-            the bootstrap can give), p_adjusted, better, and supported.
         statement: which differences the data supports, in words.
     """
 
+    file: ClassVar[str] = "comparison.json"
     metric: str
     higher_is_better: bool | None
     split: str
     examples: int
-    base: dict[str, Any]
-    strategies: list[dict[str, Any]]
-    against: str
-    differences: list[dict[str, Any]]
+    base: UndefinedAsNan[Estimate]
+    strategies: tuple[Contender, ...]
+    against: Literal["best", "all"]
+    differences: tuple[UndefinedAsNan[PairDifference], ...]
     statement: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON values."""
-        return asdict(self)
 
 
 def compare_strategies(
@@ -106,26 +142,18 @@ def compare_strategies(
     reused = train_unfinished(contenders, prepared, listener)
     require_alike(contenders)
     result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
-    RunDirectory(recipe.output).write_json("comparison.json", result.to_json())
+    result.write(RunDirectory(recipe.output))
     return result
 
 
 def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Child]:
-    """Return a recipe for each strategy, each with a folder of its own.
-
-    Raises:
-        InputError: there are fewer than two, one is named twice, or it sets a key that all have to share.
-    """
+    """Return a recipe for each strategy, each with a folder of its own, or refuse the list (InputError)."""
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
         raise InputError(
             f"compare needs at least two strategies, separated by commas; there are {len(strategies)}{named}."
         )
-    if RunDirectory(recipe.output).is_run():
-        raise RunError(
-            f"output {recipe.output!r} holds a run of its own; the compared runs are folders inside of output. Choose "
-            "another with --output DIR."
-        )
+    require_folder(recipe.output, "the compared runs")
     found: dict[str, Child] = {}
     for spec in strategies:
         contender = _contender(recipe, spec)
@@ -151,7 +179,7 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Child:
     content = recipe.resolved()
     own = content["strategy"] if content["strategy"]["name"] == name else {}
     content["strategy"] = {**own, "name": name, **options}
-    parts = [name, *(f"{key}={_short(value)}" for key, value in given.items())]
+    parts = [name, *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())]
     label = " ".join(parts)
     content["output"] = str(Path(recipe.output) / _folder_name(parts))
     overrides = [f"{key}={json.dumps(value)}" for key, value in shared.items()]
@@ -167,31 +195,17 @@ def _folder_name(parts: Sequence[str]) -> str:
     return f"{name[:LONGEST_NAME]}-{blake2b(label.encode(), digest_size=4).hexdigest()}"
 
 
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[PreparedData]:
-    """Check every contender in full, on the data and on a model without weights; nothing is written.
+    """Check every contender in full; see `check_all`."""
 
-    Raises:
-        InputError: what any of the runs would refuse, named by its label.
-    """
-    experiments = []
-    for contender in contenders:  # all recipes before any data is read
-        with naming(contender.label):
-            experiments.append(Experiment.open(contender.recipe, listener=listener))
-            choose_precision(contender.recipe.train.precision, contender.recipe.model.dtype, PartialState().device)
-    prepared: list[PreparedData] = []
-    for contender, experiment in zip(contenders, experiments, strict=True):
-        with naming(contender.label):
-            data = prepare_data(experiment, like=prepared[0] if prepared else None)
-            if held_out(data.encoded) is None:
-                raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
-            require_metric(data.ready, metric)
-            evaluation_plan(data)
-            require_new_or_same(contender.run, data)
-        prepared.append(data)
+    def prepare(experiment: Experiment, first: PreparedData | None) -> PreparedData:
+        data = prepare_data(experiment, like=first)
+        if held_out(data.encoded) is None:
+            raise InputError("strategies are compared on held-out data; set data.validation or data.test.")
+        require_metric(data.ready, metric)
+        return data
+
+    prepared = check_all(contenders, listener, prepare)
     _require_same_examples(contenders, [data.encoded for data in prepared])
     return prepared
 
@@ -223,7 +237,7 @@ def conclude(
     """Compare finished runs.
 
     Raises:
-        RunError: a run's figures are missing or damaged.
+        RunError: a run's figures are missing or damaged, or runs measured different examples.
         InputError: the metric was not measured.
     """
     evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
@@ -233,48 +247,34 @@ def conclude(
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
     direction = first.metrics[metric].higher_is_better
     differences = _differences(contenders, _measured(contenders, tasks, first, metric), metric)
-    best = None if all_pairs or len(contenders) == 2 else _best(contenders, evaluations, metric, direction)
+    best = None
+    if not all_pairs and len(contenders) > 2:
+        values = {one.label: e.tuned[metric].value for one, e in zip(contenders, evaluations, strict=True)}
+        ranked = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
+        best = next(iter(ranked if direction is False else reversed(ranked)), None)
     if best is not None:
-        differences = [difference for difference in differences if best in (difference["first"], difference["second"])]
-    examples = first.tuned[metric].n
+        differences = [difference for difference in differences if best in (difference.first, difference.second)]
+    split, examples = first.split or "", first.tuned[metric].n
     return Comparison(
         metric=metric,
         higher_is_better=direction,
-        split=first.split or "",
+        split=split,
         examples=examples,
-        base=to_json(first.base[metric]),
-        strategies=[
+        base=first.base[metric],
+        strategies=tuple(
             _row(contender, ready, evaluation, metric, done)
             for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
-        ],
+        ),
         against="all" if best is None else "best",
-        differences=differences,
-        statement=statement(metric, first.split or "", examples, differences, best=best, strategies=len(contenders)),
+        differences=tuple(differences),
+        statement=statement(metric, split, examples, differences, best=best, strategies=len(contenders)),
     )
-
-
-def _best(
-    contenders: Sequence[Child], evaluations: Sequence[EvaluationResult], metric: str, higher_is_better: bool | None
-) -> str | None:
-    """Return the label of the strategy with the best figure, the highest where no direction is better."""
-    values = {
-        contender.label: evaluation.tuned[metric].value
-        for contender, evaluation in zip(contenders, evaluations, strict=True)
-    }
-    known = {label: value for label, value in values.items() if value is not None}
-    if not known:
-        return None
-    return min(known, key=lambda label: known[label] if higher_is_better is False else -known[label])
 
 
 def _measured(
     contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
-    """Return what each tuned model came to by the evaluator of a metric, weighed alike.
-
-    Raises:
-        RunError: the runs measured different examples.
-    """
+    """Return what each tuned model came to by the evaluator of a metric, weighed alike."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
@@ -287,16 +287,12 @@ def _measured(
     found = []
     for contender, ready, table in zip(contenders, tasks, tables, strict=True):
         evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
-        bind(evaluators, ready.task.name, ready.task.labels)
-        fit(evaluators, validation_of(contender.run, split, "tuned"))
-        measured = Measured(table)
-        for evaluator in evaluators:
-            measured.add(evaluator, weights, answering=not evaluator.reads <= ready.task.predicts)
-        found.append(measured)
+        validation = validation_of(contender.run, split, "tuned")
+        found.append(measure_again(table, evaluators, ready.task, weights, validation))
     return found
 
 
-def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[dict[str, Any]]:
+def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[PairDifference]:
     """Return the differences of all pairs.
 
     Proportions are tested by McNemar's exact test; among several, others by Student's t, as the bootstrap's p-values
@@ -307,84 +303,65 @@ def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metr
     many = len(contenders) > 2
     for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
         exact = exact_of(second, first)
-        difference = to_json(compare_figures(second.figures, first.figures, exact, among_many=many)[metric])
-        least = None if many or metric in exact else _least_p(first.figures[metric], second.figures[metric])
-        p = difference["p"]
-        at_most = least is not None and p is not None and p <= least * (1 + 1e-9)
-        found.append({"first": a.label, "second": b.label, **difference, "p_at_most": at_most})
-    known = [difference for difference in found if difference["p"] is not None]
-    for difference, adjusted in zip(known, holm([difference["p"] for difference in known]), strict=True):
-        difference["p_adjusted"] = adjusted
-    for difference in found:
-        difference.setdefault("p_adjusted", None)
-        difference["supported"] = _is_supported(difference)
+        difference = compare(second.figures, first.figures, exact, among_many=many)[metric]
+        at_most = False
+        if difference.p is not None and not many and metric not in exact:
+            one, other = first.figures[metric], second.figures[metric]  # where no resample contradicts the difference:
+            least = bootstrap_p(np.ones_like(one.resampled), min(one.size, other.size))
+            at_most = least is not None and difference.p <= least * (1 + 1e-9)
+        found.append(PairDifference(**vars(difference), first=a.label, second=b.label, p_at_most=at_most))
+    known = [i for i, difference in enumerate(found) if difference.p is not None]
+    for i, p in zip(known, holm([found[i].p or 0.0 for i in known]), strict=True):
+        low, high = ends(found[i]) or (0.0, 0.0)
+        found[i] = replace(found[i], p_adjusted=p, supported=not low <= 0 <= high and p <= LEVEL)
     return found
 
 
-def _least_p(first: Figure, second: Figure) -> float | None:
-    """Return the p-value of a difference that no resample contradicts."""
-    return bootstrap_p(np.ones_like(first.resampled), min(first.size, second.size))
-
-
-def _is_supported(difference: Mapping[str, Any]) -> bool:
-    low, high, p = difference["low"], difference["high"], difference["p_adjusted"]
-    return None not in (low, high, p) and not low <= 0 <= high and p <= LEVEL
-
-
-def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> dict[str, Any]:
-    run = contender.run
-    training = TrainingResult.read(run)
+def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> Contender:
+    run, training = contender.run, TrainingResult.read(contender.run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
-    return {
-        "label": contender.label,
-        "strategy": ready.experiment.make_strategy.described,
-        "learning_rate": contender.recipe.train.learning_rate,
-        "quality": to_json(evaluation.tuned[metric]),
-        "figures": {name: to_json(figure) for name, figure in evaluation.tuned.items()},
-        "trainable_parameters": training.trainable_parameters,
-        "total_parameters": training.total_parameters,
-        "peak_memory_bytes": training.peak_memory_bytes,
-        "step_seconds": statistics.median(seconds) if seconds else None,
-        "steps": training.steps,
-        "seconds": training.seconds,
-        "disk_bytes": sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
-        "run": str(run.path),
-        "reused": reused,
-    }
+    measured = ("trainable_parameters", "total_parameters", "peak_memory_bytes", "steps", "seconds")
+    return Contender(
+        label=contender.label,
+        strategy=ready.experiment.make_strategy.described,
+        learning_rate=contender.recipe.train.learning_rate,
+        quality=evaluation.tuned[metric],
+        figures=evaluation.tuned,
+        step_seconds=statistics.median(seconds) if seconds else None,
+        disk_bytes=sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
+        run=str(run.path),
+        reused=reused,
+        **{name: getattr(training, name) for name in measured},
+    )
 
 
 def statement(
     metric: str,
     split: str,
     examples: int,
-    differences: Sequence[Mapping[str, Any]],
+    differences: Sequence[PairDifference],
     *,
     best: str | None = None,
-    strategies: int | None = None,
+    strategies: int = 2,
 ) -> str:
     """Say in words which differences the data supports, and how that was decided.
 
-    Args:
-        metric, split, examples: what was measured, and on what.
-        differences: as `Comparison` has them.
-        best: the strategy that the others were compared with; None where every pair was compared.
-        strategies: how many there are; None: two.
+    `best` is the strategy that the others were compared with, None where every pair was.
     """
-    supported = [difference for difference in differences if difference["supported"]]
+    supported = [difference for difference in differences if difference.supported]
     parts = []
-    for difference in supported:
-        directed = difference["better"] is not None
-        wins = difference["better"] if directed else difference["value"] > 0
-        winner, other = [difference["first"], difference["second"]][:: 1 if wins else -1]
-        low, high = sorted((abs(difference["low"]), abs(difference["high"])))
-        sign = "≤" if difference.get("p_at_most") else "="
+    for one in supported:
+        directed = one.better is not None
+        wins = one.better if directed else one.value > 0
+        winner, other = [one.first, one.second][:: 1 if wins else -1]
+        low, high = sorted(map(abs, ends(one) or (0.0, 0.0)))
         parts.append(
-            f"{winner} is {'better' if directed else 'higher'} than {other} by {abs(difference['value']):.3g} "
-            f"[{low:.3g}, {high:.3g}], adjusted p {sign} {difference['p_adjusted']:.2g}"
+            f"{winner} is {'better' if directed else 'higher'} than {other} by {abs(one.value):.3g} "
+            f"[{low:.3g}, {high:.3g}], adjusted p {'≤' if one.p_at_most else '='} {one.p_adjusted:.2g}"
         )
     found = "; ".join(parts) or "no difference between these strategies"
     rest = " No other difference is supported." if parts and len(supported) < len(differences) else ""
-    pairs = (strategies or 2) * ((strategies or 2) - 1) // 2
+    pairs = strategies * (strategies - 1) // 2
     how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
     shown = f" Compared is {best}, the best, with each other strategy; --all-pairs compares every pair." if best else ""
     return (

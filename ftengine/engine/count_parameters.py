@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest
@@ -20,10 +21,7 @@ class ParameterCount:
     """How many parameters a strategy trains of a model.
 
     Args:
-        model: source, loader, class, head and labels.
-        strategy: its name and options.
-        trainable_parameters, total_parameters: of the prepared model.
-        base_parameters: of the model before the strategy touched it.
+        trainable_parameters, total_parameters: of the prepared model; `base_parameters` before the strategy touched it.
         new_modules: trainable parameters of each module that would be initialised afresh; they are among the
             trainable ones, and tables in papers mostly leave them out.
         patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
@@ -56,7 +54,7 @@ def count_parameters(
         InputError: model, task or strategy cannot be used, or a pattern matches nothing.
     """
     experiment = Experiment.open(recipe, registry, listener, check_source=False)
-    task, loader, strategy = experiment.task(), experiment.loader, experiment.make_strategy()
+    task, loader, strategy = experiment.make_task(), experiment.loader, experiment.make_strategy()
     source = recipe.model.source
     try:
         known = task.bind({"train": ()})  # of numbers, the options say how many there are
@@ -86,14 +84,9 @@ def count_parameters(
         base_parameters=base,
         new_modules={name: _count_below(loaded, [name])[1] for name in loaded.new_modules},
         patterns={
-            pattern: dict(
-                zip(
-                    ("modules", "parameters", "trainable_parameters"),
-                    (len(modules), *_count_below(loaded, modules)),
-                    strict=True,
-                )
-            )
+            pattern: {"modules": len(modules), "parameters": held, "trainable_parameters": training}
             for pattern, modules in strategy.matches().items()
+            for held, training in [_count_below(loaded, modules)]
         },
     )
 
@@ -104,11 +97,6 @@ def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
     found = [
         parameter
         for name, parameter in loaded.module.named_parameters()
-        if any(name[:end] in wanted for end in _ends(name))
+        if not wanted.isdisjoint(accumulate(name.split("."), "{}.{}".format))
     ]
     return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
-
-
-def _ends(name: str) -> list[int]:
-    """Return where the paths of a parameter and of the modules around it end."""
-    return [i for i, character in enumerate(name) if character == "."] + [len(name)]

@@ -9,65 +9,68 @@ Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validati
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from accelerate.state import PartialState
+import numpy as np
 
-from ftengine.api import Difference, Estimate, Listener, SilentListener
+from ftengine.api import Estimate, Listener, SilentListener
 from ftengine.api.figures import known
 from ftengine.data.split import make_splits
-from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
-from ftengine.engine.subprocess_runs import Child, require_alike, require_new_or_same, train_unfinished
-from ftengine.errors import DataError, InputError, RecipeError, RunError, naming
-from ftengine.evaluation.differences import compare
-from ftengine.evaluation.figures import Figure, to_json
-from ftengine.evaluation.results import bind, fit
-from ftengine.evaluation.stored import figures_of, stored
+from ftengine.engine.subprocess_runs import Child, check_all, require_alike, require_folder, train_unfinished
+from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.evaluation.results import Measured, compared
+from ftengine.evaluation.stored import measure_again, stored
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
+from ftengine.run.evaluation_result import Estimates, Figures
 from ftengine.run.recipe import Recipe
+from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult
-from ftengine.training.precision import choose_precision
-
-FILE = "crossvalidation.json"
 
 
-@dataclass(frozen=True)
-class CrossValidation:
-    """What the folds came to.
+class Spread(Part):
+    """A metric of the tuned models, fold by fold; nothing but the values where a fold has none."""
+
+    values: tuple[float | None, ...]
+    mean: float | None = None
+    std: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+
+
+class Fold(Part):
+    """One fold: its folder, how many distinct examples it held out, its figures, and whether it was there before."""
+
+    fold: int
+    run: str
+    examples: int
+    base: Estimates
+    tuned: Estimates
+    reused: bool
+
+
+class CrossValidation(Record, Figures):
+    """crossvalidation.json: what the folds came to.
 
     Args:
-        folds: how many there are.
         examples: distinct ones, each held out once.
-        base, tuned: by metric {value, low, high, n} over all examples. Metrics that hold for one model alone
-            (`Metric.pooled`) are left out here and in `difference`.
-        difference: by metric tuned minus base, {value, low, high, p, better, …}, paired by example.
-        higher_is_better: by metric.
-        spread: by metric the tuned model's value on each fold alone, and their mean, standard deviation, least and
-            greatest; None where a fold has no value.
-        runs: for each fold its folder, distinct held-out examples, figures, and whether it was there before.
+        base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
+        spread: by metric the tuned model's value on each fold alone.
         statement: what the intervals cover and what not, in words.
     """
 
+    file: ClassVar[str] = "crossvalidation.json"
     folds: int
     examples: int
-    base: dict[str, Any]
-    tuned: dict[str, Any]
-    difference: dict[str, Any]
     higher_is_better: dict[str, bool | None]
-    spread: dict[str, dict[str, Any]]
-    runs: list[dict[str, Any]]
+    spread: dict[str, Spread]
+    runs: tuple[Fold, ...]
     statement: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the cross-validation as JSON values."""
-        return asdict(self)
 
 
 def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = None) -> CrossValidation:
@@ -90,7 +93,7 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
     prepared = check(children, listener)
     reused = train_unfinished(children, prepared, listener)
     result = pool(children, prepared[0].ready, reused)
-    RunDirectory(recipe.output).write_json(FILE, result.to_json())
+    result.write(RunDirectory(recipe.output))
     return result
 
 
@@ -99,7 +102,6 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
 
     Raises:
         InputError: fewer than two folds, or a recipe that holds out test data already or parts duplicates.
-        RunError: the output folder is a run itself.
     """
     require_folds(folds)
     if recipe.data.test is not None:
@@ -107,11 +109,7 @@ def divide(recipe: Recipe, folds: int) -> list[Child]:
             f"data.test is {recipe.data.test!r}, but in cross-validation each fold is the test data once. Set it to "
             "null (--set data.test=null); a test file stays untouched for the model that you train in the end."
         )
-    if RunDirectory(recipe.output).is_run():
-        raise RunError(
-            f"output {recipe.output!r} holds a run of its own; the folds' runs are folders inside of output. Choose "
-            "another with --output DIR."
-        )
+    require_folder(recipe.output, "the folds' runs")
     if recipe.data.split.duplicates == "apart":
         raise RecipeError(
             "data.split.duplicates: apart would put equal rows into several folds, so that models are tested on what "
@@ -136,34 +134,26 @@ def require_folds(folds: int) -> None:
 
 
 def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
-    """Read and encode every fold and check the strategy on a model without weights; nothing is written.
+    """Read and encode every fold; see `check_all`."""
 
-    Raises:
-        InputError: what any of the runs would refuse, named by its fold.
-    """
-    prepared: list[PreparedData] = []
-    for child in children:
-        with naming(child.label):
-            experiment = Experiment.open(child.recipe, listener=listener, check_source=not prepared)
-            choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
-            try:
-                data = prepare_data(experiment)
-            except DataError as error:
-                raise DataError(_label_held_out_whole(experiment) or str(error)) from None
-            if prepared and data.ready.task.labels != prepared[0].ready.task.labels:
-                raise InputError(
-                    "its training rows have other labels than those of fold 0, so that their figures do not add up. "
-                    "Take fewer folds, or leave out labels that few examples have."
-                )
-            evaluation_plan(data)
-            require_new_or_same(child.run, data)
-        prepared.append(data)
-    return prepared
+    def prepare(experiment: Experiment, first: PreparedData | None) -> PreparedData:
+        try:
+            data = prepare_data(experiment)
+        except DataError as error:
+            raise DataError(_label_held_out_whole(experiment) or str(error)) from None
+        if first is not None and data.ready.task.labels != first.ready.task.labels:
+            raise InputError(
+                "its training rows have other labels than those of fold 0, so that their figures do not add up. "
+                "Take fewer folds, or leave out labels that few examples have."
+            )
+        return data
+
+    return check_all(children, listener, prepare)
 
 
 def _label_held_out_whole(experiment: Experiment) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
-    data, task = experiment.recipe.data, experiment.task()
+    data, task = experiment.recipe.data, experiment.make_task()
     splits = make_splits(data, task, experiment.recipe.seed, audited=False).mapping()
     trained = {label for row in splits["train"] for label in task.view(row).labels}
     places: dict[str, list[str]] = {}
@@ -188,72 +178,60 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
     """
     require_alike(children)
     evaluations = [EvaluationResult.read(child.run) for child in children]
-    metrics = evaluations[0].metrics
-    names = list(evaluations[0].tuned)
+    metrics, names = evaluations[0].metrics, list(evaluations[0].tuned)
     apart = [name for name in names if not metrics[name].pooled]
-    base, tuned, examples = _pooled(children, ready)
-
-    def pooled(figures: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
-        return {name: to_json(figure) for name, figure in figures.items() if name not in apart}
-
+    base, tuned = _pooled(children, ready)
+    examples = len(np.unique(tuned.predictions.groups))
+    found = compared(base, tuned)
     return CrossValidation(
         folds=len(children),
         examples=examples,
-        base=pooled({name: figure.estimate for name, figure in base.items()}),
-        tuned=pooled({name: figure.estimate for name, figure in tuned.items()}),
-        difference=pooled(compare(base, tuned)),
+        **{
+            key: {name: figure for name, figure in found[key].items() if name not in apart}
+            for key in ("base", "tuned", "difference")
+        },
         higher_is_better={name: metrics[name].higher_is_better for name in names},
         spread={name: _spread([evaluation.tuned.get(name) for evaluation in evaluations]) for name in names},
-        runs=[
-            {
-                "fold": number,
-                "run": str(child.run.path),
-                "examples": next(iter(evaluation.tuned.values())).n,
-                "base": evaluation.to_json()["base"],
-                "tuned": evaluation.to_json()["tuned"],
-                "reused": done,
-            }
+        runs=tuple(
+            Fold(
+                fold=number,
+                run=str(child.run.path),
+                examples=next(iter(evaluation.tuned.values())).n,
+                base=evaluation.base,
+                tuned=evaluation.tuned,
+                reused=done,
+            )
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
-        ],
+        ),
         statement=statement(len(children), examples, apart),
     )
 
 
-def _pooled(children: Sequence[Child], ready: ReadyTask) -> tuple[dict[str, Figure], dict[str, Figure], int]:
-    """Return both models' figures over the examples of all folds, and how many distinct ones there are."""
-    evaluators = ready.evaluators()
-    bind(evaluators, ready.task.name, ready.task.labels)
-    fit(evaluators, None)  # what is fitted holds for one model alone
+def _pooled(children: Sequence[Child], ready: ReadyTask) -> list[Measured]:
+    """Return what base and tuned models came to over the examples of all folds; nothing is fitted to other folds."""
     # Equal examples are in one fold, so that the groups of different folds are different ones.
-    tables = {s: Predictions.join([stored(child.run, "test", s) for child in children]) for s in ("base", "tuned")}
-    recipe = ready.recipe
-    weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
-    base, tuned = (figures_of(table, evaluators, ready.task, weights) for table in tables.values())
-    return base, tuned, weights.distinct
+    tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]
+    recipe, evaluators = ready.recipe, ready.evaluators()
+    weights = Weights(tables[1].groups, recipe.seed, recipe.evaluation.resamples)
+    return [measure_again(table, evaluators, ready.task, weights) for table in tables]
 
 
-def _spread(figures: Sequence[Estimate | None]) -> dict[str, Any]:
+def _spread(figures: Sequence[Estimate | None]) -> Spread:
     values = [figure.value if known(figure) else None for figure in figures]
     defined = [value for value in values if value is not None]
     if len(defined) < len(values):
-        return {"values": values, "mean": None, "std": None, "least": None, "greatest": None}
-    return {
-        "values": values,
-        "mean": statistics.fmean(defined),
-        "std": statistics.stdev(defined),
-        "least": min(defined),
-        "greatest": max(defined),
-    }
+        return Spread(values=tuple(values))
+    return Spread(
+        values=tuple(values),
+        mean=statistics.fmean(defined),
+        std=statistics.stdev(defined),
+        least=min(defined),
+        greatest=max(defined),
+    )
 
 
 def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
-    """Say in words what the intervals cover and what they do not.
-
-    Args:
-        folds: how many there are.
-        examples: distinct ones.
-        apart: metrics without a figure over all folds.
-    """
+    """Say in words what the intervals cover and what not; `apart` are metrics without a figure over all folds."""
     unpooled = (
         f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
         "of different models against each other. See the folds' values and their mean."

@@ -18,23 +18,14 @@ from ftengine.training.precision import Precision, apply_precision, choose_preci
 
 @dataclass(frozen=True)
 class Device:
-    """Device, processes and precision of a run.
-
-    Args:
-        accelerator: device, mixed precision and processes.
-        precision: compute dtype, dtype of frozen weights, and why.
-    """
+    """Accelerate's device and processes, and the precision there."""
 
     accelerator: Accelerator
     precision: Precision
 
     @classmethod
     def open(cls, recipe: Recipe) -> Device:
-        """Take the device that Accelerate gives.
-
-        Raises:
-            RecipeError: it cannot compute in the precision that the recipe asks for.
-        """
+        """Take the device that Accelerate gives (RecipeError: it cannot compute in the recipe's precision)."""
         # Without being told, Accelerate takes several processes on CPUs for as many single ones.
         cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
         precision = choose_precision(recipe.train.precision, recipe.model.dtype, PartialState(cpu=cpu).device)

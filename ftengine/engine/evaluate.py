@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from accelerate.state import PartialState
 
-from ftengine.api import FitsOnValidation, Task
+from ftengine.api import FitsOnValidation
 from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
@@ -17,54 +17,37 @@ from ftengine.data.split import make_splits, read_for
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.prepared_data import ReadyTask, held_out
-from ftengine.engine.prepared_model import (
-    evaluation_of,
-    load_base,
-    place_base,
-    prepare_strategy,
-    require_same_base,
-    run_model,
-)
+from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_model
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.stored import add_evaluators
 from ftengine.run.directory import RunDirectory
-from ftengine.run.records import AuditResult
+from ftengine.run.records import AuditResult, EvaluationResult, TrainedPart
 
 
 def evaluate_run(
-    ready: ReadyTask, run: RunDirectory, fingerprint: Mapping[str, str], data: str | Path | None
-) -> dict[str, Any]:
-    """Evaluate base and tuned model of a finished run on the same examples.
-
-    Args:
-        ready: the run's task, and what rows are encoded for.
-        run: its folder.
-        fingerprint: of the base that it was trained on.
-        data: a data file; None for the run's own held-out split.
-
-    Returns:
-        What evaluation.json holds.
+    ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data: str | Path | None
+) -> EvaluationResult:
+    """Evaluate base and tuned model of a finished run on a data file; None: its own held-out split.
 
     Raises:
         InputError: the data cannot be used, or the base is not the one trained on.
     """
     plan = _plan(ready, run, data)
     device = Device.open(ready.recipe)
-    loaded = load_base(ready)
-    require_same_base(loaded, fingerprint, str(run.trained))
+    loaded = load_base(ready, trained, run.trained)
     place_base(device, ready, loaded)
     base = run_model(device, ready, loaded, plan, "base")
     strategy = prepare_strategy(device, ready.experiment, loaded)
     strategy.load(loaded, run.trained)
-    return evaluation_of(ready, plan, base, run_model(device, ready, loaded, plan, "tuned")).report.to_json()
+    tuned = run_model(device, ready, loaded, plan, "tuned")
+    ready.listener.phase("figures")
+    return evaluate(plan, base, tuned)[0]
 
 
-def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> dict[str, Any]:
+def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
-
-    Returns:
-        What it holds then.
 
     Raises:
         InputError: an evaluator does not exist, or reads what the run did not keep.
@@ -74,7 +57,7 @@ def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mappi
     report = add_evaluators(run, built, ready.task, ready.recipe)
     if PartialState().is_main_process:
         report.write(run)
-    return report.to_json()
+    return report
 
 
 def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalPlan:
@@ -103,8 +86,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
 
 def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:
     """Say how many of some rows were trained on, word for word."""
-    task: Task = ready.task
-    trained = np.isin(identities(rows, task, 0), identities(train, task, 0))
+    trained = np.isin(identities(rows, ready.task, 0), identities(train, ready.task, 0))
     if trained.any():
         first = rows.where(int(np.flatnonzero(trained)[0]))
         ready.listener.message(
@@ -119,12 +101,8 @@ def _splits(
     """Return those of the run's own splits that are used and hold what they held when the run was made.
 
     Args:
-        used: names of splits.
         recorded: hash of each split's content then.
-        needed: the one that must be there.
-
-    Raises:
-        DataError: the split that is needed cannot be read any more, or holds other rows.
+        needed: the one that must be there; a DataError says why it is not.
     """
     if not used:
         return {}

@@ -19,16 +19,15 @@ from ftengine.api import (
     MixesBatches,
     ReadsColumns,
     ServesProbe,
-    SilentListener,
     Task,
 )
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
-from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.encoding import EncodedSplit
 from ftengine.data.read import Rows, file_columns, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, inferring
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.requirements import answer_keys, by_pass
@@ -42,11 +41,7 @@ CHANGES_SAMPLED = 10
 
 
 def evaluation_plan(data: PreparedData) -> EvalPlan:
-    """Return what is measured of a run's models.
-
-    Raises:
-        InputError: see `plan_evaluation`.
-    """
+    """Return what is measured of a run's models; see `plan_evaluation`."""
     encoded, name = data.encoded, held_out(data.encoded)
     validation = encoded.get("validation") if name == "test" else None
     plan = plan_evaluation(
@@ -67,9 +62,7 @@ def plan_evaluation(
     """Return what is measured of base and tuned model.
 
     Args:
-        ready: the task, and what rows are encoded for.
         split: what the held-out examples are called in the figures.
-        held_out: the examples that figures are made on; None for none.
         train: the training rows, of which a sample is measured.
         validation: the validation split, where it is not what is held out.
         lenient: leave out slices whose column these examples lack, instead of refusing.
@@ -78,14 +71,15 @@ def plan_evaluation(
         InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
     """
     section = ready.recipe.evaluation
-    evaluators = ready.evaluators()
-    reading, answering = by_pass(evaluators, ready.task)
+    reading, answering = by_pass(ready.evaluators(), ready.task)
     _check_options(ready, answering)
     training, probes, held = None, [], None
     if held_out is None:
-        _refuse_without_held_out(ready)
+        for key in [key for key in ("slices", "robustness") if getattr(section, key)]:
+            raise RecipeError(
+                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
+            )
     else:
-        columns = _columns(ready, held_out, lenient)
         held = EvalSet(
             split if split in ("test", "validation") else "data",
             held_out,
@@ -93,7 +87,7 @@ def plan_evaluation(
             answering,
             sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
             _options(ready, answering),
-            list(columns),
+            list(_columns(ready, held_out, lenient)),
         )
         probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
@@ -110,8 +104,8 @@ def plan_evaluation(
         probes.append(_memorisation(ready, train, held_out))
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
-    resampling = section.resamples, ready.recipe.seed
-    plan = EvalPlan(split, held, training, probes, to_fit, section.small_slice, *resampling)
+    figures = section.small_slice, section.resamples, ready.recipe.seed
+    plan = EvalPlan(split, held, training, probes, to_fit, *figures)
     for one in plan.sets():  # what they keep of a prediction may depend on the labels
         bind(one.evaluators, ready.task.name, ready.task.labels)
     return plan
@@ -138,21 +132,8 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
 
 
-def _refuse_without_held_out(ready: ReadyTask) -> None:
-    section = ready.recipe.evaluation
-    for key in ("slices", "robustness"):
-        if getattr(section, key):
-            raise RecipeError(
-                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
-            )
-
-
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
-    """Yield the columns that divide a split.
-
-    Raises:
-        RecipeError: the split has no such column.
-    """
+    """Yield the columns that divide a split."""
     for column in dict.fromkeys(ready.recipe.evaluation.slices):
         known = split.rows.columns
         if column in known:
@@ -183,11 +164,7 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
 
 
 def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:
-    """Refuse an augmenter that changes what is to be predicted, so that figures before and after are not comparable.
-
-    Raises:
-        RecipeError: it does so in one of the examples that are sampled.
-    """
+    """Refuse an augmenter that changes what is to be predicted in one of the examples that are sampled."""
     for row in sample_rows(changed)[:CHANGES_SAMPLED]:
         before = ready.task.view(changed.rows[row]).target
         if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
@@ -202,7 +179,8 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
 def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
     with naming("evaluation.forgetting"):
         rows = read_for(asked.data, ready.recipe.data, ready.task)
-        split = _encode(ready, "general", rows.select(sample(len(rows), asked.limit, ready.recipe.seed)))
+        chosen = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
+        split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
     _check_rows_of("evaluation.forgetting", general)
@@ -238,11 +216,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
             asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(ready.task)
         )
         rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
-        for i, row in enumerate(rows):
-            try:
-                inferring(ready.task).check_input(row)
-            except DataError as error:
-                raise DataError(f"{rows.where(i)}: {error}") from None
+        check_inputs(ready.task, rows, rows.where)
         split = _unencoded(ready, rows)
         members = np.arange(len(split))
     options = _options(ready, [evaluator])
@@ -252,11 +226,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
-    """Build the evaluator of a probe's free answers, which the task must give.
-
-    Raises:
-        RecipeError: no evaluator that is installed serves the probe, or several do, or the task gives no such answers.
-    """
+    """Build the evaluator of a probe's free answers: the only one that serves it, of a task that gives such answers."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if isinstance(cls, ServesProbe) and cls.probe == probe]
     if len(serving) != 1:
@@ -278,19 +248,13 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
 
 def _check_rows_of(key: str, one: EvalSet) -> None:
     """Let every evaluator refuse the rows that it will see."""
-    for evaluators, members in one.passes():
-        for evaluator in evaluators:
-            if isinstance(evaluator, ReadsColumns):
-                _check_rows(evaluator, one.split, members, key)
-
-
-def _check_rows(evaluator: ReadsColumns, split: EncodedSplit, members: np.ndarray, key: str) -> None:
-    for member in members:
-        row = int(split.index[member])
-        try:
-            evaluator.check_row(split.rows[row])
-        except DataError as error:
-            raise DataError(f"{key}: {split.rows.where(row)}: {error}") from None
+    for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
+        for evaluator in (reader for reader in evaluators if isinstance(reader, ReadsColumns)):
+            for row in map(int, one.split.index[members]):
+                try:
+                    evaluator.check_row(one.split.rows[row])
+                except DataError as error:
+                    raise DataError(f"{key}: {one.split.rows.where(row)}: {error}") from None
 
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
@@ -298,7 +262,7 @@ def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any
     options: dict[str, Any] = {}
     for evaluator in evaluators:
         for name, value in (evaluator.generation if isinstance(evaluator, AsksForAnswers) else {}).items():
-            options[name] = max(options[name], value) if name in options else value
+            options[name] = max(options.get(name, value), value)
     return {**options, **(ready.recipe.evaluation.generate.model_extra or {})}
 
 
@@ -313,22 +277,9 @@ def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> Encod
     """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
     chosen = rows.select(sample(len(rows), count, ready.recipe.seed))
     try:
-        return _encode(ready, name, chosen)
+        return ready.encode(name, chosen, quiet=True)
     except DataError:
         return None
-
-
-def _encode(ready: ReadyTask, name: str, rows: Rows) -> EncodedSplit:
-    return encode_split(
-        name,
-        rows,
-        ready.task,
-        ready.processor,
-        ready.max_length,
-        on_error=ready.recipe.data.on_error,
-        listener=SilentListener(),
-        seed=ready.recipe.seed,
-    )
 
 
 def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:

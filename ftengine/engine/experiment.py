@@ -10,6 +10,7 @@ from ftengine.api import (
     Augmenter,
     ChecksSource,
     Listener,
+    LoadRequest,
     MixesBatches,
     ModelLoader,
     ReplacesWeightDecay,
@@ -27,13 +28,9 @@ class Experiment:
     """A recipe and its components; no data is read, no model loaded.
 
     Args:
-        recipe: what to do.
         registry: all components that are installed.
-        listener: told of phases and steps.
-        loader: of the model.
         make_task, make_strategy, make_regularizers: build components that see one model only, afresh at each call.
         augmenters: of the training split, in order.
-        callbacks: told of events.
     """
 
     recipe: Recipe
@@ -57,11 +54,7 @@ class Experiment:
     ) -> Experiment:
         """Build a recipe's components and check its model source, without reading data or weights.
 
-        Args:
-            recipe: what to build.
-            registry: components; by default those of all installed plugins.
-            listener: told of phases.
-            check_source: whether the model has to be complete, weights included.
+        `check_source` says whether the model has to be complete, weights included.
 
         Raises:
             PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
@@ -99,9 +92,9 @@ class Experiment:
         content["regularize"] = [make.described for make in self.make_regularizers]
         return content
 
-    def task(self) -> Task:
-        """Build the task; it knows no labels yet."""
-        return self.make_task()
+    def request(self, task: Task) -> LoadRequest:
+        """Return what the loader is asked for."""
+        return LoadRequest(self.recipe.model.source, task.head, task.labels)
 
     def _require_agreement(self) -> None:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
@@ -133,8 +126,7 @@ def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
     """Build the loader that the recipe names, or the first that accepts its source.
 
     Raises:
-        UnknownName: no loader has that name.
-        SourceError: no loader accepts the source.
+        UnknownName, SourceError: no loader has that name, or none accepts the source.
     """
     spec, source = recipe.model.loader, recipe.model.source
     if spec["name"] != "auto":

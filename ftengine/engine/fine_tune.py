@@ -19,7 +19,7 @@ from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import RunDirectory, remove
+from ftengine.run.directory import RunDirectory, remove, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart, TrainingResult
@@ -59,6 +59,8 @@ def fine_tune(
             finish(experiment, run)
     else:
         data = prepare_data(experiment)
+        if resuming:
+            require_same_data(run, data)
         tell_findings(data)
         train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
@@ -104,17 +106,13 @@ def tell_findings(data: PreparedData) -> None:
 
 
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
-    """Make the run directory and record what the run is.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
+    """Make the run directory and record what the run is (RunError where it cannot be written)."""
     if model.device.is_main:
         run.create()
         model.data.audit.write(run)
         model.environment().write(run)
+        run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed
         keep_base(run, model.base, model.base_key)
-        run.write_yaml("recipe.yaml", model.experiment.resolved())
     model.device.wait()
 
 
@@ -122,13 +120,8 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     """Check that a run is what it was when it began, and remove what a killed process left half-written.
 
     Raises:
-        RunError: data, base model, number of processes or precision have changed.
+        RunError: base model, number of processes or precision have changed.
     """
-    if AuditResult.read(run).contents != model.data.audit.contents:
-        raise RunError(
-            f"run {str(run.path)!r} cannot be resumed: the data files have changed since it began. "
-            "Restore them, or start a new run with --set output=DIR."
-        )
     before, now = Environment.read(run), model.environment()
     for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
         was, is_now = before.to_json()[key], now.to_json()[key]
@@ -144,11 +137,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
 
 
 def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
-    """Refuse to resume a run under another recipe.
-
-    Raises:
-        RunError: names the keys that differ.
-    """
+    """Refuse to go on with a run under another recipe (RunError, which names the keys that differ)."""
     stored, given = flat(Recipe.read(run.path / "recipe.yaml").resolved()), flat(resolved)
     differing = [key for key in given if given[key] != stored.get(key) and key != "output"]
     if differing:
@@ -156,6 +145,15 @@ def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
             f"run {str(run.path)!r} was started with another recipe; {', '.join(differing)} "
             f"{'differs' if len(differing) == 1 else 'differ'}. Resume with the recipe that it began with "
             f"({run.path / 'recipe.yaml'}), or start a new run with --set output=DIR."
+        )
+
+
+def require_same_data(run: RunDirectory, data: PreparedData) -> None:
+    """Refuse to go on with a run on other data (RunError)."""
+    if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
+        raise RunError(
+            f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
+            "with --set output=DIR."
         )
 
 
@@ -171,34 +169,22 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model = trained.prepared
     save_trained_part(model, run)
     model.tell(Saved(run.path, trained.result.steps, run.trained))
-    TrainingResult.model_validate(trained.training_facts()).write(run)
-    evaluation = trained.evaluation()
+    trained.result.write(run)
+    figures, changed = trained.evaluation()
     save_predictions(run, base=model.base, tuned=trained.tuned)
     remove(run.path / BASE_KEY)
-    if (changed := evaluation.examples()) is not None:
+    if changed is not None:
         changed.write(run)
-    evaluation.report.write(run)
+    figures.write(run)
 
 
 def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     """Write the trained part, its processor and ftengine's own facts."""
     model.experiment.listener.phase("save")
-    processor = model.loaded.processor
-
-    def fill(folder: Path) -> None:
-        model.strategy.save(model.loaded, folder)
-        if hasattr(processor, "save_pretrained"):
-            processor.save_pretrained(folder)
-        sidecar(model).write(RunDirectory(folder))
-
-    run.write_folder(run.trained, fill)
-
-
-def sidecar(model: PreparedModel) -> TrainedPart:
-    """Return ftengine's own facts about a trained part."""
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
+    processor = loaded.processor
     reopened = strategy.reopened() if isinstance(strategy, Reopens) else described(strategy)
-    return TrainedPart(
+    facts = TrainedPart(
         ftengine=versions()["ftengine"],
         base={"source": loaded.source, **loaded.fingerprint},
         strategy={"name": strategy.name, **reopened},
@@ -206,3 +192,11 @@ def sidecar(model: PreparedModel) -> TrainedPart:
         labels=task.labels,
         new_modules=tuple(loaded.new_modules),
     )
+
+    def fill(folder: Path) -> None:
+        strategy.save(loaded, folder)
+        if hasattr(processor, "save_pretrained"):
+            processor.save_pretrained(folder)
+        facts.write(RunDirectory(folder))
+
+    write_folder(run.trained, fill)

@@ -13,9 +13,9 @@ from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
-from ftengine.engine.prepared_data import ReadyTask, inferring, ready_task
-from ftengine.engine.prepared_model import load_base, prepare_strategy, require_same_base
-from ftengine.errors import DataError, InputError, NotMergeable
+from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
+from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.errors import InputError, NotMergeable
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import RunDirectory
@@ -42,7 +42,7 @@ class Run:
         self.recipe = Recipe.read(self.path / "recipe.yaml")
         self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
-        self._registry = registry
+        self._registry = registry or Registry()
         self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
 
     @property
@@ -68,14 +68,13 @@ class Run:
     @property
     def view_commands(self) -> list[str]:
         """Commands that show what the run's callbacks wrote."""
-        return Callbacks(self.recipe, self._registry or Registry(), self.listener).view_commands(self.path)
+        return Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
 
     @property
     def mergeable(self) -> bool:
         """Whether the strategy has a merged form; a base may still refuse it."""
-        strategy = (self._registry or Registry()).build("strategy", self.facts.strategy, "strategy")
         try:
-            check_merge(strategy)
+            check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
         except NotMergeable:
             return False
         return True
@@ -99,13 +98,13 @@ class Run:
                 run did not keep.
         """
         if not evaluators:
-            return evaluate_run(self.ready(), self.directory, self.facts.base, data)
+            return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
         if data is not None:
             raise InputError(
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "
                 "those with further evaluators, name them in recipe key 'evaluate'."
             )
-        return add_figures(self.without_model(), self.directory, evaluators)
+        return add_figures(self.without_model(), self.directory, evaluators).to_json()
 
     def predict(
         self,
@@ -131,11 +130,7 @@ class Run:
         task, size = inferring(ready.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
         while chunk := list(islice(stream, size)):
-            for number, example in enumerate(chunk, done + 1):
-                try:
-                    task.check_input(example)
-                except DataError as error:
-                    raise DataError(f"example {number}: {error}") from None
+            check_inputs(ready.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
             with device.inference(loaded):
                 answers = task.infer(loaded, chunk, options)
             yield from answers
@@ -155,44 +150,39 @@ class Run:
         """
         target = RunDirectory(out)
         target.require_free("another folder")
-        experiment, task = self._open()
-        check_merge(experiment.make_strategy())
-        ready = ReadyTask(experiment, task, None, None)
-        return merge_into(target, ready, self._load_base(ready), self.trained, dtype)
+        ready = self._open()
+        check_merge(ready.experiment.make_strategy())
+        return merge_into(target, ready, load_base(ready, self.facts, self.trained), self.trained, dtype)
 
     @property
     def task(self) -> Task:
         """The run's task, with the labels that it learnt."""
-        return self._open(check_source=False)[1]
+        return self.without_model().task
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
-        return ready_task(*self._open())
+        known = self._open()
+        return ready_task(known.experiment, known.task)
 
     def without_model(self) -> ReadyTask:
         """Return the run's task, with its labels, for figures from kept predictions; the model's source is not read."""
-        return ReadyTask(*self._open(check_source=False), None, None)
+        return self._open(check_source=False)
 
-    def _open(self, *, check_source: bool = True) -> tuple[Experiment, Task]:
+    def _open(self, *, check_source: bool = True) -> ReadyTask:
         """Build the run's components; what acts in training alone is left out."""
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
         experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
-        task = experiment.task()
+        task = experiment.make_task()
         task.labels = self.facts.labels
-        return experiment, task
-
-    def _load_base(self, ready: ReadyTask) -> LoadedModel:
-        loaded = load_base(ready)
-        require_same_base(loaded, self.facts.base, str(self.trained))
-        return loaded
+        return ReadyTask(experiment, task, None, None)
 
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
         if not base and self._ready is not None:
             return self._ready
-        ready = ReadyTask(*self._open(), None, None)
-        device, loaded = Device.open(self.recipe), self._load_base(ready)
+        device, ready = Device.open(self.recipe), self._open()
+        loaded = load_base(ready, self.facts, self.trained)
         if base:
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)

@@ -48,11 +48,7 @@ class MergeReport:
 
 
 def check_merge(strategy: Strategy) -> Merges:
-    """Return a strategy that can merge, before any model is loaded.
-
-    Raises:
-        NotMergeable: it has no merged form, or none with its options.
-    """
+    """Return a strategy that can merge with its options, before any model is loaded; else NotMergeable says why."""
     if not isinstance(strategy, Merges):
         raise NotMergeable(
             f"strategy {strategy.name!r} cannot be merged into its base: it changes more than weights. "
@@ -64,12 +60,9 @@ def check_merge(strategy: Strategy) -> Merges:
 
 @torch.no_grad()
 def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
-    """Merge a trained part into its base, check it, and write it as a plain model.
+    """Merge a trained part into its base (`loaded`), check it, and write it as a plain model.
 
     Args:
-        target: where the model goes.
-        ready: the run's task and components.
-        loaded: the base as it was loaded.
         trained: folder of the trained part.
         dtype: of the merged weights; "auto" keeps the base's.
 
@@ -99,9 +92,6 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
             "report this."
         )
     _cast(module, stored)
-    if target.path.is_dir():
-        target.path.rmdir()  # it is empty: require_free has seen it
-    target.path.parent.mkdir(parents=True, exist_ok=True)
     write_folder(target.path, lambda folder: save_model(module, loaded.processor, folder))
     return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
 

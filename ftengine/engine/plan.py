@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,20 +13,19 @@ from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.unread import unread_columns
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.evaluation.plan import EvalPlan, read_columns
-from ftengine.model import count, trainable
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
-from ftengine.training.modes import checkpoint_gradients, frozen_parameters
+from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.schedule import Schedule, plan_steps
 
 PLANNED_EPOCHS = 3
@@ -51,8 +50,8 @@ class Plan:
         unread: columns of the training data that nothing reads.
         augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
-        evaluation: what base and tuned model are measured on: "split", its "examples" and "evaluators", "training"
-            (rows of training that are measured too), "slices" (columns) and "probes".
+        evaluation: "split", its "examples" and "evaluators", "training" (rows of training that are measured too),
+            "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
         warnings: what deserves attention, in plain words.
     """
@@ -94,6 +93,7 @@ def plan(
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     steps = _steps(data, device, schedule)
     loaded, strategy = _prepared(data, device, weights=measure)
+    frozen = never_trained(strategy, loaded.module, schedule)
     figures = _estimate(data, device, loaded, evaluating, schedule, steps["tokens_a_step"]) if measure else None
     return Plan(
         recipe=experiment.resolved(),
@@ -102,12 +102,12 @@ def plan(
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         example=_example(train),
-        unread=unread_columns(train, _used_columns(recipe, evaluating)),
+        unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),
         estimate=figures,
-        warnings=[*_warnings(data, strategy.matches()), *_never_trained(strategy, loaded, schedule)],
+        warnings=[*_warnings(data, strategy.matches()), *([f"{frozen}."] if frozen else [])],
     )
 
 
@@ -217,22 +217,10 @@ def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
         "training": 0 if training is None else len(training.split),
         "slices": [] if held is None else list(held.slices),
         "probes": [
-            {
-                "kind": probe.kind,
-                "name": probe.name,
-                "data": probe.data,
-                "examples": len(probe.examples.members),
-            }
-            for probe in evaluating.probes
+            {"kind": one.kind, "name": one.name, "data": one.data, "examples": len(one.examples.members)}
+            for one in evaluating.probes
         ],
     }
-
-
-def _used_columns(recipe: Recipe, evaluating: EvalPlan) -> set[str]:
-    """Return the columns that are read by others than the task."""
-    evaluators = [evaluator for one in evaluating.sets() for evaluator in one.evaluators]
-    named = {*recipe.evaluation.slices, *read_columns(evaluators)}
-    return named | ({recipe.data.split.column} if recipe.data.split.column else set())
 
 
 def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
@@ -240,14 +228,6 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
     features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
     return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
-
-
-def _never_trained(strategy: Strategy, loaded: LoadedModel, schedule: Schedule) -> Iterator[str]:
-    """Say which trainable parameters a strategy leaves out of every step."""
-    if frozen := len(frozen_parameters(strategy, loaded.module, schedule.total - 1, schedule)):
-        yield (
-            f"{frozen} of {len(trainable(loaded.module))} trainable tensors stay frozen for all {schedule.total} steps."
-        )
 
 
 def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:

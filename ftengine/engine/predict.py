@@ -13,19 +13,13 @@ from ftengine.api import Example
 from ftengine.data.read import Rows, file_columns, plain, read_rows
 from ftengine.engine.answer_tables import TABLES, require_format, write_table
 from ftengine.engine.finished import Run
-from ftengine.engine.prepared_data import inferring
+from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError
 
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What a prediction run wrote.
-
-    Args:
-        output: the file.
-        written: lines written now.
-        kept: lines that an earlier, interrupted run had written.
-    """
+    """What a prediction run wrote: the lines of `output` written now, and those `kept` of an interrupted one."""
 
     output: str
     written: int
@@ -36,7 +30,6 @@ def predict_rows(
     run: Run,
     source: str | Path,
     *,
-    start: int = 0,
     base: bool = False,
     batch_size: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -46,7 +39,6 @@ def predict_rows(
     Args:
         run: a finished run.
         source: any data file that the task can read; labels are not needed.
-        start: number of rows to leave out at the beginning.
         base: answer with the base model.
         batch_size: rows answered together.
         options: the task's own, e.g. {"max_new_tokens": 40}.
@@ -55,11 +47,11 @@ def predict_rows(
         DataError: a row cannot be answered; found before the model loads.
         InputError: an option is unknown to the task.
     """
-    yield from _answered(run, _checked(run, source), start, base=base, batch_size=batch_size, options=options)
+    yield from _answered(run, _checked(run, source), 0, base=base, batch_size=batch_size, options=options)
 
 
 def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
-    answers = run.predict(_rest(rows, start), **settings)
+    answers = run.predict((rows[i] for i in range(start, len(rows))), **settings)
     for i, answer in enumerate(answers, start):
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
@@ -124,7 +116,8 @@ def predict_file(
 
 def _checked(run: Run, source: str | Path) -> Rows:
     """Read a file and make sure that every row can be answered."""
-    section, task = run.recipe.data, inferring(run.task)
+    section, task = run.recipe.data, run.task
+    inferring(task)
     paths = file_columns(task)
     rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=paths)
     if "prediction" in rows.columns:
@@ -132,11 +125,7 @@ def _checked(run: Run, source: str | Path) -> Rows:
             f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "
             "with data.columns, or leave it out."
         )
-    for i, row in enumerate(rows):
-        try:
-            task.check_input(row)
-        except DataError as error:
-            raise DataError(f"{rows.where(i)}: {error}") from None
+    check_inputs(task, rows, rows.where)
     return rows
 
 
@@ -144,11 +133,6 @@ def _json_values(row: Example) -> dict[str, Any]:
     """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
     text = json.dumps(row, default=plain)
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
-
-
-def _rest(rows: Rows, start: int) -> Iterator[Example]:
-    for i in range(start, len(rows)):
-        yield rows[i]
 
 
 def _kept(output: Path, rows: Rows, resume: bool) -> int:

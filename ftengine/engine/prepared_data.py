@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ftengine.api import (
     Labels,
     Listener,
     LoadedModel,
-    LoadRequest,
+    SilentListener,
     Strategy,
     Task,
 )
@@ -26,7 +26,7 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
-from ftengine.data.unread import unread_keys
+from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
 from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import read_columns
@@ -41,13 +41,7 @@ from ftengine.training.regularizing import Attached
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The model without weights, as the strategy prepared it.
-
-    Args:
-        loaded: parameters are on the meta device.
-        strategy: the one that prepared it.
-        trained_base: names of the base parameters that the strategy trains.
-    """
+    """The model without weights (meta device) as the strategy prepared it, and names of base parameters that train."""
 
     loaded: LoadedModel
     strategy: Strategy
@@ -56,14 +50,7 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class ReadyTask:
-    """A task that knows its labels, and what rows are encoded for.
-
-    Args:
-        experiment: the recipe and its components.
-        task: with its labels.
-        skeleton: None where the loader builds none.
-        processor: the tokenizer or image processor.
-    """
+    """A task that knows its labels, and what rows are encoded for; `skeleton` is None where the loader builds none."""
 
     experiment: Experiment
     task: Task
@@ -88,12 +75,13 @@ class ReadyTask:
         return self.skeleton.loaded.max_length if self.skeleton else None
 
     @property
-    def request(self) -> LoadRequest:
-        """What the loader is asked for."""
-        return request_for(self.experiment, self.task)
+    def used_columns(self) -> set[str]:
+        """Columns of the user's rows that others than the task read."""
+        column = self.recipe.data.split.column
+        return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *([column] if column else [])}
 
-    def encode(self, name: str, rows: Rows) -> EncodedSplit:
-        """Encode one split; only the training split is augmented.
+    def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
+        """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
 
         Raises:
             DataError: a row cannot be encoded, or nothing is left to train on.
@@ -105,7 +93,7 @@ class ReadyTask:
             self.processor,
             self.max_length,
             on_error=self.recipe.data.on_error,
-            listener=self.listener,
+            listener=SilentListener() if quiet else self.listener,
             augmenters=self.experiment.augmenters if name == "train" else (),
             seed=self.recipe.seed,
         )
@@ -125,14 +113,7 @@ class ReadyTask:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of a run.
-
-    Args:
-        ready: the task, and what rows are encoded for.
-        splits: rows by split, and what audits look at.
-        encoded: examples by split.
-        audit: what is known of the data.
-    """
+    """Rows and examples by split, for a task, and what is known of them."""
 
     ready: ReadyTask
     splits: Splits
@@ -154,7 +135,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     Raises:
         InputError: whatever is wrong with the data, or with model, strategy and data together.
     """
-    task = experiment.task()
+    task = experiment.make_task()
     if like is None:
         experiment.listener.phase("read data")
         splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed)
@@ -169,18 +150,12 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     assert splits.audited is not None
     experiment.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
-    section = experiment.recipe.data.split
-    used = {*experiment.recipe.evaluation.slices, *read_columns(ready.evaluators()), section.column or ""}
-    summaries["train"]["unread"] = unread_keys(encoded["train"], used)
+    summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
     return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:
-    """Refuse augmenters, slices and regularizers that these data do not suit.
-
-    Raises:
-        InputError: names the recipe's key and what is missing.
-    """
+    """Refuse augmenters, slices and regularizers that these data do not suit (InputError, which names the key)."""
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
@@ -199,12 +174,7 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
 
 
 def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
-    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for.
-
-    Raises:
-        NoMatch: a pattern of the strategy matches no module.
-        SourceError: the processor cannot be loaded.
-    """
+    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for."""
     skeleton = prepare_skeleton(experiment, task)
     set_seed(experiment.recipe.seed)  # a callable may build its model here already
     return ReadyTask(experiment, task, skeleton, experiment.loader.load_processor(experiment.recipe.model.source))
@@ -221,7 +191,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     if not isinstance(loader, BuildsSkeletons):
         return None
     experiment.listener.phase("check strategy")
-    loaded = loader.load_skeleton(request_for(experiment, task))
+    loaded = loader.load_skeleton(experiment.request(task))
     original = dict(loaded.module.named_parameters())
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
@@ -232,17 +202,8 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     return Skeleton(loaded, strategy, trained)
 
 
-def request_for(experiment: Experiment, task: Task) -> LoadRequest:
-    """Return what the loader is asked for."""
-    return LoadRequest(experiment.recipe.model.source, task.head, task.labels)
-
-
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
-    """Apply a strategy; freshly initialised modules train under every one.
-
-    Raises:
-        SourceError: the loader named a new module that does not exist.
-    """
+    """Apply a strategy; freshly initialised modules train under every one (SourceError: one does not exist)."""
     new = tuple(f"{name}." for name in loaded.new_modules)
     base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
     strategy.prepare(loaded)
@@ -255,22 +216,24 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
 
 
 def inferring(task: Task) -> Infers:
-    """Return a task that answers rows without labels, as itself.
-
-    Raises:
-        InputError: it cannot.
-    """
+    """Return a task that answers rows without labels, as itself; refuse one that does not (InputError)."""
     if not isinstance(task, Infers):
         raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
     return task
 
 
-def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:
-    """Let a task learn its labels.
+def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str]) -> None:
+    """Refuse rows that a task cannot answer (InputError); `where` names the place of one."""
+    answering = inferring(task)
+    for i, row in enumerate(rows):
+        try:
+            answering.check_input(row)
+        except DataError as error:
+            raise DataError(f"{where(i)}: {error}") from None
 
-    Raises:
-        DataError: names the row that it could not read.
-    """
+
+def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:
+    """Let a task learn its labels; a DataError names the row that it could not read."""
     located = {name: _Located(rows) for name, rows in splits.items()}
     try:
         return task.bind(located)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate.utils import set_seed
 
@@ -17,28 +17,23 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.results import Evaluation, evaluate
+from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.run.records import Environment
-from ftengine.training.loop import Trainer, TrainingResult
+from ftengine.run.records import Environment, EvaluationResult, Examples, TrainedPart, TrainingResult
+from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model, ready to train.
+    """A model as the strategy prepared it, ready to train.
 
     Args:
-        data: what it trains on.
         plan: what is measured of base and tuned model.
-        device: where.
-        loaded: the model as the strategy prepared it.
-        strategy: the one that prepared it.
-        base: what the base model said of all that is measured.
-        base_key: a hash of what that depends on.
+        base: what the base model said of all that; `base_key` is a hash of what it depends on.
     """
 
     data: PreparedData
@@ -74,11 +69,7 @@ class PreparedModel:
         return Environment.model_validate(content)
 
     def trainer(self, run: RunDirectory) -> Trainer:
-        """Make ready to train what the strategy left trainable; nothing is written yet.
-
-        Raises:
-            TrainingError: nothing is trainable.
-        """
+        """Make ready to train what the strategy left trainable; nothing is written yet (TrainingError: nothing is)."""
         experiment, encoded = self.experiment, self.data.encoded
         return Trainer(
             Setup(
@@ -106,32 +97,16 @@ class PreparedModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model after training.
-
-    Args:
-        prepared: what it was before; `loaded` is trained in place.
-        result: what training came to.
-        tuned: what the tuned model said of all that is measured.
-    """
+    """A model after training (`prepared.loaded` is trained in place), and what it said of all that is measured."""
 
     prepared: PreparedModel
     result: TrainingResult
     tuned: EvalResult
 
-    def evaluation(self) -> Evaluation:
-        """Make the figures of both models from what they said."""
-        prepared = self.prepared
-        return evaluation_of(prepared.data.ready, prepared.plan, prepared.base, self.tuned)
-
-    def training_facts(self) -> dict[str, Any]:
-        """Return what training came to, for training.json."""
-        trained, total = count(self.prepared.loaded.module)
-        return {
-            **asdict(self.result),
-            "trainable_parameters": trained,
-            "total_parameters": total,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+    def evaluation(self) -> tuple[EvaluationResult, Examples | None]:
+        """Make the figures of both models from what they said; see `evaluate`."""
+        self.prepared.experiment.listener.phase("figures")
+        return evaluate(self.prepared.plan, self.prepared.base, self.tuned)
 
 
 def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
@@ -164,32 +139,34 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
-    """Train, and measure the tuned model.
-
-    Raises:
-        TrainingError: training cannot go on; the run keeps its last checkpoint.
-    """
+    """Train (TrainingError: it cannot go on; the run keeps its last checkpoint), and measure the tuned model."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     result = trainer.train()
-    return TrainedModel(
-        prepared, result, run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
-    )
+    tuned = run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
+    return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
 
 
-def load_base(ready: ReadyTask) -> LoadedModel:
+def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Path | None = None) -> LoadedModel:
     """Load the base model in its checkpoint's dtype and take its fingerprint.
+
+    Args:
+        ready: the task.
+        trained_on: a part that was trained on it, in the folder `where`.
 
     Raises:
         SourceError: it cannot be loaded.
+        BaseMismatch: weights, vocabulary or chat template differ from what the part was trained on.
     """
     experiment = ready.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
-    loaded = experiment.loader.load(ready.request)
+    loaded = experiment.loader.load(experiment.request(ready.task))
     loaded.fingerprint = {
         "weights": fingerprint_weights(loaded.module, loaded.new_modules),
         "processor": fingerprint_processor(loaded.processor),
     }
+    if trained_on is not None:
+        _require_same(loaded, trained_on.base, str(where))
     if ready.skeleton is not None:
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
@@ -220,18 +197,8 @@ def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalP
     return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan)
 
 
-def evaluation_of(ready: ReadyTask, plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
-    """Make the figures of both models from what they said."""
-    ready.experiment.listener.phase("figures")
-    return evaluate(plan, base, tuned)
-
-
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse examples longer than the model, which a loader without skeletons can tell only now.
-
-    Raises:
-        RecipeError: names the lengths.
-    """
+    """Refuse examples longer than the model (RecipeError), which a loader without skeletons can tell only now."""
     splits = list(splits)
     longest = max(split.longest for split in splits)
     if loaded.max_length is not None and longest > loaded.max_length:
@@ -243,17 +210,7 @@ def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
         split.room = loaded.max_length  # examples may grow when they are augmented
 
 
-def require_same_base(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
-    """Refuse a base model or tokenizer that differs from the one trained on.
-
-    Args:
-        loaded: the base at hand.
-        stored: the fingerprint saved with the trained part.
-        where: the trained part's place, for the message.
-
-    Raises:
-        BaseMismatch: weights, vocabulary or chat template differ.
-    """
+def _require_same(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
     names = {"weights": "weights", "processor": "tokenizer (vocabulary or chat template)"}
     changed = [text for key, text in names.items() if loaded.fingerprint.get(key) != stored.get(key)]
     if changed:

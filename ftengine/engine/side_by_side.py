@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ftengine.api import Difference, Table
 from ftengine.api.figures import interval, plain, probability
-from ftengine.engine.compare import conclude
+from ftengine.engine.compare import PairDifference, conclude
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
@@ -30,7 +29,7 @@ def differences(paths: Sequence[str | Path]) -> Table | str:
         found = conclude(children, [run.without_model() for run in runs], [True] * len(runs))
     except InputError as error:
         return f"The differences between these runs cannot be computed: {error}"
-    pairs = [{one["first"], one["second"]} for one in found.differences]
+    pairs = [{one.first, one.second} for one in found.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
     label, many = EvaluationResult.read(runs[0].directory).metrics[found.metric].label, len(runs) > 2
     chosen = f", the run with the best {label}" if many else ""
@@ -60,15 +59,13 @@ def _not_comparable(runs: Sequence[Run]) -> str:
     return ""
 
 
-def _row(pair: Mapping[str, Any], reference: str) -> tuple[str, ...]:
+def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:
     """Return a row of the table: the other run minus the reference."""
-    turned = pair["first"] == reference  # compare has the first minus the second
-    value, low, high = (
-        None if one is None else -one if turned else one for one in (pair["value"], pair["low"], pair["high"])
-    )
+    turned = pair.first == reference  # compare has the first minus the second
+    value, low, high = (None if one is None else -one if turned else one for one in (pair.value, pair.low, pair.high))
     low, high = (high, low) if turned else (low, high)
-    better = (pair["better"] != turned) if pair["supported"] and pair["better"] is not None else None
-    figure = Difference(float("nan") if value is None else value, low, high, pair["p_adjusted"], better)
+    better = (pair.better != turned) if pair.supported and pair.better is not None else None
+    figure = Difference(pair.value if value is None else value, low, high, pair.p_adjusted, better)
     said = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[better]
     sure = interval(figure, sign=True) or "too few examples to tell", probability(figure.p) or "too few examples"
-    return (pair["second"] if turned else pair["first"], plain(figure, sign=True), *sure, said)
+    return (pair.second if turned else pair.first, plain(figure, sign=True), *sure, said)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftengine.api import FitsOnValidation, LearnsLabels, Listener
-from ftengine.engine.fine_tune import require_same_recipe
+from accelerate.state import PartialState
+
+from ftengine.api import FitsOnValidation, Listener
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.fine_tune import require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import PreparedData, ReadyTask
-from ftengine.errors import InputError, RunError, TrainingError, did_you_mean
+from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
+from ftengine.evaluation.results import bind
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import AuditResult, Environment
+from ftengine.run.records import Environment
+from ftengine.training.precision import choose_precision
 
 
 @dataclass(frozen=True)
 class Child:
-    """One of the runs.
-
-    Args:
-        label: what sets it apart from its siblings.
-        recipe: what is trained, in a folder of its own.
-    """
+    """One of the runs: what sets it apart from its siblings, and its recipe, with a folder of its own."""
 
     label: str
     recipe: Recipe
@@ -34,53 +35,67 @@ class Child:
         return RunDirectory(self.recipe.output)
 
 
-def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
-    """Refuse a folder that holds something else than this very run, finished or not.
+def require_folder(output: str, what: str) -> None:
+    """Refuse a folder for runs (`what` they are called) that is a run itself (RunError)."""
+    if RunDirectory(output).is_run():
+        raise RunError(
+            f"output {output!r} holds a run of its own; {what} are folders inside of output. Choose another with "
+            "--output DIR."
+        )
+
+
+def check_all(
+    children: Sequence[Child], listener: Listener, prepare: Callable[[Experiment, PreparedData | None], PreparedData]
+) -> list[PreparedData]:
+    """Check every run in full, on its data and on a model without weights; nothing is written.
+
+    Args:
+        children: the runs; all of one model source.
+        listener: told of phases.
+        prepare: reads and checks what one trains on; it is given the data of the first, None for that itself.
 
     Raises:
-        RunError: it is not empty, or its run is of another recipe or other data.
+        InputError: what any of the runs would refuse, named by its label.
     """
+    experiments: list[Experiment] = []
+    for child in children:  # all recipes before any data is read
+        with naming(child.label):
+            experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments))
+            choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
+    prepared: list[PreparedData] = []
+    for child, experiment in zip(children, experiments, strict=True):
+        with naming(child.label):
+            data = prepare(experiment, prepared[0] if prepared else None)
+            evaluation_plan(data)
+            require_new_or_same(child.run, data)
+        prepared.append(data)
+    return prepared
+
+
+def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
+    """Refuse a folder that holds something else than this very run, finished or not (RunError)."""
     if not run.is_run():
         run.require_free()
         return
     require_same_recipe(run, data.experiment.resolved())
-    if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
-        raise RunError(
-            f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
-            "with --output DIR."
-        )
+    require_same_data(run, data)
 
 
 def require_metric(ready: ReadyTask, metric: str | None) -> None:
-    """Refuse a metric that will not be measured.
-
-    Raises:
-        InputError: lists those that will be.
-    """
-    known = measured(ready)
+    """Refuse a metric that will not be measured (InputError, which lists those that will be)."""
+    known: list[str] = []
+    for evaluator in ready.evaluators():
+        every = list(evaluator.metrics)
+        bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
+        known += evaluator.metrics
+        if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
+            known += [name for name in every if name not in known]
     if metric is not None and metric not in known:
         raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
 
 
-def measured(ready: ReadyTask) -> list[str]:
-    """Return the metrics that a task's evaluators will report, which may depend on its labels, in their order."""
-    names: list[str] = []
-    for evaluator in ready.evaluators():
-        every = list(evaluator.metrics)
-        if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(ready.task.name, ready.task.labels)
-        names += evaluator.metrics
-        if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
-            names += [name for name in every if name not in names]
-    return names
-
-
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:
-    """Train those that are not finished, one after another; return for each whether it was taken as it is.
-
-    Raises:
-        InputError, TrainingError: see `train`.
-    """
+    """Train those that are not finished, one after another; return for each whether it was taken as it is."""
     reused = [child.run.finished for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
@@ -119,11 +134,7 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
 
 
 def require_alike(children: Sequence[Child]) -> None:
-    """Refuse runs of different bases, precisions or devices: their figures differ for that reason as well.
-
-    Raises:
-        RunError: names the two runs and what differs.
-    """
+    """Refuse runs of different bases, precisions or devices (RunError): their figures differ for that reason too."""
     found = [Environment.read(child.run) for child in children]
     for child, environment in zip(children, found, strict=True):
         for key in ("base", "precision", "device"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -23,6 +22,7 @@ from ftengine.evaluation.intervals import (
     wilson,
 )
 from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+from ftengine.run.evaluation_result import Gap as GapFigure
 
 HALVINGS = 40
 
@@ -89,11 +89,9 @@ def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Gap:
-    """One figure minus another, on different examples.
+    """One figure (the second) minus another, on different examples.
 
     Args:
-        value: the second minus the first.
-        first, second: the two values.
         trials: for proportions, the effective trials behind each; None where they are none.
         error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
         correlation: of the two proportions; not 0 where the same examples are on both sides.
@@ -135,10 +133,9 @@ class Gap:
             inside, outside = (middle, outside) if holds else (inside, middle)
         return 1 - outside
 
-    def to_json(self, confidence: float = CONFIDENCE) -> dict[str, Any]:
-        """Return {value, low, high, p} as JSON values."""
-        low, high = self.interval(confidence)
-        return {"value": self.value, "low": low, "high": high, "p": self.p()}
+    def figure(self, confidence: float = CONFIDENCE) -> GapFigure:
+        """Return value, interval and p-value."""
+        return GapFigure(self.value, *self.interval(confidence), self.p())
 
 
 def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:
@@ -148,7 +145,7 @@ def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = 
     together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
     (1947, "The generalization of 'Student's' problem when several different population variances are involved").
     """
-    if first is None or second is None or math.isnan(second.value - first.value):
+    if first is None or second is None or not math.isfinite(second.value - first.value):
         return None
     value, sides = second.value - first.value, (first, second)
     r = correlation(first.resampled, second.resampled) if overlap else 0.0

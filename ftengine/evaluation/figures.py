@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import (
-    Difference,
+    Display,
     Estimate,
     Evaluator,
     KnowsTrials,
@@ -24,6 +24,7 @@ from ftengine.api import (
 from ftengine.errors import PluginError
 from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
 from ftengine.evaluation.weights import Weights
+from ftengine.run.evaluation_result import MeasuredMetric
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,7 @@ class Figure:
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
-    """Return every metric of an evaluator that knows its labels, and is fitted where it fits.
-
-    Args:
-        evaluator: what measures.
-        rows: n rows of one model.
-        weights: of these rows; none at all gives no figures.
+    """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0.
 
     Raises:
         PluginError: it returns other metrics than it declares.
@@ -133,10 +129,10 @@ def _shares(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, tup
     return {name: (float(plain[name][0]), found[:, i]) for i, name in enumerate(names)}
 
 
-def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what an evaluator tells beside its metrics: facts by name, and displays, both as JSON values."""
+def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[Display]]:
+    """Return what an evaluator tells beside its metrics: facts by name, and displays."""
     facts: dict[str, Any] = {}
-    displays: list[dict[str, Any]] = []
+    displays: list[Display] = []
     if not isinstance(evaluator, ShowsDetails) or not len(weights):
         return facts, displays
 
@@ -157,27 +153,16 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
             if isinstance(one, tuple):
                 facts[one[0]] = one[1]
             else:
-                displays.append(one.model_dump(mode="json"))
+                displays.append(one)
     return facts, displays
 
 
-def estimates(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """Return figures as evaluation.json holds them."""
-    return {name: to_json(figure.estimate) for name, figure in figures.items()}
+def estimates(figures: Mapping[str, Figure]) -> dict[str, Estimate]:
+    """Return figures without their resamples."""
+    return {name: figure.estimate for name, figure in figures.items()}
 
 
-def declarations(figures: Iterable[Mapping[str, Figure]]) -> dict[str, Any]:
-    """Return what is declared of the metrics of several sets, with their evaluators, as evaluation.json holds it."""
+def declarations(figures: Iterable[Mapping[str, Figure]]) -> dict[str, MeasuredMetric]:
+    """Return what is declared of the metrics of several sets, with their evaluators."""
     every = {name: figure for some in figures for name, figure in some.items()}
-    return {name: {**asdict(figure.metric), "evaluator": figure.evaluator} for name, figure in every.items()}
-
-
-def to_json(figure: Estimate | Difference) -> dict[str, Any]:
-    """Return a figure as evaluation.json holds it: {value, low, high, n} or {value, low, high, p, better, detectable}.
-
-    JSON has no nan and no infinity; they become null.
-    """
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(figure).items()
-    }
+    return {name: MeasuredMetric(**vars(figure.metric), evaluator=figure.evaluator) for name, figure in every.items()}

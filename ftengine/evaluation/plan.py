@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, FitsOnValidation, ReadsColumns
+from ftengine.api import Evaluator, ReadsColumns
 from ftengine.data.encoding import EncodedSplit
 
 
@@ -17,14 +17,11 @@ class EvalSet:
     """Examples, and what is measured on them.
 
     Args:
-        name: of its table of predictions.
-        split: the examples.
+        name: of its table of predictions; `title` is what a listener is told.
         reading: evaluators of the task's predictions.
         answering: evaluators of its free answers.
-        answered: the members that are answered freely, for evaluators or to be read; (a,).
-        options: how they are answered.
+        answered: the members that are answered freely with `options`, for evaluators or to be read; (a,).
         slices: columns that divide the examples; measured by the first evaluator alone.
-        title: what a listener is told.
     """
 
     name: str
@@ -45,13 +42,6 @@ class EvalSet:
         """Positions in the split of what is measured, ascending."""
         return np.arange(len(self.split)) if self.reading or not len(self.answered) else self.answered
 
-    def passes(self) -> Iterator[tuple[Sequence[Evaluator], np.ndarray]]:
-        """Yield the evaluators of predictions, and those of answers, where there are some, with their members."""
-        if self.reading:
-            yield self.reading, self.members
-        if self.answering:
-            yield self.answering, self.answered
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -61,7 +51,6 @@ class Probe:
         kind: "robustness", "forgetting", "memorisation" or "refusal".
         name: of the augmenter or the evaluator.
         data: where the examples are from.
-        examples: what is looked at.
         contrast: other examples that these are set against, measured in the same way.
     """
 
@@ -78,9 +67,7 @@ class EvalPlan:
 
     Args:
         split: the name of what is held out, or of the file in its place; None where nothing is.
-        held_out: the examples that figures are made on.
         training: a sample of what the model is trained on.
-        probes: further looks.
         validation: what evaluators that fit learn from; None where there is nothing left.
         small_slice: examples below which a slice is called small.
         resamples, seed: of the bootstrap.
@@ -105,11 +92,10 @@ class EvalPlan:
 
     def sets(self) -> list[EvalSet]:
         """Return all sets in the order in which they are measured, that to fit on first."""
-        fitting = self.held_out is not None and any(isinstance(e, FitsOnValidation) for e in self.held_out.evaluators)
         probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
         shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
         answers = None if shared else self.to_read
-        every = [self.validation if fitting else None, self.held_out, answers, self.training, *probes]
+        every = [self.validation, self.held_out, answers, self.training, *probes]
         return [one for one in every if one is not None]
 
     def encoded(self) -> list[EncodedSplit]:

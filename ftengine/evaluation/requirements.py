@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ftengine.api import Evaluator, Generates, Task
 from ftengine.errors import RecipeError
 
 
 def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str]) -> None:
-    """Refuse evaluators that a task's predictions do not serve.
-
-    Args:
-        evaluators: those that are to run; they need not be bound.
-        task: the task's name.
-        predicts: the keys of its predictions.
-
-    Raises:
-        RecipeError: names the evaluator, what it reads and what there is.
-    """
+    """Refuse evaluators that read what a task's predictions do not hold (RecipeError); they need not be bound."""
     for evaluator in evaluators:
         if missing := evaluator.reads - set(predicts):
             raise RecipeError(
@@ -27,20 +18,16 @@ def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Colle
             )
 
 
-def check_metrics(evaluators: Iterable[Evaluator]) -> None:
-    """Refuse evaluators of which two report one metric.
-
-    Raises:
-        RecipeError: names both.
-    """
-    owners: dict[str, str] = {}
+def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | None = None) -> None:
+    """Refuse evaluators of which two report one metric, or one of those `known`, by evaluator (RecipeError)."""
+    owners = dict(known or {})
     for evaluator in evaluators:
         for metric in evaluator.metrics:
             owner = owners.setdefault(metric, evaluator.name)
             if owner != evaluator.name:
                 raise RecipeError(
-                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. "
-                    "Take one of them out of recipe key 'evaluate'."
+                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. Leave one of them out of "
+                    "recipe key 'evaluate', or of --evaluators."
                 )
 
 

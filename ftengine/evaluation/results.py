@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ftengine.api import (
     Difference,
+    Display,
     Evaluator,
     ExampleScores,
     FitsOnValidation,
@@ -20,14 +21,24 @@ from ftengine.api import (
 )
 from ftengine.evaluation.differences import beyond_chance, compare, gap_between
 from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
-from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure, to_json
+from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import mcnemar
-from ftengine.evaluation.slices import Side, adjust_over_columns, slice_report
+from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
-from ftengine.run.evaluation_result import Details, Displays, EvaluationResult, Examples
+from ftengine.run import evaluation_result as record
+from ftengine.run.evaluation_result import (
+    Details,
+    Displays,
+    EvaluationResult,
+    Examples,
+    Judged,
+    OnTraining,
+    Paired,
+    SlicedColumn,
+)
 
 
 @dataclass
@@ -35,51 +46,33 @@ class Measured:
     """What one model came to on one set of examples.
 
     Args:
-        predictions: the table.
         figures: by metric.
         details: facts by evaluator and name.
-        displays: of all evaluators, as JSON values.
         scores: of single examples, by evaluator.
         mistakes: (n,) how sure the model was where it is wrong, by evaluator.
         seen: (n,) the examples that each evaluator sees, by its name.
-        slices: what `slice_report` needs of the evaluator by which slices are measured.
     """
 
     predictions: Predictions
     figures: dict[str, Figure] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
-    displays: list[dict[str, Any]] = field(default_factory=list)
+    displays: list[Display] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
     mistakes: dict[str, np.ndarray] = field(default_factory=dict)
     seen: dict[str, np.ndarray] = field(default_factory=dict)
-    slices: Side | None = None
 
-    def add(
-        self,
-        evaluator: Evaluator,
-        weights: Weights,
-        *,
-        answering: bool,
-        sliced: bool = False,
-        keep: bool = False,
-        told: bool = True,
-    ) -> None:
+    def add(self, evaluator: Evaluator, weights: Weights, *, answering: bool, keep: bool = False) -> None:
         """Measure with one more evaluator, which is bound, and fitted where it fits.
 
         Args:
-            evaluator: what measures.
             weights: of all examples.
             answering: whether it sees free answers only.
-            sliced: whether slices are measured by it.
             keep: whether the table is without what it keeps, since it came later.
-            told: whether more than figures is wanted.
         """
         seen = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
         part, own = self.predictions if seen.all() else self.predictions.take(seen), weights.under(seen)
         rows = (part.keeping(evaluator) if keep else part).rows(evaluator)
         self.figures |= measure(evaluator, rows, own)
-        if not told:
-            return
         facts, displays = details(evaluator, rows, own)
         if facts:
             self.details[evaluator.name] = facts
@@ -93,36 +86,12 @@ class Measured:
         if isinstance(evaluator, KnowsMistakes) and seen.any():
             self.mistakes[evaluator.name] = np.full(len(seen), np.nan)
             self.mistakes[evaluator.name][seen] = evaluator.mistakes(rows)
-        if sliced:
-            self.slices = Side(rows, judged)
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Base and tuned model, measured as planned.
-
-    Args:
-        plan: what was measured.
-        base, tuned: by the name of the set.
-        report: what evaluation.json holds.
-    """
-
-    plan: EvalPlan
-    base: Mapping[str, Measured]
-    tuned: Mapping[str, Measured]
-    report: EvaluationResult
-
-    def examples(self) -> Examples | None:
-        """Return what examples.json holds; None without held-out examples."""
-        held = self.plan.held_out
-        if held is None:
-            return None
-        sides = self.base[held.name], self.tuned[held.name]
-        tables = [one.predictions for one in sides]
-        found = single_examples(held, tables, [one.scores for one in sides], sides[1].mistakes)
-        if (of := self.plan.to_read) is not None:
-            found |= answers_to_read(of, *(side[of.name].predictions for side in (self.base, self.tuned)))
-        return Examples.model_validate(found)
+    def seen_by(self, evaluator: Evaluator) -> Side:
+        """Return the examples that an evaluator sees, and how it judged them."""
+        seen, judged = self.seen[evaluator.name], self.scores.get(evaluator.name)
+        scores = None if judged is None else ExampleScores(judged.score[seen], judged.right[seen])
+        return Side(self.predictions.take(seen).rows(evaluator), scores)
 
 
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
@@ -132,7 +101,7 @@ def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> N
             evaluator.bind(task, labels)
 
 
-def fit(evaluators: Sequence[Evaluator], validation: Predictions | None, *, keep: bool = False) -> None:
+def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep: bool = False) -> None:
     """Let evaluators that fit learn from a model's predictions on validation; `keep` as in `Measured.add`."""
     for evaluator in evaluators:
         if isinstance(evaluator, FitsOnValidation):
@@ -140,21 +109,29 @@ def fit(evaluators: Sequence[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> Evaluation:
-    """Make all figures of two models from what they said.
+def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[EvaluationResult, Examples | None]:
+    """Make all figures of two models from what they said, by evaluators that know the labels.
 
-    Args:
-        plan: what was to be measured; its evaluators know the labels.
-        base, tuned: what the models said.
+    Returns:
+        Them, and the examples that tuning changed most; None without held-out ones.
     """
     weights: dict[str, Weights] = {}
     before, after = (_measured(plan, result, weights) for result in (base, tuned))
-    report = EvaluationResult.model_validate(_report(plan, before, after, weights))
-    return Evaluation(plan, before, after, report)
+    report, held = _report(plan, before, after, weights), plan.held_out
+    if held is None:
+        return report, None
+    sides = before[held.name], after[held.name]
+    tables, scores = [one.predictions for one in sides], [one.scores for one in sides]
+    examples = single_examples(held, tables, scores, sides[1].mistakes)
+    if (of := plan.to_read) is not None:
+        examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
+    return report, Examples.model_validate(examples)
 
 
 def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -> dict[str, Measured]:
-    fitted: set[int] = set()
+    fit({evaluator for one in plan.sets() for evaluator in one.evaluators}, None)
+    if plan.validation is not None:
+        fit(plan.validation.evaluators, result.predictions(plan.validation))
     found = {}
     for one in plan.sets():
         if one is plan.validation:
@@ -162,59 +139,41 @@ def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -
         predictions = result.predictions(one)
         if one.name not in weights:
             weights[one.name] = Weights(predictions.groups, plan.seed, plan.resamples)
-        new = [evaluator for evaluator in one.evaluators if id(evaluator) not in fitted]
-        fitting = [evaluator for evaluator in new if isinstance(evaluator, FitsOnValidation)]
-        if fitting:
-            there = plan.validation is not None and plan.validation in plan.sets()
-            fit(fitting, result.predictions(plan.validation) if plan.validation is not None and there else None)
-        fitted |= {id(evaluator) for evaluator in new}
         found[one.name] = Measured(predictions)
-        for i, evaluator in enumerate(one.evaluators):
-            sliced = i == 0 and bool(one.slices)
-            found[one.name].add(evaluator, weights[one.name], answering=evaluator in one.answering, sliced=sliced)
+        for evaluator in one.evaluators:
+            found[one.name].add(evaluator, weights[one.name], answering=evaluator in one.answering)
     return found
 
 
 def _report(
     plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured], weights: Mapping[str, Weights]
-) -> dict[str, Any]:
-    """Return what evaluation.json holds, in JSON values; empty figures without a held-out split."""
-    report: dict[str, Any] = {
-        "split": plan.split,
-        "metrics": declarations(one.figures for one in reversed(list(after.values()))),
-        "base": {},
-        "tuned": {},
-        "difference": {},
-        "details": Details(),
-        "displays": Displays(),
-        "paired": None,
-        "training": None,
-        "slices": {},
-        "probes": [],
-    }
-    held = plan.held_out
-    if held is not None:
-        base, tuned = before[held.name], after[held.name]
-        report["paired"] = paired(base, tuned)
-        report |= compared(base, tuned)
-        report["slices"] = _slices(plan, held, (base, tuned), weights[held.name])
+) -> EvaluationResult:
+    """Return what evaluation.json holds; no figures without a held-out split."""
+    held, clean, found = plan.held_out, None, dict[str, Any]()
+    if held is None:
+        found = {"base": {}, "tuned": {}, "difference": {}, "details": Details(), "displays": Displays()}
+    else:
+        base, clean = before[held.name], after[held.name]
+        slices = _slices(plan, held, base, clean, weights[held.name])
+        found = {**compared(base, clean), "paired": paired(base, clean), "slices": slices}
     if plan.training is not None:
-        report["training"] = _training(before[plan.training.name], after[plan.training.name])
-    clean = None if held is None else after[held.name]
-    report["probes"] = [_probe(probe, before, after, clean) for probe in plan.probes]
-    return report
+        found["training"] = _training(before[plan.training.name], after[plan.training.name])
+    return EvaluationResult(
+        split=plan.split,
+        metrics=declarations(one.figures for one in reversed(list(after.values()))),
+        probes=tuple(_probe(probe, before, after, clean) for probe in plan.probes),
+        **found,
+    )
 
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
-    """Return figures, differences, details and displays of two models on the same examples."""
-    differences = compare(base.figures, tuned.figures, exact_of(base, tuned))
-    difference = {name: to_json(value) for name, value in differences.items()}
+    """Return figures, differences, details and displays of two models on the same examples, as records name them."""
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
-        "difference": difference,
-        "details": {"base": base.details, "tuned": tuned.details},
-        "displays": {"base": base.displays, "tuned": tuned.displays},
+        "difference": compare(base.figures, tuned.figures, exact_of(base, tuned)),
+        "details": Details(base=base.details, tuned=tuned.details),
+        "displays": Displays(base=tuple(base.displays), tuned=tuple(tuned.displays)),
     }
 
 
@@ -227,86 +186,68 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
     return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
 
 
-def paired(base: Measured, tuned: Measured) -> dict[str, Any] | None:
+def paired(base: Measured, tuned: Measured) -> Paired | None:
     """Return what both, one or neither got right, with McNemar's p; None where nothing is right or wrong."""
     name = scored_by(base.scores, tuned.scores)
     found = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.groups)
-    return None if found is None else {"evaluator": name, **found}
+    return None if found is None else Paired(evaluator=name or "", **found)
 
 
-def _slices(plan: EvalPlan, held: EvalSet, sides: Sequence[Measured], weights: Weights) -> dict[str, Any]:
-    """Return what evaluation.json says of each column; examples that the first evaluator does not see are left out."""
-    base, tuned = sides
-    if base.slices is None or tuned.slices is None:
+def _slices(
+    plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured, weights: Weights
+) -> dict[str, SlicedColumn]:
+    """Return what is known of each column; examples that the first evaluator does not see are left out."""
+    if not held.slices or not held.evaluators:
         return {}
     evaluator = held.evaluators[0]
     seen = tuned.seen[evaluator.name]
-    reports = {
-        column: slice_report(
-            values[seen],
-            evaluator,
-            base.slices,
-            tuned.slices,
-            weights.under(seen),
-            tuned.predictions.groups[seen],
-            plan.small_slice,
-        )
-        for column, values in tuned.predictions.slices()
-    }
-    adjust_over_columns(reports)
-    return reports
+    columns = {name: values[seen] for name, values in tuned.predictions.slices()}
+    sides, groups = (base.seen_by(evaluator), tuned.seen_by(evaluator)), tuned.predictions.groups[seen]
+    return slice_reports(columns, evaluator, *sides, weights.under(seen), groups, plan.small_slice)
 
 
-def _training(base: Measured, tuned: Measured) -> dict[str, Any]:
-    """Return what evaluation.json says of the sample of training rows."""
-    report = {
-        "n": len(tuned.predictions),
-        "base": estimates(base.figures),
-        "tuned": estimates(tuned.figures),
-        "judged": None,
-    }
-    name = scored_by(tuned.scores, tuned.scores)
+def _training(base: Measured, tuned: Measured) -> OnTraining:
+    """Return what is known of the sample of training rows."""
+    name, judged = scored_by(tuned.scores, tuned.scores), None
     if name is not None:
         columns = tuned.scores[name].score, tuned.scores[name].right, tuned.predictions.columns["place"]
-        rows = [
-            [None if np.isnan(score) else float(score), None if np.isnan(right) else bool(right), place]
+        rows = (
+            (None if np.isnan(score) else float(score), None if np.isnan(right) else bool(right), place)
             for score, right, place in zip(*columns, strict=True)
-        ]
-        report["judged"] = {"evaluator": name, "rows": rows}
-    return report
+        )
+        judged = Judged(evaluator=name, rows=tuple(rows))
+    figures = estimates(base.figures), estimates(tuned.figures)
+    return OnTraining(n=len(tuned.predictions), base=figures[0], tuned=figures[1], judged=judged)
 
 
 def _probe(
     probe: Probe, before: Mapping[str, Measured], after: Mapping[str, Measured], clean: Measured | None
-) -> dict[str, Any]:
-    """Return what evaluation.json says of one probe."""
+) -> record.Probe:
+    """Return what is known of one probe; `clean` is the tuned model on the held-out examples as they are."""
     base, tuned = before[probe.examples.name], after[probe.examples.name]
-    report = {
-        "kind": probe.kind,
-        "name": probe.name,
-        "data": probe.data,
-        "examples": len(tuned.predictions),
-        **compared(base, tuned),
-        "against": {},
-    }
+    against, held_out = dict[str, Difference](), dict[str, Any]()
     if probe.kind == "robustness" and clean is not None:
-        report["against"] = {name: to_json(d) for name, d in compare(clean.figures, tuned.figures).items()}
+        against = compare(clean.figures, tuned.figures)
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
-        report["held_out"] = {side: estimates(figures) for side, figures in held.items()}
-        report["against"] = _against(held["tuned"], tuned.figures)
-    return report
+        held_out = {side: estimates(figures) for side, figures in held.items()}
+        against = _against(held["tuned"], tuned.figures)
+    return record.Probe(
+        kind=probe.kind,
+        name=probe.name,
+        data=probe.data,
+        examples=len(tuned.predictions),
+        against=against,
+        held_out=held_out,
+        **compared(base, tuned),
+    )
 
 
-def _against(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Any]:
+def _against(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Difference]:
     """Return second minus first of different examples; `better` is where the gap is beyond chance and wanted."""
-    report = {}
+    found = {}
     for name, figure in second.items():
-        gap = gap_between(first.get(name), figure)
-        if gap is not None:
-            found = gap.to_json()
-            low, high, p = found["low"], found["high"], found["p"]
-            better = beyond_chance(low, high, p, figure.metric.higher_is_better)
-            report[name] = to_json(Difference(gap.value, low, high, p, better))
-            del report[name]["detectable"]
-    return report
+        if (gap := gap_between(first.get(name), figure)) is not None:
+            ends = *gap.interval(), gap.p()
+            found[name] = Difference(gap.value, *ends, beyond_chance(*ends, figure.metric.higher_is_better))
+    return found

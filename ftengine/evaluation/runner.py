@@ -31,11 +31,7 @@ Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
 
 
 class EvalResult:
-    """What one model said: a table a set, on disk.
-
-    Args:
-        folder: where the tables are; removed when this object goes.
-    """
+    """What one model said: a table a set, in a folder that is removed when this object goes."""
 
     def __init__(self) -> None:
         self._folder = TemporaryDirectory(prefix="ftengine-")
@@ -74,15 +70,9 @@ def kept_predictions(run: RunDirectory, plan: EvalPlan, side: str) -> EvalResult
 
 @dataclass(frozen=True)
 class EvalRunner:
-    """Runs one model.
+    """Runs one model, each process over its share of the examples.
 
-    Args:
-        accelerator: device, mixed precision and processes; each process takes a share of the examples.
-        loaded: the model.
-        task: what predicts and answers.
-        batch_size: examples a batch.
-        listener: told of every batch.
-        side: "base" or "tuned", for the listener.
+    `side` is "base" or "tuned", for the listener, who is told of every batch.
     """
 
     accelerator: Accelerator
@@ -119,13 +109,7 @@ class EvalRunner:
         return from_bytes(gather_object([to_bytes(writer.finish())]))
 
     def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> Said:
-        """Yield what the model says of each example of this process's share, longest first.
-
-        Args:
-            split: the examples.
-            phase: what the listener is told.
-            columns: columns of the row that are wanted, None where it has none.
-        """
+        """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
         for members in self._batches(np.arange(len(split)), split, phase):
             batch = to_device(split.batch(members), self.accelerator.device)
             with torch.no_grad(), self.accelerator.autocast():
@@ -190,11 +174,7 @@ def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
 
 
 def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:
-    """Refuse predictions that are no numbers, of which no figure can be made.
-
-    Raises:
-        TrainingError: names the example and what is not finite.
-    """
+    """Refuse predictions that are not finite, of which no figure can be made (TrainingError, naming the example)."""
     for key, value in prediction.items():
         numeric = isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
         if numeric and not np.isfinite(value).all():

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ftengine.api import Evaluator, Task
 from ftengine.errors import InputError
-from ftengine.evaluation.figures import Figure, declarations
+from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.plan import read_columns
 from ftengine.evaluation.requirements import check_metrics, listed
 from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import FOLDER, Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
-from ftengine.run.evaluation_result import EvaluationResult
+from ftengine.run.evaluation_result import Details, Displays, EvaluationResult, MeasuredMetric
 from ftengine.run.recipe import Recipe
 
 
 def stored(run: RunDirectory, name: str, side: str) -> Predictions:
-    """Read what a run's model said of a set.
-
-    Args:
-        run: a finished run.
-        name: of the set: "test", "validation", ….
-        side: "base" or "tuned".
-
-    Raises:
-        RunError: the table is missing or damaged.
-    """
+    """Read what a run's model ("base" or "tuned") said of a set (RunError: the table is missing or damaged)."""
     return Predictions.read(run.path / FOLDER / f"{name}-{side}.parquet")
 
 
@@ -44,65 +34,75 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     """Return what evaluation.json would hold with the figures of further evaluators; nothing is written.
 
     Args:
-        run: a finished run.
         evaluators: just built; one that measured before measures anew.
         task: knows its labels.
-        recipe: of the run.
 
     Raises:
         InputError: the run kept no predictions, or not the keys that an evaluator reads, or two report one metric.
         RecipeError: an evaluator does not suit the task.
     """
-    report = EvaluationResult.read(run).to_json()
-    if report["split"] is None:
+    known = EvaluationResult.read(run)
+    if (split := known.split) is None:
         raise InputError(f"run {str(run.path)!r} has no held-out split, so it kept no predictions to measure.")
-    tables = {side: stored(run, report["split"], side) for side in ("base", "tuned")}
-    _check(evaluators, report["metrics"], tables["tuned"].keys, run)
-    bind(evaluators, task.name, task.labels)
+    tables = {side: stored(run, split, side) for side in ("base", "tuned")}
+    _check(evaluators, known.metrics, tables["tuned"].keys, run)
     weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
-    sides = []
-    for side, predictions in tables.items():
-        fit(evaluators, validation_of(run, report["split"], side), keep=True)
-        sides.append(Measured(predictions))
-        for evaluator in evaluators:
-            sides[-1].add(evaluator, weights, answering=not evaluator.reads <= task.predicts, keep=True)
-    report["metrics"] |= declarations(one.figures for one in sides)
-    found = compared(*sides)
-    for key in ("base", "tuned", "difference"):
-        report[key] |= found[key]
-    for side in ("base", "tuned"):
-        report["details"][side] |= found["details"][side]
-        new = {display["title"] for display in found["displays"][side]}
-        old = [display for display in report["displays"][side] if display["title"] not in new]
-        report["displays"][side] = [*old, *found["displays"][side]]
-    return EvaluationResult.model_validate(report)
+    sides = {
+        side: measure_again(table, evaluators, task, weights, validation_of(run, split, side), keep=True)
+        for side, table in tables.items()
+    }
+    found = compared(**sides)
+    details, displays = {}, {}
+    for side, one in sides.items():
+        details[side] = getattr(known.details, side) | one.details
+        new = {display.title for display in one.displays}
+        displays[side] = (*(old for old in getattr(known.displays, side) if old.title not in new), *one.displays)
+    return known.model_copy(
+        update={
+            "metrics": known.metrics | declarations(one.figures for one in sides.values()),
+            **{key: getattr(known, key) | found[key] for key in ("base", "tuned", "difference")},
+            "details": Details(**details),
+            "displays": Displays(**displays),
+        }
+    )
+
+
+def measure_again(
+    table: Predictions,
+    evaluators: Sequence[Evaluator],
+    task: Task,
+    weights: Weights,
+    validation: Predictions | None = None,
+    *,
+    keep: bool = False,
+) -> Measured:
+    """Return what one model came to by evaluators just built, from the table that a run kept.
+
+    Args:
+        task: knows its labels.
+        weights: of the table's examples.
+        validation: what evaluators fit on; None where there is nothing.
+        keep: whether the tables are without what the evaluators keep, since they came later.
+    """
+    bind(evaluators, task.name, task.labels)
+    fit(evaluators, validation, keep=keep)
+    measured = Measured(table)
+    for evaluator in evaluators:
+        measured.add(evaluator, weights, answering=not evaluator.reads <= task.predicts, keep=keep)
+    return measured
 
 
 def _check(
-    evaluators: Sequence[Evaluator], metrics: Mapping[str, Any], keys: Collection[str], run: RunDirectory
+    evaluators: Sequence[Evaluator], metrics: Mapping[str, MeasuredMetric], keys: Collection[str], run: RunDirectory
 ) -> None:
     """Refuse evaluators that read what was not kept, or that report what another one reported."""
-    check_metrics(evaluators)
+    check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
         if missing := {*evaluator.reads, *read_columns([evaluator])} - set(keys):
             raise InputError(
                 f"evaluator {evaluator.name!r} reads {listed(missing)}, which run {str(run.path)!r} did not keep (it "
                 f"kept {listed(keys)}). Train with it in recipe key 'evaluate', which has both models asked for it."
             )
-        for metric in evaluator.metrics:
-            owner = metrics.get(metric, {}).get("evaluator", evaluator.name)
-            if owner != evaluator.name:
-                raise InputError(f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}; leave one out.")
-
-
-def figures_of(
-    predictions: Predictions, evaluators: Sequence[Evaluator], task: Task, weights: Weights
-) -> dict[str, Figure]:
-    """Return the figures of evaluators that are bound, and fitted where they fit, and that measured these examples."""
-    measured = Measured(predictions)
-    for evaluator in evaluators:
-        measured.add(evaluator, weights, answering=not evaluator.reads <= task.predicts, told=False)
-    return measured.figures
 
 
 def same_examples(tables: Sequence[Predictions]) -> bool:

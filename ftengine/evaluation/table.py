@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,13 @@ OWN = frozenset({"row", "place", "group", "answered", MEMBER})
 
 
 class Writer:
-    """Collects predictions on disk, a row group at a time, in any order.
-
-    Args:
-        folder: where the parts are kept; it has to be empty.
-        evaluators: those that keep something of each prediction.
-    """
+    """Collects what evaluators keep of predictions on disk, in an empty folder, a row group at a time, in any order."""
 
     def __init__(self, folder: Path, evaluators: Sequence[Evaluator]) -> None:
         folder.mkdir(parents=True)
         self._folder, self._evaluators = folder, evaluators
         self._waiting: list[dict[str, Any]] = []
         self._parts = 0
-        self._writer: pq.ParquetWriter | None = None
 
     def put(self, member: int, prediction: Prediction, columns: Mapping[str, Any]) -> None:
         """Add one example: its position in the split, what the task said, and what evaluators read of the row."""
@@ -60,12 +55,8 @@ class Writer:
     def finish(self) -> pa.Table:
         """Return all that was put here, and remove the parts."""
         self._flush()
-        if self._writer is not None:
-            self._writer.close()
         parts = [pq.read_table(self._folder / f"{i}.parquet") for i in range(self._parts)]
-        for i in range(self._parts):
-            (self._folder / f"{i}.parquet").unlink()
-        self._folder.rmdir()
+        rmtree(self._folder)
         empty = pa.table({MEMBER: pa.array([], pa.int64())})
         return pa.concat_tables(parts, promote_options="permissive") if parts else empty
 
@@ -74,13 +65,8 @@ class Writer:
             return
         names = list(dict.fromkeys(name for row in self._waiting for name in row))
         table = pa.table({name: _array(name, [row.get(name) for row in self._waiting]) for name in names})
-        self._waiting = []
-        if self._writer is None or self._writer.schema != table.schema:  # e.g. a column had only nulls until now
-            if self._writer is not None:
-                self._writer.close()
-            self._writer = pq.ParquetWriter(self._folder / f"{self._parts}.parquet", table.schema)
-            self._parts += 1
-        self._writer.write_table(table)
+        pq.write_table(table, self._folder / f"{self._parts}.parquet")
+        self._waiting, self._parts = [], self._parts + 1
 
 
 def _array(name: str, values: list[Any]) -> pa.Array:
@@ -122,11 +108,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """Read a file.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
+        """Read a file (RunError: it is missing or damaged)."""
         try:
             return cls.of(pq.read_table(path))
         except FileNotFoundError:

@@ -25,8 +25,6 @@ class Weights:
 
     Args:
         groups: (n,) equal for duplicates.
-        seed: any non-negative integer.
-        resamples: B.
     """
 
     def __init__(self, groups: np.ndarray, seed: int, resamples: int) -> None:

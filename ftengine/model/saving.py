@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,12 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
     """
     directory = Path(directory)
     try:
-        with _quiet_transformers(module):
-            if hasattr(module, "save_pretrained"):
-                _save_pretrained(module, directory)
-            else:
-                save_tensors(module.state_dict(), directory / "model.safetensors")
-            if hasattr(processor, "save_pretrained"):
-                processor.save_pretrained(directory)
+        if hasattr(module, "save_pretrained"):
+            _save_pretrained(module, directory)
+        else:
+            save_tensors(module.state_dict(), directory / "model.safetensors")
+        if hasattr(processor, "save_pretrained"):
+            processor.save_pretrained(directory)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write the model to {str(directory)!r}: {error}. Free some space or choose another output."
@@ -122,35 +121,24 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
 
 
 def _save_pretrained(module: Any, directory: Path) -> None:
-    generation: Any = getattr(module, "generation_config", None)
-    try:
-        if generation is not None:
-            generation.validate(strict=True)
-    except ValueError:
-        # Published models contradict themselves here (a temperature without sampling), and transformers
-        # refuses to save what it considers changed. The settings are passed on as they were.
-        module.generation_config = type(generation)()
-        try:
-            module.save_pretrained(directory)
-        finally:
-            module.generation_config = generation
-        generation.to_json_file(directory / "generation_config.json")
-    else:
-        module.save_pretrained(directory)
-
-
-@contextmanager
-def _quiet_transformers(module: nn.Module) -> Iterator[None]:
-    """Hold back the progress bar that transformers draws while it saves."""
-    if not hasattr(module, "save_pretrained"):
-        yield
-        return
+    """Save without the progress bar that transformers draws."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    generation: Any = getattr(module, "generation_config", None)
+    contradicts = False
+    with ExitStack() as stack:
+        if logging.is_progress_bar_enabled():
+            stack.callback(logging.enable_progress_bar)
+            logging.disable_progress_bar()
+        try:
+            if generation is not None:
+                generation.validate(strict=True)
+        except ValueError:
+            # Published models contradict themselves here (a temperature without sampling), and transformers
+            # refuses to save what it considers changed. The settings are passed on as they were.
+            contradicts = True
+            stack.callback(setattr, module, "generation_config", generation)
+            module.generation_config = type(generation)()
+        module.save_pretrained(directory)
+    if contradicts:
+        generation.to_json_file(directory / "generation_config.json")

@@ -9,6 +9,7 @@ from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference
 from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_merge_
 from ftengine.ops.library import instruction_sets, use_instruction_set
+from ftengine.ops.precision import without_autocast
 
 __all__ = [
     "active_backend",
@@ -21,6 +22,7 @@ __all__ = [
     "use_instruction_set",
     "use_reference",
     "why_reference",
+    "without_autocast",
 ]
 
 library.load()

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from ftengine.ops import reference
-from ftengine.ops.eligibility import is_eligible
+from ftengine.ops.eligibility import why_ineligible
 from ftengine.ops.precision import without_autocast
 
 Gradients = tuple[Tensor | None, ...]
@@ -22,9 +22,8 @@ Gradients = tuple[Tensor | None, ...]
 
 def operators(rank: int, *large: Tensor) -> ModuleType:
     """Return where the operators live: the dispatcher, or the reference where a large operand is not eligible."""
-    if all(is_eligible(x.device.type, x.dtype, rank, x.layout) for x in large):
-        return torch.ops.ftengine
-    return reference
+    refused = any(why_ineligible(x.device.type, x.dtype, rank, x.layout) for x in large)
+    return reference if refused else torch.ops.ftengine
 
 
 def as_matrix(x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ def use_reference() -> Iterator[None]:
         _reference_only = before
 
 
-def is_eligible(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> bool:
-    """Say whether a layer may take a compiled kernel.
+def why_ineligible(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
+    """Say why a layer may not take a compiled kernel, or None when it may.
 
     Args:
         device_type: "cpu", "cuda", …
@@ -41,22 +41,6 @@ def is_eligible(device_type: str, dtype: torch.dtype, rank: int, layout: torch.l
         rank: r.
         layout: of the layer's input and frozen weight.
     """
-    return (
-        dtype in DTYPES.get(device_type, ())
-        and 1 <= rank <= MAX_RANK
-        and layout == torch.strided
-        and not _reference_only
-    )
-
-
-def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
-    """Say why a layer takes the reference, or None when it may take a compiled kernel.
-
-    As is_eligible, but dtype is the input's: autocast, where it is on, has the last word.
-    """
-    dtype = compute_dtype(device_type, dtype)
-    if is_eligible(device_type, dtype, rank, layout):
-        return None
     if _reference_only:
         return "the reference is asked for"
     if device_type not in DTYPES:
@@ -65,7 +49,12 @@ def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch
         return f"dtype {dtype} on {device_type}: kernels exist for {', '.join(map(str, DTYPES[device_type]))}"
     if layout != torch.strided:
         return f"layout {layout}: kernels need {torch.strided}"
-    return f"rank {rank}: kernels need 1 to {MAX_RANK}"
+    return None if 1 <= rank <= MAX_RANK else f"rank {rank}: kernels need 1 to {MAX_RANK}"
+
+
+def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
+    """As why_ineligible, but dtype is the input's: autocast, where it is on, has the last word."""
+    return why_ineligible(device_type, compute_dtype(device_type, dtype), rank, layout)
 
 
 def active_backend(device_type: str = "cpu") -> tuple[str, str]:

@@ -69,11 +69,8 @@ def lowrank_add(
 
     Args:
         y: (..., N) output of the frozen layer.
-        x: (..., K) its input. Under autocast it is cast, as torch.nn.functional.linear casts it.
-        a: (r, K); b: (N, r); trained. May be fp32 masters of any compute dtype; gradients come in their own.
-        scale: alpha / r, dimensionless.
-        p: dropout probability on the low-rank path; rounded to a multiple of 1/65536.
-        seed: () int64 tensor; drawn from torch's generator when None and p > 0.
+        x: (..., K) its input; cast, as in lowrank_linear.
+        a: (r, K); b: (N, r); scale, p and seed: as in lowrank_linear.
 
     Returns:
         (..., N), fresh, in y's dtype. Gradients flow to y (unchanged), x (the low-rank part), a and b.

@@ -6,15 +6,14 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
-from importlib import metadata
 
 import pluggy
 
 from ftengine.errors import PluginError
 from ftengine.plugins import hookspecs
+from ftengine.plugins.distributions import BLOCK_VARIABLE, offers
 
 GROUP = "ftengine"
-BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"
 
 
@@ -93,21 +92,14 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         manager.trace.root.setwriter(lambda text: print(text, end="", file=sys.stderr))
         manager.enable_tracing()
     origins: dict[str, PluginOrigin] = {}
-    entry_points = sorted(metadata.entry_points(group=GROUP), key=_entry_point_key) if discover else []
-    blocked = {_normal(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",") if name.strip()}
-    for ep in entry_points:
-        distribution = ep.dist.name if ep.dist else "unknown"
-        version = ep.dist.version if ep.dist else "unversioned"
-        key = f"{distribution}:{ep.name}"
-        if key in origins:  # an editable install may be listed twice on sys.path
-            continue
-        status, cause = "loaded", ""
-        if _normal(distribution) in blocked:
-            status = "blocked"
-        else:
-            cause = _register(manager, key, ep.load)
-            status = "broken" if cause else "loaded"
-        origins[key] = PluginOrigin(ep.name, distribution, version, ep.value, status, cause)
+    for offer in offers(GROUP) if discover else ():
+        entry_point = offer.entry_point
+        key = f"{offer.distribution}:{entry_point.name}"
+        cause = "" if offer.blocked else _register(manager, key, entry_point.load)
+        status = "blocked" if offer.blocked else "broken" if cause else "loaded"
+        origins[key] = PluginOrigin(
+            entry_point.name, offer.distribution, offer.version, entry_point.value, status, cause
+        )
     for name, plugin in (extra or {}).items():
         cause = _register(manager, name, lambda plugin=plugin: plugin)
         if cause:
@@ -133,11 +125,3 @@ def _register(manager: pluggy.PluginManager, name: str, load) -> str:
         where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
     return ""
-
-
-def _normal(name: str) -> str:
-    return name.strip().lower().replace("_", "-").replace(".", "-")
-
-
-def _entry_point_key(ep: metadata.EntryPoint) -> tuple[str, str]:
-    return (ep.dist.name if ep.dist else "", ep.name)

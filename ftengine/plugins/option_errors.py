@@ -64,7 +64,8 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
             known, meant = _known_keys(model, path[:-1])
-            said = hint(path[-1], meant, key.removesuffix(path[-1])) or did_you_mean(path[-1], known)
+            here = key.removesuffix(path[-1])
+            said = hint(path[-1], meant, here, known) or did_you_mean(path[-1], known)
             parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{said}")
         elif item["type"] == "missing":
             parts.append(f"key {key!r}{owner} is missing; it is required.")

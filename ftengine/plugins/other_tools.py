@@ -2,100 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-ELSEWHERE: Mapping[str, str] = {
-    "model_name": "model.source",
-    "model_name_or_path": "model.source",
-    "base_model": "model.source",
-    "torch_dtype": "model.dtype",
-    "dataset": "data.train",
-    "dataset_name": "data.train",
-    "train_file": "data.train",
-    "train_data": "data.train",
-    "eval_file": "data.validation",
-    "eval_data": "data.validation",
-    "validation_file": "data.validation",
-    "test_file": "data.test",
-    "lr": "train.learning_rate",
-    "num_train_epochs": "train.epochs",
-    "num_epochs": "train.epochs",
-    "epoch": "train.epochs",
-    "per_device_train_batch_size": "train.batch_size",
-    "train_batch_size": "train.batch_size",
-    "micro_batch_size": "train.batch_size",
-    "per_device_eval_batch_size": "evaluation.batch_size",
-    "eval_batch_size": "evaluation.batch_size",
-    "gradient_accumulation_steps": "train.accumulate",
-    "accumulation_steps": "train.accumulate",
-    "grad_accum": "train.accumulate",
-    "lr_scheduler": "train.schedule",
-    "lr_scheduler_type": "train.schedule",
-    "scheduler": "train.schedule",
-    "warmup_steps": "train.warmup",
-    "warmup_ratio": "train.warmup",
-    "max_grad_norm": "train.max_grad_norm",
-    "gradient_clipping": "train.max_grad_norm",
-    "save_steps": "train.checkpoint_every",
-    "save_total_limit": "train.keep_checkpoints",
-    "eval_steps": "train.validate_every",
-    "load_best_model_at_end": "train.keep_best",
-    "early_stopping_patience": "train.early_stopping.patience",
-    "max_seq_length": "task.max_length",
-    "max_seq_len": "task.max_length",
-    "max_length": "task.max_length",
-    "output_dir": "output",
-    "report_to": "callbacks",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "weight_decay": "train.weight_decay",
-    "learning_rate": "train.learning_rate",
-    "batch_size": "train.batch_size",
-    "epochs": "train.epochs",
-    "max_steps": "train.max_steps",
-    "data_seed": "seed",
+_OURS = {
+    "model.source": "model_name model_name_or_path base_model",
+    "model.dtype": "torch_dtype",
+    "data.train": "dataset dataset_name train_file train_data",
+    "data.validation": "eval_file eval_data validation_file",
+    "data.test": "test_file",
+    "task.max_length": "max_seq_length max_seq_len max_length",
+    "strategy.rank": "r lora_r lora_rank",
+    "strategy.alpha": "lora_alpha",
+    "strategy.dropout": "lora_dropout",
+    "strategy.targets": "target_modules lora_target lora_target_modules",
+    "train.learning_rate": "lr learning_rate",
+    "train.epochs": "num_train_epochs num_epochs epoch epochs",
+    "train.max_steps": "max_steps",
+    "train.batch_size": "per_device_train_batch_size train_batch_size micro_batch_size batch_size",
+    "train.accumulate": "gradient_accumulation_steps accumulation_steps grad_accum",
+    "train.schedule": "lr_scheduler lr_scheduler_type scheduler",
+    "train.warmup": "warmup_steps warmup_ratio",
+    "train.weight_decay": "weight_decay",
+    "train.max_grad_norm": "max_grad_norm gradient_clipping",
+    "train.gradient_checkpointing": "gradient_checkpointing",
+    "train.checkpoint_every": "save_steps",
+    "train.keep_checkpoints": "save_total_limit",
+    "train.validate_every": "eval_steps",
+    "train.keep_best": "load_best_model_at_end",
+    "train.early_stopping.patience": "early_stopping_patience",
+    "evaluation.batch_size": "per_device_eval_batch_size eval_batch_size",
+    "callbacks": "report_to",
+    "output": "output_dir",
+    "seed": "data_seed",
 }
+ELSEWHERE: Mapping[str, str] = {key: place for place, keys in _OURS.items() for key in keys.split()}
 """By another tool's key, the place in a recipe. A key that ftengine has too is here for where it is put elsewhere."""
+
+_NONE = "ftengine has no such key"
+_QUANTISED = f"{_NONE}: weights are loaded as model.source holds them, so name a source that is quantised."
+_VALIDATE = f"{_NONE}; set train.validate_every to a number of steps, or null for once an epoch."
 
 SAID: Mapping[str, str] = {
     "bf16": "Set train.precision to bfloat16.",
     "fp16": "Set train.precision to float16.",
-    "tf32": "ftengine has no such key; float32 products follow torch's own setting.",
-    "load_in_4bit": "ftengine has no such key: weights are loaded as model.source holds them, so name a source that is "
-    "quantised.",
-    "load_in_8bit": "ftengine has no such key: weights are loaded as model.source holds them, so name a source that is "
-    "quantised.",
-    "logging_steps": "ftengine has no such key: every step is logged, in metrics.jsonl.",
-    "save_strategy": "ftengine has no such key; set train.checkpoint_every to a number of steps, or null for once an "
-    "epoch.",
-    "eval_strategy": "ftengine has no such key; set train.validate_every to a number of steps, or null for once an "
-    "epoch.",
-    "evaluation_strategy": "ftengine has no such key; set train.validate_every to a number of steps, or null for once "
-    "an epoch.",
-    "optim": "ftengine has no such key: the optimiser is AdamW.",
-    "optimizer": "ftengine has no such key: the optimiser is AdamW.",
-    "packing": "ftengine has no such key: an example is a row, and batches are made of rows of like length.",
-    "group_by_length": "ftengine has no such key: batches are made of rows of like length always.",
-    "device_map": "ftengine has no such key: a model lies on one device, or one for each process of `accelerate "
-    "launch`.",
-    "trust_remote_code": "ftengine has no such key: code that comes with a model is not run.",
-    "push_to_hub": "ftengine has no such key: runs stay on this machine.",
+    "tf32": f"{_NONE}; float32 products follow torch's own setting.",
+    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
+    "logging_steps": f"{_NONE}: every step is logged, in metrics.jsonl.",
+    "save_strategy": f"{_NONE}; set train.checkpoint_every to a number of steps, or null for once an epoch.",
+    "eval_strategy": _VALIDATE,
+    "evaluation_strategy": _VALIDATE,
+    "optim": f"{_NONE}: the optimiser is AdamW.",
+    "optimizer": f"{_NONE}: the optimiser is AdamW.",
+    "packing": f"{_NONE}: an example is a row, and batches are made of rows of like length.",
+    "group_by_length": f"{_NONE}: batches are made of rows of like length always.",
+    "device_map": f"{_NONE}: a model lies on one device, or one for each process of `accelerate launch`.",
+    "trust_remote_code": f"{_NONE}: code that comes with a model is not run.",
+    "push_to_hub": f"{_NONE}: runs stay on this machine.",
 }
 """By another tool's key, what to do instead."""
 
 
-def hint(key: str, known: Mapping[str, str], here: str) -> str:
+def hint(key: str, meant: Mapping[str, str], here: str, known: Collection[str]) -> str:
     """Return what to write instead of a key, as a sentence with a space before it; "" where that is not known.
 
     Args:
         key: what was written.
-        known: what the section or component says of keys: one of its own, or a sentence.
+        meant: what the section or component says of keys: one of its own, or a sentence.
         here: the section, with a full stop, such as "train.".
+        known: keys of the section or component.
     """
-    if key in known:
-        return f" {known[key]}" if " " in known[key] else f" Did you mean {known[key]!r}?"
-    if key in SAID:
-        return f" {SAID[key]}"
-    place = ELSEWHERE.get(key, "")
-    if place.startswith(here) and "." not in place.removeprefix(here):
-        place = place.removeprefix(here)
-    return f" Did you mean {place!r}?" if place else ""
+    said = meant.get(key) or SAID.get(key, "")
+    if " " in said:
+        return f" {said}"
+    place = said or ELSEWHERE.get(key, "")
+    own = place.removeprefix(here)
+    if "." in own:
+        own = place
+    elif own != place and own not in known:  # an option of other components of this kind
+        own = ""
+    return f" Did you mean {own!r}?" if own else ""

@@ -13,6 +13,7 @@ from ftengine.api import (
     Audit,
     Augmenter,
     Callback,
+    Cites,
     Component,
     Evaluator,
     ModelLoader,
@@ -66,9 +67,19 @@ class Entry:
         return self.cls.name
 
     @property
+    def docstring(self) -> str:
+        """The class's own docstring, unindented."""
+        return inspect.getdoc(self.cls) or ""
+
+    @property
     def summary(self) -> str:
-        """First line of the class's docstring."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        """First line of the docstring."""
+        return self.docstring.partition("\n")[0]
+
+    @property
+    def citation(self) -> str | None:
+        """The paper that the component's method is from, or None."""
+        return self.cls.citation if isinstance(self.cls, Cites) else None
 
 
 @dataclass(frozen=True)
@@ -129,14 +140,15 @@ class Registry:
         Args:
             kind: one of `KINDS`.
             name: the component's name.
-            key: the recipe key that asked for it, for the message.
+            key: the recipe key, or the command's option ("--task"), that asked for it, for the message.
 
         Raises:
             UnknownName: lists what is installed and the nearest name.
         """
         entry = self._entries[kind].get(name)
         if entry is None:
-            where = f" (recipe key {key})" if key else ""
+            asked = f"option {key.removesuffix('.name')}" if key.startswith("--") else f"recipe key {key}"
+            where = f" ({asked})" if key else ""
             raise UnknownName(f"no {kind} named {name!r}{where}.{self._elsewhere(name) or self._instead(kind, name)}")
         return entry
 

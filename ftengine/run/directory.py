@@ -42,14 +42,7 @@ class RunDirectory:
         return (self.path / "evaluation.json").is_file() and self.trained.is_dir()
 
     def require_free(self, other: str = "another with --set output=DIR") -> None:
-        """Refuse a folder that already holds something.
-
-        Args:
-            other: how the user names another folder, for the message.
-
-        Raises:
-            RunError: the path is a file, or a folder with content.
-        """
+        """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
         if self.path.is_dir() and any(self.path.iterdir()):
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
             hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
@@ -59,21 +52,13 @@ class RunDirectory:
         self._require_directory()
 
     def require_run(self) -> None:
-        """Refuse a path that holds no run.
-
-        Raises:
-            RunError: there is no recipe.yaml.
-        """
+        """Refuse a path that holds no run (RunError)."""
         if not self.is_run():
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
             raise RunError(f"{str(self.path)!r} is no run directory: it {what}. `ftengine train` makes one.")
 
     def require_finished(self) -> None:
-        """Refuse a run whose training has not ended.
-
-        Raises:
-            RunError: the trained part is missing.
-        """
+        """Refuse a run whose training has not ended (RunError)."""
         self.require_run()
         if not (self.trained / SIDECAR).is_file():
             raise RunError(
@@ -99,11 +84,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a text file atomically.
-
-        Raises:
-            RunError: it cannot be written; nothing half-written stays.
-        """
+        """Write a text file atomically (RunError: it cannot be written; nothing half-written stays)."""
         target = self.path / name
         partial = target.with_name(target.name + PARTIAL)
         with writing(target, partial):
@@ -124,24 +105,14 @@ class RunDirectory:
         return self.write_text(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
     def read_json(self, name: str) -> Any:
-        """Read one of the run's JSON files.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
-        return read_json(self.path / name)
-
-    def write_folder(self, target: Path, fill: Callable[[Path], None]) -> Path:
-        """Fill a folder beside its place and rename it, replacing an older one.
-
-        Args:
-            target: where the folder ends up.
-            fill: writes the content into the folder that it is given.
-
-        Raises:
-            RunError: it cannot be written; the older folder stays.
-        """
-        return write_folder(target, fill)
+        """Read one of the run's JSON files (RunError: it is missing or damaged)."""
+        file = self.path / name
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{str(file)!r} is missing.") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
     def clear_partial(self) -> None:
         """Remove what a killed run left half-written."""
@@ -173,30 +144,31 @@ class RunDirectory:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside its place and rename it; see `RunDirectory.write_folder`."""
+    """Fill a folder beside its place and rename it, replacing an older one.
+
+    Args:
+        fill: writes the content into the folder that it is given.
+
+    Raises:
+        RunError: it cannot be written; the older folder stays.
+    """
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         remove(partial)
         partial.mkdir(parents=True)
         fill(partial)
         follow_umask(partial)
+        old = target.with_name(target.name + ".old" + PARTIAL)
+        remove(old)
         if target.exists():
-            old = target.with_name(target.name + ".old" + PARTIAL)
-            remove(old)
             target.rename(old)
-            partial.rename(target)
-            remove(old)
-        else:
-            partial.rename(target)
+        partial.rename(target)
+        remove(old)
     return target
 
 
 def follow_umask(path: Path) -> None:
-    """Give a file, or all files of a folder, the permissions of any other new file; safetensors' own are the owner's.
-
-    Raises:
-        OSError: they cannot be changed.
-    """
+    """Give a file, or all files of a folder, the permissions of other new files; safetensors' own are the owner's."""
     probe = path.with_name(f"{path.name}.mode{PARTIAL}")
     probe.touch()
     mode = probe.stat().st_mode & 0o777
@@ -204,20 +176,6 @@ def follow_umask(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and file.stat().st_mode & 0o777 == 0o600:
             file.chmod(mode)
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{str(file)!r} is missing.") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
 
 @contextmanager

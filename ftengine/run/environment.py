@@ -67,15 +67,9 @@ def build() -> dict[str, Any]:
 
 def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:
     """Return distribution, version, origin and status of every plugin."""
+    keys = ("name", "distribution", "version", "target", "status", "cause")
     return [
-        {
-            "name": origin.name,
-            "distribution": origin.distribution,
-            "version": origin.version,
-            "target": origin.target,
-            "status": origin.status,
-            **({"cause": origin.cause} if origin.cause else {}),
-        }
+        {key: value for key in keys if (value := getattr(origin, key)) or key != "cause"}
         for origin in plugins.origins.values()
     ]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from ftengine.api import Difference, Display, Estimate, Metric
-from ftengine.run.record import Part, Record
+from ftengine.run.record import Part, Record, RedactedRecord
 
 
 def _undefined(value: Any) -> Any:
@@ -41,8 +41,10 @@ class Gap:
     p_adjusted: float | None = None
 
 
-Estimates = dict[str, Annotated[Estimate, BeforeValidator(_undefined)]]
-Differences = dict[str, Annotated[Difference, BeforeValidator(_undefined)]]
+AnyFigure = TypeVar("AnyFigure")
+UndefinedAsNan = Annotated[AnyFigure, BeforeValidator(_undefined)]
+Estimates = dict[str, UndefinedAsNan[Estimate]]
+Differences = dict[str, UndefinedAsNan[Difference]]
 
 
 class Figures(Part):
@@ -102,7 +104,7 @@ class Slice(Part):
     small: bool
     base: Estimates
     tuned: Estimates
-    difference: dict[str, Annotated[SliceDifference, BeforeValidator(_undefined)]]
+    difference: dict[str, UndefinedAsNan[SliceDifference]]
     gap: Gap | None = None
 
 
@@ -158,7 +160,7 @@ class Probe(Figures):
     held_out: dict[str, Estimates] = Field(default_factory=dict)
 
 
-class EvaluationResult(Record):
+class EvaluationResult(RedactedRecord):
     """evaluation.json.
 
     Args:

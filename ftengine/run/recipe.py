@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -175,17 +176,15 @@ def _file_or_examples(value: Any) -> Any:
 FurtherData = Annotated[FurtherExamples | None, BeforeValidator(_file_or_examples)]
 
 
-class Memorisation(BaseModel):
+class Memorisation(_Section, extra="allow"):
     """How memorisation is probed; further keys are options of the evaluator that serves it."""
 
-    model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
     examples: int = Field(100, ge=2, description="most examples of training, and as many that are held out")
 
 
-class Generation(BaseModel):
+class Generation(_Section, extra="allow"):
     """How answers are made for evaluators that read them; further keys are options of the task's predictions."""
 
-    model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
     limit: int | None = Field(200, ge=1, description="most examples that are answered, chosen by the seed; null: all")
 
 
@@ -275,11 +274,7 @@ class Recipe(_Section):
 
     @classmethod
     def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
-        """Validate a mapping after applying `key=value` overrides.
-
-        Raises:
-            RecipeError: names key, value and what is allowed.
-        """
+        """Validate a mapping after applying `key=value` overrides (RecipeError names key, value, what is allowed)."""
         content = apply_overrides(content, overrides)
         try:
             return cls.model_validate(content)
@@ -296,9 +291,7 @@ PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluati
 
 
 def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Look in a recipe's folder for what its paths do not find from the working directory.
-
-    Runs keep their recipe with the paths that they were found at, so that it needs no such look.
+    """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
 
     Returns:
         The content with such paths as seen from here, and those paths by key.
@@ -312,16 +305,16 @@ def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict
         if isinstance(place, dict) and isinstance(place.get(name), dict):
             place, name = place[name], "data"
         value = place.get(name) if isinstance(place, dict) else None
-        if isinstance(place, dict) and isinstance(value, str) and value and not Path(value).expanduser().exists():
-            found = folder / value
-            if "://" not in value and found.exists():
-                place[name] = beside[key] = str(found)
+        if not isinstance(place, dict) or not isinstance(value, str) or not value or "://" in value:
+            continue
+        if not Path(value).expanduser().exists() and (folder / value).exists():
+            place[name] = beside[key] = str(folder / value)
     return content, beside
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of `content` with dotted `key=value` overrides applied; values are YAML."""
-    result = _copy(content)
+    result = deepcopy(dict(content))
     for override in overrides:
         key, equals, raw = override.partition("=")
         if not equals or not key.strip():
@@ -333,20 +326,11 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         *parents, last = key.strip().split(".")
         place = result
         for i, step in enumerate(parents):
-            inner = place.get(step)
+            inner = {} if place.get(step) is None else place[step]
             if isinstance(inner, str):  # a bare component name grows options: {name: NAME, …}
                 inner = {"by" if parents[: i + 1] == ["data", "split"] else "name": inner}
-            elif inner is None:
-                inner = {}
             if not isinstance(inner, dict):
                 raise RecipeError(f"--set {override!r}: {step!r} is no mapping in this recipe.")
-            place[step] = inner
-            place = inner
+            place[step] = place = inner
         place[last] = value
     return result
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

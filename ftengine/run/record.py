@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ftengine.api import redact_json
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
 
@@ -22,17 +23,17 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, content: Any) -> Any:
+        return whole_characters(content)
+
 
 class Record(Part):
     """A JSON file of a run; what is undefined is nan in Python and null in the file."""
 
     file: ClassVar[str]
     """Its name in the run's folder."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _clean(cls, content: Any) -> Any:
-        return whole_characters(content)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -44,20 +45,20 @@ class Record(Part):
 
     @classmethod
     def read(cls, run: RunDirectory) -> Self:
-        """Read the file.
-
-        Raises:
-            RunError: it is missing, damaged, or of another version of ftengine; names file and field.
-        """
+        """Read the file (RunError: it is missing, damaged, or of another version; names file and field)."""
         return validated(cls, run.read_json(cls.file), run.path / cls.file)
 
 
-def validated(model: type[Model], content: Any, file: Path) -> Model:
-    """Return content as a model.
+class RedactedRecord(Record):
+    """A file that people read: likely personal data of the data set, such as in names of labels, is redacted in it."""
 
-    Raises:
-        RunError: it does not fit; names file and field.
-    """
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values, redacted."""
+        return redact_json(super().to_json())
+
+
+def validated(model: type[Model], content: Any, file: Path) -> Model:
+    """Return content as a model (RunError: it does not fit; names file and field)."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -10,12 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ftengine.api import Display, Finding, Labels
-from ftengine.api.personal import redact_json
 from ftengine.errors import RecipeError, RunError
 from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.evaluation_result import EvaluationResult, Examples
 from ftengine.run.recipe import Recipe
-from ftengine.run.record import Part, Record, validated
+from ftengine.run.record import Model, Part, Record, RedactedRecord, validated
 
 
 class Skipped(Part):
@@ -45,7 +44,7 @@ class SplitCounts(Part):
     skipped: Skipped
 
 
-class AuditResult(Record):
+class AuditResult(RedactedRecord):
     """audit.json: what a run's data holds, and what is wrong with it.
 
     Args:
@@ -70,10 +69,6 @@ class AuditResult(Record):
     def contents(self) -> dict[str, str]:
         """Hash of the content of each split."""
         return {name: counts["content"] for name, counts in self.encoded.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values, with likely personal data redacted."""
-        return redact_json(super().to_json())
 
 
 class Computation(Part):
@@ -154,7 +149,7 @@ class TrainedPart(Record):
     new_modules: tuple[str, ...]
 
 
-class Verdict(Record):
+class Verdict(RedactedRecord):
     """verdict.json: a sentence, its level, and all findings, the headline's first and then alarms first."""
 
     file: ClassVar[str] = "verdict.json"
@@ -243,14 +238,15 @@ class RunRecords:
     @cached_property
     def steps(self) -> list[Step]:
         """The training steps, in order."""
-        lines = [line for line in self.lines if "loss" in line]
-        return [validated(Step, line, self.path / "metrics.jsonl") for line in lines]
+        return self._read(Step, "loss")
 
     @cached_property
     def validations(self) -> list[Validation]:
         """The validations, in order."""
-        lines = [line for line in self.lines if "validation_loss" in line]
-        return [validated(Validation, line, self.path / "metrics.jsonl") for line in lines]
+        return self._read(Validation, "validation_loss")
+
+    def _read(self, model: type[Model], key: str) -> list[Model]:
+        return [validated(model, line, self.path / "metrics.jsonl") for line in self.lines if key in line]
 
     @property
     def kept_step(self) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import numpy as np
 
 from ftengine.api import (
     Baseline,
@@ -19,18 +21,14 @@ from ftengine.api import (
     LearnsLabels,
     MeasuresSlices,
     Prediction,
+    Rows,
     ScoresExamples,
     ScoresResamples,
     ShowsDetails,
     SubtractsProportions,
     WeighsExamples,
 )
-from ftengine.testing.checks import Checks, run_checks
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ftengine.api import Rows
+from ftengine.testing.checks import methods, run_checks
 
 
 def check_evaluator(
@@ -53,8 +51,7 @@ def check_evaluator(
     evaluator = make()
     if isinstance(evaluator, LearnsLabels):
         evaluator.bind("a-task", labels)
-    checks = _Checks(evaluator, predictions)
-    run_checks(checks.every(), expected_failed_checks)
+    run_checks(methods(_Checks(evaluator, predictions)), expected_failed_checks)
 
 
 def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
@@ -65,8 +62,6 @@ def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
 
 def _column(values: list[Any]) -> np.ndarray:
     """Return numbers as (n,), lists of equally many numbers as (n, k), whatever else as objects."""
-    import numpy as np
-
     try:
         column = np.array(values)
     except ValueError:  # lists of different lengths
@@ -79,162 +74,127 @@ def _column(values: list[Any]) -> np.ndarray:
 
 
 class _Checks:
-    """The checks of one evaluator on one set of rows; each method is one."""
-
     def __init__(self, evaluator: Evaluator, predictions: Sequence[Prediction]) -> None:
-        self.evaluator, self.predictions = evaluator, predictions
-        self.fitted = False
+        self._evaluator, self._predictions = evaluator, predictions
+        self._fitted = False
 
-    def every(self) -> Checks:
-        checks = (
-            self.kept_columns_have_one_shape,
-            self.scores_are_the_declared_metrics,
-            self.scores_are_pure,
-            self.a_weight_of_two_is_the_row_twice,
-            self.a_weight_of_zero_is_no_row,
-            self.resamples_equal_scores,
-            self.slices_have_the_same_scores,
-            self.example_scores_are_one_a_row,
-            self.what_intervals_rest_on_names_metrics,
-            self.details_are_displays_and_json,
-        )
-        yield from ((check.__name__, check) for check in checks)
-
-    def rows(self) -> Rows:
-        rows = rows_of(self.evaluator, self.predictions)
-        if isinstance(self.evaluator, FitsOnValidation) and not self.fitted:
-            self.evaluator.fit(rows)
-            self.fitted = True
+    def _rows(self) -> Rows:
+        rows = rows_of(self._evaluator, self._predictions)
+        if isinstance(self._evaluator, FitsOnValidation) and not self._fitted:
+            self._evaluator.fit(rows)
+            self._fitted = True
         return rows
 
-    def weights(self, resamples: int) -> np.ndarray:
-        import numpy as np
+    def _weights(self, resamples: int) -> np.ndarray:
+        return np.random.default_rng(0).poisson(1, (resamples, len(self._predictions))).astype(np.float64)
 
-        return np.random.default_rng(0).poisson(1, (resamples, len(self.predictions))).astype(np.float64)
-
-    def scores(self, rows: Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
-        import numpy as np
-
-        return self.evaluator.score(rows, np.asarray(weights, dtype=np.float64))
+    def _scores(self, rows: Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
+        return self._evaluator.score(rows, np.asarray(weights, dtype=np.float64))
 
     def kept_columns_have_one_shape(self) -> None:
-        import numpy as np
-
-        kept = [self.evaluator.keep(prediction) for prediction in self.predictions]
+        kept = [self._evaluator.keep(prediction) for prediction in self._predictions]
         shapes = {tuple(sorted((name, np.shape(value)) for name, value in row.items())) for row in kept}
         assert len(shapes) == 1, f"examples keep different columns: {sorted(shapes)}"
         assert all(np.asarray(value).dtype.kind in "bif" for value in kept[0].values()), "a column is not of numbers"
 
     def scores_are_the_declared_metrics(self) -> None:
-        scores = self.scores(self.rows(), [1] * len(self.predictions))
-        found, declared = sorted(scores), sorted(self.evaluator.metrics)
+        scores = self._scores(self._rows(), [1] * len(self._predictions))
+        found, declared = sorted(scores), sorted(self._evaluator.metrics)
         assert found == declared, f"scores {found}, metrics {declared}"
         assert all(isinstance(value, float) for value in scores.values()), f"not all are floats: {dict(scores)}"
 
     def scores_are_pure(self) -> None:
-        before = copy.deepcopy(list(self.predictions))
-        rows, weights = self.rows(), self.weights(1)[0]
+        before = copy.deepcopy(list(self._predictions))
+        rows, weights = self._rows(), self._weights(1)[0]
         untouched = copy.deepcopy(rows)
-        _same(self.scores(rows, weights), self.scores(rows, weights), "a second call gives other scores")
-        assert list(self.predictions) == before, "a prediction was changed in place"
+        _same(self._scores(rows, weights), self._scores(rows, weights), "a second call gives other scores")
+        assert list(self._predictions) == before, "a prediction was changed in place"
         assert all((rows[name] == column).all() for name, column in untouched.items() if column.dtype.kind in "bi")
 
     def a_weight_of_two_is_the_row_twice(self) -> None:
-        import numpy as np
-
-        n, rows = len(self.predictions), self.rows()
+        n, rows = len(self._predictions), self._rows()
         for i in range(n):
             weights = [2.0 if j == i else 1.0 for j in range(n)]
             twice = {name: np.concatenate([column, column[i : i + 1]]) for name, column in rows.items()}
             what = f"row {i} with a weight of 2 is not the same as twice in the rows"
-            _same(self.scores(rows, weights), self.scores(twice, [1] * (n + 1)), what)
+            _same(self._scores(rows, weights), self._scores(twice, [1] * (n + 1)), what)
 
     def a_weight_of_zero_is_no_row(self) -> None:
-        import numpy as np
-
-        n, rows = len(self.predictions), self.rows()
+        n, rows = len(self._predictions), self._rows()
         for i in range(n):
             weights = [0.0 if j == i else 1.0 for j in range(n)]
             without = {name: np.delete(column, i, axis=0) for name, column in rows.items()}
             what = f"row {i} with a weight of 0 counts"
-            _same(self.scores(rows, weights), self.scores(without, [1] * (n - 1)), what)
+            _same(self._scores(rows, weights), self._scores(without, [1] * (n - 1)), what)
 
     def resamples_equal_scores(self) -> None:
-        evaluator = self.evaluator
+        evaluator = self._evaluator
         if not isinstance(evaluator, ScoresResamples):
             return
-        rows, weights = self.rows(), self.weights(8)
+        rows, weights = self._rows(), self._weights(8)
         together = evaluator.score_resamples(rows, weights)
         needed = {name for name, metric in evaluator.metrics.items() if metric.interval}
         assert needed <= set(together) <= set(evaluator.metrics), f"resamples of {sorted(together)}"
         for i, one in enumerate(weights):
-            alone = self.scores(rows, one)
+            alone = self._scores(rows, one)
             found = {name: float(values[i]) for name, values in together.items()}
             _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
 
     def slices_have_the_same_scores(self) -> None:
-        if not isinstance(self.evaluator, MeasuresSlices):
+        if not isinstance(self._evaluator, MeasuresSlices):
             return
-        rows, weights = self.rows(), self.weights(1)[0]
-        quick, whole = self.evaluator.for_slices(), self.scores(rows, weights)
-        assert next(iter(quick.metrics)) == next(iter(self.evaluator.metrics)), "the first metric is another one"
+        rows, weights = self._rows(), self._weights(1)[0]
+        quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
+        assert next(iter(quick.metrics)) == next(iter(self._evaluator.metrics)), "the first metric is another one"
         found = quick.score(rows, weights)
         assert found.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(found)}"
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
-        import numpy as np
-
-        rows, shape = self.rows(), (len(self.predictions),)
-        if isinstance(self.evaluator, KnowsMistakes):
-            sure = self.evaluator.mistakes(rows)
+        rows, shape = self._rows(), (len(self._predictions),)
+        if isinstance(self._evaluator, KnowsMistakes):
+            sure = self._evaluator.mistakes(rows)
             assert np.shape(sure) == shape, "not one mistake for each row"
             assert all(0 <= value <= 1 for value in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
-        if isinstance(self.evaluator, ScoresExamples):
-            found = self.evaluator.example_scores(rows)
+        if isinstance(self._evaluator, ScoresExamples):
+            found = self._evaluator.example_scores(rows)
             assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
             assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
-        import numpy as np
-
-        evaluator, rows, weights = self.evaluator, self.rows(), self.weights(3)
+        evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
         found: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
         if isinstance(evaluator, KnowsTrials):
             found.append((evaluator.trials(rows), ()))
         if isinstance(evaluator, SubtractsProportions):
             found.append((evaluator.proportions(rows, weights), (3,)))
         if isinstance(evaluator, WeighsExamples):
-            found.append((evaluator.example_weights(rows), (len(self.predictions),)))
+            found.append((evaluator.example_weights(rows), (len(self._predictions),)))
         for values, shape in found:
             assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
 
     def details_are_displays_and_json(self) -> None:
-        if not isinstance(self.evaluator, ShowsDetails):
+        if not isinstance(self._evaluator, ShowsDetails):
             return
-        for detail in self.evaluator.details(self.rows(), self.estimate):
+        for detail in self._evaluator.details(self._rows(), self._estimate):
             if not isinstance(detail, get_args(Display)):
                 name, fact = detail
                 assert isinstance(name, str)
                 json.dumps(fact, allow_nan=False)
                 baseline = Baseline.of({name: fact})
-                unknown = set() if baseline is None else baseline.figures.keys() - self.evaluator.metrics.keys()
+                unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
                 assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
 
-    def estimate(
+    def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
     ) -> list[Estimate]:
-        import numpy as np
-
-        plain, resampled = values(np.ones((1, len(self.predictions)))), values(self.weights(3))
+        plain, resampled = values(np.ones((1, len(self._predictions)))), values(self._weights(3))
         assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
         assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
-        return [Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
+        return [Estimate(float(value), None, None, len(self._predictions)) for value in plain[0]]
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:
-    import numpy as np
-
     wrong = [name for name in one if not np.isclose(one[name], other[name], rtol=1e-7, atol=1e-9, equal_nan=True)]
     assert not wrong, f"{what}: " + ", ".join(f"{name} {one[name]:.6g} and {other[name]:.6g}" for name in wrong)

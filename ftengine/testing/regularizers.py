@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from ftengine.api import Batch, ChoosesCriterion, Criterion, HoldsState, LoadedModel, Regularizer, SeesSteps, Task
 from ftengine.testing.checks import methods, run_checks
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def check_regularizer(
@@ -43,8 +42,6 @@ class _RegularizerChecks:
         self._make, self._task, self._load, self._batch = make, task, load, batch
 
     def detaching_restores_the_model(self) -> None:
-        import torch
-
         plain = self._load()
         before = self._loss(plain, self._task).detach()
         regularizer, loaded, own = self._attached()
@@ -55,8 +52,6 @@ class _RegularizerChecks:
         assert not left, f"{sorted(left)[0]} was left behind or taken away"
 
     def losses_and_penalties_are_finite_scalars(self) -> None:
-        import torch
-
         regularizer, loaded, own = self._attached()
         loaded.module.train()
         found = self._loss(loaded, own, regularizer)
@@ -65,8 +60,6 @@ class _RegularizerChecks:
         assert penalty is None or (penalty.numel() == 1 and bool(torch.isfinite(penalty))), f"it is {penalty}"
 
     def state_survives_a_checkpoint(self) -> None:
-        import torch
-
         regularizer, loaded, _ = self._attached()
         if not isinstance(regularizer, HoldsState):
             return

@@ -8,15 +8,14 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from ftengine.api import Batch, FreezesByStep, LoadedModel, Merges, Reopens, Strategy
 from ftengine.errors import NotMergeable
 from ftengine.model import trainable
 from ftengine.testing.checks import methods, run_checks
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def check_strategy(
@@ -48,8 +47,6 @@ class _StrategyChecks:
         assert any(p.requires_grad for p in loaded.module.parameters()), "no parameter requires a gradient"
 
     def frozen_weights_do_not_move(self) -> None:
-        import torch
-
         strategy, loaded = self._prepared()
         frozen = {n: p.detach().clone() for n, p in loaded.module.named_parameters() if not p.requires_grad}
         self._step(strategy, loaded)
@@ -79,8 +76,6 @@ class _StrategyChecks:
         assert not real, f"{real[0]} is not on the meta device, as the model is"
 
     def a_copy_is_independent(self) -> None:
-        import torch
-
         _, loaded = self._prepared()
         before, duplicate = self._outputs(loaded), copy.deepcopy(loaded.module)
         with torch.no_grad():
@@ -131,22 +126,16 @@ class _StrategyChecks:
             type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
 
     def _prepared(self) -> tuple[Strategy, LoadedModel]:
-        import torch
-
         torch.manual_seed(0)
         strategy, loaded = self._make(), self._load()
         strategy.prepare(loaded)
         return strategy, loaded
 
     def _outputs(self, loaded: LoadedModel) -> Tensor:
-        import torch
-
         with torch.no_grad():
             return loaded.module.eval()(**self._batch).logits
 
     def _step(self, strategy: Strategy, loaded: LoadedModel) -> None:
-        import torch
-
         optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
         loaded.module.train()(**self._batch).loss.backward()
         optimizer.step()
@@ -154,8 +143,6 @@ class _StrategyChecks:
 
 def _on_meta(loaded: LoadedModel) -> LoadedModel:
     """Return a model with every tensor on the meta device, tied ones still tied."""
-    from torch import nn
-
     tensors = [*loaded.module.parameters(), *loaded.module.buffers()]
     memo = {id(x): nn.Parameter(x.to("meta")) if isinstance(x, nn.Parameter) else x.to("meta") for x in tensors}
     return dataclasses.replace(loaded, module=copy.deepcopy(loaded.module, memo))

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ftengine.api import Batch, Criterion, Example, Labels, LoadedModel, Task
 from ftengine.testing.checks import methods, run_checks
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def check_task(
@@ -93,8 +93,6 @@ class _Computed:
         self._bound, self._examples, self._load = data._bound, data._examples, load
 
     def the_criterion_is_what_is_summed(self) -> None:
-        import torch
-
         task, loaded, batch = self._ready()
         loss, weight = task.loss(loaded.module, batch, Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
@@ -105,8 +103,6 @@ class _Computed:
         assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
 
     def predictions_have_their_keys(self) -> None:
-        import torch
-
         task, loaded, batch = self._ready()
         with torch.no_grad():
             predictions = task.predict(loaded.module, batch)

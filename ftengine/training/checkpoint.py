@@ -5,7 +5,6 @@ Random states need no place here: the loop draws them anew at every step, from (
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.run.directory import PARTIAL, RunDirectory, follow_umask, read_json, remove, write_folder, writing
+from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors, trainable
+from ftengine.run.directory import PARTIAL, RunDirectory, follow_umask, remove, write_folder, writing
 
 BEST = "best.safetensors"
 REGULARIZERS = "regularizers.safetensors"
@@ -28,13 +27,9 @@ class Progress:
     """Where training stands.
 
     Args:
-        step: optimiser steps done.
-        epoch: epoch of the next step.
-        step_in_epoch: steps of that epoch that are done.
-        best_loss: lowest validation loss so far, None before the first validation.
-        best_step: the step that it belongs to.
-        level: the validation loss from which early stopping counts.
-        bad_validations: validations since it was reached.
+        step: optimiser steps done; `step_in_epoch` those of `epoch`, to which the next step belongs.
+        best_loss, best_step: of the lowest validation loss so far; None before the first validation.
+        level: the validation loss from which early stopping counts, and `bad_validations` since it was reached.
         seconds: training time so far, of all processes that worked on this run.
     """
 
@@ -57,20 +52,20 @@ def save_checkpoint(
     keep: int,
     regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically and drop all but the newest `keep`.
-
-    Args:
-        regularizers: what they need beside the model, by name.
-    """
+    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`."""
 
     def fill(folder: Path) -> None:
         if regularizers:
             save_tensors(regularizers, folder / REGULARIZERS)
         save_tensors(state_tensors(module), folder / "trained.safetensors")
-        tensors, scalars = _optimizer_state(module, optimizer)
-        save_tensors(tensors, folder / "optimizer.safetensors")
-        state = {"progress": asdict(progress), "optimizer": scalars}
-        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        slots = {
+            f"{names[id(parameter)]}|{key}": value
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+        save_tensors(slots, folder / "optimizer.safetensors")
+        RunDirectory(folder).write_json("state.json", {"progress": asdict(progress)})
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
     for old in checkpoint_folders(run)[:-keep]:
@@ -78,26 +73,19 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Set module and optimiser to a checkpoint's state and return where it stood.
+def load_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Set module and optimiser to a checkpoint's state; return where it stood, and what regularizers had.
 
     Raises:
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
     """
-    state = read_json(folder / "state.json")
+    state = RunDirectory(folder).read_json("state.json")
     copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
-    _restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
-    return Progress(**state["progress"])
-
-
-def load_regularizers(folder: Path) -> dict[str, Tensor]:
-    """Return what regularizers had in a checkpoint beside the model.
-
-    Raises:
-        RunError: the checkpoint is damaged.
-    """
-    file = folder / REGULARIZERS
-    return read_tensors(file) if file.exists() else {}
+    _restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"))
+    regularizers = folder / REGULARIZERS
+    return Progress(**state["progress"]), read_tensors(regularizers) if regularizers.exists() else {}
 
 
 def save_best(run: RunDirectory, module: nn.Module) -> None:
@@ -124,33 +112,13 @@ def checkpoint_folders(run: RunDirectory) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _names(module: nn.Module) -> dict[int, str]:
-    return {id(parameter): name for name, parameter in module.named_parameters()}
-
-
-def _optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    names, tensors, scalars = _names(module), {}, {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            slot = f"{names[id(parameter)]}|{key}"
-            if isinstance(value, Tensor):
-                tensors[slot] = value
-            else:
-                scalars[slot] = value
-    return tensors, scalars
-
-
-def _restore_optimizer(
-    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]
-) -> None:
-    by_name = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def _restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, slots: Mapping[str, Tensor]) -> None:
+    by_name = trainable(module)
     fused = any(group.get("fused") for group in optimizer.param_groups)
-    for slot, value in {**tensors, **scalars}.items():
+    for slot, value in slots.items():
         name, _, key = slot.rpartition("|")
         if name not in by_name:
             raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
-        parameter = by_name[name]
         # A fused optimiser wants its step count on the device, any other on the CPU.
-        if isinstance(value, Tensor) and (key != "step" or fused):
-            value = value.to(parameter.device)
-        optimizer.state[parameter][key] = value
+        at = by_name[name].device if key != "step" or fused else torch.device("cpu")
+        optimizer.state[by_name[name]][key] = value.to(at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,17 +22,11 @@ from ftengine.training.setup import Setup
 
 
 class Descent:
-    """The optimiser of a run, over what the strategy left trainable.
+    """The optimiser of a run, over what the strategy left trainable (TrainingError: nothing is).
 
     The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
     8×1 equals 1×8. Gradients are added up over processes here rather than by a wrapper around the model: the wrapper
     would average them, and a task's loss need not pass through the model's own forward.
-
-    Args:
-        setup: model, components and data.
-
-    Raises:
-        TrainingError: nothing is trainable.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -45,7 +38,8 @@ class Descent:
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
             )
         groups = setup.strategy.param_groups(self.module, self.section.learning_rate, self.section.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=_fused(self.parameters))
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self.optimizer = torch.optim.AdamW(groups, fused=fused)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.schedule = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
@@ -73,10 +67,6 @@ class Descent:
             "grad_norm": norm if math.isfinite(norm) else None,
         }
 
-    def never_trained(self) -> int:
-        """Return how many trainable tensors stay frozen for the whole run."""
-        return len(frozen_parameters(self.setup.strategy, self.module, self.schedule.total - 1, self.schedule))
-
     def _draw_randomness(self, step: int) -> None:
         """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
         path = [self.setup.seed, step, self.accelerator.process_index]
@@ -101,11 +91,7 @@ class Descent:
         return losses, norm
 
     def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached) -> Tensor:
-        """Add up gradients of summed losses over this process's share.
-
-        Returns:
-            (4,) the sum of losses, of penalties by weight, the weight, and the number of penalties.
-        """
+        """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
         mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
@@ -123,11 +109,7 @@ class Descent:
         return totals
 
     def _tell_untouched(self) -> None:
-        """Say which parameters would train but are not part of the model's computation.
-
-        Raises:
-            TrainingError: none is, in any process.
-        """
+        """Say which parameters would train but are no part of the computation (TrainingError: none is, anywhere)."""
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
         touched = torch.tensor(float(len(training) - len(untouched)), device=self.accelerator.device)
@@ -164,7 +146,3 @@ class Descent:
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-
-def _fused(parameters: Sequence[Tensor]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

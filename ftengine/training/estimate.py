@@ -29,8 +29,7 @@ class Estimate:
 
     Args:
         train_seconds: all optimiser steps, without evaluation.
-        evaluate_seconds: validations during training, and base and tuned on all that they are measured on; without
-            the answers that models write freely.
+        evaluate_seconds: validations during training, and base and tuned afterwards, without free answers.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
         activation_bytes: what the largest micro-batch keeps for its backward pass.
@@ -63,10 +62,8 @@ def estimate(
     where the longest examples are far longer than most, memory is estimated low.
 
     Args:
-        loaded: the prepared model.
         regularizers: attached while it is timed.
-        train_tokens: tokens of the whole training.
-        evaluate_tokens: tokens of all evaluations.
+        train_tokens, evaluate_tokens: tokens of the whole training, and of all evaluations; processes share them.
     """
     module = loaded.module
     batches = ordered_batches(train.lengths, batch_size)
@@ -79,7 +76,7 @@ def estimate(
     finally:
         attached.detach()
         module.zero_grad(set_to_none=True)
-    tokens = float(train.lengths[typical].sum())
+    tokens = float(train.lengths[typical].sum()) * accelerator.num_processes  # that they read meanwhile
     growth = float(train.lengths[largest].max() * len(largest)) / float(train.lengths[typical].max() * len(typical))
     trained = sum(p.numel() for p in trainable(module).values())
     return Estimate(
@@ -99,11 +96,7 @@ def _step(
     split: EncodedSplit,
     members: np.ndarray,
 ) -> tuple[float, float, int]:
-    """Run one forward and backward.
-
-    Returns:
-        Seconds in all, those of one forward pass, and bytes saved between forward and backward.
-    """
+    """Run one forward and backward; return seconds in all, those of one forward pass, and bytes saved in between."""
     module = loaded.module
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     saved: dict[int, int] = {}

@@ -12,6 +12,7 @@ from torch import nn
 
 from ftengine.api import FreezesByStep, Strategy
 from ftengine.errors import RecipeError
+from ftengine.model import trainable
 from ftengine.training.schedule import Schedule
 
 
@@ -28,6 +29,13 @@ def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, schedule
     if not isinstance(strategy, FreezesByStep):
         return []
     return list(strategy.frozen(module, step, schedule.total, schedule.per_epoch))
+
+
+def never_trained(strategy: Strategy, module: nn.Module, schedule: Schedule) -> str:
+    """Say how many trainable tensors a strategy leaves out of every step; "" where none is."""
+    never = len(frozen_parameters(strategy, module, schedule.total - 1, schedule))
+    of = f"{never} of {len(trainable(module))} trainable tensors"
+    return f"{of} stay frozen for all {schedule.total} steps" if never else ""
 
 
 @contextmanager
@@ -49,10 +57,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @torch.no_grad()
 def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
-    """Give all processes the mean of the running statistics that each moved by its own share of the batches.
-
-    Training does not read them, so it does not matter how often this is done.
-    """
+    """Give all processes the mean of the running statistics, which each moved by its batches and training ignores."""
     if accelerator.num_processes == 1:
         return
     for part in module.modules():
@@ -63,11 +68,7 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
 
 
 def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it.
-
-    Raises:
-        RecipeError: names the model's class.
-    """
+    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it (RecipeError)."""
     if not getattr(module, "supports_gradient_checkpointing", False):
         kind = type(module)
         alone = getattr(kind, "supports_gradient_checkpointing", False)
@@ -76,11 +77,7 @@ def require_gradient_checkpointing(module: nn.Module) -> None:
 
 
 def checkpoint_gradients(module: nn.Module) -> None:
-    """Keep a block's input alone for the backward pass, and compute the rest a second time (Chen et al. 2016).
-
-    Raises:
-        RecipeError: the model cannot do it.
-    """
+    """Keep a block's input alone for the backward pass, and compute the rest again (Chen et al. 2016), or refuse to."""
     require_gradient_checkpointing(module)
     model: Any = module
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -12,13 +12,7 @@ from ftengine.errors import RecipeError
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtypes of a run.
-
-    Args:
-        compute: dtype of matrix products under autocast; float32 means no autocast.
-        frozen: dtype in which frozen floating-point parameters are kept.
-        reason: why, in one phrase.
-    """
+    """The dtype of matrix products under autocast (float32: none), that of frozen weights, and the reason why."""
 
     compute: torch.dtype
     frozen: torch.dtype
@@ -35,12 +29,7 @@ class Precision:
 
 
 def choose_precision(wanted: str, dtype: str, device: torch.device) -> Precision:
-    """Resolve `train.precision` and `model.dtype` for a device.
-
-    Args:
-        wanted: "auto" or a dtype's name.
-        dtype: the recipe's `model.dtype`: "auto" keeps frozen weights in the compute dtype.
-        device: where the run computes.
+    """Resolve `train.precision` and `model.dtype` ("auto" keeps frozen weights in the compute dtype) for a device.
 
     Raises:
         RecipeError: the device cannot compute in the wanted dtype, or the two contradict each other.
@@ -80,10 +69,6 @@ def native_bfloat16(device: torch.device) -> tuple[bool, str]:
 
 def apply_precision(module: nn.Module, precision: Precision) -> None:
     """Keep trainable parameters in float32 (as master weights) and frozen ones in `precision.frozen`.
-
-    Args:
-        module: the model; requires_grad says what trains.
-        precision: the run's dtypes.
 
     Vectors of a module that also holds a trainable vector, or running statistics, stay in float32 with those:
     normalisation layers take all of one dtype. Buffers stay as they are: rotary frequencies and running statistics

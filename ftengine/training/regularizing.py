@@ -24,12 +24,7 @@ from ftengine.api import (
 
 
 class Attached:
-    """Regularizers attached to a model, in the recipe's order.
-
-    Args:
-        regularizers: they see the model at once.
-        loaded: the model after `strategy.prepare`.
-        task: the run's task.
+    """Regularizers attached to a model after `strategy.prepare`, in the recipe's order.
 
     Raises:
         RecipeError: one of them cannot regularize this; all are detached again.
@@ -53,11 +48,7 @@ class Attached:
             raise
 
     def penalty(self, batch: Batch, loss: Tensor) -> Tensor | None:
-        """Return the sum of all penalties on a micro-batch, None where there is none.
-
-        Args:
-            loss: the task's mean loss of the micro-batch.
-        """
+        """Return the sum of all penalties on a micro-batch of so much mean loss, None where there is none."""
         found = (r.penalty(self._loaded.module, batch, loss) for r in self._attached)
         penalties = [penalty for penalty in found if penalty is not None]
         return torch.stack(penalties).sum() if penalties else None

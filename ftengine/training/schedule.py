@@ -10,12 +10,7 @@ from ftengine.run.recipe import TrainSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many optimiser steps a run has.
-
-    Args:
-        total: all steps.
-        per_epoch: steps in a whole epoch.
-    """
+    """How many optimiser steps a run has, and how many a whole epoch."""
 
     total: int
     per_epoch: int
@@ -24,22 +19,25 @@ class Schedule:
 def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Schedule:
     """Count the optimiser steps of a run over `examples` training examples."""
     per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
-    total = math.ceil(per_epoch * section.epochs)
+    total = max(1, _up(per_epoch * section.epochs))
     return Schedule(min(total, section.max_steps or total), per_epoch)
 
 
 def warmup_steps(warmup: float, total: int) -> int:
     """Return the number of warm-up steps: a share of `total` if below 1, else a number of steps."""
-    return min(total, math.ceil(warmup * total) if warmup < 1 else int(warmup))
+    return min(total, _up(warmup * total) if warmup < 1 else int(warmup))
+
+
+def _up(steps: float) -> int:
+    """Round up, but for what multiplying decimals adds: 1.1 · 10 is 11.000000000000002."""
+    return math.ceil(round(steps, 9))
 
 
 def factor(schedule: str, step: int, total: int, warmup: int) -> float:
-    """Return what the peak learning rate is multiplied with at a step.
+    """Return what the peak learning rate is multiplied with at a step, 0 for the first.
 
     Args:
         schedule: "constant", "linear" (to 0) or "cosine" (to 0, half a period).
-        step: 0 for the first optimiser step.
-        total: all optimiser steps.
         warmup: steps of linear growth before the schedule begins; the first step is not 0.
     """
     if step < warmup:

@@ -19,14 +19,8 @@ class Setup:
     """Model, data and components of one training.
 
     Args:
-        accelerator: device, mixed precision and processes.
         loaded: the model after `strategy.prepare`.
-        task, strategy, regularizers: the recipe's components.
-        train: the training split.
-        validation: the validation split, or None.
-        general: general data on which regularizers may measure forgetting, or None.
-        section: the recipe's `train`.
-        seed: the run's seed.
+        general: data on which regularizers may measure forgetting, or None.
         run: where metrics and checkpoints go.
         listener: told of every step.
         events: told of every step, validation and checkpoint, in the main process.

@@ -16,12 +16,7 @@ from ftengine.training.setup import Setup
 
 
 class Validation:
-    """Measures the weights that would be kept, and remembers the best of them.
-
-    Args:
-        setup: model, components and data; without a validation split nothing is measured.
-        regularizers: attached to the model.
-    """
+    """Measures the weights that would be kept, and remembers the best of them; without a validation split nothing."""
 
     def __init__(self, setup: Setup, regularizers: Attached) -> None:
         self.setup, self.regularizers = setup, regularizers
@@ -29,11 +24,7 @@ class Validation:
         self._sample = setup.train.sample(min(len(held), SAMPLE), setup.seed) if held is not None else None
 
     def validate(self, progress: Progress) -> None:
-        """Measure validation and training loss, save the best weights, and note both in `progress`.
-
-        Raises:
-            TrainingError: the validation loss is not finite.
-        """
+        """Measure validation (TrainingError: not finite) and training loss, save the best weights, and note both."""
         setup, section = self.setup, self.setup.section
         with self.regularizers.evaluating():
             if self.regularizers.average:

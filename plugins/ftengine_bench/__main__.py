@@ -11,20 +11,10 @@ from ftengine.errors import FtengineError
 from ftengine_bench import tables
 from ftengine_bench.compare import check_slower, compare, noise, parse_share
 from ftengine_bench.kernels import measure_kernels
+from ftengine_bench.options import FAIL_OVER_HELP, JSON_HELP, OPTIONS, PLOT_HELP
 from ftengine_bench.plot import check_plot, draw
 from ftengine_bench.report import Report, check_writable
 from ftengine_bench.settings import Settings
-
-
-class Lines:
-    """Progress as lines on stderr."""
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self._name, self._total, self._done = name, total, 0
-
-    def advance(self, steps: int = 1) -> None:
-        self._done += steps
-        print(f"{self._name}: {self._done}/{self._total}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,8 +38,8 @@ def kernels(json: Path | None, plot: Path | None, **options: object) -> None:
         check_writable(json)
     if plot:
         check_plot(plot)
-    settings = Settings.parse(**options)  # type: ignore[arg-type]
-    report = measure_kernels(settings, Lines(), lambda report: report.write(json) if json else None)
+    settings = Settings.parse(**options)
+    report = measure_kernels(settings, _tell, lambda report: report.write(json) if json else None)
     if plot:
         draw(report, plot)
     for name, text in tables.facts(report):
@@ -74,6 +64,10 @@ def comparison(files: list[Path], fail_over: str | None) -> None:
         check_slower(found, allowed)
 
 
+def _tell(name: str, done: int, total: int) -> None:
+    print(f"{name}: {done}/{total}", file=sys.stderr, flush=True)
+
+
 def aligned(table: tables.Table, left: int) -> str:
     """Return a table as text, its first columns to the left and figures to the right."""
     columns, rows = table
@@ -93,18 +87,19 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ftengine_bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    measuring = commands.add_parser("kernels", help="measure; options as of `ftengine bench kernels`")
+    measuring = commands.add_parser("kernels", help="time low-rank layers against the frozen layer, PyTorch and PEFT")
     measuring.set_defaults(command=kernels)
-    for name in ("preset", "tokens", "ranks", "dropout", "dtypes", "device", "providers", "instruction-set"):
-        measuring.add_argument(f"--{name}", default=argparse.SUPPRESS)
-    measuring.add_argument("--seconds", type=float, default=argparse.SUPPRESS)
-    measuring.add_argument("--shape", dest="shapes", action="append", default=argparse.SUPPRESS)
-    measuring.add_argument("--json", type=Path)
-    measuring.add_argument("--plot", type=Path)
+    for name, (flag, metavar, default, text) in OPTIONS.items():
+        kind, action = (float if isinstance(default, float) else str), "append" if isinstance(default, list) else None
+        measuring.add_argument(
+            flag, dest=name, metavar=metavar, default=default, type=kind, action=action or "store", help=text
+        )
+    measuring.add_argument("--json", metavar="FILE", type=Path, help=JSON_HELP)
+    measuring.add_argument("--plot", metavar="FILE", type=Path, help=PLOT_HELP)
     comparing = commands.add_parser("compare", help="compare files that --json wrote with the first of them")
     comparing.set_defaults(command=comparison)
     comparing.add_argument("files", nargs="+", type=Path)
-    comparing.add_argument("--fail-over")
+    comparing.add_argument("--fail-over", metavar="PERCENT", help=FAIL_OVER_HELP.replace("%", "%%"))
     return parser
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from ftengine.errors import did_you_mean
+from ftengine_bench.options import FAIL_OVER_HELP, JSON_HELP, OPTIONS, PLOT_HELP
+
+PATH = click.Path(path_type=Path)
 
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
@@ -31,53 +34,20 @@ def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
 
 
+def _measuring_options(command: Any) -> Any:
+    for name, (flag, metavar, default, text) in reversed(OPTIONS.items()):
+        several = isinstance(default, list)
+        kind = float if isinstance(default, float) else str
+        command = click.option(
+            flag, name, metavar=metavar, type=kind, multiple=several, default=default, show_default=True, help=text
+        )(command)
+    return command
+
+
 @bench.command()
-@click.option(
-    "--preset", metavar="NAME", help="Layers of a model's block: smollm2-135m (default), llama3-8b, bert-base or gpt2."
-)
-@click.option(
-    "--shape",
-    "shapes",
-    metavar="MxKxN",
-    multiple=True,
-    help="A layer by tokens, inputs and outputs, e.g. 512x2048x2048; may be given several times.",
-)
-@click.option("--tokens", metavar="LIST", default="512", show_default=True, help="Tokens for the preset's layers.")
-@click.option("--ranks", metavar="LIST", default="8,16,64", show_default=True, help="Ranks, separated by commas.")
-@click.option("--dropout", metavar="LIST", default="0,0.05", show_default=True, help="Dropout probabilities.")
-@click.option(
-    "--dtypes",
-    metavar="LIST",
-    default="float32,bfloat16",
-    show_default=True,
-    help="Of inputs and frozen weights: float32, bfloat16, and float16 on a GPU.",
-)
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--providers",
-    metavar="LIST",
-    default="auto",
-    show_default=True,
-    help="What to time: frozen, eager, peft, torch-compile, reference, compiled; auto is what is there.",
-)
-@click.option(
-    "--instruction-set",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="Of the compiled CPU kernels, e.g. avx2; auto is the best that the processor has.",
-)
-@click.option(
-    "--seconds",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Time for each provider of a layer, and for each operator.",
-)
-@click.option("--json", metavar="FILE", type=click.Path(path_type=Path), help="Write everything that was measured.")
-@click.option(
-    "--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw the overheads (.png, .svg or .pdf)."
-)
+@_measuring_options
+@click.option("--json", metavar="FILE", type=PATH, help=JSON_HELP)
+@click.option("--plot", metavar="FILE", type=PATH, help=PLOT_HELP)
 @debug_option
 def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
     """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone.
@@ -92,12 +62,8 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
 
 
 @bench.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--fail-over",
-    metavar="PERCENT",
-    help="Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
-)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
+@click.option("--fail-over", metavar="PERCENT", help=FAIL_OVER_HELP)
 @debug_option
 def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     """Compare measurements with the first of them, row by row.

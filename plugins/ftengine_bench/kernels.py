@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ftengine.ops import use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
@@ -15,16 +15,12 @@ from ftengine_bench.operators import measure_operators
 from ftengine_bench.peaks import Peak, measure_peak
 from ftengine_bench.providers import PROVIDERS, Layer, Step
 from ftengine_bench.report import Report, Row
-from ftengine_bench.settings import Settings, dtype_name
+from ftengine_bench.settings import Settings
 from ftengine_bench.shapes import Shape
 from ftengine_bench.timing import Action, Clock, Spread, clock_of, measure, paired_ratio
 
-
-class Progress(Protocol):
-    """Told how far a measurement is; ftengine's listeners are such."""
-
-    def phase(self, name: str, total: int | None = None) -> None: ...
-    def advance(self, steps: int = 1) -> None: ...
+Progress = Callable[[str, int, int], object]
+"""Told what is being measured, how much of it is done, and of how much."""
 
 
 def measure_kernels(
@@ -34,45 +30,41 @@ def measure_kernels(
 
     Args:
         settings: from `Settings.parse`.
-        progress: told of every layer that is done.
+        progress: told of everything that is done.
         keep: given the report after every layer, as far as it is, so that an interrupted measurement is not lost.
     """
     with nullcontext() if settings.instruction_set == "auto" else use_instruction_set(settings.instruction_set):
-        return _measure(settings, progress, keep)
+        device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds
+        left_out = dict(settings.left_out)
+        report = Report(
+            complete=False,
+            environment=machine(device),
+            settings={**settings.to_json(), "left_out": left_out},
+            peaks=[],
+            rows=[],
+            operators=[],
+        )
+        peaks = {}
+        for done, dtype in enumerate(settings.dtypes, 1):
+            peaks[dtype] = measure_peak(dtype, device, clock, seconds)
+            report.peaks.append(asdict(peaks[dtype]))
+            progress("measuring what the device can do", done, len(settings.dtypes))
 
-
-def _measure(settings: Settings, progress: Progress, keep: Callable[[Report], object]) -> Report:
-    device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds
-    left_out = dict(settings.left_out)
-    report = Report(
-        complete=False,
-        environment=machine(device),
-        settings={**settings.to_json(), "left_out": left_out},
-        peaks=[],
-        rows=[],
-        operators=[],
-    )
-    progress.phase("measuring what the device can do", len(settings.dtypes))
-    peaks = {}
-    for dtype in settings.dtypes:
-        peaks[dtype] = measure_peak(dtype, device, clock, seconds)
-        report.peaks.append(asdict(peaks[dtype]))
-        progress.advance()
-
-    cases = [(shape, rank, dtype) for shape in settings.shapes for dtype in settings.dtypes for rank in settings.ranks]
-    progress.phase("measuring layers", len(cases))
-    for shape, rank, dtype in cases:
-        for p in settings.dropouts:
-            layer = Layer.make(shape, rank, dtype, p, device)
-            steps = prepare(settings.providers, layer, left_out)
-            report.rows.extend(measure_layer(shape, layer, steps, peaks[dtype], clock, seconds))
-        operators = measure_operators(shape, rank, dtype, settings.dropouts, device, peaks[dtype], clock, seconds)
-        report.operators.extend(asdict(row) for row in operators)
+        cases = [
+            (shape, rank, dtype) for shape in settings.shapes for dtype in settings.dtypes for rank in settings.ranks
+        ]
+        for done, (shape, rank, dtype) in enumerate(cases, 1):
+            for p in settings.dropouts:
+                layer = Layer.make(shape, rank, dtype, p, device)
+                steps = prepare(settings.providers, layer, left_out)
+                report.rows.extend(measure_layer(shape, layer, steps, peaks[dtype], clock, seconds))
+            operators = measure_operators(layer, settings.dropouts, device, peaks[dtype], clock, seconds)
+            report.operators.extend(asdict(row) for row in operators)
+            keep(report)
+            progress("measuring layers", done, len(cases))
+        report = replace(report, complete=True)
         keep(report)
-        progress.advance()
-    report = replace(report, complete=True)
-    keep(report)
-    return report
+        return report
 
 
 def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> dict[str, Step]:
@@ -115,12 +107,7 @@ def measure_layer(
             seconds_of = {provider: phase_seconds(times[provider], phase) for provider in times}
             rows.append(
                 Row(
-                    m=shape.m,
-                    k=shape.k,
-                    n=shape.n,
-                    rank=layer.a.shape[0],
-                    dtype=dtype_name(layer.x.dtype),
-                    p=layer.p,
+                    **layer.described,
                     layers=list(shape.layers),
                     transposed=shape.transposed,
                     phase=phase,

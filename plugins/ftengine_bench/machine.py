@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import collect_env
 
 from ftengine import __version__
 from ftengine.ops import active_backend
@@ -37,7 +37,7 @@ def _gpu() -> dict[str, Any]:
         "device": "cuda",
         "name": properties.name,
         "capability": f"sm_{properties.major}{properties.minor}",
-        "driver": _driver(),
+        "driver": collect_env.get_nvidia_driver_version(collect_env.run),
         "memory_bytes": properties.total_memory,
     }
 
@@ -52,33 +52,17 @@ def _processor() -> dict[str, Any]:
     }
 
 
-def _driver() -> str | None:
-    """Return the version of NVIDIA's driver, which torch does not tell."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    lines = done.stdout.split()
-    return lines[0] if done.returncode == 0 and lines else None
-
-
 def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")  # of Linux
+    lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int | None:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PAGE_SIZE" in names and "SC_PHYS_PAGES" in names:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
+    if not hasattr(os, "sysconf"):
+        return None  # Windows
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _version(package: str) -> str | None:

@@ -11,8 +11,6 @@ import torch
 from ftengine.ops import active_backend, draw_seed
 from ftengine_bench.peaks import Peak
 from ftengine_bench.providers import SCALE, Layer
-from ftengine_bench.settings import dtype_name
-from ftengine_bench.shapes import Shape
 from ftengine_bench.timing import Action, Clock, Spread, measure, paired_difference
 
 TINY = 1e-6  # a scale at which thousands of merges into one weight leave it as large as it was
@@ -20,19 +18,7 @@ TINY = 1e-6  # a scale at which thousands of merges into one weight leave it as 
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """An operator on one layer.
-
-    Args:
-        m, k, n, rank, dtype, p: the layer; p is 0 for operators without dropout.
-        operator: its name in torch.ops.ftengine.
-        backend: "compiled" or "reference", whichever the dispatcher takes.
-        p20, p50, p80: seconds.
-        bytes: what it moves at least.
-        bandwidth: bytes a second, at the median.
-        copy_share: that over the bandwidth of a large copy in the same run.
-        random_ns: of `lowrank_shrink` with dropout on a CPU: nanoseconds of a core for an element's random bits and
-            their use, the time with dropout less the time without; None elsewhere.
-    """
+    """An operator on one layer; docs/benchmarks.md says what each field means, and in which unit."""
 
     m: int
     k: int
@@ -55,11 +41,10 @@ Call = tuple[str, float, Callable[[], object], int]
 """Operator, p, the call, and the bytes that it moves at least."""
 
 
-def operator_calls(shape: Shape, rank: int, dtype: torch.dtype, dropouts: tuple[float, ...], device: str) -> list[Call]:
+def operator_calls(layer: Layer, dropouts: tuple[float, ...]) -> list[Call]:
     """Return the calls of every operator on one layer, with each dropout where it has one."""
-    layer = Layer.make(shape, rank, dtype, 0.0, device)
     x, a, b, dy = (tensor.detach() for tensor in (layer.x, layer.a, layer.b, layer.dy))
-    weight, s, seed = layer.weight.contiguous(), torch.ops.ftengine.lowrank_shrink(x, a, 0.0, None), draw_seed(device)
+    weight, s, seed = layer.weight.contiguous(), torch.ops.ftengine.lowrank_shrink(x, a, 0.0, None), draw_seed(x.device)
     y, dx = torch.zeros_like(dy), torch.zeros_like(x)
     ds = s.clone()
     ops = torch.ops.ftengine
@@ -67,49 +52,26 @@ def operator_calls(shape: Shape, rank: int, dtype: torch.dtype, dropouts: tuple[
     for p in dropouts:
         drawn = seed if p else None
         calls += [
+            ("lowrank_shrink", p, partial(ops.lowrank_shrink, x, a, p, drawn), x.nbytes + a.nbytes + s.nbytes),
             (
-                "lowrank_shrink",
-                p,
-                partial(ops.lowrank_shrink, x, a, p, drawn),
-                x.nbytes + a.nbytes + s.nbytes,
-            ),
-            (
-                "lowrank_backward_input_",
-                p,
-                partial(ops.lowrank_backward_input_, dx, x, ds, a, p, drawn),
+                *("lowrank_backward_input_", p, partial(ops.lowrank_backward_input_, dx, x, ds, a, p, drawn)),
                 x.nbytes + 2 * dx.nbytes + ds.nbytes + 2 * a.nbytes,
             ),
         ]
-    calls += [
+    backward, merge = partial(ops.lowrank_backward_output, dy, s, b, SCALE), partial(ops.lowrank_merge_, weight, a, b)
+    return [
+        *calls,
         ("lowrank_expand_", 0.0, partial(ops.lowrank_expand_, y, s, b, SCALE), 2 * y.nbytes + s.nbytes + b.nbytes),
-        (
-            "lowrank_backward_output",
-            0.0,
-            partial(ops.lowrank_backward_output, dy, s, b, SCALE),
-            dy.nbytes + 2 * s.nbytes + 2 * b.nbytes,
-        ),
-        (
-            "lowrank_merge_",
-            0.0,
-            partial(ops.lowrank_merge_, weight, a, b, TINY),
-            2 * weight.nbytes + a.nbytes + b.nbytes,
-        ),
+        ("lowrank_backward_output", 0.0, backward, dy.nbytes + 2 * s.nbytes + 2 * b.nbytes),
+        ("lowrank_merge_", 0.0, partial(merge, TINY), 2 * weight.nbytes + a.nbytes + b.nbytes),
     ]
-    return calls
 
 
 def measure_operators(
-    shape: Shape,
-    rank: int,
-    dtype: torch.dtype,
-    dropouts: tuple[float, ...],
-    device: str,
-    peak: Peak,
-    clock: Clock,
-    seconds: float,
+    layer: Layer, dropouts: tuple[float, ...], device: str, peak: Peak, clock: Clock, seconds: float
 ) -> list[OperatorRow]:
     """Time every operator on one layer, all of them in turn."""
-    calls = operator_calls(shape, rank, dtype, tuple(dict.fromkeys((0.0, *dropouts))), device)
+    calls = operator_calls(layer, tuple(dict.fromkeys((0.0, *dropouts))))
     times = measure({f"{name} {p}": Action([call]) for name, p, call, _ in calls}, clock, seconds)
     seconds_of = {key: [parts[0] for parts in repetitions] for key, repetitions in times.items()}
     backend, _ = active_backend(device)
@@ -119,15 +81,10 @@ def measure_operators(
         random_ns = None
         if name == "lowrank_shrink" and p and device == "cpu":
             added = paired_difference(seconds_of[f"{name} {p}"], seconds_of[f"{name} 0.0"])
-            random_ns = added * 1e9 * torch.get_num_threads() / (shape.m * shape.k)
+            random_ns = added * 1e9 * torch.get_num_threads() / layer.x.numel()
         rows.append(
             OperatorRow(
-                m=shape.m,
-                k=shape.k,
-                n=shape.n,
-                rank=rank,
-                dtype=dtype_name(dtype),
-                p=p,
+                **{**layer.described, "p": p},
                 operator=name,
                 backend=backend,
                 p20=spread.p20,

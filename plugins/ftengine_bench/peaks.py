@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ftengine_bench.settings import dtype_name
+from ftengine_bench.providers import dtype_name
 from ftengine_bench.timing import Action, Clock, measure
 
 COPIED_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}

@@ -17,6 +17,10 @@ from ftengine_bench.shapes import Shape
 SCALE = 2.0  # alpha / r; no provider is quicker for one value than for another
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Layer:
     """The operands: x (M, K), weight (N, K), a (r, K), b (N, r), dy (M, N); p is dropout's probability."""
@@ -27,6 +31,12 @@ class Layer:
     b: Tensor
     dy: Tensor
     p: float
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The fields by which a report tells layers apart."""
+        (m, k), n, rank = self.x.shape, len(self.weight), len(self.a)
+        return {"m": m, "k": k, "n": n, "rank": rank, "dtype": dtype_name(self.x.dtype), "p": self.p}
 
     @classmethod
     def make(cls, shape: Shape, rank: int, dtype: torch.dtype, p: float, device: str) -> Layer:

@@ -18,25 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Row:
-    """One provider on one layer in one phase.
-
-    Args:
-        m, k, n, rank, dtype, p: the layer.
-        layers: the layers of a block of the preset that have this shape.
-        transposed: the weight is stored as (K, N).
-        phase: "forward", "backward" or "both".
-        provider: who computed.
-        p20, p50, p80: percentiles of seconds.
-        repetitions: how many there were.
-        overhead: time over the frozen layer's, the median over rounds of the ratio within a round.
-        recovered: share of the avoidable overhead that is recovered; None for the frozen and the eager layer, and
-            where there is nothing to recover.
-        peak_bytes: most bytes held at once, above what there was before the step.
-        saved_bytes: kept from forward to backward, beyond x and parameters.
-        operations: floating-point operations that the mathematics asks for.
-        bytes: what has to be moved at least.
-        roofline_share: the least time that the measured peaks allow over p50.
-    """
+    """One provider on one layer in one phase; docs/benchmarks.md says what each field means, and in which unit."""
 
     m: int
     k: int
@@ -68,16 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `ftengine bench kernels` measured.
-
-    Args:
-        complete: it was not interrupted.
-        environment: what it ran on.
-        settings: what was asked for.
-        peaks: of the device, by dtype.
-        rows: layers.
-        operators: each operator alone.
-    """
+    """What `ftengine bench kernels` measured; docs/benchmarks.md says what each part holds."""
 
     complete: bool
     environment: dict[str, Any]
@@ -106,7 +79,12 @@ class Report:
         Raises:
             InputError: it is missing, no JSON, something else, or of another version.
         """
-        content = _read_json(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}.") from None
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise InputError(f"{path} is no JSON: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path} holds no measurements; give a file that `ftengine bench kernels --json` wrote.")
         if content.get("schema") != SCHEMA:
@@ -118,12 +96,9 @@ class Report:
             rows = [Row(**{name: value for name, value in row.items() if name in names}) for row in content["rows"]]
             if not all(row.overhead > 0 for row in rows):
                 raise TypeError("an overhead is not above 0")
-            return cls(rows=rows, **{name: content[name] for name in _PARTS})
+            return cls(rows=rows, **{field.name: content[field.name] for field in fields(cls) if field.name != "rows"})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}). Measure again.") from None
-
-
-_PARTS = ("complete", "environment", "settings", "peaks", "operators")
 
 
 def check_writable(path: Path) -> None:
@@ -139,12 +114,3 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {path.parent}: {error.strerror}. Choose another place.") from None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise InputError(f"{path} is no JSON: {error}.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from ftengine.errors import InputError, did_you_mean
 from ftengine.ops import instruction_sets, quantise_dropout
 from ftengine.ops.eligibility import DTYPES, MAX_RANK
-from ftengine_bench.providers import PROVIDERS, why_unavailable
+from ftengine_bench.options import OPTIONS
+from ftengine_bench.providers import PROVIDERS, dtype_name, why_unavailable
 from ftengine_bench.shapes import Shape, parse_shape, preset_shapes
 
 DEFAULT_PRESET = "smollm2-135m"
@@ -23,13 +24,8 @@ class Settings:
     """What is measured.
 
     Args:
-        shapes: layers.
-        ranks: r of each layer.
         dropouts: p of each layer, multiples of 1/65536, as they are applied.
         dtypes: of x and the frozen weight; the factors A and B are float32, as in training.
-        device: "cpu" or "cuda".
-        providers: what is timed on each layer.
-        instruction_set: that CPU kernels use, or "auto" for the best that there is.
         seconds: that measuring takes for each provider of a layer, and for each operator.
         left_out: providers that were not asked for by name and are not there, with the reason.
     """
@@ -45,40 +41,28 @@ class Settings:
     left_out: dict[str, str]
 
     @classmethod
-    def parse(
-        cls,
-        *,
-        preset: str | None = None,
-        shapes: Iterable[str] = (),
-        tokens: str = "512",
-        ranks: str = "8,16,64",
-        dropout: str = "0,0.05",
-        dtypes: str = "float32,bfloat16",
-        device: str = "auto",
-        providers: str = "auto",
-        instruction_set: str = "auto",
-        seconds: float = 0.5,
-    ) -> Settings:
-        """Read settings as the command line gives them: lists are separated by commas.
+    def parse(cls, **given: Any) -> Settings:
+        """Read settings as the command line gives them, those of `OPTIONS`: lists are separated by commas.
 
         Raises:
             InputError: something is unknown, malformed, or not to be had on this machine.
         """
-        device = choose_device(device)
-        found = [parse_shape(shape) for shape in shapes]
+        options = {name: default for name, (_, _, default, _) in OPTIONS.items()} | given
+        device, preset, seconds = choose_device(options["device"]), options["preset"], options["seconds"]
+        found = [parse_shape(shape) for shape in options["shapes"]]
         if preset is not None or not found:
-            found = preset_shapes(preset or DEFAULT_PRESET, _integers("--tokens", tokens, 1, 2**31)) + found
+            found = preset_shapes(preset or DEFAULT_PRESET, _integers("--tokens", options["tokens"], 1, 2**31)) + found
         if not 0 < seconds < math.inf:
             raise InputError(f"--seconds {seconds}: it must be a number above 0, for example 0.5.")
-        chosen, left_out = _choose_providers(providers, device)
+        chosen, left_out = _choose_providers(options["providers"], device)
         return cls(
             shapes=tuple(dict.fromkeys(found)),
-            ranks=_integers("--ranks", ranks, 1, MAX_RANK),
-            dropouts=_dropouts(dropout),
-            dtypes=_dtypes(dtypes, device),
+            ranks=_integers("--ranks", options["ranks"], 1, MAX_RANK),
+            dropouts=_dropouts(options["dropout"]),
+            dtypes=_dtypes(options["dtypes"], device),
             device=device,
             providers=chosen,
-            instruction_set=_choose_instruction_set(instruction_set, device),
+            instruction_set=_choose_instruction_set(options["instruction_set"], device),
             seconds=seconds,
             left_out=left_out,
         )
@@ -91,10 +75,6 @@ class Settings:
         }
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def choose_device(name: str) -> str:
     """Return "cpu" or "cuda" for "auto", "cpu" or "cuda".
 
@@ -103,14 +83,18 @@ def choose_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in DTYPES:
-        raise InputError(f"--device {name!r}: it must be auto, {' or '.join(DTYPES)}.{did_you_mean(name, DTYPES)}")
+    _require_known(name, DTYPES, f"--device {name!r}: it must be auto, {' or '.join(DTYPES)}.")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"--device cuda: torch {torch.__version__} finds no NVIDIA GPU here. Use --device cpu, or a machine with "
             "a GPU, its driver, and a torch built for CUDA."
         )
     return name
+
+
+def _require_known(name: str, known: Collection[str], message: str) -> None:
+    if name not in known:
+        raise InputError(message + did_you_mean(name, known))
 
 
 def _choose_providers(text: str, device: str) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -121,10 +105,7 @@ def _choose_providers(text: str, device: str) -> tuple[tuple[str, ...], dict[str
         return tuple(name for name in PROVIDERS if name not in missing), missing
     chosen = _items("--providers", text)
     for name in chosen:
-        if name not in PROVIDERS:
-            raise InputError(
-                f"no provider {name!r} (--providers). There are {', '.join(PROVIDERS)}.{did_you_mean(name, PROVIDERS)}"
-            )
+        _require_known(name, PROVIDERS, f"no provider {name!r} (--providers). There are {', '.join(PROVIDERS)}.")
         if name in missing:
             raise InputError(f"--providers {name}: {missing[name]}.")
     # The frozen layer is what everything else is compared with.
@@ -133,10 +114,7 @@ def _choose_providers(text: str, device: str) -> tuple[tuple[str, ...], dict[str
 
 def _choose_instruction_set(name: str, device: str) -> str:
     known = ("auto", *(instruction_sets() if device == "cpu" else ()))
-    if name not in known:
-        raise InputError(
-            f"--instruction-set {name!r}: on {device} here it may be {', '.join(known)}.{did_you_mean(name, known)}"
-        )
+    _require_known(name, known, f"--instruction-set {name!r}: on {device} here it may be {', '.join(known)}.")
     return name
 
 
@@ -144,10 +122,7 @@ def _dtypes(text: str, device: str) -> tuple[torch.dtype, ...]:
     known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
     chosen = _items("--dtypes", text)
     for name in chosen:
-        if name not in known:
-            raise InputError(
-                f"--dtypes {name!r}: on {device}, kernels exist for {', '.join(known)}.{did_you_mean(name, known)}"
-            )
+        _require_known(name, known, f"--dtypes {name!r}: on {device}, kernels exist for {', '.join(known)}.")
     return tuple(known[name] for name in chosen)
 
 

@@ -27,38 +27,26 @@ class Shape:
     layers: tuple[str, ...] = ()
     transposed: bool = False
 
-    @property
-    def count(self) -> int:
-        """How many layers of a block have this shape."""
-        return max(1, len(self.layers))
-
     def __str__(self) -> str:
         return f"{self.m}x{self.k}x{self.n}"
 
 
-PRESETS: dict[str, tuple[tuple[str, int, int], ...]] = {
+Layers = tuple[tuple[str, int, int], ...]
+
+
+def _llama(d: int, kv: int, ff: int) -> Layers:
+    """Return the layers of a block of this hidden size, width of keys and values, and intermediate size."""
+    attention = ("q_proj", d, d), ("k_proj", d, kv), ("v_proj", d, kv), ("o_proj", d, d)
+    return *attention, ("gate_proj", d, ff), ("up_proj", d, ff), ("down_proj", ff, d)
+
+
+PRESETS: dict[str, Layers] = {
     # huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json: hidden_size 576, intermediate_size 1536, 9 heads of 64,
     # 3 of them for keys and values.
-    "smollm2-135m": (
-        ("q_proj", 576, 576),
-        ("k_proj", 576, 192),
-        ("v_proj", 576, 192),
-        ("o_proj", 576, 576),
-        ("gate_proj", 576, 1536),
-        ("up_proj", 576, 1536),
-        ("down_proj", 1536, 576),
-    ),
+    "smollm2-135m": _llama(576, 192, 1536),
     # huggingface.co/meta-llama/Meta-Llama-3-8B: hidden_size 4096, intermediate_size 14336, 32 heads of 128, 8 of them
     # for keys and values.
-    "llama3-8b": (
-        ("q_proj", 4096, 4096),
-        ("k_proj", 4096, 1024),
-        ("v_proj", 4096, 1024),
-        ("o_proj", 4096, 4096),
-        ("gate_proj", 4096, 14336),
-        ("up_proj", 4096, 14336),
-        ("down_proj", 14336, 4096),
-    ),
+    "llama3-8b": _llama(4096, 1024, 14336),
     # huggingface.co/google-bert/bert-base-uncased: hidden_size 768, intermediate_size 3072.
     "bert-base": (
         ("query", 768, 768),

@@ -12,15 +12,7 @@ from ftengine_bench.shapes import Shape
 
 @dataclass(frozen=True)
 class Block:
-    """One provider on all layers of a block, forward and backward.
-
-    Args:
-        m, rank, dtype, p: of every layer.
-        provider: who computed.
-        layers: how many there are.
-        overhead: time over that of the frozen layers.
-        recovered: share of the avoidable overhead that is recovered; None where there is none.
-    """
+    """One provider on all `layers` of a block, forward and backward; fields as those of a `Row`."""
 
     m: int
     rank: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ftengine_bench.compare import Comparison
 from ftengine_bench.report import Report
@@ -42,10 +43,7 @@ def layer_table(report: Report) -> Table:
     columns = ("layer", "dtype", "rank", "dropout", "provider", *times, *figures)
     rows: Cells = [
         (
-            f"{row.m}x{row.k}x{row.n}{' (K,N)' if row.transposed else ''}",
-            row.dtype,
-            str(row.rank),
-            f"{row.p:.3g}",
+            *_layer(vars(row), " (K,N)" if row.transposed else ""),
             row.provider,
             *(f"{1e3 * value:.4g}" for value in (row.p20, row.p50, row.p80)),
             f"{row.overhead:.3f}",
@@ -83,10 +81,7 @@ def operator_table(report: Report) -> Table:
     columns = ("layer", "dtype", "rank", "dropout", "operator", "p50 ms", "GB/s", "of copy", "random ns")
     rows: Cells = [
         (
-            f"{row['m']}x{row['k']}x{row['n']}",
-            row["dtype"],
-            str(row["rank"]),
-            f"{row['p']:.3g}",
+            *_layer(row),
             row["operator"],
             f"{1e3 * row['p50']:.4g}",
             f"{row['bandwidth'] / 1e9:.4g}",
@@ -107,12 +102,15 @@ def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) ->
     rows: Cells = []
     for comparison in comparisons:
         row = comparison.row
-        cells = [f"{row.m}x{row.k}x{row.n}", row.dtype, str(row.rank), f"{row.p:.3g}", row.phase, row.provider]
-        cells.append(f"{row.overhead:.3f}")
+        cells = [*_layer(vars(row)), row.phase, row.provider, f"{row.overhead:.3f}"]
         for overhead, ratio in zip(comparison.overheads[1:], comparison.ratios[1:], strict=True):
             cells += [NONE, NONE] if overhead is None else [f"{overhead:.3f}", f"{ratio:.3f}"]
         rows.append(tuple(cells))
     return tuple(columns), rows
+
+
+def _layer(row: Mapping[str, Any], more: str = "") -> tuple[str, ...]:
+    return f"{row['m']}x{row['k']}x{row['n']}{more}", row["dtype"], str(row["rank"]), f"{row['p']:.3g}"
 
 
 def percent(share: float | None) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,33 +22,22 @@ MOST = 2000
 """Repetitions that count, at most."""
 
 
-class Clock(Protocol):
-    """Marks moments on a device."""
+class Clock:
+    """Marks moments on a CPU, which computes before it returns."""
 
     def ready(self) -> None:
         """Bring the device into the state in which every repetition begins."""
 
     def mark(self) -> Any:
         """Mark this moment."""
+        return time.perf_counter_ns()
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
         """Return the seconds from each mark to the next."""
-
-
-class ProcessorClock:
-    """The time of a CPU, which computes before it returns."""
-
-    def ready(self) -> None:
-        pass
-
-    def mark(self) -> int:
-        return time.perf_counter_ns()
-
-    def seconds(self, marks: Sequence[int]) -> list[float]:
         return [(after - before) / 1e9 for before, after in pairwise(marks)]
 
 
-class CudaClock:
+class CudaClock(Clock):
     """The time of an NVIDIA GPU between two events in its stream."""
 
     # Larger than any L2 cache (H100: 50 MB, B200: 126 MB), and long enough to write that the CPU, which launches what
@@ -72,7 +61,7 @@ class CudaClock:
 
 
 def clock_of(device: str) -> Clock:
-    return CudaClock() if device == "cuda" else ProcessorClock()
+    return CudaClock() if device == "cuda" else Clock()
 
 
 @dataclass(frozen=True)

@@ -185,3 +185,22 @@ def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):
     assert "no installed task finds nothing" not in result.stderr
     assert "columns x, y" in result.stderr
     assert Recipe.read("recipe.yaml").data.columns == {}
+
+
+def test_a_data_file_that_is_not_there_does_not_become_a_recipe(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "there is no 'reviews.csv' yet" in ftengine("init", "reviews.csv").stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert Recipe.read("recipe.yaml").data.train == "reviews.csv"
+
+
+def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reviews.csv").write_text("text;label\ngood;a\n")
+    said = ftengine("init", "reviews.csv").stderr
+    assert "from columns text;label. Its separator seems to be ';': save it with commas between fields." in said
+
+
+def test_an_unknown_name_is_blamed_on_the_option(ftengine, tmp_path):
+    said = ftengine("init", tmp_path / "r.yaml", "--strategy", "lroa", code=2).stderr
+    assert said.startswith("error: no strategy named 'lroa' (option --strategy). Did you mean 'lora'?")

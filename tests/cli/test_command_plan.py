@@ -58,9 +58,7 @@ def test_text_that_the_tokenizer_does_not_know_is_an_alarm(ftengine, labelled):
     assert finding["level"] == "alarm"
     assert counts["unknown"] == 4 * counts["examples"]
     assert finding["figures"]["shares"]["train"] == pytest.approx(counts["unknown"] / counts["tokens"])
-    assert re.match(
-        r"\d+\.\d% of the training tokens and \d+\.\d% of the validation tokens are \[UNK\]", finding["text"]
-    )
+    assert re.match(r"\d+ % of the training tokens and \d+ % of the validation tokens are \[UNK\]", finding["text"])
     assert "unknown-tokens" not in ftengine("plan", labelled(rows()), "--no-measure", "--json").stdout
 
 
@@ -115,6 +113,16 @@ def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
     assert finding["figures"]["keys"] == ["messages.loss", "tools"]
     assert finding["text"].startswith("`loss` in `messages`, column `tools` look like instructions for training")
     assert finding["places"] == ["rows.jsonl:1", "rows.jsonl:1"]
+
+
+def test_alarms_come_first_and_what_one_audit_says_stands_together(ftengine, labelled):
+    faces = [{"text": f"good ლ ღ ツ ♡ {i}", "label": "ab"[i % 2]} for i in range(40)]
+    odd = [{"text": "so so so so so so", "label": "a"}, {"text": "a bell \a rings", "label": "b"}]
+    shown = ftengine("plan", labelled(faces + odd), "--no-measure", "--set", "data.validation=null").stdout
+    lines = [line for line in shown.splitlines() if re.match("ALARM|warning", line)]
+    assert re.match(r"ALARM +\d+ % of the training tokens are \[UNK\]", lines[0])
+    assert [line for line in lines if "over and over" in line and "control characters" in line]
+    assert not any(line.startswith("ALARM") for line in lines[1:])
 
 
 def test_weights_that_are_read_are_no_finding(chat_plan):

@@ -1,7 +1,9 @@
 """plan, train, evaluate, predict and merge on one tiny run."""
 
 import json
+import math
 import re
+from contextlib import nullcontext
 
 import pandas
 import pytest
@@ -9,8 +11,12 @@ import yaml
 from cli_samples import HOSTILE
 
 from ftengine import load_run
-from ftengine.cli.figures import show_confusion, verdict
+from ftengine.api import Difference, Matrix, SilentListener
+from ftengine.cli import predict, progress
+from ftengine.cli.figures import show_matrices, verdict
 from ftengine.cli.page import page
+from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
+from ftengine_builtins.tasks import causal_lm
 
 
 def is_safe(text):
@@ -171,16 +177,15 @@ def test_predict_refuses_an_output_of_no_known_format(ftengine, run, chat_rows, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_of_text_is_a_users_turn_for_a_chat_model(ftengine, run, tmp_path):
+def test_a_line_of_text_is_a_users_turn_for_a_chat_model(ftengine, run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(causal_lm, "complete", lambda loaded, prompts, *rest: asked.extend(prompts) or [""])
     (tmp_path / "q.txt").write_text("What is 3 and 4?\n")
     (tmp_path / "q.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "What is 3 and 4?"}]}))
-
-    def answered(name, *options):
-        options = ("--option", "max_new_tokens=8", *options)
-        return json.loads(ftengine("predict", run, "--input", tmp_path / name, *options).stdout)["prediction"]
-
-    assert answered("q.txt") == answered("q.jsonl")
-    assert answered("q.txt", "--option", "continues=true") != answered("q.jsonl")
+    for name, *options in (("q.txt",), ("q.jsonl",), ("q.txt", "--option", "continues=true")):
+        ftengine("predict", run, "--input", tmp_path / name, *options)
+    text, turn, continued = asked
+    assert text == turn != continued
 
 
 def test_predict_without_output_prints_jsonl(ftengine, run, chat_rows):
@@ -188,6 +193,22 @@ def test_predict_without_output_prints_jsonl(ftengine, run, chat_rows):
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) == 40
     assert rows[0]["messages"][0]["content"].startswith("What is 0")
+
+
+def test_answers_that_stream_to_a_terminal_are_not_mixed_with_bars(ftengine, run, chat_rows, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(progress, "terminal_listener", lambda: bars.append("bar") or nullcontext(SilentListener()))
+    monkeypatch.setattr(predict, "listening", lambda **given: on_terminal(**given))
+    options = ("--input", chat_rows, "--option", "max_new_tokens=1")
+
+    def on_terminal(**given):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        return progress.listening(**given)
+
+    ftengine("predict", run, *options)
+    assert bars == []
+    ftengine("predict", run, *options, "--output", tmp_path / "answers.jsonl")
+    assert bars == ["bar"]
 
 
 def test_predict_names_an_unknown_option(ftengine, run, chat_rows, tmp_path):
@@ -203,21 +224,21 @@ def test_merge_reports_its_check(ftengine, run, tmp_path):
     assert report["difference"] <= report["tolerance"]
     assert (out / "model.safetensors").is_file()
     assert "not empty" in ftengine("merge", run, out, code=2).stderr
-    assert "outputs differ by" in ftengine("merge", run, tmp_path / "again").stdout
+    assert re.search(r"check +passed: difference \S+, limit \S+\n", ftengine("merge", run, tmp_path / "again").stdout)
 
 
 @pytest.mark.parametrize(
     ("figure", "expected"),
     [
-        ({"value": 1, "low": 0.5, "high": 2, "p": 0.01, "better": True}, "better (p = 0.01)"),
-        ({"value": 1, "low": 0.5, "high": 2, "p": 0.01, "better": False}, "worse (p = 0.01)"),
-        ({"value": 1, "low": -1, "high": 2, "p": 0.4, "better": None}, "no difference beyond chance"),
-        ({"value": 1, "low": 0.1, "high": 2, "p": 0.06, "better": None}, "no difference beyond chance"),
-        ({"value": -1, "low": -2, "high": -0.5, "p": 0.01, "better": None}, "lower (p = 0.01)"),
-        ({"value": 1, "low": None, "high": None, "p": None, "better": None}, "no interval"),
-        ({"value": -1, "low": -2, "high": -0.5, "p": 0.0026116, "better": False}, "worse (p = 0.0026)"),
-        ({"value": -1, "low": -2, "high": -0.5, "p": 0.0000261, "better": False}, "worse (p < 0.001)"),
-        ({"value": None, "low": None, "high": None, "p": None, "better": None}, ""),
+        (Difference(1, 0.5, 2, 0.01, True), "better (p = 0.01)"),
+        (Difference(1, 0.5, 2, 0.01, False), "worse (p = 0.01)"),
+        (Difference(1, -1, 2, 0.4, None), "no difference beyond chance"),
+        (Difference(1, 0.1, 2, 0.06, None), "no difference beyond chance"),
+        (Difference(-1, -2, -0.5, 0.01, None), "lower (p = 0.01)"),
+        (Difference(1, None, None, None, None), "no interval"),
+        (Difference(-1, -2, -0.5, 0.0026116, False), "worse (p = 0.0026)"),
+        (Difference(-1, -2, -0.5, 0.0000261, False), "worse (p < 0.001)"),
+        (Difference(math.nan, None, None, None, None), ""),
         (None, ""),
     ],
 )
@@ -227,11 +248,18 @@ def test_a_difference_in_words(figure, expected):
 
 @pytest.mark.parametrize(("labels", "shown"), [(2, True), (12, True), (13, False)])
 def test_a_small_confusion_matrix_is_shown(capsys, labels, shown):
-    details = {
-        "labels": [{"label": f"label{i}"} for i in range(labels)],
-        "confusion": [[100 * i + j for j in range(labels)] for i in range(labels)],
-    }
-    show_confusion(page(), {"details": {"base": {}, "tuned": {"classification": details}}})
+    cells = tuple(tuple(100 * i + j for j in range(labels)) for i in range(labels))
+    matrix = Matrix(title="Confusion matrix", names=tuple(f"label{i}" for i in range(labels)), cells=cells)
+    result = EvaluationResult(
+        split="test",
+        metrics={},
+        base={},
+        tuned={},
+        difference={},
+        details=Details(),
+        displays=Displays(tuned=(matrix,)),
+    )
+    show_matrices(page(), result)
     out = capsys.readouterr().out
     assert ("label1" in out) == shown
     assert ("101" in out) == shown

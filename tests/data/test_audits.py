@@ -8,8 +8,10 @@ import re
 
 import pytest
 
-from ftengine.api import Audit, Finding, find_personal, redact, redact_json, redact_pieces
+from ftengine.api import Audit, Finding, Matrix, find_personal, redact, redact_json, redact_pieces
 from ftengine.run.directory import RunDirectory
+from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
+from ftengine.run.records import Verdict
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.mojibake import is_garbled
 
@@ -123,6 +125,7 @@ def test_personal_data_is_counted_and_its_values_are_named_nowhere(write, text_t
         "at 1700000000004",  # milliseconds, which pass the Luhn check
         "9111 1111 1111 1110",  # no issuer's
         "pairs 01 23 45 67 89 01",
+        "loss 573.141 against 713.816 (1645 to 24678)",
     ],
 )
 def test_other_numbers_are_no_personal_data(text):
@@ -178,6 +181,27 @@ def test_labels_and_reasons_are_redacted_where_the_audit_is_written(write, label
     assert "'j…rg'" in written
     assert '"a…rg"' in written
     assert "doe@" not in written
+
+
+def test_labels_are_redacted_where_figures_are_written(tmp_path):
+    facts = {"labels": [{"label": EMAIL, "support": 3}]}
+    matrix = Matrix(title="Confusion matrix", names=(EMAIL,), cells=((3,),))
+    result = EvaluationResult(
+        split="test",
+        metrics={},
+        base={},
+        tuned={},
+        difference={},
+        details=Details(tuned={"any": facts}),
+        displays=Displays(tuned=(matrix,)),
+    )
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    result.write(run)
+    finding = Finding(kind="quality", level="alarm", text=f"It always answers {EMAIL}.", figures={"label": EMAIL})
+    Verdict(headline=finding.text, level="alarm", findings=(finding,)).write(run)
+    written = [(run.path / name).read_text() for name in ("evaluation.json", "verdict.json")]
+    assert all("j…rg" in text and EMAIL not in text for text in written)
 
 
 def test_values_are_redacted_wherever_they_stand():

@@ -58,12 +58,12 @@ def test_images_without_subfolders_have_no_label(folder):
 
 def test_images_beside_subfolders_are_refused(folder):
     (folder / "lost.png").write_bytes(PNG)
-    assert "1 images beside its subfolders, 'lost.png' first" in fails("photos")
+    assert "1 image beside its subfolders, 'lost.png' first" in fails("photos")
 
 
 def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
     (folder / "dog" / "notes.txt").write_text("x")
-    assert "holds 1 files that are no images, 'dog/notes.txt' first" in fails("photos")
+    assert "holds 1 file that is no image, 'dog/notes.txt' first" in fails("photos")
     rows = read_rows("photos", on_error="skip")
     assert len(rows) == 3
     assert (rows.skipped.count, rows.skipped.first) == (1, ("photos/dog/notes.txt: no image by its suffix",))

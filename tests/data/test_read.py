@@ -264,7 +264,7 @@ def test_one_list_in_a_jsonl_file_is_recognised(write):
         ("space.json", "  \n", "holds no rows"),
         ("header.csv", "text,label\n", "holds no rows"),
         ("fake.parquet", "not parquet", "no Parquet file that can be read"),
-        ("data.xlsx", "x", "files with the suffix '.xlsx' are not read. Data is one file (.csv .json .jsonl"),
+        ("data.xlsx", "x", "files with the suffix '.xlsx' are not read. Data is one file (.csv .tsv .json .jsonl"),
         ("data", "x", "files with the suffix '' are not read"),
     ],
 )

@@ -1,12 +1,13 @@
 """What is compared with what, and what is refused before anything trains."""
 
 import json
+from pathlib import Path
 
 import pytest
 from runs import Heard
 
 from ftengine import fine_tune
-from ftengine.engine.compare import check, compare_strategies, contend, statement
+from ftengine.engine.compare import PairDifference, check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
 
 
@@ -120,17 +121,29 @@ def test_a_clear_winner_among_eight_is_supported(compared_here, label_recipe, tm
     specs = ["full", *({"name": "full", "train.max_steps": 1, "train.learning_rate": n * 1e-9} for n in range(1, 8))]
     for metric in ("accuracy", "nll"):
         result = compared_here(recipe, specs, metric=metric)
-        best = max(result.strategies, key=lambda row: row["figures"]["accuracy"]["value"])
-        assert best["label"] == "full"
+        best = max(result.strategies, key=lambda row: row.figures["accuracy"].value)
+        assert best.label == "full"
         assert (result.against, len(result.differences)) == ("best", 7)
-        assert all(row["supported"] and row["p_adjusted"] < 1e-3 for row in result.differences), metric
+        assert all(row.supported and row.p_adjusted < 1e-3 for row in result.differences), metric
         assert "full, the best, with each other strategy; --all-pairs" in result.statement
         assert "adjusted for all 28 pairs" in result.statement
     every = compared_here(recipe, specs, all_pairs=True)
     assert (every.against, len(every.differences)) == ("all", 28)
-    assert sum(row["supported"] for row in every.differences) == 7
+    assert sum(row.supported for row in every.differences) == 7
     assert "No other difference is supported" in every.statement
     assert "--all-pairs" not in every.statement
+
+
+def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, label_recipe):
+    specs = [{"name": "full", "train.max_steps": n} for n in (1, 2, 3)]
+    undefined = next(iter(compared_here(label_recipe(), specs).strategies))
+    file = Path(undefined.run) / "evaluation.json"
+    content = json.loads(file.read_text())
+    content["tuned"]["nll"]["value"] = None
+    file.write_text(json.dumps(content))
+    result = compared_here(label_recipe(), specs, metric="nll")
+    best = min(result.strategies[1:], key=lambda row: row.quality.value).label
+    assert f"Compared is {best}, the best" in result.statement
 
 
 def test_the_least_p_of_a_bootstrap_is_written_as_a_bound(compared_here, label_recipe):
@@ -138,8 +151,8 @@ def test_the_least_p_of_a_bootstrap_is_written_as_a_bound(compared_here, label_r
         label_recipe(evaluation__resamples=100), ["full", {"name": "full", "train.learning_rate": 1e-9}], metric="nll"
     )
     (difference,) = result.differences
-    assert difference["p_at_most"]
-    assert f"adjusted p ≤ {difference['p']:.2g}" in result.statement
+    assert difference.p_at_most
+    assert f"adjusted p ≤ {difference.p:.2g}" in result.statement
 
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):
@@ -168,10 +181,7 @@ def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recip
 
 
 def difference(first, second, value, low, high, p, better, supported):
-    return {
-        "first": first, "second": second, "value": value, "low": low, "high": high, "p_adjusted": p, "better": better,
-        "supported": supported,
-    }  # fmt: skip
+    return PairDifference(value, low, high, p, better, None, p, first, second, supported=supported)
 
 
 def test_the_statement_names_who_wins_by_how_much():

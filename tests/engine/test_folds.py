@@ -8,17 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rows import write_rows
+from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from ftengine.api import Labels, SilentListener
 from ftengine.engine.cross_validate import check, cross_validate, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
-from ftengine.evaluation.figures import declarations, estimates
-from ftengine.evaluation.results import Measured, bind, fit
+from ftengine.evaluation.figures import declarations
+from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine.run.records import EvaluationResult
 
 
 def encoded(recipe, folds):
@@ -75,15 +77,15 @@ def finished_fold(path, shift, evaluators):
     (path / "predictions").mkdir(parents=True)
     for side in ("base", "tuned"):
         values = {name: column.tolist() for name, column in columns.items()}
+        if side == "base":
+            values["predicted"][:3] = [1 - label for label in values["predicted"][:3]]
         pq.write_table(pa.table(values), path / "predictions" / f"test-{side}.parquet")
     measured = Measured(Predictions(columns))
     for evaluator in evaluators:
         measured.add(evaluator, Weights(np.arange(40), 0, 100), answering=evaluator is evaluators[2])
     run = RunDirectory(path)
-    figures = {"base": estimates(measured.figures), "tuned": estimates(measured.figures)}
-    nothing = {"difference": {}, "details": {"base": {}, "tuned": {}}, "displays": {"base": [], "tuned": []}}
-    content = {"split": "test", "metrics": declarations([measured.figures]), **figures, **nothing}
-    run.write_json("evaluation.json", content)
+    found = compared(measured, measured)
+    EvaluationResult(split="test", metrics=declarations([measured.figures]), **found).write(run)
     precision = {"compute": "float32", "frozen_weights": "float32", "reason": "asked"}
     empty = {key: {} for key in ("versions", "hardware", "build", "strategy", "base")}
     run.write_json(
@@ -106,13 +108,15 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_pat
     for figures in (result.base, result.tuned, result.difference):
         assert not figures.keys() & apart
         assert figures.keys() >= {"accuracy", "macro_f1", "brier", "nll", "overconfidence", "verbatim"}
-    assert result.tuned["accuracy"]["value"] == 0.75  # of the second fold, one half is wrong
+    assert result.tuned["accuracy"].value == 0.75  # of the second fold, one half is wrong
     low, high = proportion_confint(60, 80, method="wilson")
-    assert (result.tuned["accuracy"]["low"], result.tuned["accuracy"]["high"]) == pytest.approx((low, high), abs=0.03)
-    assert result.spread["roc_auc"]["values"] == [1.0, 1.0]  # pooled, their scores would rank worse
+    assert (result.tuned["accuracy"].low, result.tuned["accuracy"].high) == pytest.approx((low, high), abs=0.03)
+    # Tuned alone is right on three examples of the first fold and on one of the second, base alone on two there.
+    assert result.difference["accuracy"].p == pytest.approx(binomtest(2, 6).pvalue)
+    assert result.spread["roc_auc"].values == (1.0, 1.0)  # pooled, their scores would rank worse
     assert result.spread.keys() >= apart
     assert result.examples == 80  # and not the eight that were answered
-    assert result.tuned["verbatim"]["n"] == 8
+    assert result.tuned["verbatim"].n == 8
     assert "roc_auc, ece, calibration_error have no figure over all examples" in result.statement
 
 

@@ -87,8 +87,10 @@ def test_resume_on_changed_data_is_refused(chat_recipe, chat_file, tmp_path):
     recipe = chat_recipe(train__checkpoint_every=2, data__train=str(data))
     interrupt(recipe, after=3)
     data.write_text("\n".join(lines[:-1]))
+    listener = Phases()
     with pytest.raises(RunError, match="data files have changed"):
-        fine_tune(recipe, resume=True)
+        fine_tune(recipe, resume=True, listener=listener)
+    assert "load model" not in listener.seen  # what the data alone tells is told before it
 
 
 def test_leftovers_of_a_kill_are_removed(unfinished, tmp_path):

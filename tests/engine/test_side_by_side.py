@@ -97,7 +97,7 @@ def test_a_compared_folder_has_the_figures_of_its_comparison(chat_recipe, tmp_pa
     table = differences([tmp_path / "compared" / name for name in ("lora", "full")])
     assert table.rows[0][0] == "full"
     # compare has the first minus the second
-    assert float(table.rows[0][1].replace("−", "-")) == pytest.approx(-expected["value"], rel=0.02)
+    assert float(table.rows[0][1].replace("−", "-")) == pytest.approx(-expected.value, rel=0.02)
     assert "Differences between the runs" in (tmp_path / "compared" / "report.html").read_text(encoding="utf-8")
 
 

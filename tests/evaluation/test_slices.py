@@ -7,7 +7,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ftengine.api import Evaluator, ExampleScores, Metric
 from ftengine.evaluation.significance import holm
-from ftengine.evaluation.slices import Side, adjust_over_columns, slice_report
+from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.weights import Weights
 
 
@@ -31,13 +31,19 @@ class Mean(Share):
     metrics = {"mean": Metric("mean", higher_is_better=False)}  # noqa: RUF012
 
 
-def report(codes, after, before=None, evaluator=Share, groups=None, resamples=1000, small=30, judged=True):
-    """Return the report of a column whose values are codes, from what base and tuned got (base by default the same)."""
-    codes, groups = np.asarray(codes), np.arange(len(codes)) if groups is None else groups
+def reports(columns, after, before=None, evaluator=Share, groups=None, resamples=1000, small=30, judged=True):
+    """Return the reports of columns whose values are codes, from what base and tuned got (base by default the same)."""
+    columns, groups = [np.asarray(codes) for codes in columns], np.arange(len(after)) if groups is None else groups
     sides = [np.asarray(after if side is None else side, dtype=float) for side in (before, after)]
     scores = [ExampleScores(side, side) if judged else None for side in sides]
     base, tuned = (Side({"x": side}, score) for side, score in zip(sides, scores, strict=True))
-    return slice_report(codes.astype(str), evaluator(), base, tuned, Weights(groups, 0, resamples), groups, small)
+    texts, weights = {str(i): codes.astype(str) for i, codes in enumerate(columns)}, Weights(groups, 0, resamples)
+    found = slice_reports(texts, evaluator(), base, tuned, weights, groups, small)
+    return [column.model_dump() for column in found.values()]
+
+
+def report(codes, after, **options):
+    return reports([codes], after, **options)[0]
 
 
 def drawn(rates, counts, seed=1):
@@ -96,17 +102,30 @@ def test_texts_on_both_sides_vary_together():
 
 def test_p_values_are_adjusted_over_the_slices_of_all_columns():
     """Two columns, of two slices (one question) and of three: four questions in all."""
-    three = report(*drawn([0.95, 0.95, 0.6], [200, 200, 100]))
-    columns = {"two": report(*drawn([0.9, 0.75], [200, 200])), "three": three}
-    raw = [columns["two"]["gap"]["p"], *(one["gap"]["p"] for one in three["slices"])]
-    adjust_over_columns(columns)
-    both, shown = [one["gap"] for one in columns["two"]["slices"]], [one["gap"] for one in three["slices"]]
+    codes, right = drawn([0.95, 0.95, 0.6], [200, 200, 100])
+    halves = np.arange(500) % 7 > 2
+    alone = report(halves, right)["slices"][0]["gap"]
+    assert alone["p"] == alone["p_adjusted"]  # one question needs no adjusting
+    two, three = reports([halves, codes], right)
+    both, shown = ([one["gap"] for one in column["slices"]] for column in (two, three))
+    raw = [both[0]["p"], *(gap["p"] for gap in shown)]
     assert [gap["p_adjusted"] for gap in (both[0], *shown)] == pytest.approx(holm(raw))
-    assert both[1]["p_adjusted"] == both[0]["p_adjusted"] > both[0]["p"] == pytest.approx(both[1]["p"])
-    assert [columns[name]["gap"]["p"] for name in columns] == [
-        both[0]["p_adjusted"],
-        named(three, "2")["gap"]["p_adjusted"],
-    ]
+    assert both[1]["p_adjusted"] == both[0]["p_adjusted"]
+    for column in (two, three):
+        worst = named(column, column["worst"])["gap"]
+        assert column["gap"] == worst | {"p": worst["p_adjusted"]}
+
+
+def test_values_that_are_shown_alike_stay_two_slices():
+    """Two long texts that differ after what is shown of them: the worst one is judged by its own figures."""
+    texts = np.array(["a" * 200 + end for end in "xyz"])[np.repeat([0, 1, 2], [100, 20, 100])]
+    right = np.ones(220)
+    right[[3, *range(120, 125)]] = 0
+    found = report(texts, right, resamples=100)
+    assert [one["value"] for one in found["slices"]] == [found["worst"]] * 3
+    assert found["gap"]["value"] == pytest.approx(0.95 - 119 / 120)
+    gaps = {one["gap"]["value"]: one["gap"]["p_adjusted"] for one in found["slices"] if one["gap"] is not None}
+    assert found["gap"]["p"] == gaps[min(gaps)] != gaps[max(gaps)]
 
 
 def test_a_small_slice_is_never_worst_and_rare_values_are_left_out():
@@ -128,7 +147,7 @@ def test_without_a_difference_a_worst_slice_is_seldom_called_so():
 def fallen(wrong, **options):
     """Return the difference of the first of twenty slices of 40, where tuned is wrong on so many and base on none."""
     codes = np.repeat(np.arange(20), 40)
-    found = report(codes, np.arange(800) >= wrong, np.ones(800), resamples=200, **options)
+    found = report(codes, np.arange(800) >= wrong, before=np.ones(800), resamples=200, **options)
     return next(iter(named(found, "0")["difference"].values()))
 
 

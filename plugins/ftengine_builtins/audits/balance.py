@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine_builtins.audits.counting import listed
+from ftengine.api.figures import listed
 
 RARE = 10
 """Training rows below which a label is called rare."""
@@ -72,7 +72,7 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     several = [labels for labels in alike.values() if len(labels) > 1]
     for labels in several[:SHOWN]:
         text = (
-            f"Labels {listed(f'{label!r} ({total[label]:,})' for label in labels)} differ in case or white space "
+            f"Labels {listed([f'{label!r} ({total[label]:,})' for label in labels])} differ in case or white space "
             f"only, and count as {len(labels)}; are they one?"
         )
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
+from ftengine.api.figures import counted
 
 ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""
@@ -32,16 +34,15 @@ class Contradictions(Audit):
             return
         # Words that are written otherwise say the same of the whole, though not each of itself, as tags of words do.
         equal = data.distinct if data.same_words is None or _tags_words(data) else data.same_words
-        texts, rows, places = contradicting(data, equal)
-        if texts:
-            share = rows / sum(map(len, data.splits.values()))
-            subject = "1 text stands" if texts == 1 else f"{texts:,} texts stand"
+        if found := contradicting(data, equal, data.targets):
+            share = found.rows / sum(map(len, data.splits.values()))
             yield Finding(
                 kind="labels",
                 level="alarm" if share >= ALARM else "note",
-                text=f"{subject} in the data with more than one label ({rows:,} rows, e.g. {places[0]}).",
-                figures={"texts": texts, "rows": rows, "share": share},
-                places=tuple(places),
+                text=f"{counted(found.texts, 'text stands', 'texts stand')} in the data with more than one label "
+                f"({found.rows:,} rows, e.g. {found.places[0]}).",
+                figures={"texts": found.texts, "rows": found.rows, "share": share},
+                places=found.places,
             )
 
 
@@ -49,30 +50,28 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     """Say where equal inputs have different free answers, which may be right but cannot all be learnt."""
     if not any(_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
         return
-    seen: dict[bytes, dict[bytes, str]] = {}  # of each input the answers, with the place of the first
-    counts: dict[bytes, int] = {}
-    for rows in data.splits.values():
-        for number, view in enumerate(rows):
-            if answer := _answer(view):
-                asked, said = _hash(list(view.inputs)), _hash(answer)
-                counts[asked] = counts.get(asked, 0) + 1
-                if said not in seen.setdefault(asked, {}):
-                    seen[asked][said] = rows.where(number) if len(seen[asked]) < 2 else ""
-    torn = [asked for asked, answers in seen.items() if len(answers) > 1]
-    rows_of, total = sum(counts[asked] for asked in torn), sum(counts.values())
-    most = max((len(seen[asked]) for asked in torn), default=0)
-    if not torn or (rows_of < ALARM * total and most < MANY_ANSWERS):
+    hashes = {split: _asked_and_said(rows) for split, rows in data.splits.items()}
+    asked, said = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
+    found, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
+    if not found or (found.rows < ALARM * total and found.targets < MANY_ANSWERS):
         return
-    places = tuple(" ≠ ".join(place for place in seen[asked].values() if place) for asked in torn[:SHOWN_PLACES])
-    subject = "1 prompt stands" if len(torn) == 1 else f"{len(torn):,} prompts stand"
     yield Finding(
         kind="data",
         level="note",
-        text=f"{subject} in the data with different answers ({rows_of:,} of {total:,} rows, one with {most:,} answers, "
-        f"e.g. {places[0]}): from the prompt alone none can be told, so a column that belongs to it may be missing.",
-        figures={"texts": len(torn), "rows": rows_of, "share": rows_of / total, "answers": most},
-        places=places,
+        text=f"{counted(found.texts, 'prompt stands', 'prompts stand')} in the data with different answers "
+        f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): from the "
+        "prompt alone none can be told, so a column that belongs to it may be missing.",
+        figures={"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets},
+        places=found.places,
     )
+
+
+def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
+    answers = ((view, _answer(view)) for view in rows)
+    pairs = ((_hash(list(view.inputs)), _hash(answer)) if answer else (0, 0) for view, answer in answers)
+    found = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
+    return found["asked"], found["said"]
 
 
 def _answer(view: View) -> Any:
@@ -83,8 +82,9 @@ def _answer(view: View) -> Any:
     return None if target in (view.inputs, view.inputs[0]) or not isinstance(view.inputs[0], str) else target
 
 
-def _hash(value: Any) -> bytes:
-    return blake2b(repr(value).encode(errors="surrogatepass"), digest_size=16).digest()
+def _hash(value: Any) -> int:
+    digest = blake2b(repr(value).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True) or 1
 
 
 def _tags_words(data: AuditedData) -> bool:
@@ -93,31 +93,41 @@ def _tags_words(data: AuditedData) -> bool:
     return any(isinstance(x, (list, tuple)) and len(set(map(str, x))) < len(x) for x in targets)
 
 
-def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray]) -> tuple[int, int, list[str]]:
-    """Count equal rows with unequal targets.
+@dataclass(frozen=True)
+class Torn:
+    """Texts with more than one target: how many, in how many rows, the most targets of one, and places of pairs."""
+
+    texts: int
+    rows: int
+    targets: int
+    places: tuple[str, ...]
+
+
+def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Torn | None:
+    """Find equal rows with unequal targets, None where there are none.
 
     Args:
         data: what the audit looks at.
         equal: for each split, (rows,) a number that rows of the same text share.
-
-    Returns:
-        The number of texts with more than one target, that of the rows that have them, and places of pairs.
+        targets: for each split, (rows,) a number that equal targets share, 0 where there is none.
     """
     names = list(data.splits)
-    text, target = (np.concatenate([of[name] for name in names]) for of in (equal, data.targets))
+    text, target = (np.concatenate([of[name] for name in names]) for of in (equal, targets))
     known = np.flatnonzero(target)
     order = known[np.lexsort((known, text[known]))]
-    first = np.searchsorted(text[order], text[order])  # position of the first row of the same text
-    differs = target[order] != target[order[first]]
-    torn = np.unique(text[order[differs]])
+    first = order[np.searchsorted(text[order], text[order])]  # the first row of the same text
+    differs = np.flatnonzero(target[order] != target[first])
+    if not len(differs):
+        return None
+    torn, index = np.unique(text[order[differs]], return_index=True)  # the first row that differs, of each text
+    pairs = sorted(zip(first[differs[index]].tolist(), order[differs[index]].tolist(), strict=True))
+    inside = order[np.isin(text[order], torn)]
+    answers = np.unique(np.stack([text[inside], target[inside]]), axis=1)[0]
     starts = np.cumsum([0, *(len(data.splits[name]) for name in names)])
 
     def where(row: int) -> str:
         split = int(np.searchsorted(starts, row, side="right")) - 1
         return data.splits[names[split]].where(row - int(starts[split]))
 
-    places = []
-    for one in torn[:SHOWN_PLACES]:
-        at = int(np.flatnonzero(differs & (text[order] == one))[0])
-        places.append(f"{where(int(order[first[at]]))} ≠ {where(int(order[at]))}")
-    return len(torn), int(np.isin(text[order], torn).sum()), places
+    places = tuple(f"{where(one)} ≠ {where(other)}" for one, other in pairs[:SHOWN_PLACES])
+    return Torn(len(torn), len(inside), int(np.unique(answers, return_counts=True)[1].max()), places)

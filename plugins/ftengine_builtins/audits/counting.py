@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ftengine.api import AuditedData, Finding
+from ftengine.api.figures import listed
 
 SHOWN_PLACES = 5
 
@@ -24,42 +25,27 @@ def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def finding(
-    data: AuditedData,
-    found: Mapping[str, Sequence[int]],
-    one: str,
-    many: str,
-    *,
-    kind: str = "data",
-    level: str = "note",
-    figure: str = "rows",
-    end: str = "",
-) -> Finding:
+def finding(data: AuditedData, found: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
     """Say in how many rows of which splits something was found, with the first place.
 
     Args:
         data: what the audit looks at.
         found: for each split the numbers of the rows.
-        one, many: verb and object, for one row and for several: "holds an e-mail address", "hold e-mail addresses".
-        kind, level: of the finding.
+        what: verb and object for several rows, as `counted` takes it.
         figure: name of the counts among the finding's figures.
-        end: what the sentence ends with.
     """
     places = [data.splits[split].where(row) for split, rows in found.items() for row in rows[:SHOWN_PLACES]]
     counts = {split: len(rows) for split, rows in found.items()}
-    text = f"{counted(counts, {name: len(rows) for name, rows in data.splits.items()}, one, many)} (e.g. {places[0]})"
-    return Finding(
-        kind=kind, level=level, text=f"{text}{end}.", figures={figure: counts}, places=tuple(places[:SHOWN_PLACES])
-    )
+    text = f"{counted(counts, {name: len(rows) for name, rows in data.splits.items()}, what)} (e.g. {places[0]})."
+    return Finding(kind="data", level="note", text=text, figures={figure: counts}, places=tuple(places[:SHOWN_PLACES]))
 
 
-def counted(counts: Mapping[str, int], of: Mapping[str, int], one: str, many: str) -> str:
-    """Return e.g. "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"."""
+ONE = {"are": "is", "have": "has", "hold": "holds"}
+"""Verbs of findings, of several rows and of one."""
+
+
+def counted(counts: Mapping[str, int], of: Mapping[str, int], what: str) -> str:
+    """Return e.g. "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"; of one row, it "holds" them."""
     parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
-    return f"{listed(parts)} {one if sum(counts.values()) == 1 else many}"
-
-
-def listed(parts: Iterable[str]) -> str:
-    """Join parts as a sentence does: "a, b and c"."""
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
+    one = sum(counts.values()) == 1
+    return f"{listed(parts)} {' '.join(ONE.get(word, word) if one else word for word in what.split(' '))}"

@@ -74,8 +74,7 @@ class Languages(Audit):
                     places.setdefault(language, row)
             yield from _minorities(split, rows, languages[split], places)
         for script, rows_of in rare.items():
-            what = f"mostly in {script} letters"
-            yield finding(data, rows_of, f"is {what}", f"are {what}", figure=script)
+            yield finding(data, rows_of, f"are mostly in {script} letters", script)
         for title, counts in (("Scripts", scripts), ("Languages", languages)):
             names = sum(counts.values(), Counter[str]())
             if len(names) > 1:

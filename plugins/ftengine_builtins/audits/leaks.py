@@ -37,7 +37,8 @@ class Leaks(Audit):
             yield Finding(kind="data", level="good", text="No held-out row is in training.")
         if dropped := data.facts["dropped"]:
             of = len(data.splits["train"]) + dropped
-            text = f"{dropped:,} of {of:,} training rows are left out, as they are also held out (data.leaks: drop)."
+            are, also = ("is", "it is") if dropped == 1 else ("are", "they are")
+            text = f"{dropped:,} of {of:,} training rows {are} left out, as {also} also held out (data.leaks: drop)."
             yield Finding(kind="data", level="note", text=text, figures={"dropped": dropped, "rows": of})
         for late in data.facts["overlap"]:
             text = (

@@ -18,15 +18,14 @@ class Lengths(Audit):
     def look(self, data: AuditedData) -> Iterator[Finding | Display]:
         """Yield what was cut, left out or skipped, and a table of lengths."""
         rows = {split: len(rows) for split, rows in data.splits.items()}
-        for key, one, many in (
-            ("truncated", "is cut to the length limit", "are cut to the length limit"),
-            ("untrained_rows", "has nothing to train on and is left out", "have nothing to train on and are left out"),
-            ("skipped", "cannot be used and is left out", "cannot be used and are left out"),
+        for key, what in (
+            ("truncated", "are cut to the length limit"),
+            ("untrained_rows", "have nothing to train on and are left out"),
+            ("skipped", "cannot be used and are left out"),
         ):
             if found := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
-                text = f"{counted(found, rows, one, many)}."
                 reasons = [reason for counts in data.encoded.values() for reason in counts.get(f"{key}_first", ())]
-                text = f"{text[:-1]}, e.g. {reasons[0]}." if reasons else text
+                text = f"{counted(found, rows, what)}{f', e.g. {reasons[0]}' if reasons else ''}."
                 yield Finding(kind="data", level="note", text=text, figures={key: found}, places=tuple(reasons[:5]))
         if any(counts["percentiles"]["5"] < counts["longest"] for counts in data.encoded.values()):
             yield _table(data)

@@ -19,11 +19,10 @@ class Mojibake(Audit):
         """Yield a finding for garbled text, and one for replacement characters."""
         found = matching(data, kinds_of)
         if "garbled" in found:
-            what = "text in a wrong encoding, such as 'Ã©' for 'é'"
-            yield finding(data, found["garbled"], f"holds {what}", f"hold {what}")
+            yield finding(data, found["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
         if "replaced" in found:
-            what = f"the replacement character {REPLACEMENT}, left by a wrong decoding"
-            yield finding(data, found["replaced"], f"holds {what}", f"hold {what}")
+            what = f"hold the replacement character {REPLACEMENT}, left by a wrong decoding"
+            yield finding(data, found["replaced"], what)
 
 
 def kinds_of(text: str) -> Iterator[str]:

@@ -54,7 +54,7 @@ class Oddities(Audit):
                     found.setdefault(kind, {})[split] = outliers.tolist()
         for kind, what in ODDITIES.items():
             if found.get(kind):
-                yield finding(data, found[kind], f"has {what}", f"have {what}", figure=kind)
+                yield finding(data, found[kind], f"have {what}", kind)
 
 
 def find_oddities(text: str) -> list[str]:

@@ -18,5 +18,4 @@ class PersonalData(Audit):
         found = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
         for kind, values in PERSONAL.items():
             if kind in found:
-                what = f"what looks like {values}"
-                yield finding(data, found[kind], f"holds {what}", f"hold {what}", figure=kind)
+                yield finding(data, found[kind], f"hold what looks like {values}", kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api.figures import counted
 
 
 class Reading(Audit):
@@ -16,7 +17,7 @@ class Reading(Audit):
         """Yield a finding for each source with malformed rows, and for each split of quite another size."""
         for source in data.facts["sources"]:
             if count := source["skipped"]["count"]:
-                were = "1 malformed row was" if count == 1 else f"{count:,} malformed rows were"
+                were = counted(count, "malformed row was", "malformed rows were")
                 first = source["skipped"]["first"]
                 text = f"{source['source']}: {were} left out, the first: {first[0]}."
                 yield Finding(kind="data", level="note", text=text, figures={"skipped": count}, places=tuple(first[:5]))

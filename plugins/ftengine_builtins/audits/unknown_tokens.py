@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine_builtins.audits.counting import listed, split_name
+from ftengine.api.figures import listed, percent
+from ftengine_builtins.audits.counting import split_name
 
 NOTE, ALARM = 0.001, 0.05
 """Share of a split's tokens that are unknown, from which it is said, and from which it is an alarm: one token in twenty
@@ -22,16 +23,15 @@ class UnknownTokens(Audit):
         shares = {
             split: counts["unknown"] / counts["tokens"]
             for split, counts in data.encoded.items()
-            if counts.get("unknown") and counts["tokens"]
+            if counts.get("unknown") and counts["unknown"] >= NOTE * counts["tokens"]
         }
-        worst = max(shares.values(), default=0.0)
-        if worst < NOTE:
+        if not shares:
             return
-        parts = [f"{share:.1%} of the {split_name(split)} tokens" for split, share in shares.items()]
+        parts = [f"{percent(share)} of the {split_name(split)} tokens" for split, share in shares.items()]
         places = [place for split in shares for place in data.encoded[split]["unknown_first"]]
         yield Finding(
             kind="data",
-            level="alarm" if worst >= ALARM else "note",
+            level="alarm" if max(shares.values()) >= ALARM else "note",
             text=f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer does not know what stands there, so "
             "the model cannot tell one such text from another.",
             figures={"shares": shares},

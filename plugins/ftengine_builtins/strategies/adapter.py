@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
+from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
-from ftengine_builtins.strategies.adapter_places import Place, find, find_named
-from ftengine_builtins.strategies.targets import whole_modules
+from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
+from ftengine_builtins.strategies.targets import freeze_base, regex, whole_modules
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -37,24 +38,18 @@ SUBLAYERS = {"houlsby": ("attention", "output"), "pfeiffer": ("output",), "paral
 
 
 def _factors(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        factors = {key if key == "default" else str(_block(key)): float(factor) for key, factor in value.items()}
-    except (TypeError, ValueError):
-        factors = {}
-    if not factors or not all(0 < factor < math.inf for factor in factors.values()):
-        raise ValueError(
-            "write a number greater than 0, or a mapping from block numbers (0, 1, …) and default to such numbers"
-        )
-    return factors
+    if isinstance(value, Mapping):
+        value = {str(key): factor for key, factor in value.items()}  # YAML reads 0 as a number, AdapterHub has text
+        if not value or not all(re.fullmatch(r"default|\d+", key) for key in value):
+            raise ValueError("write a number above 0, or a mapping from block numbers (0, 1, …) and default to such")
+    return value
 
 
-def _block(key: Any) -> int:
-    # YAML reads 0 as a number, and AdapterHub's files have text.
-    if isinstance(key, (bool, float)) or int(key) < 0:
-        raise ValueError(key)
-    return int(key)
+Factor = Annotated[float, Field(gt=0)]
+
+
+SHARED = ("placement", "non_linearity", "scaling")
+"""Options that no shape of a tensor tells."""
 
 
 class AdapterConfig(Config):
@@ -65,7 +60,7 @@ class AdapterConfig(Config):
         description="houlsby: after attention and feed-forward, reading their output; pfeiffer: after the feed-forward "
         "alone, reading its normalised sum with the residual; parallel: beside the feed-forward, reading the residual",
     )
-    reduction_factor: Annotated[float | dict[str, float] | None, BeforeValidator(_factors)] = Field(
+    reduction_factor: Annotated[Factor | dict[str, Factor] | None, BeforeValidator(_factors)] = Field(
         None, description="width / bottleneck size, or a mapping by block and 'default'; else 16, with parallel 2"
     )
     bottleneck: int | None = Field(None, ge=1, description="bottleneck size, instead of reduction_factor")
@@ -79,19 +74,12 @@ class AdapterConfig(Config):
         None, description="attention, output, cross: which sublayers; by default the placement's"
     )
     leave_out: list[int] = Field([], description="numbers of the blocks, from 0, that get no adapter")
-    places: dict[str, str] | None = Field(
+    places: dict[str, Annotated[str, AfterValidator(regex)]] | None = Field(
         None, description="for any other model: regular expressions for whole module paths, by a name of your choice"
     )
     start_from: str | None = Field(
         None, description="folder of an AdapterHub adapter to continue; it sets all options that shape it"
     )
-
-    @field_validator("reduction_factor")
-    @classmethod
-    def _positive(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
-        if isinstance(value, float) and value <= 0:
-            raise ValueError("must be greater than 0")
-        return value
 
     @field_validator("sublayers", "places")
     @classmethod
@@ -100,22 +88,14 @@ class AdapterConfig(Config):
             raise ValueError("is empty, so that no adapter remains; name some, or leave it out")
         return value
 
-    @field_validator("places")
-    @classmethod
-    def _patterns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        for name, pattern in (value or {}).items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{name}: not a regular expression: {error}") from None
-        return value
-
     @model_validator(mode="after")
     def _fill_in(self) -> AdapterConfig:
         if self.start_from is not None:
             with naming("strategy.start_from"):
                 adapter = adapterhub_format.read_config(Path(self.start_from))
-            self._follow(adapter)
+            if not adapter.sublayers:  # places that only a recipe names
+                adapter = replace(adapter, sublayers=None)
+            follow(self, adapter, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
                 f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "
@@ -125,19 +105,6 @@ class AdapterConfig(Config):
             if getattr(self, key) is None and not (key == "reduction_factor" and self.bottleneck is not None):
                 setattr(self, key, value)
         return self
-
-    def _follow(self, adapter: adapterhub_format.HubConfig) -> None:
-        for key in ("placement", "sublayers", "reduction_factor", "non_linearity", "scaling", "leave_out"):
-            ours, theirs = getattr(self, key), getattr(adapter, key)
-            theirs = None if theirs == [] and key == "sublayers" else theirs  # places that only a recipe names
-            if key in self.model_fields_set and ours is not None and ours != theirs:
-                raise RecipeError(
-                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
-                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
-                )
-            setattr(self, key, theirs)
-        if "dropout" not in self.model_fields_set:
-            self.dropout = adapter.dropout
 
     def size(self, width: int, layer: int) -> int:
         """Return the bottleneck's size for a width, in the block with this number."""
@@ -169,15 +136,12 @@ class Adapter(Strategy):
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
         self._places = self._choose(module)
-        whole = whole_modules(loaded)
-        module.requires_grad_(False)
+        modules = dict[str | None, nn.Module](module.named_modules())
+        freeze_base(loaded)
         for place in self._places:
-            layer = module.get_submodule(place.path)
-            observed = None if place.residual in (None, place.path) else module.get_submodule(place.residual)
-            norm = None if place.norm is None else module.get_submodule(place.norm)
-            insert(layer, _make(place, config, _device(layer, module)), self._reads(place), observed, norm)
-        for path in whole:
-            module.get_submodule(path).requires_grad_(True)
+            layer = modules[place.path]
+            observed = None if place.residual == place.path else modules.get(place.residual)
+            insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
         if config.start_from is not None:
             self._load(loaded, Path(config.start_from), starting=True)
 
@@ -231,26 +195,34 @@ class Adapter(Strategy):
         if not chosen:
             raise NoMatch("strategy.leave_out leaves out every block; no adapter remains.")
         if config.placement == "parallel":
-            _refuse_unlike_inputs(chosen)
+            for place in chosen:
+                _refuse_unlike_input(place, module.get_submodule(place.path))
         return chosen
 
     def _reads(self, place: Place) -> Reads:
         reads = READS[self.config.placement]
         # Only for blocks that are known is it known what h is added to.
-        return "output" if reads == "sum" and (place.named or place.residual is None) else reads
+        return "output" if reads == "sum" and place.residual is None else reads
+
+    def _bottleneck(self, place: Place, layer: nn.Module, module: nn.Module) -> Bottleneck:
+        config = self.config
+        size = config.size(place.width, place.layer)
+        own_input = config.placement == "parallel" and place.channels_first and place.residual is None
+        device = next((p.device for p in (*layer.parameters(), *module.parameters())), torch.device("cpu"))
+        # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
+        # holds, because bfloat16 swallows small updates.
+        with torch.device("meta" if device.type == "meta" else "cpu"):
+            bottleneck = Bottleneck(
+                *(place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first),
+                reads=input_width(layer) if own_input else 0,
+            )
+            initialise(bottleneck, config.init)
+        return bottleneck.to(device)
 
     def _hub_config(self) -> adapterhub_format.HubConfig:
-        config = self.config
-        return adapterhub_format.HubConfig(
-            placement=config.placement,
-            sublayers=sorted({place.sublayer for place in self._places}),
-            reduction_factor=self._reduction_factor(),
-            non_linearity=config.non_linearity,
-            scaling=config.scaling,
-            dropout=config.dropout,
-            leave_out=config.leave_out,
-            init=config.init,
-        )
+        sublayers = sorted({place.sublayer for place in self._places})
+        options = {key: getattr(self.config, key) for key in (*SHARED, "dropout", "leave_out", "init")}
+        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=self._reduction_factor(), **options)
 
     def _reduction_factor(self) -> float | dict[str, float]:
         if self.config.bottleneck is None:
@@ -282,13 +254,7 @@ class Adapter(Strategy):
     def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
         """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
         adapter = adapterhub_format.read_config(directory)
-        for key in ("placement", "non_linearity", "scaling"):
-            ours, theirs = getattr(self.config, key), getattr(adapter, key)
-            if ours != theirs:
-                raise BaseMismatch(
-                    f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
-                    f"{ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
-                )
+        require_same(self.config, adapter, SHARED, directory)
         module, origin = loaded.module, str(directory)
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)
@@ -324,35 +290,18 @@ def _without_the_bases_own(
     return {name: tensor for name, tensor in stored.items() if name not in others}
 
 
-def _refuse_unlike_inputs(places: list[Place]) -> None:
-    """Check that a parallel adapter can give what it reads the shape of what it is added to."""
-    for place in places:
-        if not place.strides:
-            why = "has convolutions whose padding makes another shape of its input"
-        elif not place.channels_first and place.reads not in (0, place.width):
-            why = f"reads {place.reads} channels and gives {place.width}"
-        else:
-            continue
-        raise NoMatch(
-            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
-        )
-
-
-def _make(place: Place, config: AdapterConfig, device: torch.device) -> Bottleneck:
-    size = config.size(place.width, place.layer)
-    reads = place.reads if config.placement == "parallel" and place.channels_first else 0
-    # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
-    # holds, because bfloat16 swallows small updates.
-    with torch.device("meta" if device.type == "meta" else "cpu"):
-        bottleneck = Bottleneck(
-            place.width, size, config.non_linearity, config.scaling, config.dropout, place.channels_first, reads
-        )
-        initialise(bottleneck, config.init)
-    return bottleneck.to(device)
-
-
-def _device(part: nn.Module, module: nn.Module) -> torch.device:
-    return next((p.device for p in (*part.parameters(), *module.parameters())), torch.device("cpu"))
+def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
+    """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
+    reads = input_width(layer)
+    if place.residual is not None:
+        return  # a sublayer of a known block
+    if not keeps_grid(layer):
+        why = "has convolutions whose padding makes another shape of its input"
+    elif not place.channels_first and reads not in (0, place.width):
+        why = f"reads {reads} channels and gives {place.width}"
+    else:
+        return
+    raise NoMatch(f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output.")
 
 
 def reduction_factor(width: int, size: int) -> float:

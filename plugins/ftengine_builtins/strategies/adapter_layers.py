@@ -142,9 +142,9 @@ class ObservedLayer(nn.Module):
 def insert(
     layer: nn.Module,
     bottleneck: Bottleneck,
-    reads: Reads = "output",
-    observed: nn.Module | None = None,
-    norm: nn.Module | None = None,
+    reads: Reads,
+    observed: nn.Module | None,
+    norm: nn.Module | None,
 ) -> None:
     """Add a bottleneck to a layer's output.
 
@@ -192,7 +192,7 @@ def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 @functools.cache
 def _subclass(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
     # A Sequential runs its children in turn, and the bottleneck is none of those.
-    runs = {"__iter__": _others, "__len__": lambda self: len(self._modules) - 1}
+    runs = {"__iter__": _others, "__len__": lambda self: len(list(_others(self)))}
     parts = runs if issubclass(base, nn.Sequential) else {}
     return type(f"{kind.__name__.removesuffix('Layer')}{base.__name__}", (kind, base), parts)
 

@@ -6,10 +6,9 @@ x + h. Whatever is wired so can be adapted; a block of another kind is reached b
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.errors import NoMatch
 from ftengine_builtins.strategies.adapter_layers import AdaptedLayer
+from ftengine_builtins.strategies.targets import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,16 @@ class Block:
     """A kind of block.
 
     Args:
-        children: the names of its children, all of them; a block with others is wired in another way.
+        children: the names of all its children, with blanks between; a block with others is wired in another way.
         sublayers: by name.
         optional: children that it may have besides, which change nothing here.
         key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
     """
 
-    children: frozenset[str]
+    children: str
     sublayers: Mapping[str, Sublayer]
-    optional: frozenset[str] = frozenset()
+    optional: str = ""
     key: tuple[str, str] = ("", "")
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
 
 
 def _t5(number: int, inner: str) -> Sublayer:
@@ -68,7 +64,7 @@ def _t5(number: int, inner: str) -> Sublayer:
 BLOCKS = (
     # BERT, RoBERTa, ELECTRA, DeBERTa, …
     Block(
-        _names("attention intermediate output"),
+        "attention intermediate output",
         {
             "attention": Sublayer(
                 "attention.output.dropout",
@@ -82,7 +78,7 @@ BLOCKS = (
     ),
     # DistilBERT
     Block(
-        _names("attention sa_layer_norm ffn output_layer_norm"),
+        "attention sa_layer_norm ffn output_layer_norm",
         {
             "attention": Sublayer("attention", "attention", "attention", "sa_layer_norm", "attention_adapters"),
             "output": Sublayer("ffn", "ffn", "ffn", "output_layer_norm", "output_adapters"),
@@ -90,16 +86,16 @@ BLOCKS = (
     ),
     # GPT-2
     Block(
-        _names("ln_1 attn ln_2 mlp"),
+        "ln_1 attn ln_2 mlp",
         {
             "attention": Sublayer("attn", "attn.c_proj", "ln_1", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp.c_proj", "ln_2", key="output_adapters"),
         },
-        optional=_names("crossattention ln_cross_attn"),
+        optional="crossattention ln_cross_attn",
     ),
     # Llama, Mistral, Qwen, Granite, OLMo, …; with a mixture of experts as well, so the attention says the width
     Block(
-        _names("self_attn mlp input_layernorm post_attention_layernorm"),
+        "self_attn mlp input_layernorm post_attention_layernorm",
         {
             "attention": Sublayer("self_attn", "self_attn.o_proj", "input_layernorm", key="attention_adapters"),
             "output": Sublayer("mlp", "self_attn.o_proj", "post_attention_layernorm", key="output_adapters"),
@@ -107,17 +103,17 @@ BLOCKS = (
     ),
     # T5's decoder, then its encoder
     Block(
-        _names("layer"),
+        "layer",
         {
             "attention": _t5(0, "SelfAttention.o"),
             "cross": _t5(1, "EncDecAttention.o"),
             "output": _t5(2, "DenseReluDense.wo"),
         },
     ),
-    Block(_names("layer"), {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
+    Block("layer", {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
     # ViT, DeiT, AST, …, whose blocks transformers 5 renamed; YOLOS and others still have the older form
     Block(
-        _names("attention layernorm_before layernorm_after mlp dropout"),
+        "attention layernorm_before layernorm_after mlp dropout",
         {
             "attention": Sublayer("attention", "attention.o_proj", "layernorm_before", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp.fc2", "layernorm_after", key="output.output_adapters"),
@@ -125,7 +121,7 @@ BLOCKS = (
         key=(r"layers\.(\d+)$", r"encoder.layer.\1"),
     ),
     Block(
-        _names("attention layernorm_before layernorm_after intermediate output"),
+        "attention layernorm_before layernorm_after intermediate output",
         {
             "attention": Sublayer("attention", "attention.output", "layernorm_before", key="attention_adapters"),
             "output": Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
@@ -133,7 +129,7 @@ BLOCKS = (
     ),
     # ViT in timm, and what has its block; without ls1 and ls2, norms may follow what they precede here
     Block(
-        _names("norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2"),
+        "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2",
         {
             "attention": Sublayer("drop_path1", "attn.proj", "norm1", key="attention_adapters"),
             "output": Sublayer("drop_path2", "mlp.fc2", "norm2", key="output_adapters"),
@@ -141,18 +137,18 @@ BLOCKS = (
     ),
     # ViT in torchvision
     Block(
-        _names("ln_1 self_attention dropout ln_2 mlp"),
+        "ln_1 self_attention dropout ln_2 mlp",
         {
             "attention": Sublayer("dropout", "self_attention.out_proj", "ln_1", key="attention_adapters"),
             "output": Sublayer("mlp", "mlp", "ln_2", key="output_adapters"),
         },
     ),
     # ResNet in transformers; in torchvision and timm
-    Block(_names("shortcut layer activation"), {"output": Sublayer("", "layer")}),
+    Block("shortcut layer activation", {"output": Sublayer("", "layer")}),
     Block(
-        _names("conv1 bn1 conv2 bn2"),
+        "conv1 bn1 conv2 bn2",
         {"output": Sublayer("", "")},
-        optional=_names("conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample"),
+        optional="conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample",
     ),
 )
 
@@ -168,11 +164,9 @@ class Place:
         width: channels of h.
         key: where AdapterHub keeps the adapter.
         channels_first: h is (batch, width, ...).
-        residual: the module whose first input is the residual, or None where h stands alone.
+        residual: the module whose first input is the residual; None where h stands alone, or the recipe names the
+            place, so that it is not known what h is added to.
         norm: what is applied to h + residual, or None.
-        named: the recipe names it: whether the residual is what h is added to is not known.
-        reads: channels of the place's own input; 0 if unknown, or where another module sees the residual.
-        strides: h has the grid of the place's input, or every s-th point of it.
     """
 
     sublayer: str
@@ -183,9 +177,6 @@ class Place:
     channels_first: bool = False
     residual: str | None = None
     norm: str | None = None
-    named: bool = False
-    reads: int = 0
-    strides: bool = True
 
 
 def find(module: nn.Module) -> list[Place]:
@@ -206,14 +197,14 @@ def find(module: nn.Module) -> list[Place]:
             key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
             width, channels_first = _width(part.get_submodule(sublayer.width))
             residual, norm = full["residual"], full["norm"]
-            reads = _input_width(part) if residual is None else 0
-            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm, reads=reads))
+            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm))
         layer += 1
     if not found:
+        repeated, example = _repeated(module)
         raise NoMatch(
             f"strategy adapter does not know where the sublayers of {type(module).__name__} are. Name the modules "
             "after which adapters go by regular expressions for whole paths, e.g. "
-            f"{_example(module)}.{_repeated(module)}"
+            f"strategy.places={{output: '{example}'}}.{repeated}"
         )
     _refuse_obstacles(module, found)
     return found
@@ -230,11 +221,10 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
     for name, pattern in patterns.items():
         paths = [path for path in modules if path and re.fullmatch(pattern, path)]
         if not paths:
-            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.6)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise NoMatch(
-                f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}.{hint}"
-                f"{_repeated(module)} A pattern is a regular expression for the whole path."
+                f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."
+                f"{did_you_mean(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
+                "whole path."
             )
         for layer, path in enumerate(paths):
             outer = next((other for other in paths if path.startswith(f"{other}.")), None)
@@ -249,15 +239,14 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
                     f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
-            reads, strides = _input_width(modules[path]), _strides(modules[path])
-            found.append(Place(name, path, layer, width, path, channels_first, path, None, True, reads, strides))
+            found.append(Place(name, path, layer, width, path, channels_first))
     _refuse_obstacles(module, found)
     return found
 
 
 def _is_block(block: Block, part: nn.Module) -> bool:
-    names = {name for name, _ in part.named_children()}
-    if not block.children <= names <= block.children | block.optional:
+    names, children = {name for name, _ in part.named_children()}, set(block.children.split())
+    if not children <= names <= children | set(block.optional.split()):
         return False
     paths = dict(part.named_modules())
     return all(
@@ -270,7 +259,7 @@ def _is_block(block: Block, part: nn.Module) -> bool:
 
 def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
     times = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
-    for path in _paths(places):
+    for path in dict.fromkeys(path for place in places for path in (place.path, place.residual) if path is not None):
         part = module.get_submodule(path)
         if isinstance(part, AdaptedLayer):
             why = "has an adapter already"
@@ -288,33 +277,29 @@ def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
         raise NoMatch(f"strategy.places: {repeated[0]!r} is matched by more than one pattern; one adapter fits there.")
 
 
-def _paths(places: Iterable[Place]) -> list[str]:
-    paths = [path for place in places for path in (place.path, place.residual) if path is not None]
-    return list(dict.fromkeys(paths))
+def _channels(part: nn.Module) -> Iterator[tuple[int, int, bool]]:
+    """Yield (channels in, channels out, whether they come first) of the linear layers and convolutions in a module."""
+    for layer in part.modules():
+        if isinstance(layer, Conv1D):
+            yield layer.nx, layer.nf, False
+        elif isinstance(getattr(layer, "out_features", None), int):
+            yield layer.in_features, layer.out_features, False
+        elif isinstance(getattr(layer, "out_channels", None), int):
+            yield layer.in_channels, layer.out_channels, True
 
 
 def _width(part: nn.Module) -> tuple[int, bool]:
     """Return (channels of what a module computes, whether they come first), by its last layer; 0 if unknown."""
-    width, channels_first = 0, False
-    for layer in part.modules():
-        flat = layer.nf if isinstance(layer, Conv1D) else getattr(layer, "out_features", None)
-        own = getattr(layer, "out_channels", None) if flat is None else flat
-        if isinstance(own, int):
-            width, channels_first = own, flat is None
+    *_, (_, width, channels_first) = [(0, 0, False), *_channels(part)]
     return width, channels_first
 
 
-def _input_width(part: nn.Module) -> int:
+def input_width(part: nn.Module) -> int:
     """Return the channels that a module's first layer takes; 0 if unknown."""
-    for layer in part.modules():
-        flat = layer.nx if isinstance(layer, Conv1D) else getattr(layer, "in_features", None)
-        own = getattr(layer, "in_channels", None) if flat is None else flat
-        if isinstance(own, int):
-            return own
-    return 0
+    return next(_channels(part), (0, 0, False))[0]
 
 
-def _strides(part: nn.Module) -> bool:
+def keeps_grid(part: nn.Module) -> bool:
     """Say whether each convolution in a module keeps the grid of its input, or every s-th point of it."""
     return all(_is_centred(layer) for layer in part.modules() if isinstance(layer, _ConvNd))
 
@@ -331,22 +316,17 @@ def _join(path: str, inner: str) -> str:
     return ".".join(filter(None, (path, inner)))
 
 
-def _candidates(module: nn.Module) -> list[str]:
-    """Return patterns of the modules that stand one below a numbered block and have a width."""
-    patterns = Counter(
+def _repeated(module: nn.Module) -> tuple[str, str]:
+    """Say which modules stand one below a numbered block and have a width: patterns as YAML takes them, and the last.
+
+    repr would double the backslashes.
+    """
+    patterns = [
         re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
         for path, part in module.named_modules()
         if re.search(r"\.\d+\.[^.]*[^.\d][^.]*$", path) and _width(part)[0]
-    )
-    return list(patterns)
-
-
-def _repeated(module: nn.Module) -> str:
-    shown = _candidates(module)
-    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])  # as YAML takes it: repr would double the backslashes
-    return f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
-
-
-def _example(module: nn.Module) -> str:
-    shown = _candidates(module)
-    return f"strategy.places={{output: '{shown[-1] if shown else '.*mlp'}'}}"
+    ]
+    shown = list(dict.fromkeys(patterns))
+    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])
+    text = f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
+    return text, shown[-1] if shown else ".*mlp"

@@ -6,9 +6,7 @@ trains. What else trains, within the base model, is in new_modules.safetensors, 
 
 from __future__ import annotations
 
-import json
 import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,8 @@ from torch import Tensor, nn
 
 from ftengine.errors import RunError
 from ftengine.model import read_tensors, save_tensors
+from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, read_content, refuse_unsupported, write_json
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, PICKLE_FILE = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG_FILE = "head_config.json"
 HEAD_FILE, HEAD_PICKLE_FILE = "model_head.safetensors", "pytorch_model_head.bin"
@@ -54,16 +52,13 @@ class HubConfig:
     """What adapter_config.json says of a bottleneck adapter; names are the recipe's.
 
     Args:
-        placement: "houlsby", "pfeiffer" or "parallel": what the bottlenecks read.
-        sublayers: where they are.
-        reduction_factor: width divided by the bottleneck's size; by layer, with "default", where it differs.
-        non_linearity, scaling, dropout, leave_out: as in the recipe.
-        init: the recipe's name, or None for another.
+        sublayers: None where they are named by a recipe alone.
+        init: None for one that ftengine does not have.
         name: the adapter's name inside the weights' keys.
     """
 
     placement: str
-    sublayers: list[str]
+    sublayers: list[str] | None
     reduction_factor: float | dict[str, float]
     non_linearity: str
     scaling: float
@@ -79,15 +74,12 @@ def read_config(directory: Path) -> HubConfig:
     Raises:
         RunError: it is missing, describes something else, or uses an option that ftengine does not have.
     """
-    file = Path(directory) / CONFIG_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a folder of an AdapterHub adapter has one.") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file that AdapterHub wrote.") from None
+    content, file = read_content(directory, "an AdapterHub")
     if isinstance(content, dict) and "peft_type" in content:
-        raise RunError(f"{str(file)!r} is PEFT's ({content['peft_type']}), not AdapterHub's. Use strategy lora for it.")
+        kind = content["peft_type"]
+        raise RunError(
+            f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix for it."
+        )
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not isinstance(content.get("name"), str) or "version" not in content:
         raise RunError(
@@ -119,7 +111,7 @@ def write_config(directory: Path, config: HubConfig, module: nn.Module, source: 
         "leave_out": list(config.leave_out),
         "init_weights": INIT.get(config.init or "", "bert"),
     }
-    _write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
+    write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
 
 
 def write_head_config(directory: Path, module: nn.Module, source: str) -> None:
@@ -127,7 +119,7 @@ def write_head_config(directory: Path, module: nn.Module, source: str) -> None:
     config: Any = getattr(module, "config", None)
     labels = getattr(config, "label2id", None) or {}
     head = {"config": None, "name": None, "label2id": labels, "num_labels": getattr(config, "num_labels", len(labels))}
-    _write_json(Path(directory) / HEAD_CONFIG_FILE, {**_about(module, source), **head})
+    write_json(Path(directory) / HEAD_CONFIG_FILE, {**_about(module, source), **head})
 
 
 def key(location: str, inner: str, name: str = NAME) -> str:
@@ -169,8 +161,7 @@ def write_tensors(directory: Path, file: str, tensors: Mapping[str, Tensor]) -> 
 def without_prefix(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """Leave the base model's name out of keys: a bare BertModel's files lack what a classifier's have."""
     prefix = getattr(module, "base_model_prefix", "") or ""
-    pattern = re.compile(rf"^{re.escape(prefix)}\." if prefix else r"^\b\B")
-    return {pattern.sub("", key): tensor for key, tensor in tensors.items()}
+    return {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items()}
 
 
 def _read(directory: Path, safe: str, pickled: str) -> dict[str, Tensor]:
@@ -208,22 +199,13 @@ def _about(module: nn.Module, source: str) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    try:
-        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
-
-
 def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
     used = {key: config[key] for key, value in _FIXED.items() if key in config and config[key] != value}
     if isinstance(config.get("scaling", 1.0), str):
         used["scaling"] = config["scaling"]  # "learned", "channel"
     if config.get("is_parallel") and config.get("original_ln_before"):
         used["original_ln_before"] = True
-    if used:
-        shown = ", ".join(f"{key}={value!r}" for key, value in sorted(used.items()))
-        raise RunError(f"{str(file)!r} uses what strategy adapter does not have: {shown}.")
+    refuse_unsupported(used, file, "Use that adapter with the adapters library.")
 
 
 def _parsed(config: Mapping[str, Any], name: str, file: Path) -> HubConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,47 +10,29 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
-from ftengine.model import copy_into, decayed, save_model, trainable
+from ftengine.model import copy_into, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.targets import matches_name
+from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name, param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-
-
-def _patterns(value: Any) -> Any:
-    if isinstance(value, str) and value:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-    elif not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
-    return value
-
-
-def _pace(value: Any) -> Any:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if value is not None and not is_count and value not in ("epoch", "even"):
-        raise ValueError("write a number of steps, epoch, even, or null")
-    return value
 
 
 class FullConfig(Config):
     """Options of full tuning."""
 
-    freeze: Annotated[str | list[str], BeforeValidator(_patterns)] = Field(
+    freeze: Names = Field(
         [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
     )
-    unfreeze_every: Annotated[int | Literal["epoch", "even"] | None, BeforeValidator(_pace)] = Field(
+    unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
         None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
     )
     batch_norm: Literal["frozen", "train"] = Field(
@@ -81,8 +62,9 @@ class Full(Strategy):
         self._levels: Levels | None = None
 
     def prepare(self, loaded: LoadedModel) -> None:
+        quantised = getattr(loaded.module, "hf_quantizer", None) is not None
         for name, parameter in loaded.module.named_parameters():
-            if not parameter.is_floating_point() or parameter.itemsize < 2 or _is_quantized(loaded.module):
+            if quantised or not parameter.is_floating_point() or parameter.itemsize < 2:
                 raise RecipeError(
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
                     "model. Set model.source to an unquantised copy, or use a strategy that leaves the base as it is, "
@@ -102,14 +84,10 @@ class Full(Strategy):
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
         if self._levels is None or self.config.layer_decay == 1:
             return super().param_groups(model, learning_rate, weight_decay)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        decays = decayed(model)
-        for name, parameter in trainable(model).items():
-            level, matrix = self._levels.of[name], name in decays
-            rate = learning_rate * self.config.layer_decay ** (self._levels.head - level)
-            empty = {"params": [], "lr": rate, "weight_decay": weight_decay if matrix else 0.0}
-            groups.setdefault((level, matrix), empty)["params"].append(parameter)
-        return list(groups.values())
+        levels, share = self._levels, self.config.layer_decay
+        return param_groups(
+            model, weight_decay, lambda name, _: learning_rate * share ** (levels.head - levels.of[name])
+        )
 
     def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
@@ -193,10 +171,6 @@ def _one_dtype(module: nn.Module) -> Iterator[None]:
             parameter.data = data
 
 
-def _is_quantized(module: nn.Module) -> bool:
-    return getattr(module, "hf_quantizer", None) is not None
-
-
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
     """Freeze what patterns name and return what each matched.
 
@@ -253,13 +227,11 @@ def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: n
             f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
             "parameters, or was initialised afresh and has to train. Take the pattern out."
         )
-    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
     shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
     return NoMatch(
-        f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}.{hint}{how} "
+        f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}."
+        f"{did_you_mean(pattern, paths)}{how} "
         f"It has {', '.join(shown)}, …"
     )
 
@@ -271,21 +243,18 @@ class StillStatistics:
         return super().train(False)  # type: ignore[misc]
 
 
-def keep_statistics(loaded: LoadedModel) -> list[str]:
-    """Keep running statistics as they are, also in training mode, and return the layers' paths.
+def keep_statistics(loaded: LoadedModel) -> None:
+    """Keep running statistics as they are, also in training mode.
 
     Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
     """
     new = tuple(f"{name}." for name in loaded.new_modules)
-    kept = []
     for path, layer in loaded.module.named_modules():
         if getattr(layer, "running_mean", None) is None or f"{path}.".startswith(new):
             continue
         if not isinstance(layer, StillStatistics):
             layer.__class__ = _still(type(layer))
         layer.eval()
-        kept.append(path)
-    return kept
 
 
 @cache

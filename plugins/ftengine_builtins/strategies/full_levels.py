@@ -15,16 +15,14 @@ from torch import nn
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
 
-EMBEDDINGS = 0
-"""The level of what comes before the blocks."""
-
 
 @dataclass(frozen=True)
 class Levels:
     """The level of each parameter.
 
     Args:
-        of: level by parameter name; blocks are 1 to `blocks` from the bottom, the head is `blocks` + 1.
+        of: level by parameter name; what comes before the blocks is 0, blocks are 1 to `blocks` from the bottom, the
+            head is `blocks` + 1.
         blocks: blocks in the deepest stack.
         output: name of the output matrix, which may be the embeddings' as well (tied).
         new_head: whether the head was initialised afresh.
@@ -60,7 +58,7 @@ def find_levels(loaded: LoadedModel) -> Levels:
     blocks = max(map(len, stacks))
     level_of_block = {path: blocks - len(stack) + 1 + i for stack in stacks for i, path in enumerate(stack)}
     levels: dict[str, int] = {}
-    met = False
+    met, output = False, _output_names(module)
     for name, _ in module.named_parameters():
         inside = next((level_of_block[path] for path in _parents(name) if path in level_of_block), None)
         if any(path in loaded.new_modules for path in _parents(name)):
@@ -70,8 +68,9 @@ def find_levels(loaded: LoadedModel) -> Levels:
             met = True
         else:
             # Modules are defined in the order in which they compute, but for embeddings of a decoder.
-            levels[name] = blocks + 1 if met and "embed" not in name.lower() else EMBEDDINGS
-    return Levels(levels, blocks, _output_names(module), bool(loaded.new_modules))
+            above = met and (name in output or "embed" not in name.lower())
+            levels[name] = blocks + 1 if above else 0
+    return Levels(levels, blocks, output, bool(loaded.new_modules))
 
 
 def block_stacks(module: nn.Module, prefix: str = "") -> list[list[str]]:

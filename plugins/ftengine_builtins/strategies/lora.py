@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, RunError, naming
-from ftengine.model import decayed, trainable
+from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError, naming
 from ftengine.ops import active_backend
-from ftengine_builtins.strategies import lora_initial, peft_format
+from ftengine_builtins.strategies import peft_format
+from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.lora_layers import (
+    INIT_PATTERN,
+    INITIALISATIONS,
     DenseLoRA,
     LoRAConv1D,
     LoRAEmbedding,
@@ -27,39 +29,21 @@ from ftengine_builtins.strategies.lora_layers import (
     lora_class,
     lora_layers,
     remove_lora,
+    starts_from_weight,
 )
-from ftengine_builtins.strategies.targets import ALL_LINEAR, select, whole_modules
+from ftengine_builtins.strategies.peft_format import LoRAFile
+from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, freeze_base, param_groups, regex, select
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def _compiled(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-def _targets(value: Any) -> Any:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("write all-linear, a regular expression for whole module paths, or a list of module names")
-    return _compiled(value) if isinstance(value, str) else value
-
-
-def _patterns(value: Any) -> Any:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("write a mapping from module names (or regular expressions for endings of paths) to numbers")
-    return {_compiled(pattern): number for pattern, number in value.items()}
-
-
 def _init(value: Any) -> Any:
-    if not isinstance(value, str) or not lora_initial.PATTERN.fullmatch(value):
-        raise ValueError(f"allowed: {lora_initial.ALLOWED}")
+    if not isinstance(value, str) or not INIT_PATTERN.fullmatch(value):
+        raise ValueError(f"allowed: {INITIALISATIONS}")
     return value
 
 
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(regex)]
 Rank = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -88,16 +72,15 @@ class LoRAConfig(Config):
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
-    targets: Annotated[str | list[str], BeforeValidator(_targets)] = Field(
+    targets: Names = Field(
         ALL_LINEAR,
+        min_length=1,
         description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
     )
-    rank_pattern: Annotated[dict[str, Rank], BeforeValidator(_patterns)] = Field(
+    rank_pattern: dict[Pattern, Rank] = Field(
         {}, description="ranks of single layers, by name or regular expression; the first that matches counts"
     )
-    alpha_pattern: Annotated[dict[str, Alpha], BeforeValidator(_patterns)] = Field(
-        {}, description="alphas of single layers, likewise"
-    )
+    alpha_pattern: dict[Pattern, Alpha] = Field({}, description="alphas of single layers, likewise")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
     dora: bool = Field(False, description="tune the weights' magnitudes apart from their directions (Liu et al. 2024)")
     init: Annotated[str, BeforeValidator(_init)] = Field(
@@ -116,23 +99,14 @@ class LoRAConfig(Config):
     def _follow_start_from(self) -> LoRAConfig:
         if self.start_from is None:
             return self
-        if lora_initial.decomposes(self.init):
+        if starts_from_weight(self.init):
             raise RecipeError(
                 f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
                 f"{self.start_from!r}. Leave one of them out."
             )
         with naming("strategy.start_from"):
-            adapter = peft_format.read_config(Path(self.start_from))
-        for key in peft_format.SHARED:
-            ours, theirs = getattr(self, key), getattr(adapter, key)
-            if key in self.model_fields_set and _comparable(ours) != _comparable(theirs):
-                raise RecipeError(
-                    f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({self.start_from!r}) "
-                    f"has {theirs!r}. Leave {key} out, or start without that adapter."
-                )
-            setattr(self, key, theirs)
-        if "dropout" not in self.model_fields_set:
-            self.dropout = adapter.dropout
+            adapter = LoRAFile.read(Path(self.start_from))
+        follow(self, adapter, peft_format.SHARED)
         return self
 
     def layer(self, path: str) -> tuple[int, float]:
@@ -146,7 +120,7 @@ class LoRAConfig(Config):
 
         With PiSSA and OLoRA ranks double, and alphas grow along, so that the scale stays the same.
         """
-        if not lora_initial.decomposes(self.init):
+        if not starts_from_weight(self.init):
             return self
         grown = math.sqrt(2) if self.rslora else 2
         return self.model_copy(
@@ -180,12 +154,9 @@ class LoRA(Strategy):
             _require_effect(option, getattr(config, option), paths)
         for path in paths:
             _require_fit(path, module.get_submodule(path), config)
-        whole = whole_modules(loaded)
-        module.requires_grad_(False)
+        freeze_base(loaded)
         for path in paths:
             add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
-        for path in whole:
-            module.get_submodule(path).requires_grad_(True)
         if config.start_from is not None:
             self.load(loaded, Path(config.start_from))
 
@@ -212,13 +183,10 @@ class LoRA(Strategy):
         layers = lora_layers(model).values()
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        decays = decayed(model)
-        for name, parameter in trainable(model).items():
-            rate = learning_rate * (self.config.lr_ratio if id(parameter) in fast else 1.0)
-            decay = weight_decay if name in decays and id(parameter) not in vectors else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+        ratio = self.config.lr_ratio
+        return param_groups(
+            model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0), vectors
+        )
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter for the original base: adapter_config.json and adapter_model.safetensors.
@@ -226,15 +194,12 @@ class LoRA(Strategy):
         With PiSSA and OLoRA it has twice the rank: the update, less the one that training started from.
         """
         layers, stored = lora_layers(loaded.module), self.config.as_stored()
-        config = peft_format.AdapterConfig(
-            **{key: getattr(stored, key) for key in peft_format.SHARED if key != "targets"},
-            dropout=stored.dropout,
-            targets=peft_format.target_modules(loaded.module, layers),
-            modules_to_save=peft_format.modules_to_save(loaded.module, whole_modules(loaded)),
-        )
+        options = {key: getattr(stored, key) for key in (*peft_format.SHARED, "dropout")}
+        options["targets"] = peft_format.target_modules(loaded.module, layers)
+        config = LoRAFile(**options, modules_to_save=peft_format.modules_to_save(loaded))
         peft_format.write_weights(directory, peft_format.lora_tensors(loaded))
         transposed = any(isinstance(layer, LoRAConv1D) for layer in layers.values())
-        peft_format.write_config(directory, config, loaded, fan_in_fan_out=transposed)
+        config.write(directory, loaded, bias="none", fan_in_fan_out=transposed)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT adapter, trained here or by PEFT, into a prepared model.
@@ -243,16 +208,9 @@ class LoRA(Strategy):
             RunError: the folder is no adapter that can be read.
             BaseMismatch: rank or scaling differ, keys are missing or unexpected, or a shape differs.
         """
-        adapter, expected = peft_format.read_config(directory), self.config.as_stored()
-        for key in peft_format.SHARED:
-            ours, theirs = getattr(expected, key), getattr(adapter, key)
-            if key != "targets" and ours != theirs:
-                raise BaseMismatch(
-                    f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
-                    f"{key} {ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
-                )
-        whole = whole_modules(loaded)
-        peft_format.refuse_other_whole_modules(adapter, loaded.module, whole, f"the adapter in {str(directory)!r}")
+        adapter = LoRAFile.read(directory)
+        require_same(self.config.as_stored(), adapter, [k for k in peft_format.SHARED if k != "targets"], directory)
+        peft_format.refuse_other_whole_modules(adapter, loaded, f"the adapter in {str(directory)!r}")
         peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
 
     def check_merge(self) -> None:
@@ -281,10 +239,6 @@ class LoRA(Strategy):
 def _matches(pattern: str, path: str) -> bool:
     """Say whether a pattern is the path or an ending of it that follows a dot, as PEFT's rank_pattern is matched."""
     return re.match(rf"(.*\.)?({pattern})$", path) is not None
-
-
-def _comparable(value: object) -> object:
-    return sorted(value) if isinstance(value, list) else value
 
 
 def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
@@ -324,7 +278,7 @@ def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
             "way. Set strategy.dora=false, leave that layer out of strategy.targets, or set model.source to an "
             "unquantised copy of the base."
         )
-    if not lora_initial.decomposes(config.init):
+    if not starts_from_weight(config.init):
         return
     if not (plain and issubclass(cls, LoRALinear)):
         raise RecipeError(

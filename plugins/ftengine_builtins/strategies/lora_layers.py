@@ -8,7 +8,8 @@ taking LoRA away leaves the very module that was there before.
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+import math
+import re
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_
-from ftengine_builtins.strategies import lora_initial
+from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_, without_autocast
+
+INITIALISATIONS = "kaiming, gaussian, pissa, pissa_niter_N (a fast SVD with N iterations, e.g. pissa_niter_4) or olora"
+INIT_PATTERN = re.compile(r"kaiming|gaussian|olora|pissa(_niter_(?P<iterations>[1-9]\d*))?")
 
 
 class LoRALayer(nn.Module):
@@ -25,12 +28,12 @@ class LoRALayer(nn.Module):
 
     y = f(x) + scale · (dropout(x) Aᵀ) Bᵀ      (Hu et al. 2021, arXiv:2106.09685, §4.1)
 
-    A is (r, in) and B (out, r), float32 whatever f holds, because bfloat16 swallows small updates; scale is alpha / r.
+    x is (..., in), y (..., out), A (r, in), B (out, r); scale is alpha / r. A and B are float32 whatever f holds,
+    because bfloat16 swallows small updates.
 
-    A layer that starts from its own weight (PiSSA, OLoRA) also holds what it started from, A₀ and -B₀. PEFT takes
-    scale · B₀A₀ out of the base weight; here the base stays as it is, and the constant pair is one more low-rank
-    update. So a base may be shared, fingerprinted and kept in bfloat16, and [A, A₀], [B, -B₀] is what a plain LoRA on
-    the original base needs.
+    PiSSA and OLoRA start from a part of the base weight, B₀A₀, and train beside the residual W - scale · B₀A₀. Here
+    W stays as it is, so that a base may be shared, fingerprinted and kept in bfloat16, and A₀ and -B₀ are one more
+    low-rank update, a constant one. [A; A₀] and [B, -B₀] are a plain LoRA on the original base.
 
     All names begin with `lora`, because the layer below has names of its own.
     """
@@ -38,8 +41,8 @@ class LoRALayer(nn.Module):
     lora_base: ClassVar[type[nn.Module]]
     lora_a: nn.Parameter  # (r, in)
     lora_b: nn.Parameter  # (out, r)
-    lora_a0: Tensor | None  # (r, in), constant
-    lora_b0: Tensor | None  # (out, r), constant; -B₀
+    lora_a0: Tensor | None  # (r, in), A₀
+    lora_b0: Tensor | None  # (out, r), -B₀
     lora_magnitude: nn.Parameter | None  # (out,), of DoRA
     lora_scale: float
     lora_dropout: float
@@ -60,43 +63,47 @@ class LoRALayer(nn.Module):
         return self.lora_dropout if self.training else 0.0
 
     def lora_factors(self) -> tuple[Tensor, Tensor]:
-        """Return A (r, in) and B (out, r) of the whole update; 2r, where what the layer started from is subtracted."""
+        """Return A (r, in) and B (out, r) of the update of W; of rank 2r where the layer started from W."""
         if self.lora_a0 is None:
             return self.lora_a, self.lora_b
         return torch.cat([self.lora_a, self.lora_a0]), torch.cat([self.lora_b, self.lora_b0], dim=1)
 
 
 class DenseLoRA(LoRALayer):
-    """A layer whose weight W is plain numbers: the update merges into it, W ← W + scale · BA, and W has norms.
+    """A layer whose weight W is plain numbers, so that W + scale · BA can be computed: to merge, and for DoRA.
 
-    Subclasses say how base and update are applied apart; DoRA is made of those.
+    Kinds of layer differ in how the frozen map and the update are applied, and in the layout of the weight.
     """
 
-    lora_inputs: ClassVar[tuple[int, ...]]
+    lora_input_dims: ClassVar[tuple[int, ...]]
     """Dimensions of the weight other than its output's."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lora_base_forward(x, getattr(self, "bias", None))
+        return self.lora_add(y, x, self.lora_a, self.lora_b, self.lora_p)
+
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Apply the frozen layer, less what it started from where dropout must spare that."""
+        """Return W x + bias, or (W - scale · B₀A₀) x + bias where `lora_on_residual`."""
         raise NotImplementedError
 
     def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         """Return y + scale · B A dropout(x)."""
         raise NotImplementedError
 
-    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
-        """Return two matrices whose product, times scale, is the update of the weight as it is stored, (N, rest)."""
+    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
+        """Return two matrices whose product, times scale, is what the weight gains, as it is stored: (N, rest)."""
         raise NotImplementedError
 
     @property
-    def lora_start_apart(self) -> bool:
-        """Whether what the layer started from is applied with the base: it is part of that, so nothing of it drops."""
+    def lora_on_residual(self) -> bool:
+        """Whether B₀A₀ is taken out of the base's output: dropout, where there is some, must spare it."""
         return self.lora_a0 is not None and self.lora_p > 0
 
     def lora_merged_weight(self) -> Tensor:
         """Return W + scale · BA in float32 (float64 for a float64 weight), in the weight's shape."""
         dtype = torch.promote_types(self.weight.dtype, self.lora_a.dtype)
-        weight, left, right = (t.to(dtype) for t in (self.weight.flatten(1), *self.lora_weight_factors()))
-        with _without_autocast(weight.device):
+        weight, left, right = (t.to(dtype) for t in (self.weight.flatten(1), *self.lora_delta_factors()))
+        with without_autocast(weight.device.type):
             return torch.addmm(weight, left, right, alpha=self.lora_scale).view_as(self.weight)
 
     @torch.no_grad()
@@ -105,21 +112,18 @@ class DenseLoRA(LoRALayer):
         if self.weight.dim() > 2:
             self.weight.copy_(self.lora_merged_weight())
             return
-        left, right = self.lora_weight_factors()
+        left, right = self.lora_delta_factors()
         lowrank_merge_(self.weight, right.contiguous(), left.contiguous(), self.lora_scale)
 
 
 class LoRALinear(DenseLoRA):
-    """A linear layer, base and update in one operation.
+    """A linear layer, base and update in one operation: y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ, W (out, in)."""
 
-    y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ; W (out, in), A (r, in), B (out, r).
-    """
-
-    lora_inputs = (1,)
+    lora_input_dims = (1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.lora_start_apart:
-            return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
+        if self.lora_on_residual:
+            return super().forward(x)
         return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
     @property
@@ -128,14 +132,14 @@ class LoRALinear(DenseLoRA):
         return self.weight
 
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.lora_start_apart:
+        if self.lora_on_residual:
             return lowrank_linear(x, self.lora_matrix, bias, self.lora_a0, self.lora_b0, self.lora_scale)
         return F.linear(x, self.lora_matrix, bias)
 
     def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         return lowrank_add(y, x, a, b, self.lora_scale, p)
 
-    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
+    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
         a, b = self.lora_factors()
         return b, a
 
@@ -143,29 +147,26 @@ class LoRALinear(DenseLoRA):
 class LoRAConv1D(LoRALinear):
     """GPT-2's linear layer, which stores its weight as (in, out)."""
 
-    lora_inputs = (0,)
+    lora_input_dims = (0,)
 
     @property
     def lora_matrix(self) -> Tensor:
         return self.weight.t()
 
-    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
+    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
         # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
         a, b = self.lora_factors()
         return a.t(), b.t()
 
 
 class LoRAConv2d(DenseLoRA):
-    """A convolution: A (r, in, height, width) has its kernel, stride, padding and dilation, B (out, r, 1, 1) is 1×1."""
+    """A convolution: A (r, in, height, width) has its kernel, stride and padding, B (out, r, 1, 1) is 1×1."""
 
-    lora_inputs = (1, 2, 3)
+    lora_input_dims = (1, 2, 3)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.in_channels, *layer.kernel_size), (layer.out_channels, rank, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora_add(self.lora_base_forward(x, self.bias), x, self.lora_a, self.lora_b, self.lora_p)
 
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, self.weight, bias)
@@ -174,21 +175,18 @@ class LoRAConv2d(DenseLoRA):
         s = self._conv_forward(F.dropout(x, p), a.to(x.dtype), None)
         return y + self.lora_scale * F.conv2d(s, b.to(s.dtype))
 
-    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
+    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_b.flatten(1), self.lora_a.flatten(1)
 
 
 class LoRAEmbedding(DenseLoRA):
     """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r); there is no dropout."""
 
-    lora_inputs = (0,)
+    lora_input_dims = (0,)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (rank, layer.num_embeddings), (layer.embedding_dim, rank)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora_add(self.lora_base_forward(x, None), x, self.lora_a, self.lora_b, 0.0)
 
     @property
     def lora_p(self) -> float:
@@ -202,7 +200,7 @@ class LoRAEmbedding(DenseLoRA):
         # Some models' tables multiply what they look up by a constant, so the update is multiplied as well.
         return (y + self.lora_scale * getattr(self, "embed_scale", 1.0) * (s @ b.t())).to(y.dtype)
 
-    def lora_weight_factors(self) -> tuple[Tensor, Tensor]:
+    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_a.t(), self.lora_b.t()
 
 
@@ -217,9 +215,9 @@ class DoRA(DenseLoRA):
     y = W x + bias + (u - 1) · W x̂ + scale · u · B A x̂
     """
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         p, bias = self.lora_p, getattr(self, "bias", None)
-        a, b = (self.lora_a, self.lora_b) if self.lora_start_apart else self.lora_factors()
+        a, b = (self.lora_a, self.lora_b) if self.lora_on_residual else self.lora_factors()
         u = self.lora_magnitude / self.lora_weight_norm()
         y = self.lora_base_forward(x, bias)
         if p > 0:
@@ -233,14 +231,15 @@ class DoRA(DenseLoRA):
     @torch.no_grad()
     def lora_weight_norm(self) -> Tensor:
         """Return ‖W + scale · BA‖ of each output in PEFT's shape: (out,), of a convolution (1, out, 1, 1)."""
-        norm = torch.linalg.vector_norm(self.lora_merged_weight(), dim=self.lora_inputs, keepdim=True)
+        norm = torch.linalg.vector_norm(self.lora_merged_weight(), dim=self.lora_input_dims, keepdim=True)
         return norm.view(1, -1, 1, 1) if norm.dim() == 4 else norm.flatten()
 
     @torch.no_grad()
     def lora_merge(self) -> None:
         """Replace the base weight by W' in place."""
-        per_output = [1 if i in self.lora_inputs else n for i, n in enumerate(self.weight.shape)]
-        self.weight.copy_(self.lora_merged_weight() * (self.lora_magnitude / self.lora_weight_norm()).view(per_output))
+        merged = self.lora_merged_weight()
+        norm = torch.linalg.vector_norm(merged, dim=self.lora_input_dims, keepdim=True)
+        self.weight.copy_(merged * (self.lora_magnitude.view_as(norm) / norm))
 
 
 DENSE = {
@@ -285,7 +284,7 @@ def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: st
         rank: r.
         scale: what the update is multiplied by.
         dropout: probability that an input of the update is dropped in training mode.
-        init: one of `lora_initial.ALLOWED`.
+        init: one of `INITIALISATIONS`.
         dora: whether the magnitude is tuned apart.
     """
     cls = lora_class(layer)
@@ -295,15 +294,17 @@ def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: st
     a, b = (torch.zeros(shape, dtype=torch.float32, device=drawn) for shape in cls.lora_shapes(layer, rank))
     if cls is LoRAEmbedding:
         nn.init.normal_(b)  # as in the reference implementation: here A is zero, so that rare rows start unchanged
+    elif init == "gaussian":
+        nn.init.normal_(a, std=1 / rank)
     else:
-        lora_initial.draw(a, init)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
     layer.__class__ = _subclass(type(layer), cls, dora)
     layer.lora_a, layer.lora_b = nn.Parameter(a.to(device)), nn.Parameter(b.to(device))
     layer.lora_scale, layer.lora_dropout = scale, dropout
     layer.register_buffer("lora_a0", None)
     layer.register_buffer("lora_b0", None)
     layer.register_parameter("lora_magnitude", None)
-    if lora_initial.decomposes(init):
+    if starts_from_weight(init):
         _start_from_weight(layer, init)
     if dora:
         layer.lora_magnitude = nn.Parameter(layer.lora_weight_norm().float())
@@ -317,10 +318,49 @@ def remove_lora(layer: LoRALayer) -> None:
     layer.__class__ = layer.lora_base
 
 
+def starts_from_weight(init: str) -> bool:
+    """Say whether an initialisation takes A and B from the base weight, rather than A from chance and B as zero."""
+    return init not in ("kaiming", "gaussian")
+
+
+def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return A and B whose update, scale · BA, is the best rank-r part of W (Meng et al. 2024, arXiv:2404.02948).
+
+    Args:
+        weight: (N, K).
+        rank: r.
+        scale: what the update is multiplied by.
+        iterations: of a randomised SVD (Halko et al. 2011, arXiv:0909.4061); None for the exact one.
+    """
+    if iterations is None:
+        u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+        u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+    else:
+        u, s, v = torch.svd_lowrank(weight, rank, niter=iterations)
+        vt = v.t()
+    root = (s / scale).sqrt()
+    return root[:, None] * vt, u * root
+
+
+def olora(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return A and B from W = QR: the first r rows of R and columns of Q (Büyükakyüz 2024, arXiv:2406.01775).
+
+    B's columns are orthonormal; the scale changes nothing, as in PEFT.
+    """
+    q, r = torch.linalg.qr(weight)
+    return r[:rank], q[:, :rank]
+
+
 @torch.no_grad()
 def _start_from_weight(layer: LoRALinear, init: str) -> None:
     if not layer.lora_a.is_meta:
-        a, b = lora_initial.decompose(layer.lora_matrix, len(layer.lora_a), layer.lora_scale, init)
+        weight, rank = layer.lora_matrix, len(layer.lora_a)
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        if init == "olora":
+            a, b = olora(weight, rank)
+        else:
+            iterations = INIT_PATTERN.fullmatch(init)["iterations"]
+            a, b = pissa(weight, rank, layer.lora_scale, None if iterations is None else int(iterations))
         layer.lora_a.copy_(a)
         layer.lora_b.copy_(b)
     layer.lora_a0, layer.lora_b0 = layer.lora_a.detach().clone(), -layer.lora_b.detach()
@@ -330,9 +370,3 @@ def _start_from_weight(layer: LoRALinear, init: str) -> None:
 def _subclass(base: type[nn.Module], cls: type[LoRALayer], dora: bool) -> type[LoRALayer]:
     bases = (DoRA, cls, base) if dora else (cls, base)
     return type(f"{'DoRA' if dora else 'LoRA'}{base.__name__}", bases, {"lora_base": base})
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager:
-    """Compute in the tensors' own dtypes, whatever autocast says."""
-    known = torch.amp.is_autocast_available(device.type)  # the meta device has no autocast
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()

@@ -14,8 +14,9 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
-from ftengine_builtins.strategies import prompt_format
-from ftengine_builtins.strategies.prompt_format import PromptConfig
+from ftengine.model import copy_into
+from ftengine_builtins.strategies import peft_format
+from ftengine_builtins.strategies.adapter_config import require_same
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
@@ -26,14 +27,25 @@ from ftengine_builtins.strategies.prompt_stack import (
     shift_positions,
     widened,
 )
-from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_tokens
+from ftengine_builtins.strategies.virtual_tokens import (
+    VirtualTokenOptions,
+    VirtualTokensFile,
+    VirtualTokenStrategy,
+    starting_tokens,
+)
 from ftengine_builtins.tasks.modes import evaluating
+
+
+class PrefixFile(VirtualTokensFile):
+    """What an adapter_config.json says of prefix tuning."""
+
+    peft_type = "PREFIX_TUNING"
 
 
 class PrefixOptions(VirtualTokenOptions):
     """Options of prefix tuning."""
 
-    peft_type = "PREFIX_TUNING"
+    File = PrefixFile
 
     init: Literal["vocabulary", "text", "random"] = Field(
         "vocabulary",
@@ -95,8 +107,11 @@ class Prefix(VirtualTokenStrategy):
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT prefix: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
-        stack = _stack(loaded)
-        prompt_format.write(loaded, directory, _described(stack), stack.prefix.values().detach())
+        stack = self.prepared(loaded)
+        config = _described(stack)
+        # A projection is multiplied out, so that whoever reads the file needs none.
+        straight = {"prefix_projection": False, "encoder_hidden_size": config.token_dim}
+        self.write(loaded, directory, config, stack.prefix.values().detach(), **straight)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT prefix, trained here or by PEFT, into a prepared model; a projection makes way for its result.
@@ -105,20 +120,20 @@ class Prefix(VirtualTokenStrategy):
             RunError: the folder is no prefix that can be read.
             BaseMismatch: number or shape of the virtual tokens differ, or keys are missing or unexpected.
         """
-        stack = _stack(loaded)
+        stack = self.prepared(loaded)
         prefix = stack.prefix
         if prefix.projection is not None:
             prefix = KeysAndValues(torch.empty_like(prefix.values()), stack.key_shape.numbers, None)
-        expected = _described(stack)
-        config, tensors = prompt_format.read(directory, expected)
-        if config != expected:
+        config, expected = PrefixFile.read(directory), _described(stack)
+        require_same(expected, config, ["virtual_tokens"], directory)
+        theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in (config, expected))
+        if theirs != ours:
             raise BaseMismatch(
-                f"the adapter in {str(directory)!r} has keys of {config.num_layers} layers and "
-                f"{config.num_attention_heads} heads, {config.token_dim} numbers in all of a layer; this model has "
-                f"{expected.num_layers}, {expected.num_attention_heads} and {expected.token_dim}. It was trained on "
+                f"the adapter in {str(directory)!r} has keys of {theirs[0]} layers and {theirs[1]} heads, {theirs[2]} "
+                f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
                 "another base."
             )
-        prompt_format.fill(loaded, prefix.embeddings, tensors, str(directory))
+        copy_into(self.tensors(loaded, prefix.embeddings), peft_format.read_weights(directory), str(directory))
         stack.prefix = prefix
 
     def _start(self, loaded: LoadedModel, stack: Any) -> tuple[KeyShape, Tensor]:
@@ -143,14 +158,13 @@ class Prefix(VirtualTokenStrategy):
         return shape, kept.permute(2, 0, 1, 3).reshape(count, shape.numbers)
 
 
-def _stack(loaded: LoadedModel) -> Prefixed:
-    return next(module for module in loaded.module.modules() if isinstance(module, Prefixed))
-
-
-def _described(stack: Prefixed) -> PromptConfig:
+def _described(stack: Prefixed) -> PrefixFile:
     shape = stack.key_shape
-    return PromptConfig(
-        PrefixOptions.peft_type, len(stack.prefix.embeddings), shape.heads * shape.width, shape.layers, shape.heads
+    return PrefixFile(
+        virtual_tokens=len(stack.prefix.embeddings),
+        token_dim=shape.heads * shape.width,
+        num_layers=shape.layers,
+        num_attention_heads=shape.heads,
     )
 
 

@@ -10,21 +10,29 @@ from torch import nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
-from ftengine_builtins.strategies import prompt_format
-from ftengine_builtins.strategies.prompt_format import EMBEDDINGS, PromptConfig
-from ftengine_builtins.strategies.prompt_stack import (
-    Prompted,
-    PromptedMemory,
-    become,
-    is_encoder_decoder,
+from ftengine.model import copy_into
+from ftengine_builtins.strategies import peft_format
+from ftengine_builtins.strategies.adapter_config import require_same
+from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become, is_encoder_decoder
+from ftengine_builtins.strategies.virtual_tokens import (
+    EMBEDDINGS,
+    VirtualTokenOptions,
+    VirtualTokensFile,
+    VirtualTokenStrategy,
+    starting_vectors,
 )
-from ftengine_builtins.strategies.virtual_tokens import VirtualTokenOptions, VirtualTokenStrategy, starting_vectors
+
+
+class PromptFile(VirtualTokensFile):
+    """What an adapter_config.json says of prompt tuning."""
+
+    peft_type = "PROMPT_TUNING"
 
 
 class PromptOptions(VirtualTokenOptions):
     """Options of prompt tuning."""
 
-    peft_type = "PROMPT_TUNING"
+    File = PromptFile
 
     init: Literal["vocabulary", "text", "random"] = Field(
         "vocabulary",
@@ -65,8 +73,18 @@ class Prompt(VirtualTokenStrategy):
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT prompt: adapter_config.json and adapter_model.safetensors."""
-        vectors = _stack(loaded).prompt_embeddings
-        prompt_format.write(loaded, directory, _described(loaded, vectors), vectors)
+        vectors = self.prepared(loaded).prompt_embeddings
+        # Not how training began: PEFT would look for that tokenizer, to make vectors that these then replace.
+        start = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
+        model: Any = loaded.module.config
+        model = model.get_text_config()
+        config = PromptFile(
+            virtual_tokens=len(vectors),
+            token_dim=vectors.shape[1],
+            num_layers=model.num_hidden_layers,
+            num_attention_heads=model.num_attention_heads,
+        )
+        self.write(loaded, directory, config, vectors, **start)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT prompt, trained here or by PEFT, into a prepared model.
@@ -75,22 +93,13 @@ class Prompt(VirtualTokenStrategy):
             RunError: the folder is no prompt that can be read.
             BaseMismatch: number or width of the virtual tokens differ, or keys are missing or unexpected.
         """
-        vectors = _stack(loaded).prompt_embeddings
-        config, tensors = prompt_format.read(directory, _described(loaded, vectors))
+        vectors, config = self.prepared(loaded).prompt_embeddings, PromptFile.read(directory)
+        require_same(self.config, config, ["virtual_tokens"], directory)
+        tensors = peft_format.read_weights(directory)
         if config.num_transformer_submodules == 2 and is_encoder_decoder(loaded.module) and EMBEDDINGS in tensors:
             # PEFT makes a second half for the decoder, and never uses it.
             tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(vectors)]
-        prompt_format.fill(loaded, vectors, tensors, str(directory))
-
-
-def _stack(loaded: LoadedModel) -> Prompted:
-    return next(module for module in loaded.module.modules() if isinstance(module, Prompted))
-
-
-def _described(loaded: LoadedModel, vectors: nn.Parameter) -> PromptConfig:
-    config: Any = loaded.module.config
-    config = config.get_text_config()
-    return PromptConfig(PromptOptions.peft_type, *vectors.shape, config.num_hidden_layers, config.num_attention_heads)
+        copy_into(self.tensors(loaded, vectors), tensors, str(directory))
 
 
 def _pools_all_positions(loaded: LoadedModel) -> bool:

@@ -81,25 +81,6 @@ class PromptedMemory(VirtualTokens):
         return plain(**inputs)
 
 
-def token_embedding(module: Any, strategy: str) -> nn.Embedding:
-    """Return the table of token embeddings.
-
-    Raises:
-        RecipeError: the model reads no tokens.
-    """
-    try:
-        found = module.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
-        found = None
-    if isinstance(found, nn.Embedding):
-        return found
-    begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
-    raise RecipeError(
-        f"strategy {strategy} puts virtual tokens before those of a text, but {type(module).__name__} has no token "
-        f"embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."
-    )
-
-
 def text_stack(loaded: LoadedModel, strategy: str) -> Any:
     """Return the module that turns token embeddings into hidden states: a decoder, or the encoder where there are both.
 
@@ -107,7 +88,16 @@ def text_stack(loaded: LoadedModel, strategy: str) -> Any:
         RecipeError: the model reads no tokens.
     """
     module: Any = loaded.module
-    token_embedding(module, strategy)
+    try:
+        found = module.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
+        found = None
+    if not isinstance(found, nn.Embedding):
+        begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
+        raise RecipeError(
+            f"strategy {strategy} puts virtual tokens before those of a text, but {type(module).__name__} has no token "
+            f"embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."
+        )
     return module.get_encoder() if is_encoder_decoder(module) else module.get_decoder()
 
 

@@ -1,17 +1,19 @@
-"""Which layers LoRA adapts: the recipe's `targets`, with PEFT's rules of matching."""
+"""Which modules are meant, by PEFT's rules of matching: LoRA's `targets`, and heads, which train whole."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
+from ftengine.model import decayed, trainable
 from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
 ALL_LINEAR = "all-linear"
@@ -24,6 +26,27 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 _WHOLE = "already trains whole, as part of the head"
 _HOOKED = "has its forward replaced on the instance, as accelerate's device_map does"
+
+
+def regex(pattern: str) -> str:
+    """Return a pattern that compiles, for options; ValueError says what is wrong with any other."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        return regex(value)
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
+    return value
+
+
+Names = Annotated[str | list[str], BeforeValidator(_names)]
+"""An option that names modules: a regular expression for whole paths, or a list of paths and their endings."""
 
 
 def matches_name(path: str, names: Iterable[str]) -> bool:
@@ -41,6 +64,32 @@ def whole_modules(loaded: LoadedModel) -> list[str]:
         if path and (path in loaded.new_modules or path.endswith(heads))
     ]
     return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def freeze_base(loaded: LoadedModel) -> None:
+    """Freeze everything but the modules that train whole."""
+    loaded.module.requires_grad_(False)
+    for path in whole_modules(loaded):
+        loaded.module.get_submodule(path).requires_grad_(True)
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float, rate: Callable[[str, nn.Parameter], float], vectors: Collection[int] = ()
+) -> list[dict[str, Any]]:
+    """Group trainable parameters for the optimiser, by learning rate and weight decay.
+
+    Args:
+        model: the prepared model.
+        weight_decay: of what `ftengine.model.decayed` names.
+        rate: gives the learning rate of a parameter, from its name and itself.
+        vectors: ids of parameters that do not decay, whatever their shape.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    decays = decayed(model)
+    for name, parameter in trainable(model).items():
+        decay = weight_decay if name in decays and id(parameter) not in vectors else 0.0
+        groups.setdefault((rate(name, parameter), decay), []).append(parameter)
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
 
 
 def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:
@@ -79,7 +128,7 @@ def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
     if not taken:
         raise NoMatch(
             f"targets 'all-linear' finds no linear layer in {type(module).__name__} to adapt. "
-            f"{_names(module, obstacles)}{_instead(module, obstacles)}"
+            f"{_layers(module, obstacles)}{_instead(module, obstacles)}"
         )
     return taken
 
@@ -90,7 +139,7 @@ def _usable(
     if not matched:
         raise NoMatch(
             f"targets pattern {pattern!r} matches no module of {type(module).__name__}."
-            f"{_near(obstacles, pattern, strict)} {_names(module, obstacles)}"
+            f"{_near(obstacles, pattern, strict)} {_layers(module, obstacles)}"
             + ("" if strict else " A string is a regular expression for the whole path; put plain names in a list.")
         )
     taken = [path for path in matched if not obstacles[path]]
@@ -100,7 +149,7 @@ def _usable(
         path = (wrong or matched)[0]
         raise NoMatch(
             f"targets pattern {pattern!r} matches {path!r}, which {obstacles[path]}. "
-            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_names(module, obstacles)}"
+            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_layers(module, obstacles)}"
         )
     return taken
 
@@ -141,6 +190,8 @@ def _inexpressible(layer: nn.Module) -> str:
     """Say why the update of a convolution or an embedding has no form that PEFT and a merge know, or ""."""
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return f"is a convolution in {layer.groups} groups, which a low-rank update would mix"
+    if isinstance(layer, nn.Conv2d) and any(d > 1 < k for d, k in zip(layer.dilation, layer.kernel_size, strict=True)):
+        return f"is a convolution with dilation {layer.dilation}, which PEFT leaves out of the update"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"is a convolution with {layer.padding_mode} padding"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
@@ -169,18 +220,23 @@ def _named(paths: Iterable[str], name: str) -> list[str]:
     return [path for path in paths if matches_name(path, [name])]
 
 
-def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:
+def did_you_mean(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:
+    """Return " Did you mean 'x' or 'y'?" for the module paths, and the last parts of such, that are nearest."""
     paths = list(paths)
+    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
+    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(shown, near))}?" if near else ""
+
+
+def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:
     if not strict:
         listed = re.findall(r"[^\s,|]+", pattern)
         if listed and all(_named(paths, name) for name in listed):  # plain names, which only a list takes as such
             return f" Did you mean [{', '.join(listed)}]?"
-    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(name) if strict else f'[{name}]' for name in near)}?" if near else ""
+    return did_you_mean(pattern, paths, repr if strict else "[{}]".format)
 
 
-def _names(module: nn.Module, obstacles: Mapping[str, str]) -> str:
+def _layers(module: nn.Module, obstacles: Mapping[str, str]) -> str:
     """Name the layers that could be adapted."""
     linear, others = _free(module, obstacles)
     parts = [("Its linear layers are named", linear), ("Its convolutions and embeddings are named", others)]

@@ -1,11 +1,11 @@
-"""What prompt tuning and prefix tuning share: options, preparing, learning rates, and where virtual tokens start."""
+"""What prompt tuning and prefix tuning share: options, files, preparing, and where virtual tokens start."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -13,20 +13,60 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
-from ftengine.model import default_param_groups
-from ftengine_builtins.strategies import prompt_format
+from ftengine_builtins.strategies import peft_format
+from ftengine_builtins.strategies.adapter_config import follow
+from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
-from ftengine_builtins.strategies.targets import whole_modules
+from ftengine_builtins.strategies.targets import freeze_base, param_groups
 
 SAMPLED_ROWS = 4096
 """Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
 
 
+EMBEDDINGS = "prompt_embeddings"
+"""PEFT's key of the one tensor that both methods have."""
+
+PREFIX = "base_model."
+"""Before a module's path in the keys of modules trained whole; PEFT's adapters of layers have one step more."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class VirtualTokensFile(AdapterConfig):
+    """What an adapter_config.json says of virtual tokens; subclasses say of which method.
+
+    Args:
+        virtual_tokens: how many there are.
+        token_dim: width of a virtual token; of a prefix, of one layer's keys.
+        num_layers, num_attention_heads: of the model; of a prefix, the heads of its keys.
+        num_transformer_submodules: 1; PEFT's prompts for encoder-decoders may have 2, of which it uses the first.
+    """
+
+    advice = "Use that adapter with PEFT."
+    # `prompt_embeddings` holds what training made of the initialisation, and what a prefix's projection came to.
+    without_effect = AdapterConfig.without_effect | {
+        *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
+        *("encoder_hidden_size", "prefix_projection", "init_weights"),
+    }
+
+    virtual_tokens: Count = Field(alias="num_virtual_tokens")
+    token_dim: Count
+    num_layers: Count
+    num_attention_heads: Count
+    num_transformer_submodules: Count
+
+    @model_validator(mode="before")
+    @classmethod
+    def _submodules(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Fill in PEFT's default, as it does when it prepares a model."""
+        return {"num_transformer_submodules": 2 if content.get("task_type") == "SEQ_2_SEQ_LM" else 1, **content}
+
+
 class VirtualTokenOptions(Config):
     """Options that both have."""
 
-    peft_type: ClassVar[str]
-    """What PEFT calls it."""
+    File: ClassVar[type[VirtualTokensFile]]
+    """What PEFT's adapter_config.json says."""
     meant: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("num_virtual_tokens", "prompt_length", "num_tokens", "tokens", "length"), "virtual_tokens"
     ) | {"prompt_tuning_init": "init", "prompt_tuning_init_text": "text"}
@@ -55,13 +95,8 @@ class VirtualTokenOptions(Config):
         if self.start_from is None:
             return self
         with naming("strategy.start_from"):
-            there = prompt_format.read_config(Path(self.start_from), self.peft_type).num_virtual_tokens
-        if "virtual_tokens" in self.model_fields_set and self.virtual_tokens != there:
-            raise RecipeError(
-                f"strategy.virtual_tokens is {self.virtual_tokens}, but the adapter in strategy.start_from "
-                f"({self.start_from!r}) has {there}. Leave virtual_tokens out, or start without that adapter."
-            )
-        self.virtual_tokens = there
+            adapter = self.File.read(Path(self.start_from))
+        follow(self, adapter, ["virtual_tokens"])
         return self
 
 
@@ -80,6 +115,11 @@ class VirtualTokenStrategy(Strategy):
         """Put virtual tokens into a stack."""
         raise NotImplementedError
 
+    def prepared(self, loaded: LoadedModel) -> Any:
+        """Return the module that virtual tokens have entered."""
+        modules: Any = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
+        return next(module for module in modules if module.virtual_parameters())
+
     def prepare(self, loaded: LoadedModel) -> None:
         count, limit = self.config.virtual_tokens, loaded.max_length
         stack = self.stack(loaded)
@@ -89,16 +129,28 @@ class VirtualTokenStrategy(Strategy):
                 f"strategy.virtual_tokens {count} leave no room for a text: {loaded.source!r} reads {limit} tokens. "
                 f"Allowed: 1 to {limit - 2}."
             )
+        freeze_base(loaded)
         self.enter(loaded, stack)
-        loaded.module.requires_grad_(False)
-        for parameter in stack.virtual_parameters():
-            parameter.requires_grad_(True)
-        for path in whole_modules(loaded):
-            loaded.module.get_submodule(path).requires_grad_(True)
         if self.config.start_from is not None:
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
             loaded.max_length = limit - count
+
+    def write(
+        self, loaded: LoadedModel, directory: Path, config: VirtualTokensFile, embeddings: Tensor, **others: Any
+    ) -> None:
+        """Write PEFT's files: the config, with `others` that PEFT asks of it, and the virtual tokens as PEFT has them.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        config = config.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
+        config.write(directory, loaded, **others)
+        peft_format.write_weights(directory, self.tensors(loaded, embeddings))
+
+    def tensors(self, loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
+        """Return what the weights hold by PEFT's keys: the virtual tokens, and modules that train whole."""
+        return {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.
@@ -108,83 +160,54 @@ class VirtualTokenStrategy(Strategy):
         """Group trainable parameters: virtual tokens at `lr_ratio` times the rate, a fresh head at the rate itself."""
         stacks = [module for module in model.modules() if isinstance(module, VirtualTokens)]
         fast = {id(parameter) for stack in stacks for parameter in stack.virtual_parameters()}
-        groups = []
-        for group in default_param_groups(model, learning_rate, weight_decay):
-            for rate, is_fast in ((learning_rate * self.config.lr_ratio, True), (learning_rate, False)):
-                members = [parameter for parameter in group["params"] if (id(parameter) in fast) is is_fast]
-                groups += [group | {"params": members, "lr": rate}] if members else []
-        return groups
-
-
-def text_tokens(loaded: LoadedModel, text: str, count: int) -> Tensor:
-    """Return (count,) token ids of a text, without special tokens, repeated or cut to length.
-
-    Raises:
-        RecipeError: the model has no tokenizer, or the text has no tokens.
-    """
-    if not callable(loaded.processor):
-        raise RecipeError(
-            f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
-        )
-    ids = loaded.processor(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
-    return torch.tensor((ids * math.ceil(count / len(ids)))[:count])
-
-
-def sampled_tokens(loaded: LoadedModel, embedding: nn.Embedding, count: int) -> Tensor:
-    """Return (count,) ids of ordinary tokens, drawn uniformly.
-
-    The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
-    """
-    processor: Any = loaded.processor
-    known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
-    usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)
-    usable[[token for token in getattr(processor, "all_special_ids", ()) if token < len(usable)]] = False
-    candidates = usable.nonzero()[:, 0] if usable.any() else torch.arange(len(usable))
-    return candidates[torch.randint(len(candidates), (count,))]
+        ratio = self.config.lr_ratio
+        return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0))
 
 
 @torch.no_grad()
-def embedded(embedding: nn.Embedding, ids: Tensor) -> Tensor:
-    """Return the embeddings (count, width) of tokens in float32, as the model reads them."""
-    return embedding(ids.to(embedding.weight.device)).float()
-
-
-def random_vectors(embedding: nn.Embedding, count: int) -> Tensor:
-    """Return (count, width) normal numbers in float32, of the token embeddings' standard deviation."""
-    ids = torch.linspace(0, embedding.num_embeddings - 1, min(SAMPLED_ROWS, embedding.num_embeddings)).long()
-    sample = embedded(embedding, ids)
-    # Drawn on the CPU, so that a seed means the same on every device.
-    return torch.randn(count, sample.shape[1]).to(sample.device) * sample.std()
-
-
 def starting_vectors(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count, width) vectors to start from, on the embedding's device.
+    """Return (count, width) vectors in float32 to start from, on the embedding's device.
 
     Args:
         loaded: the model, for its tokenizer.
         embedding: its token embeddings.
-        init: "random", "vocabulary" or "text".
+        init: "vocabulary" or "text" for those of `starting_tokens`, "random" for normal numbers of their scale.
         text: what to start from with "text".
         count: number of virtual tokens.
 
     Raises:
         RecipeError: the text cannot be tokenised.
     """
-    if init == "random":
-        return random_vectors(embedding, count)
-    return embedded(embedding, starting_tokens(loaded, embedding, init, text, count))
+    rows = embedding.num_embeddings
+    random = init == "random"
+    sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long() if random else None
+    ids = starting_tokens(loaded, embedding, init, text, count) if sample is None else sample
+    vectors = embedding(ids.to(embedding.weight.device)).float()
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.randn(count, vectors.shape[1]).to(vectors.device) * vectors.std() if random else vectors
 
 
 def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count,) token ids: those of the text, or drawn from the vocabulary.
+    """Return (count,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
 
     Raises:
-        RecipeError: the text cannot be tokenised.
+        RecipeError: the model has no tokenizer for the text, or the text has no tokens.
     """
+    processor: Any = loaded.processor
     if init != "text":
-        return sampled_tokens(loaded, embedding, count)
-    if loaded.processor is None and embedding.weight.is_meta:
+        # The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
+        known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
+        usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)
+        usable[[token for token in getattr(processor, "all_special_ids", ()) if token < len(usable)]] = False
+        candidates = usable.nonzero()[:, 0] if usable.any() else torch.arange(len(usable))
+        return candidates[torch.randint(len(candidates), (count,))]
+    if processor is None and embedding.weight.is_meta:
         return torch.zeros(count, dtype=torch.long)  # parameters are counted from a config alone, without a tokenizer
-    return text_tokens(loaded, text or "", count)
+    if not callable(processor):
+        raise RecipeError(
+            f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
+        )
+    ids = processor(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
+    return torch.tensor((ids * math.ceil(count / len(ids)))[:count])

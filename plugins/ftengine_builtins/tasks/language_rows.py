@@ -179,7 +179,7 @@ def view(row: Example, *, all_trained: bool) -> View:
     texts: list[Any] = [row.get(name) for name in names]
     content = texts
     if names == ("messages",) and isinstance(texts[0], (list, tuple)):
-        content = [[m.get("role"), m.get("content")] if isinstance(m, dict) else m for m in texts[0]]
+        content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in texts[0]]
         texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
     inputs: list[str] = []
     target: Any = None

@@ -238,7 +238,7 @@ class Mischief:
 )  # fmt: skip
 def test_what_ftengine_does_not_compute_is_refused(entry, tmp_path) -> None:
     folder = edited(saved("bert", tmp_path), **entry)
-    with pytest.raises(RunError, match=f"uses what strategy adapter does not have: {next(iter(entry))}="):
+    with pytest.raises(RunError, match=f"uses what ftengine does not have: {next(iter(entry))}="):
         read_config(folder)
 
 
@@ -267,8 +267,11 @@ def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"placement": "parallel"}, "was trained with placement 'pfeiffer'; this model is prepared for 'parallel'"),
-        ({"scaling": 2.0}, "was trained with scaling 1.0; this model is prepared for 2.0"),
+        (
+            {"placement": "parallel"},
+            "with placement 'pfeiffer'; this model is prepared for placement 'parallel'",
+        ),
+        ({"scaling": 2.0}, "was trained with scaling 1.0; this model is prepared for scaling 2.0"),
         ({"non_linearity": "tanh"}, "was trained with non_linearity 'relu'"),
         ({"sublayers": ["attention", "output"]}, "8 keys missing"),
         ({"leave_out": [0]}, "4 unexpected"),

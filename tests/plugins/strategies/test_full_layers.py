@@ -107,6 +107,15 @@ def test_encoder_and_decoder_end_at_the_same_level() -> None:
     assert blocks == [2, 3]
 
 
+def test_an_output_matrix_that_is_called_an_embedding_is_the_head() -> None:
+    # As in Pythia's GPT-NeoX.
+    module = nn.ModuleDict({"embed_in": nn.Embedding(4, 2), "layers": nn.ModuleList([nn.Linear(2, 2)])})
+    module["embed_out"] = nn.Linear(2, 4, bias=False)
+    module.get_output_embeddings = lambda: module["embed_out"]
+    levels = find_levels(LoadedModel(module, None, "memory", "causal-lm")).of
+    assert (levels["embed_in.weight"], levels["layers.0.weight"], levels["embed_out.weight"]) == (0, 1, 2)
+
+
 class Activated(nn.BatchNorm1d):
     """A normalisation with its activation inside, as timm has it."""
 
@@ -233,7 +242,9 @@ def test_frozen_layers_take_no_turn() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "weekly"])
 def test_other_paces_are_refused(value) -> None:
-    with pytest.raises(ValueError, match="a number of steps, epoch, even, or null"):
+    with pytest.raises(
+        ValueError, match=r"(?s)unfreeze_every.*(greater than or equal to 1|valid integer).*'epoch' or 'even'"
+    ):
         FullConfig(unfreeze_every=value)
 
 

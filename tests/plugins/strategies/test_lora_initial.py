@@ -22,7 +22,7 @@ from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import state_tensors, trainable
 from ftengine.ops import lowrank_add
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
-from ftengine_builtins.strategies.lora_initial import pissa
+from ftengine_builtins.strategies.lora_layers import pissa
 
 INITS = ["pissa", "pissa_niter_8", "olora"]
 

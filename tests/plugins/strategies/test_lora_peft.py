@@ -236,6 +236,7 @@ def adapter(llama_folder, load, tmp_path) -> Path:
         ("lora_bias", True),
         ("target_parameters", ["experts.weight"]),
         ("layers_to_transform", [0]),
+        ("layers_to_transform", 0),
         ("exclude_modules", ["q_proj"]),
         ("trainable_token_indices", [1]),
         ("init_lora_weights", "pissa"),
@@ -244,7 +245,7 @@ def adapter(llama_folder, load, tmp_path) -> Path:
 )
 def test_what_peft_can_and_we_cannot_is_named(adapter, key: str, value) -> None:
     write_json(adapter, {**json_of(adapter), key: value})
-    with pytest.raises(RunError, match=f"ftengine's LoRA does not have: {key}="):
+    with pytest.raises(RunError, match=f"what ftengine does not have: {key}="):
         LoRAConfig(start_from=str(adapter))
 
 

@@ -171,7 +171,7 @@ def edited(folder: Path, **changes) -> None:
     ("changes", "error", "message"),
     [
         ({"peft_type": "LORA"}, RunError, "describes 'LORA', not 'PROMPT_TUNING'"),
-        ({"num_virtual_tokens": 6}, BaseMismatch, "has 6 virtual tokens; this model is prepared for 5"),
+        ({"num_virtual_tokens": 6}, BaseMismatch, "with virtual_tokens 6; this model is prepared for virtual_tokens 5"),
         ({"num_virtual_tokens": "5"}, RunError, "no usable value for num_virtual_tokens='5'"),
         ({"encoder_reparameterization_type": "LSTM"}, RunError, "uses what ftengine does not have"),
     ],

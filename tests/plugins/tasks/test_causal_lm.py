@@ -169,6 +169,9 @@ def test_duplicates_are_rows_that_say_the_same():
     assert identity({**CHAT, "id": 1}) == identity({**CHAT, "id": 2, "prompt": None})
     assert identity({"messages": [{**QUESTION, "time": 1}]}) == identity({"messages": [QUESTION]})
     assert identity(PAIR) != identity({**PAIR, "completion": "No."})
+    assert identity({"messages": [{"from": "a", "value": "b"}]}) != identity(
+        {"messages": [{"from": "a", "value": "c"}]}
+    )
     assert identity({"text": "a", "source": "x"}) == identity({"text": "a"}) != identity({"text": "b"})
 
 

@@ -1,0 +1,87 @@
+"""adapter_config.json, which PEFT and AdapterHub both write, and options that have to agree with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import Config
+from ftengine.errors import BaseMismatch, RecipeError, RunError
+
+CONFIG_FILE = "adapter_config.json"
+
+
+def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
+    """Return what adapter_config.json holds, and the file.
+
+    Raises:
+        RunError: it is missing or cannot be read; the message says what `kind` of adapter's folder has one.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8")), file
+    except FileNotFoundError:
+        inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
+        hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""
+        raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a folder of {kind} adapter has one.{hint}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file of {kind} adapter.") from None
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping, its keys sorted but not those inside: of several patterns that match, the first counts.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        file.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
+
+
+def refuse_unsupported(used: Mapping[str, Any], file: Path, advice: str) -> None:
+    """Raise RunError where a file uses options that ftengine does not have."""
+    if used:
+        shown = ", ".join(f"{key}={value!r}" for key, value in sorted(used.items()))
+        raise RunError(f"{str(file)!r} uses what ftengine does not have: {shown}. {advice}")
+
+
+def follow(config: Config, adapter: Any, keys: Iterable[str]) -> None:
+    """Take options from the adapter in `strategy.start_from`, and its dropout unless the recipe sets that.
+
+    Raises:
+        RecipeError: the recipe sets one of `keys` to something else.
+    """
+    given, folder = config.model_fields_set.copy(), getattr(config, "start_from", None)
+    for key in keys:
+        ours, theirs = getattr(config, key), getattr(adapter, key)
+        if key in given and ours is not None and _comparable(ours) != _comparable(theirs):
+            raise RecipeError(
+                f"strategy.{key} is {ours!r}, but the adapter in strategy.start_from ({folder!r}) has {theirs!r}. "
+                f"Leave {key} out, or start without that adapter."
+            )
+        setattr(config, key, theirs)
+    if hasattr(config, "dropout") and "dropout" not in given:
+        config.dropout = adapter.dropout
+
+
+def _comparable(value: object) -> object:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def require_same(expected: Any, adapter: Any, keys: Iterable[str], directory: Path) -> None:
+    """Make sure that a model is prepared for the adapter that is to be loaded.
+
+    Raises:
+        BaseMismatch: one of `keys` differs.
+    """
+    for key in keys:
+        ours, theirs = getattr(expected, key), getattr(adapter, key)
+        if ours != theirs:
+            raise BaseMismatch(
+                f"the adapter in {str(directory)!r} was trained with {key} {theirs!r}; this model is prepared for "
+                f"{key} {ours!r}. Set strategy.{key}={theirs!r}, or choose the adapter that belongs here."
+            )
