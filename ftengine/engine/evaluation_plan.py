@@ -122,7 +122,7 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     if held.answering:
         return replace(held, answered=chosen)
     options = {**task.brief, **(ready.recipe.evaluation.generate.model_extra or {})}
-    return EvalSet("answers", held.split, (), answered=chosen, options=options, title=" to read")
+    return EvalSet("answers", held.split, (), answered=chosen, options=options)
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:

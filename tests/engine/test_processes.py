@@ -12,6 +12,7 @@ from tiny import tiny_resnet
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.model import read_tensors
+from ftengine.run.evaluation_result import Examples
 
 CHILD = """
 import sys, json
@@ -104,3 +105,10 @@ def test_two_processes_keep_the_mean_of_their_batchnorm_statistics(runs):
     one, two = (read_tensors(run.trained / "model.safetensors")[name].numpy() for run in runs["images"])
     assert np.abs(one).max() > 0
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_answer_the_prompts_that_people_read_between_them(runs):
+    first, second = (Examples.read(run.directory).answers for run in runs["free"])
+    assert len(first) == 12
+    assert [(one.place, one.prompt, one.base) for one in second] == [(one.place, one.prompt, one.base) for one in first]
+    assert all(one.tuned for one in second)

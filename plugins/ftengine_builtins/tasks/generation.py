@@ -18,9 +18,6 @@ from ftengine_builtins.tasks.tokens import attention_mask, pad
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
-BRIEF = {"max_new_tokens": 48}
-"""Options of answers that are only to be read: some 35 English words say what kind of answer it is."""
-
 
 class GenerationOptions(Config):
     """How answers are generated."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Features, Prediction, Task
-from ftengine_builtins.tasks.generation import BRIEF
 from ftengine_builtins.tasks.token_loss import TokenLoss
 from ftengine_builtins.tasks.tokens import stack_tokens
 
@@ -20,7 +19,8 @@ class GenerativeTask(Task):
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
     answers = frozenset({"completion", "reference", "prompt"})
-    brief = BRIEF
+    brief: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 48}
+    """Some 35 English words say what kind of answer it is."""
     distributions = True
     ahead: ClassVar[int]
     """How far ahead of its own position a state predicts (`TokenLoss`)."""
@@ -47,4 +47,7 @@ class GenerativeTask(Task):
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
     def readable(self, prediction: Prediction) -> dict[str, Any]:
-        return dict(prediction)
+        """Return the mean loss of a token, as the figures have it, in place of the sum."""
+        if not prediction.get("tokens"):
+            return dict(prediction)
+        return {"loss a token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}
