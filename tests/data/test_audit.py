@@ -187,15 +187,6 @@ def test_texts_that_do_not_fit_into_memory_are_read_again(write, text_task, audi
     assert text.startswith("50 of 50 training rows hold what looks like e-mail addresses")
 
 
-def test_an_audit_that_fails_is_named(write, text_task, audit, monkeypatch):
-    from ftengine.errors import PluginError
-    from ftengine_builtins.audits.balance import Balance
-
-    monkeypatch.setattr(Balance, "look", lambda self, data: [][0])
-    with pytest.raises(PluginError, match="audit 'balance' failed: IndexError"):
-        audit(text_task, write("a.jsonl", texts("abc")))
-
-
 NEAR = "the committee met again on monday to discuss the budget of the town and the roads around it"
 
 
