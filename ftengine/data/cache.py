@@ -21,7 +21,7 @@ PARQUET, ARROW = ".parquet", ".arrow"
 SUFFIXES = (*PARSERS, PARQUET, ARROW)
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
@@ -81,7 +81,7 @@ def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: 
 
     columns: dict[str, None] = {}  # in order of appearance
     skipped = 0
-    first: list[tuple[int, str]] = []
+    first: list[tuple[str, str]] = []
 
     def kept() -> Iterator[tuple[int, bytes]]:
         nonlocal skipped
@@ -92,13 +92,13 @@ def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: 
                 yield line, row
             elif on_error == "fail":
                 raise DataError(
-                    f"{source}:{item.line}: {item.reason}. "
+                    f"{source}{item.place}: {item.reason}. "
                     "Repair the row, or leave such rows out with data.on_error: skip."
                 )
             else:
                 skipped += 1
                 if len(first) < SHOWN_SKIPS:
-                    first.append((item.line, item.reason))
+                    first.append((item.place, item.reason))
 
     rows = 0
     schema = pa.schema([(ROW, pa.string()), (LINE, pa.int64())])
@@ -109,10 +109,10 @@ def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: 
                 rows += len(lines)
     except Malformed as error:
         raise DataError(
-            f"{source}:{error.line}: {error.reason}. Nothing after it can be read; repair the file."
+            f"{source}{error.place}: {error.reason}. Nothing after it can be read; repair the file."
         ) from None
     if not rows:
-        reason = f": all {skipped:,} were skipped, the first (line {first[0][0]}) as {first[0][1]}" if skipped else ""
+        reason = f": all {skipped:,} were skipped, the first ({source}{first[0][0]}) as {first[0][1]}" if skipped else ""
         raise DataError(f"{source} holds no rows{reason}. It must hold at least one example.")
     return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 

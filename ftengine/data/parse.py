@@ -17,7 +17,15 @@ from ftengine.api import redact
 from ftengine.errors import DataError
 
 Line = tuple[int, Any]
-"""A physical line (1-based) and the value that begins there."""
+"""A physical line (1-based) and the value that begins there; of a list, its element's number (from 0) and the value."""
+
+LIST = ".json"
+"""Suffix of the format whose rows are elements of one list, which may all stand on one line."""
+
+
+def place_of(source: str, number: int) -> str:
+    """Return where a row of a text file is: "data.jsonl:12" by its line, "data.json[11]" by its element."""
+    return f"{source}[{number}]" if source.lower().endswith(LIST) else f"{source}:{number}"
 
 
 class Malformed(DataError):
@@ -26,16 +34,17 @@ class Malformed(DataError):
     Args:
         line: physical line, 1-based.
         reason: what is wrong with it, without a full stop.
+        element: whether it is an element of a list, and `line` its number.
     """
 
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line}: {reason}")
-        self.line = line
+    def __init__(self, line: int, reason: str, *, element: bool = False) -> None:
+        self.place = f"[{line}]" if element else f":{line}"
         self.reason = reason
+        super().__init__(f"{'element' if element else 'line'} {line}: {reason}")
 
 
 def parse(file: BinaryIO, suffix: str) -> Iterator[tuple[int, Iterable[str], bytes] | Malformed]:
-    """Yield (line, columns, row as JSON in UTF-8) or what is wrong, in the file's order.
+    """Yield (number, columns, row as JSON in UTF-8) or what is wrong, in the file's order; number as in `Line`.
 
     Args:
         file: a text file opened in binary mode, at its start.
@@ -44,22 +53,24 @@ def parse(file: BinaryIO, suffix: str) -> Iterator[tuple[int, Iterable[str], byt
     Raises:
         Malformed: nothing after this place can be read.
     """
+    element = suffix == LIST
     for item in PARSERS[suffix](file):
         if isinstance(item, Malformed):
             yield item
             continue
         line, row = item
         if not isinstance(row, dict):
-            yield Malformed(line, f"a row is an object {{…}}, not {_short(row)}")
+            yield Malformed(line, f"a row is an object {{…}}, not {_short(row)}", element=element)
             continue
         try:
             # Strict encoding, as half of a surrogate pair ("\ud83d") breaks every tokenizer later on.
             content = _to_json(row).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
-            yield Malformed(line, f"holds {half}, half of a surrogate pair, which is no character")
+            reason = f"holds {half}, half of a surrogate pair, which is no character"
+            yield Malformed(line, reason, element=element)
         except RecursionError:
-            yield Malformed(line, _TOO_DEEP)
+            yield Malformed(line, _TOO_DEEP, element=element)
         else:
             yield line, row.keys(), content
 
@@ -203,9 +214,11 @@ def _json_list(file: BinaryIO) -> Iterator[Line | Malformed]:
     separator = text.peek()
     if separator == "]":
         text.skip(1)
+    number = 0
     while separator != "]":
         text.peek()  # go to where the object begins, for its line
-        yield text.line, text.value()
+        yield number, text.value()
+        number += 1
         separator = text.peek()
         if separator not in (",", "]"):
             raise Malformed(text.line, f"not valid JSON: {separator or 'end of file'!r} where ',' or ']' must stand")
@@ -280,7 +293,7 @@ def _short(value: Any) -> str:
 
 PARSERS: dict[str, Callable[[BinaryIO], Iterator[Line | Malformed]]] = {
     **{suffix: _separated(separator) for suffix, separator in SEPARATORS.items()},
-    ".json": _json_list,
+    LIST: _json_list,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".txt": _text,

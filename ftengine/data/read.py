@@ -21,7 +21,7 @@ from ftengine.api import ReadsFiles
 from ftengine.api.figures import counted
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
-from ftengine.data.parse import SEPARATORS, other_separator
+from ftengine.data.parse import SEPARATORS, other_separator, place_of
 from ftengine.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ class Rows:
     def where(self, index: int) -> str:
         """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.
 
-        A row of a folder is at the path of its image.
+        A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
         """
         line = self.dataset[LINE][int(index)]
         if isinstance(line, str):
             return str(Path(self.source) / line)
-        return f"{self.source}:{line}" if ROW in self.dataset.column_names else f"{self.source} row {line}"
+        return place_of(self.source, line) if ROW in self.dataset.column_names else f"{self.source} row {line}"
 
 
 def file_columns(task: object) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[st
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"{source} has a column of a type that is not read: {error}.") from None
     skipped = facts["skipped"]
-    first = tuple(f"{source}:{line}: {reason}" for line, reason in skipped["first"])
+    first = tuple(f"{source}{place}: {reason}" for place, reason in skipped["first"])
     return dataset, facts["columns"], Skipped(skipped["count"], first)
 
 

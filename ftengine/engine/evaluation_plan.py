@@ -47,7 +47,12 @@ def evaluation_plan(data: PreparedData) -> EvalPlan:
     plan = plan_evaluation(
         data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
     )
-    return replace(plan, to_read=_to_read(data.ready, plan.held_out))
+    writes = _writes(data.ready.task)
+    return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
+
+
+def _writes(task: Task) -> bool:
+    return isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
 
 
 def plan_evaluation(
@@ -112,16 +117,17 @@ def plan_evaluation(
 
 
 def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
-    """Return a few distinct held-out examples whose answers people read; None where the task writes none."""
+    """Return a few distinct held-out examples whose answers people read; None where none are to be read."""
     count, task = ready.recipe.evaluation.answers, ready.task
-    if held is None or count is None or not isinstance(task, Generates) or not {"prompt", "completion"} <= task.answers:
+    if held is None or count is None:
         return None
     known = held.answered if held.answering else held.members
     first = known if held.split.groups is None else known[np.unique(held.split.groups[known], return_index=True)[1]]
     chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
     if held.answering:
         return replace(held, answered=chosen)
-    options = {**task.brief, **(ready.recipe.evaluation.generate.model_extra or {})}
+    brief = task.brief if isinstance(task, Generates) else {}
+    options = {**brief, **(ready.recipe.evaluation.generate.model_extra or {})}
     return EvalSet("answers", held.split, (), answered=chosen, options=options)
 
 

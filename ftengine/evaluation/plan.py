@@ -73,6 +73,7 @@ class EvalPlan:
         resamples, seed: of the bootstrap.
         to_read: a few held-out prompts that are answered for people to read; it has the name of `held_out`, and with
             it one table, where evaluators ask for those answers anyway.
+        writes: whether the task's models write text, measured and shown or not.
     """
 
     split: str | None
@@ -84,6 +85,7 @@ class EvalPlan:
     resamples: int = 1000
     seed: int = 0
     to_read: EvalSet | None = None
+    writes: bool = False
 
     @property
     def general(self) -> EncodedSplit | None:

@@ -122,7 +122,7 @@ def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[Evalu
         return report, None
     sides = before[held.name], after[held.name]
     tables, scores = [one.predictions for one in sides], [one.scores for one in sides]
-    examples = single_examples(held, tables, scores, sides[1].mistakes)
+    examples = single_examples(held, tables, scores, sides[1].mistakes) | {"writes": plan.writes}
     if (of := plan.to_read) is not None:
         examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
     return report, Examples.model_validate(examples)

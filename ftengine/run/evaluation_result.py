@@ -233,7 +233,8 @@ class Examples(Record):
         evaluator: by whose scores examples changed; None where none judges single ones.
         improved, worse: those that tuning changed most.
         mistakes: wrong answers of the tuned model, those with the highest probability first.
-        answers: what both models write, for tasks that write.
+        writes: whether models of the task write text.
+        answers: what both models write, where it is to be read.
         answered_with: options by which they were asked, such as the most tokens.
     """
 
@@ -242,5 +243,6 @@ class Examples(Record):
     improved: tuple[ChangedExample, ...]
     worse: tuple[ChangedExample, ...]
     mistakes: tuple[ChangedExample, ...] = ()
+    writes: bool = False
     answers: tuple[Answered, ...] = ()
     answered_with: dict[str, Any] = Field(default_factory=dict)

@@ -38,14 +38,19 @@ def fails(source: str, **options) -> str:
     return message
 
 
+def at(name: str, place: int | str) -> str:
+    """Return a row's place by its line, or by its element as written."""
+    return f"{name}{place}" if isinstance(place, str) else f"{name}:{place}"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "lines"),
     [
         ("data.jsonl", TWO, [1, 2]),
         ("data.ndjson", "\n" + TWO + "\n\n", [2, 3]),
         ("DATA.JSONL", TWO.replace("\n", "\r\n"), [1, 2]),
-        ("data.json", json.dumps(ROWS), [1, 1]),
-        ("pretty.json", json.dumps(ROWS, indent=2), [2, 6]),
+        ("data.json", json.dumps(ROWS), ["[0]", "[1]"]),
+        ("pretty.json", json.dumps(ROWS, indent=2), ["[0]", "[1]"]),
         ("data.csv", "text,label\na,x\n\nb,y", [2, 4]),
         ("data.tsv", "text\tlabel\na\tx\nb\ty\n", [2, 3]),
     ],
@@ -55,7 +60,7 @@ def test_each_text_format_gives_its_rows_and_lines(write, name, content, lines, 
     rows = read_rows(write(name, mark + content.encode()))
     assert list(rows) == [rows[0], rows[1]] == ROWS
     assert rows.columns == ["text", "label"]
-    assert [rows.where(i) for i in range(len(rows))] == [f"{name}:{line}" for line in lines]
+    assert [rows.where(i) for i in range(len(rows))] == [at(name, line) for line in lines]
 
 
 def test_text_gives_a_row_for_each_line_that_is_not_blank(write):
@@ -157,7 +162,7 @@ def test_a_json_list_is_read_alike_through_a_window_of_any_size(write, monkeypat
     monkeypatch.setattr(parse._JsonWindow, "SIZE", size)
     rows = read_rows(source)
     assert list(rows) == [{"text": None, "n": None, "deep": None, **value} for value in values]
-    assert [rows.where(i) for i in range(3)] == ["list.json:3", "list.json:7", "list.json:17"]
+    assert [rows.where(i) for i in range(3)] == ["list.json[0]", "list.json[1]", "list.json[2]"]
 
 
 MALFORMED = [
@@ -174,14 +179,14 @@ MALFORMED = [
     ("after.csv", 'text,label\n"a\n2",x\nb,y,z\n', 4, "3 fields"),
     ("quote.csv", 'text,label\na,x\n"b" c,y\n', 3, "not valid CSV: ',' expected after '\"'"),
     ("latin.csv", b'text,label\na,x\n"b\n\xe9",y\n', 4, "byte 0xe9 at position 1"),
-    ("item.json", '[{"text": "a"},\n\n5]', 3, "a row is an object {…}, not 5"),
+    ("item.json", '[{"text": "a"},\n\n5]', "[1]", "a row is an object {…}, not 5"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "line", "reason"), MALFORMED, ids=[case[0] for case in MALFORMED])
 def test_a_malformed_row_is_told_by_file_line_and_reason(write, cache, name, content, line, reason):
     message = fails(write(name, content))
-    assert message.startswith(f"{name}:{line}: ")
+    assert message.startswith(f"{at(name, line)}: ")
     assert reason in message
     assert "data.on_error: skip" in message
     assert list(cache.iterdir()) == []
@@ -194,7 +199,7 @@ def test_a_malformed_row_can_be_skipped_and_is_counted(write, name, content, lin
         rows = read_rows(source, on_error="skip")
         assert 1 <= len(rows) <= 2
         assert rows.skipped.count == 1
-        assert rows.skipped.first[0].startswith(f"{name}:{line}: ")
+        assert rows.skipped.first[0].startswith(f"{at(name, line)}: ")
         assert reason in rows.skipped.first[0]
     fails(source)  # what was skipped once is not forgiven for ever
 
@@ -212,7 +217,9 @@ def test_rows_after_a_malformed_one_are_kept_with_their_lines(write, monkeypatch
     monkeypatch.setattr(parse._JsonWindow, "SIZE", 2)  # the number goes on behind the window's edge
     rows = read_rows(write(name, content), on_error="skip")
     assert rows.skipped.count == 1
-    assert [(row["n"], rows.where(i)) for i, row in enumerate(rows)] == [("1", f"{name}:2"), ("3", f"{name}:4")]
+    places = ("[0]", "[2]") if name == "bad.json" else (2, 4)
+    found = [(row["n"], rows.where(i)) for i, row in enumerate(rows)]
+    assert found == [(n, at(name, place)) for n, place in zip("13", places, strict=True)]
 
 
 def test_all_skips_are_counted_and_the_first_are_shown(write):
@@ -275,7 +282,7 @@ def test_a_file_without_rows_or_of_another_format_is_refused(write, cache, name,
 
 def test_a_file_whose_rows_are_all_malformed_is_refused_with_the_reason(write):
     message = fails(write("bad.jsonl", "a\nb\n"), on_error="skip")
-    assert "holds no rows: all 2 were skipped, the first (line 1) as not valid JSON" in message
+    assert "holds no rows: all 2 were skipped, the first (bad.jsonl:1) as not valid JSON" in message
 
 
 def test_a_parquet_file_without_rows_is_refused(tmp_path):

@@ -193,6 +193,88 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
+def steps(*values):
+    """Return a change of the training losses, a step each."""
+
+    def spoil(files):
+        line = next(one for one in files["metrics"] if "loss" in one)
+        files["metrics"] = [line | {"step": i, "loss": loss} for i, loss in enumerate(values, 1)]
+
+    return spoil
+
+
+NO_BETTER = [put(f"evaluation.difference.{metric}", change(0, better=None)) for metric in ("accuracy", "macro_f1")]
+CALM = [1.0 - 0.001 * i for i in range(20)]
+WILD = [0.6, 4.6, 4.2, 1.1, 3.9, 0.8, 4.4, 2.1, 0.7, 4.5] * 2
+
+
+@pytest.mark.parametrize(
+    ("curve", "spoil", "told"),
+    [
+        (CALM[:9], NO_BETTER, "The training loss hardly fell: from 0.999 to 0.993 in 9 steps."),
+        (CALM, NO_BETTER, "The training loss hardly fell: "),
+        (CALM, [reached(figures={"drift": 0.6})], None),  # the metric that decides is a constant's, another got better
+        (CALM, [], None),
+        (WILD[:9], NO_BETTER, None),  # nothing can be told from batches that differ so much
+    ],
+)
+def test_too_little_training_is_told_where_nothing_got_better_and_the_losses_show_it(verdict, curve, spoil, told):
+    texts = [finding.text for finding in found(verdict(steps(*curve), *spoil), "learning")]
+    assert [text.startswith(told or "") for text in texts] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.95, True), (0.4, False)],
+)
+def test_that_a_fresh_head_guesses_worse_is_no_learning(verdict, share, told):
+    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share, "macro_f1": share})
+    findings = found(verdict(steps(*CALM), put("facts.new_modules", ["classifier"]), figures), "learning")
+    assert [finding.level for finding in findings] == (["alarm"] if told else [])
+
+
+def written(*texts, wanted=None, **more):
+    """Return a change: a model that is judged by its loss writes these texts."""
+    answers = [
+        {"place": f"a:{i}", "prompt": f"ask {i}", "wanted": wanted or f"say {i}", "base": "x", "tuned": text}
+        for i, text in enumerate(texts)
+    ]
+
+    def spoil(files):
+        evaluation = files["evaluation"]
+        evaluation["metrics"] = {"loss": {"label": "loss", "higher_is_better": False, "evaluator": "language"}}
+        evaluation |= {"details": {}, "base": {"loss": figure(2.72)}, "tuned": {"loss": figure(2.12)}, "paired": None}
+        evaluation |= {"difference": {"loss": change(-0.6)}, "training": None}
+        files["examples"] = {"evaluator": None, "improved": [], "worse": [], "answers": answers, "writes": True} | more
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("texts", "level", "headline"),
+    [
+        (["", " ", *[""] * 9, "zq"], "alarm", "Not usable: 11 of 12 answers are blank."),
+        (["", "", *[""] * 5, *"zqrst"], "alarm", "Not usable: 7 of 12 answers are blank."),
+        (["same"] * 12, "alarm", "Not usable: it always answers “same”, to all 12 held-out prompts asked."),
+        (["same"] * 11 + ["zq"], "alarm", "Not usable: it answers “same” to 11 of 12 held-out prompts asked."),
+        (["same"] * 10 + ["zq", "q"], "note", "Loss is better than its base's: 2.120 against 2.720, a "),
+        ([f"say {i}" for i in range(12)], "note", "Loss is better than its base's: 2.120 against 2.720, a "),
+        ([], "note", "Loss is better than its base's: 2.120 against 2.720, a "),  # evaluation.answers: null
+    ],
+)
+def test_a_better_loss_is_no_good_news_where_nobody_measured_what_the_model_writes(verdict, texts, level, headline):
+    told = verdict(written(*texts), put("evaluation.slices", {}))
+    assert (told.level, told.headline.startswith(headline)) == (level, True), told.headline
+    second = next(finding.text for finding in told.findings if finding.source == "better-than-base")
+    assert second.endswith(f" What it writes was not measured{': read its answers.' if texts else '.'}")
+    assert "good" not in {finding.level for finding in told.findings}
+
+
+def test_blanks_and_one_text_are_no_fault_where_they_are_what_is_wanted(verdict):
+    assert verdict(written(*["yes"] * 12, wanted="yes")).level == "note"
+    assert verdict(reached(given=" ", count=300)).headline.startswith("Not usable: it answers nothing to 300 of 400 ")
+
+
 def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     rows = [[0.02, False, f"news.jsonl:{i}"] for i in range(30)] + [[0.97, True, "news.jsonl:99"]] * 170
     (flipped,) = found(verdict(put("evaluation.training.judged.rows", rows)), "labels", "alarm")

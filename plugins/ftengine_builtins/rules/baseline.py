@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MOSTLY, SELDOM = 0.95, 0.5
 """Share of the examples to which one answer is given that counts as constant, where it is the truth of at most half."""
 
+NEARLY = 0.9
+"""The same of the answers that are only shown, a dozen by default: all but one of them."""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -124,13 +127,22 @@ class ConstantAnswer(Rule):
 def _written_alike(run: RunRecords) -> Iterator[Finding]:
     """Look at the few answers that are shown, where nothing else is known of what the model writes."""
     answers = run.examples.answers if run.examples is not None else ()
-    said, asked = Counter(one.tuned.strip() for one in answers), {one.prompt for one in answers}
+    n, said = len(answers), Counter(one.tuned.strip() for one in answers)
     wanted = Counter(one.wanted for one in answers if one.wanted is not None)
-    share = max(wanted.values(), default=0) / max(1, len(answers))
-    if len(said) == 1 and len(asked) >= FEW and share ** len(answers) <= CHANCE:
-        (text,) = said
-        told = f"Not usable: it always answers {_said(text)}, to all {counted(len(answers), 'held-out prompt')} asked."
-        yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": len(answers)})
+    share = max(wanted.values(), default=0) / max(1, n)
+    if len({one.prompt for one in answers}) < FEW or share**n > CHANCE:
+        return
+    blank = sum(not one.tuned.strip() and one.wanted != "" for one in answers)
+    text, count = said.most_common(1)[0]
+    if blank > SELDOM * n:
+        text, count, told = "", blank, f"Not usable: {blank:,} of {n:,} answers are blank."
+    elif count == n:
+        told = f"Not usable: it always answers {_said(text)}, to all {counted(n, 'held-out prompt')} asked."
+    elif count >= NEARLY * n and share <= SELDOM:
+        told = f"Not usable: it answers {_said(text)} to {count:,} of {counted(n, 'held-out prompt')} asked."
+    else:
+        return
+    yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": count, "asked": n})
 
 
 def _is_constant(bar: Bar) -> bool:
@@ -140,7 +152,8 @@ def _is_constant(bar: Bar) -> bool:
         return False
     true = {name: wanted / baseline.total for name, wanted, _ in baseline.classes}.get(baseline.given, baseline.share)
     share = baseline.count / baseline.total
-    return share == 1 or (share >= MOSTLY and true <= SELDOM)
+    blanks = not baseline.given.strip() and share > SELDOM
+    return share == 1 or ((share >= MOSTLY or blanks) and true <= SELDOM)
 
 
 def _constant(bar: Bar) -> str:
@@ -168,12 +181,19 @@ def _no_better(bar: Bar, others: list[str]) -> str:
     return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
 
 
+def unmeasured_answers(run: RunRecords) -> bool:
+    """Say whether the tuned model writes texts that the metric which decides does not measure."""
+    writes = run.examples is not None and run.examples.writes
+    return writes and not run.evaluation.metrics[run.headline_metric or ""].decides
+
+
 def of_answers(run: RunRecords) -> str:
     """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
     paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
     if not metric.decides:
         shown = run.examples is not None and run.examples.answers
-        return " What it writes was not measured: read its answers." if shown else ""
+        told = "What it writes was not measured"
+        return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
     if paired is None or paired.evaluator != metric.evaluator:
         return ""
     right, before = paired.both + paired.only_tuned, paired.both + paired.only_base

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean, variance
+from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING, Any
+
+from scipy.stats import t
 
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
 from ftengine_builtins.rules.baseline import bar_of, no_better_than_a_constant
-from ftengine_builtins.rules.chance import apart
+from ftengine_builtins.rules.chance import CHANCE, apart
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -37,7 +39,7 @@ FEW_STEPS = 10
 """Below so many steps the curve of the training loss is too short to be told from noise."""
 
 HARDLY = 0.10
-"""Relative fall of the training loss below which a model that is not better has had too little training."""
+"""Relative fall of the training loss, noise added, below which a model that is not better was trained too little."""
 
 
 class OverFitting(Rule):
@@ -152,39 +154,46 @@ class LearningCurve(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         losses = [step.loss for step in run.steps]
         if len(losses) < FEW_STEPS:
-            yield from _hardly(run, len(losses) // 3 or 1)
+            yield from _hardly(run)
             return
         count = max(3, min(20, len(losses) // 10))
         first, last = losses[:count], losses[-count:]
         change = fmean(last) - fmean(first)
         noise = math.sqrt((variance(first) + variance(last)) / count)
+        beyond = float(t.ppf(1 - CHANCE / 2, 2 * count - 2)) * noise
         figures = {"first": fmean(first), "last": fmean(last), "steps": count, "standard_error": noise}
         measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
         rate = f"{run.recipe.train.learning_rate:g}"
-        if change > 2 * noise:
+        if change > beyond:
             text = f"The training loss rose: {measured}. The learning rate ({rate}) is probably too high."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        elif change > -2 * noise and not any(d.better for d in run.evaluation.difference.values()):
+        elif change > -beyond and not _got_better(run):
             text = f"The model did not learn: its training loss did not fall ({measured}). The learning rate ({rate}) "
             text += "may be far too low or too high, or the answers cannot be told from the inputs."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         else:
-            yield from _hardly(run, count)
+            yield from _hardly(run)
             yield from _unfinished(run)
 
 
-def _hardly(run: RunRecords, count: int) -> Iterator[Finding]:
-    """Name too little training as the likely cause, where the model is not better and its loss hardly fell.
+def _got_better(run: RunRecords) -> bool:
+    """Say whether any figure of quality shows learning; that a fresh head's guesses are bettered shows none."""
+    bar, evaluation = bar_of(run), run.evaluation
+    if run.trained.new_modules and bar is not None:
+        beaten = [*bar.beaten(pooled=True), *bar.beaten(pooled=False)]
+        return not no_better_than_a_constant(run) or bool(beaten)
+    return any(d.better for name, d in evaluation.difference.items() if evaluation.metrics[name].kind == "quality")
 
-    Args:
-        count: steps at either end whose mean loss is taken.
-    """
+
+def _hardly(run: RunRecords) -> Iterator[Finding]:
+    """Name too little training as the likely cause, where no figure got better and the loss surely hardly fell."""
     losses = [step.loss for step in run.steps]
-    difference = run.evaluation.difference.get(run.headline_metric or "")
-    if len(losses) < 2 or not known(difference) or (difference.better and not no_better_than_a_constant(run)):
+    if len(losses) < 2 or not known(run.evaluation.difference.get(run.headline_metric or "")) or _got_better(run):
         return
+    count = min(20, len(losses) // 3 or 1)
     first, last = fmean(losses[:count]), fmean(losses[-count:])
-    if not first > 0 or last < first * (1 - HARDLY):
+    noise = 2 * math.sqrt(2 / count) * stdev(losses)  # of the fall, as single batches differ
+    if not first > 0 or first - last + noise > first * HARDLY:
         return
     text = (
         f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
-from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant, of_answers
+from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant, of_answers, unmeasured_answers
 from ftengine_builtins.rules.chance import got_worse
 
 if TYPE_CHECKING:
@@ -62,10 +62,12 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
     pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
     answers = of_answers(run)
     if difference.better is not None:
-        level: Literal["alarm", "good"] = "good" if difference.better else "alarm"
-        p = probability(difference.p)
-        word = "Better" if difference.better else "Worse"
-        return level, f"{word} than its base: {pair}, {size}{p and f', {p}'}, {on}.{answers}"
+        p, word = probability(difference.p), "Better" if difference.better else "Worse"
+        level: Literal["alarm", "note", "good"] = "good" if difference.better else "alarm"
+        lead = f"{word} than its base: {pair}"
+        if difference.better and unmeasured_answers(run):  # a lower loss may go with useless answers
+            level, lead = "note", f"{name[:1].upper()}{name[1:]} is better than its base's: {against(tuned, base)}"
+        return level, f"{lead}, {size}{p and f', {p}'}, {on}.{answers}"
     if ends(difference) is None:
         return "note", f"Too few examples to tell it from its base: {pair}, {on}.{answers}"
     named = [evaluation.metrics[one].label for one in worse_metrics(run)]
