@@ -81,7 +81,12 @@ def run(bert_folder, tmp_path_factory, registry):
         | {"validation": 0.2, "near_duplicates": None, "leaks": "warn"},
         "strategy": "full",
         "train": {"batch_size": 8, "learning_rate": 0.002, "precision": "float32", "epochs": 10},
-        "evaluation": {"resamples": 1000, "slices": ["region"], "small_slice": 20},
+        "evaluation": {
+            "resamples": 1000,
+            "slices": ["region"],
+            "small_slice": 20,
+            "robustness": [{"name": "keyboard", "rate": 0.5}],
+        },
         "output": str(folder / "run"),
     }
     return fine_tune(Recipe.make(content), registry=registry)
@@ -122,6 +127,16 @@ def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
     assert (paired["only_base"], paired["only_tuned"]) == (only_base, only_tuned)
     p = stats.binomtest(only_base, only_base + only_tuned).pvalue
     assert run.evaluation["difference"]["accuracy"]["p"] == paired["p"] == pytest.approx(p)
+
+
+def test_disturbed_input_is_tested_by_mcnemar_on_distinct_examples(run, tables):
+    changed = pq.read_table(run.path / "predictions" / "robustness-0-tuned.parquet").to_pandas()
+    changed["right"] = changed["label"] == changed["predicted"]
+    clean, noisy = (table.groupby("group")["right"].first() for table in (tables[1], changed))
+    lost, won = int((clean & ~noisy).sum()), int((~clean & noisy).sum())
+    (probe,) = run.evaluation["probes"]
+    assert lost != won
+    assert probe["against"]["accuracy"]["p"] == pytest.approx(stats.binomtest(lost, lost + won).pvalue)
 
 
 def test_gaps_of_slices_are_newcombes_and_agree_with_fishers_test(run, tables):

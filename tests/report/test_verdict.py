@@ -5,13 +5,14 @@ import json
 import pytest
 from report_samples import LABELS, METRICS, baseline, change, everything, figure, interval, sound, write_run
 
-from ftengine.api import Estimate, Finding, Metric, Rule, figures
+from ftengine.api import Difference, Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
+from ftengine_builtins.rules.chance import got_worse
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +278,12 @@ def test_what_got_worse_is_told_after_correction_over_all_metrics(verdict):
 
     assert [f.figures["metric"] for f in found(verdict(many(0.003)), "worse")] == ["m0"]
     assert not found(verdict(many(0.04)), "worse")
+
+
+def test_among_many_measures_an_exact_p_stays_what_it_is():
+    """Below the least that a bootstrap could come to, it is not one; 0.0015 for 40 measures is 0.06."""
+    changes = {i: Difference(-0.08, -0.11, -0.05, p, better=False) for i, p in enumerate([0.0015] + [0.9] * 39)}
+    assert got_worse(changes, 1000, dict.fromkeys(changes, 400)) == {}
 
 
 def calibrated(name, declared, value, **facts):
