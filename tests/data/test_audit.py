@@ -86,6 +86,15 @@ def test_skipped_rows_are_counted_once_for_their_file(write, text_task, audit):
     assert text.startswith("a.jsonl: 2 malformed rows were left out, the first: a.jsonl:21: not valid JSON")
 
 
+def test_semicolons_between_fields_are_told(write, text_task, audit):
+    source = write("a.csv", "text;n\n" + "".join(f"text {i};{i}\n" for i in range(30)))
+    result = audit(text_task, source, validation=0.1)
+    said = "a.csv is read with semicolons (;) between fields, as its header has them and no comma."
+    assert [finding.text for finding in result.findings if finding.source == "reading"] == [said]
+    plain = audit(text_task, write("b.csv", "text,n\n" + "".join(f"text {i},{i}\n" for i in range(30))))
+    assert [finding for finding in plain.findings if finding.source == "reading"] == []
+
+
 def test_a_split_of_quite_another_size_than_asked_for_is_found(write, text_task, audit):
     result = audit(text_task, write("a.jsonl", texts("a" * 60 + "b" * 40)), validation=0.1)
     [text] = told(result, "reading")
@@ -134,6 +143,13 @@ def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_t
     train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
     assert told(audit(label_task, train)) == [
         "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and count as 2; are they one?"
+    ]
+
+
+def test_one_rare_label_is_spoken_of_as_one(write, label_task, audit):
+    train = [(f"x {i}", "often") for i in range(30)] + [("z", "once")]
+    assert told(audit(label_task, labelled(write, "a.jsonl", train))) == [
+        "In training, 1 of 2 labels occurs fewer than 10 times: 'once', once; little can be learnt of it."
     ]
 
 
