@@ -24,7 +24,8 @@ def validate(ftengine, recipe, folder, *options, code=0):
 
 def test_figures_of_all_rows_and_of_each_fold_are_printed(validated):
     text = validated[0].stdout
-    lines = text.splitlines()
+    headline, lines = text.split("\n\n")[0], text.split("\n\n", 1)[1].splitlines()
+    assert "distinct examples of the pooled test split" in " ".join(headline.split())
     assert lines[0] == "2 folds, 40 distinct examples each held out once, with 95 % intervals:"
     assert lines[1].split() == ["metric", "base", "tuned", "difference"]
     assert "fold 0" in text
