@@ -377,5 +377,6 @@ def _told(one: PairDifference, p: str, best: str | None) -> str:
         return f"{winner} is {word} than {other} by {abs(one.value):.3g} [{low:.3g}, {high:.3g}], {chance}"
     value, first, second = one.value, one.first, one.second
     if second == best:
-        value, low, high, first, second = 0 - value, 0 - high, 0 - low, second, first
+        value, low, high, first, second = -value, -high, -low, second, first
+    value, low, high = value + 0.0, low + 0.0, high + 0.0  # without a minus before nothing
     return f"{first} minus {second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"
