@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from ftengine.api import Difference
+from ftengine.api import Difference, Evaluator, MeasuresBaseline, Rows
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
@@ -17,11 +17,13 @@ from ftengine.evaluation.intervals import (
     correlation,
     effective_trials,
     percentile_interval,
+    score_interval,
     standard_error,
     subtracted_interval,
     wilson,
 )
 from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import Gap as GapFigure
 
 HALVINGS = 40
@@ -49,6 +51,29 @@ def compare(
         for name in base
         if name in tuned
     }
+
+
+def beyond_baseline(
+    evaluator: Evaluator, rows: Rows, weights: Weights, figures: Mapping[str, Figure]
+) -> dict[str, Difference]:
+    """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
+
+    Args:
+        evaluator, rows, weights, figures: as of `measure`; {} where the evaluator does not measure the answer.
+    """
+    if not isinstance(evaluator, MeasuresBaseline) or not len(weights):
+        return {}
+    plain = evaluator.baseline_resamples(rows, np.ones((1, len(weights))))
+    if not plain:
+        return {}
+    resampled = weights.resample(lambda some: np.column_stack([*evaluator.baseline_resamples(rows, some).values()]))
+    answers = {}
+    for (name, values), drawn in zip(plain.items(), resampled.T, strict=True):
+        value, one = float(values[0]), figures[name]
+        interval = (None, None) if one.trials is None else score_interval(value, drawn, one.trials, one.n)
+        scored = one.trials is not None
+        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=scored)
+    return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
 def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool) -> Difference:
