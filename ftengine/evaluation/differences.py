@@ -35,6 +35,7 @@ def compare(
     exact: Mapping[str, float] | None = None,
     *,
     among_many: bool = False,
+    same: bool = False,
 ) -> dict[str, Difference]:
     """Return tuned minus base for every metric that both have, paired by example.
 
@@ -45,9 +46,11 @@ def compare(
         exact: by metric the p-value of an exact test, where there is one.
         among_many: whether the p-values will be adjusted for many comparisons. The bootstrap's ends at about
             2/(B + 1), so that with twenty nothing could ever be beyond chance; then it is Student's t, without end.
+        same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
+            on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
     """
     return {
-        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many)
+        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many, same)
         for name in base
         if name in tuned
     }
@@ -76,19 +79,22 @@ def beyond_baseline(
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
-def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool) -> Difference:
+def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool, same: bool) -> Difference:
     n, size = tuned.n, min(base.size, tuned.size)
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
         return Difference(value, None, None, None, None)
     resampled = _subtract(tuned.resampled, base.resampled, n)
-    if base.scored:
+    low: float | None
+    high: float | None
+    known = resampled[~np.isnan(resampled)]
+    if size > 1 and len(known) and not known.any() and (same or not base.scored):  # the same of every example
+        low, high = 0.0, 0.0
+    elif base.scored:
         r = correlation(base.resampled, tuned.resampled)
         low, high = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
     else:
         low, high = percentile_interval(resampled, size)
-        if size > 1 and not resampled.any():  # the two say the same of every example
-            low, high = 0.0, 0.0
     p = t_p(value, resampled, size) if among_many else bootstrap_p(resampled, size)
     p = p if exact is None else exact
     better = beyond_chance(low, high, p, tuned.metric.higher_is_better)

@@ -173,10 +173,11 @@ def _report(
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     """Return figures, differences, details and displays of two models on the same examples, as records name them."""
+    same = base.predictions.equals(tuned.predictions)
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
-        "difference": compare(base.figures, tuned.figures, exact_of(base, tuned)),
+        "difference": compare(base.figures, tuned.figures, exact_of(base, tuned), same=same),
         "details": Details(base=base.details, tuned=tuned.details),
         "displays": Displays(base=tuple(base.displays), tuned=tuple(tuned.displays)),
     }

@@ -251,6 +251,26 @@ def test_slices_behind_the_others_are_named_up_to_five(verdict):
     assert {f.level for f in told} == {"alarm"}
 
 
+def test_a_column_of_which_nothing_was_tested_is_said(verdict):
+    def small(*sizes, left_out=0):
+        def change(files):
+            column = files["evaluation"]["slices"]["channel"] | {"left_out": left_out, "worst": None}
+            for one, size in zip(column["slices"], sizes, strict=True):
+                one |= {"examples": size, "small": size < 30, "gap": None}
+            files["evaluation"]["slices"]["channel"] = column
+
+        return [f.text for f in found(verdict(sliced(*([0] * len(sizes))), change), "slices")]
+
+    assert small(*([1] * 46), 14) == [
+        "Column “channel” has 47 values in 60 held-out examples, so no slice has 30 examples and none is tested: slice "
+        "by a column with few values."
+    ]
+    assert small(*([1] * 50), left_out=30)[0].startswith("Column “channel” has more than 50 values in 80 held-out ex")
+    assert small(20, 20)[0].endswith("has 2 values in 40 held-out examples, so no slice has 30 examples and none is "
+                                     "tested: hold out more examples.")  # fmt: skip
+    assert small(40, 20) == ["By channel, one slice is too small to be judged: “s1”."]
+
+
 def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdict):
     def grow(files):
         files["evaluation"]["slices"]["channel"]["slices"][0]["examples"] = 1800

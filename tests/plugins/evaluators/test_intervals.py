@@ -61,6 +61,15 @@ def test_calibration_errors_have_no_interval(name):
     assert found.interval == (None, None)
 
 
+def test_the_difference_of_a_model_from_itself_has_no_width_and_equal_figures_alone_prove_nothing():
+    one, other = drawn(1), drawn(1)
+    found = compare(one, other, same=True)
+    for name in ("accuracy", "roc_auc", "macro_f1", "brier", "overconfidence"):
+        assert (found[name].value, found[name].low, found[name].high) == (0, 0, 0), name
+    assert found["ece"].low is None
+    assert compare(one, other)["roc_auc"].low < 0 < compare(one, other)["roc_auc"].high
+
+
 def beyond(evaluator, labels, rows):
     """Return how much better a model is than the constant answer, by metric."""
     evaluator.bind("a-task", labels)
