@@ -303,7 +303,8 @@ def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metr
     many = len(contenders) > 2
     for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
         exact = exact_of(second, first)
-        difference = compare(second.figures, first.figures, exact, among_many=many)[metric]
+        same = first.predictions.equals(second.predictions)
+        difference = compare(second.figures, first.figures, exact, among_many=many, same=same)[metric]
         at_most = False
         if difference.p is not None and not many and metric not in exact:
             one, other = first.figures[metric], second.figures[metric]  # where no resample contradicts the difference:
