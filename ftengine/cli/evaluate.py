@@ -26,7 +26,7 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
     \b
     Examples:
       ftengine evaluate runs/support --data new.jsonl
-      ftengine evaluate runs/support --evaluators matthews
+      ftengine evaluate runs/reviews --evaluators calibration
     """
     from ftengine.engine.fine_tune import load_run
     from ftengine.run.evaluation_result import EvaluationResult
