@@ -474,11 +474,9 @@ def test_every_file_of_a_checkpoint_is_told(desk):
 
 
 def test_every_field_of_a_cross_validation_is_told():
-    from dataclasses import fields
-
     from ftengine.engine.cross_validate import CrossValidation
 
-    assert set(table(RUNS, "Cross-validation").names()) == {field.name for field in fields(CrossValidation)}
+    assert set(table(RUNS, "Cross-validation").names()) == CrossValidation.model_fields.keys()
 
 
 # Plugins
