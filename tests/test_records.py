@@ -39,6 +39,8 @@ def test_a_run_is_read_as_it_was_written(finished):
     assert records.evaluation.tuned[metric].value == figures["tuned"][metric]["value"]
     assert records.evaluation.slices["genre"].slices[0].examples > 0
     assert records.evaluation.metrics["ece"].kind == "calibration"
+    gain = records.evaluation.details.tuned["classification"]["baseline"]["gains"]["accuracy"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
     assert len(records.steps) == records.training.steps == 6
     assert [line.step for line in records.validations] == [3, 6]
     assert records.kept_step == records.training.best_step
