@@ -225,6 +225,12 @@ class Recipe(_Section):
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
+    _origin: str = PrivateAttr("")
+
+    @property
+    def origin(self) -> str:
+        """The file that it was read from; "" where it was made otherwise."""
+        return self._origin
 
     @property
     def beside(self) -> dict[str, str]:
@@ -269,7 +275,7 @@ class Recipe(_Section):
             raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}.")
         content, beside = _beside(path, apply_overrides(content, overrides))
         recipe = cls.make(content, origin=str(path))
-        recipe._beside = beside
+        recipe._beside, recipe._origin = beside, str(path)
         return recipe
 
     @classmethod
