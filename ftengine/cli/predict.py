@@ -53,6 +53,7 @@ def predict(
     Example:
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
+    from ftengine.api.figures import counted
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
 
@@ -75,4 +76,4 @@ def predict(
         print_json(asdict(report))
     else:
         kept = f" ({report.kept:,} were there before)" if report.kept else ""
-        click.echo(printable(f"wrote {report.written:,} answers to {report.output}{kept}"))
+        click.echo(printable(f"wrote {counted(report.written, 'answer')} to {report.output}{kept}"))

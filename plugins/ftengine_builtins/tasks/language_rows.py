@@ -13,6 +13,8 @@ from ftengine_builtins.tasks.shown import shown
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 
+ASKED = "a `prompt`, or `messages` (a list of {role, content}), or `text`, to be answered"
+
 Shape = Literal["messages", "prompt", "text"]
 
 _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
@@ -139,7 +141,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     if half := has & {"prompt", "completion"}:
         missing = ({"prompt", "completion"} - half).pop()
         raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
-    raise DataError(f"the row holds nothing to learn from; it needs {SHAPES}.")
+    raise DataError(f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.")
 
 
 def read_text(example: Example, name: str) -> str:

@@ -216,8 +216,8 @@ def test_a_renaming_says_which_columns_it_leaves_out():
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({}, "the row holds nothing to learn from; it needs `messages`"),
-        ({"messages": None, "text": None}, "the row holds nothing to learn from"),
+        ({}, "the row holds none of `prompt`, `messages` and `text`; it needs `messages`"),
+        ({"messages": None, "text": None}, "the row holds none of `prompt`, `messages` and `text`"),
         ({"prompt": "Hello"}, "the row has `prompt` but no `completion`"),
         ({"completion": "Hello"}, "the row has `completion` but no `prompt`"),
         ({"prompt": "Hello", "completion": 3}, "`completion` is 3; it must be text"),
