@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
     from ftengine.plugins.hookspecs import hookimpl
+    from ftengine.plugins.registry import registry_of
     from ftengine.run.recipe import Recipe
     from ftengine.run.records import RunRecords
 
@@ -24,9 +25,10 @@ _HOME = {
     "hookimpl": "ftengine.plugins.hookspecs",
     "load_run": "ftengine.engine.fine_tune",
     "plan": "ftengine.engine.fine_tune",
+    "registry_of": "ftengine.plugins.registry",
 }
 
-__all__ = ["Recipe", "Run", "RunRecords", "__version__", "fine_tune", "hookimpl", "load_run", "plan"]
+__all__ = ["Recipe", "Run", "RunRecords", "__version__", "fine_tune", "hookimpl", "load_run", "plan", "registry_of"]
 
 
 def __getattr__(name: str):

@@ -119,6 +119,11 @@ def label_unseen_in_training(w):
     w.classification(data={"train": "labels.jsonl", "validation": 0.2, "test": "test.jsonl"})
 
 
+def label_unseen_in_the_rest_of_its_file(w):
+    (w.folder / "labels.jsonl").write_text(lines([row | {"label": f"l{i}"} for i, row in enumerate(LABELLED)]))
+    w.classification()
+
+
 def one_label_only(w):
     (w.folder / "labels.jsonl").write_text(lines([row | {"label": "same"} for row in LABELLED]))
     w.classification()
@@ -230,7 +235,11 @@ def failure(result, code):
         (broken_json_line, r"chat\.jsonl:6: .*data\.on_error: skip"),
         (wrong_encoding, r"chat\.jsonl:3: .*UTF-8"),
         (wrong_role, r"chat\.jsonl:21: .*'bot'"),
-        (label_unseen_in_training, r"test\.jsonl:1: .*prime"),
+        (label_unseen_in_training, r"test\.jsonl:1: .*prime.* Correct it, or put a row with it into training too\.$"),
+        (
+            label_unseen_in_the_rest_of_its_file,
+            r"labels\.jsonl:\d+: .* validation split alone\. Correct .*: stratified",
+        ),
         (one_label_only, r"only the label 'same'"),
         (label_missing_in_a_row, r"labels\.jsonl:21: .*label"),
         (everything_masked, r"nothing is left to learn from.* were cut to 4 tokens\."),

@@ -26,7 +26,7 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, api, fine_tune, load_run, testing
+from ftengine import Recipe, RunRecords, api, fine_tune, load_run, testing
 from ftengine.cli import main
 from ftengine.data.read import SUFFIXES
 from ftengine.errors import NoMatch
@@ -474,11 +474,9 @@ def test_every_file_of_a_checkpoint_is_told(desk):
 
 
 def test_every_field_of_a_cross_validation_is_told():
-    from dataclasses import fields
-
     from ftengine.engine.cross_validate import CrossValidation
 
-    assert set(table(RUNS, "Cross-validation").names()) == {field.name for field in fields(CrossValidation)}
+    assert set(table(RUNS, "Cross-validation").names()) == set(CrossValidation.model_fields)
 
 
 # Plugins
@@ -565,6 +563,26 @@ def test_the_documented_plugin_passes_the_documented_test(bert_folder, tmp_path,
     names = {}
     exec(compile(block.text, block.place, "exec"), names)
     names["test_bitfit"](load_the_same, batch)
+
+
+def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
+    import numpy as np
+
+    (block,) = [block for block in blocks(PLUGINS, "python") if "def details(" in block.text]
+    names = {}
+    exec(compile(block.text, block.place, "exec"), names)
+    predictions = [{"label": i % 4, "predicted": i * i % 4} for i in range(12)]
+    testing.check_evaluator(names["Apart"], predictions)
+    rows = testing.rows_of(names["Apart"](), predictions)
+    table, chart, fact = names["Apart"]().details(rows, None)
+    assert sum(count for _, count in table.rows) == len(predictions)
+    assert isinstance(chart, api.LineChart)
+    assert api.Baseline.of(dict([fact])).figures["within_one"] == np.mean([abs(i % 4 - 1) <= 1 for i in range(12)])
+
+
+def test_all_that_a_rule_sees_of_a_run_is_told():
+    members = {name for name in vars(RunRecords) if not name.startswith("_")} | RunRecords.__annotations__.keys()
+    assert set(table(PLUGINS, "`RunRecords`").names()) == members - {"read"}
 
 
 # The command line

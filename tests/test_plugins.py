@@ -5,9 +5,10 @@ import types
 from importlib import metadata
 
 import pytest
+from pydantic import field_validator
 
-from ftengine import hookimpl
-from ftengine.api import Config, Evaluator, Strategy
+from ftengine import hookimpl, registry_of
+from ftengine.api import Config, Evaluator, Strategy, Task, TextAugmenter
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import KINDS, Registry
@@ -124,18 +125,85 @@ def test_two_components_of_one_name_are_an_error_that_names_both():
         registry(first=plugin(ftengine_strategies=[Nothing]), second=plugin(ftengine_strategies=[Nothing]))
 
 
+def made(**members):
+    return type("Made", (Strategy,), {"name": "made", "prepare": lambda self, loaded: None, **members})
+
+
+class Bare:
+    depth = 3
+
+
+class Named(Config):
+    name: str = "thing"
+
+
+class Misdefaulted(Config):
+    depth: int = "three"
+    required: str
+
+
+class Unresolved(Config):
+    depth: "Nowhere" = 3  # noqa: F821
+
+
 @pytest.mark.parametrize(
     ("offer", "message"),
     [
-        ([Evaluator], "must be a subclass of Strategy"),
-        ([Nothing()], "must be a subclass of Strategy"),
-        ([type("Unnamed", (Strategy,), {})], "has no name"),
-        (RuntimeError("no licence"), "p failed in ftengine_strategies: RuntimeError: no licence"),
+        ([Evaluator], "offers the class Evaluator as a strategy, but it must be a subclass of Strategy"),
+        ([Nothing()], "offers an object of type Nothing as a strategy, but it must be a subclass of Strategy"),
+        ([type("Unnamed", (Strategy,), {})], "the class Unnamed as a strategy, but it has no name"),
+        (RuntimeError("no licence"), "ftengine_strategies of p unversioned failed: RuntimeError: no licence"),
+        (None, "ftengine_strategies of p unversioned returned None; it must return a list of classes"),
+        (Nothing, "returned the class Nothing; it must return a list"),
+        (Nothing(), "returned an object of type Nothing; it must return a list"),
+        ([made(prepare=Strategy.prepare)], "offers 'made' as a strategy, but it does not implement 'prepare', which"),
+        ([made(Config=Bare)], r"'made' as a strategy, but its Config must be a subclass of ftengine\.api\.Config"),
+        ([made(Config=Named)], "its Config has a field 'name'"),
+        ([made(Config=Misdefaulted)], "the default of its option 'depth' is 'three', but: Input should be a valid int"),
+        ([made(Config=Unresolved)], "its Config cannot be used: PydanticUserError: .*Unresolved"),
     ],
 )
-def test_wrong_offers_are_refused(offer, message):
-    with pytest.raises(PluginError, match=message):
+def test_wrong_offers_are_refused_with_what_to_do(offer, message):
+    with pytest.raises(PluginError, match=rf"{message}.*Repair or uninstall it, or run with FTENGINE_BLOCK_PLUGINS=p"):
         registry(p=plugin(ftengine_strategies=offer))
+
+
+def test_a_class_that_lacks_what_its_kind_declares_is_refused():
+    members = {name: lambda self: None for name in ("view", "with_inputs", "encode", "collate", "loss", "predict")}
+    headless = type("Headless", (Task,), {"name": "headless", "modality": "text", **members})
+    with pytest.raises(PluginError, match="'headless' as a task, but it does not set 'head', which Task requires"):
+        registry(p=plugin(ftengine_tasks=[headless]))
+
+
+def test_an_augmenter_that_changes_nothing_is_refused_by_the_method_that_its_base_asks_for():
+    unchanging = type("Unchanging", (TextAugmenter,), {"name": "unchanging"})
+    with pytest.raises(PluginError, match="'unchanging' as an augmenter, but it does not implement 'change'"):
+        registry(p=plugin(ftengine_augmenters=[unchanging]))
+
+
+def test_an_option_that_its_own_validator_makes_required_is_no_fault():
+    class Strict(Config):
+        folder: str = ""
+
+        @field_validator("folder")
+        @classmethod
+        def _given(cls, folder):
+            if not folder:
+                raise ValueError("name a folder")
+            return folder
+
+    registry(p=plugin(ftengine_strategies=[made(Config=Strict)]))
+
+
+def test_a_plugin_without_any_hook_is_refused():
+    with pytest.raises(PluginError, match=r"'p' failed to load: implements no hook; mark its functions with ftengine"):
+        registry(p=types.ModuleType("hookless"))
+
+
+def test_plugins_given_by_hand_stand_beside_what_is_installed():
+    found = registry_of({"p": plugin(ftengine_strategies=[Nothing])})
+    assert isinstance(found.build("strategy", "nothing", "strategy"), Nothing)
+    assert found.get("strategy", "lora").origin.distribution == "ftengine"
 
 
 def test_a_hook_that_does_not_exist_is_refused():
@@ -148,7 +216,7 @@ def test_an_installed_distribution_is_found(monkeypatch, tmp_path):
         monkeypatch,
         tmp_path,
         "from ftengine import hookimpl\nfrom ftengine.api import Strategy\n"
-        "class Thing(Strategy):\n    'Do a thing.'\n    name = 'thing'\n"
+        "class Thing(Strategy):\n    'Do a thing.'\n    name = 'thing'\n    def prepare(self, loaded): pass\n"
         "@hookimpl\ndef ftengine_strategies():\n    return [Thing]\n",
     )
     origin = Registry().get("strategy", "thing").origin

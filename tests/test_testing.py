@@ -137,7 +137,23 @@ class Relabelled(Augmenter):
         yield {**row, "label": "b"}
 
 
-@pytest.mark.parametrize(("kind", "check"), [(Growing, "no_state_between_examples"), (Relabelled, "labels_stay")])
+class Losing(TextAugmenter):
+    """Forgets to return what it made of a text."""
+
+    name = "losing"
+
+    def change(self, text, rng):
+        text.upper()
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        (Growing, "no_state_between_examples"),
+        (Relabelled, "labels_stay"),
+        (Losing, "new_examples_can_be_read"),
+    ],
+)
 def test_a_broken_augmenter_fails_the_check_that_is_meant(task, kind, check):
     check_augmenter(kind, task, ROWS, {check: "on purpose"})
 

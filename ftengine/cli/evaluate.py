@@ -16,7 +16,8 @@ from ftengine.cli.progress import is_main_process, listening
 @click.option(
     "--evaluators",
     metavar="LIST",
-    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept.",
+    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept, and "
+    "judge the run again.",
 )
 @json_option
 @debug_option
@@ -28,12 +29,14 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
       ftengine evaluate runs/support --data new.jsonl
       ftengine evaluate runs/support --evaluators matthews
     """
+    from ftengine.cli.verdict import show_verdict
     from ftengine.engine.fine_tune import load_run
     from ftengine.run.evaluation_result import EvaluationResult
 
     named = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
     with listening() as listener:
-        figures = load_run(run_folder, listener=listener).evaluate(data, evaluators=named)
+        run = load_run(run_folder, listener=listener)
+        figures = run.evaluate(data, evaluators=named)
     if not is_main_process():
         return
     if as_json:
@@ -42,3 +45,6 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
         out, result = page(), EvaluationResult.model_validate(figures)
         for show in (show_figures, show_matrices, show_slices, show_probes):
             show(out, result)
+        if named:
+            out.print()
+            show_verdict(out, run.verdict)

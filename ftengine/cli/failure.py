@@ -39,7 +39,9 @@ def describe(error: Exception) -> str:
         return "interrupted." if _is_interrupt(error) else "aborted."
     if isinstance(error, FtengineError):
         return str(error)
-    return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
+    from ftengine.plugins.blame import blame
+
+    return blame(error) or f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
 
 
 def exit_code(error: Exception) -> int:

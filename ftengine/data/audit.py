@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Display, Finding, Task, View
+from ftengine.api import AuditedData, Display, Finding, Task, View
 from ftengine.data.distinct import Distinct, text_of
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import RowHashes
 from ftengine.data.split_columns import find_overlap
-from ftengine.errors import FtengineError, PluginError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
@@ -132,15 +131,13 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
         data: from `to_audit`.
         encoded: for each split what the model gets.
         registry: the audits.
-
-    Raises:
-        PluginError: an audit fails; the message names it.
     """
     data = replace(data, encoded=encoded)
     findings: list[Finding] = []
     displays: list[Display] = []
     for entry in registry.entries("audit"):
-        for found in _looked(entry.cls(), data):  # type: ignore[arg-type]
+        audit = entry.cls()
+        for found in audit.look(data):  # type: ignore[attr-defined]
             if isinstance(found, Finding):
                 findings.append(found.model_copy(update={"source": entry.name}))
             else:
@@ -155,16 +152,6 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
         displays=tuple(displays),
         facts=facts,
     )
-
-
-def _looked(audit: Audit, data: AuditedData) -> Iterable[Finding | Display]:
-    try:
-        yield from audit.look(data)
-    except FtengineError:
-        raise
-    # An audit of third-party code may raise anything; fail closed and name it.
-    except Exception as error:
-        raise PluginError(f"audit {audit.name!r} failed: {type(error).__name__}: {error}.") from error
 
 
 def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any]:
@@ -197,6 +184,7 @@ def _sources(
                 "distinct": len(found),
                 "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
+                "separator": splits[names[0]].separator,
                 "skipped": {"count": skipped.count, "first": list(skipped.first)},
             }
         )

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ftengine.data.parse import PARSERS, Malformed, parse
+from ftengine.data.parse import PARSERS, Malformed, parse, separator_of
 from ftengine.errors import DataError
 
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -76,8 +76,10 @@ def cached(file: BinaryIO, source: str, suffix: str, on_error: str) -> Path:
 
 
 def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: str) -> dict[str, Any]:
-    """Write the rows of a text file as Arrow; return its columns and what was skipped."""
+    """Write the rows of a text file as Arrow; return its columns, what separates them and what was skipped."""
     import pyarrow as pa
+
+    separator = separator_of(file, suffix)
 
     columns: dict[str, None] = {}  # in order of appearance
     skipped = 0
@@ -112,9 +114,11 @@ def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: 
             f"{source}{error.place}: {error.reason}. Nothing after it can be read; repair the file."
         ) from None
     if not rows:
-        reason = f": all {skipped:,} were skipped, the first ({source}{first[0][0]}) as {first[0][1]}" if skipped else ""
+        reason = (
+            f": all {skipped:,} were skipped, the first ({source}{first[0][0]}) as {first[0][1]}" if skipped else ""
+        )
         raise DataError(f"{source} holds no rows{reason}. It must hold at least one example.")
-    return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
+    return {"columns": list(columns), "separator": separator, "skipped": {"count": skipped, "first": first}}
 
 
 def _in_batches(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[list[int], list[bytes]]]:
@@ -157,7 +161,7 @@ def _write_columns(file: BinaryIO, path: Path, source: str, suffix: str, on_erro
         raise DataError(f"{source} is no {kind} file that can be read: {error}.") from None
     if not done:
         raise DataError(f"{source} holds no rows; it must hold at least one example.")
-    return {"columns": found.names, "skipped": {"count": 0, "first": []}}
+    return {"columns": found.names, "separator": "", "skipped": {"count": 0, "first": []}}
 
 
 def _parquet(file: BinaryIO) -> tuple[Any, Iterator[Any]]:

@@ -121,6 +121,23 @@ def _text(file: BinaryIO) -> Iterator[Line | Malformed]:
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """What separates fields, by suffix."""
+_NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_QUOTED = re.compile(r'"(?:[^"]|"")*"?')
+
+
+def separator_of(file: BinaryIO, suffix: str) -> str:
+    """Return what separates the fields of a table opened at its start; "" where the suffix is of no table.
+
+    A .csv is read with semicolons or tabs where these alone, and no comma, stand outside of quotes in its header, as
+    spreadsheets write it where the comma is the decimal one. The file is left at its start.
+    """
+    own = SEPARATORS.get(suffix, "")
+    if own != ",":
+        return own
+    header = _QUOTED.sub("", next((text for _, text, _ in _lines(file) if text.strip()), ""))
+    file.seek(0)
+    found = [separator for separator in ",;\t" if separator in header]
+    return found[0] if len(found) == 1 else own
 
 
 def other_separator(own: str, header: Sequence[str]) -> str:
@@ -137,13 +154,21 @@ def other_separator(own: str, header: Sequence[str]) -> str:
     other = max(found, key=lambda separator: found[separator], default=own)
     if other == own or found[other] < 2:
         return ""
-    named = {",": "commas", "\t": "tabs"}
-    seems = named.get(other, repr(other))
-    return f" Its separator seems to be {seems}: save it with {named[own]} between fields."
+    return f" Its separator seems to be {_NAMED[other]}: save it with {_NAMED[own]} between fields."
 
 
-def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed]]:
+def _why_fields(delimiter: str, header: Sequence[str]) -> str:
+    """Say why a row may have another number of fields than the header, in brackets; "" where nothing is odd."""
+    if delimiter == ";":
+        return " (it is read with semicolons, as its header has them and no comma)"
+    if delimiter == "," and any(";" in name for name in header):
+        return " (its header holds commas and semicolons; put names that hold one in quotes)"
+    return ""
+
+
+def _separated(suffix: str) -> Callable[[BinaryIO], Iterator[Line | Malformed]]:
     def rows(file: BinaryIO) -> Iterator[Line | Malformed]:
+        delimiter = separator_of(file, suffix)
         undecodable: list[Malformed] = []  # lines of the row that is being read
         first: list[str] = []  # the header's first line
 
@@ -174,7 +199,7 @@ def _separated(delimiter: str) -> Callable[[BinaryIO], Iterator[Line | Malformed
             elif fields and len(fields) != len(header):
                 wrong = f"{len(fields)} fields, but the header has {len(header)}: {_short(header)}"
                 hint = other_separator(delimiter, header).rstrip(".")
-                yield Malformed(start, f"{wrong}.{hint}" if hint else wrong)
+                yield Malformed(start, f"{wrong}.{hint}" if hint else wrong + _why_fields(delimiter, header))
             elif fields:  # a blank line has none
                 yield start, {name: field or None for name, field in zip(header, fields, strict=True)}
 
@@ -292,7 +317,7 @@ def _short(value: Any) -> str:
 
 
 PARSERS: dict[str, Callable[[BinaryIO], Iterator[Line | Malformed]]] = {
-    **{suffix: _separated(separator) for suffix, separator in SEPARATORS.items()},
+    **{suffix: _separated(suffix) for suffix in SEPARATORS},
     LIST: _json_list,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,

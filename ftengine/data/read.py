@@ -59,6 +59,7 @@ class Rows:
         skipped: malformed rows that were left out when the source was read.
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
+        separator: what separates the fields of a table.
     """
 
     dataset: Dataset
@@ -67,6 +68,7 @@ class Rows:
     skipped: Skipped = Skipped()
     folder: Path | None = None
     paths: frozenset[str] = frozenset()
+    separator: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -144,7 +146,8 @@ def read_rows(
 
     Args:
         source: a file, its format known by the suffix: .jsonl or .ndjson (an object a line), .json (a list
-            of objects), .csv or .tsv (with a header; values stay text, an empty cell is None), .txt (an
+            of objects), .csv or .tsv (with a header; values stay text, an empty cell is None; see
+            `separator_of`), .txt (an
             example a line, as column "text"), .parquet, .arrow; or a folder with a subfolder of images for each
             label (columns "image", a path, and "label"); or a data set of the hub (see `HUB_ID`). Blank lines
             are no rows. Categories with names, as of the hub's data sets, are handed out by name.
@@ -159,18 +162,20 @@ def read_rows(
     """
     path = Path(source).expanduser()
     folder: Path | None = path.parent
+    separator = ""
     if path.is_dir():
         dataset, names, skipped = _read_folder(source, path, on_error)
         folder = path
     elif path.exists():
-        dataset, names, skipped = _read_file(source, path, on_error)
+        dataset, names, skipped, separator = _read_file(source, path, on_error)
     elif path.suffix.lower() not in SUFFIXES and not path.parent.is_dir() and (hub := HUB_ID.fullmatch(source)):
         dataset, folder = _read_hub(source, hub), None
         names, skipped = [name for name in dataset.column_names if name != LINE], Skipped()
     else:
         raise DataError(_missing(source, path))
     wanted = {new: old for new, old in (columns or {}).items() if old in names or not partial}
-    return Rows(_undecoded(dataset), source, _renamed(source, names, wanted), skipped, folder, frozenset(paths))
+    renamed = _renamed(source, names, wanted)
+    return Rows(_undecoded(dataset), source, renamed, skipped, folder, frozenset(paths), separator)
 
 
 _ALLOWED = (
@@ -255,7 +260,7 @@ def _read_folder(source: str, path: Path, on_error: str) -> tuple[Dataset, list[
     return Dataset.from_dict({**columns, LINE: list(names)}), list(columns), skipped
 
 
-def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[str], Skipped]:
+def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[str], Skipped, str]:
     from datasets import Dataset
 
     suffix = path.suffix.lower()
@@ -276,7 +281,7 @@ def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[st
         raise DataError(f"{source} has a column of a type that is not read: {error}.") from None
     skipped = facts["skipped"]
     first = tuple(f"{source}{place}: {reason}" for place, reason in skipped["first"])
-    return dataset, facts["columns"], Skipped(skipped["count"], first)
+    return dataset, facts["columns"], Skipped(skipped["count"], first), facts["separator"]
 
 
 def _read_hub(source: str, hub: re.Match[str]) -> Dataset:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ftengine.errors import InputError
+
+ANSWER = "prediction"
+"""The key of a row's answer, and the beginning of its columns in a table."""
+MOST_CLASSES = 50
+"""Classes of which a table has a column each."""
+
+TableRows = Iterable[dict[str, Any]]
 
 LINES = (".jsonl", ".ndjson")
 """Suffixes of files that hold an object a line, which is what is written as answers come."""
@@ -28,26 +35,47 @@ def require_format(output: Path) -> None:
 def write_table(lines: Path, output: Path) -> None:
     """Write answers, an object a line, as the table that `output` ends on, and put it there whole.
 
-    Columns are those of the rows, then those of the predictions: {"prediction": {"label": "a"}} has `prediction.label`.
-    What is no text, number or truth value is JSON text.
+    Columns are those of the rows, then those of the predictions: {"prediction": {"label": "a", "scores": {"a": 0.9}}}
+    has `prediction.label` and `prediction.scores.a`; of more than `MOST_CLASSES` the scores stay one cell. What is no
+    text, number or truth value is JSON text.
     """
+    spread = _spread(lines)
     columns: dict[str, None] = {}
-    for row in _rows(lines):
+    for row in _rows(lines, spread):
         columns |= dict.fromkeys(row)
-    ordered = sorted(columns, key=lambda name: name.partition(".")[0] == "prediction")
+    ordered = sorted(columns, key=lambda name: name.partition(".")[0] == ANSWER)
     unfinished = output.with_name(f"{output.name}.unfinished")
-    TABLES[output.suffix.lower()](lines, ordered, unfinished)
+    TABLES[output.suffix.lower()](_rows(lines, spread), ordered, unfinished)
     os.replace(unfinished, output)
 
 
-def _rows(lines: Path) -> Iterator[dict[str, Any]]:
+def _spread(lines: Path) -> set[str]:
+    """Return the parts of predictions that become a column for each name: few numbers by name."""
+    names: dict[str, dict[str, None]] = {}
+    whole: set[str] = set()
+    for _, answer in _answers(lines):
+        for part, value in answer.items():
+            if isinstance(value, Mapping) and all(isinstance(one, (int, float)) for one in value.values()):
+                names.setdefault(part, {}).update(dict.fromkeys(value))
+            else:
+                whole.add(part)
+    return {part for part, found in names.items() if 0 < len(found) <= MOST_CLASSES} - whole
+
+
+def _answers(lines: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """Yield each row and the parts of its prediction; one without parts has the name ""."""
     with open(lines, encoding="utf-8") as file:
         for line in file:
             content = json.loads(line)
-            answer = content.pop("prediction")
-            said = answer if isinstance(answer, Mapping) else {"": answer}
-            named = {f"prediction.{key}" if key else "prediction": value for key, value in said.items()}
-            yield {name: _cell(value) for name, value in {**content, **named}.items()}
+            answer = content.pop(ANSWER)
+            yield content, answer if isinstance(answer, Mapping) else {"": answer}
+
+
+def _rows(lines: Path, spread: Collection[str]) -> Iterator[dict[str, Any]]:
+    for row, answer in _answers(lines):
+        named = {f"{ANSWER}.{part}" if part else ANSWER: v for part, v in answer.items() if part not in spread}
+        named |= {f"{ANSWER}.{part}.{name}": v for part in answer if part in spread for name, v in answer[part].items()}
+        yield {name: _cell(value) for name, value in {**row, **named}.items()}
 
 
 def _cell(value: Any) -> Any:
@@ -55,33 +83,33 @@ def _cell(value: Any) -> Any:
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _separated(delimiter: str) -> Callable[[Path, list[str], Path], None]:
-    def write(lines: Path, columns: list[str], output: Path) -> None:
+def _separated(delimiter: str) -> Callable[[TableRows, list[str], Path], None]:
+    def write(rows: TableRows, columns: list[str], output: Path) -> None:
         with open(output, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(_rows(lines))
+            writer.writerows(rows)
 
     return write
 
 
-def _parquet(lines: Path, columns: list[str], output: Path) -> None:
+def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    rows = list(_rows(lines))
+    held = list(rows)
     arrays = []
     for name in columns:
-        values = [row.get(name) for row in rows]
+        values = [row.get(name) for row in held]
         if len({type(value) for value in values if value is not None}) > 1:
             values = [None if value is None else str(value) for value in values]
         arrays.append(pa.array(values))
     parquet.write_table(pa.table(arrays, names=columns), output)
 
 
-TABLES: dict[str, Callable[[Path, list[str], Path], None]] = {
+TABLES: dict[str, Callable[[TableRows, list[str], Path], None]] = {
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
     ".parquet": _parquet,
 }
-"""A function that writes lines as a table, by suffix."""
+"""A function that writes rows as a table, by suffix."""

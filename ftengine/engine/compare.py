@@ -344,27 +344,38 @@ def statement(
     best: str | None = None,
     strategies: int = 2,
 ) -> str:
-    """Say in words which differences the data supports, and how that was decided.
+    """Say in words which differences the data supports, one a line, and how that was decided.
 
-    `best` is the strategy that the others were compared with, None where every pair was.
+    `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many.
     """
-    supported = [difference for difference in differences if difference.supported]
-    parts = []
-    for one in supported:
-        directed = one.better is not None
-        wins = one.better if directed else one.value > 0
-        winner, other = [one.first, one.second][:: 1 if wins else -1]
-        low, high = sorted(map(abs, ends(one) or (0.0, 0.0)))
-        parts.append(
-            f"{winner} is {'better' if directed else 'higher'} than {other} by {abs(one.value):.3g} "
-            f"[{low:.3g}, {high:.3g}], adjusted p {'≤' if one.p_at_most else '='} {one.p_adjusted:.2g}"
-        )
-    found = "; ".join(parts) or "no difference between these strategies"
-    rest = " No other difference is supported." if parts and len(supported) < len(differences) else ""
     pairs = strategies * (strategies - 1) // 2
+    which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
+    p = "adjusted p" if pairs > 1 else "p"
+    lines = [f"  {_told(one, p, best)}" for one in differences]
     how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
-    shown = f" Compared is {best}, the best, with each other strategy; --all-pairs compares every pair." if best else ""
-    return (
-        f"On {metric}, {examples:,} distinct {split} examples support: {found}.{rest}{shown} Paired by example{how}; "
-        "each strategy was trained with one seed, and what another seed would change is not in these figures."
-    )
+    shown = ""
+    if best:
+        how += ", as these examples also chose the best"
+        shown = "Compared: the best with each other strategy (all pairs: --all-pairs). "
+    seed = "each strategy was trained with one seed, and what another seed would change is not in these figures."
+    head = f"On {metric}, {examples:,} distinct {split} examples{which}:"
+    return "\n".join([head, *lines, f"{shown}Paired by example{how}; {seed}"])
+
+
+def _told(one: PairDifference, p: str, best: str | None) -> str:
+    """Say what lies between two strategies."""
+    found = ends(one)
+    if found is None or one.p_adjusted is None:
+        return f"{one.first} and {one.second}: too few examples to tell"
+    low, high = found
+    chance = f"{p} {'≤' if one.p_at_most else '='} {one.p_adjusted:.2g}"
+    if one.supported:
+        wins = one.better if one.better is not None else one.value > 0
+        winner, other = [one.first, one.second][:: 1 if wins else -1]
+        low, high = sorted((abs(low), abs(high)))
+        word = "higher" if one.better is None else "better"
+        return f"{winner} is {word} than {other} by {abs(one.value):.3g} [{low:.3g}, {high:.3g}], {chance}"
+    value, first, second = one.value, one.first, one.second
+    if second == best:
+        value, low, high, first, second = 0 - value, 0 - high, 0 - low, second, first
+    return f"{first} minus {second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"

@@ -22,6 +22,7 @@ from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.stored import add_evaluators
+from ftengine.report.write import conclude
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult, TrainedPart
 
@@ -49,14 +50,20 @@ def evaluate_run(
 def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
 
+    The run is judged again with them: verdict.json and report.html are written anew.
+
     Raises:
         InputError: an evaluator does not exist, or reads what the run did not keep.
+        RunError: a file of the run is missing or damaged, or one cannot be written.
     """
     named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
     built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
     report = add_evaluators(run, built, ready.task, ready.recipe)
     if PartialState().is_main_process:
-        report.write(run)
+        conclude(run, ready.registry, report)
+        ready.listener.message(
+            f"added to evaluation.json of {run.path}, which is judged again: verdict.json and report.html are new"
+        )
     return report
 
 

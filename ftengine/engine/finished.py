@@ -87,7 +87,8 @@ class Run:
         Args:
             data: a data file; by default the run's own test (else validation) split.
             evaluators: further ones (a name, or a mapping of `name` and options), whose figures are made from the
-                run's tables of predictions, without a model, and added to its evaluation.json.
+                run's tables of predictions, without a model, and added to its evaluation.json; verdict.json and
+                report.html are written anew.
 
         Returns:
             What evaluation.json holds: split, metrics, base, tuned, difference, details, displays, paired, training,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example
-from ftengine.data.read import Rows, file_columns, plain, read_rows
-from ftengine.engine.answer_tables import TABLES, require_format, write_table
+from ftengine.data.read import Rows, file_columns, plain, read_rows, separator_hint
+from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError
@@ -56,7 +56,7 @@ def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dic
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
             run.listener.advance(start)
-        yield {**_json_values(rows[i]), "prediction": answer}
+        yield {**_json_values(rows[i]), ANSWER: answer}
         run.listener.advance()
 
 
@@ -88,7 +88,7 @@ def predict_file(
     require_format(output)
     as_table = output.suffix.lower() in TABLES
     lined = output.with_name(f"{output.name}.part") if as_table else output
-    rows = _checked(run, source)
+    rows = _checked(run, source, table=as_table)
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
     kept = _kept(lined, rows, resume)
@@ -114,19 +114,37 @@ def predict_file(
     return PredictionReport(str(output), written, kept)
 
 
-def _checked(run: Run, source: str | Path) -> Rows:
-    """Read a file and make sure that every row can be answered."""
+def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
+    """Read a file and make sure that every row can be answered, and as a table without losing a column."""
     section, task = run.recipe.data, run.task
     inferring(task)
-    paths = file_columns(task)
-    rows = read_rows(str(source), on_error=section.on_error, columns=section.columns, partial=True, paths=paths)
-    if "prediction" in rows.columns:
-        raise DataError(
-            f"{rows.source} has a column 'prediction', which the answers would overwrite. Rename it "
-            "with data.columns, or leave it out."
-        )
-    check_inputs(task, rows, rows.where)
+    # As `fail` would name a key of the recipe, which is of no use here, what was skipped is refused below.
+    rows = read_rows(str(source), on_error="skip", columns=section.columns, partial=True, paths=file_columns(task))
+    _require_free(rows, table)
+    hint = separator_hint(rows.source, rows.columns)
+    if rows.skipped.count and section.on_error == "fail":
+        raise DataError(f"{rows.skipped.first[0]}.{'' if hint else ' Repair this row of the file, or remove it.'}")
+    if rows.skipped.count:
+        run.listener.message(f"{rows.source}: {rows.skipped.count:,} malformed rows are left out, as the recipe says")
+    try:
+        check_inputs(task, rows, rows.where)
+    except DataError as error:
+        if hint:
+            raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{hint}") from None
+        columns = ", ".join(rows.columns)
+        raise DataError(f"{error} Fill in this row of the file, or remove it. Its columns: {columns}.") from None
     return rows
+
+
+def _require_free(rows: Rows, table: bool) -> None:
+    """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
+    for name in rows.columns:
+        if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
+            instead = ", or write the answers as .jsonl" if name != ANSWER else ""
+            raise DataError(
+                f"{rows.source} has a column {name!r}, which the answers could overwrite. Rename it there, or take it "
+                f"out{instead}."
+            )
 
 
 def _json_values(row: Example) -> dict[str, Any]:
@@ -152,8 +170,8 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
                 content = json.loads(line)
             except ValueError:
                 content = None
-            answered = isinstance(content, dict) and "prediction" in content and kept < len(rows)
-            if not answered or {k: v for k, v in content.items() if k != "prediction"} != _json_values(rows[kept]):
+            answered = isinstance(content, dict) and ANSWER in content and kept < len(rows)
+            if not answered or {k: v for k, v in content.items() if k != ANSWER} != _json_values(rows[kept]):
                 raise RunError(
                     f"output {str(output)!r}: line {kept + 1} is no answer to row {kept + 1} of the input. "
                     "Name another file; this one is left as it is."

@@ -139,7 +139,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     if like is None:
         experiment.listener.phase("read data")
         splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed)
-        task.labels = learn_labels(task, splits.mapping())
+        task.labels = learn_labels(task, splits.mapping(), stratified=experiment.recipe.data.split.by == "stratified")
     else:
         splits, task.labels = like.splits, like.ready.task.labels
     check_components(experiment, task, splits)
@@ -232,14 +232,27 @@ def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str
             raise DataError(f"{where(i)}: {error}") from None
 
 
-def learn_labels(task: Task, splits: Mapping[str, Rows]) -> Labels | None:
-    """Let a task learn its labels; a DataError names the row that it could not read."""
+def learn_labels(task: Task, splits: Mapping[str, Rows], *, stratified: bool) -> Labels | None:
+    """Let a task learn its labels; a DataError names the row that it could not read.
+
+    Args:
+        stratified: whether ftengine's own division goes by labels already.
+    """
     located = {name: _Located(rows) for name, rows in splits.items()}
     try:
         return task.bind(located)
     except DataError as error:
-        place = next((rows.place() for rows in located.values() if rows.place()), "")
-        raise DataError(f"{place}: {error}" if place else str(error)) from None
+        name = next((name for name, rows in located.items() if rows.place()), None)
+        if name is None:
+            raise
+        advice = ""
+        if name != "train":  # there, a label that training lacks is all that `bind` refuses
+            other = "put a row with it into training too"
+            if splits[name].source == splits["train"].source:  # divided by ftengine
+                other = "set data.split.by: stratified, which leaves each label a row in training"
+                other = "leave the row out" if stratified else other
+            advice = f" Correct it, or {other}."
+        raise DataError(f"{located[name].place()}: {error}{advice}") from None
 
 
 def held_out(splits: Mapping[str, Any]) -> str | None:

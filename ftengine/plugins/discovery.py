@@ -70,9 +70,12 @@ class Plugins:
         if broken:
             causes = "; ".join(f"{o.name!r} of {o} ({o.target}): {o.cause}" for o in broken)
             names = ",".join(sorted({o.distribution for o in broken}))
-            raise PluginError(
-                f"plugin failed to load: {causes}. Repair or uninstall it, or run with {BLOCK_VARIABLE}={names}."
-            )
+            raise PluginError(f"plugin failed to load: {causes}. {instead(names)}")
+
+
+def instead(distributions: str) -> str:
+    """Say what to do about a broken plugin; several distributions are separated by commas."""
+    return f"Repair or uninstall it, or run with {BLOCK_VARIABLE}={distributions}."
 
 
 def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: bool = True) -> Plugins:
@@ -113,10 +116,12 @@ def _register(manager: pluggy.PluginManager, name: str, load) -> str:
     try:
         plugin = load()
         manager.register(plugin, name=name)
-        misspelt = [hook.name for hook in manager.get_hookcallers(plugin) or [] if not hook.has_spec()]
-        if misspelt:
+        hooks = manager.get_hookcallers(plugin) or []
+        misspelt = [hook.name for hook in hooks if not hook.has_spec()]
+        if misspelt or not hooks:
             manager.unregister(name=name)
-            return f"implements a hook that does not exist: {', '.join(misspelt)}"
+            unknown = f"implements a hook that does not exist: {', '.join(misspelt)}"
+            return unknown if hooks else "implements no hook; mark its functions with ftengine.hookimpl"
     # Third-party code may raise anything, SystemExit included; whatever it is becomes this plugin's cause.
     except (Exception, SystemExit) as error:
         if plugin is not None and manager.has_plugin(name):

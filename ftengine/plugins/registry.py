@@ -23,7 +23,8 @@ from ftengine.api import (
     Task,
 )
 from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
-from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
+from ftengine.plugins.discovery import PluginOrigin, Plugins, instead, make_plugin_manager
+from ftengine.plugins.offered import classes, described, fault
 from ftengine.plugins.option_errors import explain
 
 KINDS: dict[str, tuple[type[Component], str]] = {
@@ -111,17 +112,19 @@ class Registry:
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         for kind, (base, hook_name) in KINDS.items():
             for impl in getattr(self.plugins.hook, hook_name).get_hookimpls():
-                for cls in _classes(impl, hook_name):
-                    self._add(kind, base, cls, self.plugins.origin(impl.plugin_name))
+                origin = self.plugins.origin(impl.plugin_name)
+                offered, wrong = classes(impl.function)
+                if wrong:
+                    raise PluginError(f"{hook_name} of {origin} {wrong}. {instead(origin.distribution)}")
+                for cls in offered:
+                    self._add(kind, base, cls, origin)
 
     def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise PluginError(
-                f"{origin} offers {cls!r} as {article(kind)} {kind}; it must be a subclass of {base.__name__}."
-            )
-        name = getattr(cls, "name", None)
-        if not isinstance(name, str) or not name:
-            raise PluginError(f"{origin} offers the {kind} class {cls.__qualname__}, which has no name; set `name`.")
+        wrong = fault(cls, base)
+        if wrong:
+            what = f"{origin} offers {described(cls)} as {article(kind)} {kind}"
+            raise PluginError(f"{what}, but {wrong}. {instead(origin.distribution)}")
+        name = cls.name
         known = self._entries[kind].get(name)
         if known is not None:
             raise PluginError(
@@ -194,9 +197,6 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _classes(impl: Any, hook_name: str) -> list[Any]:
-    try:
-        return list(impl.function() or ())
-    # A hook of third-party code may raise anything; fail closed and name it.
-    except Exception as error:
-        raise PluginError(f"{impl.plugin_name} failed in {hook_name}: {type(error).__name__}: {error}.") from error
+def registry_of(plugins: Mapping[str, object] | None = None) -> Registry:
+    """Return what is installed, and plugins given by hand (modules or objects, by name), for notebooks and tests."""
+    return Registry(make_plugin_manager(dict(plugins or {})))

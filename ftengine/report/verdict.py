@@ -11,6 +11,8 @@ from ftengine.run.records import RunRecords, Verdict
 
 LEVELS = ("alarm", "note", "good")
 
+UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
+
 
 def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run.
@@ -22,23 +24,25 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     found = []
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
         for finding in rule.judge(run):
-            found.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
-    first = min((one for one in found if one.kind == "quality"), key=_badness, default=None)
-    if first is None:
-        first = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
-    rest = sorted((one for one in found if one is not first), key=_badness)
-    alarms = list(dict.fromkeys(one.kind for one in rest if one.level == "alarm"))
-    return Verdict(headline=_headline(first, alarms), level="alarm" if alarms else first.level, findings=(first, *rest))
-
-
-def _badness(finding: Finding) -> int:
-    return LEVELS.index(finding.level)
+            sourced = finding if finding.source else finding.model_copy(update={"source": rule.name})
+            found.append((sourced, rule.about or finding.kind))
+    found.sort(key=lambda pair: LEVELS.index(pair[0].level))
+    first = next((pair for pair in found if pair[0].kind == "quality"), (UNJUDGED, ""))
+    rest = [pair for pair in found if pair is not first]
+    alarms = [about for finding, about in rest if finding.level == "alarm"]
+    head, _ = first
+    return Verdict(
+        headline=_headline(head, alarms),
+        level="alarm" if alarms else head.level,
+        findings=(head, *(finding for finding, _ in rest)),
+    )
 
 
 def _headline(first: Finding, alarms: Sequence[str]) -> str:
-    """Return the finding's text behind the kinds of the alarms, or before them where it is an alarm itself."""
+    """Return the finding's text behind what the alarms are about, or before that where it is an alarm itself."""
     if not alarms:
         return first.text
-    if first.level == "alarm":
-        return f"{first.text} Further alarms: {listed(alarms)}."
-    return f"{'Alarm' if len(alarms) == 1 else 'Alarms'} ({', '.join(alarms)}). {first.text}"
+    further = "further " if first.level == "alarm" else ""
+    count = f"One {further}alarm" if len(alarms) == 1 else f"{len(alarms):,} {further}alarms"
+    told = f"{count}, about {listed(list(dict.fromkeys(alarms)))}."
+    return f"{first.text} {told}" if further else f"{told} {first.text}"

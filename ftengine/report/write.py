@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Table
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
-from ftengine.run.records import RunRecords, Verdict
+from ftengine.run.records import EvaluationResult, RunRecords, Verdict
 
 REPORT = "report.html"
 _PARTS = re.compile(r"(\d+)")
 
 
-def conclude(run: RunDirectory, registry: Registry | None = None) -> Verdict:
-    """Write verdict.json and report.html of a run whose other files are complete; return the verdict."""
+def conclude(
+    run: RunDirectory, registry: Registry | None = None, evaluation: EvaluationResult | None = None
+) -> Verdict:
+    """Write verdict.json and report.html of a run whose other files are complete; return the verdict.
+
+    Args:
+        evaluation: new figures, written to evaluation.json once verdict and page on them are made.
+    """
     from ftengine.report.page import render
 
     records = RunRecords.read(run.path)
+    if evaluation is not None:
+        records = replace(records, evaluation=EvaluationResult.model_validate(evaluation.to_json()))
     verdict = judge(records, registry)
+    page = render([(records, verdict)], names_of([run.path]))
+    if evaluation is not None:
+        evaluation.write(run)
     verdict.write(run)
-    run.write_text(REPORT, render([(records, verdict)], names_of([run.path])))
+    run.write_text(REPORT, page)
     return verdict
 
 

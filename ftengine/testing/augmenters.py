@@ -53,6 +53,14 @@ class _AugmenterChecks:
             changed = label is not None and any(self._task.view(one).label != label for one in new)
             assert not changed, f"the label of {row} was changed"
 
+    def new_examples_can_be_read(self) -> None:
+        for row, new in zip(self._examples, self._augmented(), strict=True):
+            texts = all(isinstance(value, str) for value in self._task.view(row).inputs)
+            for one in new:
+                inputs = list(self._task.view(one).inputs)
+                sound = all(isinstance(value, str) if texts else value is not None for value in inputs or [None])
+                assert sound, f"{row} became {one}, whose inputs are {inputs}"
+
     def something_changes(self) -> None:
         if not isinstance(self._make(), MixesBatches):
             unchanged = [[row] for row in self._examples]

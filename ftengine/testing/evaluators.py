@@ -103,6 +103,14 @@ class _Checks:
         assert found == declared, f"scores {found}, metrics {declared}"
         assert all(isinstance(value, float) for value in scores.values()), f"not all are floats: {dict(scores)}"
 
+    def proportions_lie_between_0_and_1(self) -> None:
+        rows, metrics = self._rows(), self._evaluator.metrics
+        for weights in (np.ones(len(self._predictions)), *self._weights(8)):
+            scores = self._scores(rows, weights).items()
+            shares = {name: value for name, value in scores if name in metrics and metrics[name].proportion}
+            wrong = [f"{name} {value:.6g}" for name, value in shares.items() if value < -1e-9 or value > 1 + 1e-9]
+            assert not wrong, f"declared a proportion: {', '.join(wrong)}"
+
     def scores_are_pure(self) -> None:
         before = copy.deepcopy(list(self._predictions))
         rows, weights = self._rows(), self._weights(1)[0]

@@ -23,6 +23,9 @@ class Thing(Strategy):
         mode: Literal["fast", "slow"] = Field("fast", description="how it goes")
         source: str = Field(description="what it starts from")
 
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(True)
+
 @hookimpl
 def ftengine_strategies():
     {body}

@@ -35,7 +35,7 @@ def test_one_table_has_a_line_for_each_and_for_the_base(compared):
     assert [line.split("  ")[0] for line in lines[2:5]] == ["(base)", "full", LORA]
     assert "MiB" in lines[3]
     assert "[" in lines[3]
-    assert "8 distinct validation examples support" in result.stdout
+    assert "On loss, 8 distinct validation examples:" in result.stdout
     assert "full: train: 2" in result.stderr
 
 

@@ -129,6 +129,7 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"note": "a b", "class": "x"}, "text-classification", {"text": "note", "label": "class"}),
         ({"messages": CHAT}, "causal-lm", {}),
         ({"conversations": CHAT, "id": "1"}, "causal-lm", {"messages": "conversations"}),
+        ({"conversations": [{"from": "human", "value": "Who?"}]}, "causal-lm", {"messages": "conversations"}),
         ({"prompt": "a", "completion": "b"}, "causal-lm", {}),
         ({"question": "a", "answer": "b"}, "causal-lm", {"prompt": "question", "completion": "answer"}),
         ({"text": "a"}, "causal-lm", {}),
@@ -147,6 +148,25 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
     ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3))
     recipe = Recipe.read("recipe.yaml")
     assert (recipe.task["name"], recipe.data.columns) == (task, columns)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([f"{i / 7:.3f}" for i in range(20)], "regression"),
+        ([i / 7 for i in range(20)], "regression"),
+        ([f"{i},481" for i in range(20)], "regression"),
+        ([f"{i * 13}" for i in range(20)], "regression"),
+        ([f"{i % 3}" for i in range(20)], "auto"),
+        ([i % 3 for i in range(20)], "auto"),
+    ],
+)
+def test_numbers_as_labels_are_seen(ftengine, tmp_path, monkeypatch, values, kind):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"a text {i}", "label": value} for i, value in enumerate(values)]
+    ftengine("init", "--data", write(tmp_path, "a.jsonl", rows), "--model", "some/encoder")
+    task = Recipe.read("recipe.yaml").task
+    assert (task["name"], task["kind"]) == ("text-classification", kind)
 
 
 def test_a_pair_of_texts_is_an_option_of_the_task(ftengine, tmp_path, monkeypatch):
@@ -196,9 +216,16 @@ def test_a_data_file_that_is_not_there_does_not_become_a_recipe(ftengine, tmp_pa
 
 def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "reviews.csv").write_text("text;label\ngood;a\n")
+    (tmp_path / "reviews.csv").write_text("text|label\ngood|a\n")
     said = ftengine("init", "reviews.csv").stderr
-    assert "from columns text;label. Its separator seems to be ';': save it with commas between fields." in said
+    assert "from columns text|label. Its separator seems to be vertical bars: save it with commas between" in said
+
+
+def test_semicolons_of_a_spreadsheet_are_read(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tabelle.csv").write_text("\ufeffText;Label\nschön, ja;a\nnein;b\n")
+    assert "columns Text, Label: text-classification" in ftengine("init", "--data", "tabelle.csv").stderr
+    assert Recipe.read("recipe.yaml").data.columns == {"text": "Text", "label": "Label"}
 
 
 def test_an_unknown_name_is_blamed_on_the_option(ftengine, tmp_path):

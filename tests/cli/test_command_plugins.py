@@ -29,6 +29,13 @@ def test_list_can_be_narrowed_to_one_kind(ftengine):
     [
         ("raise ValueError('torn')", "ValueError: torn"),
         (strategy(body="raise ValueError('hook')"), "ValueError: hook"),
+        (strategy(body="return [Thing(Thing.Config(source=''))]"), "an object of type Thing"),
+        (strategy(body="return None"), "ftengine_strategies of ftengine-thing 1.2 returned None"),
+        (
+            strategy().replace("def prepare", "def prepair"),
+            "'thing' as a strategy, but it does not implement 'prepare'",
+        ),
+        ("import ftengine", "implements no hook"),
     ],
 )
 def test_a_broken_plugin_is_listed_with_its_cause_beside_the_sound_ones(ftengine, distribution, body, cause):

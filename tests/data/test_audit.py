@@ -86,6 +86,15 @@ def test_skipped_rows_are_counted_once_for_their_file(write, text_task, audit):
     assert text.startswith("a.jsonl: 2 malformed rows were left out, the first: a.jsonl:21: not valid JSON")
 
 
+def test_semicolons_between_fields_are_told(write, text_task, audit):
+    source = write("a.csv", "text;n\n" + "".join(f"text {i};{i}\n" for i in range(30)))
+    result = audit(text_task, source, validation=0.1)
+    said = "a.csv is read with semicolons (;) between fields, as its header has them and no comma."
+    assert [finding.text for finding in result.findings if finding.source == "reading"] == [said]
+    plain = audit(text_task, write("b.csv", "text,n\n" + "".join(f"text {i},{i}\n" for i in range(30))))
+    assert [finding for finding in plain.findings if finding.source == "reading"] == []
+
+
 def test_a_split_of_quite_another_size_than_asked_for_is_found(write, text_task, audit):
     result = audit(text_task, write("a.jsonl", texts("a" * 60 + "b" * 40)), validation=0.1)
     [text] = told(result, "reading")
@@ -137,6 +146,13 @@ def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_t
     ]
 
 
+def test_one_rare_label_is_spoken_of_as_one(write, label_task, audit):
+    train = [(f"x {i}", "often") for i in range(30)] + [("z", "once")]
+    assert told(audit(label_task, labelled(write, "a.jsonl", train))) == [
+        "In training, 1 of 2 labels occurs fewer than 10 times: 'once', once; little can be learnt of it."
+    ]
+
+
 def test_rare_and_missing_labels_are_found(write, label_task, audit):
     train = [(f"x {i}", "often") for i in range(30)] + [(f"y {i}", "seldom") for i in range(3)] + [("z", "once")]
     held = labelled(write, "b.jsonl", [("p", "often"), ("q", "seldom")])
@@ -185,15 +201,6 @@ def test_texts_that_do_not_fit_into_memory_are_read_again(write, text_task, audi
     monkeypatch.setattr("ftengine.data.audit.KEPT_BYTES", 2000)
     [text] = told(audit(text_task, write("a.jsonl", texts(rows))), "personal-data")
     assert text.startswith("50 of 50 training rows hold what looks like e-mail addresses")
-
-
-def test_an_audit_that_fails_is_named(write, text_task, audit, monkeypatch):
-    from ftengine.errors import PluginError
-    from ftengine_builtins.audits.balance import Balance
-
-    monkeypatch.setattr(Balance, "look", lambda self, data: [][0])
-    with pytest.raises(PluginError, match="audit 'balance' failed: IndexError"):
-        audit(text_task, write("a.jsonl", texts("abc")))
 
 
 NEAR = "the committee met again on monday to discuss the budget of the town and the roads around it"

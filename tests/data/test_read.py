@@ -453,8 +453,8 @@ def test_a_path_in_a_folder_that_exists_is_not_asked_of_the_hub(write, tmp_path,
 @pytest.mark.parametrize(
     ("name", "content", "hint"),
     [
-        ("a.csv", "text;label\nhello;x\n", "seems to be ';': save it with commas between fields."),
-        ("b.csv", "text\tlabel\nhello\tx\n", "seems to be tabs: save it with commas between fields."),
+        ("a.csv", "text|label\nhello|x\n", "seems to be vertical bars: save it with commas between fields."),
+        ("b.csv", "text;la\tbel\nhello;x\n", "seems to be semicolons: save it with commas between fields."),
         ("c.tsv", "text,label\nhello,x\n", "seems to be commas: save it with tabs between fields."),
     ],
 )
@@ -471,21 +471,48 @@ def test_another_separator_than_the_suffix_says_is_told(write, label_task, name,
 
 
 def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
-    assert "has 1: [\"text;label\"]. Its separator seems to be ';'" in fails(write("a.csv", "text;label\nhi, you;x\n"))
+    said = fails(write("a.csv", "text|label\nhi, you|x\n"))
+    assert 'has 1: ["text|label"]. Its separator seems to be vertical bars' in said
     assert "separator" not in fails(write("b.csv", "text\nhi, you\n"))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "hint"),
     [
-        ("a.csv", '"text";"label"\n"hi, you";"x"\n', "seems to be ';': save it with commas between fields."),
-        ("b.csv", 'text;label\n"hi";"x"\n', "seems to be ';': save it with commas between fields."),
+        ("a.csv", '"text"|"label"\n"hi, you"|"x"\n', "seems to be vertical bars: save it with commas"),
+        ("b.csv", 'text|label\n"hi"|"x"\n', "seems to be vertical bars: save it with commas between fields."),
         ("c.tsv", '"text","label"\n"hi","x"\n', "seems to be commas: save it with tabs between fields."),
-        ("d.csv", '"a, b";"c, d"\n"hi";"x"\n', "seems to be ';': save it with commas between fields."),
+        ("d.csv", '"a, b"|"c, d"\n"hi"|"x"\n', "seems to be vertical bars: save it with commas between fields."),
     ],
 )
 def test_another_separator_is_told_of_quoted_fields(write, name, content, hint):
     assert hint in fails(write(name, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("text;label\nhi, you;1,5\n", [{"text": "hi, you", "label": "1,5"}]),
+        ("\n\ntext\tlabel\r\nhi, you;\tx\r\n", [{"text": "hi, you;", "label": "x"}]),
+        ('"a, b";"c ""d"", e"\n"1;2";3\n', [{"a, b": "1;2", 'c "d", e': "3"}]),
+        ('"a; b",c\n1,2\n', [{"a; b": "1", "c": "2"}]),
+        ("text\na;b\n", [{"text": "a;b"}]),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with-byte-order-mark"])
+def test_a_header_without_commas_says_what_separates(write, content, rows, mark):
+    assert list(read_rows(write("a.csv", mark + content))) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a;b\n1;2\n1;2;3\n", 'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (it is read with semicolons, as'),
+        ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (its header holds commas and semicolons'),
+    ],
+)
+def test_rows_that_do_not_fit_the_separator_of_the_header_are_told_it(write, content, said):
+    assert said in fails(write("a.csv", content))
 
 
 def test_a_stray_quote_is_no_other_separator(write):

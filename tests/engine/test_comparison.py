@@ -125,7 +125,7 @@ def test_a_clear_winner_among_eight_is_supported(compared_here, label_recipe, tm
         assert best.label == "full"
         assert (result.against, len(result.differences)) == ("best", 7)
         assert all(row.supported and row.p_adjusted < 1e-3 for row in result.differences), metric
-        assert "full, the best, with each other strategy; --all-pairs" in result.statement
+        assert "The best, full, against each other strategy:" in result.statement
         assert "adjusted for all 28 pairs" in result.statement
     every = compared_here(recipe, specs, all_pairs=True)
     assert (every.against, len(every.differences)) == ("all", 28)
@@ -185,27 +185,44 @@ def difference(first, second, value, low, high, p, better, supported):
 
 
 def test_the_statement_names_who_wins_by_how_much():
-    text = statement(
-        "accuracy",
-        "test",
-        1200,
-        [
-            difference("full", "lora", -0.05, -0.08, -0.02, 0.003, False, True),
-            difference("full", "tiny", 0.01, -0.02, 0.03, 0.8, None, False),
-            difference("lora", "tiny", 0.06, 0.03, 0.09, 0.001, True, True),
-        ],
-        strategies=3,
-    )
-    assert "On accuracy, 1,200 distinct test examples support: lora is better than full by 0.05 [0.02, 0.08]" in text
-    assert "lora is better than tiny by 0.06 [0.03, 0.09], adjusted p = 0.001" in text
-    assert "No other difference is supported." in text
-    assert "adjusted for all 3 pairs (Holm)" in text
+    found = [
+        difference("full", "lora", -0.05, -0.08, -0.02, 0.003, False, True),
+        difference("full", "tiny", 0.01, -0.02, 0.03, 0.8, None, False),
+        difference("lora", "tiny", 0.06, 0.03, 0.09, 0.001, True, True),
+    ]
+    head, *lines, how = statement("accuracy", "test", 1200, found, strategies=3).splitlines()
+    assert head == "On accuracy, 1,200 distinct test examples. Each pair of strategies:"
+    assert lines == [
+        "  lora is better than full by 0.05 [0.02, 0.08], adjusted p = 0.003",
+        "  full minus tiny: +0.01 [-0.02, 0.03], not beyond chance, adjusted p = 0.8",
+        "  lora is better than tiny by 0.06 [0.03, 0.09], adjusted p = 0.001",
+    ]
+    assert "adjusted for all 3 pairs (Holm)" in how
+
+
+def test_of_pairs_that_were_not_asked_for_nothing_is_said():
+    """A difference between two others may be supported as well."""
+    found = [
+        difference("full", "lora", -0.01, -0.02, 0.03, 0.8, None, False),
+        difference("lora", "prompt", 0.06, 0.03, 0.09, 0.001, True, True),
+    ]
+    text = statement("accuracy", "test", 1200, found, best="lora", strategies=3)
+    assert "other difference" not in text
+    assert text.splitlines()[:2] == [
+        "On accuracy, 1,200 distinct test examples. The best, lora, against each other strategy:",
+        "  lora minus full: +0.01 [-0.03, 0.02], not beyond chance, adjusted p = 0.8",
+    ]
+    assert "Compared: the best with each other strategy (all pairs: --all-pairs)." in text
 
 
 def test_the_statement_says_when_nothing_is_supported():
     text = statement("loss", "test", 9, [difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)])
-    assert "support: no difference between these strategies." in text
+    assert text.startswith(
+        "On loss, 9 distinct test examples:\n  a minus b: +0.1 [-0.1, 0.3], not beyond chance, p = 0.3"
+    )
     assert "Holm" not in text
+    few = statement("loss", "test", 3, [difference("a", "b", 0.1, None, None, None, None, False)])
+    assert "  a and b: too few examples to tell" in few
 
 
 def test_a_metric_without_direction_has_no_better():

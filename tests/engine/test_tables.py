@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,10 +17,11 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Evaluator, Metric
 from ftengine.cli import main
-from ftengine.errors import InputError
+from ftengine.errors import InputError, RunError
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.hookspecs import hookimpl
 from ftengine.plugins.registry import Registry
+from ftengine.run.records import Verdict
 
 
 class Matthews(Evaluator):
@@ -26,7 +29,7 @@ class Matthews(Evaluator):
 
     name = "matthews"
     reads = frozenset({"label", "predicted"})
-    metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True)}  # noqa: RUF012
+    metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True, decides=True)}  # noqa: RUF012
 
     def score(self, rows, weights):
         return {"matthews": matthews_corrcoef(rows["label"], rows["predicted"], sample_weight=weights)}
@@ -81,7 +84,12 @@ def run(bert_folder, tmp_path_factory, registry):
         | {"validation": 0.2, "near_duplicates": None, "leaks": "warn"},
         "strategy": "full",
         "train": {"batch_size": 8, "learning_rate": 0.002, "precision": "float32", "epochs": 10},
-        "evaluation": {"resamples": 1000, "slices": ["region"], "small_slice": 20},
+        "evaluation": {
+            "resamples": 1000,
+            "slices": ["region"],
+            "small_slice": 20,
+            "robustness": [{"name": "keyboard", "rate": 0.5}],
+        },
         "output": str(folder / "run"),
     }
     return fine_tune(Recipe.make(content), registry=registry)
@@ -124,6 +132,16 @@ def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
     assert run.evaluation["difference"]["accuracy"]["p"] == paired["p"] == pytest.approx(p)
 
 
+def test_disturbed_input_is_tested_by_mcnemar_on_distinct_examples(run, tables):
+    changed = pq.read_table(run.path / "predictions" / "robustness-0-tuned.parquet").to_pandas()
+    changed["right"] = changed["label"] == changed["predicted"]
+    clean, noisy = (table.groupby("group")["right"].first() for table in (tables[1], changed))
+    lost, won = int((clean & ~noisy).sum()), int((~clean & noisy).sum())
+    (probe,) = run.evaluation["probes"]
+    assert lost != won
+    assert probe["against"]["accuracy"]["p"] == pytest.approx(stats.binomtest(lost, lost + won).pvalue)
+
+
 def test_gaps_of_slices_are_newcombes_and_agree_with_fishers_test(run, tables):
     """Every group counts in them: not only the half whose hash fits a signed number."""
     table, report = tables[1], run.evaluation["slices"]["region"]
@@ -161,6 +179,10 @@ def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, regis
     before = run.evaluation
     found = load_run(run.path, registry=registry).evaluate(evaluators=["matthews", "calibration"])
     assert found == run.evaluation
+    verdict = Verdict.read(run.directory)
+    assert verdict == load_run(run.path, registry=registry).verdict
+    assert "Better than its base: Matthews correlation" in verdict.headline
+    assert "Matthews correlation" in (run.path / "report.html").read_text(encoding="utf-8")
     for side, table in zip(("base", "tuned"), tables, strict=True):
         figure = found[side]["matthews"]
         assert figure["value"] == pytest.approx(matthews_corrcoef(table["label"], table["predicted"]))
@@ -180,10 +202,21 @@ def test_what_was_not_kept_cannot_be_measured_later(run, registry):
         opened.evaluate("x.jsonl", evaluators=["matthews"])
 
 
+def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path):
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (copy / "audit.json").unlink()
+    before = (copy / "evaluation.json").read_bytes()
+    with pytest.raises(RunError, match=r"audit\.json"):
+        load_run(copy, registry=registry).evaluate(evaluators=["matthews"])
+    assert (copy / "evaluation.json").read_bytes() == before
+
+
 def test_the_command_adds_evaluators(run):
     line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
     result = CliRunner().invoke(main, line, catch_exceptions=False)
     assert json.loads(result.stdout)["tuned"]["accuracy"] == run.evaluation["tuned"]["accuracy"]
+    assert "judged again: verdict.json and report.html are new" in result.stderr
+    assert run.verdict.headline[:40] in CliRunner().invoke(main, line[:-1]).stdout
 
 
 def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):

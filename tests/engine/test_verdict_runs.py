@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,9 +20,8 @@ def alarms(run):
 
 
 def alarms_named(run):
-    """Return the kinds of the alarms that the headline names."""
-    before, behind = run.verdict.headline.partition("). ")[0], run.verdict.headline.partition("Further alarms: ")[2]
-    return behind or before
+    """Return what the alarms are about that the headline names."""
+    return re.search(r"alarms?, about ([^.]*)\.", run.verdict.headline)[1]
 
 
 def recipe(model, folder, file, **more):
@@ -147,6 +147,8 @@ def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     majority = max(row["support"] for row in evaluation["details"]["tuned"]["classification"]["labels"]) / 60
     assert first.figures["tuned"]["low"] > majority
     assert f"against {majority:.3f}" in first.text
+    assert first.figures["baseline"] == pytest.approx(majority)
+    assert first.figures["difference"]["value"] == pytest.approx(first.figures["tuned"]["value"] - majority)
 
 
 def reversing(model, folder, **more):

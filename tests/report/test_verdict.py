@@ -5,13 +5,14 @@ import json
 import pytest
 from report_samples import LABELS, METRICS, baseline, change, everything, figure, interval, sound, write_run
 
-from ftengine.api import Estimate, Finding, Metric, Rule, figures
+from ftengine.api import Difference, Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
+from ftengine_builtins.rules.chance import got_worse
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,22 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
     assert (told.level, told.headline.partition(":")[0]) == ("note", "Nothing is known about quality")
 
 
+def test_the_headline_says_what_other_alarms_are_about_in_words(verdict):
+    leak = put(
+        "audit.facts.leaks",
+        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"]}],
+    )
+    told = verdict(sliced(-0.3, -0.4, 0.3), leak).headline
+    assert told.startswith("3 alarms, about the data and slices of the examples. Better than its base: ")
+    told = verdict(leak, put("evaluation.difference.accuracy", change(-0.1, better=False))).headline
+    assert told.startswith("Worse than its base: ")
+    assert told.endswith(" One further alarm, about the data.")
+
+
 def test_alarms_are_named_in_the_headline_and_come_first(verdict):
     told = verdict(losses((0.6, 0.6), (0.3, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.05)), put("training.best_step", None))
     assert (told.level, told.findings[1].source) == ("alarm", "over-fitted-weights")
-    assert told.headline.startswith("Alarm (over-fitting). Better than its base: ")
+    assert told.headline.startswith("One alarm, about over-fitting. Better than its base: ")
     assert told.findings[1].figures["step"] == 40
 
 
@@ -177,6 +190,32 @@ def test_anybodys_metric_decides_and_is_measured_by_what_is_reached_without_look
     found = verdict(reached(**told))
     assert found.level == level
     assert found.headline.startswith(headline)
+
+
+def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
+    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": 0.4})
+    (first, *_) = verdict(put("facts.new_modules", ["classifier"]), figures).findings
+    assert "accuracy 0.930 against 0.400, a difference of +0.530 (95 % interval +0.500 to +0.560)" in first.text
+    assert first.figures == {
+        "metric": "accuracy",
+        "tuned": figure(0.93),
+        "baseline": 0.4,
+        "difference": pytest.approx(interval(0.53, 0.03)),
+    }
+    (first, *_) = verdict(reached(given="x", count=400)).findings
+    assert (first.figures["baseline"], first.figures["count"], first.figures["given"]) == (0.3, 400, "x")
+    (first, *_) = verdict(reached("classification", "exact", figures={})).findings
+    assert "372 of 400 answers are exact (260 of its base's)" in first.text
+    assert [first.figures[key] for key in ("exact", "base_exact", "answers")] == [372, 260, 400]
+
+
+def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict):
+    """Whatever metric decides: that of an evaluator without a baseline, too."""
+    fresh, guesses = put("facts.new_modules", ["classifier"]), "Its base has a fresh head, which guesses."
+    told = verdict(fresh, reached(figures={"accuracy": 0.4})).findings[0].text
+    assert told.startswith("Better than its base: drift ")
+    assert told.endswith(guesses)
+    assert guesses not in verdict(reached(figures={"accuracy": 0.4})).headline
 
 
 @pytest.mark.parametrize(
@@ -361,6 +400,12 @@ def test_what_got_worse_is_told_after_correction_over_all_metrics(verdict):
     assert not found(verdict(many(0.04)), "worse")
 
 
+def test_among_many_measures_an_exact_p_stays_what_it_is():
+    """Below the least that a bootstrap could come to, it is not one; 0.0015 for 40 measures is 0.06."""
+    changes = {i: Difference(-0.08, -0.11, -0.05, p, better=False) for i, p in enumerate([0.0015] + [0.9] * 39)}
+    assert got_worse(changes, 1000, dict.fromkeys(changes, 400)) == {}
+
+
 def calibrated(name, declared, value, **facts):
     def spoil(files):
         evaluation = files["evaluation"]
@@ -407,7 +452,7 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     registry._entries["rule"]["always"] = type(entry)("rule", Always, entry.origin)
     told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
     assert [(f.kind, f.source, f.text) for f in told.findings[1:]] == [("own", "always", "100 steps.")]
-    assert told.headline.startswith("Alarm (own). Better than its base: ")
+    assert told.headline.startswith("One alarm, about own. Better than its base: ")
 
 
 def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):

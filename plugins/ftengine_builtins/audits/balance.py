@@ -28,13 +28,14 @@ class Balance(Audit):
         train = counts["train"]
         if rare := sorted((count, label) for label, count in train.items() if count < RARE):
             count, label = rare[0]
-            occur = f"{len(rare):,} of {len(train):,} labels {'occurs' if len(rare) == 1 else 'occur'}"
-            times = "once" if count == 1 else f"{count} times"
+            one = len(rare) == 1
+            occur = f"{len(rare):,} of {len(train):,} labels {'occurs' if one else 'occur'} fewer than {RARE} times"
+            times = f"{label!r}, {'once' if count == 1 else f'{count} times'}"
             yield Finding(
                 kind="labels",
                 level="note",
-                text=f"In training, {occur} fewer than {RARE} times, the rarest, {label!r}, {times}; little can be "
-                "learnt of them.",
+                text=f"In training, {occur}{':' if one else ', the rarest,'} {times}; little can be learnt of "
+                f"{'it' if one else 'them'}.",
                 figures={"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)},
             )
         lacking: dict[tuple[str, ...], list[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Baseline, Estimate, Finding, Rule
 from ftengine.api.figures import FEW, against, counted, ends, known, plain, quoted, with_interval
@@ -62,12 +62,22 @@ class Bar:
         label = self.run.evaluation.metrics[metric].label
         return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self._level(metric))}"
 
-    def difference(self, gain: Apart) -> str:
+    @property
+    def difference(self) -> Apart | None:
+        """The tuned model's value minus what is reached without looking; None as `gain` is."""
+        gain = self.gain
+        return gain if gain is None or self.run.evaluation.metrics[self.metric].higher_is_better else gain.turned()
+
+    def apart(self) -> str:
         """Return the metric's name, both values, and the difference with its interval."""
-        metric = self.run.evaluation.metrics[self.metric]
-        difference = gain if metric.higher_is_better else gain.turned()
         pair = against(self.tuned, self._level(self.metric))
-        return f"{metric.label} {pair}, a difference of {with_interval(difference, sign=True)}"
+        size = with_interval(self.difference, sign=True)
+        return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of `pair` and `apart` as a finding holds them."""
+        level = self.baseline.figures[self.metric]
+        return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.difference}
 
     def _level(self, metric: str) -> Estimate:
         return Estimate(self.baseline.figures[metric], None, None, 0)
@@ -105,6 +115,7 @@ class ConstantAnswer(Rule):
 
     name = "constant-answer"
     order = 0
+    about = "its answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         bar = bar_of(run)
@@ -112,16 +123,18 @@ class ConstantAnswer(Rule):
             yield from _written_alike(run)
             return
         baseline, split = bar.baseline, run.evaluation.split
-        figures = {"metric": bar.metric, "tuned": bar.tuned, **baseline.model_dump(mode="json", exclude={"classes"})}
+        others = {metric: run.evaluation.tuned.get(metric) for metric in baseline.figures if metric != bar.metric}
+        reached = baseline.model_dump(mode="json", exclude={"classes"})
+        figures = {**bar.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
             text = f"The {split} split has one answer only ({_said(baseline.answer)}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(bar):
             yield Finding(kind="quality", level="alarm", text=_constant(bar) + _ranked(bar), figures=figures)
         elif no_better_than_a_constant(run):
-            others = bar.beaten(pooled=True)
-            text = _no_better(bar, others) + ("" if others else _ranked(bar))
-            yield Finding(kind="quality", level="note" if others else "alarm", text=text, figures=figures)
+            beaten = bar.beaten(pooled=True)
+            text = _no_better(bar, beaten) + ("" if beaten else _ranked(bar))
+            yield Finding(kind="quality", level="note" if beaten else "alarm", text=text, figures=figures)
 
 
 def _written_alike(run: RunRecords) -> Iterator[Finding]:
@@ -189,15 +202,22 @@ def unmeasured_answers(run: RunRecords) -> bool:
 
 def of_answers(run: RunRecords) -> str:
     """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
-    paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
-    if not metric.decides:
+    if not run.evaluation.metrics[run.headline_metric or ""].decides:
         shown = run.examples is not None and run.examples.answers
         told = "What it writes was not measured"
         return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
-    if paired is None or paired.evaluator != metric.evaluator:
-        return ""
-    right, before = paired.both + paired.only_tuned, paired.both + paired.only_base
-    return f" {right:,} of {right + paired.only_base + paired.neither:,} answers are exact ({before:,} of its base's)."
+    found = exact_answers(run)
+    text = " {exact:,} of {answers:,} answers are exact ({base_exact:,} of its base's)."
+    return text.format(**found) if found else ""
+
+
+def exact_answers(run: RunRecords) -> dict[str, int]:
+    """Return how many answers are exact, of the tuned model and of its base; {} where no figure of them decides."""
+    paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
+    if paired is None or not metric.decides or paired.evaluator != metric.evaluator:
+        return {}
+    exact, before = paired.both + paired.only_tuned, paired.both + paired.only_base
+    return {"exact": exact, "base_exact": before, "answers": exact + paired.only_base + paired.neither}
 
 
 def _ranked(bar: Bar) -> str:

@@ -30,6 +30,7 @@ class CalibratedConfidence(Rule):
 
     name = "calibrated-confidence"
     order = 15
+    about = "its confidence"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation

@@ -27,7 +27,7 @@ def got_worse(
     Args:
         differences: those without a p are not judged.
         resamples: of the bootstrap.
-        examples: how many are behind each difference whose p is a bootstrap's; None where none is.
+        examples: how many are behind each difference whose p may be a bootstrap's; None where none is.
     """
     p_values = {
         key: _resolved(one, one.p, resamples, (examples or {}).get(key))
@@ -51,13 +51,14 @@ def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> fl
     """Return a p-value that may be multiplied.
 
     A bootstrap's ends at about 2/(B + 1), so that among 25 measures nothing could ever be beyond chance. Where it is
-    there, Student's t says how much less it is: with the standard error that the interval stands for.
+    there, Student's t says how much less it is: with the standard error that the interval stands for. One below that
+    end is an exact test's, and stays.
     """
     found = ends(difference)
     if n is None or n < 2 or found is None or not found[1] > found[0]:
         return p
     least = 2 * t.cdf(norm.ppf(1 / (resamples + 1)) * math.sqrt((n - 1) / n), n - 1)
-    if p > least * (1 + 1e-9):
+    if not math.isclose(p, least, rel_tol=1e-9):
         return p
     error = (found[1] - found[0]) / 2 / t.ppf(1 - CHANCE / 2, n - 1)
     return min(p, 2 * float(t.cdf(-abs(difference.value) / error, n - 1)))

@@ -25,6 +25,7 @@ class UnansweredClasses(Rule):
 
     name = "unanswered-classes"
     order = 2
+    about = "classes that it never answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         bar = bar_of(run)

@@ -31,6 +31,7 @@ class AuditFindings(Rule):
 
     name = "audit-findings"
     order = 8
+    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for finding in run.audit.findings:
@@ -45,6 +46,7 @@ class LeakedRows(Rule):
 
     name = "leaked-rows"
     order = 6
+    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for leak in run.audit.facts.get("leaks", ()):
@@ -97,6 +99,7 @@ class RepeatedRows(Rule):
 
     name = "repeated-rows"
     order = 16
+    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         split = run.audit.splits["train"]
@@ -119,6 +122,7 @@ class CutExamples(Rule):
 
     name = "cut-examples"
     order = 18
+    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         encoded = run.audit.encoded["train"]

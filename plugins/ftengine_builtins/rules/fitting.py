@@ -47,6 +47,7 @@ class OverFitting(Rule):
 
     name = "over-fitted-weights"
     order = 3
+    about = "over-fitting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         points = run.validations
@@ -109,6 +110,7 @@ class GeneralisationGap(Rule):
 
     name = "generalisation-gap"
     order = 4
+    about = "over-fitting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation, metric = run.evaluation, seen_metric(run)
@@ -150,6 +152,7 @@ class LearningCurve(Rule):
 
     name = "learning-curve"
     order = 5
+    about = "training"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         losses = [step.loss for step in run.steps]

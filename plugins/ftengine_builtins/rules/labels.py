@@ -44,6 +44,7 @@ class FlippedLabels(Rule):
 
     name = "flipped-labels"
     order = 7
+    about = "training labels"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         if no_better_than_a_constant(run):

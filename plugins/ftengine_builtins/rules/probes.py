@@ -70,6 +70,7 @@ class Forgetting(Rule):
 
     name = "forgotten-abilities"
     order = 13
+    about = "forgetting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = _probes(run, "forgetting")
@@ -132,6 +133,7 @@ class Robustness(Rule):
 
     name = "robustness-drop"
     order = 12
+    about = "disturbed input"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = _probes(run, "robustness")
@@ -153,6 +155,7 @@ class Memorisation(Rule):
 
     name = "learnt-by-heart"
     order = 14
+    about = "memorised text"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = _probes(run, "memorisation")
@@ -178,6 +181,7 @@ class Refusal(Rule):
 
     name = "refusals-lost"
     order = 15
+    about = "refusals"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = _probes(run, "refusal")

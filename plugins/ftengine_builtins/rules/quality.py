@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
-from ftengine_builtins.rules.baseline import Bar, bar_of, no_better_than_a_constant, of_answers, unmeasured_answers
+from ftengine_builtins.rules.baseline import (
+    Bar,
+    bar_of,
+    exact_answers,
+    no_better_than_a_constant,
+    of_answers,
+    unmeasured_answers,
+)
 from ftengine_builtins.rules.chance import got_worse
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ class BetterThanBase(Rule):
 
     name = "better-than-base"
     order = 1
+    about = "the comparison with its base"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         metric = run.headline_metric
@@ -31,23 +39,28 @@ class BetterThanBase(Rule):
             text = "Nothing is known about quality: no examples were held out (data.validation, data.test)."
             yield Finding(kind="quality", level="note", text=text)
             return
-        bar = bar_of(run)
-        fresh = bar is not None and bar.metric == metric and bar.baseline.share < 1 and run.trained.new_modules
-        if fresh and no_better_than_a_constant(run):
+        fresh, tuned = bool(run.trained.new_modules), run.evaluation.tuned[metric]
+        bar = bar_of(run) if fresh and known(tuned) else None
+        if bar is not None and (bar.metric != metric or bar.baseline.share == 1):
+            bar = None
+        if bar is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
-        tuned = run.evaluation.tuned[metric]
         on = f"on {counted(tuned.n, 'distinct example')} of the {run.evaluation.split} split"
-        level, text = _of_guessing(bar, on) if bar is not None and fresh and known(tuned) else _judged(run, metric, on)
-        figures = {"metric": metric, **sides(run.evaluation, metric)}
-        yield Finding(kind="quality", level=level, text=text, figures=figures)
+        level, text = _judged(run, metric, on) if bar is None else _of_guessing(bar, on)
+        figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
+        yield Finding(
+            kind="quality",
+            level=level,
+            text=text + (" Its base has a fresh head, which guesses." if fresh and known(tuned) else ""),
+            figures=figures if bar is None else bar.figures(),
+        )
 
 
 def _of_guessing(bar: Bar, on: str) -> tuple[Literal["note", "good"], str]:
     """Return level and text of a classifier whose base guesses, and which may be better than a constant answer."""
-    why = "Its base has a fresh head, which guesses."
     if bar.gain is None:
-        return "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(bar.metric)}, {on}. {why}"
-    return "good", f"Better than {bar.answer}: {bar.difference(bar.gain)}, {on}. {why}"
+        return "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(bar.metric)}, {on}."
+    return "good", f"Better than {bar.answer}: {bar.apart()}, {on}."
 
 
 def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "note", "good"], str]:
@@ -109,6 +122,7 @@ class WorseMetrics(Rule):
 
     name = "worse-metrics"
     order = 11
+    about = "other metrics"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation
@@ -128,6 +142,7 @@ class HeldOutSplit(Rule):
 
     name = "held-out-split"
     order = 17
+    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         metric, split = run.headline_metric, run.evaluation.split

@@ -38,6 +38,7 @@ class SliceGaps(Rule):
 
     name = "slice-gaps"
     order = 10
+    about = "slices of the examples"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         columns = {name: column for name, column in run.evaluation.slices.items() if column.metric is not None}

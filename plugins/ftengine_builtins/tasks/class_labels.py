@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from ftengine.errors import DataError, did_you_mean
 from ftengine_builtins.tasks.shown import shown
 
 SHOWN_NAMES = 10
+_DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")
 
 
 def kind_of(values: Iterable[Any]) -> str:
@@ -39,6 +41,12 @@ def as_number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def with_point(value: Any) -> str:
+    """Return a number that is written with a decimal comma as it is read, "2.481" of "2,481"; "" of all else."""
+    found = _DECIMAL_COMMA.fullmatch(value) if isinstance(value, str) else None
+    return f"{found[1].replace('.', '')}.{found[2]}" if found else ""
 
 
 def read_name(value: Any) -> str:
@@ -84,7 +92,8 @@ def read_number(value: Any) -> float:
     """Return a row's target for regression. Raises DataError where it is no finite number."""
     number = as_number(value)
     if number is None:
-        raise DataError(f"the label is {shown(value)}; regression needs a finite number.")
+        hint = f": write {point}, as a decimal comma is not read" if (point := with_point(value)) else ""
+        raise DataError(f"the label is {shown(value)}; regression needs a finite number{hint}.")
     return number
 
 
@@ -98,10 +107,9 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
     """Make the error for a label that training does not have."""
     known = ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
-    return DataError(
-        f"label {name!r} does not occur in training; there are {len(names)} labels: {known}."
-        + did_you_mean(name, names)
-    )
+    point = with_point(name)
+    hint = f" If its comma is a decimal one, write {point}." if point else did_you_mean(name, names)
+    return DataError(f"label {name!r} does not occur in training; there are {len(names)} labels: {known}.{hint}")
 
 
 def refuse_new_labels(
@@ -113,4 +121,4 @@ def refuse_new_labels(
         for row in rows if split != "train" else ():
             for name in names_of(row):
                 if name not in known:
-                    raise DataError(f"{unknown_label(name, names)} Put it into training too ({split} split).")
+                    raise DataError(f"{unknown_label(name, names)} It stands in the {split} split alone.")

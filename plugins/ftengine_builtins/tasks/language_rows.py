@@ -26,6 +26,9 @@ _OTHER_NAMES = {
     "text": ("content", "document", "body", "sentence"),
 }
 
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
+"""Roles of ShareGPT's conversations, whose messages are {from, value}, by their names there."""
+
 _CHANGED = (("source", "target"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
 """Names of a text and of what it is turned into: a translation, a summary."""
 _PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "system"})
@@ -82,14 +85,29 @@ def _called(columns: Sequence[str]) -> dict[str, str | None]:
 def joined(example: Example) -> Example:
     """Return a row whose prompt and completion are lists of messages (TRL's conversational form) as `messages`.
 
-    What the assistant says in the prompt is not trained on. Other rows come back as they are; never raises.
+    What the assistant says in the prompt is not trained on. Messages in ShareGPT's form, {from, value}, become
+    {role, content}. Other rows come back as they are; never raises.
     """
+    if isinstance(example.get("messages"), (list, tuple)) and any(map(_is_sharegpt, example["messages"])):
+        return {**example, "messages": [_renamed_keys(message) for message in example["messages"]]}
     prompt, completion = example.get("prompt"), example.get("completion")
     lists = isinstance(prompt, (list, tuple)) and (completion is None or isinstance(completion, (list, tuple)))
     if not lists or example.get("messages") is not None:
         return example
     given = [{**m, "weight": 0} if isinstance(m, dict) and m.get("role") == "assistant" else m for m in prompt]
     return {**example, "messages": [*given, *(completion or ())], "prompt": None, "completion": None}
+
+
+def _is_sharegpt(message: Any) -> bool:
+    return isinstance(message, Mapping) and {"from", "value"} <= message.keys() and "role" not in message
+
+
+def _renamed_keys(message: Any) -> Any:
+    if not _is_sharegpt(message):
+        return message
+    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+    role = message["from"]
+    return {"role": _SHAREGPT.get(role, role) if isinstance(role, str) else role, "content": message["value"], **rest}
 
 
 def given_turns(example: Example) -> list[Any]:
@@ -119,7 +137,9 @@ def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognis
 
 
 def _is_conversation(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(m, Mapping) and "content" in m for m in value)
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(m, Mapping) and ("content" in m or _is_sharegpt(m)) for m in value
+    )
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:

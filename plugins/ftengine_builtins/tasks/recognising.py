@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ftengine.api import Example, Recognised
+from ftengine_builtins.tasks.class_labels import as_number, with_point
 
 TEXTS = ("text", "sentence", "content", "review", "description", "document", "body", "comment", "tweet", "title")
 LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "topic", "tag", "rating", "score", "target")
@@ -40,7 +41,7 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if text is None or not all(isinstance(row[text], str) for row in rows if row.get(text) is not None):
         return None
     options = {"pair": second} if second else {}
-    return Recognised(3, renamed(text=text, label=label), options)
+    return Recognised(3, renamed(text=text, label=label), options | kind_option(label, rows))
 
 
 def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -48,7 +49,7 @@ def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
     image, label = first_of(IMAGES, columns), label_of(columns, rows)
     if image is None or label is None or not all(_is_image(row.get(image)) for row in rows if row.get(image)):
         return None
-    return Recognised(3, renamed(image=image, label=label))
+    return Recognised(3, renamed(image=image, label=label), kind_option(label, rows))
 
 
 def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
@@ -58,8 +59,28 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     if any(isinstance(value, Mapping) for value in values):
         return None
     named = [value for value in values if isinstance(value, str)]
-    few = len(set(named)) <= max(1, len(named) / 2) or len(named) < 10
+    numbers = all(_is_number(value) for value in values)
+    few = numbers or _repeat(named) or len(named) < 10
     return column if values and few and all(len(value) <= LONGEST_LABEL for value in named) else None
+
+
+def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:
+    """Return {"kind": "regression"} where labels are numbers and no classes: with fractions, or seldom the same."""
+    values = [value for row in rows if (value := row.get(label)) is not None]
+    if not all(_is_number(value) for value in values):
+        return {}
+    fractional = any(with_point(value) or not float(value).is_integer() for value in values)
+    return {"kind": "regression"} if fractional or (len(values) >= 10 and not _repeat(values)) else {}
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether a label is a number, also one with a decimal comma: a task then says how to write it."""
+    return as_number(value) is not None or bool(with_point(value))
+
+
+def _repeat(values: Sequence[Any]) -> bool:
+    """Say whether most values occur several times."""
+    return len(set(values)) <= max(1, len(values) / 2)
 
 
 def _is_image(value: Any) -> bool:

@@ -129,11 +129,19 @@ class Elsewhere(Right):
         yield Baseline(answer="yes", share=0.5, figures={"wright": 0.5}, total=len(rows["right"])).fact()
 
 
+class Overfull(Right):
+    metrics = {"right": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"right": 1.7}
+
+
 @pytest.mark.parametrize(
     ("kind", "failing"),
     [
         (Uneven, ["kept_columns_have_one_shape"]),
         (Undeclared, ["scores_are_the_declared_metrics"]),
+        (Overfull, ["proportions_lie_between_0_and_1"]),
         (Impure, ["scores_are_pure"]),
         (Unweighted, ["a_weight_of_two_is_the_row_twice", "a_weight_of_zero_is_no_row"]),
         (OtherResamples, ["resamples_equal_scores"]),

@@ -303,6 +303,18 @@ def test_prompt_and_completion_of_messages_are_a_conversation(llama_tokenizer):
     assert everything["labels"] == features["input_ids"]
 
 
+def test_conversations_of_sharegpt_are_read(llama_tokenizer):
+    turns = [("system", SYSTEM), ("human", QUESTION), ("gpt", ANSWER)]
+    row = {"messages": [{"from": who, "value": message["content"]} for who, message in turns]}
+    same = {"messages": [SYSTEM, QUESTION, ANSWER]}
+    assert task().encode(row, llama_tokenizer) == task().encode(same, llama_tokenizer)
+    assert task().view(row).identity == task().view(same).identity
+    assert task().view(row).target == [ANSWER["content"]]
+    assert task().with_inputs(row, ["Be kind.", "What?"])["messages"][1] == {"role": "user", "content": "What?"}
+    with pytest.raises(DataError, match="message 1 has role 'function_call'"):
+        task().encode({"messages": [{"from": "function_call", "value": "x"}]}, llama_tokenizer)
+
+
 def test_a_view_of_prompt_and_completion_of_messages():
     row = {"prompt": [QUESTION], "completion": [ANSWER]}
     view, same = task().view(row), task().view(CHAT)

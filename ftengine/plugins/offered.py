@@ -1,0 +1,85 @@
+"""What a plugin offers: the classes of a hook, and what is wrong with one, found before a run needs it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from ftengine.api import Component, Config
+
+ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
+"""Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
+
+
+def classes(function: Any) -> tuple[list[Any], str]:
+    """Call a hook; return what it offers, and what is wrong with that, "" where nothing is."""
+    try:
+        found = function()
+        if isinstance(found, Iterable) and not isinstance(found, (str, bytes, type)):
+            return list(found), ""
+    # A hook of third-party code may raise anything; it becomes the cause.
+    except Exception as error:
+        return [], f"failed: {type(error).__name__}: {error}".rstrip(": .")
+    return [], f"returned {_told(found)}; it must return a list of classes"
+
+
+def fault(cls: Any, base: type[Component]) -> str:
+    """Say what is wrong with a class that is offered as a component of a kind, and what to do; "" where nothing is."""
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        return f"it must be a subclass of {base.__name__}"
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        return "it has no name; set `name`"
+    unset = [name for name in _declared(cls) if not hasattr(cls, name)]
+    if unset:
+        return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"
+    unwritten = [name for name, member in inspect.getmembers(cls, inspect.isfunction) if _is_required(member)]
+    if unwritten:
+        return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
+    return _fault_of_config(cls.Config)
+
+
+def described(cls: Any) -> str:
+    """Name what is offered: a component's name, else its class."""
+    name = getattr(cls, "name", None)
+    return repr(name) if isinstance(cls, type) and isinstance(name, str) and name else _told(cls)
+
+
+def _told(found: Any) -> str:
+    if isinstance(found, type):
+        return f"the class {found.__qualname__}"
+    return "None" if found is None else f"an object of type {type(found).__qualname__}"
+
+
+def _declared(cls: type[Component]) -> list[str]:
+    """Return the names that a contract declares without a value, for its classes to set."""
+    kinds = (kind for kind in cls.__mro__ if kind.__module__.startswith(f"{Component.__module__.rpartition('.')[0]}."))
+    declared = (inspect.get_annotations(kind) for kind in kinds)
+    return [name for found in declared for name, type_ in found.items() if str(type_).startswith("ClassVar")]
+
+
+def _is_required(member: Any) -> bool:
+    """Say whether a method is one that a contract leaves to its subclasses."""
+    package = Component.__module__.rpartition(".")[0]
+    return member.__module__.startswith(f"{package}.") and "NotImplementedError" in member.__code__.co_names
+
+
+def _fault_of_config(config: Any) -> str:
+    if not (isinstance(config, type) and issubclass(config, Config)):
+        return "its Config must be a subclass of ftengine.api.Config: write `class Config(api.Config):`"
+    if "name" in config.model_fields:
+        return "its Config has a field 'name', which is the component's own name in recipes; call it otherwise"
+    try:
+        config.model_validate({})
+    except ValidationError as error:
+        wrong = [item for item in error.errors() if item["loc"] and item["type"] not in ALLOWED_TO_FAIL]
+        if wrong:
+            key = ".".join(map(str, wrong[0]["loc"]))
+            return f"the default of its option {key!r} is {wrong[0]['input']!r}, but: {wrong[0]['msg']}"
+    # Types that cannot be resolved, a factory of defaults that raises: whatever it is, no recipe could use it.
+    except Exception as error:
+        return f"its Config cannot be used: {type(error).__name__}: {error}".partition("\n")[0].rstrip(" .")
+    return ""

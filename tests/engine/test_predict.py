@@ -1,0 +1,79 @@
+"""Predictions from file to file: what is refused before a model loads, and the table that answers make."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from ftengine.api import SilentListener
+from ftengine.engine.predict import predict_file
+from ftengine.errors import DataError
+from ftengine.plugins.registry import Registry
+
+
+@pytest.fixture
+def predict(tmp_path):
+    """Answer a file's text by a classifier whose scores are given; return the output."""
+
+    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail"):
+        source = tmp_path / name
+        source.write_text(content)
+        answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
+        run = SimpleNamespace(
+            recipe=SimpleNamespace(data=SimpleNamespace(on_error=on_error, columns={})),
+            task=Registry().build("task", "text-classification", "task"),
+            listener=SilentListener(),
+            predict=lambda rows, **_: (answer for _ in rows),
+        )
+        predict_file(run, source, tmp_path / output)
+        return tmp_path / output
+
+    return call
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_column_that_answers_would_overwrite_is_refused(predict, tmp_path, suffix):
+    with pytest.raises(DataError, match=r"again\.csv has a column 'prediction\.label', .* as \.jsonl\."):
+        predict("again.csv", "text,prediction.label\ngoal,by hand\n", f"out{suffix}")
+    assert [file.name for file in tmp_path.iterdir()] == ["again.csv"]
+
+
+def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):
+    line = json.loads(predict("again.csv", "text,prediction.label\ngoal,by hand\n", "out.jsonl").read_text())
+    assert line["prediction.label"] == "by hand"
+    assert line["prediction"]["label"] == "a"
+    with pytest.raises(DataError, match="has a column 'prediction', "):
+        predict("again.csv", "text,prediction\ngoal,by hand\n", "other.jsonl")
+
+
+def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):
+    (row,) = csv.DictReader(predict("few.csv", "text\ngoal\n").open())
+    assert row == {"text": "goal", "prediction.label": "a", "prediction.scores.a": "0.5", "prediction.scores.b": "0.5"}
+    many = tuple(f"class {i}" for i in range(51))
+    (row,) = csv.DictReader(predict("many.csv", "text\ngoal\n", "many-out.csv", many).open())
+    assert list(row) == ["text", "prediction.label", "prediction.scores"]
+    assert len(json.loads(row["prediction.scores"])) == 51
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "text,id\ngoal,1\n,2\n",
+            r"rows\.csv:3: `text` .* Fill in this row .* remove it\. Its columns: text, id\.$",
+        ),
+        ("text,id\ngoal,1\na,b,c\n", r"rows\.csv:3: 3 fields, .*\. Repair this row of the file, or remove it\.$"),
+        ("text;id\ngoal;1\n", r"has one column, 'text;id'\. Its separator seems to be ';': .* between fields\.$"),
+        ("text;id\ngoal, team;1\ngoal;1\n", r"rows\.csv:2: .* Its separator seems to be ';': .* between fields\.$"),
+    ],
+)
+def test_a_row_without_answer_is_named_with_what_to_do_about_the_file(predict, content, message):
+    with pytest.raises(DataError, match=message) as error:
+        predict("rows.csv", content)
+    assert "data." not in str(error.value).replace("rows.csv", "")
+
+
+def test_malformed_rows_are_left_out_where_the_recipe_says_so(predict):
+    output = predict("rows.csv", "text,id\ngoal,1\na,b,c\n", on_error="skip")
+    assert [row["text"] for row in csv.DictReader(output.open())] == ["goal"]
