@@ -226,7 +226,10 @@ def failure(result, code):
         (unknown_key, r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
         (unknown_section, r"unknown key 'regularise'.*Did you mean 'regularize'"),
         (value_out_of_range, r"recipe\.yaml: key 'strategy\.rank.*must be 1 or more, not 0"),
-        (unknown_strategy, r"recipe\.yaml: no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'"),
+        (
+            unknown_strategy,
+            r"recipe\.yaml: no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'",
+        ),
         (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
         (pattern_without_match, r"qury_proj.*q_proj"),
         (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),

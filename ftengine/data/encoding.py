@@ -245,8 +245,7 @@ def encode_split(
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
                 skipped.append(f"{rows.where(i)}: {error}")
                 continue
-            if (why := features.get("untrained")) and not features["weight"]:
-                reasons[why] += 1
+            reasons.update([] if features["weight"] else filter(None, [features.get("untrained")]))
             yield _counts(i, features)
 
     counts = np.fromiter(counted(), COUNTS)

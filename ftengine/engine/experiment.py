@@ -72,7 +72,9 @@ class Experiment:
                 registry.factory("task", recipe.task, "task"),
                 registry.factory("strategy", recipe.strategy, "strategy"),
                 tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
-                tuple(registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)),
+                tuple(
+                    registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
+                ),
                 callbacks,
             )
             for i, spec in enumerate(recipe.evaluate):
