@@ -27,6 +27,11 @@ from ftengine.report.text import printable
     "--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows answered together (default: the recipe's)."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What to compute in (default: the recipe's train.precision).",
+)
+@click.option(
     "--option",
     "options",
     metavar="KEY=VALUE",
@@ -42,6 +47,7 @@ def predict(
     resume: bool,
     base: bool,
     batch_size: int | None,
+    precision: str | None,
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -65,7 +71,7 @@ def predict(
         "options": yaml_values(options, "--option"),
     }
     with listening(bars=output is not None) as listener:
-        run = load_run(run_folder, listener=listener)
+        run = load_run(run_folder, listener=listener, precision=precision)
         if output is None:
             for row in predict_rows(run, source, **settings):
                 line = json.dumps(row, ensure_ascii=False)
