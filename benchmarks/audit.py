@@ -61,7 +61,7 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         splits = make_splits(DataSection(train=str(file), validation=0.1, test=0.1), task, 0)
-        audit = run_audits(splits.audited, {}, registry)
+        audit = run_audits(splits.audited(), {}, registry)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -67,6 +68,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known word, or "" when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def near_file(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest file name, or "" when none is near without its suffix."""
+
+    def stem(file: str) -> str:
+        return os.path.splitext(file)[0]
+
+    return did_you_mean(name, [file for file in known if did_you_mean(stem(name), [stem(file)])])
 
 
 @contextmanager

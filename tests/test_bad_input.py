@@ -94,6 +94,10 @@ def missing_file(w):
     w.recipe(data={"train": "chta.jsonl"})
 
 
+def missing_file_that_no_other_is_like(w):
+    w.recipe(data={"train": "nope.jsonl"})
+
+
 def empty_file(w):
     w.data("")
 
@@ -233,6 +237,7 @@ def failure(result, code):
         (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
         (pattern_without_match, r"qury_proj.*q_proj"),
         (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),
+        (missing_file_that_no_other_is_like, r"no data file 'nope\.jsonl' in \S+\. Data is"),
         (empty_file, r"chat\.jsonl is empty"),
         (wrong_column, r"chat\.jsonl.*question.*messages"),
         (broken_json_line, r"chat\.jsonl:6: .*data\.on_error: skip"),
@@ -370,6 +375,12 @@ def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, message)
             ["predict", "run", "--input", "chat.jsonl", "--output", "out.jsonl", "--option", "max_tokens=3"],
             r"max_tokens",
         ),
+        (["evaluate", "run", "--evaluators", "generation"], r"which run 'run' did not keep .*Train again with it"),
+        (
+            ["evaluate", "run", "--evaluators", "calibration"],
+            r"'label', 'logits', which task 'causal-lm' does not give",
+        ),
+        (["evaluate", "run", "--evaluators", "accuracy"], r"no evaluator but a metric: 'accuracy' and"),
         (["merge", "run", "run"], r"not empty"),
         (["merge", "run", "out", "--dtype", "int3"], r"int3"),
     ],

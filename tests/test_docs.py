@@ -10,6 +10,7 @@ from typing import get_args
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 from docs_commands import (
     DOCS,
     README,
@@ -126,6 +127,21 @@ def test_what_the_readme_types_works(smollm2_gguf, tmp_path, monkeypatch):
     for block in blocks(README, "console", "python"):
         if BASE not in block.text:
             run_block(block, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_plan_in_the_readme_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch):
+    """The estimate aside, which is of the machine that it was made on."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    run_command("python examples/chat/prepare.py", tmp_path)
+    printed = CliRunner().invoke(main, ["plan", "examples/chat/demo.yaml", "--no-measure"]).stdout
+    shown = TEXTS[README].partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
+
+    def words(text):
+        return re.sub(r"\nestimate .*?\noutput ", "\noutput ", text, flags=re.DOTALL).split()
+
+    assert words(shown) == words(printed)
 
 
 def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkeypatch):

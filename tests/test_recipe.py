@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ftengine import Recipe
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, UnknownName
 from ftengine.plugins.other_tools import ELSEWHERE
 from ftengine.plugins.registry import Registry
 
@@ -80,17 +80,50 @@ def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, mon
         ("model.load_in_4bit", "ftengine has no such key: weights are loaded as model.source holds them"),
         ("train.bf16", "Set train.precision to bfloat16."),
         ("data.max_seq_length", "Did you mean 'task.max_length'?"),
+        ("task.num_labels", "ftengine has no such key: labels are learnt from the data."),
         ("output_dir", "Did you mean 'output'?"),
         ("lora_r", "Did you mean 'strategy.rank'?"),
     ],
 )
 def test_keys_of_other_tools_are_answered_with_ours(key, said):
     def build():
-        Registry().build("strategy", Recipe.make(SMALL, [f"{key}=1"]).strategy, "strategy")
+        recipe = Recipe.make(SMALL, [f"{key}=1"])
+        for kind in ("task", "strategy"):
+            Registry().build(kind, getattr(recipe, kind), kind)
 
     with pytest.raises(RecipeError) as error:
         build()
     assert f". {said}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("task", "sequence-classification", r"Did you mean 'text-classification'\?"),
+        ("task", "txt-classification", r"Did you mean 'text-classification'\?"),
+        (
+            "evaluator",
+            "accuracy",
+            r"no evaluator but a metric: 'accuracy' and 'subset_accuracy' of evaluator 'classification', which runs of "
+            r"image-classification and text-classification have without being asked; ",
+        ),
+        (
+            "evaluator",
+            "f1",
+            r"'macro_f1' and 'micro_f1' of evaluator 'classification', .*; 'f1' of evaluator 'entities'",
+        ),
+        ("evaluator", "BLEU", r"'bleu' of evaluator 'generation'\.$"),
+        ("evaluator", "calibraton", r"Did you mean 'calibration'\? Installed: "),
+    ],
+)
+def test_names_that_people_know_from_elsewhere_are_answered_with_ours(kind, name, said):
+    with pytest.raises(UnknownName, match=said):
+        Registry().get(kind, name)
+
+
+def test_a_component_may_stand_without_a_list():
+    assert Recipe.make(SMALL, ["evaluate=x"]).evaluate == [{"name": "x"}]
+    assert Recipe.make(SMALL, ["augment={name: x, p: 1}"]).augment == [{"name": "x", "p": 1}]
 
 
 def test_a_key_is_not_taken_for_an_option_of_other_components():
@@ -152,6 +185,24 @@ def test_wrong_files_are_explained(tmp_path, text, message):
         Recipe.read(path)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.parquet"])
+def test_data_in_the_place_of_a_recipe_is_told(tmp_path, name):
+    (tmp_path / name).write_bytes(b'{"text": "a"}\n{"text": "b\xff"}\n')
+    with pytest.raises(RecipeError, match=r"is no recipe but data, .*`ftengine init --data \S+` makes a recipe"):
+        Recipe.read(tmp_path / name)
+
+
+def test_a_misspelt_recipe_is_answered_with_the_nearest(tmp_path):
+    for name in ("support.yaml", "other.yaml", "suport.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(RecipeError, match=r"Did you mean 'support\.yaml'\? `ftengine init`"):
+        Recipe.read(tmp_path / "suport.yaml")
+    with pytest.raises(RecipeError, match=r"no recipe file '\S+'\. `ftengine init`"):
+        Recipe.read(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeError, match="no recipe file"):
+        Recipe.read(tmp_path / "no" / "folder.yaml")
+
+
 def test_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(RecipeError, match="ftengine init"):
         Recipe.read(tmp_path / "absent.yaml")
@@ -167,7 +218,30 @@ def test_missing_file_says_how_to_make_one(tmp_path):
         ("train.schedule=cos", "key 'train.schedule': must be 'cosine', 'linear' or 'constant', not 'cos'."),
         ("train.keep_best=maybe", "key 'train.keep_best': must be true or false, not 'maybe'."),
         ("data.validation=[1]", "key 'data.validation': must be a number or text, not [1]."),
-        ("train.trackers=tensorboard", "key 'train.trackers': must be a list, not 'tensorboard'."),
+        (
+            "train.trackers=wandb",
+            "key 'train.trackers': must be a list, not 'wandb', for example train.trackers: [wandb].",
+        ),
+        (
+            "train.early_stopping=3",
+            "key 'train.early_stopping': must be a mapping, not 3, for example train.early_stopping: {patience: 3}.",
+        ),
+        (
+            "train.early_stopping=true",
+            "key 'train.early_stopping': must be a mapping, not true, for example train.early_stopping: {patience: 2}.",
+        ),
+        ("model=bert", "key 'model': must be a mapping, not 'bert', for example model: {source: bert}."),
+        ("model=3", "key 'model': must be a mapping, not 3."),
+        (
+            "data.test=20%",
+            "key 'data.test': write a share as a number between 0 and 1, for example data.test: 0.2 (got '20%').",
+        ),
+        (
+            "data.validation='0,1'",
+            "key 'data.validation': write a share as a number between 0 and 1, for example data.validation: 0.1 (got "
+            "'0,1').",
+        ),
+        ("data.test='300 %'", "key 'data.test': write a share as a number between 0 and 1 (got '300 %')."),
         ("data.train=null", "key 'data.train': must be text, not null."),
     ],
 )

@@ -40,9 +40,10 @@ from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, R
 from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
-from ftengine.api.display import Baseline, Display, Finding, Line, LineChart, Matrix, Table
+from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     AsksForAnswers,
+    Baseline,
     Difference,
     Estimate,
     Estimator,
@@ -52,6 +53,7 @@ from ftengine.api.evaluator import (
     KnowsMistakes,
     KnowsTrials,
     LearnsLabels,
+    MeasuresBaseline,
     MeasuresSlices,
     Metric,
     ReadsColumns,
@@ -129,6 +131,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Matrix",
+    "MeasuresBaseline",
     "MeasuresSlices",
     "Merges",
     "Metric",

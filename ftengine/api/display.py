@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 
-class _Shown(BaseModel):
+class Shown(BaseModel):
+    """What is handed over: it has no other fields, does not change, and is JSON."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Finding(_Shown):
+class Finding(Shown):
     """One thing that a reader of the data, or of a run, must know.
 
     Args:
@@ -50,44 +52,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Baseline(_Shown):
-    """What one reaches who does not look at the inputs, and the answer that a model gives most.
-
-    An evaluator yields it among its details (`yield Baseline(…).fact()`); rules measure the tuned model by it, and the
-    headline of a classifier with a fresh head does, as beating that head's guesses says nothing.
-
-    Args:
-        answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
-        share: how often that is the truth; 1 where all examples have the same.
-        figures: by metric, the most that is reached so: for accuracy the share of the most frequent label, for ROC AUC
-            0.5.
-        given: the answer that the model gives most; "" where its answers are numbers that vary.
-        count, total: to how many it gives this answer, of how many.
-        unit: what is counted.
-        classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
-    """
-
-    FACT: ClassVar[str] = "baseline"
-    answer: str
-    share: float
-    figures: dict[str, float]
-    given: str = ""
-    count: int = 0
-    total: int
-    unit: str = "example"
-    classes: tuple[tuple[str, int, int], ...] = ()
-
-    def fact(self) -> tuple[str, Any]:
-        """Return it as a detail of an evaluator."""
-        return self.FACT, self.model_dump(mode="json")
-
-    @classmethod
-    def of(cls, details: Mapping[str, Any]) -> Baseline | None:
-        """Return the one that is among an evaluator's details; None where there is none."""
-        return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
-
-
-class Table(_Shown):
+class Table(Shown):
     """A table: a title, names of columns, and rows of as many cells (text, numbers or None)."""
 
     title: str
@@ -96,7 +61,7 @@ class Table(_Shown):
     caption: str = ""
 
 
-class Matrix(_Shown):
+class Matrix(Shown):
     """Counts by row and column, shaded by their share of the row, such as a confusion matrix (rows: truth)."""
 
     title: str
@@ -107,7 +72,7 @@ class Matrix(_Shown):
     caption: str = ""
 
 
-class Line(_Shown):
+class Line(Shown):
     """One line of a chart.
 
     Args:
@@ -122,7 +87,7 @@ class Line(_Shown):
     look: Literal["", "base", "tuned", "faint", "smooth"] = ""
 
 
-class LineChart(_Shown):
+class LineChart(Shown):
     """Lines over common axes. Charts of one title, of base and tuned model, are drawn into one.
 
     Args:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import Field
 
 from ftengine.api.component import Component
-from ftengine.api.display import Display
+from ftengine.api.display import Display, Shown
 from ftengine.api.types import Example, Labels, Prediction
 
 if TYPE_CHECKING:
@@ -128,6 +130,45 @@ class Difference:
     detectable: float | None = None
 
 
+class Baseline(Shown):
+    """What one reaches who does not look at the inputs, and the answer that a model gives most.
+
+    An evaluator yields it among its details (`yield Baseline(…).fact()`); rules measure the tuned model by it, and the
+    headline of a classifier with a fresh head does, as beating that head's guesses says nothing.
+
+    Args:
+        answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
+        share: how often that is the truth; 1 where all examples have the same.
+        figures: by metric, the most that is reached so: for accuracy the share of the most frequent label, for ROC AUC
+            0.5.
+        given: the answer that the model gives most; "" where its answers are numbers that vary.
+        count, total: to how many it gives this answer, of how many.
+        unit: what is counted.
+        gains: by metric, the model's figure minus that answer's; the engine fills it in (`MeasuresBaseline`).
+        classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
+    """
+
+    FACT: ClassVar[str] = "baseline"
+    answer: str
+    share: float
+    figures: dict[str, float]
+    given: str = ""
+    count: int = 0
+    total: int
+    unit: str = "example"
+    gains: dict[str, Difference] = Field(default_factory=dict)
+    classes: tuple[tuple[str, int, int], ...] = ()
+
+    def fact(self) -> tuple[str, Any]:
+        """Return it as a detail of an evaluator."""
+        return self.FACT, self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, details: Mapping[str, Any]) -> Baseline | None:
+        """Return the one that is among an evaluator's details; None where there is none."""
+        return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
+
+
 # Abilities.
 
 
@@ -226,6 +267,17 @@ class SubtractsProportions(Protocol):
 
     def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return what is subtracted, (B,) by metric, for weights of shape (B, n)."""
+
+
+@runtime_checkable
+class MeasuresBaseline(Protocol):
+    """Measures the answer that its `Baseline` names, so that models are compared with it as with another model.
+
+    A metric that is left out has a level that does not depend on which examples were drawn, as ROC AUC has 0.5.
+    """
+
+    def baseline_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return what always giving it comes to, (B,) by metric, for weights of shape (B, n)."""
 
 
 @runtime_checkable

@@ -114,6 +114,22 @@ def at_zero(metric: Metric | None, figure: Figure | None) -> str:
     return metric.at_zero if metric is not None and known(figure) and figure.value == 0 else ""
 
 
+def untested_slices(column: str, values: str, examples: int, least: int) -> str:
+    """Say that no slice by a column can be tested, and what to do.
+
+    Args:
+        column: its name.
+        values: how many it has, in words.
+        examples: held out, all together.
+        least: examples of a slice that is tested.
+    """
+    cure = "hold out more examples" if examples < 2 * least else "slice by a column with few values"
+    return (
+        f"Column {quoted(column)} has {values} in {counted(examples, 'held-out example')}, so no slice has {least:,} "
+        f"examples and none is tested: {cure}."
+    )
+
+
 def percent(value: float) -> str:
     """Return a share as people read it: "78 %", below ten "3.2 %"."""
     share = 100 * value

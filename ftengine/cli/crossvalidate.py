@@ -13,7 +13,8 @@ from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.report.text import number, printable
+from ftengine.cli.verdict import show_verdict
+from ftengine.report.text import number, one_line, printable
 
 if TYPE_CHECKING:
     from ftengine.engine.cross_validate import CrossValidation
@@ -59,10 +60,19 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
 
 def show(result: CrossValidation) -> None:
-    """Print the pooled figures, the folds, and what the intervals cover."""
+    """Print what the pooled figures come to, them, the folds, and what the intervals cover."""
+    from ftengine.run.records import Verdict
+
     out = page()
+    show_verdict(out, Verdict(headline=result.verdict.text, level=result.verdict.level, findings=(result.verdict,)))
+    out.print()
     out.print(f"{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
     out.print(figure_table(result.base, result.tuned, result.difference, {}))
+    for baseline in result.baselines.values():
+        reached = ", ".join(
+            f"{name} {number(value)}" for name, value in baseline.figures.items() if name in result.tuned
+        )
+        out.print(one_line(f"without looking at the inputs, as by always answering {baseline.answer!r}: {reached}"))
     out.print()
     out.print("tuned models, fold by fold:")
     columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")

@@ -27,7 +27,7 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
     \b
     Examples:
       ftengine evaluate runs/support --data new.jsonl
-      ftengine evaluate runs/support --evaluators matthews
+      ftengine evaluate runs/reviews --evaluators calibration
     """
     from ftengine.cli.verdict import show_verdict
     from ftengine.engine.fine_tune import load_run

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from ftengine.cli import compare, crossvalidate
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import page, print_json
 from ftengine.cli.verdict import show_verdict
-
-if TYPE_CHECKING:
-    from ftengine.api import Table
-
-
-def _differences(runs: tuple[str, ...]) -> Table | str | None:
-    """Return what lies between several runs; one needs nothing of the engine."""
-    if len(runs) < 2:
-        return None
-    from ftengine.engine.side_by_side import differences
-
-    return differences(runs)
 
 
 @click.command()
@@ -44,18 +32,32 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     from ftengine.errors import InputError
     from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
 
+    made = overview = None
     if len(runs) == 1 and (inside := runs_in(runs[0])) != [Path(runs[0])]:
+        from ftengine.engine import side_by_side
+
+        made = side_by_side.together(runs[0])
         output = output or str(Path(runs[0]) / REPORT)
         runs = tuple(map(str, inside))
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Say where to write it with --output FILE.")
     if output is not None or not as_json:
-        target = write_report(runs, output, _differences(runs))
+        if len(runs) > 1:  # one needs nothing of the engine
+            from ftengine.engine import side_by_side
+
+            overview = side_by_side.overview(runs, made)
+        target = write_report(runs, output, overview)
     if as_json:
         verdicts = [{"run": run, **verdict_of(run).to_json()} for run in runs]
         print_json(verdicts[0] if len(runs) == 1 else verdicts)
         return
     out = page()
+    if made is not None:
+        if isinstance(made, side_by_side.Comparison):
+            compare.show(made)
+        else:
+            crossvalidate.show(made)
+        out.print()
     for run in runs:
         if len(runs) > 1:
             out.print(f"{run}:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,7 @@ def to_audit(
     task: Task,
     *,
     kept: np.ndarray | None = None,
+    left_out: Mapping[str, Sequence[int]] | None = None,
     asked: Mapping[str, float] | None = None,
 ) -> AuditedData:
     """Return what audits look at.
@@ -92,16 +93,23 @@ def to_audit(
         section: how the recipe divides and compares.
         task: says what rows hold.
         kept: rows of training that stay, where leaks are dropped.
+        left_out: by split, rows (of those that stay) that no model can read and that data.on_error leaves out.
         asked: for a split that is a part of the training source, the share it should have.
     """
     splits, of, targets = dict(hashes.splits), dict(distinct.of), dict(hashes.targets)
     times = dict(hashes.keys) if section.split.by == "time" else {}
     dropped = 0
+
+    def keep(name: str, rows: np.ndarray) -> None:
+        splits[name], of[name], targets[name] = splits[name].select(rows), of[name][rows], targets[name][rows]
+        times.update({name: times[name][rows]} if times else {})
+
     if kept is not None:
         dropped = len(splits["train"]) - len(kept)
-        splits["train"] = splits["train"].select(kept)
-        of["train"], targets["train"] = of["train"][kept], targets["train"][kept]
-        times |= {"train": times["train"][kept]} if times else {}
+        keep("train", kept)
+    for name, rows in (left_out or {}).items():
+        if len(rows):
+            keep(name, np.delete(np.arange(len(splits[name])), rows))
     files = [name for name in splits if name != "train" and name not in (asked or {})]
     total = sum(map(len, splits.values()))
     return AuditedData(

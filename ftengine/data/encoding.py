@@ -7,7 +7,7 @@ can give another text in every epoch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -42,7 +42,7 @@ class EncodedSplit:
             in (`group_numbers`); None where not needed.
         truncated: number of examples that were cut to the length limit.
         untrained_rows: number of rows left out because nothing of them is trained on.
-        skipped: reasons of rows that could not be encoded (only with on_error: skip).
+        skipped: the reason of each row that could not be encoded (only with on_error: skip).
         augmenters: what changes examples where an epoch is asked for, in order.
         seed: the run's seed; changes are a function of it, the epoch and the row.
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
@@ -63,7 +63,7 @@ class EncodedSplit:
     truncated: int
     untrained_rows: int
     content: str
-    skipped: list[str] = field(default_factory=list)
+    skipped: Mapping[int, str] = field(default_factory=dict)
     augmenters: Sequence[Augmenter] = ()
     seed: int = 0
     groups: np.ndarray | None = None
@@ -175,7 +175,7 @@ class EncodedSplit:
             "truncated": self.truncated,
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
-            "skipped_first": self.skipped[:SHOWN_ROWS],
+            "skipped_first": list(self.skipped.values())[:SHOWN_ROWS],
             "uncut": self.uncut,
             "unknown": self.unknown,
             "unknown_first": [self.rows.where(row) for row in self.unknown_rows],
@@ -232,7 +232,7 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    skipped: list[str] = []
+    skipped: dict[int, str] = {}
     content, reasons = blake2b(digest_size=16), Counter[str]()
 
     def counted() -> Iterator[tuple[Any, ...]]:
@@ -243,7 +243,7 @@ def encode_split(
             except DataError as error:
                 if on_error == "fail":
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
-                skipped.append(f"{rows.where(i)}: {error}")
+                skipped[i] = f"{rows.where(i)}: {error}"
                 continue
             reasons.update([] if features["weight"] else filter(None, [features.get("untrained")]))
             yield _counts(i, features)

@@ -22,7 +22,7 @@ from ftengine.api.figures import counted
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
 from ftengine.data.folder import list_images
 from ftengine.data.parse import SEPARATORS, other_separator, place_of
-from ftengine.errors import DataError, did_you_mean
+from ftengine.errors import DataError, did_you_mean, near_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ def _missing(source: str, path: Path) -> str:
     if not path.parent.is_dir():
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. Data is {_ALLOWED}."
     there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES or file.is_dir())
-    near = did_you_mean(path.name, there)  # a recipe, say, is no data
+    near = near_file(path.name, there)  # a recipe, say, is no data
     return f"no data file {source!r} in {path.parent.resolve()}.{near} Data is {_ALLOWED}."
 
 

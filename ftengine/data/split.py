@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Mapping
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -29,18 +30,23 @@ class Splits:
 
     Args:
         train, validation, test: rows, None where the recipe asks for none.
-        audited: what audits look at; None where they are not to.
+        to_audit: makes what audits look at; None where they are not to.
     """
 
     train: Rows
     validation: Rows | None
     test: Rows | None
-    audited: AuditedData | None = None
+    to_audit: Callable[..., AuditedData] | None = None
 
     def mapping(self) -> dict[str, Rows]:
         """Return the splits that there are, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in splits.items() if rows is not None}
+
+    def audited(self, left_out: Mapping[str, Sequence[int]] | None = None) -> AuditedData:
+        """Return what audits look at, but for the rows of each split that are left out because no model reads them."""
+        assert self.to_audit is not None, "the splits were made without audits"
+        return self.to_audit(left_out=left_out)
 
     def items(self) -> ItemsView[str, Rows]:
         return self.mapping().items()
@@ -92,7 +98,8 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
     data = None
     if audited:
         leaks = [leak | {"text": describe(leak, hashes.splits, section)} for leak in leaks]
-        data = to_audit(hashes, distinct, near, leaks, section, task, kept=kept, asked=_asked(section, shares))
+        asked = _asked(section, shares)
+        data = partial(to_audit, hashes, distinct, near, leaks, section, task, kept=kept, asked=asked)
     train = hashes.splits["train"] if kept is None else hashes.splits["train"].select(kept)
     return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
 

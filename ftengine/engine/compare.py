@@ -303,7 +303,8 @@ def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metr
     many = len(contenders) > 2
     for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
         exact = exact_of(second, first)
-        difference = compare(second.figures, first.figures, exact, among_many=many)[metric]
+        same = first.predictions.equals(second.predictions)
+        difference = compare(second.figures, first.figures, exact, among_many=many, same=same)[metric]
         at_most = False
         if difference.p is not None and not many and metric not in exact:
             one, other = first.figures[metric], second.figures[metric]  # where no resample contradicts the difference:
@@ -377,5 +378,6 @@ def _told(one: PairDifference, p: str, best: str | None) -> str:
         return f"{winner} is {word} than {other} by {abs(one.value):.3g} [{low:.3g}, {high:.3g}], {chance}"
     value, first, second = one.value, one.first, one.second
     if second == best:
-        value, low, high, first, second = 0 - value, 0 - high, 0 - low, second, first
+        value, low, high, first, second = -value, -high, -low, second, first
+    value, low, high = value + 0.0, low + 0.0, high + 0.0  # without a minus before nothing
     return f"{first} minus {second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from ftengine.api import Estimate, Listener, SilentListener
+from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
 from ftengine.api.figures import known
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
 from ftengine.engine.subprocess_runs import Child, check_all, require_alike, require_folder, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError
-from ftengine.evaluation.results import Measured, compared
+from ftengine.evaluation.results import Measured, compared, paired
 from ftengine.evaluation.stored import measure_again, stored
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.plugins.registry import Registry
+from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Estimates, Figures
 from ftengine.run.recipe import Recipe
-from ftengine.run.record import Part, Record
-from ftengine.run.records import EvaluationResult
+from ftengine.run.record import Part, RedactedRecord
+from ftengine.run.records import EvaluationResult, RunRecords
 
 
 class Spread(Part):
@@ -54,12 +57,15 @@ class Fold(Part):
     reused: bool
 
 
-class CrossValidation(Record, Figures):
+class CrossValidation(RedactedRecord, Figures):
     """crossvalidation.json: what the folds came to.
 
     Args:
         examples: distinct ones, each held out once.
         base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
+        baselines: by evaluator, what one reaches over all examples who does not look at the inputs, and what the tuned
+            models answer most.
+        verdict: what the rules say of the quality of all answers together, as the headline of a run does.
         spread: by metric the tuned model's value on each fold alone.
         statement: what the intervals cover and what not, in words.
     """
@@ -68,6 +74,8 @@ class CrossValidation(Record, Figures):
     folds: int
     examples: int
     higher_is_better: dict[str, bool | None]
+    baselines: dict[str, Baseline]
+    verdict: Finding
     spread: dict[str, Spread]
     runs: tuple[Fold, ...]
     statement: str
@@ -183,14 +191,24 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
     base, tuned = _pooled(children, ready)
     examples = len(np.unique(tuned.predictions.groups))
     found = compared(base, tuned)
+    for side in ("base", "tuned", "difference"):
+        found[side] = {name: figure for name, figure in found[side].items() if name not in apart}
+    whole = EvaluationResult(
+        split="pooled test",
+        metrics={name: metrics[name] for name in found["tuned"]},
+        paired=paired(base, tuned),
+        **found,
+    )
+    told = {name: Baseline.of(facts) for name, facts in tuned.details.items()}
     return CrossValidation(
         folds=len(children),
         examples=examples,
-        **{
-            key: {name: figure for name, figure in found[key].items() if name not in apart}
-            for key in ("base", "tuned", "difference")
-        },
+        base=whole.base,
+        tuned=whole.tuned,
+        difference=whole.difference,
         higher_is_better={name: metrics[name].higher_is_better for name in names},
+        baselines={name: baseline for name, baseline in told.items() if baseline is not None},
+        verdict=judged(children[0].run, whole, ready.registry),
         spread={name: _spread([evaluation.tuned.get(name) for evaluation in evaluations]) for name in names},
         runs=tuple(
             Fold(
@@ -205,6 +223,18 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
         ),
         statement=statement(len(children), examples, apart),
     )
+
+
+def judged(fold: RunDirectory, whole: EvaluationResult, registry: Registry) -> Finding:
+    """Return what the rules say of the quality of all folds' answers together.
+
+    Args:
+        fold: one of the runs; of it rules learn how the models were trained, but none of its examples.
+        whole: the figures over all folds.
+        registry: the rules.
+    """
+    records = RunRecords.read(fold.path)
+    return judge(replace(records, evaluation=whole, examples=None), registry).findings[0]
 
 
 def _pooled(children: Sequence[Child], ready: ReadyTask) -> list[Measured]:

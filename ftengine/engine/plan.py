@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Listener, LoadedModel, Shows, Strategy
+from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -19,6 +20,7 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.slices import as_text
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
@@ -107,7 +109,11 @@ def plan(
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),
         estimate=figures,
-        warnings=[*_warnings(data, strategy.matches()), *([f"{frozen}."] if frozen else [])],
+        warnings=[
+            *_warnings(data, strategy.matches()),
+            *_untested(evaluating),
+            *([f"{frozen}."] if frozen else []),
+        ],
     )
 
 
@@ -221,6 +227,23 @@ def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
             for one in evaluating.probes
         ],
     }
+
+
+def _untested(evaluating: EvalPlan) -> Iterator[str]:
+    """Say by which columns no slice is large enough to be tested."""
+    held = evaluating.held_out
+    if held is None:
+        return
+    for column in held.slices:
+        index = held.split.index[held.members]
+        groups = index if held.split.groups is None else held.split.groups[held.members]
+        distinct = {
+            (as_text(held.split.rows[int(i)].get(column)), group) for i, group in zip(index, groups, strict=True)
+        }
+        sizes = Counter(value for value, _ in distinct)
+        if max(sizes.values(), default=0) < evaluating.small_slice:
+            values = counted(len(sizes), "value")
+            yield untested_slices(column, values, len(index), evaluating.small_slice)
 
 
 def _example(train: EncodedSplit) -> list[tuple[str, bool]]:

@@ -147,11 +147,11 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
     if like is not None:
         return PreparedData(ready, splits, encoded, like.audit)
-    assert splits.audited is not None
     experiment.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
-    return PreparedData(ready, splits, encoded, run_audits(splits.audited, summaries, experiment.registry))
+    audited = splits.audited({name: list(split.skipped) for name, split in encoded.items()})
+    return PreparedData(ready, splits, encoded, run_audits(audited, summaries, experiment.registry))
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:

@@ -2,61 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Difference, Table
-from ftengine.api.figures import interval, plain, probability
-from ftengine.engine.compare import PairDifference, conclude
+from ftengine.api import Difference, Metric, Table
+from ftengine.api.figures import Figure, interval, known, listed, plain, probability, quoted
+from ftengine.engine.compare import Comparison, PairDifference, conclude
+from ftengine.engine.cross_validate import CrossValidation
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
+from ftengine.report.overview import Overview
+from ftengine.report.text import number
 from ftengine.report.write import names_of
+from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult
 
 
-def differences(paths: Sequence[str | Path]) -> Table | str:
+def together(folder: str | Path) -> Comparison | CrossValidation | None:
+    """Return what `compare` or `cross-validate` wrote of a folder of runs; None where neither made it.
+
+    Raises:
+        RunError: the file is damaged, or of another version.
+    """
+    found = RunDirectory(folder)
+    if (found.path / Comparison.file).is_file():
+        return Comparison.read(found)
+    return CrossValidation.read(found) if (found.path / CrossValidation.file).is_file() else None
+
+
+def overview(paths: Sequence[str | Path], made: Comparison | CrossValidation | None = None) -> Overview:
+    """Return what several finished runs come to together.
+
+    Args:
+        paths: their folders.
+        made: what the command that made them wrote of them, if one did.
+    """
+    if isinstance(made, CrossValidation):
+        return _of_folds(made, EvaluationResult.read(RunDirectory(paths[0])).metrics)
+    found = differences(paths)
+    if made is None:
+        return found
+    return replace(found, title=f"{len(made.strategies)} strategies compared", lead=tuple(made.statement.splitlines()))
+
+
+def differences(paths: Sequence[str | Path]) -> Overview:
     """Return how several finished runs differ in their first metric, or why that cannot be told.
 
-    Of more than two, the best is compared with each other one, by the figures of `compare`. No model is loaded.
+    Those measured on the same examples are set against one another, by the figures of `compare`: of more than two, the
+    best is compared with each other one. No model is loaded.
     """
     try:
         runs = [Run(path) for path in paths]
-        if reason := _not_comparable(runs):
-            return reason
-        named = zip(names_of([run.path for run in runs]), runs, strict=True)
-        children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
-        found = conclude(children, [run.without_model() for run in runs], [True] * len(runs))
+        alike: dict[tuple[str, ...], list[tuple[str, Run]]] = {}
+        for name, run in zip(names_of([run.path for run in runs]), runs, strict=True):
+            alike.setdefault(_measured_by(run), []).append((name, run))
+        sets = [named for key, named in alike.items() if len(named) > 1 and key[0]]
+        alone = [name for named in alike.values() if named not in sets for name, _ in named]
+        tables = tuple(_table(named, whole=not alone and len(sets) == 1) for named in sets)
     except InputError as error:
-        return f"The differences between these runs cannot be computed: {error}"
+        return Overview(notes=(f"The differences between these runs cannot be computed: {error}",))
+    if not alone:
+        return Overview(tables=tables)
+    if tables:
+        each = "was measured on examples" if len(alone) == 1 else "were each measured on examples"
+        return Overview(tables=tables, notes=(f"{listed(alone)} {each}, or by a metric, of no other run here.",))
+    metrics = {key[0] for key in alike}
+    why = (
+        "were measured on different examples"
+        if len(metrics) == 1 and "" not in metrics
+        else ("have no first metric in common")
+    )
+    return Overview(notes=(f"These runs {why}, so no difference between them is shown.",))
+
+
+def _measured_by(run: Run) -> tuple[str, ...]:
+    """Return the first metric ("" without one), the examples and the labels, which runs that are paired share."""
+    result = EvaluationResult.read(run.directory)
+    content = AuditResult.read(run.directory).contents.get(result.split or "", "")
+    return result.headline_metric or "", content, str(run.facts.labels)
+
+
+def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
+    """Return the differences of named runs on the same examples; `whole` where there are no others on the page."""
+    children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
+    found = conclude(children, [run.without_model() for _, run in named], [True] * len(named))
     pairs = [{one.first, one.second} for one in found.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
-    label, many = EvaluationResult.read(runs[0].directory).metrics[found.metric].label, len(runs) > 2
+    label, many = EvaluationResult.read(named[0][1].directory).metrics[found.metric].label, len(named) > 2
     chosen = f", the run with the best {label}" if many else ""
-    adjusted = f"; p is adjusted for all {len(runs) * (len(runs) - 1) // 2} pairs of runs (Holm)" if many else ""
+    adjusted = f"; p is adjusted for all {len(named) * (len(named) - 1) // 2} pairs of runs (Holm)" if many else ""
     caption = (
         f"{label[:1].upper()}{label[1:]} of each run minus that of {reference}{chosen}. All answered the same "
         f"{found.examples:,} distinct {found.split} examples, by which they are paired{adjusted}. What another seed "
         "would change is not in it."
     )
     return Table(
-        title="Differences between the runs",
+        title=f"Differences between {'the runs' if whole else listed([name for name, _ in named])}",
         columns=("run", "difference", "95 % interval", "p", f"against {reference}"),
         rows=tuple(_row(one, reference) for one in found.differences),
         caption=caption,
     )
 
 
-def _not_comparable(runs: Sequence[Run]) -> str:
-    """Say why runs cannot be paired by example; "" where they can."""
-    results = [EvaluationResult.read(run.directory) for run in runs]
-    metrics = {result.headline_metric for result in results}
-    if len(metrics) > 1 or None in metrics:
-        return "These runs have no first metric in common, so no difference between them is shown."
-    contents = {AuditResult.read(run.directory).contents.get(results[0].split or "") for run in runs}
-    if len(contents) > 1 or len({str(run.facts.labels) for run in runs}) > 1:
-        return "These runs were measured on different examples, so no difference between them is shown."
-    return ""
+def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
+    """Return the figures of all folds together, and how they spread over the folds."""
+    rows = []
+    for name, spread in made.spread.items():
+        between = "undefined"
+        if spread.least is not None:
+            between = f"{number(spread.least)} to {number(spread.greatest)}".replace("-", "−")
+        std = number(spread.std) if spread.std is not None else "undefined"
+        change, apart = made.difference.get(name), name not in made.tuned
+        sides = (_with_interval(made.base.get(name)), _with_interval(made.tuned.get(name)))
+        moved = (_with_interval(change, sign=True), probability(change.p if change else None) or "not tested")
+        label = metrics[name].label if name in metrics else name
+        rows.append((label, *(("fold by fold only",) * 4 if apart else (*sides, *moved)), between, std))
+    reached = []
+    for one in made.baselines.values():
+        values = [f"{metrics[name].label} {number(level)}" for name, level in one.figures.items() if name in made.tuned]
+        reached.append(
+            f" Without looking at the inputs, as by always answering {quoted(one.answer)}: {listed(values)}."
+        )
+    table = Table(
+        title="Pooled figures",
+        columns=("metric", "base", "tuned", "difference", "p", "tuned, by fold", "standard deviation of folds"),
+        rows=tuple(rows),
+        caption=f"{made.examples:,} distinct examples, with 95 % intervals.{''.join(reached)}",
+    )
+    lead, title = (made.verdict.text,), f"Cross-validation, {made.folds} folds"
+    return Overview(title=title, lead=lead, tables=(table,), notes=(made.statement,), folds=True)
+
+
+def _with_interval(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return "0.94 (0.91 to 0.96)"."""
+    between = interval(figure, sign=sign)
+    return f"{plain(figure, sign=sign)}{f' ({between})' if between else ''}" if known(figure) else "undefined"
 
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from ftengine.api import Difference
+from ftengine.api import Difference, Evaluator, MeasuresBaseline, Rows
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
@@ -17,11 +17,13 @@ from ftengine.evaluation.intervals import (
     correlation,
     effective_trials,
     percentile_interval,
+    score_interval,
     standard_error,
     subtracted_interval,
     wilson,
 )
 from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import Gap as GapFigure
 
 HALVINGS = 40
@@ -33,6 +35,7 @@ def compare(
     exact: Mapping[str, float] | None = None,
     *,
     among_many: bool = False,
+    same: bool = False,
 ) -> dict[str, Difference]:
     """Return tuned minus base for every metric that both have, paired by example.
 
@@ -43,27 +46,55 @@ def compare(
         exact: by metric the p-value of an exact test, where there is one.
         among_many: whether the p-values will be adjusted for many comparisons. The bootstrap's ends at about
             2/(B + 1), so that with twenty nothing could ever be beyond chance; then it is Student's t, without end.
+        same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
+            on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
     """
     return {
-        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many)
+        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many, same)
         for name in base
         if name in tuned
     }
 
 
-def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool) -> Difference:
+def beyond_baseline(
+    evaluator: Evaluator, rows: Rows, weights: Weights, figures: Mapping[str, Figure]
+) -> dict[str, Difference]:
+    """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
+
+    Args:
+        evaluator, rows, weights, figures: as of `measure`; {} where the evaluator does not measure the answer.
+    """
+    if not isinstance(evaluator, MeasuresBaseline) or not len(weights):
+        return {}
+    plain = evaluator.baseline_resamples(rows, np.ones((1, len(weights))))
+    if not plain:
+        return {}
+    resampled = weights.resample(lambda some: np.column_stack([*evaluator.baseline_resamples(rows, some).values()]))
+    answers = {}
+    for (name, values), drawn in zip(plain.items(), resampled.T, strict=True):
+        value, one = float(values[0]), figures[name]
+        interval = (None, None) if one.trials is None else score_interval(value, drawn, one.trials, one.n)
+        scored = one.trials is not None
+        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=scored)
+    return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
+
+
+def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool, same: bool) -> Difference:
     n, size = tuned.n, min(base.size, tuned.size)
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
         return Difference(value, None, None, None, None)
     resampled = _subtract(tuned.resampled, base.resampled, n)
-    if base.scored:
+    low: float | None
+    high: float | None
+    known = resampled[~np.isnan(resampled)]
+    if size > 1 and len(known) and not known.any() and (same or not base.scored):  # the same of every example
+        low, high = 0.0, 0.0
+    elif base.scored:
         r = correlation(base.resampled, tuned.resampled)
         low, high = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
     else:
         low, high = percentile_interval(resampled, size)
-        if size > 1 and not resampled.any():  # the two say the same of every example
-            low, high = 0.0, 0.0
     p = t_p(value, resampled, size) if among_many else bootstrap_p(resampled, size)
     p = p if exact is None else exact
     better = beyond_chance(low, high, p, tuned.metric.higher_is_better)

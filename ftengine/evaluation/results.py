@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import (
+    Baseline,
     Difference,
     Display,
     Evaluator,
@@ -19,7 +20,7 @@ from ftengine.api import (
     LearnsLabels,
     ScoresExamples,
 )
-from ftengine.evaluation.differences import beyond_chance, compare, gap_between
+from ftengine.evaluation.differences import beyond_baseline, beyond_chance, compare, gap_between
 from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
@@ -72,8 +73,12 @@ class Measured:
         seen = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
         part, own = self.predictions if seen.all() else self.predictions.take(seen), weights.under(seen)
         rows = (part.keeping(evaluator) if keep else part).rows(evaluator)
-        self.figures |= measure(evaluator, rows, own)
+        figures = measure(evaluator, rows, own)
+        self.figures |= figures
         facts, displays = details(evaluator, rows, own)
+        if (baseline := Baseline.of(facts)) is not None:
+            gains = beyond_baseline(evaluator, rows, own, figures)
+            facts |= [baseline.model_copy(update={"gains": gains}).fact()]
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
@@ -168,10 +173,11 @@ def _report(
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     """Return figures, differences, details and displays of two models on the same examples, as records name them."""
+    same = base.predictions.equals(tuned.predictions)
     return {
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
-        "difference": compare(base.figures, tuned.figures, exact_of(base, tuned)),
+        "difference": compare(base.figures, tuned.figures, exact_of(base, tuned), same=same),
         "details": Details(base=base.details, tuned=tuned.details),
         "displays": Displays(base=tuple(base.displays), tuned=tuple(tuned.displays)),
     }

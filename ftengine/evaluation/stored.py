@@ -10,7 +10,7 @@ from ftengine.api import Evaluator, Task
 from ftengine.errors import InputError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.plan import read_columns
-from ftengine.evaluation.requirements import check_metrics, listed
+from ftengine.evaluation.requirements import answer_keys, check_metrics, listed
 from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import FOLDER, Predictions
 from ftengine.evaluation.weights import Weights
@@ -45,7 +45,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     if (split := known.split) is None:
         raise InputError(f"run {str(run.path)!r} has no held-out split, so it kept no predictions to measure.")
     tables = {side: stored(run, split, side) for side in ("base", "tuned")}
-    _check(evaluators, known.metrics, tables["tuned"].keys, run)
+    _check(evaluators, known.metrics, tables["tuned"].keys, run, task)
     weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
     sides = {
         side: measure_again(table, evaluators, task, weights, validation_of(run, split, side), keep=True)
@@ -93,15 +93,26 @@ def measure_again(
 
 
 def _check(
-    evaluators: Sequence[Evaluator], metrics: Mapping[str, MeasuredMetric], keys: Collection[str], run: RunDirectory
+    evaluators: Sequence[Evaluator],
+    metrics: Mapping[str, MeasuredMetric],
+    keys: Collection[str],
+    run: RunDirectory,
+    task: Task,
 ) -> None:
-    """Refuse evaluators that read what was not kept, or that report what another one reported."""
+    """Refuse evaluators that read what was not kept or the task never gives, or that report what another one did."""
+    given = task.predicts | answer_keys(task)
     check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
+        if not evaluator.reads <= given:
+            raise InputError(
+                f"evaluator {evaluator.name!r} reads {listed(evaluator.reads - given)}, which task {task.name!r} does "
+                f"not give (it gives {listed(given)}), so it cannot measure run {str(run.path)!r}."
+            )
         if missing := {*evaluator.reads, *read_columns([evaluator])} - set(keys):
             raise InputError(
                 f"evaluator {evaluator.name!r} reads {listed(missing)}, which run {str(run.path)!r} did not keep (it "
-                f"kept {listed(keys)}). Train with it in recipe key 'evaluate', which has both models asked for it."
+                f"kept {listed(keys)}). Train again with it in recipe key 'evaluate'; then base and tuned model are "
+                "asked for it."
             )
 
 

@@ -142,6 +142,13 @@ class Predictions:
         """What the task said of an example, and the columns of the user's row that evaluators read."""
         return frozenset(self._said())
 
+    def equals(self, other: Predictions) -> bool:
+        """Say whether another table has the same columns with the same values; nan equals nan."""
+        pairs = [(column, other.columns.get(name)) for name, column in self.columns.items()]
+        return len(self.columns) == len(other.columns) and all(
+            b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
+        )
+
     def take(self, chosen: np.ndarray) -> Predictions:
         """Return some of the examples; `chosen` is a mask or positions."""
         return Predictions({name: column[chosen] for name, column in self.columns.items()})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+import yaml
+from pydantic import BaseModel, ValidationError
 
 from ftengine.errors import did_you_mean
 from ftengine.plugins.other_tools import hint
@@ -84,10 +85,44 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
                 where + (f" (got {_shown(item.get('input'))})" if path else "") + ("" if message.endswith(".") else ".")
             )
     parts += [
-        f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}."
+        f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}"
+        f"{_example(model, key.removeprefix(prefix), key, expected, value)}."
         for key, (expected, value) in wrong.items()
     ]
     return " ".join(parts)
+
+
+def _example(model: type[Any], path: str, key: str, expected: list[str], value: Any) -> str:
+    """Return a single value in the list or section that its key holds, as an example; "" where there is none."""
+    form: Any = None
+    if value is not None and not isinstance(value, (dict, list)):
+        if expected == ["a list"] and isinstance(value, str):
+            form = [value]
+        elif expected == ["a mapping"] and (section := _section(model, path.split("."))) is not None:
+            form = _with_first(section, value)
+    return f", for example {yaml.safe_dump({key: form}, default_flow_style=True).strip()[1:-1]}" if form else ""
+
+
+def _section(model: type[Any], path: list[str]) -> type[BaseModel] | None:
+    """Return the section that a key holds, also where it may be null instead."""
+    for step in path:
+        field = getattr(model, "model_fields", {}).get(step)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if found is None:
+            return None
+        model = found
+    return model
+
+
+def _with_first(section: type[BaseModel], value: Any) -> dict[str, Any]:
+    """Return a value as a section's first key, or that key's default where it may not be the value."""
+    name, field = next(iter(section.model_fields.items()))
+    try:
+        section.model_validate({name: value}, strict=True)
+    except ValidationError:
+        return {} if field.is_required() else {name: field.default}
+    return {name: value}
 
 
 def _shown(value: Any) -> str:

@@ -54,6 +54,8 @@ SAID: Mapping[str, str] = {
     "evaluation_strategy": _VALIDATE,
     "optim": f"{_NONE}: the optimiser is AdamW.",
     "optimizer": f"{_NONE}: the optimiser is AdamW.",
+    "num_labels": f"{_NONE}: labels are learnt from the data.",
+    "num_classes": f"{_NONE}: labels are learnt from the data.",
     "packing": f"{_NONE}: an example is a row, and batches are made of rows of like length.",
     "group_by_length": f"{_NONE}: batches are made of rows of like length always.",
     "device_map": f"{_NONE}: a model lies on one device, or one for each process of `accelerate launch`.",

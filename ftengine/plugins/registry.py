@@ -164,8 +164,25 @@ class Registry:
     def _instead(self, kind: str, name: str) -> str:
         """Say which component of a kind may be meant, and which there are."""
         entries = self.entries(kind)
+        if kind == "evaluator" and (said := self._metrics_named(name)):
+            return said
+        # A head is called by the library's name, which people know better than the task's.
+        headed = [e.name for e in entries if issubclass(e.cls, Task) and e.cls.head == name]
+        near = f" Did you mean {headed[0]!r}?" if headed else did_you_mean(name, self._entries[kind])
         shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
-        return f"{did_you_mean(name, self._entries[kind])} Installed: {', '.join(shown) or 'none'}."
+        return f"{near} Installed: {', '.join(shown) or 'none'}."
+
+    def _metrics_named(self, name: str) -> str:
+        """Say which evaluators report metrics of this name, or of one that it is a part of, and when they do."""
+        asked, said = name.lower().replace("-", "_"), []
+        for entry in self.entries("evaluator"):
+            declared = entry.cls.metrics if issubclass(entry.cls, Evaluator) else {}
+            found = [metric for metric in declared if asked in (metric, *metric.split("_"))]
+            if found:
+                tasks = [task.name for task in self.entries("task") if entry.name in _own_evaluators(task)]
+                runs = f", which runs of {' and '.join(tasks)} have without being asked" if tasks else ""
+                said.append(f"{' and '.join(map(repr, found))} of evaluator {entry.name!r}{runs}")
+        return f" It is no evaluator but a metric: {'; '.join(said)}." if said else ""
 
     def factory(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Factory:
         """Check a component's name and options, given as a name or as a mapping with `name` and its options.
@@ -200,3 +217,11 @@ def article(word: str) -> str:
 def registry_of(plugins: Mapping[str, object] | None = None) -> Registry:
     """Return what is installed, and plugins given by hand (modules or objects, by name), for notebooks and tests."""
     return Registry(make_plugin_manager(dict(plugins or {})))
+
+
+def _own_evaluators(task: Entry) -> tuple[str, ...]:
+    """Return the evaluators of a task with its default options; none where it has options that must be given."""
+    try:
+        return task.cls().evaluators  # type: ignore[attr-defined]
+    except ValidationError:
+        return ()

@@ -9,7 +9,7 @@ GLOSSARY = (
     (
         "95 % interval",
         "Where the figure would lie for all such examples: an interval made like this holds the true value 95 times in "
-        "100. The fewer examples, the wider.",
+        "100. The fewer distinct examples, the wider.",
     ),
     (
         "p",

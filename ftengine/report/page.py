@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import Estimate, Table, figures, redact
+from ftengine.api import Estimate, figures, redact
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.glossary import GLOSSARY
+from ftengine.report.overview import Overview
 from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size
 from ftengine.run.records import RunRecords, Verdict
@@ -26,27 +27,25 @@ LONGEST = 4000
 """Characters of one text from data or models that the page holds; the files have the rest."""
 
 
-def render(
-    runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], differences: Table | str | None = None
-) -> str:
+def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], overview: Overview | None = None) -> str:
     """Return the page on one run, or on several side by side.
 
     Args:
         runs: their records and verdicts; the order is kept.
         names: of the runs.
-        differences: what lies between several runs, or why that is not known.
+        overview: what several runs come to together.
     """
     shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
-    style = _style()
+    style, overview = _style(), overview or Overview()
     return (
         _environment()
         .get_template("report.html.jinja")
         .render(
             runs=shown,
-            title=" and ".join(run.name for run in shown[:3]),
+            title=overview.title or " and ".join(run.name for run in shown[:3]),
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            beside=_beside(shown, differences) if len(shown) > 1 else None,
+            beside=_beside(shown, overview) if len(shown) > 1 else None,
             glossary=[*_meanings([run for run, _ in runs]), *GLOSSARY],
         )
     )
@@ -71,16 +70,22 @@ def _meanings(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
     return list({metric.label: metric.meaning for metric in declared if metric.meaning}.items())
 
 
-def _beside(shown: Sequence[_Shown], differences: Table | str | None) -> dict[str, Any]:
+def _beside(shown: Sequence[_Shown], overview: Overview) -> dict[str, Any]:
     """Return what stands side by side: metrics, what lies between them, and the keys in which the recipes differ."""
     evaluations = [one.run.evaluation for one in shown]
     declared = {name: metric for evaluation in evaluations for name, metric in evaluation.metrics.items()}
     metrics = dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
     contents = {one.run.audit.contents.get(one.run.evaluation.split or "") for one in shown}
+    # One base has one set of figures on the same examples; its weights and theirs decide, not its name.
+    base = evaluations[0].base if len({str(one.base) for one in evaluations}) == 1 else None
     return {
-        "metrics": [(declared[name].label, [one.tuned.get(name) for one in evaluations]) for name in metrics],
+        "metrics": [
+            (declared[name].label, base and base.get(name), [one.tuned.get(name) for one in evaluations])
+            for name in metrics
+        ],
+        "base": base is not None,
         "same_examples": len(contents) == 1 and None not in contents,
-        "differences": differences,
+        "overview": overview,
         "differing": beside([(one.name, one.run) for one in shown]),
         "chart": together((one.name, [(v.step, v.validation_loss) for v in one.run.validations]) for one in shown),
     }

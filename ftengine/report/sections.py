@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from ftengine.api import Display, LineChart, Table
-from ftengine.api.figures import at_zero, no_interval
+from ftengine.api import Baseline, Display, LineChart, Table
+from ftengine.api.figures import at_zero, counted, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
-from ftengine.report.text import NOTHING
+from ftengine.report.text import NOTHING, number
 from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
 from ftengine.run.records import RunRecords
 
@@ -288,10 +288,25 @@ def _details(run: RunRecords) -> list[Table]:
     found = []
     for side in ("tuned", "base"):
         for name, details in getattr(run.evaluation.details, side).items():
-            facts = [(key, told(value)) for key, value in flat(details) if not isinstance(value, list)]
+            leaves = [leaf for leaf in flat(details, skip={Baseline.FACT}) if not isinstance(leaf[1], list)]
+            facts = [(key.replace("_", " ").replace(".", ", "), told(value)) for key, value in leaves]
+            facts += _without_looking(run, Baseline.of(details))
             if facts:
                 found.append(_facts(f"{name}, {side}", facts[:MOST_FACTS]))
     return found
+
+
+def _without_looking(run: RunRecords, baseline: Baseline | None) -> list[tuple[str, str]]:
+    """Return in words what is reached without looking at the inputs, and which answer the model gives most."""
+    if baseline is None:
+        return []
+    metrics = run.evaluation.metrics
+    reached = [f"{metrics[name].label} {number(value)}" for name, value in baseline.figures.items() if name in metrics]
+    facts = [("best constant answer", baseline.answer or NOTHING), ("reached without looking", ", ".join(reached))]
+    if baseline.count:
+        to = f"{baseline.count:,} of {counted(baseline.total, baseline.unit)}"
+        facts.append(("answer given most", f"{baseline.given or NOTHING}, to {to}"))
+    return facts
 
 
 def _facts(title: str, facts: Sequence[tuple[str, str]]) -> Table:
@@ -300,9 +315,16 @@ def _facts(title: str, facts: Sequence[tuple[str, str]]) -> Table:
 
 def _environment(run: RunRecords) -> list[tuple[str, str]]:
     content = run.environment.to_json()
-    build = content.pop("build")
+    build, plugins = content.pop("build"), [_plugin(one) for one in content.pop("plugins")]
     facts = [(key, told(value)) for key, value in flat(content)]
+    facts += [("plugins", "\n".join(plugins))] if plugins else []
     return [*facts, ("build", str(build["line"]))] if "line" in build else facts
+
+
+def _plugin(origin: Mapping[str, str]) -> str:
+    """Return a plugin on one line, as "ftengine 0.1.0 (builtins)", and what it is where it is not loaded."""
+    state = "" if origin["status"] == "loaded" else f", {origin['status']}"
+    return f"{origin['distribution']} {origin['version']} ({origin['name']}){state}"
 
 
 def _is_table(value: Any) -> bool:

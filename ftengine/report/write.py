@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Table
 from ftengine.plugins.registry import Registry
+from ftengine.report.overview import Overview
 from ftengine.report.verdict import judge
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
@@ -74,14 +74,14 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def write_report(
-    runs: Sequence[str | Path], output: str | Path | None = None, differences: Table | str | None = None
+    runs: Sequence[str | Path], output: str | Path | None = None, overview: Overview | None = None
 ) -> Path:
     """Write the page on one run, or on several side by side.
 
     Args:
         runs: folders of finished runs.
         output: the file; by default report.html in the folder of a single run.
-        differences: what lies between several runs, or why that is not known.
+        overview: what several runs come to together.
 
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.
@@ -91,7 +91,7 @@ def write_report(
     registry = Registry()
     read = [RunRecords.read(path) for path in runs]
     target = Path(output) if output is not None else read[0].path / REPORT
-    text = render([(run, judge(run, registry)) for run in read], names_of([run.path for run in read]), differences)
+    text = render([(run, judge(run, registry)) for run in read], names_of([run.path for run in read]), overview)
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, near_file
 from ftengine.plugins.option_errors import explain
 
 
@@ -24,6 +34,11 @@ def _named(value: Any) -> Any:
 
 Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 """A component: a name, or a mapping with `name` and its options."""
+
+NamedList = Annotated[
+    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
+]
+"""Components; one may stand without a list around it."""
 
 
 class _Section(BaseModel):
@@ -43,7 +58,14 @@ class ModelSection(_Section):
     )
 
 
-def _held_out(value: Any) -> Any:
+_SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
+
+
+def _held_out(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and (share := _SHARE.fullmatch(value.strip())):
+        fraction = float(share[1].replace(",", ".")) / (100 if share[2] else 1)
+        example = f", for example data.{info.field_name}: {fraction:g}" if 0 < fraction < 1 else ""
+        raise ValueError(f"write a share as a number between 0 and 1{example}")
     if isinstance(value, bool):
         raise ValueError("write a fraction between 0 and 1, a file, or null")
     if isinstance(value, (int, float)) and not 0 < value < 1:
@@ -196,7 +218,7 @@ class EvaluationSection(_Section):
     training_sample: int | None = Field(200, ge=1, description="training rows that are measured too; null for none")
     slices: list[str] = Field([], description="columns whose values divide the held-out split")
     small_slice: int = Field(30, ge=1, description="examples below which a slice is called small")
-    robustness: list[Named] = Field([], description="augmenters that change the held-out split for another look")
+    robustness: NamedList = Field([], description="augmenters that change the held-out split for another look")
     forgetting: FurtherData = Field(None, description="general examples of the same task: a file, or {data, limit}")
     memorisation: Memorisation | None = Field(
         None, description="{examples: 100, …} to see whether training rows are reproduced; null for not"
@@ -215,11 +237,11 @@ class Recipe(_Section):
     task: Named
     data: DataSection
     strategy: Named
-    augment: list[Named] = Field([], description="augmenters of the training split, in order")
-    regularize: list[Named] = Field([], description="regularizers of the loss")
+    augment: NamedList = Field([], description="augmenters of the training split, in order")
+    regularize: NamedList = Field([], description="regularizers of the loss")
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
-    callbacks: list[Named] = Field([], description="who is told of steps, validations and the figures: trackers, …")
-    evaluate: list[Named] = Field([], description="evaluators beyond the task's defaults")
+    callbacks: NamedList = Field([], description="who is told of steps, validations and the figures: trackers, …")
+    evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
@@ -258,21 +280,7 @@ class Recipe(_Section):
             RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RecipeError(f"no recipe file {str(path)!r}. `ftengine init` writes one to start from.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
-            problem = getattr(error, "problem", None) or str(error)
-            raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
-        if not isinstance(content, dict):
-            raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}.")
+        content = _content(path)
         content, beside = _beside(path, apply_overrides(content, overrides))
         recipe = cls.make(content, origin=str(path))
         recipe._beside, recipe._origin = beside, str(path)
@@ -290,6 +298,37 @@ class Recipe(_Section):
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""
         return self.model_dump(mode="json")
+
+
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
+"""Of files that hold data and never a recipe."""
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a recipe file holds (RecipeError: it is missing, or no YAML mapping)."""
+    if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
+        raise RecipeError(f"{path} is no recipe but data, by its suffix; `ftengine init --data {path}` makes a recipe.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        there = [file.name for ending in ("*.yaml", "*.yml") for file in path.parent.glob(ending)]
+        near = near_file(path.name, sorted(there))
+        raise RecipeError(f"no recipe file {str(path)!r}.{near} `ftengine init` writes one to start from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of keys, not {type(content).__name__}. If it is data, `ftengine init "
+            f"--data {path}` makes a recipe."
+        )
+    return content
 
 
 PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")

@@ -19,6 +19,7 @@ from ftengine.api import (
     KnowsTrials,
     Labels,
     LearnsLabels,
+    MeasuresBaseline,
     MeasuresSlices,
     Prediction,
     Rows,
@@ -193,6 +194,19 @@ class _Checks:
                 baseline = Baseline.of({name: fact})
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
                 assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
+
+    def a_baseline_is_measured_as_it_is_told(self) -> None:
+        evaluator, rows = self._evaluator, self._rows()
+        if not isinstance(evaluator, MeasuresBaseline) or not isinstance(evaluator, ShowsDetails):
+            return
+        told = Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
+        found = evaluator.baseline_resamples(rows, np.ones((1, len(self._predictions))))
+        assert all(values.shape == (1,) for values in found.values()), "not one value for each resample"
+        assert told is not None, "a baseline is measured, and `details` tell none"
+        plain = {name: float(values[0]) for name, values in found.items()}
+        unknown = plain.keys() - told.figures.keys()
+        assert not unknown, f"the baseline has no figures of {sorted(unknown)}"
+        _same(plain, {name: told.figures[name] for name in plain}, "the baseline comes to something else")
 
     def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None

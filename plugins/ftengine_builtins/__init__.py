@@ -111,7 +111,7 @@ def ftengine_audits():
 def ftengine_rules():
     from ftengine_builtins.rules.baseline import ConstantAnswer
     from ftengine_builtins.rules.calibration import CalibratedConfidence
-    from ftengine_builtins.rules.classes import UnansweredClasses
+    from ftengine_builtins.rules.classes import UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
     from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
     from ftengine_builtins.rules.labels import FlippedLabels
@@ -122,5 +122,6 @@ def ftengine_rules():
     data = [AuditFindings, CutExamples, FlippedLabels, HeldOutSplit, LeakedRows, RepeatedRows]
     training = [GeneralisationGap, LearningCurve, OverFitting]
     probes = [Forgetting, Memorisation, Refusal, Robustness]
-    quality = [BetterThanBase, CalibratedConfidence, ConstantAnswer, SliceGaps, UnansweredClasses, WorseMetrics]
-    return [*quality, *training, *data, *probes]
+    classes = [UnansweredClasses, UntestedClasses]
+    quality = [BetterThanBase, CalibratedConfidence, ConstantAnswer, SliceGaps, WorseMetrics]
+    return [*quality, *classes, *training, *data, *probes]

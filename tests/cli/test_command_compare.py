@@ -1,7 +1,9 @@
 """`ftengine compare`: two strategies trained in processes of their own, and one table."""
 
 import json
+import re
 import sys
+from html import unescape
 
 import pytest
 import yaml
@@ -119,4 +121,15 @@ def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compa
     for name in ("full", "lora-rank=2-train.learning_rate=0.02"):
         assert f"{folder / name}:" in result.stdout
         assert str(folder / name) in page or name in page
+    statement = json.loads((folder / "comparison.json").read_text())["statement"].splitlines()
+    text = " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    assert "2 strategies compared" in text
+    assert all(line.strip() in text for line in statement)
+    assert "(base)" in result.stdout
+    base, full, _ = re.search(r'<th scope="row">loss</th>(.*?)</tr>', page, re.DOTALL)[1].split("</td>", 2)
+    evaluation = load_run(folder / "full").evaluation
+    for cell, side in ((base, "base"), (full, "tuned")):
+        assert float(re.search(r'"value">([\d.]+)', cell)[1]) == pytest.approx(
+            evaluation[side]["loss"]["value"], rel=0.01
+        )
     assert len(json.loads(ftengine("report", folder, "--json").stdout)) == 2

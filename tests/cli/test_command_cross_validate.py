@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from html import unescape
 
 import pytest
 
@@ -24,7 +26,8 @@ def validate(ftengine, recipe, folder, *options, code=0):
 
 def test_figures_of_all_rows_and_of_each_fold_are_printed(validated):
     text = validated[0].stdout
-    lines = text.splitlines()
+    headline, lines = text.split("\n\n")[0], text.split("\n\n", 1)[1].splitlines()
+    assert "distinct examples of the pooled test split" in " ".join(headline.split())
     assert lines[0] == "2 folds, 40 distinct examples each held out once, with 95 % intervals:"
     assert lines[1].split() == ["metric", "base", "tuned", "difference"]
     assert "fold 0" in text
@@ -89,7 +92,19 @@ def test_folds_that_cannot_be_are_refused(ftengine, recipe):
     assert "with data.split.folds the test split is one of" in error
 
 
-def test_the_folder_of_the_folds_has_a_report_of_all(ftengine, validated):
+def test_the_report_on_a_folder_of_folds_begins_with_the_pooled_figures(ftengine, validated):
     folder = validated[1]
-    assert f"report: {folder / 'report.html'}" in ftengine("report", folder).stdout
-    assert (folder / "report.html").is_file()
+    content = json.loads((folder / "crossvalidation.json").read_text())
+    result = ftengine("report", folder)
+    assert f"report: {folder / 'report.html'}" in result.stdout
+    assert result.stdout.index("each held out once") < result.stdout.index("fold-0:")
+    page = " ".join(unescape(re.sub(r"<[^>]+>", " ", (folder / "report.html").read_text().split("<body>")[1])).split())
+    assert page.index("Cross-validation, 2 folds") < page.index("Pooled figures") < page.index("fold-0")
+    assert "Not the same examples" not in page
+    assert content["verdict"]["text"] in page
+    assert content["statement"] in page
+    row = re.search(r"Pooled figures.*? loss (.*?) perplexity ", page)[1]
+    assert [float(word) for word in re.findall(r"^[\d.]+|(?<=\) )[\d.]+", row)][:2] == [
+        pytest.approx(content[side]["loss"]["value"], rel=0.01) for side in ("base", "tuned")
+    ]
+    assert f"{content['spread']['loss']['least']:.4g} to {content['spread']['loss']['greatest']:.4g}" in row

@@ -62,6 +62,34 @@ def test_text_that_the_tokenizer_does_not_know_is_an_alarm(ftengine, labelled):
     assert "unknown-tokens" not in ftengine("plan", labelled(rows()), "--no-measure", "--json").stdout
 
 
+def test_rows_that_are_skipped_are_not_audited(ftengine, labelled):
+    """Two empty texts were left out, and then said to stand there with more than one label."""
+    empty = [{"text": "", "label": label} for label in "ab"]
+    recipe = labelled([*empty, *rows(40)])
+    options = ("--no-measure", "--json", "--set", "data.on_error=skip")
+    found = json.loads(ftengine("plan", recipe, *options).stdout)["data"]
+    skipped = {split: counts["skipped"] for split, counts in found["encoded"].items()}
+    assert sum(skipped.values()) == 2
+    assert sum(one["rows"] for one in found["splits"].values()) == 40
+    assert sum(one["rows"] for one in found["facts"]["sources"]) == 40
+    texts = {finding["source"]: finding["text"] for finding in found["findings"] if finding["level"] != "good"}
+    assert "contradictions" not in texts
+    assert "oddities" not in texts
+    (split,) = [split for split, count in skipped.items() if count]  # equal texts stay together
+    name, rows_of = {"train": "training"}.get(split, split), found["splits"][split]["rows"] + 2
+    assert texts["lengths"] == (
+        f"2 of {rows_of} {name} rows cannot be used and are left out, e.g. rows.jsonl:1: `text` is empty; it must hold "
+        "some text."
+    )
+
+
+def test_a_column_of_which_no_slice_will_be_tested_is_said(ftengine, labelled):
+    recipe = labelled([{**row, "source": f"s{i % 47}", "era": i % 2} for i, row in enumerate(rows(400))])
+    text = said(ftengine("plan", recipe, "--no-measure", "--set", "evaluation.slices=[source,era]"))
+    assert "in 80 held-out examples, so no slice has 30 examples and none is tested: slice by a column with" in text
+    assert text.count("none is tested") == 1
+
+
 def test_data_beside_the_recipe_is_found_and_said(ftengine, labelled, tmp_path, monkeypatch):
     recipe = labelled(rows())
     (tmp_path / "elsewhere").mkdir()

@@ -79,6 +79,20 @@ def test_a_plan_that_an_audit_prevents_names_it(ftengine, distribution, recipe, 
     assert "\nerror: audit 'thing' of ftengine-thing 1.2 failed: " in line
 
 
+def test_what_the_engine_cannot_go_on_with_is_named_too(distribution):
+    distribution(plugin("evaluator", "return {'nothing': 'much'}"), ENTRY)
+    import numpy as np
+
+    from ftengine.evaluation.figures import measure
+    from ftengine.evaluation.weights import Weights
+
+    evaluator = registry_of().build("evaluator", "thing", "evaluate")
+    with pytest.raises(ValueError, match="much") as error:
+        measure(evaluator, {}, Weights(np.arange(3), 0, 10))
+    told = describe(error.value)
+    assert told.startswith("evaluator 'thing' of ftengine-thing 1.2 failed: ValueError: could not convert"), told
+
+
 def test_errors_of_the_engine_blame_no_plugin(distribution):
     distribution(plugin("rule"), ENTRY)
     with pytest.raises(KeyError) as error:

@@ -192,7 +192,7 @@ def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
     assert any(copies <= side for side in sides)
 
     section = DataSection(train="photos", validation="photos/dog", leaks="warn")
-    (leak,) = make_splits(section, task, 0).audited.facts["leaks"]
+    (leak,) = make_splits(section, task, 0).audited().facts["leaks"]
     assert leak["count"] == 3
     assert leak["places"][1] == "photos/cat/7.png = photos/dog/8.png"
 

@@ -95,7 +95,7 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
         splits = make_splits(section, text_task, seed)
         sides = [{row["g"] for row in rows} for _, rows in splits.items()]
         assert any({0, 19} <= side for side in sides)
-        assert splits.audited.facts["leaks"] == []
+        assert splits.audited().facts["leaks"] == []
 
 
 def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):
@@ -142,14 +142,14 @@ def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task,
     for audited in (True, False):
         dropped = make_splits(dropping, text_task, 0, audited=audited)
         assert set(held(dropped, "patient")["train"]) == {0, 2}
-    assert make_splits(dropping, text_task, 0).audited.facts["leaks"][0]["dropped"] == 6
+    assert make_splits(dropping, text_task, 0).audited().facts["leaks"][0]["dropped"] == 6
 
 
 @pytest.mark.parametrize("parts", [{"validation": 0.3}, {"validation": "test.jsonl", "test": None, "folds": 2}])
 def test_groups_leak_beside_a_part_that_is_cut_too(visits, text_task, parts):
     split = {"by": "group", "column": "patient", "folds": parts.pop("folds", None)}
     section = DataSection(**{"train": visits.train, "test": visits.test, "split": split, "leaks": "warn", **parts})
-    leaks = make_splits(section, text_task, 0).audited.facts["leaks"]
+    leaks = make_splits(section, text_task, 0).audited().facts["leaks"]
     assert {frozenset(leak["between"]) for leak in leaks if leak["groups"]} <= {
         frozenset(pair) for pair in (("train", "test"), ("train", "validation"), ("validation", "test"))
     }
@@ -321,7 +321,7 @@ def test_the_folds_of_a_recipe_together_test_every_row_once(write, text_task):
         assert sorted([*found["train"], *found["validation"], *found["test"]]) == sorted(rows)
         assert not set(found["test"]) & set(found["train"] + found["validation"])
         assert len(found["validation"]) == pytest.approx(0.25 * (60 - len(found["test"])), abs=1)
-        assert splits.audited.settings["split"]["fold"] == fold
+        assert splits.audited().settings["split"]["fold"] == fold
         tested += found["test"]
         sizes.append(len(found["test"]))
     assert sorted(tested) == sorted(rows)
@@ -378,17 +378,17 @@ def test_dropping_takes_rows_out_of_training_and_leaves_the_held_out_ones(leakin
     dropping = leaking.model_copy(update={"leaks": "drop"})
     splits = make_splits(dropping, text_task, 0)
     assert held(splits) == {"train": [*LONG[1:3], *LONG[4:10]], "test": [NEAR, LONG[3], LONG[10]]}
-    [leak] = splits.audited.facts["leaks"]
+    [leak] = splits.audited().facts["leaks"]
     assert (leak["count"], leak["near"], leak["dropped"]) == (1, 1, 2)
     assert leak["places"] == ["train.jsonl:4 = test.jsonl:2", "train.jsonl:1 ≈ test.jsonl:1"]
-    assert splits.audited.facts["splits"]["train"]["rows"] == 8
+    assert splits.audited().facts["splits"]["train"]["rows"] == 8
     assert splits.train.where(2) == "train.jsonl:5"
     assert "2 of 10 training rows are left out" in audit(text_task, dropping).findings[1].text
 
 
 def test_without_near_duplicates_only_equal_rows_leak(leaking, text_task):
     section = leaking.model_copy(update={"near_duplicates": None, "leaks": "warn"})
-    facts = make_splits(section, text_task, 0).audited.facts
+    facts = make_splits(section, text_task, 0).audited().facts
     assert (facts["leaks"][0]["count"], facts["leaks"][0]["near"]) == (1, 0)
     assert facts["near_duplicates"] is None
 
@@ -401,7 +401,7 @@ def test_an_overlap_of_validation_and_test_is_a_warning(write, text_task):
         leaks="drop",
     )
     splits = make_splits(section, text_task, 0)
-    assert splits.audited.facts["leaks"][-1]["text"] == (
+    assert splits.audited().facts["leaks"][-1]["text"] == (
         "1 of 2 test rows repeats a validation row (e.g. v.jsonl:1 = t.jsonl:1)"
     )
     assert held(splits)["train"] == LONG[1:5]
@@ -413,7 +413,7 @@ def test_near_duplicates_stay_on_one_side_of_a_cut(write, text_task):
     source = write("a.jsonl", lines({"text": text} for text in rows))
     for seed in range(8):
         splits = make_splits(DataSection(train=source, validation=0.2, test=0.2), text_task, seed)
-        assert splits.audited.facts["leaks"] == []
+        assert splits.audited().facts["leaks"] == []
         sides = [{text.split()[0].lower() for text in texts} for texts in held(splits).values()]
         assert sum(map(len, sides)) == 12
     apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"}, leaks="fail")
@@ -431,7 +431,7 @@ def test_rows_go_to_the_same_side_without_the_audit(write, text_task, leaks, dup
     section = DataSection(train=source, leaks=leaks, split={"duplicates": duplicates}, **{**parts, **test})
     bare = make_splits(section, text_task, 0, audited=False)
     assert held(bare) == held(make_splits(section, text_task, 0))
-    assert bare.audited is None
+    assert bare.to_audit is None
 
 
 def test_a_division_that_near_duplicates_do_not_decide_is_made_without_looking_for_them(

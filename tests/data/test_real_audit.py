@@ -52,10 +52,10 @@ def news() -> list[str]:
 def test_real_conversations_with_ten_distinct_ones_stay_apart(support, row_task):
     for seed in range(3):
         splits = make_splits(DataSection(train=support, validation=0.1, test=0.2), row_task, seed)
-        found = splits.audited.facts["splits"]
+        found = splits.audited().facts["splits"]
         assert sum(split["rows"] for split in found.values()) == 1050
         assert [split["distinct"] for split in found.values()] == [7, 1, 2]
-        assert splits.audited.facts["leaks"] == []
+        assert splits.audited().facts["leaks"] == []
         seen = [{json.dumps(row) for row in rows} for _, rows in splits.items()]
         assert len(set.union(*seen)) == sum(map(len, seen)) == 10
 
@@ -79,12 +79,12 @@ def test_a_random_split_of_them_without_protection_is_refused(support, row_task,
 def test_real_news_hold_the_duplicates_that_are_known(write, news, text_task):
     source = write("news.jsonl", texts(news))
     splits = make_splits(DataSection(train=source, validation=0.1, test=0.2), text_task, 0)
-    [source] = splits.audited.facts["sources"]
+    [source] = splits.audited().facts["sources"]
     assert (source["rows"], source["distinct"]) == (2225, 2127)
     # Whole groups are taken while they bring a split closer to its share; singles lie between, so it is met.
     assert [len(rows) for _, rows in splits.items()] == pytest.approx([1557.5, 222.5, 445], abs=1)
-    assert splits.audited.facts["leaks"] == []
-    assert splits.audited.facts["near_duplicates"]["examples"] >= 50  # editions of one report
+    assert splits.audited().facts["leaks"] == []
+    assert splits.audited().facts["near_duplicates"]["examples"] >= 50  # editions of one report
 
 
 def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, text_task):
@@ -96,7 +96,7 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
     equal = len(set(rows[:445]) & set(rows[445:]))
     with pytest.raises(DataError, match=r"of 445 test rows repeat a training row .* nearly repeat one"):
         make_splits(section, text_task, 0)
-    [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audited.facts["leaks"]
+    [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audited().facts["leaks"]
     assert leak["count"] == sum(row in set(rows[445:]) for row in rows[:445]) >= equal > 20
     assert leak["near"] >= 10
 
@@ -104,9 +104,9 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
     assert len(dropped.test) == 445
     left = [row["text"] for row in dropped.train]
     assert not set(left) & set(rows[:445])
-    assert dropped.audited.facts["leaks"][0]["dropped"] == 1780 - len(left) > leak["count"] / 2
+    assert dropped.audited().facts["leaks"][0]["dropped"] == 1780 - len(left) > leak["count"] / 2
     again = DataSection(train=write("left.jsonl", texts(left)), validation=None, test="test.jsonl")
-    assert make_splits(again, text_task, 0).audited.facts["leaks"] == []
+    assert make_splits(again, text_task, 0).audited().facts["leaks"] == []
 
 
 def altered(text: str, share: float, vocabulary: list[str], rng: random.Random) -> str:

@@ -90,7 +90,7 @@ def test_identities_are_equal_where_the_task_says_so(write, text_task, row_task)
 def test_the_order_of_keys_makes_no_difference_to_identity(write, row_task):
     source = write("a.jsonl", '{"m": {"a": 1, "b": [2]}, "t": "x"}\n{"t": "x", "m": {"b": [2], "a": 1}}\n{"t": "y"}\n')
     splits = make_splits(DataSection(train=source, validation=None), row_task, 0)
-    assert splits.audited.facts["splits"]["train"]["distinct"] == 2
+    assert splits.audited().facts["splits"]["train"]["distinct"] == 2
 
 
 def test_a_split_depends_on_seed_and_content_alone(write, text_task):

@@ -11,8 +11,9 @@ from rows import write_rows
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from ftengine.api import Labels, SilentListener
-from ftengine.engine.cross_validate import check, cross_validate, divide, pool, statement
+from ftengine import fine_tune
+from ftengine.api import Finding, Labels, SilentListener
+from ftengine.engine.cross_validate import CrossValidation, check, cross_validate, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.results import Measured, bind, compared, fit
@@ -94,7 +95,9 @@ def finished_fold(path, shift, evaluators):
     return SimpleNamespace(run=run, label=path.name)
 
 
-def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_path):
+def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_path, monkeypatch):
+    told = Finding(kind="quality", level="note", text="Judged elsewhere.")
+    monkeypatch.setattr("ftengine.engine.cross_validate.judged", lambda *_: told)
     labels, evaluators = Labels("single", ("a", "b")), built()
     bind(evaluators, "text-classification", labels)
     fit(evaluators, None)
@@ -103,7 +106,7 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_pat
         name="text-classification", labels=labels, predicts={"label", "predicted", "scores", "logits"}
     )
     recipe = SimpleNamespace(seed=0, evaluation=SimpleNamespace(resamples=100))
-    result = pool(folds, SimpleNamespace(task=task, recipe=recipe, evaluators=built), [False, False])
+    result = pool(folds, SimpleNamespace(task=task, recipe=recipe, evaluators=built, registry=None), [False, False])
     apart = {"roc_auc", "ece", "calibration_error"}
     for figures in (result.base, result.tuned, result.difference):
         assert not figures.keys() & apart
@@ -118,6 +121,23 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_pat
     assert result.examples == 80  # and not the eight that were answered
     assert result.tuned["verbatim"].n == 8
     assert "roc_auc, ece, calibration_error have no figure over all examples" in result.statement
+
+
+def test_a_model_that_always_answers_the_same_is_not_praised(label_recipe, tmp_path):
+    file = tmp_path / "mostly.jsonl"
+    write_rows(file, ({"text": f"goal {i}", "label": "ok" if i % 20 else "bad"} for i in range(160)))
+    recipe = label_recipe(data={"train": str(file), "near_duplicates": None}, train__max_steps=20)
+    children = divide(recipe, 2)
+    ready = check(children, SilentListener())[0].ready
+    for child in children:
+        fine_tune(child.recipe)
+    result = pool(children, ready, [False, False])
+    assert result.tuned["accuracy"].value == 0.95
+    assert result.baselines["classification"].figures["accuracy"] == 0.95
+    assert (result.verdict.level, result.verdict.source) == ("alarm", "constant-answer")
+    assert "always answers “ok”, to all 160 examples of the pooled test split" in result.verdict.text
+    result.write(RunDirectory(tmp_path))
+    assert CrossValidation.read(RunDirectory(tmp_path)).verdict == result.verdict
 
 
 def test_a_later_fold_that_does_not_fit_is_refused_before_the_first_trains(label_recipe, tmp_path, no_process):

@@ -54,7 +54,7 @@ def report(*args):
 
 def test_each_run_is_set_against_the_best_by_the_same_examples(runs):
     paths = [run.path for run in runs.values()]
-    table = differences(paths)
+    (table,) = differences(paths).tables
     hits = {name: right(run) for name, run in runs.items()}
     best = max(hits, key=lambda name: hits[name].mean())
     assert table.columns[-1] == f"against {best}"
@@ -94,7 +94,7 @@ def test_a_compared_folder_has_the_figures_of_its_comparison(chat_recipe, tmp_pa
     recipe = chat_recipe(train__max_steps=3, output=str(tmp_path / "compared"))
     (expected,) = compare_strategies(recipe, ["lora", "full"]).differences
     report(tmp_path / "compared")
-    table = differences([tmp_path / "compared" / name for name in ("lora", "full")])
+    (table,) = differences([tmp_path / "compared" / name for name in ("lora", "full")]).tables
     assert table.rows[0][0] == "full"
     # compare has the first minus the second
     assert float(table.rows[0][1].replace("−", "-")) == pytest.approx(-expected.value, rel=0.02)
@@ -105,13 +105,26 @@ def test_runs_on_other_examples_or_of_other_metrics_are_not_set_against_one_anot
     runs, label_run, chat_recipe, tmp_path
 ):
     other = label_run(1, seed=7)
-    assert "measured on different examples" in differences([runs["steps1"].path, other.path])
+    found = differences([runs["steps1"].path, other.path])
+    assert "measured on different examples" in found.notes[0]
+    assert found.tables == ()
     talk = fine_tune(chat_recipe(train__max_steps=1, output=str(tmp_path / "talk")))
-    reason = differences([runs["steps1"].path, talk.path])
-    assert "no first metric in common" in reason
+    assert "no first metric in common" in differences([runs["steps1"].path, talk.path]).notes[0]
     page = tmp_path / "two.html"
     report(runs["steps1"].path, talk.path, "--output", page)
     assert "Not the same examples." in page.read_text(encoding="utf-8")
+
+
+def test_a_run_on_other_examples_leaves_the_difference_of_those_that_share_theirs(runs, label_run):
+    """A, B and C of which B was measured on something else."""
+    other = label_run(1, seed=7)
+    found = differences([runs["steps1"].path, other.path, runs["steps90"].path])
+    (table,) = found.tables
+    (alone,) = differences([runs["steps1"].path, runs["steps90"].path]).tables
+    assert table.rows[0][1:] == alone.rows[0][1:]
+    assert "steps90" in table.title
+    assert "▲ better" in table.rows[0][-1]
+    assert "of no other run here" in found.notes[0]
 
 
 def test_a_run_that_lost_its_predictions_is_reported_without_differences(runs, tmp_path):

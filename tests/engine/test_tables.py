@@ -196,7 +196,9 @@ def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, regis
 
 def test_what_was_not_kept_cannot_be_measured_later(run, registry):
     opened = load_run(run.path, registry=registry)
-    with pytest.raises(InputError, match=r"'lengths' reads 'completion', which run .* did not keep \(it kept 'label'"):
+    with pytest.raises(
+        InputError, match=r"'lengths' reads 'completion', which task .* does not give \(it gives 'label'"
+    ):
         opened.evaluate(evaluators=["lengths"])
     with pytest.raises(InputError, match="--data names other examples"):
         opened.evaluate("x.jsonl", evaluators=["matthews"])

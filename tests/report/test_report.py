@@ -300,6 +300,21 @@ def test_findings_link_to_sections_by_their_titles(pages):
     )
 
 
+def test_facts_and_plugins_are_told_in_words(tmp_path):
+    files = sound()
+    builtins = {"name": "builtins", "distribution": "ftengine", "version": "0.1.0", "target": "x:Y", "status": "loaded"}
+    other = {"name": "own", "distribution": "ftengine-own", "version": "2.0", "target": "own", "status": "blocked"}
+    files["environment"]["plugins"] = [builtins, other]
+    files["evaluation"]["details"]["tuned"]["calibration"]["after"] = {"ece_by_chance": 0.02}
+    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    assert "<bdi>ftengine 0.1.0 (builtins)\nftengine-own 2.0 (own), blocked</bdi>" in text
+    table = text.split("Further details</h2>")[1].split("</section>")[0]
+    assert "baseline" not in table
+    assert "after, ece by chance" in table
+    for told in ("business", "accuracy 0.35, macro F1 0.35", "business, to 138 of 400 examples"):
+        assert re.search(rf"<td[^>]*>(<[^>]*>)*{told}<", table), told
+
+
 def test_what_is_wanted_is_told_once(tmp_path):
     files = everything()
     item = {"place": "a:1", "shown": [["Goal!", False], ["sport", True]], "base_right": False, "tuned_right": True}

@@ -218,6 +218,19 @@ def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict
     assert guesses not in verdict(reached(figures={"accuracy": 0.4})).headline
 
 
+def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
+    assert verdict(reached(gains={"drift": change(0.3)})).level == "good"
+    told = verdict(reached(gains={"drift": change(0.2, half=0.21)}))
+    assert told.headline == (
+        "Not shown to be better than always answering “b”: drift 0.500 against 0.300, a difference of +0.20 (95 % "
+        "interval −0.01 to +0.41)."
+    )
+    gains = {"drift": change(0.2, half=0.21)}
+    told = verdict(reached(gains=gains, figures={"drift": 0.3, "accuracy": 0.8, "macro_f1": 0.3}))
+    assert "But it does more than guess: accuracy 0.930" in told.headline
+    assert "against 0.800 by guessing" in told.headline
+
+
 @pytest.mark.parametrize(
     ("share", "level", "headline"),
     [(0.4, "good", "Better than always answering “business”: accuracy 0.930 against 0.400, a difference of +0.530 "),
@@ -359,6 +372,26 @@ def test_slices_behind_the_others_are_named_up_to_five(verdict):
     assert {f.level for f in told} == {"alarm"}
 
 
+def test_a_column_of_which_nothing_was_tested_is_said(verdict):
+    def small(*sizes, left_out=0):
+        def change(files):
+            column = files["evaluation"]["slices"]["channel"] | {"left_out": left_out, "worst": None}
+            for one, size in zip(column["slices"], sizes, strict=True):
+                one |= {"examples": size, "small": size < 30, "gap": None}
+            files["evaluation"]["slices"]["channel"] = column
+
+        return [f.text for f in found(verdict(sliced(*([0] * len(sizes))), change), "slices")]
+
+    assert small(*([1] * 46), 14) == [
+        "Column “channel” has 47 values in 60 held-out examples, so no slice has 30 examples and none is tested: slice "
+        "by a column with few values."
+    ]
+    assert small(*([1] * 50), left_out=30)[0].startswith("Column “channel” has more than 50 values in 80 held-out ex")
+    assert small(20, 20)[0].endswith("has 2 values in 40 held-out examples, so no slice has 30 examples and none is "
+                                     "tested: hold out more examples.")  # fmt: skip
+    assert small(40, 20) == ["By channel, one slice is too small to be judged: “s1”."]
+
+
 def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdict):
     def grow(files):
         files["evaluation"]["slices"]["channel"]["slices"][0]["examples"] = 1800
@@ -435,6 +468,40 @@ def test_a_temperature_is_advised_where_it_helps(verdict):
     (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts)), "calibration")
     assert "temperature of 1.40" in told.text
     assert "0.200 to 0.050" in told.text
+
+
+@pytest.mark.parametrize("why", [{"temperature_at_edge": True}, {"temperature_from": 28}])
+def test_no_temperature_is_advised_that_rests_on_nothing(verdict, why):
+    facts = {"temperature": 1.4, "ece": 0.2, "after": {"ece": 0.05}, "temperature_from": 400}
+    (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts | why)), "calibration")
+    assert "temperature" not in told.text
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [(0.0005, "its training loss hardly fell ("), (-0.0005, "its training loss did not fall (")],
+)
+def test_a_loss_that_fell_within_the_noise_is_not_said_to_have_stood_still(verdict, step, told):
+    def flat(files):
+        for i, line in enumerate(one for one in files["metrics"] if "loss" in one):
+            line["loss"] = 0.69 - step * i / 10 + 0.02 * (i % 2)
+        files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
+
+    (one,) = [f for f in found(verdict(flat), "learning") if f.text.startswith("The model did not learn")]
+    assert told in one.text
+    assert ("a fall of less than 0.0" in one.text) == (step > 0)
+
+
+def test_classes_without_a_held_out_example_are_named(verdict):
+    def unseen(*names):
+        classes = [*baseline([[130, 0, 0], [0, 130, 0], [0, 0, 140]])["classes"], *((name, 0, 0) for name in names)]
+        return verdict(put("evaluation.details.tuned.classification.baseline.classes", classes))
+
+    assert not found(unseen(), "classes")
+    (one,) = found(unseen("rare"), "classes", "note")
+    assert one.text == ("1 of 4 classes has no held-out example (rare): nothing is known of how well it is recognised.")
+    (many,) = found(unseen(*"abcdefg"), "classes", "note")
+    assert many.text.startswith("7 of 10 classes have no held-out example (a, b, c, d, e and 2 more): nothing")
 
 
 class Always(Rule):

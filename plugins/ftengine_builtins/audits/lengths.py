@@ -25,7 +25,9 @@ class Lengths(Audit):
         ):
             if found := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
                 reasons = [reason for counts in data.encoded.values() for reason in counts.get(f"{key}_first", ())]
-                text = f"{counted(found, rows, what)}{f', e.g. {reasons[0]}' if reasons else ''}."
+                of = {split: rows[split] + (count if key == "skipped" else 0) for split, count in found.items()}
+                first = f", e.g. {reasons[0].removesuffix('.')}" if reasons else ""
+                text = f"{counted(found, of, what)}{first}."
                 yield Finding(kind="data", level="note", text=text, figures={key: found}, places=tuple(reasons[:5]))
         if any(counts["percentiles"]["5"] < counts["longest"] for counts in data.encoded.values()):
             yield _table(data)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ftengine.api import Baseline
+from ftengine_builtins.evaluators.weighted import mean_of_known, means
 
 NOTHING = "nothing"
 """What an answer without text is called."""
@@ -42,8 +43,6 @@ def of_classes(
 def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseline | None:
     """Return the baseline where an example has any of k labels; None without examples.
 
-    Best for micro F1 is always answering the most frequent labels, as many of them as it gains by.
-
     Args:
         names: k.
         true, given: (n, k) of 0 and 1.
@@ -52,16 +51,32 @@ def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseli
     if not n:
         return None
     (answer, often), (most, count) = _most_frequent(true), _most_frequent(given)
-    rates = np.sort(true.mean(axis=0))[::-1]
-    micro = 2 * np.cumsum(rates) / (np.arange(1, len(rates) + 1) + max(rates.sum(), 1e-12))
-    there = rates[rates > 0]
-    macro = float((2 * there / (1 + there)).mean()) if len(there) else 0.0
 
     def called(row: np.ndarray) -> str:
         return ", ".join(name for name, on in zip(names, row, strict=True) if on) or "no label"
 
-    figures = {"subset_accuracy": often / n, "micro_f1": float(micro.max()), "macro_f1": macro}
+    figures = {name: float(found[0]) for name, found in always(true, np.ones((1, n))).items() if np.isfinite(found[0])}
     return Baseline(answer=called(answer), share=often / n, figures=figures, given=called(most), count=count, total=n)
+
+
+def always(true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the best constant sets of labels come to, (B,) by metric.
+
+    Best for micro F1 is always answering the most frequent labels, as many of them as it gains by; for macro F1 all.
+
+    Args:
+        true: (n, k) of 0 and 1.
+        weights: (B, n).
+    """
+    rates, order = true.mean(axis=0), np.argsort(-true.mean(axis=0), kind="stable")
+    most = int((np.cumsum(rates[order]) / (np.arange(1, len(rates) + 1) + max(rates.sum(), 1e-12))).argmax()) + 1
+    drawn = means(weights, true)
+    there = np.where(drawn > 0, drawn, np.nan)
+    return {
+        "subset_accuracy": means(weights, (true == _most_frequent(true)[0]).all(axis=1))[:, 0],
+        "micro_f1": 2 * drawn[:, order[:most]].sum(axis=1) / (most + drawn.sum(axis=1)),
+        "macro_f1": mean_of_known(2 * there / (1 + there)),
+    }
 
 
 def _most_frequent(rows: np.ndarray) -> tuple[np.ndarray, int]:

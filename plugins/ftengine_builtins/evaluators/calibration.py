@@ -22,6 +22,9 @@ from ftengine_builtins.evaluators.weighted import (
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
 """The temperatures that are looked at."""
+NEAR = 1.01
+"""Factor by which a fitted temperature differs from the ends at least, where it is not one of them: at an end the
+likelihood has no maximum, as where all answers are right."""
 
 
 class CalibrationConfig(Config):
@@ -95,8 +98,9 @@ class Calibration(WeightedEvaluator):
 
     def fit(self, rows):
         """Fit the temperature on the validation split; without one there are no figures after temperature."""
-        there = rows is not None and len(rows["label"])
+        there = 0 if rows is None else len(rows["label"])
         self.temperature = fit_temperature(*self._logits(rows)) if there else None
+        self.fitted_on = there
         self._declare()
 
     def score(self, rows, weights):
@@ -131,6 +135,8 @@ class Calibration(WeightedEvaluator):
         if self.temperature is not None:
             after = _reliability(self._bins(rows, ones, self.temperature))
             yield "temperature", self.temperature
+            yield "temperature_from", self.fitted_on
+            yield "temperature_at_edge", not LOWEST * NEAR < self.temperature < HIGHEST / NEAR
             yield "after", after
             lines.append(_line("with temperature", after))
         yield LineChart(

@@ -6,7 +6,7 @@ import numpy as np
 
 from ftengine.api import ExampleScores, Matrix, Metric
 from ftengine.errors import PluginError
-from ftengine_builtins.evaluators.baseline import of_classes, of_sets
+from ftengine_builtins.evaluators.baseline import always, of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
     WeightedEvaluator,
@@ -163,6 +163,12 @@ class Classification(WeightedEvaluator):
                     title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
                     column_label="answer",
                 )  # fmt: skip
+
+    def baseline_resamples(self, rows, weights):
+        label = self._answers(rows, "label")
+        if self.multi:
+            return always(label, weights)
+        return {"accuracy": means(weights, label == np.bincount(label).argmax())[:, 0]}
 
     def _baseline(self, rows, predicted, true):
         """Return what is reached without looking at the examples; macro F1 is at most 1 / labels then."""

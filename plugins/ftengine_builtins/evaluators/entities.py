@@ -104,16 +104,25 @@ class Entities(WeightedEvaluator):
             predicted=predicted.astype(int).tolist(),
         )
 
+    def baseline_resamples(self, rows, weights):
+        true = _tag_counts(rows["tags"], len(self.names))
+        kinds = [i for i, name in enumerate(self.names) if name != OUTSIDE] if self.kinds else []
+        best = {"token_accuracy": true.argmax()}
+        if kinds:
+            best["f1"] = max(kinds, key=lambda i: true[i])
+        often = [[np.count_nonzero(np.asarray(tags) == tag) for tags in rows["tags"]] for tag in best.values()]
+        words, *sums = totals(weights, rows["words"], *map(np.array, often)).T
+        shares = {name: ratio(found, words) for name, found in zip(best, sums, strict=True)}
+        return shares | ({"f1": 2 * shares["f1"] / (1 + shares["f1"])} if kinds else {})
+
     def _baseline(self, rows):
         """Return what one tag for every word comes to; of entities at most those of one word, F1 = 2e / (1 + e)."""
         size = len(self.names)
         true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
         if not true.any():
             return None
-        figures = {"token_accuracy": float(true.max() / true.sum())}
-        if self.kinds:
-            most = max(true[i] for i, name in enumerate(self.names) if name != OUTSIDE) / true.sum()
-            figures["f1"] = float(2 * most / (1 + most))
+        found = self.baseline_resamples(rows, np.ones((1, len(rows["words"]))))
+        figures = {name: float(values[0]) for name, values in found.items()}
         return of_classes(self.names, true, given, figures, unit="word")
 
     def _plain(self, rows):

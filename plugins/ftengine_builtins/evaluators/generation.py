@@ -24,6 +24,7 @@ from ftengine_builtins.evaluators.weighted import (
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
 MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
+CONSTANT = ("exact_match", "token_f1")
 CANDIDATES, SAMPLED = 20, 1000
 """References that are tried as a constant answer, the most frequent ones, and examples that they are measured on."""
 BETA = 2
@@ -147,6 +148,10 @@ class Generation(WeightedEvaluator):
         if (baseline := constant_text(rows["completion"], rows["reference"])) is not None:
             yield baseline.fact()
 
+    def baseline_resamples(self, rows, weights):
+        found = always(rows["reference"])
+        return {} if found is None else dict(zip(CONSTANT, means(weights, *found[1]).T, strict=True))
+
     def _bleu_counts(self, ours, theirs):
         """Return the two lengths, 4 matches and 4 totals, as sacrebleu counts them."""
         from sacrebleu.metrics import BLEU
@@ -158,31 +163,46 @@ class Generation(WeightedEvaluator):
 
 
 def constant_text(completions, references):
-    """Return what always answering one of the references comes to; None with fewer than two of them.
-
-    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing.
-    """
+    """Return what always answering one of the references comes to; None with fewer than two of them."""
     pairs = [(ours, theirs) for ours, theirs in zip(completions, references, strict=True) if theirs is not None]
-    if len(pairs) < 2:
+    if (best := always(references)) is None:
         return None
+    text, columns = best
     said, wanted = Counter(ours for ours, _ in pairs), Counter(theirs for _, theirs in pairs)
-    sample = Counter(theirs for _, theirs in pairs[:: math.ceil(len(pairs) / SAMPLED)])
-    n, found = sample.total(), []
-    for text, _ in sample.most_common(CANDIDATES):
-        f1 = sum(times * token_f1(text, other) for other, times in sample.items())
-        exact = sum(times for other, times in sample.items() if normalized(text) == normalized(other))
-        found.append(((f1 - 1) / (n - 1), (exact - 1) / (n - 1), text))
-    f1, exact, text = max(found, key=lambda one: one[:2])
     most, count = said.most_common(1)[0]
     return Baseline(
         answer=redact(text),
         share=wanted.most_common(1)[0][1] / len(pairs),
-        figures={"exact_match": exact, "token_f1": f1},
+        figures=dict(zip(CONSTANT, map(float, np.nanmean(columns, axis=1)), strict=True)),
         given=redact(most),
         count=count,
         total=len(pairs),
         unit="prompt",
     )
+
+
+def always(references):
+    """Return the reference that is best answered always, and what it comes to by example; None with fewer than two.
+
+    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing.
+
+    Returns:
+        The text, and (2, n) of `CONSTANT`, nan for the example that it is from, and those without a reference.
+    """
+    there = [text for text in references if text is not None]
+    if len(there) < 2:
+        return None
+    sample = Counter(there[:: math.ceil(len(there) / SAMPLED)])
+
+    def reached(text):
+        exact = sum(times for other, times in sample.items() if normalized(text) == normalized(other))
+        return sum(times * token_f1(text, other) for other, times in sample.items()), exact
+
+    text = max((text for text, _ in sample.most_common(CANDIDATES)), key=reached)
+    known = {other: (float(normalized(text) == normalized(other)), token_f1(text, other)) for other in set(there)}
+    columns = np.array([known.get(other, (math.nan, math.nan)) for other in references]).T
+    columns[:, list(references).index(text)] = math.nan
+    return text, columns
 
 
 def _bleu(sums):

@@ -57,19 +57,25 @@ class Regression(WeightedEvaluator):
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
 
         if len(rows["target"]):
-            yield _of_the_mean(rows).fact()
+            yield _of_the_mean(rows, self.baseline_resamples(rows, np.ones((1, len(rows["target"]))))).fact()
+
+    def baseline_resamples(self, rows, weights):
+        target = numbers(rows["target"])
+        same = {"target": target, "value": np.broadcast_to(target.mean(axis=0), target.shape)}
+        plain = _by_output(same, np.ones((1, len(target))))
+        found = _by_output(same, weights)
+        return {name: found[name].mean(axis=1) for name in ("mse", "mae", "r2") if np.isfinite(plain[name]).all()}
 
 
-def _of_the_mean(rows):
-    """Return what always answering the mean of the targets comes to, and whether the model's values hardly vary."""
+def _of_the_mean(rows, found):
+    """Return the baseline of always answering the mean of the targets; `found` is what it comes to, (1,) by metric."""
     target, value = numbers(rows["target"]), numbers(rows["value"])
     mean, n = target.mean(axis=0), len(target)
-    found = _by_output({"target": target, "value": np.broadcast_to(mean, target.shape)}, np.ones((1, n)))
     constant = bool((np.ptp(value, axis=0) <= CONSTANT * np.ptp(target, axis=0)).all())
     return Baseline(
         answer=f"the mean ({_listed(mean)})",
         share=np.unique(target, axis=0, return_counts=True)[1].max() / n,
-        figures={name: float(found[name].mean()) for name in ("mse", "mae", "r2") if np.isfinite(found[name]).all()},
+        figures={name: float(values[0]) for name, values in found.items()},
         given=_listed(value.mean(axis=0)) if constant else "",
         count=n if constant else 0,
         total=n,

@@ -83,11 +83,14 @@ class Bar:
         return Estimate(self.baseline.figures[metric], None, None, 0)
 
     def _gain(self, metric: str) -> Apart | None:
-        figure, level = self.run.evaluation.tuned.get(metric), self.baseline.figures[metric]
-        interval = ends(figure)
-        if not known(figure) or interval is None:
+        """Return the gain by pairs, where it was measured so; else the level is known without examples."""
+        figure, paired = self.run.evaluation.tuned.get(metric), self.baseline.gains.get(metric)
+        level = 0.0 if paired is not None else self.baseline.figures[metric]
+        found = figure if paired is None else paired
+        interval = ends(found)
+        if not known(found) or interval is None:
             return None
-        above = Apart(figure.value - level, interval[0] - level, interval[1] - level)
+        above = Apart(found.value - level, interval[0] - level, interval[1] - level)
         return above if self.run.evaluation.metrics[metric].higher_is_better else above.turned()
 
 
@@ -124,7 +127,7 @@ class ConstantAnswer(Rule):
             return
         baseline, split = bar.baseline, run.evaluation.split
         others = {metric: run.evaluation.tuned.get(metric) for metric in baseline.figures if metric != bar.metric}
-        reached = baseline.model_dump(mode="json", exclude={"classes"})
+        reached = baseline.model_dump(mode="json", exclude={"classes", "gains"})
         figures = {**bar.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
             text = f"The {split} split has one answer only ({_said(baseline.answer)}): figures say nothing of others."
@@ -180,17 +183,16 @@ def _constant(bar: Bar) -> str:
 
 
 def _no_better(bar: Bar, others: list[str]) -> str:
-    pair = bar.pair(bar.metric)
+    higher, pair = bar.gain is not None and bar.gain.value > 0, bar.pair(bar.metric)
+    lead = f"No better than {bar.answer}: {pair}."
+    if bar.gain is not None and higher:
+        lead = f"Not shown to be better than {bar.answer}: {bar.apart()}."
     if others:
-        told = " and ".join(f"{bar.pair(name)} by guessing" for name in others)
-        return f"No better than {bar.answer}: {pair}. But it does more than guess: {told}."
-    exact = of_answers(bar.run)
-    if bar.gain is not None and bar.gain.value > 0:
-        return f"Not shown to be better than {bar.answer}: {pair}.{exact}"
-    if (
-        bar.run.evaluation.metrics[bar.metric].decides and bar.tuned.value
-    ):  # a text may be good and unlike its reference
-        return f"No better than {bar.answer}: {pair}.{exact}"
+        told = " and ".join(f"{bar.pair(name)} by guessing" for name in [*others, *bar.beaten(pooled=False)])
+        return f"{lead} But it does more than guess: {told}."
+    exact, metric = of_answers(bar.run), bar.run.evaluation.metrics[bar.metric]
+    if higher or (metric.decides and bar.tuned.value):  # a text may be good and unlike its reference
+        return f"{lead}{exact}"
     return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
 
 

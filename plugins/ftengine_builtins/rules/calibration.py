@@ -20,6 +20,11 @@ ALARM = 0.15
 HELPS = 0.9
 """Calibration error after a temperature, as a share of that before, up to which the temperature is worth a word."""
 
+LEAST_FITTED = 100
+"""Validation examples from which a fitted temperature is worth a word. In 200 simulated sets each (2 to 10 classes,
+logits 1 to 3 times too sharp) it was within a factor of 1.5 of the right one in 86 to 100 % of those of 100 examples,
+and in 57 to 92 % of those of 25."""
+
 
 class CalibratedConfidence(Rule):
     """Says whether the tuned model's confidence can be believed.
@@ -59,7 +64,13 @@ class CalibratedConfidence(Rule):
 
 
 def _cure(facts: dict[str, Any], *, over: bool) -> str:
-    """Say what a temperature would do, where the evaluator fitted one and it helps."""
+    """Say what a temperature would do, where the evaluator fitted one and it helps.
+
+    Nothing where it lies at an end of what was searched (`temperature_at_edge`), which is no optimum, or rests on too
+    few examples (`temperature_from`).
+    """
+    if facts.get("temperature_at_edge") or facts.get("temperature_from", LEAST_FITTED) < LEAST_FITTED:
+        return ""
     temperature, before = facts.get("temperature"), facts.get("ece")
     after = (facts.get("after") or {}).get("ece")
     if not temperature or before is None or after is None or (temperature > 1) != over or after > HELPS * before:

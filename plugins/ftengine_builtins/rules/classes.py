@@ -1,4 +1,4 @@
-"""Rule `unanswered-classes`."""
+"""Rules about single classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, listed, quoted
+from ftengine.api.figures import counted, listed, quoted, short
 from ftengine_builtins.rules.baseline import bar_of
 
 if TYPE_CHECKING:
@@ -43,4 +43,29 @@ class UnansweredClasses(Rule):
             text=f"Never answers {listed(shown, 'or')}, the truth of {missed:,} of {baseline.total:,} held-out "
             f"{baseline.unit}s.",
             figures={"never": list(never), "examples": missed, "total": baseline.total},
+        )
+
+
+class UntestedClasses(Rule):
+    """Names the classes of which the held-out split has no example."""
+
+    name = "untested-classes"
+    order = 2
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        bar = bar_of(run)
+        classes = bar.baseline.classes if bar else ()
+        absent = [name for name, true, _ in classes if not true]
+        if not absent:
+            return
+        shown = [short(name) for name in absent[:MOST_CLASSES]]
+        if len(absent) > MOST_CLASSES:
+            shown.append(f"{len(absent) - MOST_CLASSES:,} more")
+        has, it = ("has", "it is") if len(absent) == 1 else ("have", "they are")
+        yield Finding(
+            kind="classes",
+            level="note",
+            text=f"{len(absent):,} of {counted(len(classes), 'class', 'classes')} {has} no held-out example "
+            f"({listed(shown)}): nothing is known of how well {it} recognised.",
+            figures={"untested": absent, "classes": len(classes)},
         )

@@ -171,7 +171,9 @@ class LearningCurve(Rule):
             text = f"The training loss rose: {measured}. The learning rate ({rate}) is probably too high."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         elif change > -beyond and not _got_better(run):
-            text = f"The model did not learn: its training loss did not fall ({measured}). The learning rate ({rate}) "
+            fell = "did not fall" if change >= 0 else "hardly fell"
+            limit = f"; a fall of less than {digits(beyond, 3)} may be chance" if change < 0 else ""
+            text = f"The model did not learn: its training loss {fell} ({measured}{limit}). The learning rate ({rate}) "
             text += "may be far too low or too high, or the answers cannot be told from the inputs."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
         else:

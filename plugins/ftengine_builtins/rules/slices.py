@@ -14,6 +14,7 @@ from ftengine.api.figures import (
     probability,
     quoted,
     short,
+    untested_slices,
     with_interval,
 )
 from ftengine_builtins.rules.chance import CHANCE, Apart, holm, near_end
@@ -47,7 +48,11 @@ class SliceGaps(Rule):
         yield from _worse(run, columns)
         for name, column in run.evaluation.slices.items():
             values = [quoted(one.value) for one in column.slices if one.small]
-            if values:
+            if values and len(values) == len(column.slices):
+                count = counted(len(values), "value") if not column.left_out else f"more than {len(values):,} values"
+                text = untested_slices(name, count, column.examples, run.recipe.evaluation.small_slice)
+                yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
+            elif values:
                 shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3:,} more"
                 are = "one slice is" if len(values) == 1 else "some slices are"
                 text = f"By {short(name)}, {are} too small to be judged: {shown}."

@@ -97,6 +97,17 @@ def read_number(value: Any) -> float:
     return number
 
 
+def refuse_decimal_commas(names: Iterable[str]) -> None:
+    """Refuse to take numbers for names because they have decimal commas. Raises DataError, which shows one."""
+    numbers = {name: with_point(name) for name in names if as_number(name) is None}
+    if numbers and all(numbers.values()):
+        name, point = next(iter(numbers.items()))
+        raise DataError(
+            f"labels such as {name!r} seem to be numbers with a decimal comma, which is not read: write {point}. Where "
+            "they are names of classes, say so: task.kind=single."
+        )
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Sort label names: whole numbers by value, so that label 10 follows 9, everything else by letter."""
     names = set(names)

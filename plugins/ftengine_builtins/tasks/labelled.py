@@ -20,6 +20,7 @@ from ftengine_builtins.tasks.class_labels import (
     read_name,
     read_names,
     read_number,
+    refuse_decimal_commas,
     refuse_new_labels,
     unknown_label,
 )
@@ -115,6 +116,7 @@ class LabelledTask(Task):
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == "auto" and kind == "single":
             self._refuse_joined(names)
+            refuse_decimal_commas(names)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         return Labels(kind, names)
 

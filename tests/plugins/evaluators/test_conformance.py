@@ -124,6 +124,14 @@ class Mean(Right):
         yield "nothing", math.nan
 
 
+class Constant(Right):
+    def details(self, rows, estimate):
+        yield Baseline(answer="yes", share=0.5, figures={"right": 0.5}, total=len(rows["right"])).fact()
+
+    def baseline_resamples(self, rows, weights):
+        return {"right": np.full(len(weights), 0.6)}
+
+
 class Elsewhere(Right):
     def details(self, rows, estimate):
         yield Baseline(answer="yes", share=0.5, figures={"wright": 0.5}, total=len(rows["right"])).fact()
@@ -147,6 +155,7 @@ class Overfull(Right):
         (OtherResamples, ["resamples_equal_scores"]),
         (Mean, ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics",
                 "details_are_displays_and_json"]),
+        (Constant, ["a_baseline_is_measured_as_it_is_told"]),
         (Elsewhere, ["details_are_displays_and_json"]),
     ],
 )  # fmt: skip

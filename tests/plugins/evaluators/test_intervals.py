@@ -9,11 +9,12 @@ from scipy import stats
 from scipy.special import softmax
 
 from ftengine.api import Labels
-from ftengine.evaluation.differences import compare
+from ftengine.evaluation.differences import beyond_baseline, compare
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.regression import Regression
 
 MEASURED = {"roc_auc": 0.998, "brier": 0.957, "nll": 0.962, "overconfidence": 0.953}
 """Share of 600 sets (400 resamples each). ROC AUC is the mean over four curves, which varies less than a proportion of
@@ -58,6 +59,56 @@ def test_calibration_errors_have_no_interval(name):
     found = drawn(1)[name]
     assert found.value > 0
     assert found.interval == (None, None)
+
+
+def test_the_difference_of_a_model_from_itself_has_no_width_and_equal_figures_alone_prove_nothing():
+    one, other = drawn(1), drawn(1)
+    found = compare(one, other, same=True)
+    for name in ("accuracy", "roc_auc", "macro_f1", "brier", "overconfidence"):
+        assert (found[name].value, found[name].low, found[name].high) == (0, 0, 0), name
+    assert found["ece"].low is None
+    assert compare(one, other)["roc_auc"].low < 0 < compare(one, other)["roc_auc"].high
+
+
+def beyond(evaluator, labels, rows):
+    """Return how much better a model is than the constant answer, by metric."""
+    evaluator.bind("a-task", labels)
+    weights = Weights(np.arange(len(next(iter(rows.values())))), 0, 1000)
+    return beyond_baseline(evaluator, rows, weights, measure(evaluator, rows, weights))
+
+
+def bootstrap(gain, n, rng):
+    """Return the 95 % percentile interval of gain(chosen examples), resampled in pairs."""
+    return np.percentile([gain(rng.integers(0, n, n)) for _ in range(4000)], [2.5, 97.5])
+
+
+@pytest.mark.parametrize(("n", "right"), [(48, 1.0), (200, 0.9), (200, 0.45)])
+def test_the_gain_over_the_constant_answer_has_the_constants_sampling_error_too(n, right):
+    rng = np.random.default_rng(n)
+    label = np.sort(np.arange(n) % 12) * (rng.random(n) < 0.7)  # the first class is the most frequent one
+    predicted = np.where(rng.random(n) < right, label, (label + 1) % 12)
+    found = beyond(Classification(), Labels("single", tuple("abcdefghijkl")), {"label": label, "predicted": predicted})
+    assert found.keys() == {"accuracy"}
+    gains = (label == predicted).astype(float) - (label == 0)
+    low, high = bootstrap(lambda chosen: gains[chosen].mean(), n, rng)
+    one = found["accuracy"]
+    assert one.value == pytest.approx(gains.mean())
+    assert one.better is (True if low > 0 else None)
+    assert (one.low, one.high) == pytest.approx((low, high), abs=0.04)  # Newcombe's construction, few examples
+    alone = stats.binomtest(round(n * (label == predicted).mean()), n).proportion_ci(method="wilson")
+    assert one.high - one.low > 1.2 * (alone.high - alone.low)
+
+
+def test_the_gain_over_the_mean_is_taken_in_pairs():
+    rng = np.random.default_rng(3)
+    target = rng.exponential(size=(300, 1))
+    value = target + rng.normal(0, 0.8, (300, 1))
+    found = beyond(Regression(), Labels("regression", ("score",)), {"target": target, "value": value})
+    assert found.keys() == {"mse", "mae", "r2"}
+    gains = ((value - target) ** 2 - (target - target.mean()) ** 2)[:, 0]
+    low, high = bootstrap(lambda chosen: gains[chosen].mean(), 300, rng)
+    assert (found["mse"].low, found["mse"].high) == pytest.approx((low, high), abs=0.05)
+    assert found["mse"].value == pytest.approx(gains.mean())
 
 
 def always_right(n):

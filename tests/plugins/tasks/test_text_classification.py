@@ -112,6 +112,13 @@ def test_a_separator_in_a_name_alone_makes_it_no_list(values):
     assert labels(values) == Labels("single", tuple(sorted(values)))
 
 
+def test_numbers_with_decimal_commas_are_not_taken_for_names():
+    with pytest.raises(DataError, match=r"such as '1,762' seem to be numbers .* write 1\.762\. .*task\.kind=single\.$"):
+        labels(["1,762", "3", "2,5"])
+    assert labels(["1,762", "3", "2,5"], kind="single").names == ("1,762", "2,5", "3")
+    assert labels(["1,762", "3", "many"]).names == ("1,762", "3", "many")
+
+
 @pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None], [{}]])
 def test_fewer_than_two_labels_are_refused(values):
     with pytest.raises(DataError, match=r"only the label '\w'|no label.* in column 'label'; at least two"):
