@@ -81,8 +81,10 @@ def near_file(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def naming(label: str) -> Iterator[None]:
-    """Say of an error which run, or which key of the recipe, it is about."""
+    """Say of an error which run, file or key of the recipe it is about; "" says nothing."""
     try:
         yield
     except FtengineError as error:
+        if not label:
+            raise
         raise type(error)(f"{label}: {error}") from None

@@ -142,6 +142,11 @@ def everything_masked(w):
     w.recipe(task={"name": "causal-lm", "max_length": 4})
 
 
+def every_weight_zero(w):
+    chats = [[m | ({"weight": 0} if m["role"] == "assistant" else {}) for m in row["messages"]] for row in ROWS]
+    w.data(lines([{"messages": chat} for chat in chats]))
+
+
 def too_few_rows(w):
     w.data(lines(ROWS[:1]))
 
@@ -224,8 +229,11 @@ def failure(result, code):
     [
         (unknown_key, r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
         (unknown_section, r"unknown key 'regularise'.*Did you mean 'regularize'"),
-        (value_out_of_range, r"strategy\.rank.*must be 1 or more, not 0"),
-        (unknown_strategy, r"no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'"),
+        (value_out_of_range, r"recipe\.yaml: key 'strategy\.rank.*must be 1 or more, not 0"),
+        (
+            unknown_strategy,
+            r"recipe\.yaml: no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'",
+        ),
         (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
         (pattern_without_match, r"qury_proj.*q_proj"),
         (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),
@@ -242,7 +250,8 @@ def failure(result, code):
         ),
         (one_label_only, r"only the label 'same'"),
         (label_missing_in_a_row, r"labels\.jsonl:21: .*label"),
-        (everything_masked, r"nothing is left to learn from"),
+        (everything_masked, r"nothing is left to learn from.* were cut to 4 tokens\."),
+        (every_weight_zero, r"no token to train on \(every assistant turn has weight 0\)\. Check"),
         (too_few_rows, r"chat\.jsonl.*it has 1 row;"),
         (model_missing, r"no-such-model"),
         (package_missing, r"package 'no_such_package' is not installed"),

@@ -56,11 +56,13 @@ class Recognised:
             can be used; `ftengine init` proposes the task with the highest.
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
+        unread: a sentence on columns that seem to matter and are not read; "" where there are none.
     """
 
     certainty: int
     columns: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    unread: str = ""
 
 
 @runtime_checkable

@@ -61,7 +61,8 @@ class Task(Component):
         denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
         Where the model reads several sequences of an example, "longest" is the longest of them, for the model's limit.
         "full_length" is the same before cutting, of which `plan` shows the distribution; "unknown" is the number of
-        tokens that stand for text which the tokenizer has no token for.
+        tokens that stand for text which the tokenizer has no token for; "untrained" says why nothing of a row is
+        trained on, where no cutting is to blame.
 
         Raises:
             DataError: the row lacks a field or holds a value of the wrong kind.

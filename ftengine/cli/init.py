@@ -88,3 +88,5 @@ def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"
+    if seen.found.unread:
+        yield f"note: {seen.found.unread}"

@@ -27,6 +27,11 @@ from ftengine.report.text import printable
     "--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows answered together (default: the recipe's)."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What to compute in (default: the recipe's train.precision).",
+)
+@click.option(
     "--option",
     "options",
     metavar="KEY=VALUE",
@@ -42,6 +47,7 @@ def predict(
     resume: bool,
     base: bool,
     batch_size: int | None,
+    precision: str | None,
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -53,6 +59,7 @@ def predict(
     Example:
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
+    from ftengine.api.figures import counted
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
 
@@ -64,7 +71,7 @@ def predict(
         "options": yaml_values(options, "--option"),
     }
     with listening(bars=output is not None) as listener:
-        run = load_run(run_folder, listener=listener)
+        run = load_run(run_folder, listener=listener, precision=precision)
         if output is None:
             for row in predict_rows(run, source, **settings):
                 line = json.dumps(row, ensure_ascii=False)
@@ -75,4 +82,4 @@ def predict(
         print_json(asdict(report))
     else:
         kept = f" ({report.kept:,} were there before)" if report.kept else ""
-        click.echo(printable(f"wrote {report.written:,} answers to {report.output}{kept}"))
+        click.echo(printable(f"wrote {counted(report.written, 'answer')} to {report.output}{kept}"))

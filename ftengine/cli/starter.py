@@ -70,7 +70,7 @@ def starter(
             lines += _component(registry, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
-            lines += [_line(inner, section, given.get((option.name, inner.name)), 2) for inner in options(section)]
+            lines += _keys(option.name, section, given, read.unread)
         else:
             lines.append(_line(option, Recipe))
             lines += _others(
@@ -80,6 +80,14 @@ def starter(
                 modality=cls.modality if issubclass(cls, Task) else None,
             )
     return "\n".join(lines) + "\n"
+
+
+def _keys(name: str, section: type[BaseModel], given: Mapping[tuple[str, str], Any], unread: str) -> Iterator[str]:
+    """Yield a line a key of a section, below that of the columns what is said of those not read."""
+    for key in options(section):
+        yield _line(key, section, given.get((name, key.name)), 2)
+        if unread and (name, key.name) == ("data", "columns"):
+            yield f"  # {_flat(unread)}"
 
 
 def yaml_value(value: Any) -> str:

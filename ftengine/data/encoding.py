@@ -6,6 +6,7 @@ can give another text in every epoch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -232,7 +233,7 @@ def encode_split(
     """
     _show_processor(augmenters, processor)
     skipped: dict[int, str] = {}
-    content = blake2b(digest_size=16)
+    content, reasons = blake2b(digest_size=16), Counter[str]()
 
     def counted() -> Iterator[tuple[Any, ...]]:
         for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
@@ -244,14 +245,14 @@ def encode_split(
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
                 skipped[i] = f"{rows.where(i)}: {error}"
                 continue
+            reasons.update([] if features["weight"] else filter(None, [features.get("untrained")]))
             yield _counts(i, features)
 
     counts = np.fromiter(counted(), COUNTS)
     kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
     untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
     if not len(kept):
-        found = f"{untrained:,} have no token to train on, {truncated:,} were cut to {max_length} tokens"
-        raise DataError(_nothing_left(name, rows, f"{found}, {len(skipped):,} were skipped"))
+        raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     return EncodedSplit(
         rows,
         task,
@@ -280,7 +281,16 @@ def _counts(row: int, features: Features) -> tuple[Any, ...]:
     return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told
 
 
-def _nothing_left(name: str, rows: Rows, found: str) -> str:
+def _nothing_left(name: str, rows: Rows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
+    """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
+    found, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
+    if reasons:
+        told = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
+        found += f" ({'; '.join(told)})"
+    if len(cut):
+        found += f", {len(cut):,} were cut to {cut.max():,} tokens"
+    if skipped:
+        found += f", {skipped:,} were skipped"
     return (
         f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
         "columns, the task's max_length (and what of the model's length a strategy takes, such as virtual tokens) and "

@@ -18,7 +18,7 @@ from ftengine.api import (
     Task,
 )
 from ftengine.engine.callbacks import Callbacks
-from ftengine.errors import RecipeError, SourceError
+from ftengine.errors import RecipeError, SourceError, naming
 from ftengine.plugins.registry import Factory, Registry
 from ftengine.run.recipe import Recipe
 
@@ -61,24 +61,27 @@ class Experiment:
         """
         registry, listener = registry or Registry(), listener or SilentListener()
         registry.plugins.raise_if_broken()
-        callbacks = Callbacks(recipe, registry, listener)
-        loader = choose_loader(recipe, registry)
-        experiment = cls(
-            recipe,
-            registry,
-            listener,
-            loader,
-            registry.factory("task", recipe.task, "task"),
-            registry.factory("strategy", recipe.strategy, "strategy"),
-            tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
-            tuple(registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)),
-            callbacks,
-        )
-        for i, spec in enumerate(recipe.evaluate):
-            registry.build("evaluator", spec, f"evaluate.{i}")
-        for i, spec in enumerate(recipe.evaluation.robustness):
-            registry.build("augmenter", spec, f"evaluation.robustness.{i}")
-        experiment._require_agreement()
+        with naming(recipe.origin):
+            callbacks = Callbacks(recipe, registry, listener)
+            loader = choose_loader(recipe, registry)
+            experiment = cls(
+                recipe,
+                registry,
+                listener,
+                loader,
+                registry.factory("task", recipe.task, "task"),
+                registry.factory("strategy", recipe.strategy, "strategy"),
+                tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
+                tuple(
+                    registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
+                ),
+                callbacks,
+            )
+            for i, spec in enumerate(recipe.evaluate):
+                registry.build("evaluator", spec, f"evaluate.{i}")
+            for i, spec in enumerate(recipe.evaluation.robustness):
+                registry.build("augmenter", spec, f"evaluation.robustness.{i}")
+            experiment._require_agreement()
         if check_source and isinstance(loader, ChecksSource):
             loader.check_source(recipe.model.source)
         return experiment

@@ -30,16 +30,26 @@ class Run:
         path: the run directory.
         registry: components; by default those of all installed plugins.
         listener: told of phases and steps.
+        precision: what its models compute in, in place of the recipe's `train.precision`.
 
     Raises:
         RunError: the folder holds no finished run.
+        RecipeError: no such precision.
     """
 
-    def __init__(self, path: str | Path, *, registry: Registry | None = None, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        registry: Registry | None = None,
+        listener: Listener | None = None,
+        precision: str | None = None,
+    ) -> None:
         self.directory = RunDirectory(path)
         self.directory.require_finished()
         self.path = self.directory.path
-        self.recipe = Recipe.read(self.path / "recipe.yaml")
+        other = [f"train.precision={precision}", "model.dtype=auto"] if precision else []
+        self.recipe = Recipe.read(self.path / "recipe.yaml", other)
         self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
         self._registry = registry or Registry()
@@ -194,10 +204,12 @@ class Run:
         return self._ready
 
 
-def load_run(path: str | Path, *, registry: Registry | None = None, listener: Listener | None = None) -> Run:
-    """Open a finished run; weights are read when first needed.
-
-    Raises:
-        RunError: the folder holds no finished run.
-    """
-    return Run(path, registry=registry, listener=listener)
+def load_run(
+    path: str | Path,
+    *,
+    registry: Registry | None = None,
+    listener: Listener | None = None,
+    precision: str | None = None,
+) -> Run:
+    """Open a finished run; weights are read when first needed. Arguments and errors are those of `Run`."""
+    return Run(path, registry=registry, listener=listener, precision=precision)

@@ -77,9 +77,11 @@ def sections(run: RunRecords) -> list[Section]:
 def _figures(run: RunRecords) -> dict[str, Any]:
     evaluation = run.evaluation
     seen = evaluation.training.tuned if evaluation.training is not None else {}
+    one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
     rows = [
         {
             "label": evaluation.metrics[metric].label,
+            "n": None if one_n else tuned.n,
             "higher": evaluation.metrics[metric].higher_is_better,
             "base": evaluation.base.get(metric),
             "tuned": tuned,

@@ -247,6 +247,12 @@ class Recipe(_Section):
     output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
+    _origin: str = PrivateAttr("")
+
+    @property
+    def origin(self) -> str:
+        """The file that it was read from; "" where it was made otherwise."""
+        return self._origin
 
     @property
     def beside(self) -> dict[str, str]:
@@ -277,7 +283,7 @@ class Recipe(_Section):
         content = _content(path)
         content, beside = _beside(path, apply_overrides(content, overrides))
         recipe = cls.make(content, origin=str(path))
-        recipe._beside = beside
+        recipe._beside, recipe._origin = beside, str(path)
         return recipe
 
     @classmethod

@@ -25,7 +25,7 @@ def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_
     assert (recipe.model.source, recipe.data.train) == (model, data)
     smallest = {"model": {"source": model}, "data": {"train": data}}
     defaults = Recipe.make({**smallest, "task": recipe.task, "strategy": recipe.strategy})
-    assert recipe == defaults
+    assert recipe.resolved() == defaults.resolved()
     written = yaml.safe_load(file.read_text())
     assert list(written) == list(Recipe.model_fields)
     assert list(written["train"]) == list(type(recipe.train).model_fields)
@@ -134,6 +134,8 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"question": "a", "answer": "b"}, "causal-lm", {"prompt": "question", "completion": "answer"}),
         ({"text": "a"}, "causal-lm", {}),
         ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
+        ({"English": "a", "Spanish": "b"}, "seq2seq-lm", {"prompt": "English", "completion": "Spanish"}),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "causal-lm", {"completion": "chosen"}),
         ({"tokens": ["a"], "ner_tags": [1]}, "token-classification", {"tags": "ner_tags"}),
         (
             {"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "P"}]},
@@ -148,6 +150,23 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
     ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3))
     recipe = Recipe.read("recipe.yaml")
     assert (recipe.task["name"], recipe.data.columns) == (task, columns)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"instruction": "a", "input": "b", "output": "c"},
+            "'input' is not read: what belongs to the prompt is to be ",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "Preferences are not read: what is 'rejected' plays no part"),
+    ],
+)
+def test_a_column_that_seems_to_matter_and_is_not_read_is_told(ftengine, tmp_path, monkeypatch, row, said):
+    monkeypatch.chdir(tmp_path)
+    assert f"note: {said}" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
+    assert f"  # {said}" in (tmp_path / "recipe.yaml").read_text()
+    Recipe.read("recipe.yaml")
 
 
 @pytest.mark.parametrize(

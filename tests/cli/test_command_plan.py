@@ -193,7 +193,7 @@ def test_one_prompt_with_many_answers_is_said(chat_plan):
     rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
     [finding] = found_by(chat_plan(rows), "contradictions")
     assert finding["level"] == "note"
-    assert finding["text"].startswith("1 prompt stands in the data with different answers (36 of 36 rows, one with 36")
+    assert finding["text"].startswith("1 prompt has different answers in the data (36 of 36 rows, one with 36")
     assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:2"]
     rare = [{"prompt": f"What is {i}?", "completion": "A number."} for i in range(120)]
     assert found_by(chat_plan([*rare, *rows[:2]]), "contradictions") == []

@@ -108,7 +108,7 @@ def test_few_rows_are_not_blamed_for_being_few(write, text_task, audit):
 def test_equal_texts_with_two_labels_are_contradictions(write, label_task, audit):
     rows = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("a", "x"), ("b", "x")]
     result = audit(label_task, labelled(write, "a.jsonl", rows))
-    assert "1 text stands in the data with more than one label (3 rows, e.g. a.jsonl:1 ≠ a.jsonl:3)." in told(result)
+    assert "1 text has more than one label in the data (3 rows, e.g. a.jsonl:1 ≠ a.jsonl:3)." in told(result)
     assert [finding.level for finding in result.findings if finding.source == "contradictions"] == ["alarm"]
 
 

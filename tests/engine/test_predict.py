@@ -5,11 +5,33 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
+from ftengine.cli import main
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
+
+
+def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
+    run = fine_tune(label_recipe(train__max_steps=1, train__precision="bfloat16", model__dtype="bfloat16"))
+    rows = [{"text": f"the {word} was good {word}"} for word in ("film", "goal", "share")]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def scores(precision, size):
+        asked = [] if precision is None else ["--precision", precision]
+        args = ["predict", str(run.path), "--input", str(source), "--batch-size", str(size), *asked]
+        result = CliRunner().invoke(main, args)
+        return [
+            score for line in result.stdout.splitlines() for score in json.loads(line)["prediction"]["scores"].values()
+        ]
+
+    exact = [score for one in load_run(run.path, precision="float32").predict(rows) for score in one["scores"].values()]
+    assert scores("float32", 1) == pytest.approx(exact, abs=1e-6)
+    assert scores(None, 3) == scores("bfloat16", 3) != pytest.approx(exact, abs=1e-6)
 
 
 @pytest.fixture

@@ -283,6 +283,16 @@ def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, ca
         assert "too few" not in text
 
 
+def test_metrics_of_other_numbers_of_examples_say_so(tmp_path, pages):
+    files = sound()
+    for side in ("base", "tuned"):
+        files["evaluation"][side]["macro_f1"] = figure(0.7, n=1024)
+    page = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
+    assert "400 distinct examples; n says of how many each metric is" in page
+    assert (page.count("n = 400"), page.count("n = 1,024")) == (2, 1)
+    assert "n = 400" not in Page(pages["sound"]).text
+
+
 def test_findings_link_to_sections_by_their_titles(pages):
     assert re.findall(r">see ([A-Z][^<]+)</a>", pages["everything"])
     assert set(re.findall(r">see ([^<]+)</a>", pages["everything"])) <= set(

@@ -39,7 +39,7 @@ class Contradictions(Audit):
             yield Finding(
                 kind="labels",
                 level="alarm" if share >= ALARM else "note",
-                text=f"{counted(found.texts, 'text stands', 'texts stand')} in the data with more than one label "
+                text=f"{counted(found.texts, 'text has', 'texts have')} more than one label in the data "
                 f"({found.rows:,} rows, e.g. {found.places[0]}).",
                 figures={"texts": found.texts, "rows": found.rows, "share": share},
                 places=found.places,
@@ -58,9 +58,9 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     yield Finding(
         kind="data",
         level="note",
-        text=f"{counted(found.texts, 'prompt stands', 'prompts stand')} in the data with different answers "
-        f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): from the "
-        "prompt alone none can be told, so a column that belongs to it may be missing.",
+        text=f"{counted(found.texts, 'prompt has', 'prompts have')} different answers in the data "
+        f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): the prompt "
+        "alone does not say which is wanted. A column that belongs to the prompt may be missing from it.",
         figures={"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets},
         places=found.places,
     )

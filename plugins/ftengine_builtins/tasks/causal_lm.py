@@ -90,7 +90,7 @@ class CausalLM(GenerativeTask):
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         ids, labels = self._tokens(example, processor)
-        full = len(ids)
+        full, none = len(ids), all(label == IGNORED for label in labels)
         kept = slice(limit) if self.config.truncate == "right" else slice(-limit, None)
         ids, labels = ids[kept], labels[kept]
         return {
@@ -101,7 +101,7 @@ class CausalLM(GenerativeTask):
             "full_length": full,
             "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
-        }
+        } | ({"untrained": "every assistant turn has weight 0"} if none else {})
 
     def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""

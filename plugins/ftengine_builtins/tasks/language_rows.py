@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ftengine.api import Example, Recognised, View
@@ -13,6 +15,8 @@ from ftengine_builtins.tasks.shown import shown
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 
+ASKED = "a `prompt`, or `messages` (a list of {role, content}), or `text`, to be answered"
+
 Shape = Literal["messages", "prompt", "text"]
 
 _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
@@ -20,7 +24,7 @@ _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
 _OTHER_NAMES = {
     "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
     "prompt": ("question", "instruction", "input", "query", "source"),
-    "completion": ("answer", "response", "output", "reply", "target", "summary", "translation"),
+    "completion": ("answer", "response", "output", "reply", "target", "summary", "translation", "chosen"),
     "text": ("content", "document", "body", "sentence"),
 }
 
@@ -31,6 +35,14 @@ _CHANGED = (("source", "target"), ("document", "summary"), ("article", "highligh
 """Names of a text and of what it is turned into: a translation, a summary."""
 _PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "system"})
 """Columns that hold a part of what is asked, where another column is taken as the prompt."""
+
+_LANGUAGES = re.compile(
+    "arabic|chinese|czech|danish|dutch|english|finnish|french|german|greek|hebrew|hindi|hungarian|indonesian|italian|"
+    "japanese|korean|norwegian|persian|polish|portuguese|romanian|russian|spanish|swedish|thai|turkish|ukrainian|"
+    "vietnamese|ar|cs|da|de|el|en|es|fa|fi|fr|he|hi|hu|it|ja|ko|nl|pl|pt|ro|ru|sv|th|tr|uk|vi|zh",
+    re.IGNORECASE,
+)
+"""Names of columns of a text and its translation; "id" and "no", which mostly number rows, are left out."""
 
 
 def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
@@ -54,20 +66,44 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     """Return a renaming that looks right, and what it leaves unread; a further part of a prompt is to be joined."""
     renamed = _guessed(columns, shapes)
     hint = f"{{{', '.join(f'{name}: {column}' for name, column in renamed.items() if name != column)}}}."
-    rest = [column for column in columns if column not in renamed.values()]
-    parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
-    if "prompt" in renamed and parts:
-        first = renamed["prompt"]
-        joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (first, *parts))
-        hint += (
-            f" But then {' and '.join(map(repr, parts))} would not be read: where it belongs to the prompt, write both "
-            f"into one column first, in Python row['prompt'] = f\"{joined}\"."
-        )
-        rest = [column for column in rest if column not in parts]
+    told, known = _unread(columns, renamed)
+    rest = [column for column in columns if column not in {*renamed.values(), *known}]
+    hint += f" {told}" if told else ""
     return f"{hint} Columns that are then not read: {', '.join(rest)}." if rest else hint
 
 
+def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return sentences on columns that seem to matter and are not read, and those columns.
+
+    Args:
+        columns: of the data.
+        read: the column of each field, by the field.
+    """
+    rest = [column for column in columns if column not in read.values()]
+    parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
+    told, known = [], list[str]()
+    if "prompt" in read and parts:
+        joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (read["prompt"], *parts))
+        told.append(
+            f"{' and '.join(map(repr, parts))} {'is' if len(parts) == 1 else 'are'} not read: what belongs to the "
+            f"prompt is to be written into one column first, in Python row['prompt'] = f\"{joined}\"."
+        )
+        known += parts
+    if (rejected := first_of(["rejected"], rest)) and first_of(["chosen"], columns):
+        told.append(f"Preferences are not read: what is {rejected!r} plays no part in training.")
+        known.append(rejected)
+    return " ".join(told), known
+
+
+def _translated(columns: Sequence[str]) -> dict[str, str]:
+    """Return the first two columns that languages name, as prompt and completion; {} where there are fewer."""
+    named = [column for column in columns if _LANGUAGES.fullmatch(column)]
+    return {"prompt": named[0], "completion": named[1]} if len(named) > 1 else {}
+
+
 def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    if translated := _translated(columns):
+        return translated
     found = _called(columns)
     for wanted in shapes:
         if all(found[name] for name in wanted):
@@ -120,7 +156,8 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
     if messages and rows and all(_is_conversation(row.get(messages)) for row in rows if row.get(messages)):
         return Recognised(3, renamed(messages=messages))
     if prompt and completion:
-        return Recognised(2, renamed(prompt=prompt, completion=completion))
+        told, _ = _unread(columns, {"prompt": prompt, "completion": completion})
+        return Recognised(2, renamed(prompt=prompt, completion=completion), unread=told)
     return Recognised(1, renamed(text=text)) if text else None
 
 
@@ -130,8 +167,10 @@ def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognis
         prompt, completion = (first_of([name], columns) for name in names)
         if prompt and completion:
             return Recognised(3, renamed(prompt=prompt, completion=completion))
+    if translated := _translated(columns):
+        return Recognised(3, translated)
     found = recognise([column for column in columns if column.lower() not in _OTHER_NAMES["messages"]], ())
-    return Recognised(1, found.columns) if found is not None and found.certainty == 2 else None
+    return replace(found, certainty=1) if found is not None and found.certainty == 2 else None
 
 
 def _is_conversation(value: Any) -> bool:
@@ -159,7 +198,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     if half := has & {"prompt", "completion"}:
         missing = ({"prompt", "completion"} - half).pop()
         raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
-    raise DataError(f"the row holds nothing to learn from; it needs {SHAPES}.")
+    raise DataError(f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.")
 
 
 def read_text(example: Example, name: str) -> str:

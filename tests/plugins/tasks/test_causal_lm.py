@@ -205,7 +205,7 @@ def test_a_renaming_says_which_columns_it_leaves_out():
     with pytest.raises(DataError) as caught:
         task().check_columns(["instruction", "input", "output", "id"])
     message = str(caught.value)
-    assert "{prompt: instruction, completion: output}. But then 'input' would not be read" in message
+    assert "{prompt: instruction, completion: output}. 'input' is not read: what belongs to the prompt" in message
     assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['input']}\"" in message
     assert message.endswith("Columns that are then not read: id.")
     with pytest.raises(DataError) as caught:
@@ -214,10 +214,24 @@ def test_a_renaming_says_which_columns_it_leaves_out():
 
 
 @pytest.mark.parametrize(
+    ("columns", "advice"),
+    [
+        (["prompt", "chosen", "rejected"], "e.g. {completion: chosen}. Preferences are not read: what is 'rejected' "),
+        (["English", "Spanish"], "e.g. {prompt: English, completion: Spanish}."),
+        (["id", "de", "en", "no"], "e.g. {prompt: de, completion: en}. Columns that are then not read: id, no."),
+    ],
+)
+def test_preferences_and_translations_are_proposed_as_prompt_and_completion(columns, advice):
+    with pytest.raises(DataError) as caught:
+        task().check_columns(columns)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({}, "the row holds nothing to learn from; it needs `messages`"),
-        ({"messages": None, "text": None}, "the row holds nothing to learn from"),
+        ({}, "the row holds none of `prompt`, `messages` and `text`; it needs `messages`"),
+        ({"messages": None, "text": None}, "the row holds none of `prompt`, `messages` and `text`"),
         ({"prompt": "Hello"}, "the row has `prompt` but no `completion`"),
         ({"completion": "Hello"}, "the row has `completion` but no `prompt`"),
         ({"prompt": "Hello", "completion": 3}, "`completion` is 3; it must be text"),
@@ -270,7 +284,7 @@ def test_rows_that_can_be_answered_are_accepted(row):
     ("row", "reason"),
     [
         ({"completion": "x"}, "no `prompt`"),
-        ({}, "holds nothing"),
+        ({}, "the row holds none of `prompt`, `messages` and `text`; it needs a `prompt`, or"),
         ({"prompt": " "}, "`prompt` is empty"),
         ({"text": 3}, "`text` is 3"),
         ({"messages": [ANSWER]}, "no user turn to answer"),
