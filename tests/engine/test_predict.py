@@ -86,8 +86,14 @@ def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):
             r"rows\.csv:3: `text` .* Fill in this row .* remove it\. Its columns: text, id\.$",
         ),
         ("text,id\ngoal,1\na,b,c\n", r"rows\.csv:3: 3 fields, .*\. Repair this row of the file, or remove it\.$"),
-        ("text;id\ngoal;1\n", r"has one column, 'text;id'\. Its separator seems to be ';': .* between fields\.$"),
-        ("text;id\ngoal, team;1\ngoal;1\n", r"rows\.csv:2: .* Its separator seems to be ';': .* between fields\.$"),
+        (
+            "text|id\ngoal|1\n",
+            r"has one column, 'text\|id'\. Its separator seems to be vertical bars: .* between fields\.$",
+        ),
+        (
+            "text|id\ngoal, team|1\ngoal|1\n",
+            r"rows\.csv:2: .* separator seems to be vertical bars: .* between fields\.$",
+        ),
     ],
 )
 def test_a_row_without_answer_is_named_with_what_to_do_about_the_file(predict, content, message):
