@@ -152,7 +152,7 @@ def test_the_least_p_of_a_bootstrap_is_written_as_a_bound(compared_here, label_r
     )
     (difference,) = result.differences
     assert difference.p_at_most
-    assert f"adjusted p ≤ {difference.p:.2g}" in result.statement
+    assert f"p ≤ {difference.p:.2g}" in result.statement
 
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):

@@ -137,7 +137,8 @@ def test_a_model_that_always_answers_the_same_is_not_praised(label_recipe, tmp_p
     assert (result.verdict.level, result.verdict.source) == ("alarm", "constant-answer")
     assert "always answers “ok”, to all 160 examples of the pooled test split" in result.verdict.text
     result.write(RunDirectory(tmp_path))
-    assert CrossValidation.read(RunDirectory(tmp_path)).verdict == result.verdict
+    read = CrossValidation.read(RunDirectory(tmp_path)).verdict
+    assert read.model_dump(mode="json") == result.verdict.model_dump(mode="json")
 
 
 def test_a_later_fold_that_does_not_fit_is_refused_before_the_first_trains(label_recipe, tmp_path, no_process):
