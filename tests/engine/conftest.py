@@ -47,7 +47,7 @@ def build_chat_recipe(llama_folder, chat_file):
             "data": {"train": str(chat_file), "validation": 0.2},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
             "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
-            "evaluation": {"resamples": 100},
+            "evaluation": {"resamples": 100, "answers": None},  # which test_answers_to_read.py is about
             "output": "",
         }
         return overridden(content, overrides)

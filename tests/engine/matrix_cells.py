@@ -180,7 +180,7 @@ def recipe(strategy: str, architecture: str, precision: str, folder: Path, outpu
                 "precision": precision,
                 "checkpoint_every": 2,
             },
-            "evaluation": {"resamples": 100},
+            "evaluation": {"resamples": 100, "answers": None},
             "output": str(folder / f"{strategy}-{architecture}-{precision}-{output}"),
         }
     )

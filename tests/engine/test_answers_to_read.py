@@ -25,7 +25,9 @@ EMAIL = "jane.doe@example.org"
 
 @pytest.fixture(scope="module")
 def chat_run(build_chat_recipe, tmp_path_factory):
-    return fine_tune(build_chat_recipe(output=str(tmp_path_factory.mktemp("chat") / "run"), data__test=0.3))
+    return fine_tune(
+        build_chat_recipe(output=str(tmp_path_factory.mktemp("chat") / "run"), data__test=0.3, evaluation__answers=12)
+    )
 
 
 def answers_of(run):
@@ -83,7 +85,7 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
 
 
 def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
-    recipe = chat_recipe(train__checkpoint_every=2)
+    recipe = chat_recipe(train__checkpoint_every=2, evaluation__answers=12)
     interrupt(recipe, after=4)
     asked = []
 
@@ -129,7 +131,7 @@ def test_likely_personal_data_is_masked_in_them(llama_folder, chat_recipe, tmp_p
         lambda *args: [{**one, "completion": "Ask Jane.Doe@example.org, 212-555-0123."} for one in write(*args)],
     )
     data = write_rows(tmp_path / "mail.jsonl", rows)
-    run = fine_tune(chat_recipe(data__train=data, data__validation=0.5, train__max_steps=1))
+    run = fine_tune(chat_recipe(data__train=data, data__validation=0.5, train__max_steps=1, evaluation__answers=12))
     text = (run.path / "examples.json").read_text(encoding="utf-8")
     assert "jane" not in text.lower()
     assert {one.tuned for one in answers_of(run)} == {"Ask J…rg, 2…23."}
@@ -141,7 +143,7 @@ def test_a_model_that_cannot_write_still_ends_its_run(chat_recipe, monkeypatch):
 
     monkeypatch.setattr(CausalLM, "answer", fail)
     heard = Heard()
-    run = fine_tune(chat_recipe(train__max_steps=1), listener=heard)
+    run = fine_tune(chat_recipe(train__max_steps=1, evaluation__answers=12), listener=heard)
     assert [text for text in heard.said if "not shown" in text] == [
         f"the {side} model's answers are not shown, as it cannot write them: it is mute." for side in ("base", "tuned")
     ]

@@ -21,7 +21,7 @@ for recipe in json.loads(open(sys.argv[1]).read()):
     fine_tune(Recipe.make(recipe))
 """
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
-FREE |= {"evaluation__generate": {"max_new_tokens": 2}}
+FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
 
 

@@ -65,7 +65,7 @@ def test_resume_without_a_run_begins_one_and_of_a_finished_run_returns_it(chat_r
 @pytest.fixture
 def unfinished(chat_recipe):
     """A run that lost its process after three steps."""
-    recipe = chat_recipe(train__checkpoint_every=2)
+    recipe = chat_recipe(train__checkpoint_every=2, evaluation__answers=12)
     interrupt(recipe, after=3)
     return recipe
 

@@ -129,7 +129,7 @@ def test_a_classifier_that_always_answers_the_same_is_not_usable(bert_folder, tm
 
 def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     train = write_rows(tmp_path / "noise.jsonl", noise(300, (5, 6, 5)))
-    settings = {"epochs": 30, "keep_best": False}
+    settings = {"epochs": 12, "keep_best": False}
     run = fine_tune(recipe(bert_folder, tmp_path / "noise", train, data={"test": 0.4}, train=settings))
     labels = run.directory.read_json("evaluation.json")["details"]["tuned"]["classification"]["labels"]
     assert sum(row["predicted"] > 0 for row in labels) > 1
@@ -140,7 +140,7 @@ def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     assert "Better than" not in " ".join(finding.text for finding in run.verdict.findings)
 
     rows = write_rows(tmp_path / "sound.jsonl", sentences(300, random.Random(0)))
-    sound = fine_tune(recipe(bert_folder, tmp_path / "sound", rows))
+    sound = fine_tune(recipe(bert_folder, tmp_path / "sound", rows, train={"epochs": 4}))
     assert sound.verdict.headline.startswith("Better than always answering “")
     first = sound.verdict.findings[0]
     evaluation = sound.directory.read_json("evaluation.json")
