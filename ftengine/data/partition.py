@@ -156,9 +156,8 @@ def folds(groups: np.ndarray, k: int, source: str = "the data", targets: np.ndar
     rows = np.zeros((stratum.max() + 1, k))
     total = np.zeros(k)
     fold_of = np.empty(len(sizes), dtype=np.int64)
-    tie = 1 / (
-        len(groups) + 1
-    )  # below 1 row: the whole fold's size decides between folds with as many rows of the target
+    # Below 1 row: the whole fold's size decides between folds with as many rows of the target.
+    tie = 1 / (len(groups) + 1)
     for group in np.argsort(-sizes, kind="stable"):
         fold = int(np.argmin(rows[stratum[group]] + tie * total))
         fold_of[group] = fold
