@@ -18,7 +18,8 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 SHORTER = {
-    r"\btrain\.max_steps=40\b": "train.max_steps=2",
+    r"--set train\.max_steps=40\b": "--set train.max_steps=2 --set evaluation.answers=2",
+    r'"train\.max_steps=40"': '"train.max_steps=2", "evaluation.answers=2"',
     r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
 }
 """How a command or a snippet is made to take less time; whatever else stands there is run as it stands."""

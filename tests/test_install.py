@@ -39,6 +39,15 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Return a C++ compiler that leaves out what takes long, optimising: what is built is not timed here."""
+    compiler = tmp_path_factory.mktemp("compiler") / "c++"
+    compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} "$@" -O1\n')
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+@pytest.fixture(scope="module")
 def other_torch(tmp_path_factory):
     """Return a function that makes the torch to compile against the one here, called by another version."""
     folder = tmp_path_factory.mktemp("torch") / "torch"
@@ -122,11 +131,11 @@ def test_without_a_compiler_the_wheel_is_pure_python_and_works(tree, tmp_path):
 
 
 @needs_compiler
-def test_with_a_compiler_alone_there_are_cpu_kernels(tree, other_torch, tmp_path):
+def test_with_a_compiler_alone_there_are_cpu_kernels(tree, quick, other_torch, tmp_path):
     path = without("nvcc")
     if shutil.which("c++", path=path) is None:
         pytest.skip("nvcc and the C++ compiler lie in one folder")
-    wheel = make_wheel(tree, tmp_path / "wheel", PATH=path, PYTHONPATH=other_torch(torch.__version__))
+    wheel = make_wheel(tree, tmp_path / "wheel", PATH=path, CXX=quick, PYTHONPATH=other_torch(torch.__version__))
     assert re.search(r"-cp3\d+-cp3\d+-\w+\.whl$", wheel.name)
     install(wheel, tmp_path / "site")
     assert compiled(tmp_path / "site") == COMPILED - {"_ops_cuda"}
@@ -139,9 +148,9 @@ def test_with_a_compiler_alone_there_are_cpu_kernels(tree, other_torch, tmp_path
 
 
 @needs_compiler
-def test_kernels_compiled_against_another_torch_serve_this_one(tree, other_torch, tmp_path):
+def test_kernels_compiled_against_another_torch_serve_this_one(tree, quick, other_torch, tmp_path):
     folder = tmp_path / "site"
-    install(make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", PYTHONPATH=other_torch("2.10.0")), folder)
+    install(make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", CXX=quick, PYTHONPATH=other_torch("2.10.0")), folder)
     found = json.loads(doctor(folder, "--json"))
     assert found["problems"] == []
     assert found["build"]["torch"] == "2.10.0"
@@ -161,9 +170,9 @@ def test_kernels_compiled_against_another_torch_serve_this_one(tree, other_torch
 
 @needs_compiler
 @needs_nvcc
-def test_with_nvcc_there_are_cuda_kernels_that_load_without_a_gpu(tree, other_torch, tmp_path):
+def test_with_nvcc_there_are_cuda_kernels_that_load_without_a_gpu(tree, quick, other_torch, tmp_path):
     folder = tmp_path / "site"
-    choices = {"FTENGINE_CPU": "1", "FTENGINE_CUDA": "1", "FTENGINE_CUDA_ARCHS": "90"}
+    choices = {"FTENGINE_CPU": "1", "FTENGINE_CUDA": "1", "FTENGINE_CUDA_ARCHS": "90", "CXX": quick}
     install(make_wheel(tree, tmp_path / "wheel", **choices, PYTHONPATH=other_torch(torch.__version__)), folder)
     assert compiled(folder) == COMPILED
     found = json.loads(doctor(folder, "--json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from ftengine.api.evaluator import Estimate, Metric
@@ -28,6 +28,7 @@ class Figure(Protocol):
 
 
 Known = TypeVar("Known", bound=Figure)
+Key = TypeVar("Key", bound=Hashable)
 
 
 def known(figure: Known | None) -> TypeGuard[Known]:
@@ -40,6 +41,18 @@ def ends(figure: Figure | None) -> tuple[float, float] | None:
     if figure is None or figure.low is None or figure.high is None:
         return None
     return figure.low, figure.high
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
+
+    statsmodels.stats.multitest has it too, but collects all garbage of the process in each call: half a second.
+    """
+    adjusted, least = {}, 0.0
+    for rank, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        least = min(max(least, p_values[key] * (len(p_values) - rank)), 1.0)
+        adjusted[key] = least
+    return {key: adjusted[key] for key in p_values}
 
 
 def decimals(figure: Figure) -> int:

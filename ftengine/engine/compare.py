@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ftengine.api import Estimate, Listener, SilentListener
-from ftengine.api.figures import ends
+from ftengine.api.figures import ends, holm
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
@@ -31,7 +31,7 @@ from ftengine.engine.subprocess_runs import (
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
-from ftengine.evaluation.significance import bootstrap_p, holm
+from ftengine.evaluation.significance import bootstrap_p
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
@@ -311,8 +311,7 @@ def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metr
             least = bootstrap_p(np.ones_like(one.resampled), min(one.size, other.size))
             at_most = least is not None and difference.p <= least * (1 + 1e-9)
         found.append(PairDifference(**vars(difference), first=a.label, second=b.label, p_at_most=at_most))
-    known = [i for i, difference in enumerate(found) if difference.p is not None]
-    for i, p in zip(known, holm([found[i].p or 0.0 for i in known]), strict=True):
+    for i, p in holm({i: one.p for i, one in enumerate(found) if one.p is not None}).items():
         low, high = ends(found[i]) or (0.0, 0.0)
         found[i] = replace(found[i], p_adjusted=p, supported=not low <= 0 <= high and p <= LEVEL)
     return found

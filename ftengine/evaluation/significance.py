@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,18 +58,6 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
     if error is None:
         return None
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
-
-    statsmodels.stats.multitest has it too, but collects all garbage of the process in each call: half a second.
-    """
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted.tolist()
 
 
 def mcnemar(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> dict[str, Any] | None:

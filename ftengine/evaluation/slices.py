@@ -11,12 +11,12 @@ import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, MeasuresSlices, Rows
 from ftengine.data.read import Rows as DataRows
+from ftengine.api.figures import holm
 from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.examples import exact_p
 from ftengine.evaluation.figures import Figure, estimates, measure
 from ftengine.evaluation.intervals import CONFIDENCE
-from ftengine.evaluation.significance import holm
 from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn, SliceDifference
 from ftengine.run.evaluation_result import Gap as GapFigure
@@ -199,5 +199,4 @@ class _Divided:
 
 def _adjusted(p_values: Mapping[tuple[str, int], float | None]) -> dict[tuple[str, int], float]:
     """Return p-values adjusted by Holm's method, those that are unknown left out."""
-    known = {question: p for question, p in p_values.items() if p is not None}
-    return dict(zip(known, holm(list(known.values())), strict=True))
+    return holm({question: p for question, p in p_values.items() if p is not None})

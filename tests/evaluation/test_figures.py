@@ -9,12 +9,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
+from ftengine.api.figures import holm
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
 from ftengine.evaluation.requirements import check_evaluators, check_metrics
-from ftengine.evaluation.significance import bootstrap_p, holm, mcnemar, t_p
+from ftengine.evaluation.significance import bootstrap_p, mcnemar, t_p
 from ftengine.evaluation.weights import Weights
 
 
@@ -270,9 +271,11 @@ def test_the_interval_excludes_zero_exactly_where_p_is_at_most_five_percent(seed
 
 def test_holm_equals_statsmodels():
     p_values = np.random.default_rng(0).random(30) ** 4
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
+    adjusted = holm(dict(enumerate(p_values)))
+    assert list(adjusted) == list(range(30))
+    assert list(adjusted.values()) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({}) == {}
 
 
 def test_mcnemar_counts_duplicates_once_and_tests_what_differs():

@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ftengine.api import Evaluator, ExampleScores, Metric
-from ftengine.evaluation.significance import holm
+from ftengine.api.figures import holm
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.weights import Weights
 
@@ -109,7 +109,7 @@ def test_p_values_are_adjusted_over_the_slices_of_all_columns():
     two, three = reports([halves, codes], right)
     both, shown = ([one["gap"] for one in column["slices"]] for column in (two, three))
     raw = [both[0]["p"], *(gap["p"] for gap in shown)]
-    assert [gap["p_adjusted"] for gap in (both[0], *shown)] == pytest.approx(holm(raw))
+    assert [gap["p_adjusted"] for gap in (both[0], *shown)] == pytest.approx(list(holm(dict(enumerate(raw))).values()))
     assert both[1]["p_adjusted"] == both[0]["p_adjusted"]
     for column in (two, three):
         worst = named(column, column["worst"])["gap"]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from scipy.stats import norm, t
-from statsmodels.stats.multitest import multipletests
 
 from ftengine.api import Difference
-from ftengine.api.figures import Figure, ends
+from ftengine.api.figures import Figure, Key, ends, holm
 
 CHANCE = 0.05
 """Adjusted p-values above it are taken for chance."""
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 def got_worse(
@@ -38,13 +34,6 @@ def got_worse(
     # Never below the p that stands in the tables.
     told = {key: max(p, differences[key].p or 0.0) for key, p in adjusted.items()}
     return {key: told[key] for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
-
-
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values adjusted by Holm's method."""
-    if len(p_values) < 2:
-        return dict(p_values)
-    return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
 
 
 def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:

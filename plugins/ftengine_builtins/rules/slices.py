@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import (
+    holm,
     Figure,
     counted,
     listed,
@@ -17,7 +18,7 @@ from ftengine.api.figures import (
     untested_slices,
     with_interval,
 )
-from ftengine_builtins.rules.chance import CHANCE, Apart, holm, near_end
+from ftengine_builtins.rules.chance import CHANCE, Apart, near_end
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
