@@ -9,15 +9,8 @@ from scipy.special import log_softmax
 
 from ftengine.api import Config, Line, LineChart, Metric
 from ftengine.errors import PluginError
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    counts,
-    known,
-    means,
-    numbers,
-    ratio,
-    require_labels,
-)
+from ftengine_builtins.evaluators.base import WeightedEvaluator, lower, require_labels
+from ftengine_builtins.evaluators.weighted import counts, known, means, numbers, ratio
 
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
@@ -79,12 +72,8 @@ class Calibration(WeightedEvaluator):
             "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
             "none beyond chance",
         ),
-        "brier": Metric(
-            "Brier score", higher_is_better=False, meaning="Squared distance of the probabilities to the truth, 0 to 2."
-        ),
-        "nll": Metric(
-            "negative log-likelihood", higher_is_better=False, meaning="Negative log-probability of the right label."
-        ),
+        "brier": lower("Brier score", "Squared distance of the probabilities to the truth, 0 to 2."),
+        "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
         AFTER: _biased(
             "ECE after temperature", "What is left of the ECE when a temperature softens or sharpens the answers."
         ),

@@ -4,19 +4,18 @@ import copy
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Matrix, Metric
+from ftengine.api import ExampleScores, Matrix
 from ftengine.errors import PluginError
+from ftengine_builtins.evaluators.base import WeightedEvaluator, require_labels, share
 from ftengine_builtins.evaluators.baseline import always, of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
     counts,
     mean_of_known,
     means,
     numbers,
     precision_recall_f1,
     ratio,
-    require_labels,
     totals,
 )
 
@@ -40,33 +39,16 @@ class Classification(WeightedEvaluator):
     name = "classification"
     reads = frozenset({"label", "predicted"})
     metrics = {  # noqa: RUF012
-        "accuracy": Metric(
-            "accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the examples that are answered rightly.",
+        "accuracy": share("accuracy", "Share of the examples that are answered rightly."),
+        "subset_accuracy": share("subset accuracy", "Share of the examples of which every label is right."),
+        "macro_f1": share(
+            "macro F1", "Mean over the labels of F1, so that a rare label counts as much as a frequent one."
         ),
-        "subset_accuracy": Metric(
-            "subset accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the examples of which every label is right.",
-        ),
-        "macro_f1": Metric(
-            "macro F1",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Mean over the labels of F1, so that a rare label counts as much as a frequent one.",
-        ),
-        "micro_f1": Metric(
-            "micro F1", higher_is_better=True, proportion=True, meaning="F1 of all decisions about labels together."
-        ),
-        "roc_auc": Metric(
+        "micro_f1": share("micro F1", "F1 of all decisions about labels together."),
+        "roc_auc": share(
             "ROC AUC",
-            higher_is_better=True,
-            proportion=True,
+            "How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
             pooled=False,
-            meaning="How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
         ),
     }
 

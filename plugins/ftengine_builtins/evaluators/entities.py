@@ -4,17 +4,11 @@ from collections import Counter
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Metric
+from ftengine.api import ExampleScores
+from ftengine_builtins.evaluators.base import WeightedEvaluator, require_labels, share
 from ftengine_builtins.evaluators.baseline import of_classes
 from ftengine_builtins.evaluators.by_part import F1, by_part
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    numbers,
-    precision_recall_f1,
-    ratio,
-    require_labels,
-    totals,
-)
+from ftengine_builtins.evaluators.weighted import numbers, precision_recall_f1, ratio, totals
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -28,24 +22,10 @@ class Entities(WeightedEvaluator):
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
     metrics = {  # noqa: RUF012
-        "token_accuracy": Metric(
-            "token accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the words that are tagged rightly.",
-        ),
-        "precision": Metric(
-            "precision", higher_is_better=True, proportion=True, meaning="Share of the entities found that are right."
-        ),
-        "recall": Metric(
-            "recall", higher_is_better=True, proportion=True, meaning="Share of the entities that are found."
-        ),
-        "f1": Metric(
-            "F1",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Harmonic mean of precision and recall, of whole entities.",
-        ),
+        "token_accuracy": share("token accuracy", "Share of the words that are tagged rightly."),
+        "precision": share("precision", "Share of the entities found that are right."),
+        "recall": share("recall", "Share of the entities that are found."),
+        "f1": share("F1", "Harmonic mean of precision and recall, of whole entities."),
     }
 
     def bind(self, task, labels):

@@ -8,19 +8,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Baseline, Config, ExampleScores, Metric, redact
+from ftengine.api import Baseline, Config, ExampleScores, redact
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    known,
-    mean_of_known,
-    means,
-    numbers,
-    ratio,
-    totals,
-    trials_of_means,
-)
+from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, numbers, ratio, totals, trials_of_means
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
 MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
@@ -56,35 +48,17 @@ class Generation(WeightedEvaluator):
     Config = GenerationConfig
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "exact_match": Metric(
-            "exact match",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the answers that equal the wanted one, but for case, punctuation and articles.",
+        "exact_match": share(
+            "exact match", "Share of the answers that equal the wanted one, but for case, punctuation and articles."
         ),
-        "token_f1": Metric(
-            "token F1",
-            higher_is_better=True,
-            decides=True,
-            meaning="Overlap of the answer's words with the wanted ones, 0 to 1.",
+        "token_f1": higher("token F1", "Overlap of the answer's words with the wanted ones, 0 to 1.", decides=True),
+        "rouge1": higher("ROUGE-1", "Overlap of single words with the wanted answer, 0 to 1."),
+        "rouge2": higher("ROUGE-2", "Overlap of pairs of neighbouring words, 0 to 1."),
+        "rougeL": higher("ROUGE-L", "Overlap of the longest sequence of words that both have, 0 to 1."),
+        "bleu": higher(
+            "BLEU", "Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100."
         ),
-        "rouge1": Metric(
-            "ROUGE-1", higher_is_better=True, meaning="Overlap of single words with the wanted answer, 0 to 1."
-        ),
-        "rouge2": Metric("ROUGE-2", higher_is_better=True, meaning="Overlap of pairs of neighbouring words, 0 to 1."),
-        "rougeL": Metric(
-            "ROUGE-L", higher_is_better=True, meaning="Overlap of the longest sequence of words that both have, 0 to 1."
-        ),
-        "bleu": Metric(
-            "BLEU",
-            higher_is_better=True,
-            meaning="Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100.",
-        ),
-        "chrf": Metric(
-            "chrF",
-            higher_is_better=True,
-            meaning="Overlap of character sequences with the wanted answers, over the whole set, 0 to 100.",
-        ),
+        "chrf": higher("chrF", "Overlap of character sequences with the wanted answers, over the whole set, 0 to 100."),
     }
 
     def __init__(self, config=None):
