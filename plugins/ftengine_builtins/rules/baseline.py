@@ -1,18 +1,14 @@
 """Rule `constant-answer`: the tuned model against what is reached without looking at the inputs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Baseline, Estimate, Finding, Rule
 from ftengine.api.figures import FEW, against, counted, ends, known, plain, quoted, with_interval
 from ftengine_builtins.rules.chance import CHANCE, Apart
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 MOSTLY, SELDOM = 0.95, 0.5
 """Share of the examples to which one answer is given that counts as constant, where it is the truth of at most half."""

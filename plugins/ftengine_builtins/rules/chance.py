@@ -34,17 +34,15 @@ def got_worse(
         for key, one in differences.items()
         if one.p is not None
     }
-    adjusted = holm(p_values)
+    adjusted = list(p_values.values())
+    if len(adjusted) > 1:
+        adjusted = multipletests(adjusted, method="holm")[1].tolist()
     # Never below the p that stands in the tables.
-    told = {key: max(p, differences[key].p or 0.0) for key, p in adjusted.items()}
-    return {key: told[key] for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
-
-
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values adjusted by Holm's method."""
-    if len(p_values) < 2:
-        return dict(p_values)
-    return dict(zip(p_values, map(float, multipletests(list(p_values.values()), method="holm")[1]), strict=True))
+    return {
+        key: max(p, differences[key].p or 0.0)
+        for key, p in zip(p_values, adjusted, strict=True)
+        if differences[key].better is False and p <= CHANCE
+    }
 
 
 def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:

@@ -1,16 +1,11 @@
 """Rules about single classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import counted, listed, quoted, short
 from ftengine_builtins.rules.baseline import bar_of
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 NEVER_ALARM, LEAST_CLASS = 0.05, 5
 """Share of the held-out examples whose class is never answered, for an alarm; counted are classes of at least so many

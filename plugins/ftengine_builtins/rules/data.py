@@ -1,16 +1,12 @@
 """Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import counted, percent, quoted, short_place
 from ftengine_builtins.rules.quality import is_chosen
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 LEAK_SHARE = 0.01
 """Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more

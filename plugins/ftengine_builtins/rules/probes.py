@@ -1,11 +1,10 @@
 """Rules about what tuning cost elsewhere: forgetting, robustness, memorisation, refusals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.api.figures import (
     Figure,
@@ -21,9 +20,6 @@ from ftengine.api.figures import (
 )
 from ftengine_builtins.rules.chance import got_worse, near_end
 from ftengine_builtins.rules.quality import sides, would_show
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 FORGETTING = 0.05
 """Loss on general data relative to the base, at the interval's near end, from which forgetting is an alarm: with much
