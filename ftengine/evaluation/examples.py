@@ -8,16 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import (
-    Evaluator,
-    Example,
-    ExampleScores,
-    Generates,
-    Shows,
-    find_personal,
-    redact_json,
-    redact_pieces,
-)
+from ftengine.api import Evaluator, Example, ExampleScores, Generates, Shows, find_personal, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet

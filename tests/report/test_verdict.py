@@ -99,7 +99,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 def test_the_headline_says_what_other_alarms_are_about_in_words(verdict):
     leak = put(
         "audit.facts.leaks",
-        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"]}],
+        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "one"}],
     )
     told = verdict(sliced(-0.3, -0.4, 0.3), leak).headline
     assert told.startswith("3 alarms, about the data and slices of the examples. Better than its base: ")
@@ -346,7 +346,9 @@ def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     ],
 )
 def test_leaks_are_judged_by_the_split_that_figures_are_made_on(verdict, leak, level):
-    told = found(verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], **leak}])), "data")
+    told = found(
+        verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], "text": "some", **leak}])), "data"
+    )
     assert [f.level for f in told] == ([level] if level else [])
 
 
