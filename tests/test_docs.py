@@ -374,7 +374,7 @@ def test_every_kind_of_finding_is_told():
 
 
 def test_every_kind_of_oddity_and_of_personal_data_is_told():
-    from ftengine_builtins.audits.oddities import ODDITIES
+    from ftengine_builtins.audits.texts import ODDITIES
 
     assert table(DATA, "Oddities").names() == list(ODDITIES)
     assert table(DATA, "Likely personal data").names() == list(api.PERSONAL)

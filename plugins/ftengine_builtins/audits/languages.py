@@ -1,7 +1,5 @@
 """Audit `languages`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,7 +52,6 @@ class Languages(Audit):
     name = "languages"
 
     def look(self, data: AuditedData) -> Iterator[Finding | Display]:
-        """Yield a finding for each script and language that few rows of a split are in, and tables of both."""
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
         rare: dict[str, dict[str, list[int]]] = {}
