@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Example, ExampleScores, Generates, Shows, find_personal, redact_json, redact_pieces
+from ftengine.api import Example, ExampleScores, Generates, Shows, find_personal, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet
@@ -53,13 +53,13 @@ def exact_p(
     found = mcnemar(sides[0], sides[1], groups[seen])
     if found is None:
         return {}
-    shares = [float(side.right.mean()) for side in sides]  # nan, which is close to nothing, where one is neither
-    values = [(before[name].value, after[name].value) for name in before if name in after]
-    names = [name for name in before if name in after]
+    was, now = (float(side.right.mean()) for side in sides)  # nan, which is close to nothing, where one is neither
     return {
         name: found["p"]
-        for name, pair in zip(names, values, strict=True)
-        if all(math.isclose(x, share, abs_tol=1e-9) for x, share in zip(pair, shares, strict=True))
+        for name in before
+        if name in after
+        and math.isclose(before[name].value, was, abs_tol=1e-9)
+        and math.isclose(after[name].value, now, abs_tol=1e-9)
     }
 
 
@@ -89,10 +89,7 @@ def _first(members: Iterable[int], groups: np.ndarray, count: int) -> list[int]:
 
 
 def single_examples(
-    of: EvalSet,
-    tables: Sequence[Predictions],
-    scores: Sequence[Mapping[str, ExampleScores]],
-    mistakes: Mapping[str, np.ndarray],
+    of: EvalSet, tables: Sequence[Predictions], scores: Sequence[Mapping[str, ExampleScores]]
 ) -> dict[str, Any]:
     """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
@@ -100,21 +97,21 @@ def single_examples(
         of: the examples.
         tables: what base and tuned said of them.
         scores: of base and tuned, by evaluator.
-        mistakes: (n,) how sure the tuned model was where it is wrong, by evaluator.
     """
 
-    def items(by: str, chosen: Sequence[int]) -> list[dict[str, Any]]:
-        judge = next(evaluator for evaluator in of.evaluators if evaluator.name == by)
-        return [_item(of, i, tables, [side[by] for side in scores], judge) for i in chosen]
+    def items(by: str | None, chosen: Sequence[int]) -> list[dict[str, Any]]:
+        answered = any(evaluator.name == by for evaluator in of.answering)
+        return [_item(of, i, tables, [side[by or ""] for side in scores], answered=answered) for i in chosen]
 
     groups, name = tables[0].groups, scored_by(*scores)
     improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)
-    found = {"evaluator": name, "improved": items(name or "", improved), "worse": items(name or "", worse)}
-    for by, sure in mistakes.items():
+    found = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
+    for by, judged in scores[1].items():
+        sure = np.full(len(groups), np.nan) if judged.mistake is None else judged.mistake
         wrong = np.flatnonzero(~np.isnan(sure))
         surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups, SHOWN)
-        told = zip(items(by, surest), surest, strict=True)
-        found.setdefault("mistakes", [{**item, "confidence": float(sure[i])} for item, i in told])
+        if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
+            found.setdefault("mistakes", told)
     return found
 
 
@@ -154,7 +151,7 @@ def _personal(split: EncodedSplit, row: int) -> list[str]:
 
 
 def _item(
-    of: EvalSet, i: int, tables: Sequence[Predictions], judged: Sequence[ExampleScores], evaluator: Evaluator
+    of: EvalSet, i: int, tables: Sequence[Predictions], judged: Sequence[ExampleScores], *, answered: bool
 ) -> dict[str, Any]:
     split, task = of.split, of.split.task
     row = int(tables[0].columns["row"][i])
@@ -164,7 +161,6 @@ def _item(
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
     answers = task.answers if isinstance(task, Generates) else frozenset()
-    answered = evaluator in of.answering
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
         said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
         told = _brief(task.readable(said) if isinstance(task, Shows) else said)

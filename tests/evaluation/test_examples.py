@@ -96,5 +96,11 @@ def changed_item(row, target, decoded):
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
     table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
     both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
-    (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both, {})["improved"]
+    (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both)["improved"]
     return item
+
+
+def test_where_no_evaluator_scores_examples_none_changed():
+    table = Predictions({"row": np.array([0]), "group": np.array([0])})
+    found = single_examples(EvalSet("test", SimpleNamespace(task=None), [Exact()]), [table, table], [{}, {}])
+    assert found == {"evaluator": None, "improved": [], "worse": []}

@@ -95,27 +95,21 @@ class Classification(WeightedEvaluator):
         return found
 
     def example_scores(self, rows):
-        """Score the probability of the truth, with several labels its mean over them; right where all labels are."""
-        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
-        right = (label == predicted if not self.multi else (label == predicted).all(axis=1)).astype(np.float64)
-        scores = self._scores(rows)
+        """Score the probability of the truth, with several labels its mean over them; right where all labels are.
+
+        A mistake's probability is that of the wrong answer, with several labels of the most probable wrong decision.
+        """
+        label, predicted, scores = self._answers(rows, "label"), self._answers(rows, "predicted"), self._scores(rows)
+        same = label == predicted
+        right = (same.all(axis=1) if self.multi else same).astype(np.float64)
         if scores is None:
             return ExampleScores(right, right)
-        if not self.multi:
-            return ExampleScores(np.take_along_axis(scores, label[:, None], axis=1)[:, 0], right)
-        return ExampleScores(np.where(label > 0, scores, 1 - scores).mean(axis=1), right)
-
-    def mistakes(self, rows):
-        """Return the probability of a wrong answer; with several labels that of the most probable wrong decision."""
-        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
-        scores = self._scores(rows)
-        if scores is None:
-            return np.full(len(label), np.nan)
-        if not self.multi:
-            sure = np.take_along_axis(scores, predicted[:, None], axis=1)[:, 0]
-            return np.where(label == predicted, np.nan, sure)
-        wrong = np.where(label == predicted, -np.inf, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
-        return np.where(np.isfinite(wrong), wrong, np.nan)
+        if self.multi:
+            score = np.where(label > 0, scores, 1 - scores).mean(axis=1)
+            wrong = np.where(same, 0, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
+        else:
+            score, wrong = (np.take_along_axis(scores, ids[:, None], axis=1)[:, 0] for ids in (label, predicted))
+        return ExampleScores(score, right, np.where(right > 0, np.nan, wrong))
 
     def details(self, rows, estimate):
         """Yield each label's figures, and with one label an example the confusion matrix (rows: truth)."""
