@@ -1,7 +1,5 @@
 """Spans of words hidden behind a mask token."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 
@@ -10,21 +8,6 @@ from pydantic import Field
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.words import join, split_words
-
-
-class MaskSpansConfig(AugmenterConfig):
-    """Options of augmenter mask-spans."""
-
-    rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
-    mean_length: float = Field(
-        3.0, gt=0, le=100, description="mean of the Poisson distribution of span lengths, in words"
-    )
-    mask: str | None = Field(
-        None, min_length=1, description="what stands for masked words, e.g. '_'; null: the tokenizer's mask token"
-    )
-    masks: Literal["span", "word"] = Field(
-        "span", description="one mask for a whole span, or one for each of its words"
-    )
 
 
 class MaskSpans(TextAugmenter):
@@ -37,9 +20,20 @@ class MaskSpans(TextAugmenter):
 
     name = "mask-spans"
     citation = "Lewis et al. 2020 (BART), arXiv:1910.13461; Joshi et al. 2020 (SpanBERT), arXiv:1907.10529"
-    Config = MaskSpansConfig
 
-    def __init__(self, config: MaskSpansConfig | None = None) -> None:
+    class Config(AugmenterConfig):
+        rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
+        mean_length: float = Field(
+            3.0, gt=0, le=100, description="mean of the Poisson distribution of span lengths, in words"
+        )
+        mask: str | None = Field(
+            None, min_length=1, description="what stands for masked words, e.g. '_'; null: the tokenizer's mask token"
+        )
+        masks: Literal["span", "word"] = Field(
+            "span", description="one mask for a whole span, or one for each of its words"
+        )
+
+    def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._mask = self.config.mask
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ftengine.api import Config, Line, LineChart, Metric
+from ftengine import api
+from ftengine.api import Line, LineChart, Metric
 from ftengine.errors import PluginError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, lower, require_labels
 from ftengine_builtins.evaluators.weighted import counts, known, means, numbers, ratio
@@ -18,12 +19,6 @@ LOWEST, HIGHEST = 0.05, 20.0
 NEAR = 1.01
 """Factor by which a fitted temperature differs from the ends at least, where it is not one of them: at an end the
 likelihood has no maximum, as where all answers are right."""
-
-
-class CalibrationConfig(Config):
-    """Options of evaluator calibration."""
-
-    bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
 
 
 def _biased(label, meaning, at_zero=""):
@@ -58,7 +53,10 @@ class Calibration(WeightedEvaluator):
     """
 
     name = "calibration"
-    Config = CalibrationConfig
+
+    class Config(api.Config):
+        bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
+
     reads = frozenset({"label", "logits"})
     metrics = {  # noqa: RUF012
         "overconfidence": Metric(

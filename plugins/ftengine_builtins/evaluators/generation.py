@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Baseline, Config, ExampleScores, redact
+from ftengine import api
+from ftengine.api import Baseline, ExampleScores, redact
 from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
@@ -21,15 +22,6 @@ CANDIDATES, SAMPLED = 20, 1000
 """References that are tried as a constant answer, the most frequent ones, and examples that they are measured on."""
 BETA = 2
 """chrF's weight of recall (Popović 2016, aclanthology.org/W16-2341)."""
-
-
-class GenerationConfig(Config):
-    """Options of evaluator generation."""
-
-    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
-    bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = Field(
-        "13a", description="sacrebleu's tokenisation for BLEU; intl for other scripts, zh for Chinese"
-    )
 
 
 class Generation(WeightedEvaluator):
@@ -45,7 +37,13 @@ class Generation(WeightedEvaluator):
     """
 
     name = "generation"
-    Config = GenerationConfig
+
+    class Config(api.Config):
+        max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
+        bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = Field(
+            "13a", description="sacrebleu's tokenisation for BLEU; intl for other scripts, zh for Chinese"
+        )
+
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
         "exact_match": share(

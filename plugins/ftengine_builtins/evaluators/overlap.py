@@ -1,7 +1,5 @@
 """How much two texts have in common: normalised equality, token F1 and ROUGE."""
 
-from __future__ import annotations
-
 import string
 import unicodedata
 from collections import Counter

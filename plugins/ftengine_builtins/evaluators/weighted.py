@@ -1,7 +1,5 @@
 """Weighted sums, counts and means over examples, for many weightings at once; nan where nothing is known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
