@@ -25,20 +25,10 @@ and less than 5 % are in."""
 
 # Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
 _CLOSE = (
-    {"bs", "hr", "sh", "sr"},
-    {"da", "nb", "nn", "no"},
-    {"id", "jv", "ms", "su"},
-    {"gl", "pt", "es", "ast", "an"},
-    {"cs", "sk"},
-    {"af", "nl", "fy"},
-    {"hi", "mr", "ne", "bho", "mai"},
-    {"be", "ru", "uk"},
-    {"bg", "mk"},
-    {"ar", "arz"},
-    {"az", "tr"},
-    {"xh", "zu"},
-    {"fa", "ps", "ur"},
-)
+    {"bs", "hr", "sh", "sr"}, {"da", "nb", "nn", "no"}, {"id", "jv", "ms", "su"}, {"gl", "pt", "es", "ast", "an"},
+    {"cs", "sk"}, {"af", "nl", "fy"}, {"hi", "mr", "ne", "bho", "mai"}, {"be", "ru", "uk"}, {"bg", "mk"},
+    {"ar", "arz"}, {"az", "tr"}, {"xh", "zu"}, {"fa", "ps", "ur"},
+)  # fmt: skip
 _LETTER = re.compile(r"[^\W\d_]")
 _NO_SCRIPT = frozenset({"Common", "Inherited", "Unknown"})
 _EAST_ASIAN = frozenset({"Han", "Hiragana", "Katakana", "Bopomofo"})

@@ -1,6 +1,7 @@
 """Whether a classifier's confidence is what it says: calibration error, proper scores, temperature."""
 
 import math
+from functools import partial
 
 import numpy as np
 from pydantic import Field
@@ -21,18 +22,8 @@ NEAR = 1.01
 likelihood has no maximum, as where all answers are right."""
 
 
-def _biased(label, meaning, at_zero=""):
-    """Return a metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
-    return Metric(
-        label,
-        higher_is_better=False,
-        interval=False,
-        instead="overconfidence",
-        pooled=False,
-        kind="calibration",
-        at_zero=at_zero,
-        meaning=meaning,
-    )
+_biased = partial(lower, interval=False, instead="overconfidence", pooled=False, kind="calibration")
+"""A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
 
 class Calibration(WeightedEvaluator):
@@ -68,7 +59,7 @@ class Calibration(WeightedEvaluator):
         "calibration_error": _biased(
             "calibration error, without chance",
             "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
-            "none beyond chance",
+            at_zero="none beyond chance",
         ),
         "brier": lower("Brier score", "Squared distance of the probabilities to the truth, 0 to 2."),
         "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
