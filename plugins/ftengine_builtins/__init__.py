@@ -103,9 +103,8 @@ def ftengine_audits():
 
 @hookimpl
 def ftengine_rules():
-    from ftengine_builtins.rules.baseline import ConstantAnswer
+    from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.calibration import CalibratedConfidence
-    from ftengine_builtins.rules.classes import UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
     from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
     from ftengine_builtins.rules.labels import FlippedLabels

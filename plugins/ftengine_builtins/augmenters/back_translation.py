@@ -1,6 +1,5 @@
 """Texts translated into another language and back, by two models that the user names."""
 
-from collections import OrderedDict
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -58,7 +57,7 @@ class BackTranslation(TextAugmenter):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._known: dict[int, str] = {}  # the oldest first
 
     def check_options(self) -> None:
         """Find out whether both models can be loaded, without reading their weights.
@@ -78,13 +77,12 @@ class BackTranslation(TextAugmenter):
         variant = rng.randrange(self.config.variants)
         # What is beam-searched has one back-translation only.
         seed = _number(text, variant if self.config.temperature else 0)
-        key = seed.to_bytes(8, "big")
-        if key not in self._known:
+        if seed not in self._known:
             there, back = self._translators
-            self._known[key] = back(there(text, seed), seed)
+            self._known[seed] = back(there(text, seed), seed)
             if len(self._known) > CACHED_TEXTS:
-                self._known.popitem(last=False)
-        return self._known[key]
+                del self._known[next(iter(self._known))]
+        return self._known[seed]
 
     @cached_property
     def _translators(self) -> tuple[Any, Any]:

@@ -58,11 +58,15 @@ class MaskSpans(TextAugmenter):
         """Choose words to hide: `rate` · `count` of them on average, in spans."""
         exact = self.config.rate * count
         budget = min(int(exact) + (rng.random() < exact % 1), count - 1)
-        hidden = [False] * count
+        hidden, free = [False] * count, list(range(count))
         while budget > 0:
-            start, length = _free(hidden, rng), min(self._length(rng), budget)
-            stop = start
-            while stop < min(start + length, count) and not hidden[stop]:
+            at = rng.randrange(len(free))
+            free[at], free[-1] = free[-1], free[at]
+            start = stop = free.pop()  # each word that is not hidden yet with the same probability
+            if hidden[start]:
+                continue
+            end = min(start + min(self._length(rng), budget), count)
+            while stop < end and not hidden[stop]:
                 hidden[stop] = True
                 stop += 1
             budget -= stop - start
@@ -77,16 +81,3 @@ class MaskSpans(TextAugmenter):
                 length, product = length + 1, product * rng.random()
             if length:
                 return length
-
-
-TRIES = 64
-"""Random words that are tried before those that are free are listed, which takes as long as the text."""
-
-
-def _free(hidden: list[bool], rng: RandomSource) -> int:
-    """Return a word that is not hidden yet, each with the same probability."""
-    for _ in range(TRIES):
-        at = rng.randrange(len(hidden))
-        if not hidden[at]:
-            return at
-    return rng.choice([i for i, is_hidden in enumerate(hidden) if not is_hidden])
