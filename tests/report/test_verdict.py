@@ -394,6 +394,18 @@ def test_a_column_of_which_nothing_was_tested_is_said(verdict):
     assert small(40, 20) == ["By channel, one slice is too small to be judged: “s1”."]
 
 
+def test_slices_that_tuning_made_worse_go_by_the_p_of_all_slices(verdict):
+    def worse(p_adjusted):
+        def spoil(files):
+            for one in files["evaluation"]["slices"]["channel"]["slices"][:2]:
+                one["difference"] = {"accuracy": change(-0.2, better=False, p=0.001) | {"p_adjusted": p_adjusted}}
+
+        return [f.figures for f in found(verdict(sliced(0, 0, 0), spoil), "slices") if "difference" in f.figures]
+
+    assert [(one["value"], one["p_adjusted"]) for one in worse(0.01)] == [("s0", 0.01), ("s1", 0.01)]
+    assert worse(0.06) == worse(None) == []
+
+
 def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdict):
     def grow(files):
         files["evaluation"]["slices"]["channel"]["slices"][0]["examples"] = 1800

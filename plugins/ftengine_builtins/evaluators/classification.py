@@ -177,35 +177,27 @@ class Classification(WeightedEvaluator):
 
     def _answers(self, rows, key):
         """Return label ids (n,), or with several labels an example 0 and 1, (n, labels)."""
-        size = len(self.names)
-        if not self.multi:
-            ids = np.asarray(rows[key]).astype(np.int64)
-            wrong = (ids < 0) | (ids >= size)
-            if wrong.any():
-                raise PluginError(f"label id {ids[wrong][0]} is not one of the {size} labels (0 is the first).")
-            return ids
-        indicators = _matrix(rows[key], size)
-        if indicators is None:
-            raise PluginError(f"a multi-label prediction has {size} numbers of 0 or 1 in {key!r}.")
-        return indicators
+        if self.multi:
+            return self._by_columns(rows, key)
+        ids, size = np.asarray(rows[key]).astype(np.int64), len(self.names)
+        wrong = (ids < 0) | (ids >= size)
+        if wrong.any():
+            raise PluginError(f"label id {ids[wrong][0]} is not one of the {size} labels (0 is the first).")
+        return ids
 
     def _scores(self, rows):
         """Return (n, labels), None where the task gives none."""
-        if rows.get("scores") is None:
-            return None
-        scores = _matrix(rows["scores"], len(self.names))
-        if scores is None:
-            raise PluginError(f"a prediction has another number of scores than the {len(self.names)} labels.")
-        return scores
+        return None if rows.get("scores") is None else self._by_columns(rows, "scores")
 
-
-def _matrix(column, size):
-    """Return a column of lists as (n, size), None where any is not of this size."""
-    try:
-        values = numbers(column)
-    except ValueError:
-        return None
-    return values if values.shape[1] == size or not len(values) else None
+    def _by_columns(self, rows, key):
+        """Return a column of a number for each label as (n, labels)."""
+        try:
+            values = numbers(rows[key])
+        except ValueError:  # lists of several lengths
+            values = np.zeros((len(rows[key]), 0))
+        if len(values) and values.shape[1] != len(self.names):
+            raise PluginError(f"a prediction has {len(self.names)} numbers in {key!r}, one for each label.")
+        return values
 
 
 def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
