@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Literal
 
@@ -67,7 +68,6 @@ class Generation(WeightedEvaluator):
                 "Run: pip install 'ftengine[generation]', or take it out of recipe key 'evaluate'."
             )
         self.generation = {"max_new_tokens": self.config.max_new_tokens}
-        self._bleu = None
 
     def keep(self, prediction):
         """Return the means' values, the words of answer and reference (nan without one), BLEU's and chrF's counts.
@@ -80,6 +80,7 @@ class Generation(WeightedEvaluator):
             nothing = dict.fromkeys((*MEANS, "words", "reference_words"), math.nan)
             return {**nothing, "bleu": [0.0] * (2 + 2 * BLEU_ORDER), "chrf": [0.0] * 3 * CHRF_ORDER}
         words, wanted = rouge_words(ours), rouge_words(theirs)
+        score = self._bleu.corpus_score([ours], [[theirs]])
         return {
             "exact_match": float(normalized(ours) == normalized(theirs)),
             "token_f1": token_f1(ours, theirs),
@@ -88,7 +89,7 @@ class Generation(WeightedEvaluator):
             "rougeL": rouge_l(words, wanted),
             "words": float(len(ours.split())),
             "reference_words": float(len(theirs.split())),
-            "bleu": self._bleu_counts(ours, theirs),
+            "bleu": [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)],
             "chrf": chrf_counts(ours, theirs),
         }
 
@@ -99,7 +100,7 @@ class Generation(WeightedEvaluator):
         there = ~np.isnan(found[:, 0])
         return {
             **dict(zip(MEANS, found.T, strict=True)),
-            "bleu": np.where(there, _bleu(bleu), np.nan),
+            "bleu": np.where(there, bleu_score(bleu), np.nan),
             "chrf": np.where(there, chrf_score(chrf), np.nan),
         }
 
@@ -124,14 +125,11 @@ class Generation(WeightedEvaluator):
         found = always(rows["reference"])
         return {} if found is None else dict(zip(CONSTANT, means(weights, *found[1]).T, strict=True))
 
-    def _bleu_counts(self, ours, theirs):
-        """Return the two lengths, 4 matches and 4 totals, as sacrebleu counts them."""
+    @cached_property
+    def _bleu(self):
         from sacrebleu.metrics import BLEU
 
-        if self._bleu is None:
-            self._bleu = BLEU(tokenize=self.config.bleu_tokens, force=True)
-        score = self._bleu.corpus_score([ours], [[theirs]])
-        return [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)]
+        return BLEU(tokenize=self.config.bleu_tokens, force=True)
 
 
 def constant_text(completions, references):
@@ -177,7 +175,7 @@ def always(references):
     return text, columns
 
 
-def _bleu(sums):
+def bleu_score(sums):
     """Return sacrebleu's corpus BLEU (B,) of summed counts (B, 10)."""
     from sacrebleu.metrics import BLEU
 
