@@ -63,9 +63,7 @@ def exact_p(
     }
 
 
-def most_changed(
-    base: ExampleScores, tuned: ExampleScores, groups: np.ndarray, count: int = SHOWN
-) -> tuple[list[int], list[int]]:
+def most_changed(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> tuple[list[int], list[int]]:
     """Return the examples whose score rose most and those whose score fell most, most first, each group once.
 
     Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
@@ -75,17 +73,14 @@ def most_changed(
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]
-    improved = _first(order[::-1][change[order[::-1]] > 0], groups, count)
-    return improved, _first(order[change[order] < 0], groups, count)
+    improved = _first(order[::-1][change[order[::-1]] > 0], groups)
+    return improved, _first(order[change[order] < 0], groups)
 
 
-def _first(members: Iterable[int], groups: np.ndarray, count: int) -> list[int]:
-    chosen: dict[int, int] = {}
-    for member in members:
-        chosen.setdefault(int(groups[member]), int(member))
-        if len(chosen) == count:
-            break
-    return list(chosen.values())
+def _first(members: np.ndarray, groups: np.ndarray) -> list[int]:
+    """Return the first `SHOWN` members, each group once."""
+    firsts = np.unique(groups[members], return_index=True)[1]
+    return members[np.sort(firsts)[:SHOWN]].tolist()
 
 
 def single_examples(
@@ -109,7 +104,7 @@ def single_examples(
     for by, judged in scores[1].items():
         sure = np.full(len(groups), np.nan) if judged.mistake is None else judged.mistake
         wrong = np.flatnonzero(~np.isnan(sure))
-        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups, SHOWN)
+        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups)
         if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
             found.setdefault("mistakes", told)
     return found
@@ -185,14 +180,14 @@ def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     return [*((text, False) for text in texts if text != wanted), (wanted, True)]
 
 
-def shortened(pieces: list[tuple[str, bool]], longest: int = LONGEST_TEXT) -> list[list[Any]]:
-    """Return [text, is target] pieces of about `longest` characters in all, each cut in its middle by its share."""
+def shortened(pieces: list[tuple[str, bool]]) -> list[list[Any]]:
+    """Return [text, is target] pieces of about `LONGEST_TEXT` characters in all, each cut in its middle."""
     total = sum(len(text) for text, _ in pieces)
-    if total <= longest:
+    if total <= LONGEST_TEXT:
         return [[text, target] for text, target in pieces]
     kept = []
     for text, target in pieces:
-        room = max(20, round(longest * len(text) / total))
+        room = max(20, round(LONGEST_TEXT * len(text) / total))
         half = (room - 3) // 2
         kept.append([text if len(text) <= room else f"{text[:half]} … {text[-half:]}", target])
     return kept
