@@ -5,7 +5,6 @@ import inspect
 import json
 import re
 import sys
-from dataclasses import replace
 from typing import get_args
 
 import click
@@ -374,7 +373,7 @@ def test_every_kind_of_finding_is_told():
 
 
 def test_every_kind_of_oddity_and_of_personal_data_is_told():
-    from ftengine_builtins.audits.oddities import ODDITIES
+    from ftengine_builtins.audits.texts import ODDITIES
 
     assert table(DATA, "Oddities").names() == list(ODDITIES)
     assert table(DATA, "Likely personal data").names() == list(api.PERSONAL)

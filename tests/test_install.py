@@ -150,7 +150,9 @@ def test_with_a_compiler_alone_there_are_cpu_kernels(tree, quick, other_torch, t
 @needs_compiler
 def test_kernels_compiled_against_another_torch_serve_this_one(tree, quick, other_torch, tmp_path):
     folder = tmp_path / "site"
-    install(make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", CXX=quick, PYTHONPATH=other_torch("2.10.0")), folder)
+    install(
+        make_wheel(tree, tmp_path / "wheel", FTENGINE_CUDA="0", CXX=quick, PYTHONPATH=other_torch("2.10.0")), folder
+    )
     found = json.loads(doctor(folder, "--json"))
     assert found["problems"] == []
     assert found["build"]["torch"] == "2.10.0"

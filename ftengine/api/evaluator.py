@@ -88,10 +88,13 @@ class ExampleScores:
     Args:
         score: (n,) higher is better; nan where unknown.
         right: (n,) 1 where the answer is right, 0 where it is wrong, nan where it is neither.
+        mistake: (n,) the probability that the model gave to what is wrong in its answer, so that confident errors can
+            be shown; nan where it is right or unknown, None where all are.
     """
 
     score: np.ndarray
     right: np.ndarray
+    mistake: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -220,14 +223,6 @@ class ScoresExamples(Protocol):
 
     def example_scores(self, rows: Rows) -> ExampleScores:
         """Return scores that are comparable between models on the same example, and what is right."""
-
-
-@runtime_checkable
-class KnowsMistakes(Protocol):
-    """Says how sure a model was where it is wrong, so that its confident errors can be shown."""
-
-    def mistakes(self, rows: Rows) -> np.ndarray:
-        """Return (n,) the probability that it gave to what is wrong in its answer; nan where it is right or unknown."""
 
 
 @runtime_checkable

@@ -29,8 +29,7 @@ from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
-from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
-from ftengine.evaluation.requirements import answer_keys, by_pass
+from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe, answer_keys, by_pass
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import FurtherExamples

@@ -29,8 +29,7 @@ from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
 from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
-from ftengine.evaluation.plan import read_columns
-from ftengine.evaluation.requirements import by_pass
+from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe

@@ -8,16 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import (
-    Evaluator,
-    Example,
-    ExampleScores,
-    Generates,
-    Shows,
-    find_personal,
-    redact_json,
-    redact_pieces,
-)
+from ftengine.api import Example, ExampleScores, Generates, Shows, find_personal, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet
@@ -62,19 +53,17 @@ def exact_p(
     found = mcnemar(sides[0], sides[1], groups[seen])
     if found is None:
         return {}
-    shares = [float(side.right.mean()) for side in sides]  # nan, which is close to nothing, where one is neither
-    values = [(before[name].value, after[name].value) for name in before if name in after]
-    names = [name for name in before if name in after]
+    was, now = (float(side.right.mean()) for side in sides)  # nan, which is close to nothing, where one is neither
     return {
         name: found["p"]
-        for name, pair in zip(names, values, strict=True)
-        if all(math.isclose(x, share, abs_tol=1e-9) for x, share in zip(pair, shares, strict=True))
+        for name in before
+        if name in after
+        and math.isclose(before[name].value, was, abs_tol=1e-9)
+        and math.isclose(after[name].value, now, abs_tol=1e-9)
     }
 
 
-def most_changed(
-    base: ExampleScores, tuned: ExampleScores, groups: np.ndarray, count: int = SHOWN
-) -> tuple[list[int], list[int]]:
+def most_changed(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> tuple[list[int], list[int]]:
     """Return the examples whose score rose most and those whose score fell most, most first, each group once.
 
     Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
@@ -84,24 +73,18 @@ def most_changed(
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]
-    improved = _first(order[::-1][change[order[::-1]] > 0], groups, count)
-    return improved, _first(order[change[order] < 0], groups, count)
+    improved = _first(order[::-1][change[order[::-1]] > 0], groups)
+    return improved, _first(order[change[order] < 0], groups)
 
 
-def _first(members: Iterable[int], groups: np.ndarray, count: int) -> list[int]:
-    chosen: dict[int, int] = {}
-    for member in members:
-        chosen.setdefault(int(groups[member]), int(member))
-        if len(chosen) == count:
-            break
-    return list(chosen.values())
+def _first(members: np.ndarray, groups: np.ndarray) -> list[int]:
+    """Return the first `SHOWN` members, each group once."""
+    firsts = np.unique(groups[members], return_index=True)[1]
+    return members[np.sort(firsts)[:SHOWN]].tolist()
 
 
 def single_examples(
-    of: EvalSet,
-    tables: Sequence[Predictions],
-    scores: Sequence[Mapping[str, ExampleScores]],
-    mistakes: Mapping[str, np.ndarray],
+    of: EvalSet, tables: Sequence[Predictions], scores: Sequence[Mapping[str, ExampleScores]]
 ) -> dict[str, Any]:
     """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
@@ -109,21 +92,21 @@ def single_examples(
         of: the examples.
         tables: what base and tuned said of them.
         scores: of base and tuned, by evaluator.
-        mistakes: (n,) how sure the tuned model was where it is wrong, by evaluator.
     """
 
-    def items(by: str, chosen: Sequence[int]) -> list[dict[str, Any]]:
-        judge = next(evaluator for evaluator in of.evaluators if evaluator.name == by)
-        return [_item(of, i, tables, [side[by] for side in scores], judge) for i in chosen]
+    def items(by: str | None, chosen: Sequence[int]) -> list[dict[str, Any]]:
+        answered = any(evaluator.name == by for evaluator in of.answering)
+        return [_item(of, i, tables, [side[by or ""] for side in scores], answered=answered) for i in chosen]
 
     groups, name = tables[0].groups, scored_by(*scores)
     improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)
-    found = {"evaluator": name, "improved": items(name or "", improved), "worse": items(name or "", worse)}
-    for by, sure in mistakes.items():
+    found = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
+    for by, judged in scores[1].items():
+        sure = np.full(len(groups), np.nan) if judged.mistake is None else judged.mistake
         wrong = np.flatnonzero(~np.isnan(sure))
-        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups, SHOWN)
-        told = zip(items(by, surest), surest, strict=True)
-        found.setdefault("mistakes", [{**item, "confidence": float(sure[i])} for item, i in told])
+        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups)
+        if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
+            found.setdefault("mistakes", told)
     return found
 
 
@@ -163,7 +146,7 @@ def _personal(split: EncodedSplit, row: int) -> list[str]:
 
 
 def _item(
-    of: EvalSet, i: int, tables: Sequence[Predictions], judged: Sequence[ExampleScores], evaluator: Evaluator
+    of: EvalSet, i: int, tables: Sequence[Predictions], judged: Sequence[ExampleScores], *, answered: bool
 ) -> dict[str, Any]:
     split, task = of.split, of.split.task
     row = int(tables[0].columns["row"][i])
@@ -173,7 +156,6 @@ def _item(
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
     answers = task.answers if isinstance(task, Generates) else frozenset()
-    answered = evaluator in of.answering
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
         said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
         told = _brief(task.readable(said) if isinstance(task, Shows) else said)
@@ -198,14 +180,14 @@ def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     return [*((text, False) for text in texts if text != wanted), (wanted, True)]
 
 
-def shortened(pieces: list[tuple[str, bool]], longest: int = LONGEST_TEXT) -> list[list[Any]]:
-    """Return [text, is target] pieces of about `longest` characters in all, each cut in its middle by its share."""
+def shortened(pieces: list[tuple[str, bool]]) -> list[list[Any]]:
+    """Return [text, is target] pieces of about `LONGEST_TEXT` characters in all, each cut in its middle."""
     total = sum(len(text) for text, _ in pieces)
-    if total <= longest:
+    if total <= LONGEST_TEXT:
         return [[text, target] for text, target in pieces]
     kept = []
     for text, target in pieces:
-        room = max(20, round(longest * len(text) / total))
+        room = max(20, round(LONGEST_TEXT * len(text) / total))
         half = (room - 3) // 2
         kept.append([text if len(text) <= room else f"{text[:half]} … {text[-half:]}", target])
     return kept

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 Interval = tuple[float | None, float | None]
 
 
-def percentile_interval(resampled: np.ndarray, n: float, confidence: float = CONFIDENCE) -> Interval:
+def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
     """Return the interval between two order statistics of a resampled figure.
 
     Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
@@ -21,7 +21,6 @@ def percentile_interval(resampled: np.ndarray, n: float, confidence: float = CON
     Args:
         resampled: (B,); nan (a resample where the figure is undefined) is left out.
         n: examples; where they weigh unequally, how many of equal weight they are worth.
-        confidence: of the interval.
 
     Returns:
         (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all
@@ -30,7 +29,7 @@ def percentile_interval(resampled: np.ndarray, n: float, confidence: float = CON
     known = np.sort(resampled[~np.isnan(resampled)])
     if n < 2 or not len(known) or known[0] == known[-1]:
         return None, None
-    level = ndtr(-expansion(n) * stdtrit(n - 1, (1 + confidence) / 2))
+    level = ndtr(-expansion(n) * stdtrit(n - 1, (1 + CONFIDENCE) / 2))
     rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
     if rank < 1:
         return None, None

@@ -15,7 +15,6 @@ from ftengine.api import (
     Evaluator,
     ExampleScores,
     FitsOnValidation,
-    KnowsMistakes,
     Labels,
     LearnsLabels,
     ScoresExamples,
@@ -50,7 +49,6 @@ class Measured:
         figures: by metric.
         details: facts by evaluator and name.
         scores: of single examples, by evaluator.
-        mistakes: (n,) how sure the model was where it is wrong, by evaluator.
         seen: (n,) the examples that each evaluator sees, by its name.
     """
 
@@ -59,7 +57,6 @@ class Measured:
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     displays: list[Display] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
-    mistakes: dict[str, np.ndarray] = field(default_factory=dict)
     seen: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, evaluator: Evaluator, weights: Weights, *, answering: bool, keep: bool = False) -> None:
@@ -85,12 +82,10 @@ class Measured:
         self.seen[evaluator.name] = seen
         judged = evaluator.example_scores(rows) if isinstance(evaluator, ScoresExamples) and seen.any() else None
         if judged is not None:
-            score, right = np.full((2, len(seen)), np.nan)
-            score[seen], right[seen] = judged.score, judged.right
-            self.scores[evaluator.name] = ExampleScores(score, right)
-        if isinstance(evaluator, KnowsMistakes) and seen.any():
-            self.mistakes[evaluator.name] = np.full(len(seen), np.nan)
-            self.mistakes[evaluator.name][seen] = evaluator.mistakes(rows)
+            every = np.full((3, len(seen)), np.nan)
+            every[:2, seen] = judged.score, judged.right
+            every[2, seen] = np.nan if judged.mistake is None else judged.mistake
+            self.scores[evaluator.name] = ExampleScores(*every)
 
     def seen_by(self, evaluator: Evaluator) -> Side:
         """Return the examples that an evaluator sees, and how it judged them."""
@@ -126,8 +121,8 @@ def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[Evalu
     if held is None:
         return report, None
     sides = before[held.name], after[held.name]
-    tables, scores = [one.predictions for one in sides], [one.scores for one in sides]
-    examples = single_examples(held, tables, scores, sides[1].mistakes) | {"writes": plan.writes}
+    examples = single_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+    examples["writes"] = plan.writes
     if (of := plan.to_read) is not None:
         examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
     return report, Examples.model_validate(examples)

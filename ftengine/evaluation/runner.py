@@ -22,7 +22,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RunError, TrainingError
 from ftengine.evaluation.plan import EvalPlan, EvalSet, read_columns
 from ftengine.evaluation.slices import as_text
-from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, from_bytes, to_bytes
+from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -106,7 +106,7 @@ class EvalRunner:
         writer = Writer(folder / "parts", evaluators)
         for member, prediction, columns in said:
             writer.put(member, prediction, columns)
-        return from_bytes(gather_object([to_bytes(writer.finish())]))
+        return merged(gather_object([writer.finish()]))
 
     def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> Said:
         """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""

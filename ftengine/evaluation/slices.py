@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, MeasuresSlices, Rows
-from ftengine.data.read import Rows as DataRows
 from ftengine.api.figures import holm
+from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.examples import exact_p

@@ -9,8 +9,7 @@ import numpy as np
 from ftengine.api import Evaluator, Task
 from ftengine.errors import InputError
 from ftengine.evaluation.figures import declarations
-from ftengine.evaluation.plan import read_columns
-from ftengine.evaluation.requirements import answer_keys, check_metrics, listed
+from ftengine.evaluation.plan import answer_keys, check_metrics, listed, read_columns
 from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import FOLDER, Predictions
 from ftengine.evaluation.weights import Weights

@@ -8,7 +8,6 @@ are null in rows that were not answered. Rows stand in the order of the split.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,16 +77,8 @@ def _array(name: str, values: list[Any]) -> pa.Array:
         ) from None
 
 
-def to_bytes(table: pa.Table) -> bytes:
-    """Return a table as a Parquet file's content; see `from_bytes`."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def from_bytes(parts: Sequence[bytes]) -> pa.Table:
+def merged(tables: Sequence[pa.Table]) -> pa.Table:
     """Return the rows of several tables, sorted by member."""
-    tables = [pq.read_table(io.BytesIO(part)) for part in parts]
     return pa.concat_tables(tables, promote_options="permissive").sort_by(MEMBER)
 
 

@@ -15,7 +15,6 @@ from ftengine.api import (
     Estimate,
     Evaluator,
     FitsOnValidation,
-    KnowsMistakes,
     KnowsTrials,
     Labels,
     LearnsLabels,
@@ -161,14 +160,13 @@ class _Checks:
 
     def example_scores_are_one_a_row(self) -> None:
         rows, shape = self._rows(), (len(self._predictions),)
-        if isinstance(self._evaluator, KnowsMistakes):
-            sure = self._evaluator.mistakes(rows)
-            assert np.shape(sure) == shape, "not one mistake for each row"
-            assert all(0 <= value <= 1 for value in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
         if isinstance(self._evaluator, ScoresExamples):
             found = self._evaluator.example_scores(rows)
             assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
             assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
+            if (sure := found.mistake) is not None:
+                assert np.shape(sure) == shape, "not one mistake for each row"
+                assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)

@@ -92,16 +92,10 @@ def ftengine_callbacks():
 def ftengine_audits():
     from ftengine_builtins.audits.balance import Balance
     from ftengine_builtins.audits.contradictions import Contradictions
-    from ftengine_builtins.audits.duplicates import Duplicates
+    from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
     from ftengine_builtins.audits.languages import Languages
-    from ftengine_builtins.audits.leaks import Leaks
-    from ftengine_builtins.audits.lengths import Lengths
-    from ftengine_builtins.audits.mojibake import Mojibake
-    from ftengine_builtins.audits.oddities import Oddities
-    from ftengine_builtins.audits.personal_data import PersonalData
-    from ftengine_builtins.audits.reading import Reading
-    from ftengine_builtins.audits.unknown_tokens import UnknownTokens
-    from ftengine_builtins.audits.unread_keys import UnreadKeys
+    from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
+    from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 
     texts = [Languages, Mojibake, Oddities, PersonalData]
     return [Balance, Contradictions, Duplicates, Leaks, Lengths, Reading, UnknownTokens, UnreadKeys, *texts]
@@ -109,9 +103,8 @@ def ftengine_audits():
 
 @hookimpl
 def ftengine_rules():
-    from ftengine_builtins.rules.baseline import ConstantAnswer
+    from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.calibration import CalibratedConfidence
-    from ftengine_builtins.rules.classes import UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
     from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
     from ftengine_builtins.rules.labels import FlippedLabels

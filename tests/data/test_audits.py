@@ -13,7 +13,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
-from ftengine_builtins.audits.mojibake import is_garbled
+from ftengine_builtins.audits.texts import is_garbled
 
 
 def texts(names) -> str:

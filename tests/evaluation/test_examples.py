@@ -24,7 +24,6 @@ def test_most_single_examples_come_first_each_group_once_and_ties_nowhere():
     improved, worse = most_changed(base, tuned, groups)
     assert [groups[i] for i in improved] == [1, 2]
     assert worse == [4]
-    assert most_changed(base, tuned, groups, count=1) == ([improved[0]], [4])
 
 
 def test_a_little_change_of_an_answer_that_stays_right_or_wrong_is_no_change():
@@ -96,5 +95,11 @@ def changed_item(row, target, decoded):
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
     table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
     both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
-    (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both, {})["improved"]
+    (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both)["improved"]
     return item
+
+
+def test_where_no_evaluator_scores_examples_none_changed():
+    table = Predictions({"row": np.array([0]), "group": np.array([0])})
+    found = single_examples(EvalSet("test", SimpleNamespace(task=None), [Exact()]), [table, table], [{}, {}])
+    assert found == {"evaluator": None, "improved": [], "worse": []}

@@ -14,7 +14,7 @@ from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
-from ftengine.evaluation.requirements import check_evaluators, check_metrics
+from ftengine.evaluation.plan import check_evaluators, check_metrics
 from ftengine.evaluation.significance import bootstrap_p, mcnemar, t_p
 from ftengine.evaluation.weights import Weights
 

@@ -7,7 +7,7 @@ import pytest
 
 from ftengine.api import Evaluator
 from ftengine.errors import PluginError, RunError
-from ftengine.evaluation.table import MEMBER, Predictions, Writer, from_bytes, to_bytes
+from ftengine.evaluation.table import MEMBER, Predictions, Writer, merged
 
 
 class Words(Evaluator):
@@ -33,8 +33,7 @@ def test_parts_of_several_processes_are_joined_in_order(tmp_path, monkeypatch):
         (i, {"text": "a " * (i + 1), "scores": [i, 0.5], "tags": [1] * i, "reference": None if i < 4 else "r"})
         for i in range(9)
     ]
-    parts = [to_bytes(written(tmp_path / str(rank), rows[::-1][rank::2], [Words()])) for rank in range(2)]
-    table = from_bytes(parts)
+    table = merged([written(tmp_path / str(rank), rows[::-1][rank::2], [Words()]) for rank in range(2)])
     assert table[MEMBER].to_pylist() == list(range(9))
     found = Predictions.of(table.append_column("row", table[MEMBER]))
     seen = found.rows(Words())

@@ -293,7 +293,14 @@ def everything():
     audit["findings"] = [{"kind": "data", "level": "note", "text": HOSTILE, "source": "oddities"}]
     audit["displays"] = [{"title": HOSTILE, "columns": ["label", "train"], "rows": [[HOSTILE, 3]]}]
     audit["facts"]["leaks"] = [
-        {"between": ["train", "test"], "count": 12, "near": 5, "dropped": 0, "places": [f"{HOSTILE}:1 = b:2"]}
+        {
+            "between": ["train", "test"],
+            "count": 12,
+            "near": 5,
+            "dropped": 0,
+            "places": [f"{HOSTILE}:1 = b:2"],
+            "text": f"12 of 400 test rows repeat a training row (e.g. {HOSTILE}:1 = b:2)",
+        }
     ]
     for split in audit["splits"].values():
         split |= {"source": HOSTILE, "near_duplicates": 2}

@@ -99,7 +99,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 def test_the_headline_says_what_other_alarms_are_about_in_words(verdict):
     leak = put(
         "audit.facts.leaks",
-        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"]}],
+        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "one"}],
     )
     told = verdict(sliced(-0.3, -0.4, 0.3), leak).headline
     assert told.startswith("3 alarms, about the data and slices of the examples. Better than its base: ")
@@ -346,7 +346,9 @@ def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     ],
 )
 def test_leaks_are_judged_by_the_split_that_figures_are_made_on(verdict, leak, level):
-    told = found(verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], **leak}])), "data")
+    told = found(
+        verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], "text": "some", **leak}])), "data"
+    )
     assert [f.level for f in told] == ([level] if level else [])
 
 
@@ -390,6 +392,18 @@ def test_a_column_of_which_nothing_was_tested_is_said(verdict):
     assert small(20, 20)[0].endswith("has 2 values in 40 held-out examples, so no slice has 30 examples and none is "
                                      "tested: hold out more examples.")  # fmt: skip
     assert small(40, 20) == ["By channel, one slice is too small to be judged: “s1”."]
+
+
+def test_slices_that_tuning_made_worse_go_by_the_p_of_all_slices(verdict):
+    def worse(p_adjusted):
+        def spoil(files):
+            for one in files["evaluation"]["slices"]["channel"]["slices"][:2]:
+                one["difference"] = {"accuracy": change(-0.2, better=False, p=0.001) | {"p_adjusted": p_adjusted}}
+
+        return [f.figures for f in found(verdict(sliced(0, 0, 0), spoil), "slices") if "difference" in f.figures]
+
+    assert [(one["value"], one["p_adjusted"]) for one in worse(0.01)] == [("s0", 0.01), ("s1", 0.01)]
+    assert worse(0.06) == worse(None) == []
 
 
 def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdict):

@@ -1,7 +1,5 @@
 """Audit `balance`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -21,7 +19,6 @@ class Balance(Audit):
     name = "balance"
 
     def look(self, data: AuditedData) -> Iterator[Finding | Display]:
-        """Yield findings on labels, and a table of their counts by split."""
         counts = count_labels(data)
         if not any(counts.values()):
             return

@@ -1,7 +1,5 @@
 """Audit `contradictions`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,7 +26,6 @@ class Contradictions(Audit):
     name = "contradictions"
 
     def look(self, data: AuditedData) -> Iterator[Finding]:
-        """Yield one finding, over all splits together."""
         if not any(targets.any() for targets in data.targets.values()):
             yield from _answered_otherwise(data)
             return

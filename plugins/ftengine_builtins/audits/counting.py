@@ -1,7 +1,5 @@
 """Rows by split that something was found in, and the words for their number."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from ftengine.api import AuditedData, Finding
@@ -13,16 +11,6 @@ SHOWN_PLACES = 5
 def split_name(name: str) -> str:
     """Return how a split is called beside "rows"."""
     return "training" if name == "train" else name
-
-
-def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
-    """Return {kind: {split: rows}} of the rows for whose text `kinds_of` names kinds."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for split, rows in data.splits.items():
-        for i, text in enumerate(rows.texts()):
-            for kind in kinds_of(text):
-                found.setdefault(kind, {}).setdefault(split, []).append(i)
-    return found
 
 
 def finding(data: AuditedData, found: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:

@@ -1,7 +1,5 @@
 """Audit `languages`."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,20 +25,10 @@ and less than 5 % are in."""
 
 # Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
 _CLOSE = (
-    {"bs", "hr", "sh", "sr"},
-    {"da", "nb", "nn", "no"},
-    {"id", "jv", "ms", "su"},
-    {"gl", "pt", "es", "ast", "an"},
-    {"cs", "sk"},
-    {"af", "nl", "fy"},
-    {"hi", "mr", "ne", "bho", "mai"},
-    {"be", "ru", "uk"},
-    {"bg", "mk"},
-    {"ar", "arz"},
-    {"az", "tr"},
-    {"xh", "zu"},
-    {"fa", "ps", "ur"},
-)
+    {"bs", "hr", "sh", "sr"}, {"da", "nb", "nn", "no"}, {"id", "jv", "ms", "su"}, {"gl", "pt", "es", "ast", "an"},
+    {"cs", "sk"}, {"af", "nl", "fy"}, {"hi", "mr", "ne", "bho", "mai"}, {"be", "ru", "uk"}, {"bg", "mk"},
+    {"ar", "arz"}, {"az", "tr"}, {"xh", "zu"}, {"fa", "ps", "ur"},
+)  # fmt: skip
 _LETTER = re.compile(r"[^\W\d_]")
 _NO_SCRIPT = frozenset({"Common", "Inherited", "Unknown"})
 _EAST_ASIAN = frozenset({"Han", "Hiragana", "Katakana", "Bopomofo"})
@@ -54,7 +42,6 @@ class Languages(Audit):
     name = "languages"
 
     def look(self, data: AuditedData) -> Iterator[Finding | Display]:
-        """Yield a finding for each script and language that few rows of a split are in, and tables of both."""
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
         rare: dict[str, dict[str, list[int]]] = {}

@@ -1,8 +1,5 @@
 """Texts translated into another language and back, by two models that the user names."""
 
-from __future__ import annotations
-
-from collections import OrderedDict
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -17,35 +14,6 @@ CACHED_TEXTS = 100_000
 """Back-translations that are kept in memory; of a text of 1,000 characters that is 0.1 GB."""
 
 
-class BackTranslationConfig(SeldomConfig):
-    """Options of augmenter back-translation."""
-
-    forward: str = Field(
-        min_length=1, description="model into the other language: a folder or hub id of an encoder-decoder"
-    )
-    backward: str = Field(min_length=1, description="model back; may be the same one with another prefix")
-    forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
-    backward_prefix: str = Field("", description="the same for the way back")
-    temperature: float = Field(
-        1.0, ge=0, description="words are drawn from the model's distribution, divided by this; 0: the likeliest ones"
-    )
-    top_p: float = Field(0.9, gt=0, le=1, description="share of the distribution, likeliest first, that is drawn from")
-    beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
-    variants: int = Field(4, ge=1, description="different back-translations of a text, after which they repeat")
-    max_length: int | None = Field(
-        None, ge=8, description="longest sentence in tokens; null: 256, or the models' limit if less"
-    )
-    device: str = Field(
-        "auto", description="where both models run: cpu, cuda, cuda:1; auto: the GPU where there is one"
-    )
-
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> BackTranslationConfig:
-        if self.beams > 1 and self.temperature > 0:
-            raise ValueError("beams above 1 search for the likeliest text; set temperature: 0 with them")
-        return self
-
-
 class BackTranslation(TextAugmenter):
     """Translate texts into another language and back, with models that you name.
 
@@ -56,11 +24,40 @@ class BackTranslation(TextAugmenter):
 
     name = "back-translation"
     citation = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
-    Config = BackTranslationConfig
 
-    def __init__(self, config: BackTranslationConfig | None = None) -> None:
+    class Config(SeldomConfig):
+        forward: str = Field(
+            min_length=1, description="model into the other language: a folder or hub id of an encoder-decoder"
+        )
+        backward: str = Field(min_length=1, description="model back; may be the same one with another prefix")
+        forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
+        backward_prefix: str = Field("", description="the same for the way back")
+        temperature: float = Field(
+            1.0,
+            ge=0,
+            description="words are drawn from the model's distribution, divided by this; 0: the likeliest ones",
+        )
+        top_p: float = Field(
+            0.9, gt=0, le=1, description="share of the distribution, likeliest first, that is drawn from"
+        )
+        beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
+        variants: int = Field(4, ge=1, description="different back-translations of a text, after which they repeat")
+        max_length: int | None = Field(
+            None, ge=8, description="longest sentence in tokens; null: 256, or the models' limit if less"
+        )
+        device: str = Field(
+            "auto", description="where both models run: cpu, cuda, cuda:1; auto: the GPU where there is one"
+        )
+
+        @model_validator(mode="after")
+        def _one_way_to_choose(self) -> Any:
+            if self.beams > 1 and self.temperature > 0:
+                raise ValueError("beams above 1 search for the likeliest text; set temperature: 0 with them")
+            return self
+
+    def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._known: dict[int, str] = {}  # the oldest first
 
     def check_options(self) -> None:
         """Find out whether both models can be loaded, without reading their weights.
@@ -80,13 +77,12 @@ class BackTranslation(TextAugmenter):
         variant = rng.randrange(self.config.variants)
         # What is beam-searched has one back-translation only.
         seed = _number(text, variant if self.config.temperature else 0)
-        key = seed.to_bytes(8, "big")
-        if key not in self._known:
+        if seed not in self._known:
             there, back = self._translators
-            self._known[key] = back(there(text, seed), seed)
+            self._known[seed] = back(there(text, seed), seed)
             if len(self._known) > CACHED_TEXTS:
-                self._known.popitem(last=False)
-        return self._known[key]
+                del self._known[next(iter(self._known))]
+        return self._known[seed]
 
     @cached_property
     def _translators(self) -> tuple[Any, Any]:

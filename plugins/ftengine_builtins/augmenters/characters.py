@@ -1,7 +1,5 @@
 """Characters mistaken for others: by a finger on a keyboard, by optical character recognition."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -27,18 +25,6 @@ REACH = 1.26
 Kind = Literal["replace", "insert", "drop", "swap"]
 
 
-class KeyboardConfig(AugmenterConfig):
-    """Options of augmenter keyboard."""
-
-    rate: float = Field(0.05, ge=0, le=1, description="share of letters at which a finger slips")
-    layout: Literal["qwerty", "qwertz", "azerty"] = Field("qwerty", description="which keys are neighbours")
-    kinds: list[Kind] = Field(
-        ["replace", "insert", "drop", "swap"],
-        min_length=1,
-        description="a neighbouring key instead of a letter or before it, a letter left out, two letters swapped",
-    )
-
-
 class Keyboard(TextAugmenter):
     """Put typing errors into texts: neighbouring keys, letters left out or swapped.
 
@@ -49,7 +35,15 @@ class Keyboard(TextAugmenter):
 
     name = "keyboard"
     citation = "Belinkov and Bisk 2018, arXiv:1711.02173"
-    Config = KeyboardConfig
+
+    class Config(AugmenterConfig):
+        rate: float = Field(0.05, ge=0, le=1, description="share of letters at which a finger slips")
+        layout: Literal["qwerty", "qwertz", "azerty"] = Field("qwerty", description="which keys are neighbours")
+        kinds: list[Kind] = Field(
+            ["replace", "insert", "drop", "swap"],
+            min_length=1,
+            description="a neighbouring key instead of a letter or before it, a letter left out, two letters swapped",
+        )
 
     def change(self, text: str, rng: RandomSource) -> str:
         return changed_at(text, lambda at: self._typed(text, at, rng))
@@ -98,12 +92,6 @@ DOUBLES = {one: [b for pair in ALIKE for b in pair if one in pair and b != one] 
 """What each may be taken for."""
 
 
-class OcrConfig(AugmenterConfig):
-    """Options of augmenter ocr."""
-
-    rate: float = Field(0.05, ge=0, le=1, description="share of characters with a double that are mistaken for it")
-
-
 class Ocr(TextAugmenter):
     """Put recognition errors into texts, as scanned pages have them: l and 1, O and 0, rn and m.
 
@@ -111,7 +99,9 @@ class Ocr(TextAugmenter):
     """
 
     name = "ocr"
-    Config = OcrConfig
+
+    class Config(AugmenterConfig):
+        rate: float = Field(0.05, ge=0, le=1, description="share of characters with a double that are mistaken for it")
 
     def change(self, text: str, rng: RandomSource) -> str:
         return changed_at(text, lambda at: self._seen(text, at, rng))

@@ -1,7 +1,6 @@
 """Changes of images, by torchvision's transforms on images of PIL."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
@@ -14,7 +13,7 @@ SEEDS = 2**63
 
 
 class ImageAugmenter(InputAugmenter):
-    """Changes images by a transform of torchvision.transforms.v2, which a subclass makes."""
+    """Changes images by a transform of torchvision, which a subclass makes."""
 
     modality = "image"
 
@@ -27,23 +26,17 @@ class ImageAugmenter(InputAugmenter):
                 f"augmenter {self.name!r} needs torchvision, which is not installed: pip install 'ftengine[vision]'."
             ) from None
 
-    def transform(self, image: Any) -> Any:
-        """Return the changed image; draws from torch's generator of the CPU."""
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
+        """Return what changes the image, of `v2` (torchvision.transforms.v2); it draws from torch's generator."""
         raise NotImplementedError
 
     def change(self, value: Any, rng: RandomSource) -> Any:
+        from torchvision.transforms import v2
+
         from ftengine_builtins.tasks.modes import seeded
 
         with seeded(rng.randrange(SEEDS)):
-            return self.transform(value)
-
-
-class FlipConfig(SeldomConfig):
-    """Options of augmenter flip."""
-
-    direction: Literal["horizontal", "vertical", "both"] = Field(
-        "horizontal", description="left and right, top and bottom, or at random one of the two or both at once"
-    )
+            return self.transform(v2, value)(value)
 
 
 class Flip(ImageAugmenter):
@@ -53,33 +46,17 @@ class Flip(ImageAugmenter):
     """
 
     name = "flip"
-    Config = FlipConfig
 
-    def transform(self, image: Any) -> Any:
+    class Config(SeldomConfig):
+        direction: Literal["horizontal", "vertical", "both"] = Field(
+            "horizontal", description="left and right, top and bottom, or at random one of the two or both at once"
+        )
+
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         import torch
-        from torchvision.transforms.v2 import functional as F
 
         way = {"horizontal": 1, "vertical": 2}.get(self.config.direction) or int(torch.randint(1, 4, ()))
-        image = F.horizontal_flip(image) if way & 1 else image
-        return F.vertical_flip(image) if way & 2 else image
-
-
-class CropConfig(AugmenterConfig):
-    """Options of augmenter crop."""
-
-    scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
-    )
-    ratio: list[PositiveFloat] = Field(
-        [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
-    )
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _in_order(cls, pair: list[float]) -> list[float]:
-        if pair[0] > pair[1]:
-            raise ValueError("give the smaller number first")
-        return pair
+        return v2.Compose([v2.RandomHorizontalFlip(way & 1), v2.RandomVerticalFlip(way >> 1)])
 
 
 class Crop(ImageAugmenter):
@@ -90,42 +67,41 @@ class Crop(ImageAugmenter):
 
     name = "crop"
     citation = "Szegedy et al. 2015, arXiv:1409.4842"
-    Config = CropConfig
 
-    def transform(self, image: Any) -> Any:
-        from torchvision.transforms import v2
+    class Config(AugmenterConfig):
+        scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+            [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
+        )
+        ratio: list[PositiveFloat] = Field(
+            [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
+        )
 
+        @field_validator("scale", "ratio")
+        @classmethod
+        def _in_order(cls, pair: list[float]) -> list[float]:
+            if pair[0] > pair[1]:
+                raise ValueError("give the smaller number first")
+            return pair
+
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         size = (image.height, image.width)
-        return v2.RandomResizedCrop(size, scale=self.config.scale, ratio=self.config.ratio)(image)
-
-
-class ColorConfig(AugmenterConfig):
-    """Options of augmenter color."""
-
-    brightness: float = Field(0.2, ge=0, description="factor from 1 - brightness (at least 0) to 1 + brightness")
-    contrast: float = Field(0.2, ge=0, description="the same of contrast")
-    saturation: float = Field(0.2, ge=0, description="the same of saturation")
-    hue: float = Field(0.05, ge=0, le=0.5, description="most shift of the hue either way; 0.5 is its opposite")
+        return v2.RandomResizedCrop(size, scale=self.config.scale, ratio=self.config.ratio)
 
 
 class Color(ImageAugmenter):
     """Change brightness, contrast, saturation and hue of images at random (ColorJitter)."""
 
     name = "color"
-    Config = ColorConfig
 
-    def transform(self, image: Any) -> Any:
-        from torchvision.transforms import v2
+    class Config(AugmenterConfig):
+        brightness: float = Field(0.2, ge=0, description="factor from 1 - brightness (at least 0) to 1 + brightness")
+        contrast: float = Field(0.2, ge=0, description="the same of contrast")
+        saturation: float = Field(0.2, ge=0, description="the same of saturation")
+        hue: float = Field(0.05, ge=0, le=0.5, description="most shift of the hue either way; 0.5 is its opposite")
 
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         config = self.config
-        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)(image)
-
-
-class RandAugmentConfig(AugmenterConfig):
-    """Options of augmenter rand-augment."""
-
-    operations: int = Field(2, ge=1, description="changes of each image, one after the other")
-    magnitude: int = Field(9, ge=0, le=30, description="how strong they are, from 0 to 30")
+        return v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
 
 
 class RandAugment(ImageAugmenter):
@@ -137,12 +113,13 @@ class RandAugment(ImageAugmenter):
 
     name = "rand-augment"
     citation = "Cubuk et al. 2020, arXiv:1909.13719"
-    Config = RandAugmentConfig
 
-    def transform(self, image: Any) -> Any:
-        from torchvision.transforms import v2
+    class Config(AugmenterConfig):
+        operations: int = Field(2, ge=1, description="changes of each image, one after the other")
+        magnitude: int = Field(9, ge=0, le=30, description="how strong they are, from 0 to 30")
 
-        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)(image)
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
+        return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)
 
 
 class TrivialAugment(ImageAugmenter):
@@ -154,7 +131,5 @@ class TrivialAugment(ImageAugmenter):
     name = "trivial-augment"
     citation = "Müller and Hutter 2021, arXiv:2103.10158"
 
-    def transform(self, image: Any) -> Any:
-        from torchvision.transforms import v2
-
-        return v2.TrivialAugmentWide()(image)
+    def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
+        return v2.TrivialAugmentWide()

@@ -1,7 +1,5 @@
 """Spans of words hidden behind a mask token."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 
@@ -10,21 +8,6 @@ from pydantic import Field
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.words import join, split_words
-
-
-class MaskSpansConfig(AugmenterConfig):
-    """Options of augmenter mask-spans."""
-
-    rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
-    mean_length: float = Field(
-        3.0, gt=0, le=100, description="mean of the Poisson distribution of span lengths, in words"
-    )
-    mask: str | None = Field(
-        None, min_length=1, description="what stands for masked words, e.g. '_'; null: the tokenizer's mask token"
-    )
-    masks: Literal["span", "word"] = Field(
-        "span", description="one mask for a whole span, or one for each of its words"
-    )
 
 
 class MaskSpans(TextAugmenter):
@@ -37,9 +20,20 @@ class MaskSpans(TextAugmenter):
 
     name = "mask-spans"
     citation = "Lewis et al. 2020 (BART), arXiv:1910.13461; Joshi et al. 2020 (SpanBERT), arXiv:1907.10529"
-    Config = MaskSpansConfig
 
-    def __init__(self, config: MaskSpansConfig | None = None) -> None:
+    class Config(AugmenterConfig):
+        rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
+        mean_length: float = Field(
+            3.0, gt=0, le=100, description="mean of the Poisson distribution of span lengths, in words"
+        )
+        mask: str | None = Field(
+            None, min_length=1, description="what stands for masked words, e.g. '_'; null: the tokenizer's mask token"
+        )
+        masks: Literal["span", "word"] = Field(
+            "span", description="one mask for a whole span, or one for each of its words"
+        )
+
+    def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self._mask = self.config.mask
 
@@ -64,11 +58,15 @@ class MaskSpans(TextAugmenter):
         """Choose words to hide: `rate` · `count` of them on average, in spans."""
         exact = self.config.rate * count
         budget = min(int(exact) + (rng.random() < exact % 1), count - 1)
-        hidden = [False] * count
+        hidden, free = [False] * count, list(range(count))
         while budget > 0:
-            start, length = _free(hidden, rng), min(self._length(rng), budget)
-            stop = start
-            while stop < min(start + length, count) and not hidden[stop]:
+            at = rng.randrange(len(free))
+            free[at], free[-1] = free[-1], free[at]
+            start = stop = free.pop()  # each word that is not hidden yet with the same probability
+            if hidden[start]:
+                continue
+            end = min(start + min(self._length(rng), budget), count)
+            while stop < end and not hidden[stop]:
                 hidden[stop] = True
                 stop += 1
             budget -= stop - start
@@ -83,16 +81,3 @@ class MaskSpans(TextAugmenter):
                 length, product = length + 1, product * rng.random()
             if length:
                 return length
-
-
-TRIES = 64
-"""Random words that are tried before those that are free are listed, which takes as long as the text."""
-
-
-def _free(hidden: list[bool], rng: RandomSource) -> int:
-    """Return a word that is not hidden yet, each with the same probability."""
-    for _ in range(TRIES):
-        at = rng.randrange(len(hidden))
-        if not hidden[at]:
-            return at
-    return rng.choice([i for i, is_hidden in enumerate(hidden) if not is_hidden])

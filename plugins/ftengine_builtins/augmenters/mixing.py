@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from ftengine.api import Augmenter, Batch, Config, RandomSource, Task
+from ftengine import api
+from ftengine.api import Augmenter, Batch, RandomSource, Task
 from ftengine.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -16,24 +17,14 @@ if TYPE_CHECKING:
 SEEDS = 2**63
 
 
-class MixConfig(Config):
-    """Options of augmenters that mix batches."""
-
-    probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
-    alpha: float = Field(0.2, gt=0, description="both parameters of the Beta distribution of an image's share")
-
-
-class CutMixConfig(MixConfig):
-    """Options of augmenter cutmix."""
-
-    alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")
-
-
 class Mixing(Augmenter):
     """Mixes the images of a batch with those of the same batch in another order."""
 
     modality = "image"
-    Config = MixConfig
+
+    class Config(api.Config):
+        probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
+        alpha: float = Field(0.2, gt=0, description="both parameters of the Beta distribution of an image's share")
 
     def check_mix(self, task: Task) -> None:
         """Raise RecipeError where the task has no labels to mix beside the images."""
@@ -106,7 +97,9 @@ class CutMix(Mixing):
 
     name = "cutmix"
     citation = "Yun et al. 2019, arXiv:1905.04899"
-    Config = CutMixConfig
+
+    class Config(Mixing.Config):
+        alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")
 
     def check_mix(self, task: Task) -> None:
         """Raise RecipeError where there are no labels, or numbers, of which no area has a share."""

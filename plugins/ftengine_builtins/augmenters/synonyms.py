@@ -1,7 +1,5 @@
 """Words replaced from a list that the user gives."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -24,18 +22,6 @@ Entry = tuple[str, list[str]]
 """A word (or a phrase) and what may replace it."""
 
 
-class SynonymsConfig(AugmenterConfig):
-    """Options of augmenter synonyms."""
-
-    file: str = Field(
-        min_length=1,
-        description="the word list: .tsv, .csv or .txt with a word and its replacements on each line, or .json with "
-        "{word: [replacements]}",
-    )
-    rate: float = Field(0.3, ge=0, le=1, description="share of the words of the list in a text that are replaced")
-    both_ways: bool = Field(False, description="words of a line may each replace the others")
-
-
 class Synonyms(TextAugmenter):
     """Replace words from a word list of yours.
 
@@ -45,7 +31,15 @@ class Synonyms(TextAugmenter):
 
     name = "synonyms"
     citation = "Zhang et al. 2015, arXiv:1509.01626; Wei and Zou 2019, arXiv:1901.11196"
-    Config = SynonymsConfig
+
+    class Config(AugmenterConfig):
+        file: str = Field(
+            min_length=1,
+            description="the word list: .tsv, .csv or .txt with a word and its replacements on each line, or .json "
+            "with {word: [replacements]}",
+        )
+        rate: float = Field(0.3, ge=0, le=1, description="share of the words of the list in a text that are replaced")
+        both_ways: bool = Field(False, description="words of a line may each replace the others")
 
     def check_options(self) -> None:
         """Read the word list. Raises DataError where it is missing or malformed."""

@@ -1,9 +1,7 @@
 """An encoder-decoder that translates texts sentence by sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import regex
 import torch
@@ -14,9 +12,6 @@ from ftengine.errors import SourceError
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.modes import seeded
 from ftengine_builtins.tasks.tokens import stack_tokens
-
-if TYPE_CHECKING:
-    from ftengine_builtins.augmenters.back_translation import BackTranslationConfig
 
 HEAD = "seq2seq-lm"
 
@@ -81,7 +76,7 @@ def load_translator(source: str, device: str) -> LoadedModel:
 class Translator:
     """Translates texts with one model, an encoder-decoder; `prefix` is put in front of each sentence."""
 
-    def __init__(self, loaded: LoadedModel, prefix: str, config: BackTranslationConfig) -> None:
+    def __init__(self, loaded: LoadedModel, prefix: str, config: Any) -> None:
         self._loaded, self._prefix, self._tokenizer = loaded, prefix, loaded.processor
         limits = [config.max_length or LONGEST, loaded.max_length, getattr(loaded.processor, "model_max_length", None)]
         self._limit = min(limit for limit in limits if limit)

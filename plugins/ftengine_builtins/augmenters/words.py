@@ -1,7 +1,5 @@
 """Words left out or in other places, marks put between them, and texts in another case."""
 
-from __future__ import annotations
-
 import unicodedata
 from itertools import pairwise
 from typing import Literal
@@ -33,12 +31,6 @@ STYLES = {
 }
 
 
-class DeleteWordsConfig(AugmenterConfig):
-    """Options of augmenter delete-words."""
-
-    rate: float = Field(0.1, ge=0, le=1, description="probability with which each word is left out")
-
-
 class DeleteWords(TextAugmenter):
     """Leave words out of texts at random.
 
@@ -48,7 +40,9 @@ class DeleteWords(TextAugmenter):
 
     name = "delete-words"
     citation = EDA
-    Config = DeleteWordsConfig
+
+    class Config(AugmenterConfig):
+        rate: float = Field(0.1, ge=0, le=1, description="probability with which each word is left out")
 
     def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
@@ -61,13 +55,6 @@ class DeleteWords(TextAugmenter):
         return join([words[i] for i in kept], [gaps[0], *inner, gaps[-1]])
 
 
-class SwapWordsConfig(AugmenterConfig):
-    """Options of augmenter swap-words."""
-
-    rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
-    distance: int | None = Field(None, ge=1, description="most words from one to the other; null: any")
-
-
 class SwapWords(TextAugmenter):
     """Swap words of texts at random.
 
@@ -77,7 +64,10 @@ class SwapWords(TextAugmenter):
 
     name = "swap-words"
     citation = EDA
-    Config = SwapWordsConfig
+
+    class Config(AugmenterConfig):
+        rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
+        distance: int | None = Field(None, ge=1, description="most words from one to the other; null: any")
 
     def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
@@ -96,15 +86,6 @@ class SwapWords(TextAugmenter):
         return b + (b >= a)
 
 
-class PunctuationConfig(AugmenterConfig):
-    """Options of augmenter punctuation."""
-
-    insert: float = Field(
-        0.3, ge=0, le=1, description="most marks put in, for each word; from one to so many, at random; 0: none"
-    )
-    drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
-
-
 class Punctuation(TextAugmenter):
     """Put punctuation marks between words at random, or leave marks out.
 
@@ -114,7 +95,12 @@ class Punctuation(TextAugmenter):
 
     name = "punctuation"
     citation = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
-    Config = PunctuationConfig
+
+    class Config(AugmenterConfig):
+        insert: float = Field(
+            0.3, ge=0, le=1, description="most marks put in, for each word; from one to so many, at random; 0: none"
+        )
+        drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
 
     def change(self, text: str, rng: RandomSource) -> str:
         if self.config.drop:
@@ -139,16 +125,6 @@ def _is_mark(text: str, at: int) -> bool:
     return not (text[at - 1 : at].isalnum() and text[at + 1 : at + 2].isalnum())
 
 
-class CaseConfig(SeldomConfig):
-    """Options of augmenter case."""
-
-    styles: list[Literal["upper", "lower", "title", "swap"]] = Field(
-        ["upper", "lower", "title", "swap"],
-        min_length=1,
-        description="what a whole text may be written in; swap turns every letter round",
-    )
-
-
 class Case(TextAugmenter):
     """Write texts in upper, lower, title or swapped case.
 
@@ -157,7 +133,13 @@ class Case(TextAugmenter):
     """
 
     name = "case"
-    Config = CaseConfig
+
+    class Config(SeldomConfig):
+        styles: list[Literal["upper", "lower", "title", "swap"]] = Field(
+            ["upper", "lower", "title", "swap"],
+            min_length=1,
+            description="what a whole text may be written in; swap turns every letter round",
+        )
 
     def change(self, text: str, rng: RandomSource) -> str:
         written = [STYLES[style](text) for style in self.config.styles]

@@ -107,13 +107,9 @@ TRACKERS = (
 """What Accelerate knows, under its names."""
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values under dotted keys; what trackers do not take as a hyper-parameter becomes JSON."""
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            values |= _flat(value, f"{prefix}{key}.")
-        else:
-            simple = isinstance(value, (bool, int, float, str))
-            values[prefix + key] = value if simple else json.dumps(value)
-    return values
+    from transformers.utils import flatten_dict
+
+    flat = flatten_dict(content).items()
+    return {key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value) for key, value in flat}

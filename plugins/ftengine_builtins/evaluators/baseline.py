@@ -1,7 +1,5 @@
 """What is reached without looking at the inputs, from how often each answer is the truth and is given."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of each part (label, kind of entity, output) with their intervals, as facts and as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,23 +1,18 @@
 """Whether a classifier's confidence is what it says: calibration error, proper scores, temperature."""
 
 import math
+from functools import partial
 
 import numpy as np
 from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ftengine.api import Config, Line, LineChart, Metric
+from ftengine import api
+from ftengine.api import Line, LineChart, Metric
 from ftengine.errors import PluginError
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    counts,
-    known,
-    means,
-    numbers,
-    ratio,
-    require_labels,
-)
+from ftengine_builtins.evaluators.base import WeightedEvaluator, lower, require_labels
+from ftengine_builtins.evaluators.weighted import counts, known, means, numbers, ratio
 
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
@@ -27,24 +22,8 @@ NEAR = 1.01
 likelihood has no maximum, as where all answers are right."""
 
 
-class CalibrationConfig(Config):
-    """Options of evaluator calibration."""
-
-    bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
-
-
-def _biased(label, meaning, at_zero=""):
-    """Return a metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
-    return Metric(
-        label,
-        higher_is_better=False,
-        interval=False,
-        instead="overconfidence",
-        pooled=False,
-        kind="calibration",
-        at_zero=at_zero,
-        meaning=meaning,
-    )
+_biased = partial(lower, interval=False, instead="overconfidence", pooled=False, kind="calibration")
+"""A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
 
 class Calibration(WeightedEvaluator):
@@ -65,7 +44,10 @@ class Calibration(WeightedEvaluator):
     """
 
     name = "calibration"
-    Config = CalibrationConfig
+
+    class Config(api.Config):
+        bins: int = Field(15, ge=2, le=100, description="bins of confidence, equally wide from 0 to 1")
+
     reads = frozenset({"label", "logits"})
     metrics = {  # noqa: RUF012
         "overconfidence": Metric(
@@ -77,14 +59,10 @@ class Calibration(WeightedEvaluator):
         "calibration_error": _biased(
             "calibration error, without chance",
             "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
-            "none beyond chance",
+            at_zero="none beyond chance",
         ),
-        "brier": Metric(
-            "Brier score", higher_is_better=False, meaning="Squared distance of the probabilities to the truth, 0 to 2."
-        ),
-        "nll": Metric(
-            "negative log-likelihood", higher_is_better=False, meaning="Negative log-probability of the right label."
-        ),
+        "brier": lower("Brier score", "Squared distance of the probabilities to the truth, 0 to 2."),
+        "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
         AFTER: _biased(
             "ECE after temperature", "What is left of the ECE when a temperature softens or sharpens the answers."
         ),

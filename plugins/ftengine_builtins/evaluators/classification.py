@@ -4,19 +4,18 @@ import copy
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Matrix, Metric
+from ftengine.api import ExampleScores, Matrix
 from ftengine.errors import PluginError
+from ftengine_builtins.evaluators.base import WeightedEvaluator, require_labels, share
 from ftengine_builtins.evaluators.baseline import always, of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
     counts,
     mean_of_known,
     means,
     numbers,
     precision_recall_f1,
     ratio,
-    require_labels,
     totals,
 )
 
@@ -40,33 +39,16 @@ class Classification(WeightedEvaluator):
     name = "classification"
     reads = frozenset({"label", "predicted"})
     metrics = {  # noqa: RUF012
-        "accuracy": Metric(
-            "accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the examples that are answered rightly.",
+        "accuracy": share("accuracy", "Share of the examples that are answered rightly."),
+        "subset_accuracy": share("subset accuracy", "Share of the examples of which every label is right."),
+        "macro_f1": share(
+            "macro F1", "Mean over the labels of F1, so that a rare label counts as much as a frequent one."
         ),
-        "subset_accuracy": Metric(
-            "subset accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the examples of which every label is right.",
-        ),
-        "macro_f1": Metric(
-            "macro F1",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Mean over the labels of F1, so that a rare label counts as much as a frequent one.",
-        ),
-        "micro_f1": Metric(
-            "micro F1", higher_is_better=True, proportion=True, meaning="F1 of all decisions about labels together."
-        ),
-        "roc_auc": Metric(
+        "micro_f1": share("micro F1", "F1 of all decisions about labels together."),
+        "roc_auc": share(
             "ROC AUC",
-            higher_is_better=True,
-            proportion=True,
+            "How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
             pooled=False,
-            meaning="How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
         ),
     }
 
@@ -113,27 +95,21 @@ class Classification(WeightedEvaluator):
         return found
 
     def example_scores(self, rows):
-        """Score the probability of the truth, with several labels its mean over them; right where all labels are."""
-        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
-        right = (label == predicted if not self.multi else (label == predicted).all(axis=1)).astype(np.float64)
-        scores = self._scores(rows)
+        """Score the probability of the truth, with several labels its mean over them; right where all labels are.
+
+        A mistake's probability is that of the wrong answer, with several labels of the most probable wrong decision.
+        """
+        label, predicted, scores = self._answers(rows, "label"), self._answers(rows, "predicted"), self._scores(rows)
+        same = label == predicted
+        right = (same.all(axis=1) if self.multi else same).astype(np.float64)
         if scores is None:
             return ExampleScores(right, right)
-        if not self.multi:
-            return ExampleScores(np.take_along_axis(scores, label[:, None], axis=1)[:, 0], right)
-        return ExampleScores(np.where(label > 0, scores, 1 - scores).mean(axis=1), right)
-
-    def mistakes(self, rows):
-        """Return the probability of a wrong answer; with several labels that of the most probable wrong decision."""
-        label, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
-        scores = self._scores(rows)
-        if scores is None:
-            return np.full(len(label), np.nan)
-        if not self.multi:
-            sure = np.take_along_axis(scores, predicted[:, None], axis=1)[:, 0]
-            return np.where(label == predicted, np.nan, sure)
-        wrong = np.where(label == predicted, -np.inf, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
-        return np.where(np.isfinite(wrong), wrong, np.nan)
+        if self.multi:
+            score = np.where(label > 0, scores, 1 - scores).mean(axis=1)
+            wrong = np.where(same, 0, np.where(predicted > 0, scores, 1 - scores)).max(axis=1)
+        else:
+            score, wrong = (np.take_along_axis(scores, ids[:, None], axis=1)[:, 0] for ids in (label, predicted))
+        return ExampleScores(score, right, np.where(right > 0, np.nan, wrong))
 
     def details(self, rows, estimate):
         """Yield each label's figures, and with one label an example the confusion matrix (rows: truth)."""
@@ -201,35 +177,27 @@ class Classification(WeightedEvaluator):
 
     def _answers(self, rows, key):
         """Return label ids (n,), or with several labels an example 0 and 1, (n, labels)."""
-        size = len(self.names)
-        if not self.multi:
-            ids = np.asarray(rows[key]).astype(np.int64)
-            wrong = (ids < 0) | (ids >= size)
-            if wrong.any():
-                raise PluginError(f"label id {ids[wrong][0]} is not one of the {size} labels (0 is the first).")
-            return ids
-        indicators = _matrix(rows[key], size)
-        if indicators is None:
-            raise PluginError(f"a multi-label prediction has {size} numbers of 0 or 1 in {key!r}.")
-        return indicators
+        if self.multi:
+            return self._by_columns(rows, key)
+        ids, size = np.asarray(rows[key]).astype(np.int64), len(self.names)
+        wrong = (ids < 0) | (ids >= size)
+        if wrong.any():
+            raise PluginError(f"label id {ids[wrong][0]} is not one of the {size} labels (0 is the first).")
+        return ids
 
     def _scores(self, rows):
         """Return (n, labels), None where the task gives none."""
-        if rows.get("scores") is None:
-            return None
-        scores = _matrix(rows["scores"], len(self.names))
-        if scores is None:
-            raise PluginError(f"a prediction has another number of scores than the {len(self.names)} labels.")
-        return scores
+        return None if rows.get("scores") is None else self._by_columns(rows, "scores")
 
-
-def _matrix(column, size):
-    """Return a column of lists as (n, size), None where any is not of this size."""
-    try:
-        values = numbers(column)
-    except ValueError:
-        return None
-    return values if values.shape[1] == size or not len(values) else None
+    def _by_columns(self, rows, key):
+        """Return a column of a number for each label as (n, labels)."""
+        try:
+            values = numbers(rows[key])
+        except ValueError:  # lists of several lengths
+            values = np.zeros((len(rows[key]), 0))
+        if len(values) and values.shape[1] != len(self.names):
+            raise PluginError(f"a prediction has {len(self.names)} numbers in {key!r}, one for each label.")
+        return values
 
 
 def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

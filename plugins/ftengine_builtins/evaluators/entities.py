@@ -4,17 +4,11 @@ from collections import Counter
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Metric
+from ftengine.api import ExampleScores
+from ftengine_builtins.evaluators.base import WeightedEvaluator, require_labels, share
 from ftengine_builtins.evaluators.baseline import of_classes
 from ftengine_builtins.evaluators.by_part import F1, by_part
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    numbers,
-    precision_recall_f1,
-    ratio,
-    require_labels,
-    totals,
-)
+from ftengine_builtins.evaluators.weighted import numbers, precision_recall_f1, ratio, totals
 from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
@@ -28,24 +22,10 @@ class Entities(WeightedEvaluator):
     name = "entities"
     reads = frozenset({"tags", "predicted_tags"})
     metrics = {  # noqa: RUF012
-        "token_accuracy": Metric(
-            "token accuracy",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the words that are tagged rightly.",
-        ),
-        "precision": Metric(
-            "precision", higher_is_better=True, proportion=True, meaning="Share of the entities found that are right."
-        ),
-        "recall": Metric(
-            "recall", higher_is_better=True, proportion=True, meaning="Share of the entities that are found."
-        ),
-        "f1": Metric(
-            "F1",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Harmonic mean of precision and recall, of whole entities.",
-        ),
+        "token_accuracy": share("token accuracy", "Share of the words that are tagged rightly."),
+        "precision": share("precision", "Share of the entities found that are right."),
+        "recall": share("recall", "Share of the entities that are found."),
+        "f1": share("F1", "Harmonic mean of precision and recall, of whole entities."),
     }
 
     def bind(self, task, labels):
@@ -105,18 +85,25 @@ class Entities(WeightedEvaluator):
         )
 
     def baseline_resamples(self, rows, weights):
-        true = _tag_counts(rows["tags"], len(self.names))
-        kinds = [i for i, name in enumerate(self.names) if name != OUTSIDE] if self.kinds else []
-        best = {"token_accuracy": true.argmax()}
-        if kinds:
-            best["f1"] = max(kinds, key=lambda i: true[i])
-        often = [[np.count_nonzero(np.asarray(tags) == tag) for tags in rows["tags"]] for tag in best.values()]
-        words, *sums = totals(weights, rows["words"], *map(np.array, often)).T
-        shares = {name: ratio(found, words) for name, found in zip(best, sums, strict=True)}
-        return shares | ({"f1": 2 * shares["f1"] / (1 + shares["f1"])} if kinds else {})
+        """Give every word the most frequent tag; for F1 make it an entity, of the kind that single words mostly are."""
+        tag = _tag_counts(rows["tags"], len(self.names)).argmax()
+        often = np.array([np.count_nonzero(np.asarray(tags) == tag) for tags in rows["tags"]])
+        found, words = totals(weights, often, rows["words"]).T
+        accuracy = {"token_accuracy": ratio(found, words)}
+        if not self.kinds:
+            return accuracy
+        single = np.array([self._single_words(tags) for tags in rows["tags"]])
+        right = totals(weights, single[:, single.sum(axis=0).argmax()])[:, 0]
+        true = self._by_kind(rows, weights)[2].sum(axis=1)
+        return {**accuracy, "f1": precision_recall_f1(right, words, true)["f1"]}
+
+    def _single_words(self, tags):
+        """Return how many entities of each kind are one word, (kinds,)."""
+        found = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
+        return [found[kind] for kind in self.kinds]
 
     def _baseline(self, rows):
-        """Return what one tag for every word comes to; of entities at most those of one word, F1 = 2e / (1 + e)."""
+        """Return what one tag for every word comes to."""
         size = len(self.names)
         true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
         if not true.any():

@@ -2,25 +2,19 @@
 
 import math
 from collections import Counter
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Baseline, Config, ExampleScores, Metric, redact
+from ftengine import api
+from ftengine.api import Baseline, ExampleScores, redact
 from ftengine.errors import RecipeError
+from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    known,
-    mean_of_known,
-    means,
-    numbers,
-    ratio,
-    totals,
-    trials_of_means,
-)
+from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, numbers, ratio, totals, trials_of_means
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
 MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
@@ -29,15 +23,6 @@ CANDIDATES, SAMPLED = 20, 1000
 """References that are tried as a constant answer, the most frequent ones, and examples that they are measured on."""
 BETA = 2
 """chrF's weight of recall (Popović 2016, aclanthology.org/W16-2341)."""
-
-
-class GenerationConfig(Config):
-    """Options of evaluator generation."""
-
-    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
-    bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = Field(
-        "13a", description="sacrebleu's tokenisation for BLEU; intl for other scripts, zh for Chinese"
-    )
 
 
 class Generation(WeightedEvaluator):
@@ -53,38 +38,26 @@ class Generation(WeightedEvaluator):
     """
 
     name = "generation"
-    Config = GenerationConfig
+
+    class Config(api.Config):
+        max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
+        bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = Field(
+            "13a", description="sacrebleu's tokenisation for BLEU; intl for other scripts, zh for Chinese"
+        )
+
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "exact_match": Metric(
-            "exact match",
-            higher_is_better=True,
-            proportion=True,
-            meaning="Share of the answers that equal the wanted one, but for case, punctuation and articles.",
+        "exact_match": share(
+            "exact match", "Share of the answers that equal the wanted one, but for case, punctuation and articles."
         ),
-        "token_f1": Metric(
-            "token F1",
-            higher_is_better=True,
-            decides=True,
-            meaning="Overlap of the answer's words with the wanted ones, 0 to 1.",
+        "token_f1": higher("token F1", "Overlap of the answer's words with the wanted ones, 0 to 1.", decides=True),
+        "rouge1": higher("ROUGE-1", "Overlap of single words with the wanted answer, 0 to 1."),
+        "rouge2": higher("ROUGE-2", "Overlap of pairs of neighbouring words, 0 to 1."),
+        "rougeL": higher("ROUGE-L", "Overlap of the longest sequence of words that both have, 0 to 1."),
+        "bleu": higher(
+            "BLEU", "Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100."
         ),
-        "rouge1": Metric(
-            "ROUGE-1", higher_is_better=True, meaning="Overlap of single words with the wanted answer, 0 to 1."
-        ),
-        "rouge2": Metric("ROUGE-2", higher_is_better=True, meaning="Overlap of pairs of neighbouring words, 0 to 1."),
-        "rougeL": Metric(
-            "ROUGE-L", higher_is_better=True, meaning="Overlap of the longest sequence of words that both have, 0 to 1."
-        ),
-        "bleu": Metric(
-            "BLEU",
-            higher_is_better=True,
-            meaning="Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100.",
-        ),
-        "chrf": Metric(
-            "chrF",
-            higher_is_better=True,
-            meaning="Overlap of character sequences with the wanted answers, over the whole set, 0 to 100.",
-        ),
+        "chrf": higher("chrF", "Overlap of character sequences with the wanted answers, over the whole set, 0 to 100."),
     }
 
     def __init__(self, config=None):
@@ -95,7 +68,6 @@ class Generation(WeightedEvaluator):
                 "Run: pip install 'ftengine[generation]', or take it out of recipe key 'evaluate'."
             )
         self.generation = {"max_new_tokens": self.config.max_new_tokens}
-        self._bleu = None
 
     def keep(self, prediction):
         """Return the means' values, the words of answer and reference (nan without one), BLEU's and chrF's counts.
@@ -108,6 +80,7 @@ class Generation(WeightedEvaluator):
             nothing = dict.fromkeys((*MEANS, "words", "reference_words"), math.nan)
             return {**nothing, "bleu": [0.0] * (2 + 2 * BLEU_ORDER), "chrf": [0.0] * 3 * CHRF_ORDER}
         words, wanted = rouge_words(ours), rouge_words(theirs)
+        score = self._bleu.corpus_score([ours], [[theirs]])
         return {
             "exact_match": float(normalized(ours) == normalized(theirs)),
             "token_f1": token_f1(ours, theirs),
@@ -116,7 +89,7 @@ class Generation(WeightedEvaluator):
             "rougeL": rouge_l(words, wanted),
             "words": float(len(ours.split())),
             "reference_words": float(len(theirs.split())),
-            "bleu": self._bleu_counts(ours, theirs),
+            "bleu": [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)],
             "chrf": chrf_counts(ours, theirs),
         }
 
@@ -127,7 +100,7 @@ class Generation(WeightedEvaluator):
         there = ~np.isnan(found[:, 0])
         return {
             **dict(zip(MEANS, found.T, strict=True)),
-            "bleu": np.where(there, _bleu(bleu), np.nan),
+            "bleu": np.where(there, bleu_score(bleu), np.nan),
             "chrf": np.where(there, chrf_score(chrf), np.nan),
         }
 
@@ -152,14 +125,11 @@ class Generation(WeightedEvaluator):
         found = always(rows["reference"])
         return {} if found is None else dict(zip(CONSTANT, means(weights, *found[1]).T, strict=True))
 
-    def _bleu_counts(self, ours, theirs):
-        """Return the two lengths, 4 matches and 4 totals, as sacrebleu counts them."""
+    @cached_property
+    def _bleu(self):
         from sacrebleu.metrics import BLEU
 
-        if self._bleu is None:
-            self._bleu = BLEU(tokenize=self.config.bleu_tokens, force=True)
-        score = self._bleu.corpus_score([ours], [[theirs]])
-        return [float(x) for x in (score.sys_len, score.ref_len, *score.counts, *score.totals)]
+        return BLEU(tokenize=self.config.bleu_tokens, force=True)
 
 
 def constant_text(completions, references):
@@ -205,7 +175,7 @@ def always(references):
     return text, columns
 
 
-def _bleu(sums):
+def bleu_score(sums):
     """Return sacrebleu's corpus BLEU (B,) of summed counts (B, 10)."""
     from sacrebleu.metrics import BLEU
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ftengine.api import ExampleScores, Metric
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, ratio, totals
+from ftengine.api import ExampleScores
+from ftengine_builtins.evaluators.base import WeightedEvaluator, lower
+from ftengine_builtins.evaluators.weighted import ratio, totals
 
 
 class Perplexity(WeightedEvaluator):
@@ -15,13 +16,9 @@ class Perplexity(WeightedEvaluator):
     name = "perplexity"
     reads = frozenset({"loss", "tokens"})
     metrics = {  # noqa: RUF012
-        "loss": Metric(
-            "loss", higher_is_better=False, meaning="Negative log-probability of the wanted answer, a token."
-        ),
-        "perplexity": Metric(
-            "perplexity",
-            higher_is_better=False,
-            meaning="e to the power of the loss: among how many equally likely tokens the model is undecided.",
+        "loss": lower("loss", "Negative log-probability of the wanted answer, a token."),
+        "perplexity": lower(
+            "perplexity", "e to the power of the loss: among how many equally likely tokens the model is undecided."
         ),
     }
 

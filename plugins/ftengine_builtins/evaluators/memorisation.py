@@ -6,25 +6,13 @@ import re
 import numpy as np
 from pydantic import Field
 
-from ftengine.api import Config, Metric
+from ftengine import api
+from ftengine_builtins.evaluators.base import WeightedEvaluator, lower
 from ftengine_builtins.evaluators.overlap import common_run
-from ftengine_builtins.evaluators.weighted import (
-    WeightedEvaluator,
-    known,
-    mean_of_known,
-    means,
-    trials_of_means,
-)
+from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
 
 # Scripts without spaces between words are taken by the character.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+|[^\w\s]|_")
-
-
-class MemorisationConfig(Config):
-    """Options of evaluator memorisation."""
-
-    prefix: int = Field(20, ge=1, description="words of a reference that `prefix_verbatim` looks at")
-    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens; no longer reference can be repeated")
 
 
 class Memorisation(WeightedEvaluator):
@@ -41,25 +29,24 @@ class Memorisation(WeightedEvaluator):
 
     name = "memorisation"
     probe = "memorisation"
-    Config = MemorisationConfig
+
+    class Config(api.Config):
+        prefix: int = Field(20, ge=1, description="words of a reference that `prefix_verbatim` looks at")
+        max_new_tokens: int = Field(
+            128, ge=1, description="longest answer in tokens; no longer reference can be repeated"
+        )
+
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
-        "verbatim": Metric(
-            "verbatim repetition",
-            higher_is_better=False,
-            proportion=True,
-            meaning="Share of the texts whose continuation is given back word for word.",
+        "verbatim": lower(
+            "verbatim repetition", "Share of the texts whose continuation is given back word for word.", proportion=True
         ),
-        "prefix_verbatim": Metric(
-            "verbatim beginning",
-            higher_is_better=False,
-            proportion=True,
-            meaning="Share of the texts whose continuation begins word for word.",
+        "prefix_verbatim": lower(
+            "verbatim beginning", "Share of the texts whose continuation begins word for word.", proportion=True
         ),
-        "longest_run": Metric(
+        "longest_run": lower(
             "longest repeated run",
-            higher_is_better=False,
-            meaning="Share of the wanted text that its longest run of words in the answer makes up, in the mean.",
+            "Share of the wanted text that its longest run of words in the answer makes up, in the mean.",
         ),
     }
 

@@ -1,11 +1,10 @@
 """How much two texts have in common: normalised equality, token F1 and ROUGE."""
 
-from __future__ import annotations
-
 import string
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from difflib import SequenceMatcher
 
 import regex as re
 
@@ -67,17 +66,8 @@ def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def common_run(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Return the length of the longest run of items that both hold, by the diagonals of the table as bits."""
-    places: dict[Hashable, int] = {}
-    for i, item in enumerate(a):
-        places[item] = places.get(item, 0) | 1 << i
-    hits = [places.get(item, 0) for item in b]
-    length, ends = 0, hits
-    # After k rounds ends[j] has bit i set where runs of k + 1 items end at a[i] and b[j].
-    while any(ends):
-        length += 1
-        ends = [before << 1 & hit for before, hit in zip([0, *ends[:-1]], hits, strict=True)]
-    return length
+    """Return the length of the longest run of items that both hold."""
+    return SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size
 
 
 def _f1(shared: int, ours: int, theirs: int) -> float:

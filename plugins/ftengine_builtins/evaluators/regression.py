@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ftengine.api import Baseline, ExampleScores, Metric
+from ftengine.api import Baseline, ExampleScores
+from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, lower, require_labels
 from ftengine_builtins.evaluators.by_part import by_part
-from ftengine_builtins.evaluators.weighted import WeightedEvaluator, numbers, ratio, require_labels, totals
+from ftengine_builtins.evaluators.weighted import numbers, ratio, totals
 
 CONSTANT = 1e-3
 """Range of the values, as a share of that of the targets, below which a model always answers the same."""
@@ -20,21 +21,12 @@ class Regression(WeightedEvaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     metrics = {  # noqa: RUF012
-        "mse": Metric(
-            "mean squared error", higher_is_better=False, meaning="Mean of the squared distance to the right number."
-        ),
-        "mae": Metric("mean absolute error", higher_is_better=False, meaning="Mean distance to the right number."),
-        "r2": Metric(
-            "R²",
-            higher_is_better=True,
-            meaning="Share of the variance that is explained; 0 is as good as always saying the mean.",
-        ),
+        "mse": lower("mean squared error", "Mean of the squared distance to the right number."),
+        "mae": lower("mean absolute error", "Mean distance to the right number."),
+        "r2": higher("R²", "Share of the variance that is explained; 0 is as good as always saying the mean."),
         # Values of several models may be shifted against each other.
-        "pearson": Metric(
-            "Pearson correlation",
-            higher_is_better=True,
-            pooled=False,
-            meaning="Linear correlation of answers and right numbers, −1 to 1.",
+        "pearson": higher(
+            "Pearson correlation", "Linear correlation of answers and right numbers, −1 to 1.", pooled=False
         ),
     }
 

@@ -1,50 +1,13 @@
 """Weighted sums, counts and means over examples, for many weightings at once; nan where nothing is known."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from ftengine.api import Evaluator, Labels, Metric, Rows
-from ftengine.errors import RecipeError
+from ftengine.api import Metric, Rows
 
 BLOCK = 2**20
 """Weights that are held as float64 at once: 8 MiB."""
-
-
-class WeightedEvaluator(Evaluator):
-    """An evaluator that scores resamples at once; its `score` is that of a single one."""
-
-    def score(self, rows, weights):
-        scores = self.score_resamples(rows, np.asarray(weights)[None])
-        return {name: float(values[0]) for name, values in scores.items()}
-
-    def score_resamples(self, rows, weights):
-        """Return (B,) by metric for weights (B, n)."""
-        raise NotImplementedError
-
-
-HAS = {
-    "single": "one label an example",
-    "multi": "several labels an example",
-    "regression": "numbers, which evaluator 'regression' measures",
-    "tags": "a tag for each word",
-}
-"""What a task has, by the kind of its labels."""
-
-
-def require_labels(evaluator: Evaluator, needs: str, kinds: Collection[str], task: str, labels: Labels | None) -> None:
-    """Refuse a task whose labels are of no kind that an evaluator measures.
-
-    Raises:
-        RecipeError: says what it needs, and what the task has.
-    """
-    if labels is None or labels.kind not in kinds:
-        raise RecipeError(
-            f"evaluator {evaluator.name!r} needs {needs}, and task {task!r} has "
-            f"{'no labels' if labels is None else HAS[labels.kind]}. Take it out of recipe key 'evaluate'."
-        )
 
 
 def totals(weights: np.ndarray, *columns: np.ndarray) -> np.ndarray:

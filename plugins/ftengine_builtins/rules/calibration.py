@@ -1,15 +1,11 @@
 """Rule `calibrated-confidence`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import digits, ends, with_interval
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 NOTE = 0.05
 """How far confidence is off that is worth a word, at the interval's near end: 5 points."""

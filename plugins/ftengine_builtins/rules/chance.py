@@ -32,8 +32,11 @@ def got_worse(
     }
     adjusted = holm(p_values)
     # Never below the p that stands in the tables.
-    told = {key: max(p, differences[key].p or 0.0) for key, p in adjusted.items()}
-    return {key: told[key] for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
+    return {
+        key: max(p, differences[key].p or 0.0)
+        for key, p in adjusted.items()
+        if differences[key].better is False and p <= CHANCE
+    }
 
 
 def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:

@@ -1,16 +1,11 @@
 """Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, percent, quoted, short_place
+from ftengine.api.figures import percent
 from ftengine_builtins.rules.quality import is_chosen
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 LEAK_SHARE = 0.01
 """Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
@@ -60,31 +55,10 @@ class LeakedRows(Rule):
             yield Finding(
                 kind="data",
                 level="alarm" if serious else "note",
-                text=f"Leak: {_told(run, leak, rows)} (e.g. {short_place(leak['places'][0])}). "
-                + _consequence(run, known, held, used=used),
+                text=f"Leak: {leak['text']}. {_consequence(run, known, held, used=used)}",
                 figures={"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
                 places=tuple(leak["places"]),
             )
-
-
-def _told(run: RunRecords, leak: dict[str, Any], rows: int) -> str:
-    known, held = leak["between"]
-    exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
-    first = "training" if known == "train" else known
-    told = []
-    if exact:
-        also = f", {near:,} more nearly" if near else ""
-        told.append(f"{exact:,} of {rows:,} {held} rows {_repeat(exact)} a {first} row word for word{also}")
-    elif near:
-        told.append(f"{near:,} of {rows:,} {held} rows nearly {_repeat(near)} a {first} row")
-    if groups:
-        values = f"{counted(groups, 'value')} of column {quoted(run.recipe.data.split.column)}"
-        told.append(f"{values} {'is' if groups == 1 else 'are'} in both the {first} and the {held} split")
-    return ", and ".join(told)
-
-
-def _repeat(count: int) -> str:
-    return "repeats" if count == 1 else "repeat"
 
 
 def _consequence(run: RunRecords, known: str, held: str, *, used: bool) -> str:

@@ -1,21 +1,17 @@
 """Rules about training: did it learn, learn by heart, or stop too soon?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev, variance
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scipy.stats import t
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
 from ftengine_builtins.rules.baseline import bar_of, no_better_than_a_constant
 from ftengine_builtins.rules.chance import CHANCE, apart
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one

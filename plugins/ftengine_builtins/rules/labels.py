@@ -1,21 +1,17 @@
 """Rule `flipped-labels`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scipy.stats import binomtest
 
+from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.api.figures import counted, interval, percent, plain, short_place, with_interval
 from ftengine_builtins.rules.baseline import no_better_than_a_constant
 from ftengine_builtins.rules.chance import apart
 from ftengine_builtins.rules.fitting import seen_metric
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 DOUBTED_SCORE = 0.2
 """Probability that the tuned model leaves the given label, while it prefers another, below which it contradicts it.

@@ -1,11 +1,11 @@
 """Rules about what tuning cost elsewhere: forgetting, robustness, memorisation, refusals."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.api.figures import (
     Figure,
@@ -22,9 +22,6 @@ from ftengine.api.figures import (
 from ftengine_builtins.rules.chance import got_worse, near_end
 from ftengine_builtins.rules.quality import sides, would_show
 
-if TYPE_CHECKING:
-    from ftengine import RunRecords
-
 FORGETTING = 0.05
 """Loss on general data relative to the base, at the interval's near end, from which forgetting is an alarm: with much
 general text a change of a thousandth is beyond chance, and harmless."""
@@ -40,29 +37,29 @@ def _probes(run: RunRecords, kind: str) -> list[Any]:
     return [probe for probe in run.evaluation.probes if probe.kind == kind]
 
 
+Worse = tuple[Any, str, Difference, float]
+"""A probe, a metric that got worse, its change, and the adjusted p."""
+
+
 def _worse(
-    run: RunRecords, found: Sequence[Any], changes: Sequence[Mapping[str, Difference]], *, bootstrap: bool = True
-) -> Iterator[tuple[Any, str, Difference, float]]:
-    """Yield (probe, metric, change, p) of what got worse beyond chance, p adjusted over all of them (Holm 1979).
+    run: RunRecords, kind: str, changes: Callable[[Any], Mapping[str, Difference]], *, bootstrap: bool = True
+) -> list[Worse]:
+    """Return what got worse beyond chance under probes of a kind, p adjusted over all of them (Holm 1979).
 
     Args:
-        found: probes.
-        changes: of each, by metric.
+        changes: takes a probe, returns its changes by metric.
         bootstrap: whether their p-values are a bootstrap's.
     """
-    flat = {(i, metric): change for i, one in enumerate(changes) for metric, change in one.items()}
+    found = _probes(run, kind)
+    flat = {(i, metric): change for i, one in enumerate(found) for metric, change in changes(one).items()}
     examples = {(i, m): found[i].tuned[m].n if m in found[i].tuned else 0 for i, m in flat} if bootstrap else None
-    for (i, metric), p in got_worse(flat, run.recipe.evaluation.resamples, examples).items():
-        yield found[i], metric, flat[i, metric], p
+    worse = got_worse(flat, run.recipe.evaluation.resamples, examples)
+    return [(found[i], metric, flat[i, metric], p) for (i, metric), p in worse.items()]
 
 
-def _firsts(worse: Iterable[tuple[Any, str, Difference, float]]) -> Iterator[tuple[Any, str, Difference, float]]:
-    """Yield the first of each probe; the others stand in the table."""
-    told: list[Any] = []
-    for one in worse:
-        if not any(one[0] is probe for probe in told):
-            told.append(one[0])
-            yield one
+def _firsts(worse: list[Worse]) -> list[Worse]:
+    """Return the first of each probe; the others stand in the table."""
+    return [next(group) for _, group in groupby(worse, key=lambda one: id(one[0]))]
 
 
 class Forgetting(Rule):
@@ -73,19 +70,18 @@ class Forgetting(Rule):
     about = "forgetting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _probes(run, "forgetting")
-        read = [_perplexity_or_all(probe.difference) for probe in found]
-        worse = list(_firsts(_worse(run, found, read)))
-        for probe, changes in zip(found, read, strict=True):
+        worse = _worse(run, "forgetting", _perplexity_or_all)
+        for probe in _probes(run, "forgetting"):
             lost = next(((metric, p) for of, metric, _, p in worse if of is probe), None)
             if lost is not None:
                 yield _forgot(run, probe, *lost)
-            elif changes:
+            elif changes := _perplexity_or_all(probe):
                 yield _kept(run, probe, next(iter(changes)))
 
 
-def _perplexity_or_all(changes: Mapping[str, Difference]) -> Mapping[str, Difference]:
+def _perplexity_or_all(probe: Any) -> Mapping[str, Difference]:
     """Return perplexity alone where it is there: with the loss that it is made of it is one question."""
+    changes = probe.difference
     return {"perplexity": changes["perplexity"]} if "perplexity" in changes else changes
 
 
@@ -136,8 +132,7 @@ class Robustness(Rule):
     about = "disturbed input"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _probes(run, "robustness")
-        for probe, metric, change, p in _firsts(_worse(run, found, [probe.against for probe in found])):
+        for probe, metric, change, p in _firsts(_worse(run, "robustness", lambda probe: probe.against)):
             tuned = probe.tuned[metric]
             near = relative(change, replace(tuned, value=tuned.value - change.value))
             yield Finding(
@@ -158,12 +153,10 @@ class Memorisation(Rule):
     about = "memorised text"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _probes(run, "memorisation")
-        gaps = [
-            {m: replace(gap, better=False if (gap.low or 0) > 0 else None) for m, gap in probe.against.items()}
-            for probe in found
-        ]  # more given back is worse, whatever the metric
-        for probe, metric, gap, p in _firsts(_worse(run, found, gaps, bootstrap=False)):
+        def gaps(probe):  # more given back is worse, whatever the metric
+            return {m: replace(gap, better=False if (gap.low or 0) > 0 else None) for m, gap in probe.against.items()}
+
+        for probe, metric, gap, p in _firsts(_worse(run, "memorisation", gaps, bootstrap=False)):
             seen, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
             also = f" and {plain(new)} for held-out ones" if new is not None else ""
             yield Finding(
@@ -184,8 +177,7 @@ class Refusal(Rule):
     about = "refusals"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _probes(run, "refusal")
-        for probe, metric, change, p in _worse(run, found, [probe.difference for probe in found]):
+        for probe, metric, change, p in _worse(run, "refusal", lambda probe: probe.difference):
             yield Finding(
                 kind="refusal",
                 level="alarm",

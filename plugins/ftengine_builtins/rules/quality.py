@@ -1,10 +1,9 @@
 """Rules about quality: is the tuned model better than its base, what got worse, and what the split leaves open."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
@@ -17,9 +16,6 @@ from ftengine_builtins.rules.baseline import (
     unmeasured_answers,
 )
 from ftengine_builtins.rules.chance import got_worse
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 SMALL_TEST = 100
 """Distinct examples below which a test set is called small: a 95 % interval of a proportion is then up to

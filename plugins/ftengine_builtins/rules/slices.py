@@ -1,13 +1,11 @@
 """Rule `slice-gaps`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import (
-    holm,
     Figure,
     counted,
     listed,
@@ -19,9 +17,6 @@ from ftengine.api.figures import (
     with_interval,
 )
 from ftengine_builtins.rules.chance import CHANCE, Apart, near_end
-
-if TYPE_CHECKING:
-    from ftengine import RunRecords
 
 SLICE_GAP = 0.05
 """Gap relative to the whole split's figure, at the interval's near end, from which a slice is an alarm: with many
@@ -106,24 +101,22 @@ def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
 
 def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
     """Name the slices that tuning made worse beyond chance."""
-    found = {
-        (name, one.value): (column.metric, one, one.difference[column.metric])
+    found = [
+        (name, column.metric, one, change)
         for name, column in columns.items()
         for one in column.slices
-        if not one.small and column.metric in one.difference and one.difference[column.metric].p is not None
-    }
-    adjusted = holm({key: difference.p for key, (*_, difference) in found.items()})
-    for key in sorted(adjusted, key=lambda key: -near_end(found[key][2])):
-        (metric, one, difference), p = found[key], adjusted[key]
-        if difference.better is False and p <= CHANCE:
-            label, change = run.evaluation.metrics[metric].label, with_interval(difference, sign=True)
-            figures = _figures(key[0], metric, one) | {"difference": difference, "p_adjusted": p}
+        if (change := one.difference.get(column.metric)) is not None and change.better is False
+    ]
+    for name, metric, one, change in sorted(found, key=lambda found: -near_end(found[-1])):
+        if change.p_adjusted is not None and change.p_adjusted <= CHANCE:
+            figures = _figures(name, metric, one) | {"difference": change, "p_adjusted": change.p_adjusted}
+            del figures["gap"]
             yield Finding(
                 kind="slices",
-                level="alarm" if _matters(run, metric, difference) else "note",
-                text=f"Worse than its base where {_where(key[0], one)}: {label} changed by {change}, adjusted "
-                f"{probability(p)}.",
-                figures={name: value for name, value in figures.items() if name != "gap"},
+                level="alarm" if _matters(run, metric, change) else "note",
+                text=f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed "
+                f"by {with_interval(change, sign=True)}, adjusted {probability(change.p_adjusted)}.",
+                figures=figures,
             )
 
 

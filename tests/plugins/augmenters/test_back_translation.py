@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tiny import tiny_bert, tiny_t5
 
 from ftengine.errors import SourceError
-from ftengine_builtins.augmenters.back_translation import BackTranslation, BackTranslationConfig
+from ftengine_builtins.augmenters.back_translation import BackTranslation
 from ftengine_builtins.augmenters.translator import Translator, find_sentences, load_translator
 from ftengine_builtins.tasks.text_classification import TextClassification
 
@@ -23,7 +23,7 @@ def t5(tmp_path_factory):
 
 def made(forward, backward=None, **options):
     settings = {"max_length": 12, "device": "cpu", "forward": str(forward), "backward": str(backward or forward)}
-    augmenter = BackTranslation(BackTranslationConfig(**settings | options))
+    augmenter = BackTranslation(BackTranslation.Config(**settings | options))
     augmenter.check_options()
     return augmenter
 
@@ -90,7 +90,7 @@ def test_a_beam_search_has_one_result_whatever_the_random_numbers(t5):
 
 def test_prefixes_reach_the_models(t5):
     loaded = load_translator(str(t5), "cpu")
-    translator = Translator(loaded, "the film ", BackTranslationConfig(forward="a", backward="b"))
+    translator = Translator(loaded, "the film ", BackTranslation.Config(forward="a", backward="b"))
     assert translator._ids("was") == loaded.processor("the film was")["input_ids"]
     assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
 
@@ -118,4 +118,4 @@ def test_what_cannot_translate_is_refused_by_option(t5, tmp_path):
 
 def test_beams_and_drawing_exclude_each_other():
     with pytest.raises(ValidationError, match="set temperature: 0 with them"):
-        BackTranslationConfig(forward="a", backward="b", beams=4)
+        BackTranslation.Config(forward="a", backward="b", beams=4)

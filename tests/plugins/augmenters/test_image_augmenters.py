@@ -12,11 +12,8 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.images import (
     Color,
-    ColorConfig,
     Crop,
-    CropConfig,
     Flip,
-    FlipConfig,
     ImageAugmenter,
     RandAugment,
     TrivialAugment,
@@ -52,7 +49,7 @@ def test_the_same_numbers_give_the_same_image_and_torchs_generator_stays(kind, i
 
 def test_the_state_comes_back_also_after_an_error(image):
     class Failing(ImageAugmenter):
-        def transform(self, image):
+        def transform(self, v2, image):
             torch.rand(3)
             raise ValueError("no")
 
@@ -67,26 +64,26 @@ def test_the_state_comes_back_also_after_an_error(image):
     [("horizontal", {(1, -1)}), ("vertical", {(-1, 1)}), ("both", {(1, -1), (-1, 1), (-1, -1)})],
 )
 def test_images_are_flipped_the_ways_asked_for(direction, ways, image):
-    flip = Flip(FlipConfig(direction=direction))
+    flip = Flip(Flip.Config(direction=direction))
     found = {flip.change(image, random.Random(i)).tobytes() for i in range(40)}
     assert found == {pixels(image)[::y, ::x].astype("uint8").tobytes() for y, x in ways}
 
 
 def test_a_crop_is_as_large_as_asked_for():
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    crop = Crop(CropConfig(scale=[0.25, 0.25], ratio=[1, 1]))
+    crop = Crop(Crop.Config(scale=[0.25, 0.25], ratio=[1, 1]))
     for seed in range(10):
         row = pixels(crop.change(Image.fromarray(ramp.copy()), random.Random(seed)))[0, :, 0]
         assert abs(row[-1] - row[0] - 127) <= 2  # half of the width
     with pytest.raises(ValidationError, match="smaller number first"):
-        CropConfig(scale=[0.9, 0.5])
+        Crop.Config(scale=[0.9, 0.5])
     with pytest.raises(ValidationError, match="less than or equal to 1"):
-        CropConfig(scale=[0.5, 2])
+        Crop.Config(scale=[0.5, 2])
 
 
 def test_brightness_stays_in_its_range():
     grey = Image.new("RGB", (4, 4), (100, 100, 100))
-    color = Color(ColorConfig(brightness=0.2, contrast=0, saturation=0, hue=0))
+    color = Color(Color.Config(brightness=0.2, contrast=0, saturation=0, hue=0))
     levels = {int(pixels(color.change(grey, random.Random(i)))[0, 0, 0]) for i in range(60)}
     assert 79 <= min(levels) < 90 < 110 < max(levels) <= 120
 
@@ -94,7 +91,7 @@ def test_brightness_stays_in_its_range():
 def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
     task = ImageClassification()
     task.labels = task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
-    flip = Flip(FlipConfig(probability=1))
+    flip = Flip(Flip.Config(probability=1))
     row = {"image": image, "label": "a"}
     (changed,) = flip.augment(row, task, random.Random(0))
     assert changed["label"] == "a"

@@ -7,7 +7,7 @@ import torch
 
 from ftengine.api import Labels
 from ftengine.errors import InputError, RecipeError
-from ftengine_builtins.augmenters.mixing import CutMix, CutMixConfig, MixConfig, Mixup, box_side
+from ftengine_builtins.augmenters.mixing import CutMix, Mixup, box_side
 from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
 
 
@@ -101,11 +101,11 @@ def test_mixing_is_a_function_of_its_numbers_and_labels_are_shares(kind, task):
 
 def test_labels_are_soft_also_in_batches_that_are_not_mixed_or_mixed_before(task):
     batch = {"pixel_values": torch.rand(2, 3, 4, 4), "labels": torch.tensor([2, 0])}
-    augmenter = Mixup(MixConfig(probability=0))
+    augmenter = Mixup(Mixup.Config(probability=0))
     result = augmenter.mix(batch, task, random.Random(0))
     assert result["labels"].tolist() == [[0, 0, 1], [1, 0, 0]]
     assert result["pixel_values"] is batch["pixel_values"]
-    cut = CutMix(CutMixConfig())
+    cut = CutMix(CutMix.Config())
     assert torch.allclose(cut.mix(result, task, random.Random(0))["labels"].sum(1), torch.ones(2))
 
 

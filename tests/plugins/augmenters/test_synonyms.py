@@ -6,7 +6,7 @@ import random
 import pytest
 
 from ftengine.errors import DataError
-from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig, in_case_of, read_word_list
+from ftengine_builtins.augmenters.synonyms import Synonyms, in_case_of, read_word_list
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def written(tmp_path, monkeypatch):
 
 
 def synonyms(file, **options):
-    augmenter = Synonyms(SynonymsConfig(file=file, **options))
+    augmenter = Synonyms(Synonyms.Config(file=file, **options))
     augmenter.check_options()
     return augmenter
 

@@ -14,24 +14,18 @@ from ftengine_builtins.augmenters.characters import (
     ALIKE,
     LAYOUTS,
     Keyboard,
-    KeyboardConfig,
     Ocr,
-    OcrConfig,
     is_tied,
     neighbours,
 )
-from ftengine_builtins.augmenters.mask_spans import MaskSpans, MaskSpansConfig
-from ftengine_builtins.augmenters.synonyms import Synonyms, SynonymsConfig
+from ftengine_builtins.augmenters.mask_spans import MaskSpans
+from ftengine_builtins.augmenters.synonyms import Synonyms
 from ftengine_builtins.augmenters.words import (
     MARKS,
     Case,
-    CaseConfig,
     DeleteWords,
-    DeleteWordsConfig,
     Punctuation,
-    PunctuationConfig,
     SwapWords,
-    SwapWordsConfig,
     join,
     split_words,
 )
@@ -59,16 +53,16 @@ def word_list(tmp_path_factory):
 def everything(word_list):
     """Every augmenter of text that needs no model, as strong as it gets."""
     return [
-        Keyboard(KeyboardConfig(rate=1)),
-        Ocr(OcrConfig(rate=1)),
-        DeleteWords(DeleteWordsConfig(rate=1)),
-        SwapWords(SwapWordsConfig(rate=1)),
-        Case(CaseConfig(probability=1)),
-        Punctuation(PunctuationConfig(insert=1, drop=1)),
-        Punctuation(PunctuationConfig(insert=0, drop=1)),
-        MaskSpans(MaskSpansConfig(mask="[MASK]", rate=1)),
-        MaskSpans(MaskSpansConfig(mask="_", rate=1, masks="word")),
-        Synonyms(SynonymsConfig(file=str(word_list), rate=1)),
+        Keyboard(Keyboard.Config(rate=1)),
+        Ocr(Ocr.Config(rate=1)),
+        DeleteWords(DeleteWords.Config(rate=1)),
+        SwapWords(SwapWords.Config(rate=1)),
+        Case(Case.Config(probability=1)),
+        Punctuation(Punctuation.Config(insert=1, drop=1)),
+        Punctuation(Punctuation.Config(insert=0, drop=1)),
+        MaskSpans(MaskSpans.Config(mask="[MASK]", rate=1)),
+        MaskSpans(MaskSpans.Config(mask="_", rate=1, masks="word")),
+        Synonyms(Synonyms.Config(file=str(word_list), rate=1)),
     ]
 
 
@@ -100,7 +94,7 @@ def test_no_accent_or_emoji_is_torn_from_what_it_belongs_to(everything, seed):
 
 
 def test_scripts_that_the_keyboard_and_print_do_not_have_stay():
-    for augmenter in (Keyboard(KeyboardConfig(rate=1)), Ocr(OcrConfig(rate=1))):
+    for augmenter in (Keyboard(Keyboard.Config(rate=1)), Ocr(Ocr.Config(rate=1))):
         assert augmenter.change("שלום עולם 日本語 नमस्ते ...", random.Random(0)) == "שלום עולם 日本語 नमस्ते ..."
 
 
@@ -118,7 +112,7 @@ def test_labels_and_other_columns_stay_and_the_row_is_not_touched(everything, wo
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_as_many_examples_are_changed_as_asked_for(probability):
-    augmenter = Case(CaseConfig(probability=probability, styles=["upper"]))
+    augmenter = Case(Case.Config(probability=probability, styles=["upper"]))
     changed = sum(augmented(augmenter, "low", seed) == "LOW" for seed in range(2000))
     assert within(changed, 2000, probability)
 
@@ -149,7 +143,7 @@ def test_neighbours_are_those_of_the_keyboard():
 @pytest.mark.parametrize("rate", [0.02, 0.2])
 def test_as_many_letters_are_replaced_as_asked_for_and_by_neighbours(rate):
     text = SENTENCE * 60
-    changed = Keyboard(KeyboardConfig(rate=rate, kinds=["replace"])).change(text, random.Random(1))
+    changed = Keyboard(Keyboard.Config(rate=rate, kinds=["replace"])).change(text, random.Random(1))
     near = neighbours("qwerty")
     hits = [(a, b) for a, b in zip(text, changed, strict=True) if a != b]
     assert all(b in near[a] for a, b in hits)
@@ -158,7 +152,7 @@ def test_as_many_letters_are_replaced_as_asked_for_and_by_neighbours(rate):
 
 def test_every_kind_of_slip_does_what_it_says():
     def typed(kind, text="abcdef"):
-        return augmented(Keyboard(KeyboardConfig(rate=1, kinds=[kind])), text, 0)
+        return augmented(Keyboard(Keyboard.Config(rate=1, kinds=[kind])), text, 0)
 
     assert typed("swap") == "badcfe"
     assert typed("drop", "ab 1") == " 1"
@@ -174,11 +168,11 @@ def test_every_kind_of_slip_does_what_it_says():
 def test_what_looks_alike_is_mistaken_at_the_rate_asked_for():
     doubles = {a: {b for pair in ALIKE for b in pair if a in pair} - {a} for pair in ALIKE for a in pair}
     text = "O" * 5000
-    changed = Ocr(OcrConfig(rate=0.1)).change(text, random.Random(0))
+    changed = Ocr(Ocr.Config(rate=0.1)).change(text, random.Random(0))
     assert within(sum(c != "O" for c in changed), 5000, 0.1)
     assert set(changed) - {"O"} == doubles["O"]
-    assert Ocr(OcrConfig(rate=1)).change("rn", random.Random(0)) == "m"
-    assert {Ocr(OcrConfig(rate=1)).change("m", random.Random(i)) for i in range(5)} == {"rn"}
+    assert Ocr(Ocr.Config(rate=1)).change("rn", random.Random(0)) == "m"
+    assert {Ocr(Ocr.Config(rate=1)).change("m", random.Random(i)) for i in range(5)} == {"rn"}
 
 
 # words
@@ -186,7 +180,7 @@ def test_what_looks_alike_is_mistaken_at_the_rate_asked_for():
 
 def test_as_many_words_are_left_out_as_asked_for_in_their_order():
     words = [f"w{i}" for i in range(4000)]
-    changed = DeleteWords(DeleteWordsConfig(rate=0.15)).change(" ".join(words), random.Random(3)).split(" ")
+    changed = DeleteWords(DeleteWords.Config(rate=0.15)).change(" ".join(words), random.Random(3)).split(" ")
     assert within(4000 - len(changed), 4000, 0.15)
     assert changed == sorted(changed, key=lambda word: int(word[1:]))
     assert set(changed) <= set(words)
@@ -194,14 +188,14 @@ def test_as_many_words_are_left_out_as_asked_for_in_their_order():
 
 def test_paragraphs_stay_apart_when_words_between_them_go():
     text = "one two.\n\nthree four"
-    results = {DeleteWords(DeleteWordsConfig(rate=0.5)).change(text, random.Random(i)) for i in range(60)}
+    results = {DeleteWords(DeleteWords.Config(rate=0.5)).change(text, random.Random(i)) for i in range(60)}
     assert "one\n\nfour" in results
     assert all("  " not in result and not result.endswith(" ") for result in results)
 
 
 def test_swaps_keep_words_and_blanks():
     text = "a b\n\nc  d e f g h i j"
-    changed = SwapWords(SwapWordsConfig(rate=0.1)).change(text, random.Random(0))
+    changed = SwapWords(SwapWords.Config(rate=0.1)).change(text, random.Random(0))
     assert Counter(changed.split()) == Counter(text.split())
     assert split_words(changed)[1] == split_words(text)[1]
     assert sum(a != b for a, b in zip(text.split(), changed.split(), strict=True)) == 2  # one swap for ten words
@@ -210,7 +204,9 @@ def test_swaps_keep_words_and_blanks():
 def test_swaps_reach_no_farther_than_allowed():
     words = [str(i) for i in range(50)]
     for seed in range(30):
-        changed = SwapWords(SwapWordsConfig(rate=0.02, distance=2)).change(" ".join(words), random.Random(seed)).split()
+        changed = (
+            SwapWords(SwapWords.Config(rate=0.02, distance=2)).change(" ".join(words), random.Random(seed)).split()
+        )
         moved = [abs(i - int(word)) for i, word in enumerate(changed) if int(word) != i]
         assert len(moved) == 2
         assert max(moved) <= 2
@@ -219,7 +215,7 @@ def test_swaps_reach_no_farther_than_allowed():
 @pytest.mark.parametrize("masks", ["span", "word"])
 def test_as_many_words_are_masked_as_asked_for(masks):
     words = [f"w{i}" for i in range(60)]
-    augmenter = MaskSpans(MaskSpansConfig(mask="_", rate=0.155, masks=masks))
+    augmenter = MaskSpans(MaskSpans.Config(mask="_", rate=0.155, masks=masks))
     hidden, spans = 0, 0
     for seed in range(300):
         changed = augmenter.change(" ".join(words), random.Random(seed)).split()
@@ -232,7 +228,7 @@ def test_as_many_words_are_masked_as_asked_for(masks):
 
 
 def test_span_lengths_are_poisson_without_zero():
-    augmenter, rng = MaskSpans(MaskSpansConfig(mask="_", mean_length=3)), random.Random(0)
+    augmenter, rng = MaskSpans(MaskSpans.Config(mask="_", mean_length=3)), random.Random(0)
     lengths = [augmenter._length(rng) for _ in range(20_000)]
     mean = 3 / (1 - 2.718281828**-3)
     assert min(lengths) == 1
@@ -243,12 +239,12 @@ def test_span_lengths_are_poisson_without_zero():
 def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folder):
     from transformers import AutoTokenizer
 
-    augmenter = MaskSpans(MaskSpansConfig(rate=1))
+    augmenter = MaskSpans(MaskSpans.Config(rate=1))
     augmenter.bind_processor(AutoTokenizer.from_pretrained(bert_folder))
     assert "[MASK]" in augmenter.change("one two three", random.Random(0))
     with pytest.raises(RecipeError, match=r"'mask-spans' has no mask: .* Name one with option mask"):
         augmenter.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
-    named = MaskSpans(MaskSpansConfig(rate=1, mask="<gap>"))
+    named = MaskSpans(MaskSpans.Config(rate=1, mask="<gap>"))
     named.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
     assert "<gap>" in named.change("one two three", random.Random(0))
 
@@ -260,7 +256,7 @@ def test_a_text_is_written_in_a_style_in_which_it_looks_different():
     found = {Case().change("Don't stop", random.Random(i)) for i in range(50)}
     assert found == {"DON'T STOP", "don't stop", "Don't Stop", "dON'T STOP"}
     assert Case().change("123 日本", random.Random(0)) == "123 日本"
-    assert {Case(CaseConfig(styles=["lower"])).change("low", random.Random(i)) for i in range(3)} == {"low"}
+    assert {Case(Case.Config(styles=["lower"])).change("low", random.Random(i)) for i in range(3)} == {"low"}
 
 
 def test_marks_are_put_between_words_in_the_number_of_the_paper():
@@ -274,14 +270,14 @@ def test_marks_are_put_between_words_in_the_number_of_the_paper():
 
 
 def test_marks_are_left_out_at_the_rate_asked_for_but_not_inside_of_words_and_numbers():
-    augmenter = Punctuation(PunctuationConfig(insert=0, drop=1))
+    augmenter = Punctuation(Punctuation.Config(insert=0, drop=1))
     assert augmenter.change("Don't (pay) 3.5, or else!", random.Random(0)) == "Don't pay 3.5 or else"
     assert augmented(augmenter, "?!", 0) == "?!"
     text = "a, " * 3000
-    left = Punctuation(PunctuationConfig(insert=0, drop=0.2)).change(text, random.Random(0)).count(",")
+    left = Punctuation(Punctuation.Config(insert=0, drop=0.2)).change(text, random.Random(0)).count(",")
     assert within(3000 - left, 3000, 0.2)
 
 
 def test_decomposed_and_composed_letters_are_both_whole():
     composed = unicodedata.normalize("NFC", "e\u0301")
-    assert Keyboard(KeyboardConfig(rate=1)).change(f"{composed} e\u0301", random.Random(0)) == f"{composed} e\u0301"
+    assert Keyboard(Keyboard.Config(rate=1)).change(f"{composed} e\u0301", random.Random(0)) == f"{composed} e\u0301"

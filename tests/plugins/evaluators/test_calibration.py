@@ -10,7 +10,7 @@ from sklearn import metrics
 from ftengine.api import Labels
 from ftengine.errors import PluginError, RecipeError
 from ftengine.testing import rows_of
-from ftengine_builtins.evaluators.calibration import AFTER, Calibration, CalibrationConfig, fit_temperature
+from ftengine_builtins.evaluators.calibration import AFTER, Calibration, fit_temperature
 
 
 def drawn(n, classes=4, temperature=1.0, seed=0):
@@ -26,7 +26,7 @@ def predictions(logits, labels):
 
 
 def bound(classes=4, bins=15, validation=None):
-    evaluator = Calibration(CalibrationConfig(bins=bins))
+    evaluator = Calibration(Calibration.Config(bins=bins))
     evaluator.bind("a-task", Labels("single", tuple(map(str, range(classes)))))
     evaluator.fit(None if validation is None else rows_of(evaluator, predictions(*validation)))
     return evaluator

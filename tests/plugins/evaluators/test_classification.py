@@ -183,7 +183,7 @@ def test_without_classes_it_is_refused(labels):
     [
         ("single", ([-100], [0]), "label id -100 is not one of the 4 labels"),
         ("single", ([0], [4]), "label id 4 is not one of the 4 labels"),
-        ("single", ([0], [0], [[0.1, 0.9]]), "another number of scores than the 4 labels"),
+        ("single", ([0], [0], [[0.1, 0.9]]), "4 numbers in 'scores', one for each label"),
         ("multi", ([[0, 1]], [[0, 1]]), "has 4 numbers"),
     ],
 )

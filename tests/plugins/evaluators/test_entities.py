@@ -56,6 +56,14 @@ def test_kinds_of_entities_are_told_apart_in_the_details(scored):
     assert displays["Entities"].columns == ("entity", "precision", "recall", "F1", "support", "predicted")
 
 
+@pytest.mark.parametrize("examples", [EXAMPLES, [prediction("B-LOC I-LOC I-LOC I-LOC O O O", "O O O O O O O")]])
+def test_the_baseline_is_what_calling_every_word_an_entity_comes_to(scored, examples):
+    """An I for every word is one entity of the whole example: long entities are no baseline that is hard to beat."""
+    same = [{**one, "predicted_tags": [NAMES.index("B-LOC")] * len(one["tags"])} for one in examples]
+    figures = scored(bound(), examples).details()[0]["baseline"]["figures"]
+    assert figures["f1"] == pytest.approx(scored(bound(), same).scores["f1"])
+
+
 def test_single_word_entities_agree_with_scikit_learn(scored):
     true, predicted = np.random.default_rng(0).integers(0, 3, (2, 200))
     example = {"tags": true.tolist(), "predicted_tags": predicted.tolist()}

@@ -13,7 +13,7 @@ from tiny import CORPUS
 from ftengine.errors import RecipeError
 from ftengine.testing import rows_of
 from ftengine_builtins.evaluators import generation
-from ftengine_builtins.evaluators.generation import MEANS, Generation, GenerationConfig
+from ftengine_builtins.evaluators.generation import MEANS, Generation
 
 HOSTILE = [
     "",
@@ -56,7 +56,7 @@ def same_as_sacrebleu(answers, references, scores, tokens="13a"):
 @pytest.mark.parametrize("tokens", ["13a", "intl", "char", "zh", "none"])
 def test_bleu_and_chrf_equal_sacrebleus_on_the_corpus(scored, tokens):
     answers, references = rewritten()
-    found = scored(Generation(GenerationConfig(bleu_tokens=tokens)), predictions(answers, references))
+    found = scored(Generation(Generation.Config(bleu_tokens=tokens)), predictions(answers, references))
     assert 20 < found.scores["bleu"] < 95
     same_as_sacrebleu(answers, references, found.scores, tokens)
     for rows, values in found.resamples(10):
@@ -137,4 +137,4 @@ def test_without_sacrebleu_it_is_refused_early(monkeypatch):
 
 
 def test_it_asks_for_its_answers_length():
-    assert Generation(GenerationConfig(max_new_tokens=7)).generation == {"max_new_tokens": 7}
+    assert Generation(Generation.Config(max_new_tokens=7)).generation == {"max_new_tokens": 7}

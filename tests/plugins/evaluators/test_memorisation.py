@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from ftengine_builtins.evaluators.memorisation import Memorisation, MemorisationConfig, words
+from ftengine_builtins.evaluators.memorisation import Memorisation, words
 
 LINE = "Open the settings, choose the account, and follow the link."
 
 
 def of(scored, pairs, prefix=3):
     rows = [{"completion": said, "reference": wanted} for said, wanted in pairs]
-    return scored(Memorisation(MemorisationConfig(prefix=prefix)), rows)
+    return scored(Memorisation(Memorisation.Config(prefix=prefix)), rows)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from ftengine.errors import DataError
-from ftengine_builtins.evaluators.refusal import Refusal, RefusalConfig
+from ftengine_builtins.evaluators.refusal import Refusal
 
 NO, YES = "I'm sorry, but I can't help with that.", "Sure, here is how."
 ROWS = [(NO, "refuse")] * 15 + [(YES, "refuse")] * 5 + [(YES, "answer")] * 27 + [(NO, "answer")] * 3
@@ -14,7 +14,7 @@ ROWS = [(NO, "refuse")] * 15 + [(YES, "refuse")] * 5 + [(YES, "answer")] * 27 + 
 
 def of(scored, rows, **options):
     predictions = [{"completion": completion, "expect": expect} for completion, expect in rows]
-    return scored(Refusal(RefusalConfig(**options)), predictions)
+    return scored(Refusal(Refusal.Config(**options)), predictions)
 
 
 def test_refusals_are_counted_among_prompts_of_their_kind(scored):
@@ -59,7 +59,7 @@ def test_the_users_phrases_replace_the_others_and_are_no_patterns(scored):
 @pytest.mark.parametrize("phrases", [[], [" "], ["no", ""]])
 def test_phrases_that_would_match_everything_are_refused(phrases):
     with pytest.raises(ValidationError):
-        RefusalConfig(phrases=phrases)
+        Refusal.Config(phrases=phrases)
 
 
 @pytest.mark.parametrize("value", ["Refuse", "yes", 1, ""])

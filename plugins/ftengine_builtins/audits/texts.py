@@ -1,13 +1,11 @@
-"""Audit `oddities`."""
-
-from __future__ import annotations
+"""Audits of what stands in texts: odd rows, a wrong encoding, personal data."""
 
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api import PERSONAL, Audit, AuditedData, Finding, find_personal
 from ftengine_builtins.audits.counting import finding
 from ftengine_builtins.audits.languages import letter_script
 
@@ -39,7 +37,6 @@ class Oddities(Audit):
     name = "oddities"
 
     def look(self, data: AuditedData) -> Iterator[Finding]:
-        """Yield a finding for each kind that occurs."""
         found: dict[str, dict[str, list[int]]] = {}
         for split, rows in data.splits.items():
             lengths = np.zeros(len(rows), dtype=np.int64)
@@ -98,3 +95,60 @@ def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fence, ratio = OUTLYING_FENCES * (high - low), np.log(OUTLYING_RATIO)
     short = (lengths > 0) & (logs < min(low - fence, middle - ratio))
     return np.flatnonzero(short), np.flatnonzero(logs > max(high + fence, middle + ratio))
+
+
+REPLACEMENT = "\ufffd"
+
+
+class Mojibake(Audit):
+    """Text that was decoded wrongly: UTF-8 read as Latin-1 and the like, found by ftfy, and replacement characters."""
+
+    name = "mojibake"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        found = matching(data, kinds_of)
+        if "garbled" in found:
+            yield finding(data, found["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
+        if "replaced" in found:
+            what = f"hold the replacement character {REPLACEMENT}, left by a wrong decoding"
+            yield finding(data, found["replaced"], what)
+
+
+def kinds_of(text: str) -> Iterator[str]:
+    """Yield "garbled" and "replaced" where a text is."""
+    if text.isascii():
+        return
+    if REPLACEMENT in text:
+        yield "replaced"
+    if is_garbled(text):
+        yield "garbled"
+
+
+def is_garbled(text: str) -> bool:
+    """Say whether ftfy can read text back as what it was before a wrong decoding (Speer 2019, "ftfy")."""
+    import ftfy
+
+    steps = ftfy.fix_encoding_and_explain(text).explanation
+    return any(step.action == "decode" for step in steps or ())
+
+
+class PersonalData(Audit):
+    """E-mail addresses, telephone numbers, payment cards and bank accounts, found by their form."""
+
+    name = "personal-data"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        found = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
+        for kind, values in PERSONAL.items():
+            if kind in found:
+                yield finding(data, found[kind], f"hold what looks like {values}", kind)
+
+
+def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
+    """Return {kind: {split: rows}} of the rows for whose text `kinds_of` names kinds."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for split, rows in data.splits.items():
+        for i, text in enumerate(rows.texts()):
+            for kind in kinds_of(text):
+                found.setdefault(kind, {}).setdefault(split, []).append(i)
+    return found

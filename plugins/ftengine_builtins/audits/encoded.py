@@ -1,0 +1,105 @@
+"""Audits of what the model gets of the data: cut examples, unknown tokens, keys that nothing reads."""
+
+from collections.abc import Iterator
+
+from ftengine.api import Audit, AuditedData, Display, Finding, Table
+from ftengine.api.figures import listed, percent
+from ftengine_builtins.audits.counting import counted, split_name
+
+SHOWN = ("50", "95", "99", "100")
+
+
+class Lengths(Audit):
+    """How long examples are as the model reads them, and what is cut or cannot be trained on."""
+
+    name = "lengths"
+
+    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+        rows = {split: len(rows) for split, rows in data.splits.items()}
+        for key, what in (
+            ("truncated", "are cut to the length limit"),
+            ("untrained_rows", "have nothing to train on and are left out"),
+            ("skipped", "cannot be used and are left out"),
+        ):
+            if found := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
+                reasons = [reason for counts in data.encoded.values() for reason in counts.get(f"{key}_first", ())]
+                of = {split: rows[split] + (count if key == "skipped" else 0) for split, count in found.items()}
+                first = f", e.g. {reasons[0].removesuffix('.')}" if reasons else ""
+                text = f"{counted(found, of, what)}{first}."
+                yield Finding(kind="data", level="note", text=text, figures={key: found}, places=tuple(reasons[:5]))
+        if any(counts["percentiles"]["5"] < counts["longest"] for counts in data.encoded.values()):
+            yield _table(data)
+
+
+def _table(data: AuditedData) -> Table:
+    cells = []
+    for split, counts in data.encoded.items():
+        limit = counts.get("limit")
+        whole = counts.get("uncut") or {**counts["percentiles"], "100": counts["longest"]}
+        cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], limit))
+    columns = ("split", "half up to", "95 % up to", "99 % up to", "longest", "cut", "limit of the model")
+    cut = [counts for counts in data.encoded.values() if counts["truncated"]]
+    caption = f"Lengths are those {'before' if all(counts.get('uncut') for counts in cut) else 'after'} cutting."
+    return Table(title="Lengths", columns=columns, rows=tuple(cells), caption=caption if cut else "")
+
+
+NOTE, ALARM = 0.001, 0.05
+"""Share of a split's tokens that are unknown, from which it is said, and from which it is an alarm: one token in twenty
+is about one in every sentence."""
+
+
+class UnknownTokens(Audit):
+    """Text that the model's tokenizer has no token for: it reads one and the same [UNK] in its place."""
+
+    name = "unknown-tokens"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        shares = {
+            split: counts["unknown"] / counts["tokens"]
+            for split, counts in data.encoded.items()
+            if counts.get("unknown") and counts["unknown"] >= NOTE * counts["tokens"]
+        }
+        if not shares:
+            return
+        parts = [f"{percent(share)} of the {split_name(split)} tokens" for split, share in shares.items()]
+        places = [place for split in shares for place in data.encoded[split]["unknown_first"]]
+        yield Finding(
+            kind="data",
+            level="alarm" if max(shares.values()) >= ALARM else "note",
+            text=f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer does not know what stands there, so "
+            "the model cannot tell one such text from another.",
+            figures={"shares": shares},
+            places=tuple(places[:5]),
+        )
+
+
+INSTRUCTIONS = frozenset(
+    {"weight", "weights", "loss_weight", "sample_weight", "loss", "mask", "loss_mask", "train", "trainable", "tools"}
+)
+"""Keys by which other tools are told what to train on, how much, or with which functions."""
+
+
+class UnreadKeys(Audit):
+    """Columns and keys of messages that look like an instruction for training, and that nothing reads."""
+
+    name = "unread-keys"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        unread = data.encoded.get("train", {}).get("unread", {})
+        found = {key: place for key, place in unread.items() if key.rpartition(".")[2].lower() in INSTRUCTIONS}
+        if not found:
+            return
+        named = [
+            f"`{name}` in `{column}`" if column else f"column `{name}`"
+            for column, _, name in (key.rpartition(".") for key in found)
+        ]
+        looks = "looks like an instruction" if len(found) == 1 else "look like instructions"
+        text = f"{', '.join(named)} {looks} for training, but nothing reads {'it' if len(found) == 1 else 'them'}"
+        places = tuple(found.values())
+        yield Finding(
+            kind="data",
+            level="note",
+            text=f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there.",
+            figures={"keys": sorted(found)},
+            places=places,
+        )

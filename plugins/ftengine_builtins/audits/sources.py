@@ -1,0 +1,123 @@
+"""Audits of what was read and how it was divided: lost rows, repeated rows, rows on two sides of a split."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api.figures import counted
+
+_OTHERS = {";": "semicolons (;)", "\t": "tabs"}
+"""What separates the fields of a .csv whose header has no comma."""
+
+
+class Reading(Audit):
+    """Rows that could not be read, semicolons between the fields of a .csv, splits of another size than asked for."""
+
+    name = "reading"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        for source in data.facts["sources"]:
+            if (found := _OTHERS.get(source["separator"])) and Path(source["source"]).suffix.lower() == ".csv":
+                text = f"{source['source']} is read with {found} between fields, as its header has them and no comma."
+                yield Finding(kind="data", level="good", text=text)
+            if count := source["skipped"]["count"]:
+                were = counted(count, "malformed row was", "malformed rows were")
+                first = source["skipped"]["first"]
+                text = f"{source['source']}: {were} left out, the first: {first[0].removesuffix('.')}."
+                yield Finding(kind="data", level="note", text=text, figures={"skipped": count}, places=tuple(first[:5]))
+        for name, size in data.facts["sizes"].items():
+            rows, of, asked = size["rows"], size["of"], size["asked"]
+            if abs(rows - asked * of) > max(1, asked * of / 2):
+                text = (
+                    f"{size['source']}: {name} has {rows:,} of {of:,} rows ({rows / of:.0%}) where {asked:.0%} was "
+                    "asked for, as copies and groups stay in one split."
+                )
+                yield Finding(kind="data", level="note", text=text, figures={"split": name, **size})
+
+
+REPEATED = 0.5
+"""Share of rows that repeat another, from which it is an alarm: the set is less than half of what it looks like."""
+
+
+class Duplicates(Audit):
+    """Rows that repeat another one of their source, or nearly do."""
+
+    name = "duplicates"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        compared = data.facts["near_duplicates"]
+        split = data.settings["split"]
+        together = split["duplicates"] == "together" and split["by"] != "time"
+        for source in data.facts["sources"]:
+            stay = "; copies stay in one split" if together and len(source["splits"]) > 1 else ""
+            equal, near = source["rows"] - source["distinct"], source["near_duplicates"]
+            rows, distinct = source["rows"], source["distinct"]
+            if equal:
+                text = f"{equal:,} of {rows:,} rows of {source['source']} {_repeat(equal)} another; {distinct:,} "
+                text += f"{'is' if distinct == 1 else 'are'} distinct{stay}."
+                level = "alarm" if equal >= REPEATED * rows else "note"
+                figures = {"duplicates": equal, "rows": rows, "distinct": distinct}
+                yield Finding(kind="data", level=level, text=text, figures=figures)
+            if near:
+                at = f"Jaccard similarity ≥ {compared['threshold']:g}"
+                places = tuple(source["places"])
+                text = f"{near:,} of {distinct:,} distinct rows of {source['source']} nearly {_repeat(near)} another "
+                text += f"({', e.g. '.join([at, *places[:1]])}){stay}."
+                level = "alarm" if near >= REPEATED * distinct else "note"
+                figures = {"near_duplicates": near, "distinct": distinct, "threshold": compared["threshold"]}
+                yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
+        counts = data.facts["splits"].values()
+        if not any(split["duplicates"] for split in counts):
+            looked = compared is not None and not any(split["near_duplicates"] for split in counts)
+            text = f"No row repeats another of its split{', or nearly does' if looked else ''}."
+            yield Finding(kind="data", level="good", text=text)
+        if compared and compared["mostly_shared"]:
+            text = f"{compared['mostly_shared']:,} of {compared['distinct']:,} distinct rows say little beyond what "
+            text += "most rows say too (a fifth of their words or less); near duplicates among them are not looked for."
+            yield Finding(kind="data", level="note", text=text, figures=dict(compared))
+
+
+def _repeat(count: int) -> str:
+    return "repeats" if count == 1 else "repeat"
+
+
+LEAKED = 0.01
+"""Share of a held-out split that is nearly in training, from which it is an alarm with data.leaks: warn, as fewer rows
+move no figure by more than a point. A row that is there word for word is one always, and so is any where the recipe
+does not say what to do with leaks."""
+
+
+class Leaks(Audit):
+    """Rows on two sides of the split, and held-out rows that are no later than training."""
+
+    name = "leaks"
+
+    def look(self, data: AuditedData) -> Iterator[Finding]:
+        for leak in data.facts["leaks"]:
+            known, held = leak["between"]
+            exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
+            open_ = known == "train" and data.settings["leaks"] != "drop"
+            accepted = data.settings["leaks"] == "warn"  # the user knows of them
+            serious = open_ and (exact + groups or near > (LEAKED * len(data.splits[held]) if accepted else 0))
+            says = "nothing about new data" if exact + near else "little about new ones"
+            yield Finding(
+                kind="data",
+                level="alarm" if serious else "note",
+                text=f"{leak['text']}{f'; figures on them say {says}' if open_ else ''}.",
+                figures={key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups},
+                places=tuple(leak["places"]),
+            )
+        if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
+            yield Finding(kind="data", level="good", text="No held-out row is in training.")
+        if dropped := data.facts["dropped"]:
+            of = len(data.splits["train"]) + dropped
+            are, also = ("is", "it is") if dropped == 1 else ("are", "they are")
+            text = f"{dropped:,} of {of:,} training rows {are} left out, as {also} also held out (data.leaks: drop)."
+            yield Finding(kind="data", level="note", text=text, figures={"dropped": dropped, "rows": of})
+        for late in data.facts["overlap"]:
+            text = (
+                f"{late['rows']:,} of {len(data.splits[late['split']]):,} {late['split']} rows are no later than the "
+                f"last of training: {late['split']} begins at {late['begins']} ({late['places'][0]}), training ends at "
+                f"{late['ends']} ({late['places'][1]}); figures on it say less about the future."
+            )
+            yield Finding(kind="data", level="note", text=text, figures=dict(late), places=tuple(late["places"]))

@@ -1,0 +1,58 @@
+"""What the evaluators of the box share: how they declare metrics, score resamples and refuse tasks."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Evaluator, Labels, Metric
+from ftengine.errors import RecipeError
+
+
+def higher(label: str, meaning: str, **declared: Any) -> Metric:
+    """Return a metric of which more is better."""
+    return Metric(label, higher_is_better=True, meaning=meaning, **declared)
+
+
+def lower(label: str, meaning: str, **declared: Any) -> Metric:
+    """Return a metric of which less is better."""
+    return Metric(label, higher_is_better=False, meaning=meaning, **declared)
+
+
+def share(label: str, meaning: str, **declared: Any) -> Metric:
+    """Return a proportion of which more is better."""
+    return higher(label, meaning, proportion=True, **declared)
+
+
+class WeightedEvaluator(Evaluator):
+    """An evaluator that scores resamples at once; its `score` is that of a single one."""
+
+    def score(self, rows, weights):
+        scores = self.score_resamples(rows, np.asarray(weights)[None])
+        return {name: float(values[0]) for name, values in scores.items()}
+
+    def score_resamples(self, rows, weights):
+        """Return (B,) by metric for weights (B, n)."""
+        raise NotImplementedError
+
+
+HAS = {
+    "single": "one label an example",
+    "multi": "several labels an example",
+    "regression": "numbers, which evaluator 'regression' measures",
+    "tags": "a tag for each word",
+}
+"""What a task has, by the kind of its labels."""
+
+
+def require_labels(evaluator: Evaluator, needs: str, kinds: Collection[str], task: str, labels: Labels | None) -> None:
+    """Refuse a task whose labels are of no kind that an evaluator measures.
+
+    Raises:
+        RecipeError: says what it needs, and what the task has.
+    """
+    if labels is None or labels.kind not in kinds:
+        raise RecipeError(
+            f"evaluator {evaluator.name!r} needs {needs}, and task {task!r} has "
+            f"{'no labels' if labels is None else HAS[labels.kind]}. Take it out of recipe key 'evaluate'."
+        )
