@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from ftengine.errors import did_you_mean
-from ftengine_bench.options import FAIL_OVER_HELP, JSON_HELP, OPTIONS, PLOT_HELP
-
-PATH = click.Path(path_type=Path)
+from ftengine_bench.options import COMPARE, KERNELS
 
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
@@ -34,22 +32,23 @@ def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
 
 
-def _measuring_options(command: Any) -> Any:
-    for name, (flag, metavar, default, text) in reversed(OPTIONS.items()):
-        several = isinstance(default, list)
-        kind = float if isinstance(default, float) else str
-        command = click.option(
-            flag, name, metavar=metavar, type=kind, multiple=several, default=default, show_default=True, help=text
-        )(command)
-    return command
+def _with(options: Mapping[str, tuple[str, str, Any, str]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for name, (flag, metavar, default, text) in reversed(options.items()):
+            several = isinstance(default, list)
+            option = click.option(
+                flag, name, metavar=metavar, multiple=several, default=default, show_default=True, help=text
+            )
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @bench.command()
-@_measuring_options
-@click.option("--json", metavar="FILE", type=PATH, help=JSON_HELP)
-@click.option("--plot", metavar="FILE", type=PATH, help=PLOT_HELP)
+@_with(KERNELS)
 @debug_option
-def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
+def kernels(**options: Any) -> None:
     """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone.
 
     \b
@@ -58,14 +57,14 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
     """
     from ftengine_bench.__main__ import kernels as measure
 
-    measure(json, plot, **options)
+    measure(**options)
 
 
 @bench.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
-@click.option("--fail-over", metavar="PERCENT", help=FAIL_OVER_HELP)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@_with(COMPARE)
 @debug_option
-def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
+def compare(**options: Any) -> None:
     """Compare measurements with the first of them, row by row.
 
     Compared is the time over the frozen layer of the same run, so that a slower machine changes little.
@@ -76,4 +75,4 @@ def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     """
     from ftengine_bench.__main__ import comparison
 
-    comparison(list(files), fail_over)
+    comparison(**options)

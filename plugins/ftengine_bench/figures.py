@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ftengine_bench.shapes import Shape
+from collections.abc import Mapping
+
+from ftengine_bench.layers import Shape
 
 PHASES = ("forward", "backward", "both")
 
@@ -44,17 +46,21 @@ def least_overhead(shape: Shape, rank: int, phase: str) -> float:
     return operations(shape, rank, phase) / operations(shape, 0, phase)
 
 
-def recovered(eager: float, ours: float, least: float) -> float | None:
+def recovered(provider: str, overhead: Mapping[str, float], least: float) -> float | None:
     """Return the share of the avoidable overhead that is recovered: (T_eager - T_ours) / (T_eager - T_floor).
 
     Args:
-        eager, ours, least: times over the time of the frozen layer.
+        provider: whose share.
+        overhead: by provider, times over the time of the frozen layer.
+        least: the floor's time over that.
 
     Returns:
-        1 where ours costs no more than the floor, 0 where it costs what the eager layer does; None where the eager
-        layer is measured at or below the floor, so that there is nothing to recover.
+        1 where it costs no more than the floor, 0 where it costs what the eager layer does; None of the frozen and the
+        eager layer, and where that is not measured or at or below the floor, so that there is nothing to recover.
     """
-    return (eager - ours) / (eager - least) if eager > least else None
+    if provider in ("frozen", "eager") or overhead.get("eager", 0.0) <= least:
+        return None
+    return (overhead["eager"] - overhead[provider]) / (overhead["eager"] - least)
 
 
 def roofline(operation_count: int, byte_count: int, operations_a_second: float, bytes_a_second: float) -> float:

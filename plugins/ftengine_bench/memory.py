@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ftengine_bench.providers import Step
+from ftengine_bench.layers import Step
 
 
 def saved_bytes(step: Step) -> int:

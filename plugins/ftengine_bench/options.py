@@ -1,10 +1,8 @@
-"""The options of `ftengine bench kernels`: read by click, and by argparse where there is no click."""
+"""The options of `ftengine bench`: read by click, and by argparse where there is no click."""
 
 from __future__ import annotations
 
-from typing import Any
-
-OPTIONS: dict[str, tuple[str, str, Any, str]] = {
+KERNELS: dict[str, tuple[str, str, str | list[str] | None, str]] = {
     "preset": (
         *("--preset", "NAME", None),
         "Layers of a model's block: smollm2-135m (default), llama3-8b, bert-base or gpt2.",
@@ -29,10 +27,15 @@ OPTIONS: dict[str, tuple[str, str, Any, str]] = {
         *("--instruction-set", "NAME", "auto"),
         "Of the compiled CPU kernels, e.g. avx2; auto is the best that the processor has.",
     ),
-    "seconds": ("--seconds", "FLOAT", 0.5, "Time for each provider of a layer, and for each operator."),
+    "seconds": ("--seconds", "FLOAT", "0.5", "Time for each provider of a layer, and for each operator."),
+    "json": ("--json", "FILE", None, "Write everything that was measured."),
+    "plot": ("--plot", "FILE", None, "Draw the overheads (.png, .svg or .pdf)."),
 }
 """By name: the flag, what stands for its value, the default, and the help. Lists may be given several times."""
 
-JSON_HELP = "Write everything that was measured."
-PLOT_HELP = "Draw the overheads (.png, .svg or .pdf)."
-FAIL_OVER_HELP = "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%."
+COMPARE = {
+    "fail_over": (
+        *("--fail-over", "PERCENT", None),
+        "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
+    )
+}

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
+from ftengine_bench.layers import Layer, Shape, Step, eager, frozen, our_reference, ours
 from ftengine_bench.memory import peak_bytes, saved_bytes
-from ftengine_bench.providers import Layer, Step, eager, frozen, our_reference, ours
-from ftengine_bench.shapes import Shape
 
 M, K, N, R = 64, 256, 128, 4
 
