@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ftengine_bench.layers import Shape
 
-PHASES = ("forward", "backward", "both")
+PHASES = {"forward": slice(0, 1), "backward": slice(1, 2), "both": slice(0, 2)}
+"""Which of a step's parts, forward and backward, belong to a phase."""
 
 PRODUCTS = {"forward": 1, "backward": 1, "both": 2}
 """Products with W: y = x Wᵀ, dx = dy W."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -91,54 +90,36 @@ def measure_layer(
     """Time the providers of one layer in turn, then look at the memory of each."""
     actions = {name: (step.forward, step.backward) for name, step in steps.items()}
     times = measure(actions, clock, seconds, clear=lambda name: steps[name].clear())
+    held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}
     rows = []
-    for name, step in steps.items():
-        forward, backward = peak_bytes(step, layer.x.device.type)
-        peaks = {"forward": forward, "backward": backward, "both": max(forward, backward)}
-        saved = saved_bytes(step)
-        for phase in PHASES:
-            seconds_of = {provider: phase_seconds(times[provider], phase) for provider in times}
+    for phase, parts_of in PHASES.items():
+        taken = {name: [sum(parts[parts_of]) for parts in repetitions] for name, repetitions in times.items()}
+        overhead = {name: paired_ratio(values, taken["frozen"]) for name, values in taken.items()}
+        for name, (peaks, saved) in held.items():
+            rank = 0 if name == "frozen" else len(layer.a)
+            computed = operations(shape, rank, phase)
+            moved = least_bytes(shape, rank, phase, layer.x.itemsize, layer.a.itemsize)
+            percentiles = spread(taken[name])
+            least = roofline(computed, moved, peak.operations_a_second, peak.copy_bytes_a_second)
             rows.append(
                 Row(
                     **layer.described,
+                    **percentiles,
                     layers=list(shape.layers),
                     transposed=shape.transposed,
                     phase=phase,
                     provider=name,
+                    repetitions=len(taken[name]),
+                    overhead=overhead[name],
+                    recovered=recovered(name, overhead, least_overhead(shape, len(layer.a), phase)),
                     peak_bytes=peaks[phase],
                     saved_bytes=saved,
-                    **time_figures(shape, layer, name, phase, seconds_of, peak),
+                    operations=computed,
+                    bytes=moved,
+                    roofline_share=least / percentiles["p50"],
                 )
             )
     return rows
-
-
-def time_figures(
-    shape: Shape, layer: Layer, name: str, phase: str, seconds_of: dict[str, list[float]], peak: Peak
-) -> dict[str, Any]:
-    """Return the fields of a row that follow from the seconds of each provider in one phase."""
-    rank = len(layer.a)
-    trained = 0 if name == "frozen" else rank
-    computed = operations(shape, trained, phase)
-    moved = least_bytes(shape, trained, phase, layer.x.itemsize, layer.a.itemsize)
-    taken = spread(seconds_of[name])
-    overhead = {provider: paired_ratio(seconds, seconds_of["frozen"]) for provider, seconds in seconds_of.items()}
-    least = roofline(computed, moved, peak.operations_a_second, peak.copy_bytes_a_second)
-    return {
-        **taken,
-        "repetitions": len(seconds_of[name]),
-        "overhead": overhead[name],
-        "recovered": recovered(name, overhead, least_overhead(shape, rank, phase)),
-        "operations": computed,
-        "bytes": moved,
-        "roofline_share": least / taken["p50"],
-    }
-
-
-def phase_seconds(repetitions: list[list[float]], phase: str) -> list[float]:
-    """Return the seconds of each repetition, (forward, backward), in one phase."""
-    chosen = {"forward": slice(0, 1), "backward": slice(1, 2), "both": slice(0, 2)}[phase]
-    return [sum(parts[chosen]) for parts in repetitions]
 
 
 Call = tuple[Callable[[], object], int]
