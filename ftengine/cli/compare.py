@@ -9,7 +9,7 @@ import click
 
 from ftengine.cli.figures import with_interval
 from ftengine.cli.interrupted import SAVED, telling
-from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
-@debug_option
 def compare(
     recipe_file: str,
     strategies: str,

@@ -12,6 +12,7 @@ import click
 
 from ftengine.cli.external import OWN, conflict, external_commands, help_line, load_command
 from ftengine.cli.failure import exit_code, report
+from ftengine.cli.options import add_debug
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
 from ftengine.plugins.distributions import Offer
@@ -39,6 +40,7 @@ class Commands(Suggesting):
             builtin: by name, the place of each command (`module:object`) and its line of help.
         """
         super().__init__(*args, **kwargs)
+        add_debug(self)
         self.builtin = builtin
         self._external: dict[str, list[Offer]] | None = None
 
@@ -58,18 +60,22 @@ class Commands(Suggesting):
         Raises:
             PluginError: it is broken, or more than one distribution offers it.
         """
-        offers = self.external.get(name, [])
+        offers, command = self.external.get(name, []), None
         try:
             if name in self.builtin:
                 if offers:
                     raise PluginError(conflict(name, offers, builtin=True))
                 module, _, attribute = self.builtin[name][0].partition(":")
-                return getattr(import_module(module), attribute)
-            return load_command(name, offers) if offers else None
+                command = getattr(import_module(module), attribute)
+            elif offers:
+                command = load_command(name, offers)
         except PluginError:
             if ctx.resilient_parsing:  # shell completion has nowhere to report to
                 return None
             raise
+        if command is not None:
+            add_debug(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = [(name, line) for name, (_, line) in self.builtin.items()]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.options import debug_option
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ RECIPE = "recipe.yaml"
 @click.option("--data", metavar="FILE", help="The training data.")
 @click.option("--strategy", metavar="NAME", help="How to tune; `ftengine plugins list --kind strategy` lists them.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@debug_option
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
     """Write a commented recipe to start from (FILE is recipe.yaml unless named).
 

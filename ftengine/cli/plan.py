@@ -9,7 +9,7 @@ import click
 
 from ftengine.cli.audit import show_audit
 from ftengine.cli.changes import show_changes
-from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.report.text import cut, duration, number, printable, share, size
@@ -46,7 +46,6 @@ SHOWN_PIECE = 600
     help="With --parameters-only: outputs of a classification head, which the data would tell.  [default: 2]",
 )
 @json_option
-@debug_option
 def plan(
     recipe_file: str,
     overrides: tuple[str, ...],

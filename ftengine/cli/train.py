@@ -9,7 +9,7 @@ import click
 
 from ftengine.cli.figures import show_figures, show_probes, show_slices
 from ftengine.cli.interrupted import command_line, state_of, telling
-from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
 from ftengine.cli.verdict import show_verdict
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--resume", is_flag=True, help="Continue an unfinished run in the recipe's output folder.")
 @json_option
-@debug_option
 def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Fine-tune a model as a recipe says, and compare the tuned model with its base.
 

@@ -7,27 +7,10 @@ from typing import Any
 
 import click
 
-from ftengine.errors import did_you_mean
 from ftengine_bench.options import COMPARE, KERNELS
 
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
-)
 
-
-class _Suggesting(click.Group):
-    """A group that names the nearest command when one is unknown."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
-            known = self.list_commands(ctx)
-            ctx.fail(f"no command {name!r}. There are {', '.join(known)}.{did_you_mean(name, known)}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Suggesting)
-@debug_option
+@click.group()
 def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
 
@@ -47,7 +30,6 @@ def _with(options: Mapping[str, tuple[str, str, Any, str]]) -> Callable[[Any], A
 
 @bench.command()
 @_with(KERNELS)
-@debug_option
 def kernels(**options: Any) -> None:
     """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone.
 
@@ -63,7 +45,6 @@ def kernels(**options: Any) -> None:
 @bench.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @_with(COMPARE)
-@debug_option
 def compare(**options: Any) -> None:
     """Compare measurements with the first of them, row by row.
 
