@@ -14,10 +14,9 @@ from markupsafe import Markup
 from ftengine.api import Estimate, figures, redact
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
-from ftengine.report.glossary import GLOSSARY
-from ftengine.report.overview import Overview
 from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size
+from ftengine.report.write import Overview
 from ftengine.run.records import RunRecords, Verdict
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], ove
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             beside=_beside(shown, overview) if len(shown) > 1 else None,
-            glossary=[*_meanings([run for run, _ in runs]), *GLOSSARY],
+            meanings=_meanings([run for run, _ in runs]),
         )
     )
 
