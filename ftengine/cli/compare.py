@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import with_interval
-from ftengine.cli.interrupted import SAVED, telling
 from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening

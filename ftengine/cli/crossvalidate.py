@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.figures import figure_table
-from ftengine.cli.interrupted import SAVED, telling
+from ftengine.cli.failure import SAVED, telling
+from ftengine.cli.figures import figure_table, show_verdict
 from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.cli.verdict import show_verdict
 from ftengine.report.text import number, one_line, printable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import click
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
-    from ftengine.cli.look import Seen
+    from ftengine.cli.starter import Seen
 
 RECIPE = "recipe.yaml"
 
@@ -35,8 +35,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
       ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
-    from ftengine.cli.look import Seen, look
-    from ftengine.cli.starter import starter, starting_first
+    from ftengine.cli.starter import Seen, look, starter, starting_first
     from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from ftengine.cli import compare, crossvalidate
+from ftengine.cli.figures import show_verdict
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json
-from ftengine.cli.verdict import show_verdict
 
 
 @click.command()

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.figures import show_figures, show_probes, show_slices
-from ftengine.cli.interrupted import command_line, state_of, telling
+from ftengine.cli.failure import command_line, state_of, telling
+from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
-from ftengine.cli.verdict import show_verdict
 from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size
 
 REPORT = "report.html"

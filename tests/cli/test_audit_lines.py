@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 
-from ftengine.cli.audit import show_audit
+from ftengine.cli.plan import show_audit
 from ftengine.data.audit import run_audits
 from ftengine.data.split import make_splits
 from ftengine.plugins.registry import Registry
