@@ -15,7 +15,6 @@ from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
-    from ftengine.api import Estimate
     from ftengine.engine.compare import Comparison
 
 
@@ -96,11 +95,11 @@ def show(comparison: Comparison) -> None:
         "with 95 % intervals:"
     )
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "a step", "on disk")
-    rows = [("(base)", _quality(comparison.base), "", "", "", "", "", "")]
+    rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
             row.label,
-            _quality(row.quality),
+            with_interval(row.quality),
             number(row.learning_rate),
             f"{row.trainable_parameters:,}",
             share(row.trainable_parameters / row.total_parameters),
@@ -119,7 +118,3 @@ def _pace(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
-
-
-def _quality(figure: Estimate) -> str:
-    return with_interval(figure)

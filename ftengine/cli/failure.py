@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,10 +19,6 @@ from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
     from ftengine.api import Listener
-
-INTERRUPTED = 130
-TERMINATED = 143
-"""What shells report of a program ended by Ctrl-C and by SIGTERM: 128 + the signal's number."""
 
 SAVED = "finished runs and the last checkpoint of the other are saved; the same command goes on from there"
 """How commands stand that train several runs."""
@@ -86,14 +83,23 @@ def state_of(output: str, again: str, resume: str) -> str:
     return f"saved: the checkpoint of step {step:,} in {folders[-1]}; go on from there with: {resume}"
 
 
-def report(error: Exception, debug: bool) -> None:
-    """Print an error to stderr in one line, after its traceback where that is wanted."""
+def fail(error: Exception, debug: bool) -> NoReturn:
+    """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status."""
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, _help_for_nothing()):
+    # Of a group called without a command; its message is the help. click has it from 8.2 on.
+    if isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
         click.echo(f"error: {one_line(describe(error))}", err=True)
+    sys.exit(exit_code(error))
+
+
+ENDS: dict[type, tuple[str, int]] = {
+    Terminated: ("terminated.", 128 + signal.SIGTERM),
+    KeyboardInterrupt: ("interrupted.", 128 + signal.SIGINT),
+}
+"""What ends a command from outside: what is said, and the exit status that shells report."""
 
 
 def describe(error: Exception) -> str:
@@ -105,9 +111,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):
-        if isinstance(error.__cause__, Terminated):
-            return "terminated."
-        return "interrupted." if _is_interrupt(error) else "aborted."
+        return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
     from ftengine.plugins.blame import blame
@@ -119,16 +123,4 @@ def exit_code(error: Exception) -> int:
     """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 for anything else."""
     if isinstance(error, (FtengineError, click.ClickException)):
         return error.exit_code
-    if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
-        return TERMINATED
-    return INTERRUPTED if _is_interrupt(error) else 1
-
-
-def _is_interrupt(error: Exception) -> bool:
-    return isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt)
-
-
-def _help_for_nothing() -> tuple[type[click.UsageError], ...]:
-    """Return click's error for a group called without a command, whose message is the help; new in click 8.2."""
-    kind = getattr(click.exceptions, "NoArgsIsHelpError", None)
-    return (kind,) if kind else ()
+    return ENDS.get(type(error.__cause__), ("", 1))[1] if isinstance(error, click.Abort) else 1
