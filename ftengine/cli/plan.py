@@ -169,7 +169,10 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     if plan.unread:
         lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
     lines += [
-        ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
+        (
+            "steps",
+            f"{steps['total']:,}, of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} an epoch",
+        ),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
     ]

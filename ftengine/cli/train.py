@@ -140,7 +140,11 @@ def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
     best = training.best_step
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
-        *([("kept", f"the weights of step {best}, which have the lowest validation loss")] if best is not None else []),
+        *(
+            [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
+            if best is not None
+            else []
+        ),
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

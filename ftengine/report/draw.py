@@ -189,14 +189,16 @@ def _chart(chart: LineChart) -> Markup:
 def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
     """Return the numbers behind a chart, columns and rows.
 
-    A column a line where lines share their x; else a row a point, led by the line's name.
+    A column a line where lines share their x and have one point at each; else a row a point, led by the line's name.
     """
-    lines = [(line.name or chart.y_label, dict(thinned(line.points, MOST_ROWS))) for line in chart.lines]
-    every = sorted({x for _, points in lines for x in points})
-    if len(every) <= 1.5 * max((len(points) for _, points in lines), default=0):
+    lines = [(line.name or chart.y_label, thinned(line.points, MOST_ROWS)) for line in chart.lines]
+    by_x = [dict(points) for _, points in lines]
+    every = sorted({x for found in by_x for x in found})
+    longest = max((len(points) for _, points in lines), default=0)
+    if sum(map(len, by_x)) == sum(len(points) for _, points in lines) and len(every) <= 1.5 * longest:
         columns = (chart.x_label, *(name for name, _ in lines))
-        return columns, [(x, *(points.get(x) for _, points in lines)) for x in every]
-    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points.items()]
+        return columns, [(x, *(found.get(x) for found in by_x)) for x in every]
+    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points]
 
 
 def told(chart: LineChart) -> str:

@@ -98,7 +98,7 @@ def measure_layer(
         for name, (peaks, saved) in held.items():
             rank = 0 if name == "frozen" else len(layer.a)
             computed = operations(shape, rank, phase)
-            moved = least_bytes(shape, rank, phase, layer.x.itemsize, layer.a.itemsize)
+            moved = least_bytes(shape, rank, phase, layer.x.itemsize, steps[name].inputs[-1].itemsize)
             percentiles = spread(taken[name])
             least = roofline(computed, moved, peak.operations_a_second, peak.copy_bytes_a_second)
             rows.append(

@@ -68,6 +68,13 @@ def test_figures_of_a_row_belong_together(report):
             assert (row.overhead, row.saved_bytes) == (1.0, 0)
 
 
+def test_factors_count_in_the_dtype_that_they_have(report):
+    chosen = [row for row in report.rows if (row.dtype, row.rank, row.phase) == ("bfloat16", 2, "both")]
+    moved = {row.provider: row.bytes for row in chosen}
+    factors = 3 * 2 * (32 + 16)  # elements of A, B and their gradients, read and written once, of rank 2
+    assert moved["reference"] - moved["peft"] == 2 * factors
+
+
 def test_every_operator_is_measured_alone(report):
     found = {(row.operator, row.p) for row in report.operators}
     assert found == {

@@ -11,7 +11,7 @@ from report_samples import HOSTILE
 
 from ftengine.api import Line, LineChart, Matrix, Table
 from ftengine.report.charts import learning_rate, losses, smoothed, together, trade_off
-from ftengine.report.draw import draw, interval_plot, merge_charts
+from ftengine.report.draw import draw, interval_plot, merge_charts, numbers
 from ftengine.report.plot import line_svg
 
 
@@ -139,6 +139,11 @@ def test_a_chart_tells_what_is_seen_and_has_its_numbers():
     assert [re.findall(r"<bdi>(.*?)</bdi>", row) for row in rows] == [
         *(["x", "a", "b"], ["0", "0.5", "–"], ["1", "0.25", "–"], ["2", "0.75", "3"]),
     ]
+
+
+def test_points_above_one_another_are_all_in_the_numbers():
+    curve = [(0, 0), (0, 0.6), (0.5, 0.6), (1, 1)]
+    assert numbers(chart(("a", curve))) == (("line", "x", "y"), [("a", x, y) for x, y in curve])
 
 
 def test_lines_beyond_the_sixth_are_in_the_numbers_and_the_caption_says_so():
