@@ -168,11 +168,9 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     if plan.unread:
         lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
+    total, each, epoch = steps["total"], steps["examples_a_step"], steps["per_epoch"]
     lines += [
-        (
-            "steps",
-            f"{steps['total']:,}, of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} an epoch",
-        ),
+        ("steps", f"{total:,}, of {each:,} examples each; {epoch:,} an epoch"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
     ]

@@ -138,13 +138,10 @@ def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
+    kept = [] if best is None else [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
-        *(
-            [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
-            if best is not None
-            else []
-        ),
+        *kept,
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

@@ -94,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=told)
         one.set_defaults(command=command)
-        for key, (flag, metavar, default, text) in options.items():
+        for flag, (metavar, default, text) in options.items():
             action, text = "append" if isinstance(default, list) else "store", text.replace("%", "%%")
-            one.add_argument(flag, dest=key, metavar=metavar, default=default, action=action, help=text)
+            one.add_argument(flag, metavar=metavar, default=default, action=action, help=text)
         if command is comparison:
             one.add_argument("files", nargs="+", metavar="FILE")
     return parser

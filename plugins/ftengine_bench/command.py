@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ftengine_bench.options import COMPARE, KERNELS
+from ftengine_bench.options import COMPARE, KERNELS, Options
 
 
 @click.group()
@@ -15,14 +15,11 @@ def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
 
 
-def _with(options: Mapping[str, tuple[str, str, Any, str]]) -> Callable[[Any], Any]:
+def _with(options: Options) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
-        for name, (flag, metavar, default, text) in reversed(options.items()):
-            several = isinstance(default, list)
-            option = click.option(
-                flag, name, metavar=metavar, multiple=several, default=default, show_default=True, help=text
-            )
-            command = option(command)
+        for flag, (metavar, default, text) in reversed(options.items()):
+            more = {"multiple": isinstance(default, list), "default": default, "show_default": True}
+            command = click.option(flag, metavar=metavar, help=text, **more)(command)
         return command
 
     return decorate

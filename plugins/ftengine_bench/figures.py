@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ftengine_bench.layers import Shape
+from ftengine_bench.report import Case
 
 PHASES = {"forward": slice(0, 1), "backward": slice(1, 2), "both": slice(0, 2)}
 """Which of a step's parts, forward and backward, belong to a phase."""
@@ -16,7 +17,7 @@ LOW_RANK_PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
 """Pairs of a product with A and one with B: S and S Bᵀ; dS and dS A, dA and dB."""
 
 
-def operations(shape: Shape, rank: int, phase: str) -> int:
+def operations(shape: Shape | Case, rank: int, phase: str) -> int:
     """Return the floating-point operations of a step; rank 0 is the frozen layer alone."""
     m, k, n = shape.m, shape.k, shape.n
     return 2 * m * n * k * PRODUCTS[phase] + 2 * m * rank * (k + n) * LOW_RANK_PRODUCTS[phase]
@@ -39,7 +40,7 @@ def least_bytes(shape: Shape, rank: int, phase: str, size: int, factor_size: int
     return {"forward": forward, "backward": backward, "both": forward + backward}[phase]
 
 
-def least_overhead(shape: Shape, rank: int, phase: str) -> float:
+def least_overhead(shape: Shape | Case, rank: int, phase: str) -> float:
     """Return T_floor / T_frozen: 1 + 1.5 r (K + N) / (N K) for forward and backward together.
 
     The low-rank part at the rate of the frozen layer, with no traffic, no launches and no random numbers.

@@ -48,9 +48,9 @@ class Settings:
         Raises:
             InputError: something is unknown, malformed, or not to be had on this machine.
         """
-        asked = {name: default for name, (_, _, default, _) in KERNELS.items()} | given
+        asked = {flag[2:].replace("-", "_"): default for flag, (_, default, _) in KERNELS.items()} | given
         device, preset = _device(asked["device"]), asked["preset"]
-        found = [parse_shape(shape) for shape in asked["shapes"]]
+        found = [parse_shape(shape) for shape in asked["shape"]]
         if preset is not None or not found:
             found = preset_shapes(preset or DEFAULT_PRESET, _whole("--tokens", asked["tokens"], 2**31)) + found
         providers, left_out = _providers(asked["providers"], device)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from ftengine_bench.compare import Comparison
 from ftengine_bench.figures import least_overhead, recovered
-from ftengine_bench.layers import Shape
 from ftengine_bench.report import Case, Report, Row
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -91,8 +90,7 @@ def over_frozen(by_provider: dict[str, list[Row]]) -> tuple[dict[str, float], fl
         for provider, rows in by_provider.items()
         if len(rows) == len(layers)
     }
-    least = [least_overhead(Shape(row.m, row.k, row.n), row.rank, "both") for row in layers]
-    return overhead, sum(frozen[row.layer] * floor for row, floor in zip(layers, least, strict=True)) / total
+    return overhead, sum(frozen[row.layer] * least_overhead(row, row.rank, "both") for row in layers) / total
 
 
 def operator_table(report: Report) -> Table:
