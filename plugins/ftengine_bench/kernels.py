@@ -11,7 +11,7 @@ import torch
 
 from ftengine.ops import active_backend, draw_seed, use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Shape, Step
+from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Step
 from ftengine_bench.machine import Peak, machine, measure_peak
 from ftengine_bench.memory import peak_bytes, saved_bytes
 from ftengine_bench.report import OperatorRow, Report, Row
@@ -51,7 +51,7 @@ def measure_kernels(
             for p in settings.dropouts:
                 layer = Layer.make(shape, rank, dtype, p, device)
                 steps = prepare(settings.providers, layer, asked["left_out"])
-                report.rows.extend(measure_layer(shape, layer, steps, peaks[dtype], clock, seconds))
+                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds))
             report.operators.extend(measure_operators(layer, settings.dropouts, peaks[dtype], clock, seconds))
             keep(report)
             progress("measuring layers", done, len(cases))
@@ -84,10 +84,9 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> d
     return steps
 
 
-def measure_layer(
-    shape: Shape, layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float
-) -> list[Row]:
+def measure_layer(layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float) -> list[Row]:
     """Time the providers of one layer in turn, then look at the memory of each."""
+    shape = layer.shape
     actions = {name: (step.forward, step.backward) for name, step in steps.items()}
     times = measure(actions, clock, seconds, clear=lambda name: steps[name].clear())
     held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}

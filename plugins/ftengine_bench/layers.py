@@ -113,6 +113,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Layer:
     """The operands: x (M, K), weight (N, K), a (r, K), b (N, r), dy (M, N); p is dropout's probability."""
 
+    shape: Shape
     x: Tensor
     weight: Tensor
     a: Tensor
@@ -123,8 +124,8 @@ class Layer:
     @property
     def described(self) -> dict[str, Any]:
         """The fields by which a report tells layers apart."""
-        (m, k), n, rank = self.x.shape, len(self.weight), len(self.a)
-        return {"m": m, "k": k, "n": n, "rank": rank, "dtype": dtype_name(self.x.dtype), "p": self.p}
+        sizes = {"m": self.shape.m, "k": self.shape.k, "n": self.shape.n, "rank": len(self.a)}
+        return {**sizes, "dtype": dtype_name(self.x.dtype), "p": self.p}
 
     @classmethod
     def make(cls, shape: Shape, rank: int, dtype: torch.dtype, p: float, device: str) -> Layer:
@@ -137,6 +138,7 @@ class Layer:
         m, k, n = shape.m, shape.k, shape.n
         stored = normal(*((k, n) if shape.transposed else (n, k)), dtype=dtype, scale=k**-0.5)
         return cls(
+            shape=shape,
             x=normal(m, k, dtype=dtype).requires_grad_(),
             weight=stored.t() if shape.transposed else stored,
             a=normal(rank, k, dtype=torch.float32, scale=k**-0.5).requires_grad_(),
