@@ -300,9 +300,9 @@ def show_audit(out: Console, audit: dict[str, Any]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+    if value is None or isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def show_changes(out: Console, augmented: Sequence[Mapping[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def runs_in(path: str | Path) -> list[Path]:
         return [path]
     found = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
     return sorted(
-        found, key=lambda inner: [int(part) if part.isdigit() else part for part in _PARTS.split(inner.name)]
+        found, key=lambda inner: [int(part) if part.isdecimal() else part for part in _PARTS.split(inner.name)]
     ) or [path]
 
 

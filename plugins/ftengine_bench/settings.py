@@ -132,7 +132,7 @@ def _whole(option: str, text: str, most: int) -> tuple[int, ...]:
         return int(item)
 
     what = f"whole numbers from 1 to {most}, separated by commas"
-    return tuple(_number(option, item, read, what) for item in _items(option, text))
+    return tuple(dict.fromkeys(_number(option, item, read, what) for item in _items(option, text)))
 
 
 def _above_0(text: str) -> float:

@@ -237,6 +237,11 @@ def test_an_asked_for_provider_that_is_missing_is_refused_and_an_unasked_one_lef
     assert "pip install peft" in settings.left_out["peft"]
 
 
+def test_what_is_asked_for_twice_is_measured_once():
+    settings = Settings.parse(shape=["8x8x8", "8x8x8"], ranks="8,08", dropout="0,0.0", dtypes="float32,float32")
+    assert (len(settings.shapes), settings.ranks, settings.dropouts, len(settings.dtypes)) == (1, (8,), (0.0,), 1)
+
+
 def test_dropout_is_what_the_kernels_apply():
     assert Settings.parse(dropout="0.05").dropouts == (3277 / 65536,)
 
