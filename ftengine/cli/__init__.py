@@ -10,7 +10,6 @@ import click
 
 from ftengine import __version__
 from ftengine.cli.group import Commands
-from ftengine.cli.options import debug_option
 
 COMMANDS = {
     "init": ("ftengine.cli.init:init", "Write a commented recipe to start from."),
@@ -33,7 +32,6 @@ COMMANDS = {
 
 @click.group(cls=Commands, builtin=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="ftengine", message="%(prog)s %(version)s")
-@debug_option
 def main() -> None:
     """Fine-tune pre-trained models, and see what came of it.
 

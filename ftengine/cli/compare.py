@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import with_interval
-from ftengine.cli.interrupted import SAVED, telling
-from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
-    from ftengine.api import Estimate
     from ftengine.engine.compare import Comparison
 
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
-@debug_option
 def compare(
     recipe_file: str,
     strategies: str,
@@ -97,11 +95,11 @@ def show(comparison: Comparison) -> None:
         "with 95 % intervals:"
     )
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "a step", "on disk")
-    rows = [("(base)", _quality(comparison.base), "", "", "", "", "", "")]
+    rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
             row.label,
-            _quality(row.quality),
+            with_interval(row.quality),
             number(row.learning_rate),
             f"{row.trainable_parameters:,}",
             share(row.trainable_parameters / row.total_parameters),
@@ -120,7 +118,3 @@ def _pace(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
-
-
-def _quality(figure: Estimate) -> str:
-    return with_interval(figure)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.figures import figure_table
-from ftengine.cli.interrupted import SAVED, telling
-from ftengine.cli.options import debug_option, json_option, output_option, recipe_argument, set_option
+from ftengine.cli.failure import SAVED, telling
+from ftengine.cli.figures import figure_table, show_verdict
+from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.cli.verdict import show_verdict
 from ftengine.report.text import number, one_line, printable
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 @set_option
 @output_option
 @json_option
-@debug_option
 def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Train once for each part of the data, on the other parts, and add up the figures.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.report.text import size
 
@@ -19,7 +19,6 @@ Check = Callable[[list[str]], Any]
 
 @click.command()
 @json_option
-@debug_option
 def doctor(as_json: bool) -> None:
     """Check this installation and say what to repair.
 

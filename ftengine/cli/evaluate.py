@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices
-from ftengine.cli.options import debug_option, json_option, run_argument
+from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices, show_verdict
+from ftengine.cli.options import json_option, run_argument
 from ftengine.cli.page import page, print_json
 from ftengine.cli.progress import is_main_process, listening
 
@@ -20,7 +20,6 @@ from ftengine.cli.progress import is_main_process, listening
     "judge the run again.",
 )
 @json_option
-@debug_option
 def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json: bool) -> None:
     """Compare a tuned model with its base on the same examples.
 
@@ -29,7 +28,6 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
       ftengine evaluate runs/support --data new.jsonl
       ftengine evaluate runs/reviews --evaluators calibration
     """
-    from ftengine.cli.verdict import show_verdict
     from ftengine.engine.fine_tune import load_run
     from ftengine.run.evaluation_result import EvaluationResult
 

@@ -1,28 +1,105 @@
-"""From an exception to one `error:` line and an exit status."""
+"""How a command ends before its end: one `error:` line and an exit status; what is saved after Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
+import shlex
+import signal
+import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ftengine.cli.interrupted import Terminated
 from ftengine.errors import FtengineError
 from ftengine.report.text import one_line
 
-INTERRUPTED = 130
-TERMINATED = 143
-"""What shells report of a program ended by Ctrl-C and by SIGTERM: 128 + the signal's number."""
+if TYPE_CHECKING:
+    from ftengine.api import Listener
+
+SAVED = "finished runs and the last checkpoint of the other are saved; the same command goes on from there"
+"""How commands stand that train several runs."""
 
 
-def report(error: Exception, debug: bool) -> None:
-    """Print an error to stderr in one line, after its traceback where that is wanted."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which unwinds the program as Ctrl-C does."""
+
+
+@contextmanager
+def telling(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
+    """Say how things stand where the user or the system ends the command.
+
+    Args:
+        listener: whom to tell.
+        say: returns what is saved and how to go on.
+    """
+    before: Any = None
+    main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    if main:
+        before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        listener.message(say())
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def command_line(command: str, recipe: str, overrides: Sequence[str]) -> str:
+    """Return a command as a shell takes it."""
+    sets = [part for override in overrides for part in ("--set", override)]
+    return shlex.join(["ftengine", command, recipe, *sets])
+
+
+def state_of(output: str, again: str, resume: str) -> str:
+    """Say what a run has saved, and the command that goes on.
+
+    Args:
+        output: the run's folder.
+        again: the command that was given.
+        resume: the one that continues a run.
+    """
+    from ftengine.run.directory import RunDirectory
+    from ftengine.training.checkpoint import checkpoint_folders
+
+    run = RunDirectory(output)
+    if not run.is_run():
+        return f"nothing is saved yet; begin again with: {again}"
+    if run.finished:
+        return f"{output} holds the finished model and its figures; make the report with: {resume}"
+    folders = checkpoint_folders(run)
+    if not folders:
+        return f"no checkpoint is saved yet, only what the base was measured at; begin training again with: {resume}"
+    step = int(Path(folders[-1]).name.removeprefix("step-"))
+    return f"saved: the checkpoint of step {step:,} in {folders[-1]}; go on from there with: {resume}"
+
+
+def fail(error: Exception, debug: bool) -> NoReturn:
+    """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status."""
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, _help_for_nothing()):
+    # Of a group called without a command; its message is the help. click has it from 8.2 on.
+    if isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
         click.echo(f"error: {one_line(describe(error))}", err=True)
+    sys.exit(exit_code(error))
+
+
+ENDS: dict[type, tuple[str, int]] = {
+    Terminated: ("terminated.", 128 + signal.SIGTERM),
+    KeyboardInterrupt: ("interrupted.", 128 + signal.SIGINT),
+}
+"""What ends a command from outside: what is said, and the exit status that shells report."""
 
 
 def describe(error: Exception) -> str:
@@ -34,9 +111,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):
-        if isinstance(error.__cause__, Terminated):
-            return "terminated."
-        return "interrupted." if _is_interrupt(error) else "aborted."
+        return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
     from ftengine.plugins.blame import blame
@@ -48,16 +123,4 @@ def exit_code(error: Exception) -> int:
     """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 for anything else."""
     if isinstance(error, (FtengineError, click.ClickException)):
         return error.exit_code
-    if isinstance(error, click.Abort) and isinstance(error.__cause__, Terminated):
-        return TERMINATED
-    return INTERRUPTED if _is_interrupt(error) else 1
-
-
-def _is_interrupt(error: Exception) -> bool:
-    return isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt)
-
-
-def _help_for_nothing() -> tuple[type[click.UsageError], ...]:
-    """Return click's error for a group called without a command, whose message is the help; new in click 8.2."""
-    kind = getattr(click.exceptions, "NoArgsIsHelpError", None)
-    return (kind,) if kind else ()
+    return ENDS.get(type(error.__cause__), ("", 1))[1] if isinstance(error, click.Abort) else 1

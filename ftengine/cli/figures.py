@@ -1,9 +1,10 @@
-"""Base, tuned and their difference, as tables."""
+"""The verdict, and base, tuned and their difference as tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ftengine.api import Difference, Estimate, Metric
     from ftengine.api.figures import Figure
     from ftengine.run.evaluation_result import EvaluationResult
+    from ftengine.run.records import Verdict
 
 MOST_SLICES = 10
 """Slices of a column that are printed."""
@@ -22,6 +24,25 @@ MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
 """A larger matrix does not fit on a page; `--json` has it."""
+
+WIDEST = 110
+"""Columns of running text; longer lines are hard to read."""
+
+
+def show_verdict(out: Console, verdict: Verdict) -> None:
+    """Print the headline and the findings, the alarms first; headline first of all."""
+    width = min(out.width, WIDEST)
+    out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
+    for finding in verdict.findings[1:]:
+        lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
+        text = fill(
+            one_line(finding.text),
+            width,
+            initial_indent=f"  {lead}  ",
+            subsequent_indent=" " * 9,
+            break_long_words=False,
+        )
+        out.print(text, soft_wrap=True)
 
 
 def show_figures(out: Console, result: EvaluationResult) -> None:

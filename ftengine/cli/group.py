@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from ftengine.cli.external import OWN, conflict, external_commands, help_line, load_command
-from ftengine.cli.failure import exit_code, report
+from ftengine.cli.failure import fail
+from ftengine.cli.options import add_debug
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
 from ftengine.plugins.distributions import Offer
@@ -39,6 +40,7 @@ class Commands(Suggesting):
             builtin: by name, the place of each command (`module:object`) and its line of help.
         """
         super().__init__(*args, **kwargs)
+        add_debug(self)
         self.builtin = builtin
         self._external: dict[str, list[Offer]] | None = None
 
@@ -58,18 +60,22 @@ class Commands(Suggesting):
         Raises:
             PluginError: it is broken, or more than one distribution offers it.
         """
-        offers = self.external.get(name, [])
+        offers, command = self.external.get(name, []), None
         try:
             if name in self.builtin:
                 if offers:
                     raise PluginError(conflict(name, offers, builtin=True))
                 module, _, attribute = self.builtin[name][0].partition(":")
-                return getattr(import_module(module), attribute)
-            return load_command(name, offers) if offers else None
+                command = getattr(import_module(module), attribute)
+            elif offers:
+                command = load_command(name, offers)
         except PluginError:
             if ctx.resilient_parsing:  # shell completion has nowhere to report to
                 return None
             raise
+        if command is not None:
+            add_debug(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = [(name, line) for name, (_, line) in self.builtin.items()]
@@ -101,21 +107,11 @@ class Commands(Suggesting):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         debug = "--debug" in (sys.argv[1:] if args is None else args)
-        _tolerate_any_text()
+        if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
+            sys.stdout.reconfigure(errors="backslashreplace")
         with nullcontext() if debug else quiet():
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
             # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
             except Exception as error:
-                _fail(error, debug)
-
-
-def _fail(error: Exception, debug: bool) -> NoReturn:
-    report(error, debug)
-    sys.exit(exit_code(error))
-
-
-def _tolerate_any_text() -> None:
-    """Print what the terminal's encoding lacks as an escape rather than fail over it."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+                fail(error, debug)

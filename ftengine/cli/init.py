@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.options import debug_option
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
-    from ftengine.cli.look import Seen
+    from ftengine.cli.starter import Seen
 
 RECIPE = "recipe.yaml"
 
@@ -25,7 +24,6 @@ RECIPE = "recipe.yaml"
 @click.option("--data", metavar="FILE", help="The training data.")
 @click.option("--strategy", metavar="NAME", help="How to tune; `ftengine plugins list --kind strategy` lists them.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@debug_option
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
     """Write a commented recipe to start from (FILE is recipe.yaml unless named).
 
@@ -37,8 +35,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
       ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
-    from ftengine.cli.look import Seen, look
-    from ftengine.cli.starter import starter, starting_first
+    from ftengine.cli.starter import Seen, look, starter, starting_first
     from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
 

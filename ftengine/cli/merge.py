@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.options import debug_option, json_option, run_argument
+from ftengine.cli.options import json_option, run_argument
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
 
@@ -20,7 +20,6 @@ from ftengine.cli.progress import listening
     help="Of the merged weights; auto keeps the base's.",
 )
 @json_option
-@debug_option
 def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
     """Fold what was trained into the base and save a plain model in the new folder OUT.
 

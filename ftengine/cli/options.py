@@ -7,11 +7,6 @@ from typing import Any
 
 import click
 
-# Declared on every command, so that it may stand anywhere; `Commands.main` looks for it before click parses.
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
-)
-
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON alone to stdout; progress and messages go to stderr."
 )
@@ -29,6 +24,15 @@ output_option = click.option("--output", metavar="DIR", help="Folder of the runs
 
 recipe_argument = click.argument("recipe_file", metavar="RECIPE")
 run_argument = click.argument("run_folder", metavar="RUN")
+
+
+def add_debug(command: click.Command) -> None:
+    """Let `--debug` stand behind a command and those in it; `Commands.main` looks for it before click parses."""
+    if not any("--debug" in parameter.opts for parameter in command.params):
+        text = "Show tracebacks, and other libraries' warnings."
+        command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        add_debug(inner)
 
 
 def yaml_values(pairs: Iterable[str], option: str) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.audit import show_audit
-from ftengine.cli.changes import show_changes
-from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.report.text import cut, duration, number, printable, share, size
+from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +24,13 @@ TEXT = "tokens"
 """What is counted of texts, which alone differ in length: are padded and cut."""
 SHOWN_PIECE = 600
 """Characters shown of each piece of the example; `--json` has all."""
+SHOWN_ROWS = 8
+"""Rows of a table that a page shows; `--json` has all."""
+CONTEXT = 30
+"""Characters shown before the first change and after the last."""
+
+SHOWN_TEXT = 240
+"""Characters shown of a text, from the first change on; `--json` has all."""
 
 
 @click.command()
@@ -46,7 +52,6 @@ SHOWN_PIECE = 600
     help="With --parameters-only: outputs of a classification head, which the data would tell.  [default: 2]",
 )
 @json_option
-@debug_option
 def plan(
     recipe_file: str,
     overrides: tuple[str, ...],
@@ -163,8 +168,9 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
     if plan.unread:
         lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
+    total, each, epoch = steps["total"], steps["examples_a_step"], steps["per_epoch"]
     lines += [
-        ("steps", f"{steps['total']:,}, of {steps['examples_a_step']} examples each; {steps['per_epoch']:,} an epoch"),
+        ("steps", f"{total:,}, of {each:,} examples each; {epoch:,} an epoch"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
     ]
@@ -268,3 +274,76 @@ def _example(out: Console, example: list[tuple[str, bool]]) -> None:
     text = marked(pieces, brackets=brackets)
     text.rstrip()
     out.print(text)
+
+
+def show_audit(out: Console, audit: dict[str, Any]) -> None:
+    """Print findings that are good, and tables; warnings are left to the page.
+
+    Args:
+        out: where to.
+        audit: the content of an `AuditResult`.
+    """
+    good = [(finding["kind"], finding["text"]) for finding in audit["findings"] if finding["level"] == "good"]
+    if good:
+        out.print()
+        out.print(facts(good))
+    for display in audit["displays"]:
+        if "rows" in display:
+            out.print()
+            out.print(one_line(f"{display['title']}:"))
+            shown = [[_cell(cell) for cell in row] for row in display["rows"][:SHOWN_ROWS]]
+            out.print(table(display["columns"], shown))
+            if left := len(display["rows"]) - len(shown):
+                out.print(f"… and {left:,} more")
+            if display["caption"]:
+                out.print(one_line(display["caption"]))
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def show_changes(out: Console, augmented: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `Plan.augmented` holds."""
+    out.print("What augmenting makes of training examples, in the first epoch:")
+    lines: list[tuple[str, str]] = []
+    for entry in augmented:
+        before, after = _sides(entry)
+        lines += [("", entry["place"]), ("before", before), ("after", after)]
+    out.print(facts(lines))
+
+
+def excerpts(before: str, after: str) -> tuple[str, str]:
+    """Return two texts on one line each, shortened to what is different and a little around it."""
+    before, after = one_line(before), one_line(after)
+    start = _shared(before, after)
+    end = _shared(before[start:][::-1], after[start:][::-1])
+    return _around(before, start, end), _around(after, start, end)
+
+
+def _shared(a: str, b: str) -> int:
+    """Return how many characters two texts have in common at their beginnings."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _around(text: str, start: int, end: int) -> str:
+    first = max(0, start - CONTEXT)
+    last = min(len(text) - max(0, end - CONTEXT), first + SHOWN_TEXT)
+    return ("…" if first else "") + text[first:last] + ("…" if last < len(text) else "")
+
+
+def _sides(entry: Mapping[str, Any]) -> tuple[str, str]:
+    before, after = entry["before"], entry["after"]
+    if isinstance(before, Mapping):
+        return str(before["labels"]), str(after["labels"])
+    if "difference" in entry:
+        sizes = [", ".join(f"{image['width']} × {image['height']}" for image in images) for images in (before, after)]
+        return sizes[0], f"{sizes[1]}, pixels differ by {number(entry['difference'])} of 255 on average"
+    return excerpts(_joined(before), _joined(after))
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Put the texts of an example together: words as a sentence, turns and pairs apart."""
+    return (" ⏐ " if any(" " in text for text in texts) else " ").join(texts)

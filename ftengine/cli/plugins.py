@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.group import Suggesting
-from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json, table
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ kind_option = click.option(
 
 
 @click.group(cls=Suggesting)
-@debug_option
 def plugins() -> None:
     """List and describe what is installed."""
 
@@ -31,7 +30,6 @@ def plugins() -> None:
 @plugins.command("list")
 @kind_option
 @json_option
-@debug_option
 def list_plugins(kind: str | None, as_json: bool) -> None:
     """List components and the distributions that they come from.
 
@@ -58,7 +56,6 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 @click.argument("name")
 @kind_option
 @json_option
-@debug_option
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """Describe one component: what it does, its options, where it comes from.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import debug_option, json_option, run_argument, yaml_values
+from ftengine.cli.options import json_option, run_argument, yaml_values
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
 from ftengine.report.text import printable
@@ -39,7 +39,6 @@ from ftengine.report.text import printable
     help="An option of the task, e.g. max_new_tokens=40; may be given several times.",
 )
 @json_option
-@debug_option
 def predict(
     run_folder: str,
     source: str,

@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
 
-from ftengine.api import Augmenter, ProposesData, ProposesLearningRate, ProposesModel, Recognised, Starts, Task
+from ftengine.api import (
+    Augmenter,
+    ProposesData,
+    ProposesLearningRate,
+    ProposesModel,
+    Recognised,
+    RecognisesData,
+    Starts,
+    Task,
+)
 from ftengine.cli.components import Option, options
+from ftengine.data.read import read_rows
 from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import Recipe
 
 MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
 COMMENT_COLUMN = 32
+LOOKED_AT = 200
+"""Rows of the data that are read."""
 KINDS_OF_LISTS = {key: kind for kind, key in RECIPE_KEYS.items() if kind not in ("loader", "task", "strategy")}
 """Recipe keys that hold a list of components, and the kind of those."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look into data found.
+
+    Args:
+        columns: of the data; empty where there is no such file.
+        task: the one that it is for; None where none is.
+        found: how that one reads it.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    task: Entry | None = None
+    found: Recognised = field(default_factory=lambda: Recognised(0))
+
+
+def look(source: str, tasks: Iterable[Entry]) -> Seen:
+    """Ask tasks whether the data is of their kind.
+
+    Args:
+        source: a file or a folder; of what is not there, such as a data set of the hub, nothing is found.
+        tasks: those to ask; of equally certain ones the first is taken.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not Path(source).expanduser().exists():
+        return Seen()
+    rows = read_rows(source, on_error="skip")
+    first = list(islice(rows, LOOKED_AT))
+    known = []
+    for entry in tasks:
+        cls: Any = entry.cls  # the class itself has the ability
+        if isinstance(cls, RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
+            known.append((entry, found))
+    if not known:
+        return Seen(rows.columns)
+    task, found = max(known, key=lambda pair: pair[1].certainty)
+    return Seen(rows.columns, task, found)
 
 
 def starter(

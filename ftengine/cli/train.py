@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.figures import show_figures, show_probes, show_slices
-from ftengine.cli.interrupted import command_line, state_of, telling
-from ftengine.cli.options import debug_option, json_option, recipe_argument, set_option
+from ftengine.cli.failure import command_line, state_of, telling
+from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
+from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
-from ftengine.cli.verdict import show_verdict
 from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size
 
 REPORT = "report.html"
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--resume", is_flag=True, help="Continue an unfinished run in the recipe's output folder.")
 @json_option
-@debug_option
 def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
     """Fine-tune a model as a recipe says, and compare the tuned model with its base.
 
@@ -140,9 +138,10 @@ def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
+    kept = [] if best is None else [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
-        *([("kept", f"the weights of step {best}, which have the lowest validation loss")] if best is not None else []),
+        *kept,
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

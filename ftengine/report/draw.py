@@ -13,6 +13,7 @@ from statistics import fmean
 from markupsafe import Markup
 
 from ftengine.api import Display, Line, LineChart, Matrix, Table
+from ftengine.api.figures import Figure, ends, known, with_interval
 from ftengine.report.plot import MOST_LINES, line_svg, safe
 from ftengine.report.text import number
 
@@ -37,8 +38,6 @@ INTERVAL = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
 
 Cell = str | int | float | None
 Point = tuple[float, float]
-Interval = tuple[float, float | None, float | None]
-"""A value and the ends of its interval, None where it has none."""
 
 
 def draw(display: Display) -> Markup:
@@ -75,16 +74,16 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [(group[-1][0], fmean(y for _, y in group)) for group in groups]
 
 
-def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> Markup:
+def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Markup:
     """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond.
 
     Args:
         name: what is measured.
     """
-    sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if one is not None]
+    sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if known(one)]
     if not sides:
         return Markup("")
-    low, high = _scale([end for _, one in sides for end in one if end is not None])
+    low, high = _scale([value for _, one in sides for value in (one.value, *(ends(one) or ()))])
     width, row = 220, 16
     height = row * len(sides) + 4
 
@@ -94,19 +93,19 @@ def interval_plot(name: str, base: Interval | None, tuned: Interval | None) -> M
     parts = [f'<path class="track" d="M6 1V{height - 1}M{width - 6} 1V{height - 1}"/>']
     if low < 0 < high:
         parts.append(f'<path class="zero" d="M{x(0)} 0V{height}"/>')
-    for i, (look, (value, start, end)) in enumerate(sides):
+    for i, (look, one) in enumerate(sides):
         y = 2 + row // 2 + row * i
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
-        if start is not None and end is not None:
-            left, right = x(start), x(end)
+        if (interval := ends(one)) is not None:
+            left, right = map(x, interval)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
         shape = (
-            f'<path d="M{x(value)} {y - 5}l5 5l-5 5l-5 -5z"'
+            f'<path d="M{x(one.value)} {y - 5}l5 5l-5 5l-5 -5z"'
             if look == "tuned"
-            else f'<circle cx="{x(value)}" cy="{y}" r="4"'
+            else f'<circle cx="{x(one.value)}" cy="{y}" r="4"'
         )
         parts.append(f'{shape} class="marker {look}"/>')
-    told = f"{name}: " + ", ".join(f"{look} {_with_ends(one)}" for look, one in sides)
+    told = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
     return Markup(
         '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
         "<title>{told}</title>{parts}</svg>"
@@ -120,11 +119,6 @@ def _scale(values: Sequence[float]) -> Point:
         return 0.0, 1.0
     pad = 0.05 * (high - low or abs(high))
     return low - pad, high + pad
-
-
-def _with_ends(one: Interval) -> str:
-    value, low, high = one
-    return number(value) + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
 
 
 def _table(table: Table) -> Markup:
@@ -189,14 +183,16 @@ def _chart(chart: LineChart) -> Markup:
 def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
     """Return the numbers behind a chart, columns and rows.
 
-    A column a line where lines share their x; else a row a point, led by the line's name.
+    A column a line where lines share their x and have one point at each; else a row a point, led by the line's name.
     """
-    lines = [(line.name or chart.y_label, dict(thinned(line.points, MOST_ROWS))) for line in chart.lines]
-    every = sorted({x for _, points in lines for x in points})
-    if len(every) <= 1.5 * max((len(points) for _, points in lines), default=0):
+    lines = [(line.name or chart.y_label, thinned(line.points, MOST_ROWS)) for line in chart.lines]
+    by_x = [dict(points) for _, points in lines]
+    every = sorted({x for found in by_x for x in found})
+    longest = max((len(points) for _, points in lines), default=0)
+    if sum(map(len, by_x)) == sum(len(points) for _, points in lines) and len(every) <= 1.5 * longest:
         columns = (chart.x_label, *(name for name, _ in lines))
-        return columns, [(x, *(points.get(x) for _, points in lines)) for x in every]
-    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points.items()]
+        return columns, [(x, *(found.get(x) for found in by_x)) for x in every]
+    return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points]
 
 
 def told(chart: LineChart) -> str:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import Estimate, figures, redact
+from ftengine.api import figures, redact
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
-from ftengine.report.glossary import GLOSSARY
-from ftengine.report.overview import Overview
 from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size
+from ftengine.report.write import Overview
 from ftengine.run.records import RunRecords, Verdict
 
 if TYPE_CHECKING:
@@ -36,7 +35,8 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], ove
         overview: what several runs come to together.
     """
     shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
-    style, overview = _style(), overview or Overview()
+    style = (resources("ftengine.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    overview = overview or Overview()
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -46,7 +46,7 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], ove
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             beside=_beside(shown, overview) if len(shown) > 1 else None,
-            glossary=[*_meanings([run for run, _ in runs]), *GLOSSARY],
+            meanings=_meanings([run for run, _ in runs]),
         )
     )
 
@@ -92,11 +92,6 @@ def _beside(shown: Sequence[_Shown], overview: Overview) -> dict[str, Any]:
 
 
 @cache
-def _style() -> str:
-    return (resources("ftengine.report") / "templates" / "report.css").read_text(encoding="utf-8")
-
-
-@cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -123,13 +118,8 @@ def _environment() -> Environment:
         "signed": lambda figure: figures.plain(figure, sign=True),
         "signed_interval": lambda figure: figures.interval(figure, sign=True),
     }
-    environment.globals |= {"pair_plot": _pair_plot, "draw": draw, "known": figures.known}
+    environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": figures.known}
     return environment
-
-
-def _pair_plot(name: str, *sides: Estimate | None) -> Markup:
-    """Draw the figures of base and tuned model."""
-    return interval_plot(name, *((one.value, one.low, one.high) if figures.known(one) else None for one in sides))
 
 
 def _harmless(value: Any) -> Any:

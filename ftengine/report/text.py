@@ -39,7 +39,7 @@ def number(value: float | None) -> str:
     """Return a figure with four digits: 0.9512, 12.3, 1,234."""
     if value is None:
         return "–"
-    if abs(value) >= 1000:
+    if abs(value) >= 999.95:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Return bytes in binary units: "512 B", "310 MiB", "1.2 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
+        if count < 1023.5:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ftengine.api import Table
 from ftengine.plugins.registry import Registry
-from ftengine.report.overview import Overview
 from ftengine.report.verdict import judge
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
 
 REPORT = "report.html"
 _PARTS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands before the single runs.
+
+    Args:
+        title: of the page; "" for how many runs there are.
+        lead: what the runs came to together, a paragraph each.
+        tables: their figures together, or what lies between them.
+        notes: what is to be known of that, a paragraph each.
+        folds: whether each run is measured on other examples because the data were divided so.
+    """
+
+    title: str = ""
+    lead: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    folds: bool = False
 
 
 def conclude(
@@ -60,7 +79,7 @@ def runs_in(path: str | Path) -> list[Path]:
         return [path]
     found = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
     return sorted(
-        found, key=lambda inner: [int(part) if part.isdigit() else part for part in _PARTS.split(inner.name)]
+        found, key=lambda inner: [int(part) if part.isdecimal() else part for part in _PARTS.split(inner.name)]
     ) or [path]
 
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ftengine.errors import FtengineError
 from ftengine_bench import tables
 from ftengine_bench.compare import check_slower, compare, noise, parse_share
 from ftengine_bench.kernels import measure_kernels
-from ftengine_bench.options import FAIL_OVER_HELP, JSON_HELP, OPTIONS, PLOT_HELP
+from ftengine_bench.options import COMPARE, KERNELS
 from ftengine_bench.plot import check_plot, draw
 from ftengine_bench.report import Report, check_writable
 from ftengine_bench.settings import Settings
@@ -32,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def kernels(json: Path | None, plot: Path | None, **options: object) -> None:
+def kernels(json: str | None, plot: str | None, **options: Any) -> None:
     """Measure, print, and write what is asked for."""
     if json:
-        check_writable(json)
+        check_writable(Path(json))
     if plot:
-        check_plot(plot)
+        check_plot(Path(plot))
     settings = Settings.parse(**options)
-    report = measure_kernels(settings, _tell, lambda report: report.write(json) if json else None)
+    report = measure_kernels(settings, _tell, lambda report: report.write(Path(json)) if json else None)
     if plot:
-        draw(report, plot)
+        draw(report, Path(plot))
     for name, text in tables.facts(report):
         print(f"{name:14} {text}")
     for table in (tables.layer_table(report), tables.block_table(report), tables.operator_table(report)):
@@ -50,11 +51,11 @@ def kernels(json: Path | None, plot: Path | None, **options: object) -> None:
             print(aligned(table, tables.LEFT))
 
 
-def comparison(files: list[Path], fail_over: str | None) -> None:
+def comparison(files: Sequence[str], fail_over: str | None) -> None:
     """Print a comparison; fail where one became slower."""
     allowed = None if fail_over is None else parse_share(fail_over)
-    reports = [Report.read(file) for file in files]
-    found, names = compare(reports), [printable(str(file)) for file in files]
+    reports = [Report.read(Path(file)) for file in files]
+    found, names = compare(reports), [printable(file) for file in files]
     print(aligned(tables.comparison_table(found, names), tables.LEFT_OF_COMPARISON))
     for name, report in zip(names, reports, strict=True):
         disturbed = noise(report)
@@ -87,19 +88,17 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ftengine_bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    measuring = commands.add_parser("kernels", help="time low-rank layers against the frozen layer, PyTorch and PEFT")
-    measuring.set_defaults(command=kernels)
-    for name, (flag, metavar, default, text) in OPTIONS.items():
-        kind, action = (float if isinstance(default, float) else str), "append" if isinstance(default, list) else None
-        measuring.add_argument(
-            flag, dest=name, metavar=metavar, default=default, type=kind, action=action or "store", help=text
-        )
-    measuring.add_argument("--json", metavar="FILE", type=Path, help=JSON_HELP)
-    measuring.add_argument("--plot", metavar="FILE", type=Path, help=PLOT_HELP)
-    comparing = commands.add_parser("compare", help="compare files that --json wrote with the first of them")
-    comparing.set_defaults(command=comparison)
-    comparing.add_argument("files", nargs="+", type=Path)
-    comparing.add_argument("--fail-over", metavar="PERCENT", help=FAIL_OVER_HELP.replace("%", "%%"))
+    for name, command, options, told in (
+        ("kernels", kernels, KERNELS, "time low-rank layers against the frozen layer, PyTorch and PEFT"),
+        ("compare", comparison, COMPARE, "compare files that --json wrote with the first of them"),
+    ):
+        one = commands.add_parser(name, help=told)
+        one.set_defaults(command=command)
+        for flag, (metavar, default, text) in options.items():
+            action, text = "append" if isinstance(default, list) else "store", text.replace("%", "%%")
+            one.add_argument(flag, metavar=metavar, default=default, action=action, help=text)
+        if command is comparison:
+            one.add_argument("files", nargs="+", metavar="FILE")
     return parser
 
 

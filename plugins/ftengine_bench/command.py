@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ftengine.errors import did_you_mean
-from ftengine_bench.options import FAIL_OVER_HELP, JSON_HELP, OPTIONS, PLOT_HELP
-
-PATH = click.Path(path_type=Path)
-
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings."
-)
+from ftengine_bench.options import COMPARE, KERNELS, Options
 
 
-class _Suggesting(click.Group):
-    """A group that names the nearest command when one is unknown."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        name = args[0]
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
-            known = self.list_commands(ctx)
-            ctx.fail(f"no command {name!r}. There are {', '.join(known)}.{did_you_mean(name, known)}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Suggesting)
-@debug_option
+@click.group()
 def bench() -> None:
     """Measure the low-rank kernels, and compare measurements."""
 
 
-def _measuring_options(command: Any) -> Any:
-    for name, (flag, metavar, default, text) in reversed(OPTIONS.items()):
-        several = isinstance(default, list)
-        kind = float if isinstance(default, float) else str
-        command = click.option(
-            flag, name, metavar=metavar, type=kind, multiple=several, default=default, show_default=True, help=text
-        )(command)
-    return command
+def _with(options: Options) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for flag, (metavar, default, text) in reversed(options.items()):
+            more = {"multiple": isinstance(default, list), "default": default, "show_default": True}
+            command = click.option(flag, metavar=metavar, help=text, **more)(command)
+        return command
+
+    return decorate
 
 
 @bench.command()
-@_measuring_options
-@click.option("--json", metavar="FILE", type=PATH, help=JSON_HELP)
-@click.option("--plot", metavar="FILE", type=PATH, help=PLOT_HELP)
-@debug_option
-def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
+@_with(KERNELS)
+def kernels(**options: Any) -> None:
     """Time low-rank layers against the frozen layer, PyTorch and PEFT, and each operator alone.
 
     \b
@@ -58,14 +36,13 @@ def kernels(json: Path | None, plot: Path | None, **options: Any) -> None:
     """
     from ftengine_bench.__main__ import kernels as measure
 
-    measure(json, plot, **options)
+    measure(**options)
 
 
 @bench.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
-@click.option("--fail-over", metavar="PERCENT", help=FAIL_OVER_HELP)
-@debug_option
-def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@_with(COMPARE)
+def compare(**options: Any) -> None:
     """Compare measurements with the first of them, row by row.
 
     Compared is the time over the frozen layer of the same run, so that a slower machine changes little.
@@ -76,4 +53,4 @@ def compare(files: tuple[Path, ...], fail_over: str | None) -> None:
     """
     from ftengine_bench.__main__ import comparison
 
-    comparison(list(files), fail_over)
+    comparison(**options)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ftengine.errors import FtengineError, InputError
-from ftengine_bench.providers import GUARDED, OURS
+from ftengine_bench.layers import GUARDED, OURS
 from ftengine_bench.report import Report, Row
 
 NOISY = 0.1
@@ -30,16 +30,19 @@ class Comparison:
     Args:
         row: as the first file has it.
         overheads: over the frozen layer, by file; None where a file has no such row.
-        ratios: of each file's overhead to the first file's; None likewise.
     """
 
     row: Row
     overheads: list[float | None]
-    ratios: list[float | None]
+
+    @property
+    def ratios(self) -> list[float | None]:
+        """Of each file's overhead to the first file's; None where a file has no such row."""
+        return [overhead and overhead / self.row.overhead for overhead in self.overheads]
 
     @property
     def worst(self) -> float:
-        return max(ratio for ratio in self.ratios if ratio is not None)
+        return max(filter(None, self.ratios))
 
 
 def compare(reports: Sequence[Report]) -> list[Comparison]:
@@ -50,14 +53,12 @@ def compare(reports: Sequence[Report]) -> list[Comparison]:
     """
     if len(reports) < 2:
         raise InputError("one file has nothing to be compared with; give two or more, the one to compare with first.")
-    first, *others = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
-    found = []
-    for key, row in first.items():
-        if row.provider not in OURS or not any(key in other for other in others):
-            continue
-        overheads = [row.overhead, *(other[key].overhead if key in other else None for other in others)]
-        ratios = [None if overhead is None else overhead / row.overhead for overhead in overheads]
-        found.append(Comparison(row, overheads, ratios))
+    files = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
+    found = [
+        Comparison(row, [file[key].overhead if key in file else None for file in files])
+        for key, row in files[0].items()
+        if row.provider in OURS and any(key in other for other in files[1:])
+    ]
     if not found:
         raise InputError(
             "nothing to compare: no row of the first file (shape, rank, dtype, dropout, phase and provider "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ftengine_bench.shapes import Shape
+from collections.abc import Mapping
 
-PHASES = ("forward", "backward", "both")
+from ftengine_bench.layers import Shape
+from ftengine_bench.report import Case
+
+PHASES = {"forward": slice(0, 1), "backward": slice(1, 2), "both": slice(0, 2)}
+"""Which of a step's parts, forward and backward, belong to a phase."""
 
 PRODUCTS = {"forward": 1, "backward": 1, "both": 2}
 """Products with W: y = x Wᵀ, dx = dy W."""
@@ -13,7 +17,7 @@ LOW_RANK_PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
 """Pairs of a product with A and one with B: S and S Bᵀ; dS and dS A, dA and dB."""
 
 
-def operations(shape: Shape, rank: int, phase: str) -> int:
+def operations(shape: Shape | Case, rank: int, phase: str) -> int:
     """Return the floating-point operations of a step; rank 0 is the frozen layer alone."""
     m, k, n = shape.m, shape.k, shape.n
     return 2 * m * n * k * PRODUCTS[phase] + 2 * m * rank * (k + n) * LOW_RANK_PRODUCTS[phase]
@@ -36,7 +40,7 @@ def least_bytes(shape: Shape, rank: int, phase: str, size: int, factor_size: int
     return {"forward": forward, "backward": backward, "both": forward + backward}[phase]
 
 
-def least_overhead(shape: Shape, rank: int, phase: str) -> float:
+def least_overhead(shape: Shape | Case, rank: int, phase: str) -> float:
     """Return T_floor / T_frozen: 1 + 1.5 r (K + N) / (N K) for forward and backward together.
 
     The low-rank part at the rate of the frozen layer, with no traffic, no launches and no random numbers.
@@ -44,17 +48,21 @@ def least_overhead(shape: Shape, rank: int, phase: str) -> float:
     return operations(shape, rank, phase) / operations(shape, 0, phase)
 
 
-def recovered(eager: float, ours: float, least: float) -> float | None:
+def recovered(provider: str, overhead: Mapping[str, float], least: float) -> float | None:
     """Return the share of the avoidable overhead that is recovered: (T_eager - T_ours) / (T_eager - T_floor).
 
     Args:
-        eager, ours, least: times over the time of the frozen layer.
+        provider: whose share.
+        overhead: by provider, times over the time of the frozen layer.
+        least: the floor's time over that.
 
     Returns:
-        1 where ours costs no more than the floor, 0 where it costs what the eager layer does; None where the eager
-        layer is measured at or below the floor, so that there is nothing to recover.
+        1 where it costs no more than the floor, 0 where it costs what the eager layer does; None of the frozen and the
+        eager layer, and where that is not measured or at or below the floor, so that there is nothing to recover.
     """
-    return (eager - ours) / (eager - least) if eager > least else None
+    if provider in ("frozen", "eager") or overhead.get("eager", 0.0) <= least:
+        return None
+    return (overhead["eager"] - overhead[provider]) / (overhead["eager"] - least)
 
 
 def roofline(operation_count: int, byte_count: int, operations_a_second: float, bytes_a_second: float) -> float:

@@ -1,23 +1,24 @@
-"""The measurement: every provider on every layer that the settings ask for."""
+"""The measurement: every provider on every layer that the settings ask for, and each operator alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from typing import Any
+from functools import partial
 
-from ftengine.ops import use_instruction_set
+import torch
+
+from ftengine.ops import active_backend, draw_seed, use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.machine import machine
+from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Step
+from ftengine_bench.machine import Peak, machine, measure_peak
 from ftengine_bench.memory import peak_bytes, saved_bytes
-from ftengine_bench.operators import measure_operators
-from ftengine_bench.peaks import Peak, measure_peak
-from ftengine_bench.providers import PROVIDERS, Layer, Step
-from ftengine_bench.report import Report, Row
+from ftengine_bench.report import OperatorRow, Report, Row
 from ftengine_bench.settings import Settings
-from ftengine_bench.shapes import Shape
-from ftengine_bench.timing import Action, Clock, Spread, clock_of, measure, paired_ratio
+from ftengine_bench.timing import Clock, clock_of, measure, paired_difference, paired_ratio, spread
+
+TINY = 1e-6  # a scale at which thousands of merges into one weight leave it as large as it was
 
 Progress = Callable[[str, int, int], object]
 """Told what is being measured, how much of it is done, and of how much."""
@@ -35,15 +36,8 @@ def measure_kernels(
     """
     with nullcontext() if settings.instruction_set == "auto" else use_instruction_set(settings.instruction_set):
         device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds
-        left_out = dict(settings.left_out)
-        report = Report(
-            complete=False,
-            environment=machine(device),
-            settings={**settings.to_json(), "left_out": left_out},
-            peaks=[],
-            rows=[],
-            operators=[],
-        )
+        asked = settings.to_json()
+        report = Report(complete=False, environment=machine(device), settings=asked, peaks=[], rows=[], operators=[])
         peaks = {}
         for done, dtype in enumerate(settings.dtypes, 1):
             peaks[dtype] = measure_peak(dtype, device, clock, seconds)
@@ -56,10 +50,9 @@ def measure_kernels(
         for done, (shape, rank, dtype) in enumerate(cases, 1):
             for p in settings.dropouts:
                 layer = Layer.make(shape, rank, dtype, p, device)
-                steps = prepare(settings.providers, layer, left_out)
-                report.rows.extend(measure_layer(shape, layer, steps, peaks[dtype], clock, seconds))
-            operators = measure_operators(layer, settings.dropouts, device, peaks[dtype], clock, seconds)
-            report.operators.extend(asdict(row) for row in operators)
+                steps = prepare(settings.providers, layer, asked["left_out"])
+                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds))
+            report.operators.extend(measure_operators(layer, settings.dropouts, peaks[dtype], clock, seconds))
             keep(report)
             progress("measuring layers", done, len(cases))
         report = replace(report, complete=True)
@@ -91,58 +84,96 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> d
     return steps
 
 
-def measure_layer(
-    shape: Shape, layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float
-) -> list[Row]:
+def measure_layer(layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float) -> list[Row]:
     """Time the providers of one layer in turn, then look at the memory of each."""
-    times = measure(
-        {name: Action([step.forward, step.backward], step.clear) for name, step in steps.items()}, clock, seconds
-    )
+    shape = layer.shape
+    actions = {name: (step.forward, step.backward) for name, step in steps.items()}
+    times = measure(actions, clock, seconds, clear=lambda name: steps[name].clear())
+    held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}
     rows = []
-    for name, step in steps.items():
-        forward, backward = peak_bytes(step, layer.x.device.type)
-        peaks = {"forward": forward, "backward": backward, "both": max(forward, backward)}
-        saved = saved_bytes(step)
-        for phase in PHASES:
-            seconds_of = {provider: phase_seconds(times[provider], phase) for provider in times}
+    for phase, parts_of in PHASES.items():
+        taken = {name: [sum(parts[parts_of]) for parts in repetitions] for name, repetitions in times.items()}
+        overhead = {name: paired_ratio(values, taken["frozen"]) for name, values in taken.items()}
+        for name, (peaks, saved) in held.items():
+            rank = 0 if name == "frozen" else len(layer.a)
+            computed = operations(shape, rank, phase)
+            moved = least_bytes(shape, rank, phase, layer.x.itemsize, steps[name].inputs[-1].itemsize)
+            percentiles = spread(taken[name])
+            least = roofline(computed, moved, peak.operations_a_second, peak.copy_bytes_a_second)
             rows.append(
                 Row(
                     **layer.described,
+                    **percentiles,
                     layers=list(shape.layers),
                     transposed=shape.transposed,
                     phase=phase,
                     provider=name,
+                    repetitions=len(taken[name]),
+                    overhead=overhead[name],
+                    recovered=recovered(name, overhead, least_overhead(shape, len(layer.a), phase)),
                     peak_bytes=peaks[phase],
                     saved_bytes=saved,
-                    **time_figures(shape, layer, name, phase, seconds_of, peak),
+                    operations=computed,
+                    bytes=moved,
+                    roofline_share=least / percentiles["p50"],
                 )
             )
     return rows
 
 
-def time_figures(
-    shape: Shape, layer: Layer, name: str, phase: str, seconds_of: dict[str, list[float]], peak: Peak
-) -> dict[str, Any]:
-    """Return the fields of a row that follow from the seconds of each provider in one phase."""
-    rank = layer.a.shape[0]
-    computed = operations(shape, 0 if name == "frozen" else rank, phase)
-    moved = least_bytes(shape, 0 if name == "frozen" else rank, phase, layer.x.itemsize, layer.a.itemsize)
-    spread = Spread.of(seconds_of[name])
-    overhead = {provider: paired_ratio(seconds, seconds_of["frozen"]) for provider, seconds in seconds_of.items()}
-    gain = None
-    if "eager" in overhead and name not in ("frozen", "eager"):
-        gain = recovered(overhead["eager"], overhead[name], least_overhead(shape, rank, phase))
-    return {
-        **asdict(spread),
-        "overhead": overhead[name],
-        "recovered": gain,
-        "operations": computed,
-        "bytes": moved,
-        "roofline_share": roofline(computed, moved, peak.operations_a_second, peak.copy_bytes_a_second) / spread.p50,
-    }
+Call = tuple[Callable[[], object], int]
+"""A call of an operator, and the bytes that it moves at least."""
 
 
-def phase_seconds(repetitions: list[list[float]], phase: str) -> list[float]:
-    """Return the seconds of each repetition, (forward, backward), in one phase."""
-    chosen = {"forward": slice(0, 1), "backward": slice(1, 2), "both": slice(0, 2)}[phase]
-    return [sum(parts[chosen]) for parts in repetitions]
+def operator_calls(layer: Layer, dropouts: tuple[float, ...]) -> dict[tuple[str, float], Call]:
+    """Return the calls of every operator on one layer by name and p, with each dropout where it has one."""
+    x, a, b, dy = (tensor.detach() for tensor in (layer.x, layer.a, layer.b, layer.dy))
+    ops, weight, seed = torch.ops.ftengine, layer.weight.contiguous(), draw_seed(x.device)
+    s, y, dx = ops.lowrank_shrink(x, a, 0.0, None), torch.zeros_like(dy), torch.zeros_like(x)
+    ds = s.clone()
+    calls: dict[tuple[str, float], Call] = {}
+    for p in dropouts:
+        drawn = seed if p else None
+        shrink, backward = ops.lowrank_shrink, ops.lowrank_backward_input_
+        calls["lowrank_shrink", p] = partial(shrink, x, a, p, drawn), x.nbytes + a.nbytes + s.nbytes
+        moved = x.nbytes + 2 * dx.nbytes + ds.nbytes + 2 * a.nbytes
+        calls["lowrank_backward_input_", p] = partial(backward, dx, x, ds, a, p, drawn), moved
+    expand, backward = partial(ops.lowrank_expand_, y, s, b, SCALE), partial(ops.lowrank_backward_output, dy, s, b)
+    calls["lowrank_expand_", 0.0] = expand, 2 * y.nbytes + s.nbytes + b.nbytes
+    calls["lowrank_backward_output", 0.0] = partial(backward, SCALE), dy.nbytes + 2 * s.nbytes + 2 * b.nbytes
+    merge = partial(ops.lowrank_merge_, weight, a, b, TINY)
+    calls["lowrank_merge_", 0.0] = merge, 2 * weight.nbytes + a.nbytes + b.nbytes
+    return calls
+
+
+def measure_operators(
+    layer: Layer, dropouts: tuple[float, ...], peak: Peak, clock: Clock, seconds: float
+) -> list[OperatorRow]:
+    """Time every operator on one layer, all of them in turn.
+
+    They are bound by memory, so the measure is the bandwidth of a plain copy.
+    """
+    calls = operator_calls(layer, tuple(dict.fromkeys((0.0, *dropouts))))
+    times = measure({case: [call] for case, (call, _) in calls.items()}, clock, seconds)
+    seconds_of = {case: [parts[0] for parts in repetitions] for case, repetitions in times.items()}
+    device = layer.x.device.type
+    rows = []
+    for (name, p), (_, moved) in calls.items():
+        taken, random_ns = spread(seconds_of[name, p]), None
+        if name == "lowrank_shrink" and p and device == "cpu":
+            added = paired_difference(seconds_of[name, p], seconds_of[name, 0.0])
+            random_ns = added * 1e9 * torch.get_num_threads() / layer.x.numel()
+        bandwidth = moved / taken["p50"]
+        rows.append(
+            OperatorRow(
+                **{**layer.described, "p": p},
+                **taken,
+                operator=name,
+                backend=active_backend(device)[0],
+                bytes=moved,
+                bandwidth=bandwidth,
+                copy_share=bandwidth / peak.copy_bytes_a_second,
+                random_ns=random_ns,
+            )
+        )
+    return rows

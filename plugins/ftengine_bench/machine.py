@@ -1,9 +1,9 @@
-"""What a measurement ran on."""
+"""What a measurement ran on, and what that can do at best: measured here and now, not read from a data sheet."""
 
 from __future__ import annotations
 
-import os
 import platform
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,29 @@ from torch.utils import collect_env
 
 from ftengine import __version__
 from ftengine.ops import active_backend
+from ftengine_bench.layers import dtype_name
+from ftengine_bench.timing import Clock, measure
+
+COPIED_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+"""Far larger than any cache."""
+
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+"""M = K = N, large enough for a product to be at its best rate."""
 
 
 def machine(device: str) -> dict[str, Any]:
     """Return the device, what it can do, and the software above it."""
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        name, capability = properties.name, f"sm_{properties.major}{properties.minor}"
+        driver = collect_env.get_nvidia_driver_version(collect_env.run)
+    else:
+        name, capability, driver = _processor_name(), torch.backends.cpu.get_cpu_capability(), None
     return {
-        **(_gpu() if device == "cuda" else _processor()),
+        "device": device,
+        "name": name,
+        "capability": capability,
+        "driver": driver,
         "kernels": dict(zip(("backend", "reason"), active_backend(device), strict=True)),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
@@ -31,27 +48,6 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def _gpu() -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return {
-        "device": "cuda",
-        "name": properties.name,
-        "capability": f"sm_{properties.major}{properties.minor}",
-        "driver": collect_env.get_nvidia_driver_version(collect_env.run),
-        "memory_bytes": properties.total_memory,
-    }
-
-
-def _processor() -> dict[str, Any]:
-    return {
-        "device": "cpu",
-        "name": _processor_name(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "driver": None,
-        "memory_bytes": _memory_bytes(),
-    }
-
-
 def _processor_name() -> str:
     described = Path("/proc/cpuinfo")  # of Linux
     lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
@@ -59,14 +55,38 @@ def _processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _memory_bytes() -> int | None:
-    if not hasattr(os, "sysconf"):
-        return None  # Windows
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Rates of a device in one dtype.
+
+    Args:
+        dtype: the dtype's name.
+        copy_bytes_a_second: read and written together, of a large copy.
+        operations_a_second: of a large square product, two for each multiply and add.
+    """
+
+    dtype: str
+    copy_bytes_a_second: float
+    operations_a_second: float
+
+
+def measure_peak(dtype: torch.dtype, device: str, clock: Clock, seconds: float) -> Peak:
+    """Time a large copy and a large product; the fastest of each is what the device can do."""
+    count, size = COPIED_BYTES[device] // dtype.itemsize, PRODUCT_SIZE[device]
+    source = torch.ones(count, dtype=dtype, device=device)
+    target = torch.empty_like(source)
+    left, right, product = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(3))
+    actions = {
+        "copy": [lambda: target.copy_(source)],
+        "product": [lambda: torch.mm(left, right.t(), out=product)],
+    }
+    times = measure(actions, clock, seconds)
+    copy, matmul = (min(parts[0] for parts in times[name]) for name in actions)
+    return Peak(dtype_name(dtype), 2 * source.nbytes / copy, 2 * size**3 / matmul)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ftengine_bench.providers import Step
+from ftengine_bench.layers import Step
 
 
 def saved_bytes(step: Step) -> int:
@@ -28,13 +28,13 @@ def saved_bytes(step: Step) -> int:
     return total
 
 
-def peak_bytes(step: Step, device: str) -> tuple[int, int]:
-    """Return the most bytes that the forward and the backward hold at once, above what there was before the step."""
+def peak_bytes(step: Step, device: str) -> dict[str, int]:
+    """Return, by phase, the most bytes that are held at once, above what there was before the step."""
     watch = _watch_cuda if device == "cuda" else _watch_processor
     held, forward = watch(step.forward)
-    _, backward = watch(step.backward)
+    backward = held + watch(step.backward)[1]
     step.clear()
-    return forward, held + backward
+    return {"forward": forward, "backward": backward, "both": max(forward, backward)}
 
 
 def _watch_cuda(call: Callable[[], None]) -> tuple[int, int]:

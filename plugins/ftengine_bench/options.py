@@ -1,38 +1,34 @@
-"""The options of `ftengine bench kernels`: read by click, and by argparse where there is no click."""
+"""The options of `ftengine bench`: read by click, and by argparse where there is no click."""
 
 from __future__ import annotations
 
-from typing import Any
+Options = dict[str, tuple[str, str | list[str] | None, str]]
+"""By flag: what stands for its value, the default, and the help. What has a list may be given several times."""
 
-OPTIONS: dict[str, tuple[str, str, Any, str]] = {
-    "preset": (
-        *("--preset", "NAME", None),
-        "Layers of a model's block: smollm2-135m (default), llama3-8b, bert-base or gpt2.",
-    ),
-    "shapes": (
-        *("--shape", "MxKxN", []),
-        "A layer by tokens, inputs and outputs, e.g. 512x2048x2048; may be given several times.",
-    ),
-    "tokens": ("--tokens", "LIST", "512", "Tokens for the preset's layers."),
-    "ranks": ("--ranks", "LIST", "8,16,64", "Ranks, separated by commas."),
-    "dropout": ("--dropout", "LIST", "0,0.05", "Dropout probabilities."),
-    "dtypes": (
-        *("--dtypes", "LIST", "float32,bfloat16"),
-        "Of inputs and frozen weights: float32, bfloat16, and float16 on a GPU.",
-    ),
-    "device": ("--device", "NAME", "auto", "auto, cpu or cuda."),
-    "providers": (
-        *("--providers", "LIST", "auto"),
+KERNELS: Options = {
+    "--preset": ("NAME", None, "Layers of a model's block: smollm2-135m (default), llama3-8b, bert-base or gpt2."),
+    "--shape": ("MxKxN", [], "A layer by tokens, inputs and outputs, e.g. 512x2048x2048; may be given several times."),
+    "--tokens": ("LIST", "512", "Tokens for the preset's layers."),
+    "--ranks": ("LIST", "8,16,64", "Ranks, separated by commas."),
+    "--dropout": ("LIST", "0,0.05", "Dropout probabilities."),
+    "--dtypes": ("LIST", "float32,bfloat16", "Of inputs and frozen weights: float32, bfloat16, and float16 on a GPU."),
+    "--device": ("NAME", "auto", "auto, cpu or cuda."),
+    "--providers": (
+        *("LIST", "auto"),
         "What to time: frozen, eager, peft, torch-compile, reference, compiled; auto is what is there.",
     ),
-    "instruction_set": (
-        *("--instruction-set", "NAME", "auto"),
+    "--instruction-set": (
+        *("NAME", "auto"),
         "Of the compiled CPU kernels, e.g. avx2; auto is the best that the processor has.",
     ),
-    "seconds": ("--seconds", "FLOAT", 0.5, "Time for each provider of a layer, and for each operator."),
+    "--seconds": ("FLOAT", "0.5", "Time for each provider of a layer, and for each operator."),
+    "--json": ("FILE", None, "Write everything that was measured."),
+    "--plot": ("FILE", None, "Draw the overheads (.png, .svg or .pdf)."),
 }
-"""By name: the flag, what stands for its value, the default, and the help. Lists may be given several times."""
 
-JSON_HELP = "Write everything that was measured."
-PLOT_HELP = "Draw the overheads (.png, .svg or .pdf)."
-FAIL_OVER_HELP = "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%."
+COMPARE: Options = {
+    "--fail-over": (
+        *("PERCENT", None),
+        "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
+    )
+}

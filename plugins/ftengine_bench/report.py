@@ -17,8 +17,11 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Row:
-    """One provider on one layer in one phase; docs/benchmarks.md says what each field means, and in which unit."""
+class Case:
+    """A layer by what tells it apart, and how long something takes on it.
+
+    docs/benchmarks.md says what each field of a row means, and in which unit.
+    """
 
     m: int
     k: int
@@ -26,13 +29,19 @@ class Row:
     rank: int
     dtype: str
     p: float
+    p20: float
+    p50: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Row(Case):
+    """One provider on one layer in one phase."""
+
     layers: list[str]
     transposed: bool
     phase: str
     provider: str
-    p20: float
-    p50: float
-    p80: float
     repetitions: int
     overhead: float
     recovered: float | None
@@ -45,7 +54,19 @@ class Row:
     @property
     def layer(self) -> tuple[Any, ...]:
         """What tells layers apart."""
-        return (f"{self.m}x{self.k}x{self.n}", self.transposed, self.dtype, self.rank, self.p)
+        return (self.m, self.k, self.n, self.transposed, self.dtype, self.rank, self.p)
+
+
+@dataclass(frozen=True)
+class OperatorRow(Case):
+    """One operator on one layer."""
+
+    operator: str
+    backend: str
+    bytes: int
+    bandwidth: float
+    copy_share: float
+    random_ns: float | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Report:
     settings: dict[str, Any]
     peaks: list[dict[str, Any]]
     rows: list[Row]
-    operators: list[dict[str, Any]]
+    operators: list[OperatorRow]
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
@@ -91,12 +112,15 @@ class Report:
             raise InputError(
                 f"{path} has schema {content.get('schema')!r}; this ftengine reads schema {SCHEMA}. Measure again."
             )
-        names = {field.name for field in fields(Row)}
+        kinds = {"rows": Row, "operators": OperatorRow}
         try:
-            rows = [Row(**{name: value for name, value in row.items() if name in names}) for row in content["rows"]]
-            if not all(row.overhead > 0 for row in rows):
+            parts = {field.name: content[field.name] for field in fields(cls)}
+            for name, kind in kinds.items():
+                known = {field.name for field in fields(kind)}  # later versions may tell more
+                parts[name] = [kind(**{key: row[key] for key in row.keys() & known}) for row in parts[name]]
+            if not all(row.overhead > 0 for row in parts["rows"]):
                 raise TypeError("an overhead is not above 0")
-            return cls(rows=rows, **{field.name: content[field.name] for field in fields(cls) if field.name != "rows"})
+            return cls(**parts)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}). Measure again.") from None
 

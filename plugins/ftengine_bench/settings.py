@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ftengine.errors import InputError, did_you_mean
 from ftengine.ops import instruction_sets, quantise_dropout
 from ftengine.ops.eligibility import DTYPES, MAX_RANK
-from ftengine_bench.options import OPTIONS
-from ftengine_bench.providers import PROVIDERS, dtype_name, why_unavailable
-from ftengine_bench.shapes import Shape, parse_shape, preset_shapes
+from ftengine_bench.layers import PROVIDERS, Shape, dtype_name, parse_shape, preset_shapes, why_unavailable
+from ftengine_bench.options import KERNELS
 
 DEFAULT_PRESET = "smollm2-135m"
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,33 @@ class Settings:
 
     @classmethod
     def parse(cls, **given: Any) -> Settings:
-        """Read settings as the command line gives them, those of `OPTIONS`: lists are separated by commas.
+        """Read settings as the command line gives them, those of `KERNELS`: lists are separated by commas.
 
         Raises:
             InputError: something is unknown, malformed, or not to be had on this machine.
         """
-        options = {name: default for name, (_, _, default, _) in OPTIONS.items()} | given
-        device, preset, seconds = choose_device(options["device"]), options["preset"], options["seconds"]
-        found = [parse_shape(shape) for shape in options["shapes"]]
+        asked = {flag[2:].replace("-", "_"): default for flag, (_, default, _) in KERNELS.items()} | given
+        device, preset = _device(asked["device"]), asked["preset"]
+        found = [parse_shape(shape) for shape in asked["shape"]]
         if preset is not None or not found:
-            found = preset_shapes(preset or DEFAULT_PRESET, _integers("--tokens", options["tokens"], 1, 2**31)) + found
-        if not 0 < seconds < math.inf:
-            raise InputError(f"--seconds {seconds}: it must be a number above 0, for example 0.5.")
-        chosen, left_out = _choose_providers(options["providers"], device)
+            found = preset_shapes(preset or DEFAULT_PRESET, _whole("--tokens", asked["tokens"], 2**31)) + found
+        providers, left_out = _providers(asked["providers"], device)
+        sets, chosen = ["auto", *(instruction_sets() if device == "cpu" else ())], [asked["instruction_set"]]
+        known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
+        dtypes = _known("--dtypes", _items("--dtypes", asked["dtypes"]), known, f"on {device}, kernels exist for")
+        dropouts = [
+            _number("--dropout", item, lambda text: quantise_dropout(float(text)), "numbers from 0 to below 1")
+            for item in _items("--dropout", asked["dropout"])
+        ]
         return cls(
             shapes=tuple(dict.fromkeys(found)),
-            ranks=_integers("--ranks", options["ranks"], 1, MAX_RANK),
-            dropouts=_dropouts(options["dropout"]),
-            dtypes=_dtypes(options["dtypes"], device),
+            ranks=_whole("--ranks", asked["ranks"], MAX_RANK),
+            dropouts=tuple(dict.fromkeys(dropouts)),
+            dtypes=tuple(known[name] for name in dtypes),
             device=device,
-            providers=chosen,
-            instruction_set=_choose_instruction_set(options["instruction_set"], device),
-            seconds=seconds,
+            providers=providers,
+            instruction_set=_known("--instruction-set", chosen, sets, f"on {device} here there are")[0],
+            seconds=_number("--seconds", asked["seconds"], _above_0, "a number above 0, for example 0.5"),
             left_out=left_out,
         )
 
@@ -75,74 +81,64 @@ class Settings:
         }
 
 
-def choose_device(name: str) -> str:
-    """Return "cpu" or "cuda" for "auto", "cpu" or "cuda".
-
-    Raises:
-        InputError: another name, or a GPU that is not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    _require_known(name, DTYPES, f"--device {name!r}: it must be auto, {' or '.join(DTYPES)}.")
+def _device(name: str) -> str:
+    """Return "cpu" or "cuda" for "auto", "cpu" or "cuda"."""
+    _known("--device", [name], ("auto", *DTYPES), "there are")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"--device cuda: torch {torch.__version__} finds no NVIDIA GPU here. Use --device cpu, or a machine with "
             "a GPU, its driver, and a torch built for CUDA."
         )
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     return name
 
 
-def _require_known(name: str, known: Collection[str], message: str) -> None:
-    if name not in known:
-        raise InputError(message + did_you_mean(name, known))
-
-
-def _choose_providers(text: str, device: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _providers(text: str, device: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return what is timed, and why what was not asked for by name is not."""
     missing = {name: reason for name in PROVIDERS if (reason := why_unavailable(name, device))}
     if text == "auto":
         if device == "cpu":
             missing.setdefault("torch-compile", "takes minutes to compile on a CPU; name it in --providers")
         return tuple(name for name in PROVIDERS if name not in missing), missing
-    chosen = _items("--providers", text)
+    chosen = _known("--providers", _items("--providers", text), PROVIDERS, "there are")
     for name in chosen:
-        _require_known(name, PROVIDERS, f"no provider {name!r} (--providers). There are {', '.join(PROVIDERS)}.")
         if name in missing:
             raise InputError(f"--providers {name}: {missing[name]}.")
     # The frozen layer is what everything else is compared with.
     return tuple(name for name in PROVIDERS if name in {"frozen", *chosen}), {}
 
 
-def _choose_instruction_set(name: str, device: str) -> str:
-    known = ("auto", *(instruction_sets() if device == "cpu" else ()))
-    _require_known(name, known, f"--instruction-set {name!r}: on {device} here it may be {', '.join(known)}.")
-    return name
+def _known(option: str, names: list[str], known: Iterable[str], lead: str) -> list[str]:
+    """Return names that are known, or refuse the first that is not."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option} {name!r}: {lead} {', '.join(known)}.{did_you_mean(name, known)}")
+    return names
 
 
-def _dtypes(text: str, device: str) -> tuple[torch.dtype, ...]:
-    known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
-    chosen = _items("--dtypes", text)
-    for name in chosen:
-        _require_known(name, known, f"--dtypes {name!r}: on {device}, kernels exist for {', '.join(known)}.")
-    return tuple(known[name] for name in chosen)
+def _number(option: str, text: str, read: Callable[[str], Number], what: str) -> Number:
+    try:
+        return read(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write {what}.") from None
 
 
-def _dropouts(text: str) -> tuple[float, ...]:
-    values = []
-    for item in _items("--dropout", text):
-        try:
-            values.append(quantise_dropout(float(item)))
-        except ValueError:
-            raise InputError(f"--dropout {item!r}: write numbers from 0 to below 1, for example 0,0.05.") from None
-    return tuple(dict.fromkeys(values))
+def _whole(option: str, text: str, most: int) -> tuple[int, ...]:
+    def read(item: str) -> int:
+        if not (item.isascii() and item.isdigit() and 1 <= int(item) <= most):
+            raise ValueError
+        return int(item)
+
+    what = f"whole numbers from 1 to {most}, separated by commas"
+    return tuple(dict.fromkeys(_number(option, item, read, what) for item in _items(option, text)))
 
 
-def _integers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
-    values = []
-    for item in _items(option, text):
-        if not item.isascii() or not item.isdigit() or not least <= int(item) <= most:
-            raise InputError(f"{option} {item!r}: write whole numbers from {least} to {most}, separated by commas.")
-        values.append(int(item))
-    return tuple(values)
+def _above_0(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise ValueError
+    return float(text)
 
 
 def _items(option: str, text: str) -> list[str]:

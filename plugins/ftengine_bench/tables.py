@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from ftengine_bench.compare import Comparison
-from ftengine_bench.report import Report
-from ftengine_bench.summary import blocks
+from ftengine_bench.figures import least_overhead, recovered
+from ftengine_bench.report import Case, Report, Row
 
-Cells = list[tuple[str, ...]]
-Table = tuple[tuple[str, ...], Cells]
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 NONE = "–"
+CASE = ("layer", "dtype", "rank", "dropout")
+
+LEFT = 5
+"""Columns of text in the tables of one measurement, before the figures."""
+
+LEFT_OF_COMPARISON = 6
+"""Columns of text in the table of a comparison."""
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """Return what a measurement ran on, in a few lines."""
+def facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield what a measurement ran on, in a few lines."""
     machine = report.environment
-    lines = [] if report.complete else [("incomplete", "the measurement was interrupted")]
-    lines += [
-        ("device", f"{machine['name']} ({machine['capability']}), {machine['threads']} threads"),
-        ("software", f"torch {machine['torch']}, ftengine {machine['ftengine']}, PEFT {machine['peft'] or 'absent'}"),
-        ("kernels", f"{machine['kernels']['backend']}: {machine['kernels']['reason']}"),
-    ]
+    if not report.complete:
+        yield "incomplete", "the measurement was interrupted"
+    yield "device", f"{machine['name']} ({machine['capability']}), {machine['threads']} threads"
+    yield "software", f"torch {machine['torch']}, ftengine {machine['ftengine']}, PEFT {machine['peft'] or 'absent'}"
+    yield "kernels", f"{machine['kernels']['backend']}: {machine['kernels']['reason']}"
     if machine["driver"]:
-        lines.append(("driver", f"{machine['driver']}, CUDA {machine['cuda']}"))
-    lines += [
-        (
-            f"peak {peak['dtype']}",
-            f"copy {peak['copy_bytes_a_second'] / 1e9:.4g} GB/s, "
-            f"product {peak['operations_a_second'] / 1e12:.3g} TFLOP/s",
-        )
-        for peak in report.peaks
-    ]
-    lines += [("left out", f"{name}: {reason}") for name, reason in report.settings["left_out"].items()]
-    return lines
+        yield "driver", f"{machine['driver']}, CUDA {machine['cuda']}"
+    for peak in report.peaks:
+        copy, product = peak["copy_bytes_a_second"] / 1e9, peak["operations_a_second"] / 1e12
+        yield f"peak {peak['dtype']}", f"copy {copy:.4g} GB/s, product {product:.3g} TFLOP/s"
+    for name, reason in report.settings["left_out"].items():
+        yield "left out", f"{name}: {reason}"
 
 
 def layer_table(report: Report) -> Table:
     """Return every provider on every layer, forward and backward together; the JSON has the phases."""
     times, figures = ("p20 ms", "p50 ms", "p80 ms"), ("over frozen", "recovered", "roofline", "peak MiB", "saved KiB")
-    columns = ("layer", "dtype", "rank", "dropout", "provider", *times, *figures)
-    rows: Cells = [
+    rows = [
         (
-            *_layer(vars(row), " (K,N)" if row.transposed else ""),
+            *_case(row, " (K,N)" if row.transposed else ""),
             row.provider,
             *(f"{1e3 * value:.4g}" for value in (row.p20, row.p50, row.p80)),
             f"{row.overhead:.3f}",
@@ -55,70 +53,77 @@ def layer_table(report: Report) -> Table:
         for row in report.rows
         if row.phase == "both"
     ]
-    return columns, rows
+    return (*CASE, "provider", *times, *figures), rows
 
 
 def block_table(report: Report) -> Table:
-    """Return every provider on all layers of a block."""
-    rows: Cells = [
-        (
-            f"{block.layers} layers, {block.m} tokens",
-            block.dtype,
-            str(block.rank),
-            f"{block.p:.3g}",
-            block.provider,
-            f"{block.overhead:.3f}",
-            percent(block.recovered),
-        )
-        for block in blocks(report.rows)
-        if block.provider != "frozen"
-    ]
-    return ("block", "dtype", "rank", "dropout", "provider", "over frozen", "recovered"), rows
+    """Return every provider on all layers of a preset's block, each layer as often as a block has it."""
+    blocks: dict[tuple[float | str, ...], dict[str, list[Row]]] = {}
+    for row in report.rows:
+        if row.phase == "both" and row.layers:
+            block = (row.m, row.dtype, row.rank, row.p)
+            blocks.setdefault(block, {}).setdefault(row.provider, []).append(row)
+    rows = []
+    for by_provider in blocks.values():
+        layers = by_provider["frozen"]
+        block = f"{sum(len(row.layers) for row in layers)} layers, {layers[0].m} tokens"
+        overhead, least = over_frozen(by_provider)
+        rows += [
+            (block, *_case(layers[0])[1:], name, f"{value:.3f}", percent(recovered(name, overhead, least)))
+            for name, value in overhead.items()
+            if name != "frozen"
+        ]
+    return ("block", *CASE[1:], "provider", "over frozen", "recovered"), rows
+
+
+def over_frozen(by_provider: dict[str, list[Row]]) -> tuple[dict[str, float], float]:
+    """Return the time of a block over that of its frozen layers: by provider, and of the floor.
+
+    Args:
+        by_provider: rows of forward and backward; a provider that lacks one of the layers is left out.
+    """
+    layers = by_provider["frozen"]
+    frozen = {row.layer: len(row.layers) * row.p50 for row in layers}
+    total = sum(frozen.values())
+    overhead = {
+        provider: sum(frozen[row.layer] * row.overhead for row in rows) / total
+        for provider, rows in by_provider.items()
+        if len(rows) == len(layers)
+    }
+    return overhead, sum(frozen[row.layer] * least_overhead(row, row.rank, "both") for row in layers) / total
 
 
 def operator_table(report: Report) -> Table:
     """Return each operator alone."""
-    columns = ("layer", "dtype", "rank", "dropout", "operator", "p50 ms", "GB/s", "of copy", "random ns")
-    rows: Cells = [
+    rows = [
         (
-            *_layer(row),
-            row["operator"],
-            f"{1e3 * row['p50']:.4g}",
-            f"{row['bandwidth'] / 1e9:.4g}",
-            percent(row["copy_share"]),
-            NONE if row["random_ns"] is None else f"{row['random_ns']:.2f}",
+            *_case(row),
+            row.operator,
+            f"{1e3 * row.p50:.4g}",
+            f"{row.bandwidth / 1e9:.4g}",
+            percent(row.copy_share),
+            NONE if row.random_ns is None else f"{row.random_ns:.2f}",
         )
         for row in report.operators
     ]
-    return columns, rows
+    return (*CASE, "operator", "p50 ms", "GB/s", "of copy", "random ns"), rows
 
 
 def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) -> Table:
     """Return overheads by file, and for each later file the ratio to the first."""
     first, *others = names
-    columns = ["layer", "dtype", "rank", "dropout", "phase", "provider", first]
-    for name in others:
-        columns += [name, "ratio"]
-    rows: Cells = []
-    for comparison in comparisons:
-        row = comparison.row
-        cells = [*_layer(vars(row)), row.phase, row.provider, f"{row.overhead:.3f}"]
-        for overhead, ratio in zip(comparison.overheads[1:], comparison.ratios[1:], strict=True):
-            cells += [NONE, NONE] if overhead is None else [f"{overhead:.3f}", f"{ratio:.3f}"]
-        rows.append(tuple(cells))
-    return tuple(columns), rows
+    columns = (*CASE, "phase", "provider", first, *(column for name in others for column in (name, "ratio")))
+    rows = []
+    for one in comparisons:
+        pairs = zip(one.overheads[1:], one.ratios[1:], strict=True)
+        figures = [NONE if figure is None else f"{figure:.3f}" for pair in pairs for figure in pair]
+        rows.append((*_case(one.row), one.row.phase, one.row.provider, f"{one.row.overhead:.3f}", *figures))
+    return columns, rows
 
 
-def _layer(row: Mapping[str, Any], more: str = "") -> tuple[str, ...]:
-    return f"{row['m']}x{row['k']}x{row['n']}{more}", row["dtype"], str(row["rank"]), f"{row['p']:.3g}"
+def _case(row: Case, more: str = "") -> tuple[str, ...]:
+    return f"{row.m}x{row.k}x{row.n}{more}", row.dtype, str(row.rank), f"{row.p:.3g}"
 
 
 def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.0f} %"
-
-
-LEFT = 5
-"""Columns of text in the tables of one measurement, before the figures."""
-
-LEFT_OF_COMPARISON = 6
-"""Columns of text in the table of a comparison."""

@@ -6,9 +6,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -64,62 +63,55 @@ def clock_of(device: str) -> Clock:
     return CudaClock() if device == "cuda" else Clock()
 
 
-@dataclass(frozen=True)
-class Action:
-    """What is timed.
-
-    Args:
-        parts: called one after the other, each timed by itself.
-        clear: called afterwards, not timed.
-    """
-
-    parts: Sequence[Callable[[], object]]
-    clear: Callable[[], object] = lambda: None
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return percentiles of at least two values by name, by linear interpolation."""
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return {"p20": tenths[1], "p50": tenths[4], "p80": tenths[7]}
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Percentiles of seconds, and how many there were."""
-
-    p20: float
-    p50: float
-    p80: float
-    repetitions: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Return the percentiles of at least two values, by linear interpolation."""
-        tenths = statistics.quantiles(values, n=10, method="inclusive")
-        return cls(tenths[1], tenths[4], tenths[7], len(values))
-
-
-Times = dict[str, list[list[float]]]
-"""By action, for every repetition, the seconds of each part. Repetitions of one round have one index."""
+Name = TypeVar("Name")
+Times = dict[Name, list[list[float]]]
+"""By name, for every repetition, the seconds of each part. Repetitions of one round have one index."""
 
 
 def measure(
-    actions: Mapping[str, Action], clock: Clock, seconds: float, now: Callable[[], float] = time.perf_counter
-) -> Times:
+    actions: Mapping[Name, Sequence[Callable[[], object]]],
+    clock: Clock,
+    seconds: float,
+    clear: Callable[[Name], object] = lambda name: None,
+    now: Callable[[], float] = time.perf_counter,
+) -> Times[Name]:
     """Time actions in rounds, each action once a round and in an order that is drawn anew for each.
 
     Args:
-        actions: by name.
+        actions: by name, parts that are called one after the other, each timed by itself.
         clock: of the device that they run on.
         seconds: that the rounds take in all, for each action, as far as LEAST and MOST permit.
-        now: says when that is.
+        clear: called with the name after each action, not timed.
+        now: says when the seconds are over.
     """
+
+    def timed(name: Name) -> list[float]:
+        clock.ready()
+        marks = [clock.mark()]
+        for part in actions[name]:
+            part()
+            marks.append(clock.mark())
+        passed = clock.seconds(marks)
+        clear(name)
+        return passed
+
     order, draw = list(actions), random.Random(0)
-    for action in actions.values():
-        for _ in range(WARM_UP):
-            _time(action, clock)
-    times: Times = {name: [] for name in actions}
+    for name in order * WARM_UP:
+        timed(name)
+    times: Times[Name] = {name: [] for name in actions}
     end = now() + seconds * len(actions)
     for done in range(MOST):
         if done >= LEAST and now() >= end:
             break
         draw.shuffle(order)
         for name in order:
-            times[name].append(_time(actions[name], clock))
+            times[name].append(timed(name))
     return times
 
 
@@ -131,14 +123,3 @@ def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
 def paired_difference(values: Sequence[float], base: Sequence[float]) -> float:
     """Return the median over rounds of value less base."""
     return statistics.median(value - other for value, other in zip(values, base, strict=True))
-
-
-def _time(action: Action, clock: Clock) -> list[float]:
-    clock.ready()
-    marks = [clock.mark()]
-    for part in action.parts:
-        part()
-        marks.append(clock.mark())
-    seconds = clock.seconds(marks)
-    action.clear()
-    return seconds

@@ -2,7 +2,7 @@
 
 from ftengine_bench.report import Row
 
-SMALL = {"shapes": ["24x32x16"], "ranks": "2", "dropout": "0,0.25", "seconds": 0.001}
+SMALL = {"shape": ["24x32x16"], "ranks": "2", "dropout": "0,0.25", "seconds": "0.001"}
 """Settings of a measurement that takes no time."""
 
 

@@ -4,10 +4,8 @@ from dataclasses import fields
 
 from docs_commands import ROOT, code, table
 
-from ftengine_bench.operators import OperatorRow
-from ftengine_bench.providers import PROVIDERS
-from ftengine_bench.report import Report, Row
-from ftengine_bench.shapes import PRESETS
+from ftengine_bench.layers import PRESETS, PROVIDERS
+from ftengine_bench.report import OperatorRow, Report, Row
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 

@@ -5,8 +5,9 @@ from bench_samples import row
 
 from ftengine.errors import InputError
 from ftengine_bench.figures import least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.shapes import PRESETS, Shape, parse_shape, preset_shapes
-from ftengine_bench.summary import blocks
+from ftengine_bench.layers import PRESETS, Shape, parse_shape, preset_shapes
+from ftengine_bench.report import Report
+from ftengine_bench.tables import block_table
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,23 @@ def test_the_floor_lies_one_and_a_half_r_times_k_plus_n_over_nk_above_the_frozen
 
 def test_recovered_overhead():
     # Eager costs 50 % more than the frozen layer, of which 2 % cannot be avoided; we cost 14 %.
-    assert recovered(1.5, 1.14, 1.02) == pytest.approx(0.36 / 0.48)
-    assert recovered(1.5, 1.02, 1.02) == 1
-    assert recovered(1.5, 1.5, 1.02) == 0
-    assert recovered(1.5, 1.74, 1.02) == pytest.approx(-0.5)
+    assert recovered("ours", {"eager": 1.5, "ours": 1.14}, 1.02) == pytest.approx(0.36 / 0.48)
+    assert recovered("ours", {"eager": 1.5, "ours": 1.02}, 1.02) == 1
+    assert recovered("ours", {"eager": 1.5, "ours": 1.5}, 1.02) == 0
+    assert recovered("ours", {"eager": 1.5, "ours": 1.74}, 1.02) == pytest.approx(-0.5)
 
 
 def test_where_eager_is_at_the_floor_nothing_is_recovered():
-    assert recovered(1.02, 1.0, 1.02) is None
+    assert recovered("ours", {"eager": 1.02, "ours": 1.0}, 1.02) is None
+
+
+@pytest.mark.parametrize("provider", ["frozen", "eager"])
+def test_what_others_are_compared_with_recovers_nothing(provider):
+    assert recovered(provider, {"frozen": 1.0, "eager": 1.5}, 1.02) is None
+
+
+def test_without_eager_nothing_is_known_to_be_recovered():
+    assert recovered("ours", {"frozen": 1.0, "ours": 1.2}, 1.02) is None
 
 
 def test_the_roofline_is_the_slower_of_computing_and_moving():
@@ -52,26 +62,21 @@ def test_the_roofline_is_the_slower_of_computing_and_moving():
 def test_a_block_adds_its_layers_as_often_as_it_has_them():
     small = {"m": 1, "k": 4, "n": 4, "rank": 1, "layers": ["q", "o"]}  # the floor is 1 + 1.5 · 8 / 16 = 1.75
     large = {"m": 1, "k": 4, "n": 12, "rank": 1, "layers": ["up"]}  # the floor is 1 + 1.5 · 16 / 48 = 1.5
-    found = blocks(
-        [
-            row(**small, provider="frozen", p50=1.0),
-            row(**large, provider="frozen", p50=3.0),
-            row(**small, provider="eager", overhead=4.0),
-            row(**large, provider="eager", overhead=3.0),
-            row(**small, provider="compiled", overhead=2.0),
-            row(**large, provider="compiled", overhead=2.0),
-            row(**small, provider="compiled", phase="forward", overhead=9.0),
-            row(m=1, k=7, n=7, provider="compiled", overhead=9.0),  # not of a block
-        ]
-    )
-    by_provider = {block.provider: block for block in found}
-    assert {name: block.layers for name, block in by_provider.items()} == dict.fromkeys(
-        ("frozen", "eager", "compiled"), 3
-    )
-    # Frozen 2·1 + 3 = 5, eager 2·4 + 9 = 17, ours 2·2 + 6 = 10, the floor 2·1.75 + 4.5 = 8.
-    assert by_provider["eager"].overhead == pytest.approx(17 / 5)
-    assert by_provider["compiled"].overhead == pytest.approx(10 / 5)
-    assert by_provider["compiled"].recovered == pytest.approx((17 - 10) / (17 - 8))
+    rows = [
+        row(**small, provider="frozen", p50=1.0),
+        row(**large, provider="frozen", p50=3.0),
+        row(**small, provider="eager", overhead=4.0),
+        row(**large, provider="eager", overhead=3.0),
+        row(**small, provider="compiled", overhead=2.0),
+        row(**large, provider="compiled", overhead=2.0),
+        row(**small, provider="reference", overhead=2.0),  # and not on the large one
+        row(**small, provider="compiled", phase="forward", overhead=9.0),
+        row(m=1, k=7, n=7, provider="compiled", overhead=9.0),  # not of a block
+    ]
+    _, cells = block_table(Report(True, {}, {}, [], rows, []))
+    # Frozen 2·1 + 3 = 5, eager 2·4 + 9 = 17, ours 2·2 + 6 = 10, the floor 2·1.75 + 4.5 = 8: (17 - 10) / (17 - 8).
+    block = ("3 layers, 1 tokens", "float32", "1", "0")
+    assert cells == [(*block, "eager", "3.400", "–"), (*block, "compiled", "2.000", "78 %")]
 
 
 @pytest.mark.parametrize(

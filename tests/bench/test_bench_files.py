@@ -13,9 +13,7 @@ from ftengine_bench.report import SCHEMA, Report, check_writable
 
 
 def report(*rows):
-    return Report(
-        True, {"device": "cpu"}, {"seconds": 0.5}, [{"dtype": "float32"}], list(rows), [{"operator": "lowrank_shrink"}]
-    )
+    return Report(True, {"device": "cpu"}, {"seconds": 0.5}, [{"dtype": "float32"}], list(rows), [])
 
 
 def test_a_report_survives_its_file(tmp_path):

@@ -1,6 +1,5 @@
 """A whole measurement, tiny: it has what it was asked for, and it needs torch alone."""
 
-import math
 import shutil
 import subprocess
 import sys
@@ -13,21 +12,20 @@ from bench_samples import SMALL
 
 from ftengine.errors import InputError
 from ftengine.ops import active_backend, instruction_sets, reference
-from ftengine_bench import peaks, providers
+from ftengine_bench import layers, machine
 from ftengine_bench.__main__ import main
 from ftengine_bench.kernels import measure_kernels, prepare
-from ftengine_bench.providers import PROVIDERS, SCALE, Layer
+from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Shape
 from ftengine_bench.report import Report
 from ftengine_bench.settings import Settings
-from ftengine_bench.shapes import Shape
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _small_peaks(monkeypatch):
-    monkeypatch.setitem(peaks.COPIED_BYTES, "cpu", 1 << 16)
-    monkeypatch.setitem(peaks.PRODUCT_SIZE, "cpu", 32)
+    monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 1 << 16)
+    monkeypatch.setitem(machine.PRODUCT_SIZE, "cpu", 32)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +37,8 @@ def told():
 @pytest.fixture(scope="module")
 def report(told):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(peaks.COPIED_BYTES, "cpu", 1 << 16)
-        patch.setitem(peaks.PRODUCT_SIZE, "cpu", 32)
+        patch.setitem(machine.COPIED_BYTES, "cpu", 1 << 16)
+        patch.setitem(machine.PRODUCT_SIZE, "cpu", 32)
         settings = Settings.parse(**{**SMALL, "ranks": "2,3"}, device="cpu", providers="eager,peft,reference")
         return measure_kernels(settings, lambda *progress: told.append(progress))
 
@@ -70,8 +68,15 @@ def test_figures_of_a_row_belong_together(report):
             assert (row.overhead, row.saved_bytes) == (1.0, 0)
 
 
+def test_factors_count_in_the_dtype_that_they_have(report):
+    chosen = [row for row in report.rows if (row.dtype, row.rank, row.phase) == ("bfloat16", 2, "both")]
+    moved = {row.provider: row.bytes for row in chosen}
+    factors = 3 * 2 * (32 + 16)  # elements of A, B and their gradients, read and written once, of rank 2
+    assert moved["reference"] - moved["peft"] == 2 * factors
+
+
 def test_every_operator_is_measured_alone(report):
-    found = {(row["operator"], row["p"]) for row in report.operators}
+    found = {(row.operator, row.p) for row in report.operators}
     assert found == {
         ("lowrank_shrink", 0.0),
         ("lowrank_shrink", 0.25),
@@ -82,8 +87,8 @@ def test_every_operator_is_measured_alone(report):
         ("lowrank_merge_", 0.0),
     }
     for row in report.operators:
-        assert row["copy_share"] > 0
-        assert (row["random_ns"] is not None) == (row["operator"] == "lowrank_shrink" and row["p"] > 0)
+        assert row.copy_share > 0
+        assert (row.random_ns is not None) == (row.operator == "lowrank_shrink" and row.p > 0)
 
 
 def test_progress_ends_where_it_said(report, told):
@@ -93,7 +98,8 @@ def test_progress_ends_where_it_said(report, told):
 
 def test_a_real_report_survives_its_file(report, tmp_path):
     report.write(tmp_path / "a.json")
-    assert Report.read(tmp_path / "a.json").rows == report.rows
+    read = Report.read(tmp_path / "a.json")
+    assert (read.rows, read.operators) == (report.rows, report.operators)
 
 
 def test_an_interrupted_measurement_leaves_what_it_had(tmp_path):
@@ -106,7 +112,7 @@ def test_an_interrupted_measurement_leaves_what_it_had(tmp_path):
         measure_kernels(settings, interrupt, lambda report: report.write(tmp_path / "a.json"))
     left = Report.read(tmp_path / "a.json")
     assert not left.complete
-    assert {row.dtype for row in left.rows} == {row["dtype"] for row in left.operators} == {"float32"}
+    assert {row.dtype for row in left.rows} == {row.dtype for row in left.operators} == {"float32"}
 
 
 def test_it_says_what_it_ran_on(report):
@@ -152,7 +158,7 @@ def test_our_reference_takes_the_reference_in_both_directions(monkeypatch):
             return original(*arguments)
 
         monkeypatch.setattr(reference, name, record)
-    step = providers.our_reference(Layer.make(Shape(8, 16, 8), 2, torch.float32, 0.25, "cpu"))
+    step = layers.our_reference(Layer.make(Shape(8, 16, 8), 2, torch.float32, 0.25, "cpu"))
     step.forward()
     step.backward()
     assert called == ["lowrank_shrink", "lowrank_expand_", "lowrank_backward_output", "lowrank_backward_input_"]
@@ -163,7 +169,7 @@ def test_a_compiler_that_fails_is_left_out_with_the_reason(monkeypatch):
         def call():
             raise RuntimeError("no compiler here\nand more lines")
 
-        return providers.eager(layer).__class__(call, (layer.x,), layer.dy, ())
+        return layers.eager(layer).__class__(call, (layer.x,), layer.dy, ())
 
     monkeypatch.setitem(PROVIDERS, "torch-compile", broken)
     left_out = {}
@@ -193,10 +199,11 @@ def test_nobody_else_is_excused(monkeypatch):
         ({"dropout": "1"}, "--dropout '1'"),
         ({"dropout": "nan"}, "--dropout 'nan'"),
         ({"dtypes": "float16", "device": "cpu"}, "kernels exist for float32, bfloat16"),
-        ({"device": "tpu"}, "auto, cpu or cuda"),
+        ({"device": "tpu"}, "there are auto, cpu, cuda"),
         ({"providers": "eagre"}, "Did you mean 'eager'"),
-        ({"seconds": math.inf}, "--seconds inf"),
-        ({"seconds": math.nan}, "--seconds nan"),
+        ({"seconds": "inf"}, "--seconds 'inf'"),
+        ({"seconds": "nan"}, "--seconds 'nan'"),
+        ({"seconds": "long"}, "a number above 0"),
         ({"instruction_set": "avx9", "device": "cpu"}, "--instruction-set 'avx9'"),
     ],
 )
@@ -222,12 +229,17 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 def test_an_asked_for_provider_that_is_missing_is_refused_and_an_unasked_one_left_out(monkeypatch):
-    monkeypatch.setattr("ftengine_bench.providers.find_spec", lambda name: None)
+    monkeypatch.setattr("ftengine_bench.layers.find_spec", lambda name: None)
     with pytest.raises(InputError, match="PEFT is not installed"):
         Settings.parse(providers="peft")
     settings = Settings.parse(device="cpu")
     assert "peft" not in settings.providers
     assert "pip install peft" in settings.left_out["peft"]
+
+
+def test_what_is_asked_for_twice_is_measured_once():
+    settings = Settings.parse(shape=["8x8x8", "8x8x8"], ranks="8,08", dropout="0,0.0", dtypes="float32,float32")
+    assert (len(settings.shapes), settings.ranks, settings.dropouts, len(settings.dtypes)) == (1, (8,), (0.0,), 1)
 
 
 def test_dropout_is_what_the_kernels_apply():
@@ -240,8 +252,8 @@ import sys
 for name in ("accelerate", "click", "datasets", "matplotlib", "numpy", "peft", "pluggy", "psutil", "pydantic",
              "rich", "scipy", "transformers", "yaml"):
     sys.modules[name] = None
-from ftengine_bench import __main__, peaks
-peaks.COPIED_BYTES["cpu"], peaks.PRODUCT_SIZE["cpu"] = 1 << 16, 32
+from ftengine_bench import __main__, machine
+machine.COPIED_BYTES["cpu"], machine.PRODUCT_SIZE["cpu"] = 1 << 16, 32
 arguments = ["--shape", "24x32x16", "--ranks", "2", "--seconds", "0.001", "--device", "cpu"]
 sys.exit(__main__.main(["kernels", *arguments, "--json", {str(tmp_path / "a.json")!r}]))
 """

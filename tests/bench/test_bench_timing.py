@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from ftengine_bench.timing import LEAST, MOST, WARM_UP, Action, Spread, measure, paired_difference, paired_ratio
+from ftengine_bench.timing import LEAST, MOST, WARM_UP, measure, paired_difference, paired_ratio, spread
 
 
 class Stopwatch:
@@ -24,7 +24,7 @@ class Stopwatch:
         return [after - before for before, after in pairwise(marks)]
 
     def takes(self, name, *seconds):
-        """Return an action whose parts take so long."""
+        """Return parts of an action that take so long."""
 
         def part(length):
             def call():
@@ -33,12 +33,12 @@ class Stopwatch:
 
             return call
 
-        return Action([part(length) for length in seconds])
+        return [part(length) for length in seconds]
 
 
 def test_percentiles_interpolate():
-    assert Spread.of([float(value) for value in range(11)]) == Spread(2.0, 5.0, 8.0, 11)
-    assert Spread.of([0.0, 1.0]) == Spread(0.2, 0.5, 0.8, 2)
+    assert spread([float(value) for value in range(11)]) == {"p20": 2.0, "p50": 5.0, "p80": 8.0}
+    assert spread([0.0, 1.0]) == {"p20": 0.2, "p50": 0.5, "p80": 0.8}
 
 
 def test_each_part_is_timed_by_itself_and_nothing_around_it():
@@ -49,8 +49,8 @@ def test_each_part_is_timed_by_itself_and_nothing_around_it():
 
 def test_what_is_cleared_away_is_not_timed():
     clock = Stopwatch()
-    action = Action(clock.takes("layer", 1.0).parts, clear=lambda: clock.ready())
-    assert measure({"layer": action}, clock, 0.0) == {"layer": [[1.0]] * LEAST}
+    actions = {"layer": clock.takes("layer", 1.0)}
+    assert measure(actions, clock, 0.0, clear=lambda name: clock.ready()) == {"layer": [[1.0]] * LEAST}
 
 
 def test_every_round_has_every_action_once_in_changing_order():

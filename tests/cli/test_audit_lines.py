@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 
-from ftengine.cli.audit import show_audit
+from ftengine.cli.plan import show_audit
 from ftengine.data.audit import run_audits
 from ftengine.data.split import make_splits
 from ftengine.plugins.registry import Registry
@@ -55,3 +55,8 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
 def test_of_a_long_table_the_rest_is_counted():
     table = {"title": "Labels", "columns": ["label", "train"], "rows": [[f"l{i}", i] for i in range(20)], "caption": ""}
     assert printed({"findings": [], "displays": [table]})[-1] == "… and 12 more"
+
+
+def test_figures_of_a_table_have_the_digits_that_matter():
+    table = {"title": "Means", "columns": ["split", "mean"], "rows": [["train", 1 / 3], ["test", None]], "caption": ""}
+    assert printed({"findings": [], "displays": [table]})[-2:] == ["train 0.3333", "test –"]

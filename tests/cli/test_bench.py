@@ -20,11 +20,11 @@ SMALL = (
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_peaks():
-    from ftengine_bench import peaks
+    from ftengine_bench import machine
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(peaks.COPIED_BYTES, "cpu", 1 << 16)
-        patch.setitem(peaks.PRODUCT_SIZE, "cpu", 32)
+        patch.setitem(machine.COPIED_BYTES, "cpu", 1 << 16)
+        patch.setitem(machine.PRODUCT_SIZE, "cpu", 32)
         yield
 
 

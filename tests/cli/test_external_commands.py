@@ -40,6 +40,7 @@ def test_a_command_runs_and_answers_help(ftengine, distribution):
     assert ftengine("say", "hello").stdout == "said hello\n"
     assert "Say a word." in ftengine("say", "--help").stdout
     assert "'say'" in ftengine("sey", code=2).stderr
+    assert "Traceback" in ftengine("say", "--debug", code=2).stderr
     ftengine("three", code=3)
 
 

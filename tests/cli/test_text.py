@@ -39,6 +39,7 @@ def test_escapes_say_what_was_there():
     [
         (number(0.951234), "0.9512"),
         (number(-1234.5), "-1,234"),
+        (number(999.96), "1,000"),
         (number(0), "0"),
         (number(None), "–"),
         (share(0.0324), "3.2 %"),
@@ -53,6 +54,7 @@ def test_escapes_say_what_was_there():
         (size(512), "512 B"),
         (size(1.2 * 2**30), "1.2 GiB"),
         (size(310 * 2**20), "310 MiB"),
+        (size(2**20 - 1), "1.0 MiB"),
         (size(3000 * 2**40), "3000.0 TiB"),
         (cut("abcdef", 4), "abcd… (2 characters more)"),
         (cut("abcd", 4), "abcd"),

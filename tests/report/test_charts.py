@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from report_samples import HOSTILE
 
-from ftengine.api import Line, LineChart, Matrix, Table
+from ftengine.api import Estimate, Line, LineChart, Matrix, Table
 from ftengine.report.charts import learning_rate, losses, smoothed, together, trade_off
-from ftengine.report.draw import draw, interval_plot, merge_charts
+from ftengine.report.draw import draw, interval_plot, merge_charts, numbers
 from ftengine.report.plot import line_svg
 
 
@@ -141,6 +141,11 @@ def test_a_chart_tells_what_is_seen_and_has_its_numbers():
     ]
 
 
+def test_points_above_one_another_are_all_in_the_numbers():
+    curve = [(0, 0), (0, 0.6), (0.5, 0.6), (1, 1)]
+    assert numbers(chart(("a", curve))) == (("line", "x", "y"), [("a", x, y) for x, y in curve])
+
+
 def test_lines_beyond_the_sixth_are_in_the_numbers_and_the_caption_says_so():
     html = draw(together((f"run{i}", [(1, i), (2, i)] if i else []) for i in range(8)))
     assert "The first 6 of 7 lines are drawn; the numbers have all." in html
@@ -193,11 +198,11 @@ def test_a_matrix_is_shaded_by_row_and_says_which_cells_are_right():
 
 
 def test_an_interval_has_its_ends_and_tells_them():
-    svg = interval_plot("accuracy", (0.5, 0.25, 0.75), (0.9, None, None))
-    assert "<title>accuracy: base 0.5 (0.25 to 0.75), tuned 0.9</title>" in svg
+    svg = interval_plot("accuracy", Estimate(0.5, 0.25, 0.75, 12), Estimate(0.9, None, None, 12))
+    assert "<title>accuracy: base 0.50 (95 % interval 0.25 to 0.75), tuned 0.900</title>" in svg
     assert 'd="M58.0 10H162.0M58.0 6v8M162.0 6v8"' in svg  # on a scale of 0 to 1 from 6 to 214
     assert svg.count("whisker") == 1
-    assert interval_plot("loss", None, None) == ""
+    assert interval_plot("loss", None, Estimate(float("nan"), None, None, 0)) == ""
 
 
 def test_matplotlib_is_imported_when_something_is_drawn():

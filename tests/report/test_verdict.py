@@ -9,7 +9,7 @@ from ftengine.api import Difference, Estimate, Finding, Metric, Rule, figures
 from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
-from ftengine.report.write import conclude, verdict_of
+from ftengine.report.write import conclude, runs_in, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
 from ftengine_builtins.rules.chance import got_worse
@@ -603,3 +603,11 @@ def test_what_has_no_interval_says_why():
     both = {name: Estimate(0.1, None, None, n) for name, n in (("a", 100), ("b", 3))}
     assert figures.no_interval("a", metrics, both) == "no interval (see B)"
     assert figures.no_interval("b", metrics, both) == "too few examples to tell"
+
+
+def test_finished_runs_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    for name in ("run10", "run9", "²", "unfinished"):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / name / "evaluation.json").touch()
+    assert [path.name for path in runs_in(tmp_path)] == ["run9", "run10", "²"]

@@ -14,7 +14,7 @@ from transformers import BertTokenizerFast
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
-from ftengine.cli.changes import CONTEXT, SHOWN, excerpts
+from ftengine.cli.plan import CONTEXT, SHOWN_TEXT, excerpts
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
@@ -193,5 +193,5 @@ def test_long_texts_are_shortened_around_what_changed():
     assert new == "…" + "a" * CONTEXT + "YY" + "b" * CONTEXT + "…"
     assert excerpts("one\ntwo", "one\tthree") == ("one two", "one three")
     assert excerpts("same", "same same") == ("same", "same same")
-    assert len(excerpts("x" * 1000, "y" * 1000)[0]) == SHOWN + 1
+    assert len(excerpts("x" * 1000, "y" * 1000)[0]) == SHOWN_TEXT + 1
     assert "\x1b" not in excerpts("a\x1b[31mb", "a\x1b[31mc")[0]

@@ -1,8 +1,9 @@
-"""Who computes a frozen layer with a low-rank update: the frozen layer alone, other people's ways, and ours."""
+"""The layers that are measured, and who computes them: the frozen layer alone, other people's ways, and ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -11,10 +12,97 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, linear
 
+from ftengine.errors import InputError, did_you_mean
 from ftengine.ops import active_backend, lowrank_linear, use_reference
-from ftengine_bench.shapes import Shape
 
 SCALE = 2.0  # alpha / r; no provider is quicker for one value than for another
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A frozen linear layer and the tokens that it sees: x (M, K), weight (N, K).
+
+    Args:
+        m: tokens.
+        k: inputs.
+        n: outputs.
+        layers: names of the layers of a block that have this shape; none for a shape given by hand.
+        transposed: the weight is stored as (K, N), as GPT-2's Conv1D stores it.
+    """
+
+    m: int
+    k: int
+    n: int
+    layers: tuple[str, ...] = ()
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.k}x{self.n}"
+
+
+def _llama(d: int, kv: int, ff: int) -> tuple[tuple[str, int, int], ...]:
+    """Return the layers of a block of this hidden size, width of keys and values, and intermediate size."""
+    attention = ("q_proj", d, d), ("k_proj", d, kv), ("v_proj", d, kv), ("o_proj", d, d)
+    return *attention, ("gate_proj", d, ff), ("up_proj", d, ff), ("down_proj", ff, d)
+
+
+PRESETS = {
+    # huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json: hidden_size 576, intermediate_size 1536, 9 heads of 64,
+    # 3 of them for keys and values.
+    "smollm2-135m": _llama(576, 192, 1536),
+    # huggingface.co/meta-llama/Meta-Llama-3-8B: hidden_size 4096, intermediate_size 14336, 32 heads of 128, 8 of them
+    # for keys and values.
+    "llama3-8b": _llama(4096, 1024, 14336),
+    # huggingface.co/google-bert/bert-base-uncased: hidden_size 768, intermediate_size 3072.
+    "bert-base": (
+        ("query", 768, 768),
+        ("key", 768, 768),
+        ("value", 768, 768),
+        ("attention.output.dense", 768, 768),
+        ("intermediate.dense", 768, 3072),
+        ("output.dense", 3072, 768),
+    ),
+    # huggingface.co/openai-community/gpt2: n_embd 768; every layer is a Conv1D.
+    "gpt2": (
+        ("attn.c_attn", 768, 2304),
+        ("attn.c_proj", 768, 768),
+        ("mlp.c_fc", 768, 3072),
+        ("mlp.c_proj", 3072, 768),
+    ),
+}
+"""Every linear layer of one transformer block, (name, K, N), from the published configuration."""
+
+TRANSPOSED = {"gpt2"}
+"""Presets whose weights are stored as (K, N)."""
+
+
+def preset_shapes(name: str, tokens: Iterable[int]) -> list[Shape]:
+    """Return the shapes of a preset, each once, for every number of tokens.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}. There are {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
+    layers: dict[tuple[int, int], list[str]] = {}
+    for layer, k, n in PRESETS[name]:
+        layers.setdefault((k, n), []).append(layer)
+    return [Shape(m, k, n, tuple(names), name in TRANSPOSED) for m in tokens for (k, n), names in layers.items()]
+
+
+def parse_shape(text: str) -> Shape:
+    """Read a shape such as 512x2048x2048.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)[x×]([1-9]\d*)", text.strip())
+    if not found:
+        raise InputError(
+            f"shape {text!r}: write tokens x inputs x outputs (MxKxN), each at least 1, for example 512x2048x2048."
+        )
+    m, k, n = map(int, found.groups())
+    return Shape(m, k, n)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -25,6 +113,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Layer:
     """The operands: x (M, K), weight (N, K), a (r, K), b (N, r), dy (M, N); p is dropout's probability."""
 
+    shape: Shape
     x: Tensor
     weight: Tensor
     a: Tensor
@@ -35,8 +124,8 @@ class Layer:
     @property
     def described(self) -> dict[str, Any]:
         """The fields by which a report tells layers apart."""
-        (m, k), n, rank = self.x.shape, len(self.weight), len(self.a)
-        return {"m": m, "k": k, "n": n, "rank": rank, "dtype": dtype_name(self.x.dtype), "p": self.p}
+        sizes = {"m": self.shape.m, "k": self.shape.k, "n": self.shape.n, "rank": len(self.a)}
+        return {**sizes, "dtype": dtype_name(self.x.dtype), "p": self.p}
 
     @classmethod
     def make(cls, shape: Shape, rank: int, dtype: torch.dtype, p: float, device: str) -> Layer:
@@ -49,6 +138,7 @@ class Layer:
         m, k, n = shape.m, shape.k, shape.n
         stored = normal(*((k, n) if shape.transposed else (n, k)), dtype=dtype, scale=k**-0.5)
         return cls(
+            shape=shape,
             x=normal(m, k, dtype=dtype).requires_grad_(),
             weight=stored.t() if shape.transposed else stored,
             a=normal(rank, k, dtype=torch.float32, scale=k**-0.5).requires_grad_(),
@@ -56,6 +146,11 @@ class Layer:
             dy=normal(m, n, dtype=dtype),
             p=p,
         )
+
+    def step(self, call: Callable[[], Tensor], *factors: Tensor) -> Step:
+        """Return the step of a provider that computes y by a call, from these trained factors."""
+        inputs = (self.x, *factors)
+        return Step(call, inputs, self.dy, (*inputs, self.weight, self.dy))
 
 
 @dataclass
@@ -95,19 +190,19 @@ def composition(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, p: float) -> Te
 
 
 def frozen(layer: Layer) -> Step:
-    given = (layer.x, layer.weight, layer.dy)
-    return Step(lambda: linear(layer.x, layer.weight), (layer.x,), layer.dy, given)
+    return layer.step(lambda: linear(layer.x, layer.weight))
 
 
 def eager(layer: Layer) -> Step:
-    return _with_factors(layer, lambda: composition(layer.x, layer.weight, layer.a, layer.b, layer.p))
+    a, b = layer.a, layer.b
+    return layer.step(lambda: composition(layer.x, layer.weight, a, b, layer.p), a, b)
 
 
 def compiled_composition(layer: Layer) -> Step:
     # A graph for this shape alone; shapes seen before would otherwise make it a general one.
     torch._dynamo.reset()
-    graph = torch.compile(composition, dynamic=False, fullgraph=True)
-    return _with_factors(layer, lambda: graph(layer.x, layer.weight, layer.a, layer.b, layer.p))
+    graph, a, b = torch.compile(composition, dynamic=False, fullgraph=True), layer.a, layer.b
+    return layer.step(lambda: graph(layer.x, layer.weight, a, b, layer.p), a, b)
 
 
 def peft(layer: Layer) -> Step:
@@ -125,24 +220,17 @@ def peft(layer: Layer) -> Step:
     with torch.no_grad():
         a.copy_(layer.a)
         b.copy_(layer.b)
-    return Step(lambda: module(layer.x), (layer.x, a, b), layer.dy, (layer.x, layer.weight, layer.dy, a, b))
+    return layer.step(lambda: module(layer.x), a, b)
 
 
 def ours(layer: Layer) -> Step:
-    return _with_factors(layer, lambda: lowrank_linear(layer.x, layer.weight, None, layer.a, layer.b, SCALE, layer.p))
+    a, b = layer.a, layer.b
+    return layer.step(lambda: lowrank_linear(layer.x, layer.weight, None, a, b, SCALE, layer.p), a, b)
 
 
 def our_reference(layer: Layer) -> Step:
-    def call() -> Tensor:
-        with use_reference():  # the backward keeps what the forward chose
-            return lowrank_linear(layer.x, layer.weight, None, layer.a, layer.b, SCALE, layer.p)
-
-    return _with_factors(layer, call)
-
-
-def _with_factors(layer: Layer, call: Callable[[], Tensor]) -> Step:
-    inputs = (layer.x, layer.a, layer.b)
-    return Step(call, inputs, layer.dy, (*inputs, layer.weight, layer.dy))
+    # Around the forward alone: the backward takes what its forward took.
+    return layer.step(use_reference()(ours(layer).call), layer.a, layer.b)
 
 
 PROVIDERS: dict[str, Callable[[Layer], Step]] = {
