@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 from ftengine_builtins.regularizers.randomness import NOISY
@@ -20,12 +21,6 @@ KINDS = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Their forward reads weights of the layers in them without calling those."""
 ADVICE = "Take it out (lora and adapter have dropout of their own), or use strategy full."
-
-
-class MixoutConfig(Config):
-    """Options of mixout."""
-
-    p: float = Field(0.7, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass")
 
 
 class Mixout(Regularizer):
@@ -39,11 +34,15 @@ class Mixout(Regularizer):
     """
 
     name = "mixout"
-    Config = MixoutConfig
     citation = (
         "Lee et al. 2020, Mixout: Effective Regularization to Finetune Large-scale Pretrained Language Models, "
         "arXiv:1909.11299"
     )
+
+    class Config(api.Config):
+        p: float = Field(
+            0.7, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass"
+        )
 
     _handles: Sequence[RemovableHandle] = ()
     _start: Mapping[nn.Module, Tensor] = MappingProxyType({})

@@ -10,7 +10,8 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.model import state_tensors
 
 
@@ -19,15 +20,6 @@ def _alpha(value: Any) -> Any:
     if value != "auto" and not (is_number and 0 <= value <= 1):
         raise ValueError("write a number from 0 (the base) to 1 (the tuned model), or auto")
     return value
-
-
-class WiseFTConfig(Config):
-    """Options of WiSE-FT."""
-
-    alpha: Annotated[float | Literal["auto"], BeforeValidator(_alpha)] = Field(
-        "auto", description="share of the tuned weights, from 0 to 1; auto takes the best validation loss of the curve"
-    )
-    points: int = Field(11, ge=2, description="points of the curve, evenly from alpha 0 to 1")
 
 
 class WiseFT(Regularizer):
@@ -43,8 +35,14 @@ class WiseFT(Regularizer):
     """
 
     name = "wise-ft"
-    Config = WiseFTConfig
     citation = "Wortsman et al. 2022, Robust Fine-tuning of Zero-shot Models, arXiv:2109.01903"
+
+    class Config(api.Config):
+        alpha: Annotated[float | Literal["auto"], BeforeValidator(_alpha)] = Field(
+            "auto",
+            description="share of the tuned weights, from 0 to 1; auto takes the best validation loss of the curve",
+        )
+        points: int = Field(11, ge=2, description="points of the curve, evenly from alpha 0 to 1")
 
     _start: Mapping[str, Tensor] = MappingProxyType({})
 
