@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
+    PROBLEM_TYPES,
     Shape,
     auto_class,
     checkpoint_rows,
     fresh_modules,
     output_layer,
     predicted_fresh,
-    reorder,
-    set_labels,
 )
 from ftengine_builtins.loaders.quiet import reading
 
@@ -86,9 +86,10 @@ def build_skeleton(
 
 
 def _with_labels(config: Any, request: LoadRequest) -> Any:
-    config = copy.deepcopy(config)
-    if request.labels is not None:
-        set_labels(config, request.labels)
+    config, labels = copy.deepcopy(config), request.labels
+    if labels is not None:
+        config.id2label, config.label2id = dict(enumerate(labels.names)), dict(labels.ids)
+        config.problem_type = PROBLEM_TYPES[labels.kind]
     return config
 
 
@@ -120,8 +121,9 @@ def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: 
     if rows is None:  # a head of the same size that was trained on other labels
         layer.reset_parameters()
         return keys
-    if rows != sorted(rows):
-        reorder(layer, rows)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[rows])
     return set()
 
 
@@ -186,6 +188,24 @@ def refuse_adapter(folder: Path, source: str) -> None:
             f"{source!r} holds an adapter (adapter_config.json), trained on {base!r}. "
             "Give the base as model.source, or merge the adapter into it first."
         )
+
+
+def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
+    """Return the shape of each tensor that a safetensors file's header names.
+
+    Raises:
+        SourceError: it is missing, damaged, or of another format.
+    """
+    try:
+        with safe_open(file, framework="np") as handle:
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
+    except (OSError, SafetensorError) as error:
+        raise SourceError(
+            f"{file.name} of {source!r} is damaged or no safetensors file: {error}. Fetch it again. Pickled weights "
+            "can run code when read; convert them first (torch.load with weights_only=True, then safetensors)."
+        ) from None
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
