@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,8 +92,6 @@ class AdapterConfig(Config):
         if self.start_from is not None:
             with naming("strategy.start_from"):
                 adapter = adapterhub_format.read_config(Path(self.start_from))
-            if not adapter.sublayers:  # places that only a recipe names
-                adapter = replace(adapter, sublayers=None)
             follow(self, adapter, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
@@ -129,9 +126,7 @@ class Adapter(Strategy):
         "He et al. 2021, Towards a Unified View of Parameter-Efficient Transfer Learning, arXiv:2110.04366"
     )
 
-    def __init__(self, config: AdapterConfig | None = None) -> None:
-        super().__init__(config)
-        self._places: list[Place] = []
+    _places: Sequence[Place] = ()
 
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
@@ -272,13 +267,7 @@ class Adapter(Strategy):
 def _without_the_bases_own(
     stored: dict[str, Tensor], head: dict[str, Tensor], module: nn.Module, origin: str
 ) -> dict[str, Tensor]:
-    """Return a stored head without the tensors that do not train here, which must be the base's own.
-
-    The adapters library saves whatever stands on the base model, an output head for language modelling too.
-
-    Raises:
-        BaseMismatch: such a tensor differs from the base's.
-    """
+    """Leave out what does not train here and is the base's own: the library saves a language model's head as well."""
     own = module.state_dict()
     others = {name: tensor for name, tensor in stored.items() if name not in head and name in own}
     for name, tensor in others.items():

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftengine.api import Config
 from ftengine.errors import BaseMismatch, RecipeError, RunError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -28,6 +33,28 @@ def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
         raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a folder of {kind} adapter has one.{hint}") from None
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file of {kind} adapter.") from None
+
+
+class AdapterFile(BaseModel):
+    """What an adapter_config.json says; fields are the recipe's, with the library's names as aliases."""
+
+    model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], file: Path, library: str) -> Self:
+        """Return what a file's content says.
+
+        Raises:
+            RunError: a value is missing or of another form than the library writes.
+        """
+        try:
+            return cls.model_validate({key: value for key, value in content.items() if value is not None})
+        except ValidationError as error:
+            keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
+            wrong = ", ".join(f"{key}={content.get(key)!r}" for key in keys)
+            raise RunError(
+                f"{str(file)!r} has no usable value for {wrong}; it must be as {library} wrote it."
+            ) from None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
