@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
@@ -89,10 +89,7 @@ class AdapterConfig(Config):
 
     @model_validator(mode="after")
     def _fill_in(self) -> AdapterConfig:
-        if self.start_from is not None:
-            with naming("strategy.start_from"):
-                adapter = adapterhub_format.read_config(Path(self.start_from))
-            follow(self, adapter, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
+        follow(self, adapterhub_format.read_config, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
                 f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftengine.api import Config
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.errors import BaseMismatch, RecipeError, RunError, naming
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,13 +75,18 @@ def refuse_unsupported(used: Mapping[str, Any], file: Path, advice: str) -> None
         raise RunError(f"{str(file)!r} uses what ftengine does not have: {shown}. {advice}")
 
 
-def follow(config: Config, adapter: Any, keys: Iterable[str]) -> None:
-    """Take options from the adapter in `strategy.start_from`, and its dropout unless the recipe sets that.
+def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> None:
+    """Take options from the adapter in `strategy.start_from`, if any, and its dropout unless the recipe sets that.
 
     Raises:
+        RunError: `read` cannot read the adapter.
         RecipeError: the recipe sets one of `keys` to something else.
     """
-    given, folder = config.model_fields_set.copy(), getattr(config, "start_from", None)
+    given, folder = config.model_fields_set.copy(), config.start_from
+    if folder is None:
+        return
+    with naming("strategy.start_from"):
+        adapter = read(Path(folder))
     for key in keys:
         ours, theirs = getattr(config, key), getattr(adapter, key)
         if key in given and ours is not None and _comparable(ours) != _comparable(theirs):

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import RecipeError, naming
+from ftengine.errors import RecipeError
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
@@ -94,11 +94,7 @@ class VirtualTokenOptions(Config):
 
     @model_validator(mode="after")
     def _follow_start_from(self) -> VirtualTokenOptions:
-        if self.start_from is None:
-            return self
-        with naming("strategy.start_from"):
-            adapter = self.File.read(Path(self.start_from))
-        follow(self, adapter, ["virtual_tokens"])
+        follow(self, self.File.read, ["virtual_tokens"])
         return self
 
 
