@@ -104,11 +104,7 @@ class _TwoPasses(Criterion):
 
 
 def require_distributions(task: Task, regularizer: str) -> None:
-    """Refuse a task that predicts no probabilities.
-
-    Raises:
-        RecipeError: names regularizer, task and the kind of its labels.
-    """
+    """Refuse a task that predicts no probabilities (RecipeError)."""
     if not (isinstance(task, PredictsDistributions) and task.distributions):
         kind = f" with kind: {task.labels.kind}" if task.labels else ""
         raise RecipeError(

@@ -70,8 +70,7 @@ class Mixout(Regularizer):
     def _layers(self, loaded: LoadedModel) -> list[Any]:
         module: Any = loaded.module
         trained = {id(p) for p in pretrained_trained(loaded, self.name, ADVICE).values()}
-        getter = getattr(module, "get_output_embeddings", None)
-        head = getter() if getter is not None else None
+        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
         closed = {id(part) for whole in module.modules() if isinstance(whole, BYPASSING) for part in whole.modules()}
         return [
             layer

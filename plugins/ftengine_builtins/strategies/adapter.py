@@ -18,7 +18,8 @@ from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
-from ftengine_builtins.strategies.targets import freeze_base, regex, whole_modules
+from ftengine_builtins.strategies.peft_format import whole_tensors
+from ftengine_builtins.strategies.targets import freeze_base, regex
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -235,13 +236,9 @@ class Adapter(Strategy):
         module = loaded.module
         prefix = getattr(module, "base_model_prefix", "") or ""
         base = f"{prefix}." if prefix and hasattr(module, prefix) else None
-        head: dict[str, Tensor] = {}
-        inside: dict[str, Tensor] = {}
-        for path in whole_modules(loaded):
-            for name, tensor in module.get_submodule(path).state_dict().items():
-                full = f"{path}.{name}"
-                (inside if base and full.startswith(base) else head)[full] = tensor
-        return head, inside
+        whole = whole_tensors(loaded)
+        inside = {name: tensor for name, tensor in whole.items() if base and name.startswith(base)}
+        return {name: tensor for name, tensor in whole.items() if name not in inside}, inside
 
     def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
         """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
@@ -251,14 +248,14 @@ class Adapter(Strategy):
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)
         stored_inside = adapterhub_format.read_new_modules(directory)
-        if starting and stored_head is None:
+        if starting and not stored_head:
             head = {}
         if starting and not stored_inside:
             inside = {}
         targets = adapterhub_format.without_prefix(self._tensors(module), module) | head | inside
         tensors = adapterhub_format.read_weights(directory, adapter.name)
         sources = adapterhub_format.without_prefix(tensors, module) | stored_inside
-        copy_into(targets, sources | _without_the_bases_own(stored_head or {}, head, module, origin), origin)
+        copy_into(targets, sources | _without_the_bases_own(stored_head, head, module, origin), origin)
 
 
 def _without_the_bases_own(

@@ -153,12 +153,10 @@ def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
 
 
-def read_head(directory: Path) -> dict[str, Tensor] | None:
-    """Read the head's tensors, or None where the folder has none."""
-    directory = Path(directory)
-    if not (directory / HEAD_FILE).exists() and not (directory / HEAD_PICKLE_FILE).exists():
-        return None
-    return _read(directory, HEAD_FILE, HEAD_PICKLE_FILE)
+def read_head(directory: Path) -> dict[str, Tensor]:
+    """Read the head's tensors; empty where the folder has none."""
+    files = HEAD_FILE, HEAD_PICKLE_FILE
+    return _read(Path(directory), *files) if any(Path(directory, file).exists() for file in files) else {}
 
 
 def read_new_modules(directory: Path) -> dict[str, Tensor]:

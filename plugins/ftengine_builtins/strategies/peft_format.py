@@ -173,7 +173,7 @@ def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
     return tensors | whole_tensors(loaded, PREFIX)
 
 
-def whole_tensors(loaded: LoadedModel, prefix: str) -> dict[str, Tensor]:
+def whole_tensors(loaded: LoadedModel, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors of the modules that train whole, by path after a prefix."""
     return {
         f"{prefix}{path}.{name}": tensor

@@ -17,7 +17,7 @@ from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.peft_format import AdapterConfig
-from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit, text_stack
+from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit
 from ftengine_builtins.strategies.targets import freeze_base, param_groups
 
 EMBEDDINGS = "prompt_embeddings"
@@ -102,8 +102,23 @@ class VirtualTokenStrategy(Strategy):
     """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
 
     def stack(self, loaded: LoadedModel) -> Any:
-        """Return the module that virtual tokens enter; RecipeError where there is none."""
-        return text_stack(loaded, self.name)
+        """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
+
+        Raises:
+            RecipeError: the model reads no tokens.
+        """
+        module: Any = loaded.module
+        try:
+            found = module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
+            found = None
+        if not isinstance(found, nn.Embedding):
+            begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
+            raise RecipeError(
+                f"strategy {self.name} puts virtual tokens before those of a text, but {type(module).__name__} has no "
+                f"token embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."
+            )
+        return module.get_encoder() if is_encoder_decoder(module) else module.get_decoder()
 
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
         """Put virtual tokens into a stack."""
