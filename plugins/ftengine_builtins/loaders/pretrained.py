@@ -142,17 +142,15 @@ def _agree_on_special_tokens(module: Any, processor: Any) -> None:
     """
     pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
     generation = getattr(module, "generation_config", None)
-    if pad is not None:
-        if not _tables_counted_from_padding(module):
-            module.config.get_text_config().pad_token_id = pad
-        if generation is not None:
-            generation.pad_token_id = pad
+    if pad is not None and not _tables_counted_from_padding(module):
+        module.config.get_text_config().pad_token_id = pad
+    if pad is not None and generation is not None:
+        generation.pad_token_id = pad
     if eos is not None and generation is not None:
         stops = generation.eos_token_id
-        if stops is None:
-            generation.eos_token_id = eos
-        elif eos not in (stops if isinstance(stops, list) else [stops]):
-            generation.eos_token_id = [*(stops if isinstance(stops, list) else [stops]), eos]
+        stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        if eos not in stops:
+            generation.eos_token_id = [*stops, eos] if stops else eos
 
 
 def longest_input(module: Any, processor: Any) -> int | None:

@@ -220,9 +220,8 @@ class LoRA(Strategy):
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
         if not layers:
             raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
-        for path, part in loaded.module.named_modules():
-            for name, parameter in part.named_parameters(recurse=False):
-                holders.setdefault(id(parameter), []).append(f"{path}.{name}")
+        for name, parameter in loaded.module.named_parameters(remove_duplicate=False):
+            holders.setdefault(id(parameter), []).append(name)
         for path, layer in layers.items():
             _require_mergeable(path, layer, holders)
         for layer in layers.values():

@@ -71,15 +71,11 @@ class Prefix(VirtualTokenStrategy):
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
 
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
-        if is_encoder_decoder(loaded.module):
+        encoder = f"the encoder of {type(loaded.module).__name__}" if is_encoder_decoder(loaded.module) else ""
+        if encoder or cache_name(type(stack)) is None:
             raise RecipeError(
-                f"strategy prefix puts keys and values into the cache of what reads the input, and the encoder of "
-                f"{type(loaded.module).__name__} has none. Set strategy.name=prompt."
-            )
-        if cache_name(type(stack)) is None:
-            raise RecipeError(
-                f"strategy prefix puts keys and values into a model's cache, but {type(stack).__name__} has none. Set "
-                "strategy.name=prompt, or choose another strategy."
+                "strategy prefix puts keys and values into the cache of what reads the input, and "
+                f"{encoder or type(stack).__name__} has none. Set strategy.name=prompt, or choose another strategy."
             )
         shape, start = self._start(loaded, stack)
         stack.key_shape = shape
