@@ -26,7 +26,7 @@ class PackageLoader(ModelLoader):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._loaders: dict[str, TransformersLoader | GgufLoader] = {}
+        self._folders, self._files = TransformersLoader(), GgufLoader()
 
     def accepts(self, source: str) -> bool:
         """Accept whatever begins with package://."""
@@ -55,9 +55,7 @@ class PackageLoader(ModelLoader):
             raise SourceError(
                 f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
             )
-        if source not in self._loaders:
-            self._loaders[source] = TransformersLoader() if path.is_dir() else GgufLoader()
-        return path, self._loaders[source]
+        return path, self._folders if path.is_dir() else self._files
 
 
 def resolve(source: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -33,30 +33,8 @@ from ftengine_builtins.strategies.virtual_tokens import (
 )
 from ftengine_builtins.tasks.modes import evaluating
 
-
-class PrefixOptions(VirtualTokenOptions):
-    """Options of prefix tuning."""
-
-    class File(VirtualTokensFile):
-        peft_type = "PREFIX_TUNING"
-
-    lr_ratio: Ratio = 10.0
-    projection: int | None = Field(
-        None, ge=1, description="hidden width of a network that makes the prefix while training; starts at random"
-    )
-
-    @model_validator(mode="after")
-    def _projection_starts_at_random(self) -> PrefixOptions:
-        if self.projection is None:
-            return self
-        for option, others in (("start_from", [None]), ("init", ["random"])):
-            if option in self.model_fields_set and getattr(self, option) not in others:
-                raise RecipeError(
-                    f"strategy.projection is {self.projection} and strategy.{option} is {getattr(self, option)!r}. A "
-                    "projection starts at random; leave one of the two out."
-                )
-        self.init = "random"
-        return self
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Prefix(VirtualTokenStrategy):
@@ -67,8 +45,29 @@ class Prefix(VirtualTokenStrategy):
     """
 
     name = "prefix"
-    Config = PrefixOptions
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
+
+    class Config(VirtualTokenOptions):
+        class File(VirtualTokensFile):
+            peft_type = "PREFIX_TUNING"
+
+        lr_ratio: Ratio = 10.0
+        projection: int | None = Field(
+            None, ge=1, description="hidden width of a network that makes the prefix while training; starts at random"
+        )
+
+        @model_validator(mode="after")
+        def _projection_starts_at_random(self) -> Self:
+            if self.projection is None:
+                return self
+            for option, allowed in (("start_from", None), ("init", "random")):
+                if option in self.model_fields_set and getattr(self, option) != allowed:
+                    raise RecipeError(
+                        f"strategy.projection is {self.projection} and strategy.{option} is {getattr(self, option)!r}. "
+                        "A projection starts at random; leave one of the two out."
+                    )
+            self.init = "random"
+            return self
 
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
         encoder = f"the encoder of {type(loaded.module).__name__}" if is_encoder_decoder(loaded.module) else ""

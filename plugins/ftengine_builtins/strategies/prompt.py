@@ -22,15 +22,6 @@ SAMPLED_ROWS = 4096
 """Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
 
 
-class PromptOptions(VirtualTokenOptions):
-    """Options of prompt tuning."""
-
-    class File(VirtualTokensFile):
-        peft_type = "PROMPT_TUNING"
-
-    lr_ratio: Ratio = 50.0
-
-
 class Prompt(VirtualTokenStrategy):
     """Virtual tokens before every input, of a frozen model (prompt tuning, Lester et al. 2021, arXiv:2104.08691).
 
@@ -39,8 +30,13 @@ class Prompt(VirtualTokenStrategy):
     """
 
     name = "prompt"
-    Config = PromptOptions
     citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
+
+    class Config(VirtualTokenOptions):
+        class File(VirtualTokensFile):
+            peft_type = "PROMPT_TUNING"
+
+        lr_ratio: Ratio = 50.0
 
     def stack(self, loaded: LoadedModel) -> Any:
         within = super().stack(loaded)
