@@ -136,7 +136,7 @@ class Adapter(Strategy):
             observed = None if place.residual == place.path else modules.get(place.residual)
             insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
         if config.start_from is not None:
-            self._load(loaded, Path(config.start_from), starting=True)
+            self.load(loaded, Path(config.start_from), starting=True)
 
     def matches(self) -> dict[str, list[str]]:
         names = dict.fromkeys(place.sublayer for place in self._places)
@@ -155,15 +155,6 @@ class Adapter(Strategy):
             adapterhub_format.write_tensors(directory, adapterhub_format.HEAD_FILE, head)
             adapterhub_format.write_head_config(directory, loaded.module, loaded.source)
         adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source)
-
-    def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
-
-        Raises:
-            RunError: the folder is no adapter that can be read.
-            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
-        """
-        self._load(loaded, Path(directory))
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config
@@ -213,15 +204,12 @@ class Adapter(Strategy):
         return bottleneck.to(device)
 
     def _hub_config(self) -> adapterhub_format.HubConfig:
-        sublayers = sorted({place.sublayer for place in self._places})
+        sublayers, factor = sorted({place.sublayer for place in self._places}), self.config.reduction_factor
+        if self.config.bottleneck is not None:
+            factor = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
+            factor = next(iter(factor.values())) if len(set(factor.values())) == 1 else factor
         options = {key: getattr(self.config, key) for key in (*SHARED, "dropout", "leave_out", "init")}
-        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=self._reduction_factor(), **options)
-
-    def _reduction_factor(self) -> float | dict[str, float]:
-        if self.config.bottleneck is None:
-            return self.config.reduction_factor
-        factors = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
-        return next(iter(factors.values())) if len(set(factors.values())) == 1 else factors
+        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=factor, **options)
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
         """Return the adapters' tensors by AdapterHub's keys."""
@@ -240,8 +228,15 @@ class Adapter(Strategy):
         inside = {name: tensor for name, tensor in whole.items() if base and name.startswith(base)}
         return {name: tensor for name, tensor in whole.items() if name not in inside}, inside
 
-    def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
-        """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
+    def load(self, loaded: LoadedModel, directory: Path, *, starting: bool = False) -> None:
+        """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
+
+        One to start from (`starting`) may lack a head and other new modules, which then start afresh.
+
+        Raises:
+            RunError: the folder is no adapter that can be read.
+            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
+        """
         adapter = adapterhub_format.read_config(directory)
         require_same(self.config, adapter, SHARED, directory)
         module, origin = loaded.module, str(directory)
