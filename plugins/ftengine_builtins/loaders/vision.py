@@ -125,13 +125,10 @@ class VisionLoader(ModelLoader):
         architecture, saved, _ = self._named(source)
         return self._transform(source, architecture, saved)
 
-    def load(self, request: LoadRequest) -> LoadedModel:
-        return self._build(request, skeleton=False)
-
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
-        return self._build(request, skeleton=True)
+        return self.load(request, skeleton=True)
 
-    def _build(self, request: LoadRequest, skeleton: bool) -> LoadedModel:
+    def load(self, request: LoadRequest, *, skeleton: bool = False) -> LoadedModel:
         source, labels = request.source, request.labels
         architecture, saved, file = self._named(source)
         if request.head != HEAD or labels is None:

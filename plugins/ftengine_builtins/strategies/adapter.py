@@ -270,16 +270,15 @@ def _without_the_bases_own(
 
 def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
     """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
-    reads = input_width(layer)
-    if place.residual is not None:
-        return  # a sublayer of a known block
+    reads, why = input_width(layer), ""
     if not keeps_grid(layer):
         why = "has convolutions whose padding makes another shape of its input"
     elif not place.channels_first and reads not in (0, place.width):
         why = f"reads {reads} channels and gives {place.width}"
-    else:
-        return
-    raise NoMatch(f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output.")
+    if why and place.residual is None:  # no sublayer of a known block
+        raise NoMatch(
+            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
+        )
 
 
 def reduction_factor(width: int, size: int) -> float:

@@ -296,16 +296,13 @@ def _join(path: str, inner: str) -> str:
 
 
 def _repeated(module: nn.Module) -> tuple[str, str]:
-    """Say which modules stand one below a numbered block and have a width: patterns as YAML takes them, and the last.
-
-    repr would double the backslashes.
-    """
+    """Say which modules stand one below a numbered block and have a width: as patterns of YAML, and the last one."""
     patterns = [
         re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
         for path, part in module.named_modules()
         if re.search(r"\.\d+\.[^.]*[^.\d][^.]*$", path) and _width(part)[0]
     ]
     shown = list(dict.fromkeys(patterns))
-    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])
+    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])  # repr would double the backslashes
     text = f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
     return text, shown[-1] if shown else ".*mlp"
