@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,15 +60,13 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
     return auto
 
 
-def set_labels(config: Any, labels: Labels) -> None:
-    """Write the task's labels into a transformers config."""
-    config.id2label = dict(enumerate(labels.names))
-    config.label2id = {name: i for i, name in enumerate(labels.names)}
-    config.problem_type = PROBLEM_TYPES[labels.kind]
+def rows_of(names: Sequence[str], labels: Labels) -> list[int] | None:
+    """Find the output of each label in a checkpoint's own order; None where it has other labels."""
+    return [names.index(name) for name in labels.names] if sorted(names) == sorted(labels.names) else None
 
 
 def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
-    """Find the output row of each label in a checkpoint's own numbering; `config` is as before `set_labels`.
+    """Find the output row of each label in a checkpoint's own numbering; `config` is as it was read.
 
     Returns:
         The rows in the order of `labels.names`, or None where the checkpoint's head answers another question.
@@ -77,29 +75,17 @@ def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
     if (config.problem_type or problem) != problem:
         return None
     names = [str(name) for _, name in sorted(config.id2label.items())]
-    if sorted(names) == sorted(labels.names):
-        return [names.index(name) for name in labels.names]
-    unnamed = names == [f"LABEL_{i}" for i in range(len(labels.names))]
-    if config.problem_type == "regression" and unnamed:
+    rows = rows_of(names, labels)
+    if rows is None and config.problem_type == "regression" and names == [f"LABEL_{i}" for i in range(len(labels.ids))]:
         return list(range(len(names)))
-    return None
+    return rows
 
 
 def output_layer(module: Any, size: int) -> tuple[str, nn.Linear] | None:
     """Find the layer that gives the logits: the last linear map outside the base with `size` outputs."""
     prefix = f"{module.base_model_prefix}."
-    found = None
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and layer.out_features == size and not name.startswith(prefix):
-            found = name, layer
-    return found
-
-
-def reorder(layer: nn.Linear, rows: list[int]) -> None:
-    """Permute a linear map's outputs in place, so that output i is what output rows[i] was."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(parameter[rows].clone())
+    layers = [(name, x) for name, x in module.named_modules() if isinstance(x, nn.Linear) and x.out_features == size]
+    return next((found for found in reversed(layers) if not found[0].startswith(prefix)), None)
 
 
 def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class PackageLoader(ModelLoader):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._loaders: dict[str, TransformersLoader | GgufLoader] = {}
+        self._folders, self._files = TransformersLoader(), GgufLoader()
 
     def accepts(self, source: str) -> bool:
         """Accept whatever begins with package://."""
@@ -51,19 +51,11 @@ class PackageLoader(ModelLoader):
 
     def _resolved(self, source: str) -> tuple[Path, TransformersLoader | GgufLoader]:
         path = resolve(source)
-        if source not in self._loaders:
-            self._loaders[source] = _loader_for(path, source)
-        return path, self._loaders[source]
-
-
-def _loader_for(path: Path, source: str) -> TransformersLoader | GgufLoader:
-    if path.is_dir():
-        return TransformersLoader()
-    if path.suffix.lower() == ".gguf":
-        return GgufLoader()
-    raise SourceError(
-        f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
-    )
+        if not path.is_dir() and path.suffix.lower() != ".gguf":
+            raise SourceError(
+                f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
+            )
+        return path, self._folders if path.is_dir() else self._files
 
 
 def resolve(source: str) -> Path:
@@ -125,15 +117,14 @@ def _modules_of(name: str) -> list[str]:
 def _present(roots: list[Path], parts: tuple[str, ...]) -> str:
     """Say what lies at the deepest part of the path that exists."""
     for depth in range(len(parts) - 1, -1, -1):
-        folders = [root.joinpath(*parts[:depth]) for root in roots]
+        folders = [folder for root in roots if (folder := root.joinpath(*parts[:depth])).is_dir()]
         names = sorted(
             path.name + ("/" if path.is_dir() else "")
             for folder in folders
-            if folder.is_dir()
             for path in folder.iterdir()
             if path.suffix not in (".py", ".pyc") and path.name != "__pycache__"
         )
-        if any(folder.is_dir() for folder in folders):
+        if folders:
             where = "/".join(parts[:depth]) or "its top"
             shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
             return f"In {where}: {shown or 'nothing'}." + did_you_mean(parts[depth], [n.rstrip("/") for n in names])

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
+    PROBLEM_TYPES,
     Shape,
     auto_class,
     checkpoint_rows,
     fresh_modules,
     output_layer,
     predicted_fresh,
-    reorder,
-    set_labels,
 )
 from ftengine_builtins.loaders.quiet import reading
 
@@ -86,9 +86,10 @@ def build_skeleton(
 
 
 def _with_labels(config: Any, request: LoadRequest) -> Any:
-    config = copy.deepcopy(config)
-    if request.labels is not None:
-        set_labels(config, request.labels)
+    config, labels = copy.deepcopy(config), request.labels
+    if labels is not None:
+        config.id2label, config.label2id = dict(enumerate(labels.names)), dict(labels.ids)
+        config.problem_type = PROBLEM_TYPES[labels.kind]
     return config
 
 
@@ -120,8 +121,9 @@ def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: 
     if rows is None:  # a head of the same size that was trained on other labels
         layer.reset_parameters()
         return keys
-    if rows != sorted(rows):
-        reorder(layer, rows)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[rows])
     return set()
 
 
@@ -140,17 +142,15 @@ def _agree_on_special_tokens(module: Any, processor: Any) -> None:
     """
     pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
     generation = getattr(module, "generation_config", None)
-    if pad is not None:
-        if not _tables_counted_from_padding(module):
-            module.config.get_text_config().pad_token_id = pad
-        if generation is not None:
-            generation.pad_token_id = pad
+    if pad is not None and not _tables_counted_from_padding(module):
+        module.config.get_text_config().pad_token_id = pad
+    if pad is not None and generation is not None:
+        generation.pad_token_id = pad
     if eos is not None and generation is not None:
         stops = generation.eos_token_id
-        if stops is None:
-            generation.eos_token_id = eos
-        elif eos not in (stops if isinstance(stops, list) else [stops]):
-            generation.eos_token_id = [*(stops if isinstance(stops, list) else [stops]), eos]
+        stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        if eos not in stops:
+            generation.eos_token_id = [*stops, eos] if stops else eos
 
 
 def longest_input(module: Any, processor: Any) -> int | None:
@@ -186,6 +186,24 @@ def refuse_adapter(folder: Path, source: str) -> None:
             f"{source!r} holds an adapter (adapter_config.json), trained on {base!r}. "
             "Give the base as model.source, or merge the adapter into it first."
         )
+
+
+def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
+    """Return the shape of each tensor that a safetensors file's header names.
+
+    Raises:
+        SourceError: it is missing, damaged, or of another format.
+    """
+    try:
+        with safe_open(file, framework="np") as handle:
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
+    except (OSError, SafetensorError) as error:
+        raise SourceError(
+            f"{file.name} of {source!r} is damaged or no safetensors file: {error}. Fetch it again. Pickled weights "
+            "can run code when read; convert them first (torch.load with weights_only=True, then safetensors)."
+        ) from None
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:

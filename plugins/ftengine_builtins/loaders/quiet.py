@@ -31,8 +31,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
-    """Turn whatever a library raises over a damaged or unknown model into a SourceError that names the source."""
+def reading(source: str, failure: type[FtengineError] = SourceError) -> Iterator[None]:
+    """Turn whatever a library raises over a damaged or unknown model into an error that names the source."""
     try:
         with quiet():
             yield
@@ -40,7 +40,7 @@ def reading(source: str) -> Iterator[None]:
         raise
     # Libraries answer damaged files with errors of every class; each means that this source cannot be read.
     except Exception as error:
-        raise SourceError(f"cannot load {source!r}: {cause(error)}") from error
+        raise failure(f"cannot load {source!r}: {cause(error)}") from error
 
 
 def cause(error: BaseException) -> str:

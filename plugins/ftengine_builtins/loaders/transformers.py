@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import errors
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from ftengine import api
@@ -22,6 +22,7 @@ from ftengine_builtins.loaders.pretrained import (
     pad_with_eos,
     read_json,
     refuse_adapter,
+    stored_tensors,
 )
 from ftengine_builtins.loaders.quiet import cause, reading
 
@@ -29,6 +30,23 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model*", "spiece.model", "*.bpe.model", "tekken.json")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+NOT_FETCHED: Mapping[type[Exception], str] = {
+    errors.GatedRepoError: "the hub gives {source!r} only to those who accepted its terms. Accept them on its page, "
+    "then log in with `hf auth login` or set HF_TOKEN.",
+    errors.RevisionNotFoundError: "the hub's {source!r} has no revision {revision!r}. Correct model.loader.revision.",
+    errors.RepositoryNotFoundError: "the hub has no model {source!r}, or shows it only to its owners. Check the "
+    "spelling; for a private model log in with `hf auth login` or set HF_TOKEN.",
+    **dict.fromkeys(
+        (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled),
+        "the hub cannot be reached and its cache on this machine does not hold a model of that name. Give a folder, "
+        "check the connection (HF_HUB_OFFLINE must not be set), or fetch it where there is one.",
+    ),
+}
+"""Why a hub model did not come, and what to do; the first class that fits counts."""
+UNKNOWN_FAILURE = (
+    "no hub model of that name could be fetched: {cause} Check the spelling, the connection, and for gated models the "
+    "access token."
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -63,14 +81,12 @@ class TransformersLoader(ModelLoader):
     def check_source(self, source: str) -> None:
         """Look for config and weights; of a hub model only the small files are fetched."""
         folder = self._folder(source, weights=False)
-        self._check_config(folder, source)
         if Path(source).is_dir():
             check_weights(folder, source)
 
     def load_processor(self, source: str) -> Any:
         """Load the tokenizer, or the image processor of a model that has none (or on request)."""
         folder = self._folder(source, weights=False)
-        self._check_config(folder, source)
         wanted = self.config.processor
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
         if texts and wanted != "image":
@@ -90,13 +106,11 @@ class TransformersLoader(ModelLoader):
 
     def load(self, request: LoadRequest) -> LoadedModel:
         folder = self._folder(request.source, weights=True)
-        self._check_config(folder, request.source)
         check_weights(folder, request.source)
         return load_pretrained(request, folder, *self._beside_weights(folder, request), **self._code)
 
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
         folder = self._folder(request.source, weights=False)
-        self._check_config(folder, request.source)
         stored = stored_shapes(folder, request.source)
         return build_skeleton(request, *self._beside_weights(folder, request), stored=stored, **self._code)
 
@@ -111,17 +125,18 @@ class TransformersLoader(ModelLoader):
         return {"trust_remote_code": self.config.trust_remote_code}
 
     def _folder(self, source: str, *, weights: bool) -> Path:
-        """Return the folder that holds the model, fetched into the hub's cache where it is not local."""
+        """Return the folder that holds the model, fetched into the hub's cache where it is not local, and checked."""
         place = Path(source)
-        if place.is_dir():
-            if self.config.revision is not None:
-                raise SourceError(
-                    f"{source!r} is a folder; a revision ({self.config.revision!r}) exists only of hub models."
-                )
-            return self._inside(place)
-        if place.exists() or not HUB_ID.fullmatch(source):
+        local = place.is_dir()
+        if local and self.config.revision is not None:
+            raise SourceError(
+                f"{source!r} is a folder; a revision ({self.config.revision!r}) exists only of hub models."
+            )
+        if not local and (place.exists() or not HUB_ID.fullmatch(source)):
             raise SourceError(f"{source!r} is neither a folder nor the name of a hub model (owner/name).")
-        return self._inside(Path(self._fetch(source, weights=weights)))
+        folder = self._inside(place if local else Path(self._fetch(source, weights=weights)))
+        self._check_config(folder, source)
+        return folder
 
     def _inside(self, folder: Path) -> Path:
         return folder / self.config.subfolder if self.config.subfolder else folder
@@ -140,31 +155,9 @@ class TransformersLoader(ModelLoader):
             )
         # The hub client raises its own, httpx's and the system's errors; all mean that the model did not come.
         except Exception as error:
-            raise SourceError(f"there is no folder {source!r}, and {self._why_not_fetched(source, error)}") from error
-
-    def _why_not_fetched(self, source: str, error: Exception) -> str:
-        """Say in a sentence or two why a hub model did not come, and what to do."""
-        if isinstance(error, errors.GatedRepoError):
-            return (
-                f"the hub gives {source!r} only to those who accepted its terms. Accept them on its page, then log in "
-                "with `hf auth login` or set HF_TOKEN."
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return f"the hub's {source!r} has no revision {self.config.revision!r}. Correct model.loader.revision."
-        if isinstance(error, errors.RepositoryNotFoundError):
-            return (
-                f"the hub has no model {source!r}, or shows it only to its owners. Check the spelling; for a private "
-                "model log in with `hf auth login` or set HF_TOKEN."
-            )
-        if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            return (
-                "the hub cannot be reached and its cache on this machine does not hold a model of that name. Give a "
-                "folder, check the connection (HF_HUB_OFFLINE must not be set), or fetch it where there is one."
-            )
-        return (
-            f"no hub model of that name could be fetched: {cause(error)} Check the spelling, the connection, and for "
-            "gated models the access token."
-        )
+            why = next((why for cls, why in NOT_FETCHED.items() if isinstance(error, cls)), UNKNOWN_FAILURE)
+            text = why.format(source=source, revision=self.config.revision, cause=cause(error))
+            raise SourceError(f"there is no folder {source!r}, and {text}") from error
 
     def _check_config(self, folder: Path, source: str) -> None:
         refuse_adapter(folder, source)
@@ -226,7 +219,7 @@ def check_weights(folder: Path, source: str) -> None:
             f"{source!r} lacks {len(missing)} of {len(shards)} weight files, {missing[0]!r} first. Fetch them again."
         )
     for shard in shards:
-        _shapes(folder, shard, source)
+        stored_tensors(folder / shard, source)
 
 
 def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
@@ -241,7 +234,7 @@ def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
     found: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}
     for shard in shards:
         if (folder / shard).is_file():
-            found |= _shapes(folder, shard, source)
+            found |= stored_tensors(folder / shard, source)
     return found if shards else None
 
 
@@ -258,17 +251,6 @@ def _shards(folder: Path, source: str) -> dict[str, list[str]]:
     for name, shard in weight_map.items():
         shards.setdefault(str(shard), []).append(name)
     return shards
-
-
-def _shapes(folder: Path, shard: str, source: str) -> dict[str, Shape]:
-    """Return the tensors' shapes in a weight file's header."""
-    try:
-        with safe_open(folder / shard, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SourceError(
-            f"{shard} of {source!r} is damaged or no safetensors file: {error}. Fetch it again."
-        ) from None
 
 
 def _holds(folder: Path, patterns: tuple[str, ...]) -> bool:

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ftengine import api
 from ftengine.api import Labels, LoadedModel, LoadRequest, ModelLoader
-from ftengine.errors import RunError, SourceError, did_you_mean
-from ftengine.model import read_tensors
-from ftengine_builtins.loaders.pretrained import read_json, refuse_adapter
+from ftengine.errors import SourceError, did_you_mean
+from ftengine_builtins.loaders.heads import rows_of
+from ftengine_builtins.loaders.pretrained import read_json, refuse_adapter, stored_tensors
 from ftengine_builtins.loaders.quiet import reading
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -31,18 +31,6 @@ REFUSED_ARGUMENTS = frozenset(
     | {"model_cfg", "features_only", "feature_cfg", "feature_cls", "pruned", "scriptable", "exportable", "no_jit"}
 )
 """Arguments that make a library read other files, or build something else than a classifier; so do `pretrained…`."""
-
-
-class VisionConfig(api.Config):
-    """Options of loaders that build image classifiers by name."""
-
-    weights: str | None = Field(
-        None,
-        min_length=1,
-        description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for the "
-        "library's own download, or `random`",
-    )
-    image_size: int | None = Field(None, ge=8, description="side of the square that images are brought to, in pixels")
 
 
 class ImageTransform:
@@ -78,9 +66,19 @@ class ImageTransform:
 class VisionLoader(ModelLoader):
     """Builds an image classifier by name and fills it from safetensors."""
 
-    Config = VisionConfig
     library: ClassVar[str]
     """The package that builds the models; also the source's scheme."""
+
+    class Config(api.Config):
+        weights: str | None = Field(
+            None,
+            min_length=1,
+            description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for "
+            "the library's own download, or `random`",
+        )
+        image_size: int | None = Field(
+            None, ge=8, description="side of the square that images are brought to, in pixels"
+        )
 
     # What a library has to say.
 
@@ -127,20 +125,18 @@ class VisionLoader(ModelLoader):
         architecture, saved, _ = self._named(source)
         return self._transform(source, architecture, saved)
 
-    def load(self, request: LoadRequest) -> LoadedModel:
-        return self._build(request, skeleton=False)
-
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
-        return self._build(request, skeleton=True)
+        return self.load(request, skeleton=True)
 
-    def _build(self, request: LoadRequest, skeleton: bool) -> LoadedModel:
+    def load(self, request: LoadRequest, *, skeleton: bool = False) -> LoadedModel:
         source, labels = request.source, request.labels
         architecture, saved, file = self._named(source)
         if request.head != HEAD or labels is None:
             raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
         processor = self._transform(source, architecture, saved)
         with reading(source):
-            rows = None if self.config.weights == "random" else _rows(saved.get("label_names"), labels)
+            names = [str(name) for name in saved.get("label_names") or ()]
+            rows = None if self.config.weights == "random" else rows_of(names, labels)
             arguments = self.arguments(architecture) | (saved.get("model_args") or {})
             module = self.build(architecture, len(labels.names), arguments)
         heads = self.heads(module, len(labels.names))
@@ -149,7 +145,9 @@ class VisionLoader(ModelLoader):
         if skeleton:
             module.to("meta")
         elif self.config.weights != "random":
-            fill(module, self._tensors(source, architecture, file), heads, rows, source)
+            with reading(source):
+                tensors = self.downloaded(architecture) if file is None else load_file(file)
+            fill(module, tensors, heads, rows, source)
         if request.dtype != "auto":
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(getattr(torch, request.dtype))
@@ -189,13 +187,6 @@ class VisionLoader(ModelLoader):
             transform(Image.new("RGB", (8, 8)))
         return transform
 
-    def _tensors(self, source: str, architecture: str, file: Path | None) -> dict[str, Tensor]:
-        try:
-            with reading(source):
-                return self.downloaded(architecture) if file is None else read_tensors(file)
-        except RunError as error:
-            raise SourceError(str(error)) from None
-
     @property
     def _scheme(self) -> str:
         return f"{self.library}://"
@@ -231,7 +222,7 @@ class VisionLoader(ModelLoader):
                 f"{self._scheme}NAME."
             )
         if file is not None:
-            _check_header(file, source)
+            stored_tensors(file, source)
         return architecture, saved, file
 
     def _place(self, source: str) -> tuple[Path | None, Path | None]:
@@ -241,19 +232,6 @@ class VisionLoader(ModelLoader):
             return None, None
         folder = Path(place)
         return (folder, folder / WEIGHTS) if folder.is_dir() or place == source else (None, folder)
-
-
-def _check_header(file: Path, source: str) -> None:
-    try:
-        with safe_open(file, framework="np"):
-            pass
-    except FileNotFoundError:
-        raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
-    except (OSError, SafetensorError) as error:
-        raise SourceError(
-            f"{str(file)!r} is damaged or no safetensors file: {error}. Pickled weights can run code when "
-            "read; convert them first (torch.load with weights_only=True, then safetensors)."
-        ) from None
 
 
 def fill(
@@ -285,10 +263,3 @@ def fill(
             f"unexpected or of another shape ({some}). They are of another architecture, or have other names."
         )
     module.load_state_dict(dict(tensors), strict=False)
-
-
-def _rows(names: Sequence[str] | None, labels: Labels) -> list[int] | None:
-    """Find the output of each label in a checkpoint's own order; None where it has other labels."""
-    if names is None or sorted(map(str, names)) != sorted(labels.names):
-        return None
-    return [[str(name) for name in names].index(name) for name in labels.names]

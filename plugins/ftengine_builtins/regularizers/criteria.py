@@ -6,15 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ftengine.api import Config, Criterion, LoadedModel, PredictsDistributions, Regularizer, Task
+from ftengine import api
+from ftengine.api import Criterion, LoadedModel, PredictsDistributions, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import is_random
-
-
-class LabelSmoothingConfig(Config):
-    """Options of label smoothing."""
-
-    epsilon: float = Field(0.1, gt=0, lt=1, description="share of the target's probability spread over all classes")
 
 
 class LabelSmoothing(Regularizer):
@@ -26,8 +21,10 @@ class LabelSmoothing(Regularizer):
 
     name = "label-smoothing"
     starter = True
-    Config = LabelSmoothingConfig
     citation = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
+
+    class Config(api.Config):
+        epsilon: float = Field(0.1, gt=0, lt=1, description="share of the target's probability spread over all classes")
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         require_distributions(task, self.name)
@@ -57,12 +54,6 @@ class _Smoothed(Criterion):
         return self._plain.regression(targets, *outputs)
 
 
-class RDropConfig(Config):
-    """Options of R-Drop."""
-
-    alpha: float = Field(1.0, gt=0, description="weight of the divergence; the paper takes 0.1 to 5, by task")
-
-
 class RDrop(Regularizer):
     """Make two passes with different dropout say the same (R-Drop, Liang et al. 2021).
 
@@ -72,8 +63,10 @@ class RDrop(Regularizer):
     """
 
     name = "r-drop"
-    Config = RDropConfig
     citation = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
+
+    class Config(api.Config):
+        alpha: float = Field(1.0, gt=0, description="weight of the divergence; the paper takes 0.1 to 5, by task")
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         require_distributions(task, self.name)
@@ -111,11 +104,7 @@ class _TwoPasses(Criterion):
 
 
 def require_distributions(task: Task, regularizer: str) -> None:
-    """Refuse a task that predicts no probabilities.
-
-    Raises:
-        RecipeError: names regularizer, task and the kind of its labels.
-    """
+    """Refuse a task that predicts no probabilities (RecipeError)."""
     if not (isinstance(task, PredictsDistributions) and task.distributions):
         kind = f" with kind: {task.labels.kind}" if task.labels else ""
         raise RecipeError(

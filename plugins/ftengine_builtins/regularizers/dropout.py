@@ -6,16 +6,10 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts
-
-
-class DropoutConfig(Config):
-    """Options of dropout."""
-
-    p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")
-    strategy: bool = Field(False, description="also in what the strategy added, which has an option of its own")
 
 
 class Dropout(Regularizer):
@@ -26,8 +20,11 @@ class Dropout(Regularizer):
     """
 
     name = "dropout"
-    Config = DropoutConfig
     citation = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
+
+    class Config(api.Config):
+        p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")
+        strategy: bool = Field(False, description="also in what the strategy added, which has an option of its own")
 
     _before: Sequence[tuple[Place, float]] = ()
 

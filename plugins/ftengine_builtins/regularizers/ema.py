@@ -10,15 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.model import copy_into, state_tensors
 from ftengine_builtins.tasks.modes import widen
-
-
-class EmaConfig(Config):
-    """Options of EMA."""
-
-    decay: float = Field(0.99, gt=0, lt=1, description="share of the average that stays at each step, once warmed up")
 
 
 class Ema(Regularizer):
@@ -30,8 +25,12 @@ class Ema(Regularizer):
     """
 
     name = "ema"
-    Config = EmaConfig
     citation = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
+
+    class Config(api.Config):
+        decay: float = Field(
+            0.99, gt=0, lt=1, description="share of the average that stays at each step, once warmed up"
+        )
 
     _average: Mapping[str, Tensor] = MappingProxyType({})
 

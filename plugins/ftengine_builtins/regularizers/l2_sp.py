@@ -10,18 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftengine.api import Batch, Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import Batch, LoadedModel, Regularizer, Task
 from ftengine.model import trainable
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 
 ADVICE = "Take it out, or limit what was added with train.weight_decay; strategy full trains the base."
-
-
-class L2SPConfig(Config):
-    """Options of L2-SP."""
-
-    alpha: float = Field(0.1, ge=0, description="pull of pre-trained weights towards where they started")
-    beta: float = Field(0.01, ge=0, description="pull of new weights (a fresh head) towards zero")
 
 
 class L2SP(Regularizer):
@@ -34,10 +28,13 @@ class L2SP(Regularizer):
 
     name = "l2-sp"
     replaces_weight_decay = True
-    Config = L2SPConfig
     citation = (
         "Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483"
     )
+
+    class Config(api.Config):
+        alpha: float = Field(0.1, ge=0, description="pull of pre-trained weights towards where they started")
+        beta: float = Field(0.01, ge=0, description="pull of new weights (a fresh head) towards zero")
 
     _old: Sequence[nn.Parameter] = ()
     _new: Sequence[nn.Parameter] = ()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 from ftengine_builtins.regularizers.randomness import NOISY
@@ -20,12 +21,6 @@ KINDS = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Their forward reads weights of the layers in them without calling those."""
 ADVICE = "Take it out (lora and adapter have dropout of their own), or use strategy full."
-
-
-class MixoutConfig(Config):
-    """Options of mixout."""
-
-    p: float = Field(0.7, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass")
 
 
 class Mixout(Regularizer):
@@ -39,11 +34,15 @@ class Mixout(Regularizer):
     """
 
     name = "mixout"
-    Config = MixoutConfig
     citation = (
         "Lee et al. 2020, Mixout: Effective Regularization to Finetune Large-scale Pretrained Language Models, "
         "arXiv:1909.11299"
     )
+
+    class Config(api.Config):
+        p: float = Field(
+            0.7, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass"
+        )
 
     _handles: Sequence[RemovableHandle] = ()
     _start: Mapping[nn.Module, Tensor] = MappingProxyType({})
@@ -71,8 +70,7 @@ class Mixout(Regularizer):
     def _layers(self, loaded: LoadedModel) -> list[Any]:
         module: Any = loaded.module
         trained = {id(p) for p in pretrained_trained(loaded, self.name, ADVICE).values()}
-        getter = getattr(module, "get_output_embeddings", None)
-        head = getter() if getter is not None else None
+        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
         closed = {id(part) for whole in module.modules() if isinstance(whole, BYPASSING) for part in whole.modules()}
         return [
             layer

@@ -10,15 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ftengine.api import Batch, Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import Batch, LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import NOISY
-
-
-class NeftuneConfig(Config):
-    """Options of NEFTune."""
-
-    alpha: float = Field(5.0, gt=0, description="size of the noise; the paper tries 5, 10 and 15")
 
 
 class Neftune(Regularizer):
@@ -30,8 +25,10 @@ class Neftune(Regularizer):
     """
 
     name = "neftune"
-    Config = NeftuneConfig
     citation = "Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, arXiv:2310.05914"
+
+    class Config(api.Config):
+        alpha: float = Field(5.0, gt=0, description="size of the noise; the paper tries 5, 10 and 15")
 
     _handles: Sequence[RemovableHandle] = ()
     _tables: Sequence[nn.Module] = ()

@@ -57,18 +57,14 @@ def config_dropouts(loaded: LoadedModel) -> list[Place]:
 
 def is_random(loaded: LoadedModel) -> bool:
     """Say whether two passes over one batch differ in training mode."""
-    if any(module in NOISY for module in loaded.module.modules()):
-        return True
-    return any(  # dropout of activations, or of branches (stochastic depth)
-        _is_probability(value) and value > 0 and ("drop" in name or (name == "p" and _drops(module)))
-        for module in loaded.module.modules()
-        for name, value in vars(module).items()
-    )
+    return any(module in NOISY or any(_drops(module)) for module in loaded.module.modules())
 
 
-def _drops(module: nn.Module) -> bool:
-    """Say whether `p` of a module is a probability of dropping something."""
-    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "StochasticDepth"
+def _drops(module: nn.Module) -> Iterator[bool]:
+    """Say of each attribute whether it makes the module drop something: activations, or branches (stochastic depth)."""
+    of_p = isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "StochasticDepth"
+    for name, value in vars(module).items():
+        yield ("drop" in name or (name == "p" and of_p)) and _is_probability(value) and value > 0
 
 
 def _attributes(owner: Any) -> Iterator[str]:

@@ -7,27 +7,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Regularizer, Task
+from ftengine import api
+from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.model import state_tensors
-
-
-def _alpha(value: Any) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value != "auto" and not (is_number and 0 <= value <= 1):
-        raise ValueError("write a number from 0 (the base) to 1 (the tuned model), or auto")
-    return value
-
-
-class WiseFTConfig(Config):
-    """Options of WiSE-FT."""
-
-    alpha: Annotated[float | Literal["auto"], BeforeValidator(_alpha)] = Field(
-        "auto", description="share of the tuned weights, from 0 to 1; auto takes the best validation loss of the curve"
-    )
-    points: int = Field(11, ge=2, description="points of the curve, evenly from alpha 0 to 1")
 
 
 class WiseFT(Regularizer):
@@ -43,8 +28,14 @@ class WiseFT(Regularizer):
     """
 
     name = "wise-ft"
-    Config = WiseFTConfig
     citation = "Wortsman et al. 2022, Robust Fine-tuning of Zero-shot Models, arXiv:2109.01903"
+
+    class Config(api.Config):
+        alpha: Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["auto"] = Field(
+            "auto",
+            description="share of the tuned weights, from 0 to 1; auto takes the best validation loss of the curve",
+        )
+        points: int = Field(11, ge=2, description="points of the curve, evenly from alpha 0 to 1")
 
     _start: Mapping[str, Tensor] = MappingProxyType({})
 

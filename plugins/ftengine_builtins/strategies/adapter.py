@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,13 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
-from ftengine_builtins.strategies.targets import freeze_base, regex, whole_modules
+from ftengine_builtins.strategies.peft_format import whole_tensors
+from ftengine_builtins.strategies.targets import freeze_base, regex
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -90,12 +90,7 @@ class AdapterConfig(Config):
 
     @model_validator(mode="after")
     def _fill_in(self) -> AdapterConfig:
-        if self.start_from is not None:
-            with naming("strategy.start_from"):
-                adapter = adapterhub_format.read_config(Path(self.start_from))
-            if not adapter.sublayers:  # places that only a recipe names
-                adapter = replace(adapter, sublayers=None)
-            follow(self, adapter, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
+        follow(self, adapterhub_format.read_config, (*SHARED, "sublayers", "reduction_factor", "leave_out"))
         if self.bottleneck is not None and self.reduction_factor is not None:
             raise RecipeError(
                 f"strategy.bottleneck {self.bottleneck} and strategy.reduction_factor {self.reduction_factor} both say "
@@ -129,9 +124,7 @@ class Adapter(Strategy):
         "He et al. 2021, Towards a Unified View of Parameter-Efficient Transfer Learning, arXiv:2110.04366"
     )
 
-    def __init__(self, config: AdapterConfig | None = None) -> None:
-        super().__init__(config)
-        self._places: list[Place] = []
+    _places: Sequence[Place] = ()
 
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
@@ -143,7 +136,7 @@ class Adapter(Strategy):
             observed = None if place.residual == place.path else modules.get(place.residual)
             insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
         if config.start_from is not None:
-            self._load(loaded, Path(config.start_from), starting=True)
+            self.load(loaded, Path(config.start_from), starting=True)
 
     def matches(self) -> dict[str, list[str]]:
         names = dict.fromkeys(place.sublayer for place in self._places)
@@ -162,15 +155,6 @@ class Adapter(Strategy):
             adapterhub_format.write_tensors(directory, adapterhub_format.HEAD_FILE, head)
             adapterhub_format.write_head_config(directory, loaded.module, loaded.source)
         adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source)
-
-    def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
-
-        Raises:
-            RunError: the folder is no adapter that can be read.
-            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
-        """
-        self._load(loaded, Path(directory))
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config
@@ -220,15 +204,12 @@ class Adapter(Strategy):
         return bottleneck.to(device)
 
     def _hub_config(self) -> adapterhub_format.HubConfig:
-        sublayers = sorted({place.sublayer for place in self._places})
+        sublayers, factor = sorted({place.sublayer for place in self._places}), self.config.reduction_factor
+        if self.config.bottleneck is not None:
+            factor = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
+            factor = next(iter(factor.values())) if len(set(factor.values())) == 1 else factor
         options = {key: getattr(self.config, key) for key in (*SHARED, "dropout", "leave_out", "init")}
-        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=self._reduction_factor(), **options)
-
-    def _reduction_factor(self) -> float | dict[str, float]:
-        if self.config.bottleneck is None:
-            return self.config.reduction_factor
-        factors = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
-        return next(iter(factors.values())) if len(set(factors.values())) == 1 else factors
+        return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=factor, **options)
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
         """Return the adapters' tensors by AdapterHub's keys."""
@@ -243,42 +224,39 @@ class Adapter(Strategy):
         module = loaded.module
         prefix = getattr(module, "base_model_prefix", "") or ""
         base = f"{prefix}." if prefix and hasattr(module, prefix) else None
-        head: dict[str, Tensor] = {}
-        inside: dict[str, Tensor] = {}
-        for path in whole_modules(loaded):
-            for name, tensor in module.get_submodule(path).state_dict().items():
-                full = f"{path}.{name}"
-                (inside if base and full.startswith(base) else head)[full] = tensor
-        return head, inside
+        whole = whole_tensors(loaded)
+        inside = {name: tensor for name, tensor in whole.items() if base and name.startswith(base)}
+        return {name: tensor for name, tensor in whole.items() if name not in inside}, inside
 
-    def _load(self, loaded: LoadedModel, directory: Path, starting: bool = False) -> None:
-        """Read an adapter; one to start from may lack a head and other new modules, which then start afresh."""
+    def load(self, loaded: LoadedModel, directory: Path, *, starting: bool = False) -> None:
+        """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
+
+        One to start from (`starting`) may lack a head and other new modules, which then start afresh.
+
+        Raises:
+            RunError: the folder is no adapter that can be read.
+            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
+        """
         adapter = adapterhub_format.read_config(directory)
         require_same(self.config, adapter, SHARED, directory)
         module, origin = loaded.module, str(directory)
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)
         stored_inside = adapterhub_format.read_new_modules(directory)
-        if starting and stored_head is None:
+        if starting and not stored_head:
             head = {}
         if starting and not stored_inside:
             inside = {}
         targets = adapterhub_format.without_prefix(self._tensors(module), module) | head | inside
         tensors = adapterhub_format.read_weights(directory, adapter.name)
         sources = adapterhub_format.without_prefix(tensors, module) | stored_inside
-        copy_into(targets, sources | _without_the_bases_own(stored_head or {}, head, module, origin), origin)
+        copy_into(targets, sources | _without_the_bases_own(stored_head, head, module, origin), origin)
 
 
 def _without_the_bases_own(
     stored: dict[str, Tensor], head: dict[str, Tensor], module: nn.Module, origin: str
 ) -> dict[str, Tensor]:
-    """Return a stored head without the tensors that do not train here, which must be the base's own.
-
-    The adapters library saves whatever stands on the base model, an output head for language modelling too.
-
-    Raises:
-        BaseMismatch: such a tensor differs from the base's.
-    """
+    """Leave out what does not train here and is the base's own: the library saves a language model's head as well."""
     own = module.state_dict()
     others = {name: tensor for name, tensor in stored.items() if name not in head and name in own}
     for name, tensor in others.items():
@@ -292,16 +270,15 @@ def _without_the_bases_own(
 
 def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
     """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
-    reads = input_width(layer)
-    if place.residual is not None:
-        return  # a sublayer of a known block
+    reads, why = input_width(layer), ""
     if not keeps_grid(layer):
         why = "has convolutions whose padding makes another shape of its input"
     elif not place.channels_first and reads not in (0, place.width):
         why = f"reads {reads} channels and gives {place.width}"
-    else:
-        return
-    raise NoMatch(f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output.")
+    if why and place.residual is None:  # no sublayer of a known block
+        raise NoMatch(
+            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
+        )
 
 
 def reduction_factor(width: int, size: int) -> float:

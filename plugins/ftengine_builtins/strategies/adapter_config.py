@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftengine.api import Config
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ftengine.errors import BaseMismatch, RecipeError, RunError, naming
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -30,6 +34,28 @@ def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
         raise RunError(f"cannot read {str(file)!r}: {error}. It must be the JSON file of {kind} adapter.") from None
 
 
+class AdapterFile(BaseModel):
+    """What an adapter_config.json says; fields are the recipe's, with the library's names as aliases."""
+
+    model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], file: Path, library: str) -> Self:
+        """Return what a file's content says.
+
+        Raises:
+            RunError: a value is missing or of another form than the library writes.
+        """
+        try:
+            return cls.model_validate({key: value for key, value in content.items() if value is not None})
+        except ValidationError as error:
+            keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
+            wrong = ", ".join(f"{key}={content.get(key)!r}" for key in keys)
+            raise RunError(
+                f"{str(file)!r} has no usable value for {wrong}; it must be as {library} wrote it."
+            ) from None
+
+
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping, its keys sorted but not those inside: of several patterns that match, the first counts.
 
@@ -49,13 +75,18 @@ def refuse_unsupported(used: Mapping[str, Any], file: Path, advice: str) -> None
         raise RunError(f"{str(file)!r} uses what ftengine does not have: {shown}. {advice}")
 
 
-def follow(config: Config, adapter: Any, keys: Iterable[str]) -> None:
-    """Take options from the adapter in `strategy.start_from`, and its dropout unless the recipe sets that.
+def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> None:
+    """Take options from the adapter in `strategy.start_from`, if any, and its dropout unless the recipe sets that.
 
     Raises:
+        RunError: `read` cannot read the adapter.
         RecipeError: the recipe sets one of `keys` to something else.
     """
-    given, folder = config.model_fields_set.copy(), getattr(config, "start_from", None)
+    given, folder = config.model_fields_set.copy(), config.start_from
+    if folder is None:
+        return
+    with naming("strategy.start_from"):
+        adapter = read(Path(folder))
     for key in keys:
         ours, theirs = getattr(config, key), getattr(adapter, key)
         if key in given and ours is not None and _comparable(ours) != _comparable(theirs):

@@ -39,21 +39,21 @@ class Sublayer:
     key: str = ""
 
 
-@dataclass(frozen=True)
 class Block:
     """A kind of block.
 
     Args:
         children: the names of all its children, with blanks between; a block with others is wired in another way.
-        sublayers: by name.
         optional: children that it may have besides, which change nothing here.
         key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
+        sublayers: by name.
     """
 
-    children: str
-    sublayers: Mapping[str, Sublayer]
-    optional: str = ""
-    key: tuple[str, str] = ("", "")
+    def __init__(
+        self, children: str, optional: str = "", key: tuple[str, str] | None = None, **sublayers: Sublayer
+    ) -> None:
+        self.children, self.optional = set(children.split()), set(optional.split())
+        self.key, self.sublayers = key, sublayers
 
 
 def _t5(number: int, inner: str) -> Sublayer:
@@ -65,89 +65,68 @@ BLOCKS = (
     # BERT, RoBERTa, ELECTRA, DeBERTa, …
     Block(
         "attention intermediate output",
-        {
-            "attention": Sublayer(
-                "attention.output.dropout",
-                "attention.output",
-                "attention",
-                "attention.output.LayerNorm",
-                "attention.output",
-            ),
-            "output": Sublayer("output.dropout", "output", "intermediate", "output.LayerNorm", "output"),
-        },
+        attention=Sublayer(
+            *("attention.output.dropout", "attention.output", "attention", "attention.output.LayerNorm"),
+            key="attention.output",
+        ),
+        output=Sublayer("output.dropout", "output", "intermediate", "output.LayerNorm", "output"),
     ),
     # DistilBERT
     Block(
         "attention sa_layer_norm ffn output_layer_norm",
-        {
-            "attention": Sublayer("attention", "attention", "attention", "sa_layer_norm", "attention_adapters"),
-            "output": Sublayer("ffn", "ffn", "ffn", "output_layer_norm", "output_adapters"),
-        },
+        attention=Sublayer("attention", "attention", "attention", "sa_layer_norm", "attention_adapters"),
+        output=Sublayer("ffn", "ffn", "ffn", "output_layer_norm", "output_adapters"),
     ),
     # GPT-2
     Block(
         "ln_1 attn ln_2 mlp",
-        {
-            "attention": Sublayer("attn", "attn.c_proj", "ln_1", key="attention_adapters"),
-            "output": Sublayer("mlp", "mlp.c_proj", "ln_2", key="output_adapters"),
-        },
+        attention=Sublayer("attn", "attn.c_proj", "ln_1", key="attention_adapters"),
+        output=Sublayer("mlp", "mlp.c_proj", "ln_2", key="output_adapters"),
         optional="crossattention ln_cross_attn",
     ),
     # Llama, Mistral, Qwen, Granite, OLMo, …; with a mixture of experts as well, so the attention says the width
     Block(
         "self_attn mlp input_layernorm post_attention_layernorm",
-        {
-            "attention": Sublayer("self_attn", "self_attn.o_proj", "input_layernorm", key="attention_adapters"),
-            "output": Sublayer("mlp", "self_attn.o_proj", "post_attention_layernorm", key="output_adapters"),
-        },
+        attention=Sublayer("self_attn", "self_attn.o_proj", "input_layernorm", key="attention_adapters"),
+        output=Sublayer("mlp", "self_attn.o_proj", "post_attention_layernorm", key="output_adapters"),
     ),
     # T5's decoder, then its encoder
     Block(
         "layer",
-        {
-            "attention": _t5(0, "SelfAttention.o"),
-            "cross": _t5(1, "EncDecAttention.o"),
-            "output": _t5(2, "DenseReluDense.wo"),
-        },
+        attention=_t5(0, "SelfAttention.o"),
+        cross=_t5(1, "EncDecAttention.o"),
+        output=_t5(2, "DenseReluDense.wo"),
     ),
-    Block("layer", {"attention": _t5(0, "SelfAttention.o"), "output": _t5(1, "DenseReluDense.wo")}),
+    Block("layer", attention=_t5(0, "SelfAttention.o"), output=_t5(1, "DenseReluDense.wo")),
     # ViT, DeiT, AST, …, whose blocks transformers 5 renamed; YOLOS and others still have the older form
     Block(
         "attention layernorm_before layernorm_after mlp dropout",
-        {
-            "attention": Sublayer("attention", "attention.o_proj", "layernorm_before", key="attention_adapters"),
-            "output": Sublayer("mlp", "mlp.fc2", "layernorm_after", key="output.output_adapters"),
-        },
+        attention=Sublayer("attention", "attention.o_proj", "layernorm_before", key="attention_adapters"),
+        output=Sublayer("mlp", "mlp.fc2", "layernorm_after", key="output.output_adapters"),
         key=(r"layers\.(\d+)$", r"encoder.layer.\1"),
     ),
     Block(
         "attention layernorm_before layernorm_after intermediate output",
-        {
-            "attention": Sublayer("attention", "attention.output", "layernorm_before", key="attention_adapters"),
-            "output": Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
-        },
+        attention=Sublayer("attention", "attention.output", "layernorm_before", key="attention_adapters"),
+        output=Sublayer("output.dropout", "output.dense", "layernorm_after", key="output.output_adapters"),
     ),
     # ViT in timm, and what has its block; without ls1 and ls2, norms may follow what they precede here
     Block(
         "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2",
-        {
-            "attention": Sublayer("drop_path1", "attn.proj", "norm1", key="attention_adapters"),
-            "output": Sublayer("drop_path2", "mlp.fc2", "norm2", key="output_adapters"),
-        },
+        attention=Sublayer("drop_path1", "attn.proj", "norm1", key="attention_adapters"),
+        output=Sublayer("drop_path2", "mlp.fc2", "norm2", key="output_adapters"),
     ),
     # ViT in torchvision
     Block(
         "ln_1 self_attention dropout ln_2 mlp",
-        {
-            "attention": Sublayer("dropout", "self_attention.out_proj", "ln_1", key="attention_adapters"),
-            "output": Sublayer("mlp", "mlp", "ln_2", key="output_adapters"),
-        },
+        attention=Sublayer("dropout", "self_attention.out_proj", "ln_1", key="attention_adapters"),
+        output=Sublayer("mlp", "mlp", "ln_2", key="output_adapters"),
     ),
     # ResNet in transformers; in torchvision and timm
-    Block("shortcut layer activation", {"output": Sublayer("", "layer")}),
+    Block("shortcut layer activation", output=Sublayer("", "layer")),
     Block(
         "conv1 bn1 conv2 bn2",
-        {"output": Sublayer("", "")},
+        output=Sublayer("", ""),
         optional="conv3 bn3 relu act1 act2 act3 aa se drop_block drop_path downsample",
     ),
 )
@@ -194,7 +173,7 @@ def find(module: nn.Module) -> list[Place]:
             continue
         for name, sublayer in block.sublayers.items():
             full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
-            key = _join(re.sub(*block.key, path) if block.key[0] else path, sublayer.key)
+            key = _join(re.sub(*block.key, path) if block.key else path, sublayer.key)
             width, channels_first = _width(part.get_submodule(sublayer.width))
             residual, norm = full["residual"], full["norm"]
             found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm))
@@ -245,8 +224,8 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
 
 
 def _is_block(block: Block, part: nn.Module) -> bool:
-    names, children = {name for name, _ in part.named_children()}, set(block.children.split())
-    if not children <= names <= children | set(block.optional.split()):
+    names = {name for name, _ in part.named_children()}
+    if not block.children <= names <= block.children | block.optional:
         return False
     paths = dict(part.named_modules())
     return all(
@@ -317,16 +296,13 @@ def _join(path: str, inner: str) -> str:
 
 
 def _repeated(module: nn.Module) -> tuple[str, str]:
-    """Say which modules stand one below a numbered block and have a width: patterns as YAML takes them, and the last.
-
-    repr would double the backslashes.
-    """
+    """Say which modules stand one below a numbered block and have a width: as patterns of YAML, and the last one."""
     patterns = [
         re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
         for path, part in module.named_modules()
         if re.search(r"\.\d+\.[^.]*[^.\d][^.]*$", path) and _width(part)[0]
     ]
     shown = list(dict.fromkeys(patterns))
-    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])
+    listed = ", ".join(f"'{pattern}'" for pattern in shown[:8])  # repr would double the backslashes
     text = f" Its blocks hold {listed}{', …' if len(shown) > 8 else ''}." if shown else ""
     return text, shown[-1] if shown else ".*mlp"

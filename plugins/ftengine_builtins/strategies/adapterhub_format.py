@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
 from ftengine.model import read_tensors, save_tensors
-from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, read_content, refuse_unsupported, write_json
+from ftengine_builtins.strategies.adapter_config import (
+    CONFIG_FILE,
+    AdapterFile,
+    read_content,
+    refuse_unsupported,
+    write_json,
+)
 
 WEIGHTS_FILE, PICKLE_FILE = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG_FILE = "head_config.json"
@@ -47,24 +53,22 @@ _FIXED = {
 }
 
 
-@dataclass(frozen=True)
-class HubConfig:
-    """What adapter_config.json says of a bottleneck adapter; names are the recipe's.
+class HubConfig(AdapterFile):
+    """What adapter_config.json says of a bottleneck adapter.
 
     Args:
         sublayers: None where they are named by a recipe alone.
-        init: None for one that ftengine does not have.
         name: the adapter's name inside the weights' keys.
     """
 
     placement: str
-    sublayers: list[str] | None
+    sublayers: list[str] | None = None
     reduction_factor: float | dict[str, float]
-    non_linearity: str
-    scaling: float
+    non_linearity: Annotated[str, AfterValidator(str.lower)]
+    scaling: float = 1.0
     dropout: float = 0.0
-    leave_out: list[int] = field(default_factory=list)
-    init: str | None = None
+    leave_out: list[int] = Field([])
+    init: str = "bert"
     name: str = NAME
 
 
@@ -88,8 +92,19 @@ def read_config(directory: Path) -> HubConfig:
         )
     if config.get("architecture") is not None:
         raise RunError(f"{str(file)!r} describes {config['architecture']!r}; strategy adapter is for bottlenecks.")
-    _refuse_unsupported(config, file)
-    return _parsed(config, content["name"], file)
+    used = {key: config[key] for key, value in _FIXED.items() if key in config and config[key] != value}
+    if isinstance(config.get("scaling"), str):
+        used["scaling"] = config["scaling"]  # "learned", "channel"
+    before, parallel = config.get("original_ln_before"), config.get("is_parallel")
+    if parallel and before:
+        used["original_ln_before"] = True
+    refuse_unsupported(used, file, "Use that adapter with the adapters library.")
+    own = {
+        "placement": "pfeiffer" if before else "parallel" if parallel else "houlsby",
+        "sublayers": [kind for kind, switch in SUBLAYERS.items() if config.get(switch)] or None,
+        "name": content["name"],
+    }
+    return HubConfig.parse({**config, **own}, file, "AdapterHub")
 
 
 def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str) -> None:
@@ -109,7 +124,7 @@ def write_config(directory: Path, config: HubConfig, module: nn.Module, source: 
         "scaling": float(config.scaling),  # the library asks for a float, and takes no integer
         "dropout": config.dropout,
         "leave_out": list(config.leave_out),
-        "init_weights": INIT.get(config.init or "", "bert"),
+        "init_weights": INIT[config.init],
     }
     write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
 
@@ -138,12 +153,10 @@ def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
 
 
-def read_head(directory: Path) -> dict[str, Tensor] | None:
-    """Read the head's tensors, or None where the folder has none."""
-    directory = Path(directory)
-    if not (directory / HEAD_FILE).exists() and not (directory / HEAD_PICKLE_FILE).exists():
-        return None
-    return _read(directory, HEAD_FILE, HEAD_PICKLE_FILE)
+def read_head(directory: Path) -> dict[str, Tensor]:
+    """Read the head's tensors; empty where the folder has none."""
+    files = HEAD_FILE, HEAD_PICKLE_FILE
+    return _read(Path(directory), *files) if any(Path(directory, file).exists() for file in files) else {}
 
 
 def read_new_modules(directory: Path) -> dict[str, Tensor]:
@@ -197,34 +210,3 @@ def _about(module: nn.Module, source: str) -> dict[str, Any]:
         "model_class": type(module).__name__,
         "version": VERSION,
     }
-
-
-def _refuse_unsupported(config: Mapping[str, Any], file: Path) -> None:
-    used = {key: config[key] for key, value in _FIXED.items() if key in config and config[key] != value}
-    if isinstance(config.get("scaling", 1.0), str):
-        used["scaling"] = config["scaling"]  # "learned", "channel"
-    if config.get("is_parallel") and config.get("original_ln_before"):
-        used["original_ln_before"] = True
-    refuse_unsupported(used, file, "Use that adapter with the adapters library.")
-
-
-def _parsed(config: Mapping[str, Any], name: str, file: Path) -> HubConfig:
-    placement = "parallel" if config.get("is_parallel") else "houlsby"
-    initialisations = {theirs: ours for ours, theirs in INIT.items()}
-    factor = config.get("reduction_factor")
-    try:
-        return HubConfig(
-            placement="pfeiffer" if config.get("original_ln_before") else placement,
-            sublayers=[kind for kind, switch in SUBLAYERS.items() if config.get(switch)],
-            reduction_factor={k: float(v) for k, v in factor.items()} if isinstance(factor, dict) else float(factor),
-            non_linearity=str(config["non_linearity"]).lower(),
-            scaling=float(config.get("scaling", 1.0)),
-            dropout=float(config.get("dropout", 0.0)),
-            leave_out=[int(layer) for layer in config.get("leave_out") or []],
-            init=initialisations.get(config.get("init_weights", "bert")),
-            name=name,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{str(file)!r} has no usable value for a field ({error}); it must be as AdapterHub wrote it."
-        ) from None

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from ftengine.api import Config, LoadedModel, Strategy
+from ftengine import api
+from ftengine.api import LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import copy_into, save_model, trainable
-from ftengine_builtins.loaders.quiet import cause, quiet
+from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
 from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name, param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-
-
-class FullConfig(Config):
-    """Options of full tuning."""
-
-    freeze: Names = Field(
-        [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
-    )
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
-    )
-    unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
-        None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
-    )
-    batch_norm: Literal["frozen", "train"] = Field(
-        "frozen", description="running statistics of BatchNorm: kept as they are, or moved by training"
-    )
 
 
 class Full(Strategy):
@@ -53,13 +37,24 @@ class Full(Strategy):
 
     name = "full"
     starter_learning_rate = 2e-5
-    Config = FullConfig
     citation = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
 
-    def __init__(self, config: FullConfig | None = None) -> None:
-        super().__init__(config)
-        self._matches: dict[str, list[str]] = {}
-        self._levels: Levels | None = None
+    class Config(api.Config):
+        freeze: Names = Field(
+            [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
+        )
+        layer_decay: float = Field(
+            1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
+        )
+        unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
+            None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
+        )
+        batch_norm: Literal["frozen", "train"] = Field(
+            "frozen", description="running statistics of BatchNorm: kept as they are, or moved by training"
+        )
+
+    _matches: Mapping[str, list[str]] = MappingProxyType({})
+    _levels: Levels | None = None
 
     def prepare(self, loaded: LoadedModel) -> None:
         quantised = getattr(loaded.module, "hf_quantizer", None) is not None
@@ -78,7 +73,7 @@ class Full(Strategy):
             keep_statistics(loaded)
 
     def matches(self) -> dict[str, list[str]]:
-        return self._matches
+        return dict(self._matches)
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
@@ -106,11 +101,19 @@ class Full(Strategy):
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a transformers folder with the processor, or `trained.safetensors` for a plain torch module."""
-        if not hasattr(loaded.module, "save_pretrained"):
+        module = loaded.module
+        if not hasattr(module, "save_pretrained"):
             super().save(loaded, directory)
             return
-        with _one_dtype(loaded.module):
-            save_model(loaded.module, loaded.processor, directory)
+        # A model's config names one dtype, and readers cast everything to that: what is frozen is widened for a while.
+        narrow = {p: p.data for p in module.parameters() if p.dtype != _widest(module)}
+        for parameter in narrow:
+            parameter.data = parameter.data.to(_widest(module))
+        try:
+            save_model(module, loaded.processor, directory)
+        finally:
+            for parameter, data in narrow.items():
+                parameter.data = data
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
@@ -123,20 +126,14 @@ class Full(Strategy):
                 "Convert other weights with save_pretrained where you trust them."
             )
         # transformers undoes what it did to the names on saving; shards and ties are its business too.
-        try:
-            with quiet():
-                trained, info = type(loaded.module).from_pretrained(
-                    directory,
-                    dtype=_widest(loaded.module),  # trained and frozen parameters may differ
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
-        except MemoryError:
-            raise
-        # transformers answers damaged files with errors of every class; each means that this folder is unusable.
-        except Exception as error:
-            raise RunError(f"cannot read the model in {str(directory)!r}: {cause(error)}") from error
+        with reading(str(directory), RunError):
+            trained, info = type(loaded.module).from_pretrained(
+                directory,
+                dtype=_widest(loaded.module),  # trained and frozen parameters may differ
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
         if wrong:
             raise BaseMismatch(
@@ -157,20 +154,6 @@ def _widest(module: nn.Module) -> torch.dtype:
     return reduce(torch.promote_types, (p.dtype for p in module.parameters()))
 
 
-@contextmanager
-def _one_dtype(module: nn.Module) -> Iterator[None]:
-    """Widen what is frozen for a while: a model's config names one dtype, and readers cast everything to that."""
-    widest = _widest(module)
-    narrow = {p: p.data for p in module.parameters() if p.dtype != widest}
-    for parameter in narrow:
-        parameter.data = parameter.data.to(widest)
-    try:
-        yield
-    finally:
-        for parameter, data in narrow.items():
-            parameter.data = data
-
-
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
     """Freeze what patterns name and return what each matched.
 
@@ -188,8 +171,8 @@ def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list
     parameters = dict(module.named_parameters())
     paths = [*(path for path, _ in module.named_modules() if path), *parameters]
     matches: dict[str, list[str]] = {}
+    whole = isinstance(patterns, str)
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        whole = isinstance(patterns, str)
         found = [path for path in paths if (re.fullmatch(pattern, path) if whole else matches_name(path, [pattern]))]
         frozen = [p for name, p in parameters.items() if _inside(name, found) and not f"{name}.".startswith(new)]
         if not frozen:
@@ -206,23 +189,16 @@ def _inside(path: str, modules: Sequence[str]) -> bool:
     return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
-def _tied(found: Sequence[str], module: nn.Module) -> tuple[str, str] | None:
-    """Return a parameter within `found` that is another one too, and the name under which that trains."""
-    known = {id(parameter): name for name, parameter in module.named_parameters()}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if _inside(name, found) and known[id(parameter)] != name:
-            return name, known[id(parameter)]
-    return None
-
-
 def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
-    if found:
-        tied = _tied(found, module)
-        if tied is not None:
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tied = first[id(parameter)]
+        if _inside(name, found) and tied != name:
             return NoMatch(
-                f"strategy.freeze pattern {pattern!r} matches {tied[0]!r}, whose parameter is tied to {tied[1]!r}. "
-                f"Freeze {tied[1].rpartition('.')[0] or tied[1]!r}, which freezes both."
+                f"strategy.freeze pattern {pattern!r} matches {name!r}, whose parameter is tied to {tied!r}. "
+                f"Freeze {tied.rpartition('.')[0] or tied!r}, which freezes both."
             )
+    if found:
         return NoMatch(
             f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
             "parameters, or was initialised afresh and has to train. Take the pattern out."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -21,21 +21,16 @@ class Levels:
     """The level of each parameter.
 
     Args:
-        of: level by parameter name; what comes before the blocks is 0, blocks are 1 to `blocks` from the bottom, the
-            head is `blocks` + 1.
-        blocks: blocks in the deepest stack.
+        of: level by parameter name; what comes before the blocks is 0, blocks are 1, 2, … from the bottom.
+        head: level of the head, one above the blocks of the deepest stack.
         output: name of the output matrix, which may be the embeddings' as well (tied).
         new_head: whether the head was initialised afresh.
     """
 
     of: Mapping[str, int]
-    blocks: int
-    output: frozenset[str] = field(default_factory=frozenset)
-    new_head: bool = False
-
-    @property
-    def head(self) -> int:
-        return self.blocks + 1
+    head: int
+    output: frozenset[str]
+    new_head: bool
 
 
 def find_levels(loaded: LoadedModel) -> Levels:
@@ -55,22 +50,22 @@ def find_levels(loaded: LoadedModel) -> Levels:
             "numbered blocks (such as encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any "
             "name."
         )
-    blocks = max(map(len, stacks))
-    level_of_block = {path: blocks - len(stack) + 1 + i for stack in stacks for i, path in enumerate(stack)}
+    head = max(map(len, stacks)) + 1
+    level_of_block = {path: head - len(stack) + i for stack in stacks for i, path in enumerate(stack)}
     levels: dict[str, int] = {}
     met, output = False, _output_names(module)
     for name, _ in module.named_parameters():
         inside = next((level_of_block[path] for path in _parents(name) if path in level_of_block), None)
         if any(path in loaded.new_modules for path in _parents(name)):
-            levels[name] = blocks + 1
+            levels[name] = head
         elif inside is not None:
             levels[name] = inside
             met = True
         else:
             # Modules are defined in the order in which they compute, but for embeddings of a decoder.
             above = met and (name in output or "embed" not in name.lower())
-            levels[name] = blocks + 1 if above else 0
-    return Levels(levels, blocks, output, bool(loaded.new_modules))
+            levels[name] = head if above else 0
+    return Levels(levels, head, output, bool(loaded.new_modules))
 
 
 def block_stacks(module: nn.Module, prefix: str = "") -> list[list[str]]:

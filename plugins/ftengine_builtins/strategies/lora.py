@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError, naming
+from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
@@ -34,7 +35,8 @@ from ftengine_builtins.strategies.lora_layers import (
 from ftengine_builtins.strategies.peft_format import LoRAFile
 from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, freeze_base, param_groups, regex, select
 
-MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes of weights that an update can be added to."""
 
 
 def _init(value: Any) -> Any:
@@ -45,7 +47,7 @@ def _init(value: Any) -> Any:
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(regex)]
 Rank = Annotated[int, Field(ge=1)]
-Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(gt=0)]
 
 
 class LoRAConfig(Config):
@@ -88,25 +90,19 @@ class LoRAConfig(Config):
         description="how A starts: kaiming or gaussian; or how A and B start from the weight itself: pissa, "
         "pissa_niter_N (fast, with N iterations) or olora",
     )
-    lr_ratio: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)"
-    )
+    lr_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)")
     start_from: str | None = Field(
         None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
     )
 
     @model_validator(mode="after")
     def _follow_start_from(self) -> LoRAConfig:
-        if self.start_from is None:
-            return self
-        if starts_from_weight(self.init):
+        if self.start_from is not None and starts_from_weight(self.init):
             raise RecipeError(
                 f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
                 f"{self.start_from!r}. Leave one of them out."
             )
-        with naming("strategy.start_from"):
-            adapter = LoRAFile.read(Path(self.start_from))
-        follow(self, adapter, peft_format.SHARED)
+        follow(self, LoRAFile.read, peft_format.SHARED)
         return self
 
     def layer(self, path: str) -> tuple[int, float]:
@@ -142,9 +138,7 @@ class LoRA(Strategy):
     Config = LoRAConfig
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 
-    def __init__(self, config: LoRAConfig | None = None) -> None:
-        super().__init__(config)
-        self._matches: dict[str, list[str]] = {}
+    _matches: Mapping[str, list[str]] = MappingProxyType({})
 
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
@@ -161,7 +155,7 @@ class LoRA(Strategy):
             self.load(loaded, Path(config.start_from))
 
     def matches(self) -> dict[str, list[str]]:
-        return self._matches
+        return dict(self._matches)
 
     def environment(self) -> dict[str, Any]:
         """Return which implementation computes the low-rank updates on each device, and why."""
@@ -226,9 +220,8 @@ class LoRA(Strategy):
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
         if not layers:
             raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
-        for path, part in loaded.module.named_modules():
-            for name, parameter in part.named_parameters(recurse=False):
-                holders.setdefault(id(parameter), []).append(f"{path}.{name}")
+        for name, parameter in loaded.module.named_parameters(remove_duplicate=False):
+            holders.setdefault(id(parameter), []).append(name)
         for path, layer in layers.items():
             _require_mergeable(path, layer, holders)
         for layer in layers.values():
@@ -242,11 +235,7 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
-    """Make sure that each pattern is the first to match some layer.
-
-    Raises:
-        NoMatch: it matches none, or only such as earlier patterns match.
-    """
+    """Make sure that each pattern is the first to match some layer."""
     first = {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
     for pattern in patterns:
         matched = [path for path in paths if _matches(pattern, path)]
@@ -264,13 +253,9 @@ def _require_effect(option: str, patterns: Collection[str], paths: list[str]) ->
 
 
 def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
-    """Make sure that a layer can have what the options ask.
-
-    Raises:
-        RecipeError: DoRA or an initialisation needs weights that the layer does not have, or the rank is too high.
-    """
+    """Make sure that a layer has the weights that DoRA or an initialisation needs, and no lower rank of its own."""
     cls, weight, rank = lora_class(layer), getattr(layer, "weight", None), config.layer(path)[0]
-    plain = issubclass(cls, DenseLoRA) and weight is not None and weight.is_floating_point() and weight.itemsize > 1
+    plain = issubclass(cls, DenseLoRA) and weight is not None and weight.dtype in PLAIN
     what = f"{path!r} is a {type(layer).__name__}"
     if config.dora and not plain:
         raise RecipeError(
@@ -294,7 +279,7 @@ def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
 
 def _require_mergeable(path: str, layer: LoRALayer, holders: Mapping[int, list[str]]) -> None:
     weight = layer._parameters.get("weight")
-    if not isinstance(layer, DenseLoRA) or weight is None or weight.dtype not in MERGEABLE:
+    if not isinstance(layer, DenseLoRA) or weight is None or weight.dtype not in PLAIN:
         kind = "computed" if weight is None else str(weight.dtype)[6:]
         raise NotMergeable(
             f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "

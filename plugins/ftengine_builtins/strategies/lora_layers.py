@@ -75,8 +75,8 @@ class DenseLoRA(LoRALayer):
     Kinds of layer differ in how the frozen map and the update are applied, and in the layout of the weight.
     """
 
-    lora_input_dims: ClassVar[tuple[int, ...]]
-    """Dimensions of the weight other than its output's."""
+    lora_transposed: ClassVar[bool] = False
+    """Whether the weight is stored as (in, out), not (out, in, …)."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.lora_base_forward(x, getattr(self, "bias", None))
@@ -88,11 +88,13 @@ class DenseLoRA(LoRALayer):
 
     def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
         """Return y + scale · B A dropout(x)."""
-        raise NotImplementedError
+        return lowrank_add(y, x, a, b, self.lora_scale, p)
 
     def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
         """Return two matrices whose product, times scale, is what the weight gains, as it is stored: (N, rest)."""
-        raise NotImplementedError
+        a, b = (factor.flatten(1) for factor in self.lora_factors())
+        # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
+        return (a.t(), b.t()) if self.lora_transposed else (b, a)
 
     @property
     def lora_on_residual(self) -> bool:
@@ -119,8 +121,6 @@ class DenseLoRA(LoRALayer):
 class LoRALinear(DenseLoRA):
     """A linear layer, base and update in one operation: y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ, W (out, in)."""
 
-    lora_input_dims = (1,)
-
     def forward(self, x: Tensor) -> Tensor:
         if self.lora_on_residual:
             return super().forward(x)
@@ -129,40 +129,22 @@ class LoRALinear(DenseLoRA):
     @property
     def lora_matrix(self) -> Tensor:
         """The weight as (out, in)."""
-        return self.weight
+        return self.weight.t() if self.lora_transposed else self.weight
 
     def lora_base_forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.lora_on_residual:
             return lowrank_linear(x, self.lora_matrix, bias, self.lora_a0, self.lora_b0, self.lora_scale)
         return F.linear(x, self.lora_matrix, bias)
 
-    def lora_add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
-        return lowrank_add(y, x, a, b, self.lora_scale, p)
-
-    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
-        a, b = self.lora_factors()
-        return b, a
-
 
 class LoRAConv1D(LoRALinear):
     """GPT-2's linear layer, which stores its weight as (in, out)."""
 
-    lora_input_dims = (0,)
-
-    @property
-    def lora_matrix(self) -> Tensor:
-        return self.weight.t()
-
-    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
-        # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
-        a, b = self.lora_factors()
-        return a.t(), b.t()
+    lora_transposed = True
 
 
 class LoRAConv2d(DenseLoRA):
     """A convolution: A (r, in, height, width) has its kernel, stride and padding, B (out, r, 1, 1) is 1×1."""
-
-    lora_input_dims = (1, 2, 3)
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -175,14 +157,11 @@ class LoRAConv2d(DenseLoRA):
         s = self._conv_forward(F.dropout(x, p), a.to(x.dtype), None)
         return y + self.lora_scale * F.conv2d(s, b.to(s.dtype))
 
-    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
-        return self.lora_b.flatten(1), self.lora_a.flatten(1)
-
 
 class LoRAEmbedding(DenseLoRA):
     """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r); there is no dropout."""
 
-    lora_input_dims = (0,)
+    lora_transposed = True
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -199,9 +178,6 @@ class LoRAEmbedding(DenseLoRA):
         s = F.embedding(x, a.t(), self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
         # Some models' tables multiply what they look up by a constant, so the update is multiplied as well.
         return (y + self.lora_scale * getattr(self, "embed_scale", 1.0) * (s @ b.t())).to(y.dtype)
-
-    def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
-        return self.lora_a.t(), self.lora_b.t()
 
 
 class DoRA(DenseLoRA):
@@ -231,15 +207,20 @@ class DoRA(DenseLoRA):
     @torch.no_grad()
     def lora_weight_norm(self) -> Tensor:
         """Return ‖W + scale · BA‖ of each output in PEFT's shape: (out,), of a convolution (1, out, 1, 1)."""
-        norm = torch.linalg.vector_norm(self.lora_merged_weight(), dim=self.lora_input_dims, keepdim=True)
+        norm = self.lora_norm(self.lora_merged_weight())
         return norm.view(1, -1, 1, 1) if norm.dim() == 4 else norm.flatten()
 
     @torch.no_grad()
     def lora_merge(self) -> None:
         """Replace the base weight by W' in place."""
         merged = self.lora_merged_weight()
-        norm = torch.linalg.vector_norm(merged, dim=self.lora_input_dims, keepdim=True)
+        norm = self.lora_norm(merged)
         self.weight.copy_(merged * (self.lora_magnitude.view_as(norm) / norm))
+
+    def lora_norm(self, weight: Tensor) -> Tensor:
+        """Return the norm of each output of W, as it is stored but for the inputs' dimensions, which are 1."""
+        inputs = (0,) if self.lora_transposed else tuple(range(1, weight.dim()))
+        return torch.linalg.vector_norm(weight, dim=inputs, keepdim=True)
 
 
 DENSE = {

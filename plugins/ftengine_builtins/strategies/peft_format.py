@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import Field, PlainSerializer
 from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RunError
 from ftengine.model import copy_into, read_tensors, save_tensors
-from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, read_content, refuse_unsupported, write_json
+from ftengine_builtins.strategies.adapter_config import (
+    CONFIG_FILE,
+    AdapterFile,
+    read_content,
+    refuse_unsupported,
+    write_json,
+)
 from ftengine_builtins.strategies.lora_layers import LoRAEmbedding, LoRALayer, lora_layers
 from ftengine_builtins.strategies.targets import matches_name, whole_modules
 
@@ -35,10 +41,8 @@ TASK_TYPES = {
 }
 
 
-class AdapterConfig(BaseModel):
-    """What an adapter_config.json says; fields are the recipe's, with PEFT's names as aliases."""
-
-    model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+class AdapterConfig(AdapterFile):
+    """What an adapter_config.json of PEFT says."""
 
     peft_type: ClassVar[str]
     advice: ClassVar[str]
@@ -62,12 +66,7 @@ class AdapterConfig(BaseModel):
         if kind != cls.peft_type:
             raise RunError(f"{str(file)!r} describes {kind!r}, not {cls.peft_type!r}.")
         refuse_unsupported(cls.unsupported(content), file, cls.advice)
-        try:
-            return cls.model_validate({key: value for key, value in content.items() if value is not None})
-        except ValidationError as error:
-            keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
-            wrong = ", ".join(f"{key}={content.get(key)!r}" for key in keys)
-            raise RunError(f"{str(file)!r} has no usable value for {wrong}; it must be as PEFT wrote it.") from None
+        return cls.parse(content, file, "PEFT")
 
     @classmethod
     def unsupported(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,8 +121,8 @@ class LoRAFile(AdapterConfig):
     rslora: bool = Field(False, alias="use_rslora")
     targets: Name | Annotated[list[Name], Field(min_length=1)] = Field(alias="target_modules")
     dora: bool = Field(False, alias="use_dora")
-    rank_pattern: dict[str, Rank] = {}
-    alpha_pattern: dict[str, Alpha] = {}
+    rank_pattern: dict[str, Rank] = Field({})
+    alpha_pattern: dict[str, Alpha] = Field({})
 
     @classmethod
     def unsupported(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +173,7 @@ def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
     return tensors | whole_tensors(loaded, PREFIX)
 
 
-def whole_tensors(loaded: LoadedModel, prefix: str) -> dict[str, Tensor]:
+def whole_tensors(loaded: LoadedModel, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors of the modules that train whole, by path after a prefix."""
     return {
         f"{prefix}{path}.{name}": tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -14,9 +14,6 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
-from ftengine.model import copy_into
-from ftengine_builtins.strategies import peft_format
-from ftengine_builtins.strategies.adapter_config import require_same
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
@@ -28,6 +25,7 @@ from ftengine_builtins.strategies.prompt_stack import (
     widened,
 )
 from ftengine_builtins.strategies.virtual_tokens import (
+    Ratio,
     VirtualTokenOptions,
     VirtualTokensFile,
     VirtualTokenStrategy,
@@ -35,42 +33,8 @@ from ftengine_builtins.strategies.virtual_tokens import (
 )
 from ftengine_builtins.tasks.modes import evaluating
 
-
-class PrefixFile(VirtualTokensFile):
-    """What an adapter_config.json says of prefix tuning."""
-
-    peft_type = "PREFIX_TUNING"
-
-
-class PrefixOptions(VirtualTokenOptions):
-    """Options of prefix tuning."""
-
-    File = PrefixFile
-
-    init: Literal["vocabulary", "text", "random"] = Field(
-        "vocabulary",
-        description="what keys and values start as: the model's own for tokens drawn from the vocabulary or for a "
-        "text, or normal random numbers of their scale",
-    )
-    lr_ratio: float = Field(
-        10.0, gt=0, allow_inf_nan=False, description="learning rate of virtual tokens over train.learning_rate"
-    )
-    projection: int | None = Field(
-        None, ge=1, description="hidden width of a network that makes the prefix while training; starts at random"
-    )
-
-    @model_validator(mode="after")
-    def _projection_starts_at_random(self) -> PrefixOptions:
-        if self.projection is None:
-            return self
-        for option, others in (("start_from", [None]), ("init", ["random"])):
-            if option in self.model_fields_set and getattr(self, option) not in others:
-                raise RecipeError(
-                    f"strategy.projection is {self.projection} and strategy.{option} is {getattr(self, option)!r}. A "
-                    "projection starts at random; leave one of the two out."
-                )
-        self.init = "random"
-        return self
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Prefix(VirtualTokenStrategy):
@@ -81,19 +45,36 @@ class Prefix(VirtualTokenStrategy):
     """
 
     name = "prefix"
-    Config = PrefixOptions
     citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
 
+    class Config(VirtualTokenOptions):
+        class File(VirtualTokensFile):
+            peft_type = "PREFIX_TUNING"
+
+        lr_ratio: Ratio = 10.0
+        projection: int | None = Field(
+            None, ge=1, description="hidden width of a network that makes the prefix while training; starts at random"
+        )
+
+        @model_validator(mode="after")
+        def _projection_starts_at_random(self) -> Self:
+            if self.projection is None:
+                return self
+            for option, allowed in (("start_from", None), ("init", "random")):
+                if option in self.model_fields_set and getattr(self, option) != allowed:
+                    raise RecipeError(
+                        f"strategy.projection is {self.projection} and strategy.{option} is {getattr(self, option)!r}. "
+                        "A projection starts at random; leave one of the two out."
+                    )
+            self.init = "random"
+            return self
+
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
-        if is_encoder_decoder(loaded.module):
+        encoder = f"the encoder of {type(loaded.module).__name__}" if is_encoder_decoder(loaded.module) else ""
+        if encoder or cache_name(type(stack)) is None:
             raise RecipeError(
-                f"strategy prefix puts keys and values into the cache of what reads the input, and the encoder of "
-                f"{type(loaded.module).__name__} has none. Set strategy.name=prompt."
-            )
-        if cache_name(type(stack)) is None:
-            raise RecipeError(
-                f"strategy prefix puts keys and values into a model's cache, but {type(stack).__name__} has none. Set "
-                "strategy.name=prompt, or choose another strategy."
+                "strategy prefix puts keys and values into the cache of what reads the input, and "
+                f"{encoder or type(stack).__name__} has none. Set strategy.name=prompt, or choose another strategy."
             )
         shape, start = self._start(loaded, stack)
         stack.key_shape = shape
@@ -105,42 +86,37 @@ class Prefix(VirtualTokenStrategy):
     def reopened(self) -> dict[str, Any]:
         return super().reopened() | {"projection": None}  # what it came to is in the adapter
 
-    def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write a PEFT prefix: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
+    def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
         stack = self.prepared(loaded)
-        config = _described(stack)
+        shape = stack.key_shape
+        file = self.config.File(
+            virtual_tokens=len(stack.prefix.embeddings),
+            token_dim=shape.heads * shape.width,
+            num_layers=shape.layers,
+            num_attention_heads=shape.heads,
+        )
         # A projection is multiplied out, so that whoever reads the file needs none.
-        straight = {"prefix_projection": False, "encoder_hidden_size": config.token_dim}
-        self.write(loaded, directory, config, stack.prefix.values().detach(), **straight)
+        return file, stack.prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read a PEFT prefix, trained here or by PEFT, into a prepared model; a projection makes way for its result.
-
-        Raises:
-            RunError: the folder is no prefix that can be read.
-            BaseMismatch: number or shape of the virtual tokens differ, or keys are missing or unexpected.
-        """
-        stack = self.prepared(loaded)
-        prefix = stack.prefix
-        if prefix.projection is not None:
-            prefix = KeysAndValues(torch.empty_like(prefix.values()), stack.key_shape.numbers, None)
-        config, expected = PrefixFile.read(directory), _described(stack)
-        require_same(expected, config, ["virtual_tokens"], directory)
-        theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in (config, expected))
+        """Read a prefix, as every strategy of virtual tokens does; a projection makes way for its result."""
+        stack, files = self.prepared(loaded), (self.config.File.read(directory), self.described(loaded)[0])
+        theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in files)
         if theirs != ours:
             raise BaseMismatch(
                 f"the adapter in {str(directory)!r} has keys of {theirs[0]} layers and {theirs[1]} heads, {theirs[2]} "
                 f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
                 "another base."
             )
-        copy_into(self.tensors(loaded, prefix.embeddings), peft_format.read_weights(directory), str(directory))
-        stack.prefix = prefix
+        if stack.prefix.projection is not None:
+            stack.prefix = KeysAndValues(torch.empty_like(stack.prefix.values()), stack.key_shape.numbers, None)
+        super().load(loaded, directory)
 
     def _start(self, loaded: LoadedModel, stack: Any) -> tuple[KeyShape, Tensor]:
         """Return the shape of keys, and (virtual tokens, numbers) to start from or for a projection to start from."""
         config, embedding = self.config, stack.get_input_embeddings()
         count, device = config.virtual_tokens, embedding.weight.device
-        ids = starting_tokens(loaded, embedding, config.init, config.text, count)
+        ids = starting_tokens(loaded, embedding, config)
         try:
             pairs = keys_and_values(stack, ids)
             shape = key_shape(stack, pairs, count)
@@ -156,16 +132,6 @@ class Prefix(VirtualTokenStrategy):
             # One scale for each layer's keys and one for its values; drawn on the CPU, as everything random.
             kept = torch.randn(kept.shape).to(device) * kept.std(dim=(1, 2, 3), keepdim=True)
         return shape, kept.permute(2, 0, 1, 3).reshape(count, shape.numbers)
-
-
-def _described(stack: Prefixed) -> PrefixFile:
-    shape = stack.key_shape
-    return PrefixFile(
-        virtual_tokens=len(stack.prefix.embeddings),
-        token_dim=shape.heads * shape.width,
-        num_layers=shape.layers,
-        num_attention_heads=shape.heads,
-    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ftengine.api import LoadedModel
 from ftengine.errors import InputError, RecipeError
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -79,26 +78,6 @@ class PromptedMemory(VirtualTokens):
         if states is not None and mask is not None and mask.shape[-1] + self.virtual_tokens == states.shape[1]:
             inputs["encoder_attention_mask"] = widened(mask, self.virtual_tokens)
         return plain(**inputs)
-
-
-def text_stack(loaded: LoadedModel, strategy: str) -> Any:
-    """Return the module that turns token embeddings into hidden states: a decoder, or the encoder where there are both.
-
-    Raises:
-        RecipeError: the model reads no tokens.
-    """
-    module: Any = loaded.module
-    try:
-        found = module.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
-        found = None
-    if not isinstance(found, nn.Embedding):
-        begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
-        raise RecipeError(
-            f"strategy {strategy} puts virtual tokens before those of a text, but {type(module).__name__} has no token "
-            f"embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."
-        )
-    return module.get_encoder() if is_encoder_decoder(module) else module.get_decoder()
 
 
 def require_fit(stack: Any, strategy: str) -> None:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import RecipeError, naming
+from ftengine.errors import RecipeError
+from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
-from ftengine_builtins.strategies.adapter_config import follow
+from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.peft_format import AdapterConfig
-from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
+from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit
 from ftengine_builtins.strategies.targets import freeze_base, param_groups
-
-SAMPLED_ROWS = 4096
-"""Rows of the embedding table that its scale is measured on; all of a large one would be copied for little."""
-
 
 EMBEDDINGS = "prompt_embeddings"
 """PEFT's key of the one tensor that both methods have."""
@@ -30,6 +27,7 @@ PREFIX = "base_model."
 """Before a module's path in the keys of modules trained whole; PEFT's adapters of layers have one step more."""
 
 Count = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0, description="learning rate of virtual tokens over train.learning_rate")]
 
 
 class VirtualTokensFile(AdapterConfig):
@@ -66,14 +64,18 @@ class VirtualTokenOptions(Config):
     """Options that both have."""
 
     File: ClassVar[type[VirtualTokensFile]]
-    """What PEFT's adapter_config.json says."""
+    """What PEFT's adapter_config.json says of the method."""
     meant: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("num_virtual_tokens", "prompt_length", "num_tokens", "tokens", "length"), "virtual_tokens"
     ) | {"prompt_tuning_init": "init", "prompt_tuning_init_text": "text"}
 
     virtual_tokens: int = Field(20, ge=1, description="number of virtual tokens before every input")
-    init: str
-    lr_ratio: float
+    init: Literal["vocabulary", "text", "random"] = Field(
+        "vocabulary",
+        description="what virtual tokens start as: tokens drawn from the vocabulary, or those of a text (of a prefix, "
+        "their keys and values), or normal random numbers of the same scale",
+    )
+    lr_ratio: Ratio
     text: str | None = Field(
         None, min_length=1, description="the text that init: text starts from, repeated or cut to virtual_tokens"
     )
@@ -92,11 +94,7 @@ class VirtualTokenOptions(Config):
 
     @model_validator(mode="after")
     def _follow_start_from(self) -> VirtualTokenOptions:
-        if self.start_from is None:
-            return self
-        with naming("strategy.start_from"):
-            adapter = self.File.read(Path(self.start_from))
-        follow(self, adapter, ["virtual_tokens"])
+        follow(self, self.File.read, ["virtual_tokens"])
         return self
 
 
@@ -104,15 +102,30 @@ class VirtualTokenStrategy(Strategy):
     """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
 
     def stack(self, loaded: LoadedModel) -> Any:
-        """Return the module that virtual tokens enter.
+        """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
 
         Raises:
-            RecipeError: there is none.
+            RecipeError: the model reads no tokens.
         """
-        return text_stack(loaded, self.name)
+        module: Any = loaded.module
+        try:
+            found = module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
+            found = None
+        if not isinstance(found, nn.Embedding):
+            begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
+            raise RecipeError(
+                f"strategy {self.name} puts virtual tokens before those of a text, but {type(module).__name__} has no "
+                f"token embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."
+            )
+        return module.get_encoder() if is_encoder_decoder(module) else module.get_decoder()
 
     def enter(self, loaded: LoadedModel, stack: Any) -> None:
         """Put virtual tokens into a stack."""
+        raise NotImplementedError
+
+    def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
+        """Return what PEFT's config says, the virtual tokens as PEFT has them, and what else it asks of the config."""
         raise NotImplementedError
 
     def prepared(self, loaded: LoadedModel) -> Any:
@@ -136,21 +149,27 @@ class VirtualTokenStrategy(Strategy):
         if limit is not None:
             loaded.max_length = limit - count
 
-    def write(
-        self, loaded: LoadedModel, directory: Path, config: VirtualTokensFile, embeddings: Tensor, **others: Any
-    ) -> None:
-        """Write PEFT's files: the config, with `others` that PEFT asks of it, and the virtual tokens as PEFT has them.
+    def save(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
+        file, embeddings, others = self.described(loaded)
+        file = file.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
+        file.write(directory, loaded, **others)
+        peft_format.write_weights(directory, _tensors(loaded, embeddings))
+
+    def load(self, loaded: LoadedModel, directory: Path) -> None:
+        """Read virtual tokens of the same kind, trained here or by PEFT, into a prepared model.
 
         Raises:
-            RunError: a file cannot be written.
+            RunError: the folder is no adapter of this kind that can be read.
+            BaseMismatch: number or shape of the virtual tokens differ, or keys are missing or unexpected.
         """
-        config = config.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
-        config.write(directory, loaded, **others)
-        peft_format.write_weights(directory, self.tensors(loaded, embeddings))
-
-    def tensors(self, loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
-        """Return what the weights hold by PEFT's keys: the virtual tokens, and modules that train whole."""
-        return {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}
+        file, tensors = self.config.File.read(directory), peft_format.read_weights(directory)
+        expected, embeddings, _ = self.described(loaded)
+        require_same(expected, file, ["virtual_tokens"], directory)
+        if file.num_transformer_submodules == 2 and is_encoder_decoder(loaded.module) and EMBEDDINGS in tensors:
+            # PEFT makes a second half for the decoder, and never uses it.
+            tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(embeddings)]
+        copy_into(_tensors(loaded, embeddings), tensors, str(directory))
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.
@@ -164,37 +183,20 @@ class VirtualTokenStrategy(Strategy):
         return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0))
 
 
-@torch.no_grad()
-def starting_vectors(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count, width) vectors in float32 to start from, on the embedding's device.
-
-    Args:
-        loaded: the model, for its tokenizer.
-        embedding: its token embeddings.
-        init: "vocabulary" or "text" for those of `starting_tokens`, "random" for normal numbers of their scale.
-        text: what to start from with "text".
-        count: number of virtual tokens.
-
-    Raises:
-        RecipeError: the text cannot be tokenised.
-    """
-    rows = embedding.num_embeddings
-    random = init == "random"
-    sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long() if random else None
-    ids = starting_tokens(loaded, embedding, init, text, count) if sample is None else sample
-    vectors = embedding(ids.to(embedding.weight.device)).float()
-    # Drawn on the CPU, so that a seed means the same on every device.
-    return torch.randn(count, vectors.shape[1]).to(vectors.device) * vectors.std() if random else vectors
+def _tensors(loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
+    """Return what the weights hold by PEFT's keys: the virtual tokens, and modules that train whole."""
+    return {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}
 
 
-def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, init: str, text: str | None, count: int) -> Tensor:
-    """Return (count,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
+def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, config: VirtualTokenOptions) -> Tensor:
+    """Return (virtual tokens,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
 
     Raises:
         RecipeError: the model has no tokenizer for the text, or the text has no tokens.
     """
     processor: Any = loaded.processor
-    if init != "text":
+    text, count = config.text, config.virtual_tokens
+    if text is None:
         # The table may have more rows than the tokenizer has tokens, and special tokens are of another kind.
         known = min(len(processor), embedding.num_embeddings) if hasattr(processor, "get_vocab") else None
         usable = torch.ones(known or embedding.num_embeddings, dtype=torch.bool)

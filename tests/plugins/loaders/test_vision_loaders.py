@@ -16,7 +16,6 @@ from ftengine.errors import SourceError
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.loaders.timm import TimmLoader
 from ftengine_builtins.loaders.torchvision import TorchvisionLoader
-from ftengine_builtins.loaders.vision import VisionConfig
 from ftengine_builtins.tasks.image_classification import ImageClassification
 
 ABC, CAB, DE = (Labels("single", tuple(names)) for names in ("abc", "cab", "de"))
@@ -39,7 +38,7 @@ def source(library):
 
 
 def loader(library, **options):
-    return LOADERS[library](VisionConfig(**options))
+    return LOADERS[library](LOADERS[library].Config(**options))
 
 
 def load(library, source, labels=ABC, *, skeleton=False, dtype="auto", seed=0, **options):

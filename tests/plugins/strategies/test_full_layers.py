@@ -26,7 +26,7 @@ from transformers import (
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import default_param_groups, trainable
-from ftengine_builtins.strategies.full import Full, FullConfig
+from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.full_levels import find_levels
 
 SMALL = {"vocab_size": 40}
@@ -69,7 +69,7 @@ def build(name: str, device: str = "cpu") -> LoadedModel:
 
 
 def prepared(name: str, device: str = "cpu", **options) -> tuple[LoadedModel, Full]:
-    loaded, strategy = build(name, device), Full(FullConfig(**options))
+    loaded, strategy = build(name, device), Full(Full.Config(**options))
     strategy.prepare(loaded)
     return loaded, strategy
 
@@ -162,7 +162,7 @@ def test_numbers_at_the_end_of_names_make_a_stack_too(numbered, expected) -> Non
 def test_a_model_without_layers_is_refused(option) -> None:
     loaded = LoadedModel(nn.ModuleDict({"only": nn.Linear(2, 2)}), None, "memory", "some-head")
     with pytest.raises(RecipeError, match=r"ModuleDict has no numbered blocks .* Leave both out"):
-        Full(FullConfig(**option)).prepare(loaded)
+        Full(Full.Config(**option)).prepare(loaded)
 
 
 # Layer-wise learning-rate decay
@@ -245,7 +245,7 @@ def test_other_paces_are_refused(value) -> None:
     with pytest.raises(
         ValueError, match=r"(?s)unfreeze_every.*(greater than or equal to 1|valid integer).*'epoch' or 'even'"
     ):
-        FullConfig(unfreeze_every=value)
+        Full.Config(unfreeze_every=value)
 
 
 # Freezing
@@ -281,7 +281,7 @@ def test_a_new_head_trains_though_everything_around_it_is_frozen() -> None:
     from ftengine.engine.prepared_data import apply_strategy
 
     loaded = build("resnet")
-    apply_strategy(Full(FullConfig(freeze=["resnet"])), loaded)
+    apply_strategy(Full(Full.Config(freeze=["resnet"])), loaded)
     assert set(trainable(loaded.module)) == {"classifier.1.weight", "classifier.1.bias"}
 
 
@@ -316,4 +316,4 @@ def test_freezing_everything_is_an_error() -> None:
 @pytest.mark.parametrize("value", ["(", 3, [1], [""]])
 def test_what_is_no_pattern_is_refused(value) -> None:
     with pytest.raises(ValueError, match=r"regular expression"):
-        FullConfig(freeze=value)
+        Full.Config(freeze=value)

@@ -13,7 +13,7 @@ from ftengine.api import LoadedModel
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.model import trainable
 from ftengine.training.modes import train_mode
-from ftengine_builtins.strategies.full import Full, FullConfig
+from ftengine_builtins.strategies.full import Full
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_with_still_statistics_a_batch_equals_its_parts(resnet) -> None:
 
 
 def test_statistics_move_where_they_are_trained_and_are_saved(resnet, tmp_path) -> None:
-    again, strategy = copy.deepcopy(resnet), Full(FullConfig(batch_norm="train"))
+    again, strategy = copy.deepcopy(resnet), Full(Full.Config(batch_norm="train"))
     apply_strategy(strategy, resnet)
     before = statistics(resnet.module)
     learn(resnet)
@@ -84,7 +84,7 @@ def test_statistics_move_where_they_are_trained_and_are_saved(resnet, tmp_path) 
 
 
 def test_statistics_of_frozen_layers_stand_still_where_others_move(resnet) -> None:
-    apply_strategy(Full(FullConfig(batch_norm="train", freeze=["stages.0"])), resnet)
+    apply_strategy(Full(Full.Config(batch_norm="train", freeze=["stages.0"])), resnet)
     before = statistics(resnet.module)
     learn(resnet)
     assert moved(resnet, before) == {name for name in before if ".stages.0." not in name}
@@ -97,7 +97,7 @@ def test_a_plain_module_saves_what_moved(tmp_path) -> None:
         module(torch.zeros(2, 3, 8, 8))
         return LoadedModel(module, None, "memory", "image-classification")
 
-    first, second, strategy = build(), build(), Full(FullConfig(batch_norm="train"))
+    first, second, strategy = build(), build(), Full(Full.Config(batch_norm="train"))
     apply_strategy(strategy, first)
     train_mode(first.module)
     first.module(torch.randn(4, 3, 8, 8))
@@ -133,7 +133,7 @@ def test_what_is_frozen_narrower_is_saved_and_read_back_exactly(tmp_path, bert_f
     from ftengine.training.precision import Precision, apply_precision
 
     def ready() -> tuple[LoadedModel, Full]:
-        loaded, strategy = load(bert_folder, "sequence-classification"), Full(FullConfig(freeze=["embeddings"]))
+        loaded, strategy = load(bert_folder, "sequence-classification"), Full(Full.Config(freeze=["embeddings"]))
         apply_strategy(strategy, loaded)
         apply_precision(loaded.module, Precision(torch.bfloat16, torch.bfloat16, "asked"))
         return loaded, strategy

@@ -13,7 +13,7 @@ from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
 from ftengine.training.modes import require_gradient_checkpointing
-from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
+from ftengine_builtins.strategies.prefix import Prefix
 
 
 def start_of(loaded: LoadedModel) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_experts_that_cannot_run_without_weights_are_counted_from_the_config():
     for device in ("meta", "cpu"):
         with torch.device(device):
             loaded = LoadedModel(MixtralForCausalLM(config), None, "", "causal-lm")
-        Prefix(PrefixOptions(virtual_tokens=5)).prepare(loaded)
+        Prefix(Prefix.Config(virtual_tokens=5)).prepare(loaded)
         assert start_of(loaded).shape == (5, 3 * 2 * 2 * 4)
 
 
@@ -104,9 +104,9 @@ def test_a_prefix_longer_than_the_attention_is_refused(device):
     )  # fmt: skip
     with torch.device(device):
         module = MistralForCausalLM(config)
-    Prefix(PrefixOptions(virtual_tokens=5)).prepare(LoadedModel(copy.deepcopy(module), None, "", "causal-lm"))
+    Prefix(Prefix.Config(virtual_tokens=5)).prepare(LoadedModel(copy.deepcopy(module), None, "", "causal-lm"))
     with pytest.raises(RecipeError, match="virtual_tokens 6 are more than MistralModel attends to"):
-        Prefix(PrefixOptions(virtual_tokens=6)).prepare(LoadedModel(module, None, "", "causal-lm"))
+        Prefix(Prefix.Config(virtual_tokens=6)).prepare(LoadedModel(module, None, "", "causal-lm"))
 
 
 def test_gradient_checkpointing_is_refused_rather_than_losing_the_prefix():
@@ -121,4 +121,4 @@ def test_gradient_checkpointing_is_refused_rather_than_losing_the_prefix():
 @pytest.mark.parametrize("options", [{"init": "vocabulary"}, {"init": "text", "text": TEXT}])
 def test_a_projection_starts_at_random(options):
     with pytest.raises(RecipeError, match=r"projection is 8 and strategy.init is"):
-        PrefixOptions(projection=8, **options)
+        Prefix.Config(projection=8, **options)

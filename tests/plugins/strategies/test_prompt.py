@@ -9,7 +9,7 @@ from virtual_token_models import MODELS, TEXT, answered, build, inputs, logits, 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
-from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
+from ftengine_builtins.strategies.prompt import Prompt
 
 LANGUAGE = ["gpt2", "llama", "t5", "bart"]
 CLASSIFIERS = [name for name, (*_, head) in MODELS.items() if head == "sequence-classification"]
@@ -122,7 +122,7 @@ def test_random_vectors_have_the_scale_of_the_embeddings():
 @pytest.mark.parametrize("options", [{"init": "text"}, {"text": "words"}, {"init": "random", "text": "words"}])
 def test_a_text_and_its_init_go_together(options):
     with pytest.raises(RecipeError, match="A text goes with init: text"):
-        PromptOptions(**options)
+        Prompt.Config(**options)
 
 
 # What is refused, and room
@@ -130,7 +130,7 @@ def test_a_text_and_its_init_go_together(options):
 
 def test_virtual_tokens_have_their_own_rate():
     loaded = with_("prompt", "bert")
-    groups = Prompt(PromptOptions(lr_ratio=10)).param_groups(loaded.module, 0.5, 0.1)
+    groups = Prompt(Prompt.Config(lr_ratio=10)).param_groups(loaded.module, 0.5, 0.1)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     expected = {key: 5.0 if key.endswith("prompt_embeddings") else 0.5 for key in trainable(loaded.module)}
     assert {key: rates[id(parameter)] for key, parameter in trainable(loaded.module).items()} == expected

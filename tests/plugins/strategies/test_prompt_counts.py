@@ -8,8 +8,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 
 from ftengine.api import LoadedModel
 from ftengine.model import count
-from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
-from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
+from ftengine_builtins.strategies.prefix import Prefix
+from ftengine_builtins.strategies.prompt import Prompt
 
 VOCABULARY = 32_128
 
@@ -53,7 +53,7 @@ def test_prompts_of_t5_have_the_published_numbers_of_parameters(size):
     trained = {}
     for length in by_length:
         loaded = t5(size)
-        Prompt(PromptOptions(virtual_tokens=length)).prepare(loaded)
+        Prompt(Prompt.Config(virtual_tokens=length)).prepare(loaded)
         trained[length], whole = count(loaded.module)
         # The paper's models have an output table of their own; transformers shares it with the input's.
         assert whole + VOCABULARY * SIZES[size][0] == total + (length - 1) * SIZES[size][0]
@@ -64,5 +64,5 @@ def test_a_prefix_of_gpt2_large_is_two_vectors_a_layer():
     # PEFT's documentation counts 1,843,200 for 20 virtual tokens: 36 layers, keys and values of 1280.
     with torch.device("meta"):
         module = GPT2LMHeadModel(GPT2Config(n_embd=1280, n_layer=36, n_head=20))
-    Prefix(PrefixOptions(virtual_tokens=20)).prepare(LoadedModel(module, None, "gpt2-large", "causal-lm"))
+    Prefix(Prefix.Config(virtual_tokens=20)).prepare(LoadedModel(module, None, "gpt2-large", "causal-lm"))
     assert count(module)[0] == 1_843_200

@@ -18,8 +18,8 @@ from virtual_token_models import MODELS, build, inputs, padded, tokens
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import trainable
-from ftengine_builtins.strategies.prefix import Prefix, PrefixOptions
-from ftengine_builtins.strategies.prompt import Prompt, PromptOptions
+from ftengine_builtins.strategies.prefix import Prefix
+from ftengine_builtins.strategies.prompt import Prompt
 
 TASK_TYPES = {
     "causal-lm": "CAUSAL_LM",
@@ -27,7 +27,7 @@ TASK_TYPES = {
     "sequence-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
 }
-KINDS = {"prompt": (Prompt, PromptOptions, PromptTuningConfig), "prefix": (Prefix, PrefixOptions, PrefixTuningConfig)}
+KINDS = {"prompt": (Prompt, Prompt.Config, PromptTuningConfig), "prefix": (Prefix, Prefix.Config, PrefixTuningConfig)}
 # PEFT 0.21 looks for an argument that transformers has renamed, so its prefixes work on language models alone.
 CASES = [("prompt", name) for name in MODELS] + [("prefix", "gpt2"), ("prefix", "llama")]
 
@@ -133,14 +133,14 @@ def test_a_projection_is_saved_as_the_prefix_it_makes(tmp_path):
     for again, strategy in (with_projection, plain):
         strategy.load(again, folder)
         assert torch.equal(logits(again.module, again), expected)
-    reopened = Prefix(PrefixOptions(**strategy.reopened()))
+    reopened = Prefix(Prefix.Config(**strategy.reopened()))
     assert reopened.config.projection is None
 
 
 def test_a_finished_run_is_reopened_without_its_projection():
-    strategy = Prefix(PrefixOptions(projection=16))
+    strategy = Prefix(Prefix.Config(projection=16))
     assert strategy.config.init == "random"
-    again = PrefixOptions(**strategy.config.model_dump())
+    again = Prefix.Config(**strategy.config.model_dump())
     assert again.projection == 16
     assert strategy.reopened()["projection"] is None
 

@@ -5,11 +5,11 @@ import pytest
 from ftengine.errors import RunError
 from ftengine_builtins.strategies.adapter import AdapterConfig
 from ftengine_builtins.strategies.lora import LoRAConfig
-from ftengine_builtins.strategies.prefix import PrefixOptions
-from ftengine_builtins.strategies.prompt import PromptOptions
+from ftengine_builtins.strategies.prefix import Prefix
+from ftengine_builtins.strategies.prompt import Prompt
 
 
-@pytest.mark.parametrize("config", [AdapterConfig, LoRAConfig, PrefixOptions, PromptOptions])
+@pytest.mark.parametrize("config", [AdapterConfig, LoRAConfig, Prefix.Config, Prompt.Config])
 def test_a_folder_that_is_not_there_is_told_by_its_key(config, tmp_path) -> None:
     with pytest.raises(RunError, match=r"^strategy\.start_from: no adapter_config\.json in '.*nowhere'"):
         config(start_from=str(tmp_path / "nowhere"))
