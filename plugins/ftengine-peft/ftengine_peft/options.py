@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import re
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
 from peft import PeftConfig
@@ -39,6 +41,31 @@ UNUSABLE = frozenset(
 """Fields that do not work within a strategy. So are all that hold settings of their own, such as `corda_config`."""
 
 
+NOT_FOLLOWED = (
+    "Invalid `",
+    "Setting boft_n_butterfly_factor to 1",
+    r"The following \w+ keys did not match",
+    "You have passed exclude_modules",
+    r"`\w+` is only used when",
+)
+"""How warnings of PEFT begin where it goes on with other options than it was given."""
+
+
+@contextmanager
+def strictly(config: Any = None) -> Iterator[None]:
+    """Raise (UserWarning) where PEFT would warn that it does not follow an option.
+
+    Args:
+        config: PEFT's, where it exists already.
+    """
+    with warnings.catch_warnings():
+        for message in NOT_FOLLOWED:
+            warnings.filterwarnings("error", message=message)
+        if getattr(config, "boft_n_butterfly_factor", 1) == 1:  # PEFT says so even then, where it has no CUDA kernel
+            warnings.filterwarnings("ignore", message=NOT_FOLLOWED[1])
+        yield
+
+
 class PeftOptions(api.Config):
     """Options of a method of PEFT, checked by PEFT's own class as well."""
 
@@ -56,15 +83,16 @@ class PeftOptions(api.Config):
         """Return a new configuration of PEFT with these options.
 
         Raises:
-            ValueError, TypeError: PEFT refuses them.
+            ValueError, TypeError, NotImplementedError: PEFT refuses them.
         """
         return self.made_from(**{name: copy.deepcopy(getattr(self, name)) for name in type(self).model_fields})
 
     @model_validator(mode="after")
     def _suits_peft(self) -> PeftOptions:
         try:
-            self.peft_config()
-        except (TypeError, NotImplementedError) as error:
+            with strictly():
+                self.peft_config()
+        except (NotImplementedError, TypeError, Warning) as error:
             raise ValueError(f"PEFT refuses these options: {error}") from None
         return self
 

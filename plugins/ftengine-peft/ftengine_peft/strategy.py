@@ -18,7 +18,7 @@ from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
 from ftengine.model import copy_into, decayed, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
 from ftengine_peft.methods import ABOUT, LEFT_OUT, SCALES, UNMERGEABLE, citation_of, name_of
-from ftengine_peft.options import options_of
+from ftengine_peft.options import options_of, strictly
 from ftengine_peft.targets import chosen, matching, require_outside, whole_modules
 
 
@@ -42,9 +42,9 @@ class PeftStrategy(api.Strategy):
         if self.peft_type != "ADAPTION_PROMPT":
             config.target_modules = chosen(config.target_modules, loaded, self._whole)
         on_meta = any(parameter.is_meta for parameter in module.parameters())
-        if on_meta and hasattr(config, "mask_fn"):  # of SHiRA, which then looks for where the mask is set
-            config.mask_fn = _any_mask
-        with refusing(f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"):
+        if on_meta:
+            _ask_no_values(config)
+        with refusing(f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"), strictly(config):
             self._model: PeftModel = get_peft_model(module, config)
         with refusing("PEFT could not read what it would write"):
             type(config)(**as_stored(config))
@@ -58,7 +58,8 @@ class PeftStrategy(api.Strategy):
             _to_meta(module)
 
     def matches(self) -> dict[str, list[str]]:
-        targets, written = self._model.peft_config["default"].target_modules, self.config.target_modules
+        config: Any = self._model.peft_config["default"]
+        targets, written = config.target_modules, self.config.target_modules
         if isinstance(written, str) or not targets:
             return {written or "PEFT's own choice": self._adapted}
         if isinstance(targets, str):
@@ -99,9 +100,11 @@ class PeftStrategy(api.Strategy):
         whole, own = whole_tensors(loaded, self._whole), adapter_tensors(self._model)
         # Into copies, so that what does not fit leaves the model as it is; PEFT puts names back in its own way.
         copy_into({key: tensor.clone() for key, tensor in (own | whole).items()}, tensors, origin)
-        unread = set_peft_model_state_dict(self._model, {key: tensors[key] for key in own}).unexpected_keys
-        if unread:
-            raise BaseMismatch(f"{origin} does not fit this model: PEFT finds no place for {unread[0]!r}.")
+        result: Any = set_peft_model_state_dict(self._model, {key: tensors[key] for key in own})
+        if result.unexpected_keys:
+            raise BaseMismatch(
+                f"{origin} does not fit this model: PEFT has no place for {result.unexpected_keys[0]!r}."
+            )
         copy_into(whole, {key: tensors[key] for key in whole}, origin)
 
     def check_merge(self) -> None:
@@ -160,9 +163,17 @@ def refusing(text: str) -> Iterator[None]:
     """Turn what PEFT raises of options into an error of the recipe."""
     try:
         yield
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (NotImplementedError, TypeError, ValueError, Warning) as error:
         told = " ".join(str(error).split()).rstrip(".")
         raise RecipeError(f"{text}: {told}. Change the options of `strategy`.") from error
+
+
+def _ask_no_values(config: Any) -> None:
+    """Change what would read the values of weights: shapes stay the same."""
+    if hasattr(config, "mask_fn"):  # of SHiRA, which looks for where the mask is set
+        config.mask_fn = _any_mask
+    if isinstance(getattr(config, "init_lora_weights", None), str):
+        config.init_lora_weights = True
 
 
 def _any_mask(layer: Any, r: int, **_: Any) -> torch.Tensor:

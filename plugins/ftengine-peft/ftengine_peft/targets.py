@@ -50,7 +50,7 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
     Raises:
         NoMatch: a pattern matches no module, or one that trains whole.
     """
-    module = loaded.module
+    module: Any = loaded.module
     paths = [path for path, _ in module.named_modules() if path]
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
