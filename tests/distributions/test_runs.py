@@ -86,4 +86,4 @@ def test_a_classifier_with_a_new_head(strategy, reviews, tmp_path):
     for model in models:
         with torch.no_grad():
             likely = model(**inputs).logits.softmax(-1).max()
-        assert likely.item() == pytest.approx(max(predicted["probabilities"].values()), abs=1e-4)
+        assert likely.item() == pytest.approx(max(predicted["scores"].values()), abs=1e-4)
