@@ -46,6 +46,7 @@ class PeftStrategy(api.Strategy):
             _ask_no_values(config)
         with refusing(f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"), strictly(config):
             self._model: PeftModel = get_peft_model(module, config)
+        _renew_hooks(module)
         with refusing("PEFT could not read what it would write"):
             type(config)(**as_stored(config))
         self._adapted = list(getattr(self._model.base_model, "targeted_module_names", []))
@@ -166,6 +167,14 @@ def refusing(text: str) -> Iterator[None]:
     except (NotImplementedError, TypeError, ValueError, Warning) as error:
         told = " ".join(str(error).split()).rstrip(".")
         raise RecipeError(f"{text}: {told}. Change the options of `strategy`.") from error
+
+
+def _renew_hooks(module: nn.Module) -> None:
+    """Attach OSF's hooks on gradients anew: PEFT puts wider parameters in the place of those that it attached them to."""
+    for part in module.modules():
+        if hasattr(part, "_attach_hooks"):
+            part._detach_hooks()
+            part._attach_hooks("default")
 
 
 def _ask_no_values(config: Any) -> None:
