@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DISTRIBUTIONS = ("ftengine-bitfit", "ftengine-peft")
+DISTRIBUTIONS = sorted(path.name for path in (ROOT / "plugins").glob("*-*"))
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A folder with both distributions, built from copies: a build leaves files beside its sources."""
+    """A folder with the distributions, built from copies: a build leaves files beside its sources."""
     sources, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("site")
     for name in DISTRIBUTIONS:
         unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
@@ -31,8 +31,9 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def installed(site, monkeypatch):
-    """Both distributions are installed."""
-    for module in [name for name in sys.modules if name.partition(".")[0] in ("ftengine_bitfit", "ftengine_peft")]:
+    """The distributions are installed."""
+    packages = {name.replace("-", "_") for name in DISTRIBUTIONS}
+    for module in [name for name in sys.modules if name.partition(".")[0] in packages]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(site)
 

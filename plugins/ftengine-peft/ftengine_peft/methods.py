@@ -67,6 +67,11 @@ UNMERGEABLE: dict[str, str] = {
 }
 """Methods whose trained part cannot be folded into the weights, with the reason."""
 
+NEEDS_FLOAT32: dict[str, str] = {
+    "PSOFT": "its file does not hold the subspace that it rotates, and rounded weights have another one",
+}
+"""Methods whose files mean the same only on weights that are not rounded, with the reason."""
+
 PEFT_CHOOSES: frozenset[str] = frozenset({"ADAPTION_PROMPT", "BEFT", "IA3", "LN_TUNING", "TRAINABLE_TOKENS"})
 """Methods that are not for all linear layers; without `target_modules` PEFT chooses by the model's architecture."""
 

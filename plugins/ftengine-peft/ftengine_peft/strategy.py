@@ -17,7 +17,7 @@ from ftengine import api
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
 from ftengine.model import copy_into, decayed, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
-from ftengine_peft.methods import ABOUT, LEFT_OUT, SCALES, UNMERGEABLE, citation_of, name_of
+from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
 from ftengine_peft.options import options_of, strictly
 from ftengine_peft.targets import chosen, matching, require_outside, whole_modules
 
@@ -44,6 +44,8 @@ class PeftStrategy(api.Strategy):
         on_meta = any(parameter.is_meta for parameter in module.parameters())
         if on_meta:
             _ask_no_values(config)
+        elif self.peft_type in NEEDS_FLOAT32:
+            self._require_float32(module)
         with refusing(f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"), strictly(config):
             self._model: PeftModel = get_peft_model(module, config)
         _renew_hooks(module)
@@ -127,6 +129,14 @@ class PeftStrategy(api.Strategy):
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise NotMergeable(f"PEFT cannot merge this adapter: {error}. Serve the base with it.") from None
 
+    def _require_float32(self, module: nn.Module) -> None:
+        narrow = {str(p.dtype)[6:] for p in module.parameters() if p.is_floating_point()} - {"float32"}
+        if narrow:
+            raise RecipeError(
+                f"strategy {self.name!r} needs the base in float32, and some of it is {narrow.pop()}: "
+                f"{NEEDS_FLOAT32[self.peft_type]}. Set train.precision=float32."
+            )
+
     def _require_untied(self, module: nn.Module) -> None:
         if self.peft_type == "TRAINABLE_TOKENS":  # changes all that share the embedding
             return
@@ -170,7 +180,8 @@ def refusing(text: str) -> Iterator[None]:
 
 
 def _renew_hooks(module: nn.Module) -> None:
-    """Attach OSF's hooks on gradients anew: PEFT puts wider parameters in the place of those that it attached them to."""
+    """Attach OSF's hooks on gradients anew: PEFT puts wider parameters in the place of those that have them."""
+    part: Any
     for part in module.modules():
         if hasattr(part, "_attach_hooks"):
             part._detach_hooks()

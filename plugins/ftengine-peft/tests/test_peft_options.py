@@ -155,6 +155,30 @@ def test_scales_do_not_decay():
     assert decaying == ["classifier.weight"]
 
 
+def bfloat16_llama():
+    loaded = load_llama()
+    loaded.module.to(torch.bfloat16)
+    return loaded
+
+
+def test_gradients_of_osf_stay_in_their_subspace_on_a_bfloat16_base():
+    _, loaded = prepared("peft-osf", bfloat16_llama)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loaded.module(**LM_BATCH).loss
+    loss.backward()
+    trained = {n: p for n, p in loaded.module.named_parameters() if n.endswith("q_proj.osf_svd_params.default.U_low")}
+    assert trained
+    for u in trained.values():
+        basis = u.detach()  # before the first step
+        outside = u.grad - basis @ (basis.T @ u.grad)
+        assert outside.norm() < 0.01 * u.grad.norm()
+
+
+def test_what_a_rounded_base_would_change_is_refused():
+    with pytest.raises(RecipeError, match=r"needs the base in float32, and some of it is bfloat16.*train\.precision"):
+        prepared("peft-psoft", bfloat16_llama, r=8)
+
+
 def test_it_generates_and_checkpoints_gradients():
     module = prepared("peft-vera")[1].module
     module.train()(**LM_BATCH).loss.backward()
