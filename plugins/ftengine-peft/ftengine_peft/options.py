@@ -7,9 +7,9 @@ import dataclasses
 import re
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from peft import PeftConfig
 from pydantic import AfterValidator, Field, create_model, model_validator
@@ -71,10 +71,6 @@ class PeftOptions(api.Config):
 
     made_from: ClassVar[type[PeftConfig]]
     meant: ClassVar[Mapping[str, str]] = {
-        "alpha": "lora_alpha",
-        "dropout": "lora_dropout",
-        "rank": "r",
-        "targets": "target_modules",
         "modules_to_save": "There is no such option: a fresh head trains and is saved always.",
         "task_type": "There is no such option: the recipe's task says what the model is for.",
     }
@@ -102,6 +98,7 @@ def options_of(peft_type: str, made_from: type[PeftConfig]) -> type[PeftOptions]
     fields: dict[str, Any] = dict(_fields(peft_type, made_from))
     options = create_model(f"{made_from.__name__}Options", __base__=PeftOptions, __module__=__name__, **fields)
     options.made_from = made_from
+    options.meant = {**PeftOptions.meant, **dict(_words(fields))}
     options.__doc__ = f"Options of PEFT's {made_from.__name__}."
     return options
 
@@ -109,7 +106,7 @@ def options_of(peft_type: str, made_from: type[PeftConfig]) -> type[PeftOptions]
 def _fields(peft_type: str, made_from: type[PeftConfig]) -> Iterator[tuple[str, tuple[Any, Any]]]:
     types = typing.get_type_hints(made_from)
     for field in dataclasses.fields(made_from):
-        kind = types[field.name]
+        kind, default = types[field.name], cast(Any, field.default)
         if field.name in OWNED | UNUSABLE or _holds_settings(kind):
             continue
         description = _first_sentence(field.metadata.get("help", ""))
@@ -119,10 +116,19 @@ def _fields(peft_type: str, made_from: type[PeftConfig]) -> Iterator[tuple[str, 
             yield field.name, (Annotated[bool | str, AfterValidator(_init)], Field(True, description=LORA_INITS))
         elif field.default_factory is not dataclasses.MISSING:
             yield field.name, (kind, Field(default_factory=field.default_factory, description=description))
-        elif field.default is None and kind in (int, float):  # no number is None: PEFT needs one
+        elif default is None and kind in (int, float):  # no number is None: PEFT needs one
             yield field.name, (kind, Field(description=description))
+        elif kind in (int, float) and default >= 0:  # what PEFT makes of negative ranks is no error of its own
+            yield field.name, (kind, Field(default, ge=0, description=description))
         else:
-            yield field.name, (kind, Field(field.default, description=description))
+            yield field.name, (kind, Field(default, description=description))
+
+
+def _words(fields: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pair what ftengine's own strategies call an option with PEFT's name of it, where the method has one."""
+    for word, end in (("alpha", "_alpha"), ("dropout", "_dropout"), ("rank", "r"), ("targets", "target_modules")):
+        found = [name for name in fields if name == end or (end.startswith("_") and name.endswith(end))]
+        yield from [(word, found[0])] if found and word not in fields else []
 
 
 def _targets(peft_type: str, kind: Any) -> tuple[Any, Any]:

@@ -45,11 +45,21 @@ def saved(folder, name, load=load_llama, **options):
         ("peft-adaption-prompt", {"adapter_layers": 2}, "adapter_len\n  Field required"),
         ("peft-ia3", {"target_modules": ["k_proj"], "feedforward_modules": ["up_proj"]}, "should be a subset"),
         ("peft-psoft", {"psoft_svd_lowrank_niter": 3}, "is only used when"),
+        ("peft-vera", {"r": -1}, "greater than or equal to 0"),
     ],
 )
 def test_options_are_validated(name, options, said):
     with pytest.raises(ValidationError, match=said):
         make(name, **options)
+
+
+def test_words_of_other_strategies_lead_to_what_a_method_has():
+    words = {name: METHODS[name].Config.meant for name in ("peft-lora", "peft-vera", "peft-ia3", "peft-loha")}
+    assert words["peft-lora"]["alpha"] == "lora_alpha"
+    assert words["peft-vera"]["dropout"] == "vera_dropout"
+    assert words["peft-ia3"]["targets"] == "target_modules"
+    assert "rank" not in words["peft-ia3"]
+    assert "alpha" not in words["peft-loha"]  # it has this very option
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=str)
