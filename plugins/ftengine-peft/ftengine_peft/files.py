@@ -1,0 +1,105 @@
+"""PEFT's files: what `save_pretrained` of a PeftModel writes, written and read with ftengine's checks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from torch import Tensor
+
+from ftengine import api
+from ftengine.errors import BaseMismatch, RunError
+from ftengine.model import save_tensors
+from ftengine_peft.targets import TASK_TYPES, modules_to_save
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+EMBEDDINGS = ("embed_tokens", "lm_head")
+"""Names of embeddings whose own weights PEFT saves beside an adapter of theirs."""
+
+CHOOSING = frozenset({"exclude_modules", "layers_pattern", "layers_to_transform", "target_modules"})
+"""Options that choose modules, in which files and recipes may differ in words; the tensors' names tell."""
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """Return what PEFT's own functions save of an adapter, by PEFT's keys."""
+    # "auto" asks the hub whether the base's vocabulary was larger, which no strategy changes.
+    return get_peft_model_state_dict(model, save_embedding_layers="auto" if _adapts_embeddings(model) else False)
+
+
+def whole_tensors(loaded: api.LoadedModel, whole: Iterable[str]) -> dict[str, Tensor]:
+    """Return the tensors of the modules that train whole, by PEFT's keys."""
+    return {
+        f"{PREFIX}{path}.{name}": tensor
+        for path in whole
+        for name, tensor in loaded.module.get_submodule(path).state_dict().items()
+    }
+
+
+def write(model: PeftModel, loaded: api.LoadedModel, whole: list[str], directory: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors (RunError: they cannot be written)."""
+    save_tensors(adapter_tensors(model) | whole_tensors(loaded, whole), directory / WEIGHTS_FILE)
+    config: Any = copy.copy(model.peft_config["default"])
+    config.task_type = TASK_TYPES.get(loaded.head)
+    config.base_model_name_or_path, config.inference_mode = loaded.source, True
+    if hasattr(config, "modules_to_save"):
+        config.modules_to_save = modules_to_save(loaded, whole)
+    for name, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, name, sorted(value))  # the same file for the same run
+    kind = type(loaded.module)
+    mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    try:
+        config.save_pretrained(str(directory), auto_mapping_dict=None if config.task_type else mapping)
+    except OSError as error:
+        raise RunError(f"cannot write {str(directory)!r}: {error}. Free some space.") from None
+
+
+def require_same(config: PeftConfig, options: Iterable[str], directory: Path) -> None:
+    """Make sure that a folder's adapter_config.json says what a model was prepared with.
+
+    Raises:
+        RunError: the file is missing, no JSON, or of another method.
+        BaseMismatch: an option that decides what is computed differs.
+    """
+    file = directory / CONFIG_FILE
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
+    own = as_stored(config)
+    if not isinstance(stored, dict) or stored.get("peft_type") != own["peft_type"]:
+        kind = stored.get("peft_type") if isinstance(stored, dict) else type(stored).__name__
+        raise RunError(f"{str(file)!r} describes {kind!r}, not {own['peft_type']!r}.")
+    for name in options:
+        if name in CHOOSING or re.search("dropout|init", name):
+            continue
+        found, expected = _sorted(stored.get(name, own[name])), _sorted(own[name])
+        if found != expected:
+            raise BaseMismatch(
+                f"{str(file)!r} has {name} {found!r}, the model is prepared with {expected!r}. "
+                f"Set strategy.{name} to what the file says."
+            )
+
+
+def as_stored(config: PeftConfig) -> dict[str, Any]:
+    """Return a configuration as its file holds it."""
+    content: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
+    return content
+
+
+def _sorted(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+
+
+def _adapts_embeddings(model: PeftModel) -> bool:
+    targets = getattr(model.peft_config["default"], "target_modules", None) or ()
+    if isinstance(targets, str):
+        paths = (path for path, _ in model.get_base_model().named_modules())
+        return any(re.fullmatch(targets, path) and path.endswith(EMBEDDINGS) for path in paths)
+    return any(name in targets for name in EMBEDDINGS)

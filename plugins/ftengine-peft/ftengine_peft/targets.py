@@ -1,0 +1,105 @@
+"""Which modules a method adapts, and which train whole, as PEFT decides it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from ftengine import api
+from ftengine.errors import NoMatch, did_you_mean
+from ftengine_peft.options import ALL_LINEAR
+
+HEADS = ("classifier", "score")
+"""Modules that PEFT trains and saves whole where a model classifies sequences or tokens."""
+
+TASK_TYPES = {
+    "causal-lm": "CAUSAL_LM",
+    "feature-extraction": "FEATURE_EXTRACTION",
+    "seq2seq-lm": "SEQ_2_SEQ_LM",
+    "sequence-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+}
+"""PEFT's task types, by what the model has on top."""
+
+
+def heads_of(loaded: api.LoadedModel) -> tuple[str, ...]:
+    """Return the names of heads that PEFT takes for new in such a model."""
+    return HEADS if TASK_TYPES.get(loaded.head) in ("SEQ_CLS", "TOKEN_CLS") else ()
+
+
+def whole_modules(loaded: api.LoadedModel) -> list[str]:
+    """Return the paths of modules that train and are saved whole: new ones, and heads of classifiers."""
+    heads = heads_of(loaded)
+    paths = [p for p, _ in loaded.module.named_modules() if p in loaded.new_modules or _is_named(p, heads)]
+    return [path for path in paths if not _inside(path.rpartition(".")[0], paths)]
+
+
+def modules_to_save(loaded: api.LoadedModel, whole: Iterable[str]) -> list[str] | None:
+    """Return PEFT's names of the modules that train whole: its own for heads, and the paths of others."""
+    heads = heads_of(loaded)
+    return [*heads, *(path for path in whole if not _is_named(path, heads))] or None
+
+
+def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any:
+    """Return `target_modules` for PEFT: what a recipe says, with all-linear as a set of paths.
+
+    Raises:
+        NoMatch: a pattern matches no module, or one that trains whole.
+    """
+    module: Any = loaded.module
+    paths = [path for path, _ in module.named_modules() if path]
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+        found = {
+            path
+            for path, part in module.named_modules()
+            if isinstance(part, (nn.Linear, Conv1D)) and part is not head and not _inside(path, whole)
+        }
+        if not found:
+            raise NoMatch(f"strategy.target_modules: {type(module).__name__} has no linear layer. {_known(paths)}")
+        return found
+    for pattern in [targets] if isinstance(targets, str) else targets or ():
+        taken = matching(pattern, paths, whole_path=isinstance(targets, str))
+        outside = [path for path in taken if not _inside(path, whole)]
+        if taken and not outside:
+            raise NoMatch(f"strategy.target_modules: {taken[0]!r} trains whole, as part of the head. Leave it out.")
+        if not outside:
+            known = sorted({path.rpartition(".")[2] for path in paths})
+            raise NoMatch(
+                f"strategy.target_modules: {pattern!r} matches no module of {type(module).__name__}. "
+                f"{_known(paths)}{did_you_mean(pattern, known)}"
+                + (" A string is a regular expression for the whole path." if isinstance(targets, str) else "")
+            )
+    return targets
+
+
+def matching(pattern: str, paths: Iterable[str], *, whole_path: bool) -> list[str]:
+    """Return the paths that PEFT takes for a pattern: a regular expression for whole paths, or a name or path."""
+    return [path for path in paths if (re.fullmatch(pattern, path) if whole_path else _is_named(path, [pattern]))]
+
+
+def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
+    """Refuse (NoMatch) modules that are adapted although they train whole."""
+    for path in adapted:
+        if _inside(path, whole):
+            raise NoMatch(
+                f"strategy.target_modules takes {path!r}, which trains whole, as part of the head. "
+                "Write names or paths that leave it out."
+            )
+
+
+def _is_named(path: str, names: Iterable[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _inside(path: str, whole: Iterable[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}.") for one in whole)
+
+
+def _known(paths: Iterable[str]) -> str:
+    names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
+    return f"Its modules are called {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."

@@ -1,0 +1,142 @@
+"""Every method on a language model and on a classifier with a new head: conformance, PEFT's files, PEFT's outputs."""
+
+import copy
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
+from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama
+from safetensors.torch import load_file
+
+from ftengine.testing import check_strategy
+from ftengine_peft import LEFT_OUT
+from ftengine_peft.strategy import strategies
+
+METHODS = {method.name: method for method in strategies()}
+OPTIONS = {
+    "peft-adaption-prompt": {"adapter_len": 4, "adapter_layers": 2},
+    "peft-c3a": {"block_size": 16},
+    "peft-fourierft": {"n_frequency": 50},
+    "peft-miss": {"r": 4},
+    "peft-oft": {"oft_block_size": 8},
+    "peft-psoft": {"r": 8},
+    "peft-road": {"group_size": 16},
+    "peft-shira": {"r": 4},
+    "peft-trainable-tokens": {"token_indices": [5, 6, 12]},
+    "peft-unilora": {"theta_d_length": 64},
+    "peft-vblora": {"vector_length": 16, "num_vectors": 16},
+    "peft-waveft": {"n_frequency": 50},
+}
+"""Where the defaults are for layers larger than these."""
+LLAMA_ONLY = {"peft-adaption-prompt": "is for Llama and the like", "peft-ln-tuning": "does not know BERT's norms"}
+CASES = [
+    *((name, load_llama, llama, LM_BATCH) for name in METHODS),
+    *((name, load_bert, bert, LABEL_BATCH) for name in METHODS if name not in LLAMA_ONLY),
+]
+EACH = pytest.mark.parametrize(("name", "load", "base", "batch"), CASES, ids=lambda x: getattr(x, "__name__", None))
+# The (IA)³ of a feed-forward layer and the like compute in another order when they are loaded.
+SAME = {"rtol": 0, "atol": 1e-6}
+
+
+def make(name):
+    method = METHODS[name]
+    return method(method.Config(**OPTIONS.get(name, {})))
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model.eval()(**BATCH).logits
+
+
+@pytest.fixture
+def trained(name, load, batch):
+    """A strategy and its model after a step."""
+    torch.manual_seed(1)
+    strategy, loaded = make(name), load()
+    strategy.prepare(loaded)
+    for path in loaded.new_modules:
+        loaded.module.get_submodule(path).requires_grad_(True)
+    optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.0))
+    loaded.module.train()(**batch).loss.backward()
+    optimizer.step()
+    return strategy, loaded
+
+
+def peft_folder(name, load, batch, folder):
+    """What PEFT itself saves of this method."""
+    strategy, loaded = make(name), load()
+    config = copy.deepcopy(strategy.config).peft_config()
+    config.task_type = "CAUSAL_LM" if batch is LM_BATCH else "SEQ_CLS"
+    get_peft_model(loaded.module, config).save_pretrained(folder)
+    return folder
+
+
+@EACH
+def test_the_conformance_suite(name, load, base, batch):
+    without = {"merging_keeps_the_outputs": "PEFT adds biases, and Llama's layers have none to hold them"}
+    bias_free = (name, load) == ("peft-beft", load_llama)
+    check_strategy(lambda: make(name), load, batch, expected_failed_checks=without if bias_free else None)
+
+
+@EACH
+def test_files_have_the_keys_of_pefts_own(name, load, base, batch, trained, tmp_path):
+    strategy, loaded = trained
+    (tmp_path / "ours").mkdir()
+    strategy.save(loaded, tmp_path / "ours")
+    theirs = peft_folder(name, load, batch, tmp_path / "theirs")
+    shapes = [
+        {key: (tensor.shape, tensor.dtype) for key, tensor in load_file(folder / "adapter_model.safetensors").items()}
+        for folder in (tmp_path / "ours", theirs)
+    ]
+    if (name, load) == ("peft-trainable-tokens", load_bert):  # of which PEFT leaves a new head out; but it reads one
+        shapes[1] |= {key: shapes[0][key] for key in shapes[0] if key.startswith("base_model.model.classifier.")}
+    assert shapes[0] == shapes[1]
+    ours, theirs = (json.loads((tmp_path / x / "adapter_config.json").read_text()) for x in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    named = {"base_model_name_or_path", "target_modules"}  # a set of names, in the order of its hashes
+    assert {k: v for k, v in ours.items() if k not in named} == {k: v for k, v in theirs.items() if k not in named}
+    assert sorted(ours.get("target_modules") or ()) == sorted(theirs.get("target_modules") or ())
+
+
+@EACH
+def test_peft_gives_the_same_outputs(name, load, base, batch, trained, tmp_path):
+    strategy, loaded = trained
+    strategy.save(loaded, tmp_path)
+    fresh = base()
+    if batch is LABEL_BATCH:
+        torch.nn.init.zeros_(fresh.classifier.weight)  # the file has to bring it
+    torch.manual_seed(2)
+    opened = PeftModel.from_pretrained(fresh, str(tmp_path))
+    torch.testing.assert_close(outputs(opened), outputs(loaded.module), **SAME)
+
+
+@EACH
+def test_a_loaded_adapter_answers_alike_under_another_seed(name, load, base, batch, trained, tmp_path):
+    strategy, loaded = trained
+    strategy.save(loaded, tmp_path)
+    torch.manual_seed(3)
+    again, other = make(name), load()
+    again.prepare(other)
+    again.load(other, tmp_path)
+    torch.testing.assert_close(outputs(other.module), outputs(loaded.module), **SAME)
+
+
+def test_every_method_of_peft_is_a_strategy_or_left_out_for_a_reason():
+    offered = {method.peft_type for method in METHODS.values()}
+    assert offered | LEFT_OUT.keys() == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    assert not offered & LEFT_OUT.keys()
+
+
+def test_the_readme_lists_every_method():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for method in METHODS.values():
+        assert f"| `{method.name}` | {method.__doc__.removeprefix('Train ').partition(' (PEFT')[0]} |" in text
+    for kind, reason in LEFT_OUT.items():
+        assert f"| {kind} | {reason} |" in text
+
+
+def test_it_is_tested_with_the_version_that_it_requires():
+    assert tuple(map(int, peft.__version__.split(".")[:2])) >= (0, 21)

@@ -1,0 +1,89 @@
+"""Whole runs with the distributions' strategies: trained, interrupted and resumed, opened again, merged."""
+
+import pytest
+import torch
+from peft import PeftModel
+from runs import interrupt
+from tiny import tiny_bert
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from ftengine import Recipe, fine_tune, load_run
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+GENERATING = [
+    {"name": "peft-ia3"},
+    {"name": "peft-osf"},
+    {"name": "peft-shira", "r": 4},
+    {"name": "peft-vblora", "vector_length": 32, "num_vectors": 16, "vblora_dropout": 0.1},
+]
+CLASSIFYING = ["bitfit", {"name": "peft-oft", "oft_block_size": 8, "module_dropout": 0.1}]
+
+
+def recipe(model, task, data, strategy, output):
+    return Recipe.make(
+        {
+            "model": {"source": str(model)},
+            "task": task,
+            "data": {"train": str(data), "validation": 0.25},
+            "strategy": strategy,
+            "train": {
+                "epochs": 3,
+                "batch_size": 5,
+                "learning_rate": 0.01,
+                "precision": "float32",
+                "checkpoint_every": 2,
+            },
+            "evaluation": {"resamples": 100},
+            "output": str(output),
+        }
+    )
+
+
+def learns_resumes_reopens_and_merges(make, folder, loss="loss"):
+    """Return the finished run."""
+    whole = fine_tune(make(folder / "whole"))
+    figures = whole.evaluation
+    assert figures["tuned"][loss]["value"] < figures["base"][loss]["value"]
+    interrupt(make(folder / "interrupted"), after=4)
+    resumed = fine_tune(make(folder / "interrupted"), resume=True)
+    (name,) = [file.name for file in whole.trained.glob("*.safetensors")]
+    assert (resumed.trained / name).read_bytes() == (whole.trained / name).read_bytes()
+    assert resumed.evaluation == figures
+    again = load_run(whole.path)
+    assert again.evaluate()["tuned"] == figures["tuned"]
+    report = again.merge(folder / "merged")
+    assert report.difference <= report.tolerance < report.effect
+    return again
+
+
+@pytest.mark.parametrize("strategy", GENERATING, ids=lambda strategy: strategy["name"])
+def test_a_language_model(strategy, llama_folder, answers, tmp_path):
+    def make(output):
+        return recipe(llama_folder, "causal-lm", answers, strategy, output)
+
+    learns_resumes_reopens_and_merges(make, tmp_path)
+
+
+@pytest.mark.parametrize("strategy", CLASSIFYING, ids=["bitfit", "peft-oft"])
+def test_a_classifier_with_a_new_head(strategy, reviews, tmp_path):
+    # With weights of the usual size a model as small answers every text alike.
+    bert_folder = tiny_bert(tmp_path / "bert", initializer_range=0.2)
+
+    def make(output):
+        return recipe(bert_folder, "text-classification", reviews, strategy, output)
+
+    run = learns_resumes_reopens_and_merges(make, tmp_path, loss="nll")
+    text = "The film number 3 was wonderful."
+    (predicted,) = run.predict([{"text": text}])
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    models = [opened.eval()]
+    if strategy != "bitfit":  # in PEFT, on a base whose head is as new as it was here
+        torch.manual_seed(5)
+        base = AutoModelForSequenceClassification.from_pretrained(bert_folder, num_labels=2)
+        models.append(PeftModel.from_pretrained(base, str(run.trained)).eval())
+    inputs = AutoTokenizer.from_pretrained(bert_folder)(text, return_tensors="pt")
+    for model in models:
+        with torch.no_grad():
+            likely = model(**inputs).logits.softmax(-1).max()
+        assert likely.item() == pytest.approx(max(predicted["scores"].values()), abs=1e-4)
