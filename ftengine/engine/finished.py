@@ -15,6 +15,7 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
@@ -199,7 +200,7 @@ class Run:
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        prepare_strategy(device, ready.experiment, loaded).load(loaded, self.trained)
+        load_trained_part(prepare_strategy(device, ready.experiment, loaded), loaded, self.trained)
         self._ready = device, ready, loaded
         return self._ready
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.prepared_data import ReadyTask, apply_strategy
+from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import probe_tokens, raw_outputs, save_model
 from ftengine.run.directory import RunDirectory, write_folder
@@ -79,7 +80,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     base = outputs_of(task, module.eval(), probe)
     set_seed(ready.recipe.seed)
     apply_strategy(strategy, loaded)
-    strategy.load(loaded, trained)
+    load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, module.eval(), probe)
     check_merge(strategy).merge(loaded)
     after = outputs_of(task, module.eval(), probe)
