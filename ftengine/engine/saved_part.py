@@ -24,7 +24,7 @@ from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
-from ftengine.training.losses import to_device
+from ftengine.training.losses import loss_of, to_device
 
 NEW_MODULES = "new_modules.safetensors"
 """Modules that were initialised afresh, where the strategy's own files do not hold them."""
@@ -201,7 +201,7 @@ def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch) -> T
     """
     recorder = _Recorder()
     with device.inference(loaded):
-        total, _ = task.loss(loaded.module, batch, recorder)
+        total, _ = loss_of(task, loaded.module, batch, recorder)
     return torch.cat([*recorder.kept, total.detach().double().reshape(-1).cpu()])
 
 
