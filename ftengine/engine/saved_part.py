@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,8 +18,9 @@ from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
-from ftengine.errors import FtengineError, SavedPartDiffers
+from ftengine.errors import SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
+from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
@@ -117,7 +117,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
     loaded.module = nn.Module()
     model.device.accelerator.free_memory()  # with the optimiser's; modules and their hooks refer to each other
-    with _opening(who, kept):
+    with _opening(strategy, who, kept):
         fresh = _open(model, facts, folder, new)
         after = _outputs(model.device, task, fresh, batch)
     # Under other options than it trained with, other tensors say the same.
@@ -237,15 +237,11 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 @contextmanager
-def _opening(who: str, kept: str) -> Iterator[None]:
+def _opening(strategy: Strategy, who: str, kept: str) -> Iterator[None]:
     """Say of whatever is raised when a trained part is opened whose files it is about."""
     try:
         yield
     # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
     except Exception as error:
-        cause = str(error) if isinstance(error, FtengineError) else f"{type(error).__name__}: {error}"
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise SavedPartDiffers(
-            f"{who} saved files that cannot be opened again: {cause.rstrip('. ')} ({Path(frame.filename).name}:"
-            f"{frame.lineno}). {kept}"
-        ) from error
+        cause = cause_in(strategy, error)
+        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import FrameType
 
 from ftengine.api import Component
+from ftengine.errors import FtengineError
 from ftengine.plugins.discovery import GROUP
-from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, offers
-from ftengine.plugins.registry import BUILT_IN, KINDS, RECIPE_KEYS
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
 
 def blame(error: BaseException) -> str:
@@ -40,6 +41,15 @@ def named(component: Component) -> str:
     module = type(component).__module__
     owner = _owners().get(_root(module))
     return f"{_kind(component)} {component.name!r} of {owner or f'module {module}'}"
+
+
+def cause_in(component: Component, error: BaseException) -> str:
+    """Say what was raised in a component's own code, and where: "KeyError: 'x' (ftengine_x.py:31)"."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    root = _root(type(component).__module__)
+    frame, line = next((x for x in frames[::-1] if _root(x[0].f_globals.get("__name__")) == root), frames[-1])
+    text = str(error) if isinstance(error, FtengineError) else f"{type(error).__name__}: {error}"
+    return f"{text.rstrip(': .')} ({Path(frame.f_code.co_filename).name}:{line})"
 
 
 def without(component: Component) -> str:

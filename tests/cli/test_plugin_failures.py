@@ -110,3 +110,31 @@ def test_errors_of_the_engine_blame_no_plugin(distribution):
     with pytest.raises(KeyError) as error:
         registry_of().entries("no-such-kind")
     assert describe(error.value).startswith("unexpected KeyError")
+
+
+def test_a_run_opened_without_its_plugin_names_what_made_it(ftengine, distribution, recipe, tmp_path, monkeypatch):
+    distribution(plugin("strategy", "[p.requires_grad_(n.endswith('norm.weight')) for n, p in "
+                        "loaded.module.named_parameters()]"), ENTRY)  # fmt: skip
+    run = tmp_path / "run"
+    ftengine("train", recipe, "--set", "strategy=thing", "--set", "train.max_steps=1", "--set", f"output={run}")
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
+    line = ftengine("evaluate", run, code=2).stderr
+    assert "no strategy named 'thing'" in line
+    assert "was made with ftengine-thing 1.2, not loaded here: take ftengine-thing out of FTENGINE_BLOCK" in line
+    monkeypatch.delenv("FTENGINE_BLOCK_PLUGINS")
+    (tmp_path / "ftengine_thing-1.2.dist-info" / "entry_points.txt").unlink()
+    line = ftengine("merge", run, tmp_path / "merged", code=2).stderr
+    assert "was made with ftengine-thing 1.2, not loaded here: install what it was made with." in line
+
+
+def test_no_advice_is_to_block_ftengine_itself(distribution):
+    from ftengine.cli.external import conflict
+    from ftengine.plugins.distributions import Offer, instead
+
+    assert "BLOCK" not in instead("ftengine")
+    assert instead("ftengine", "acme", "acme").endswith("FTENGINE_BLOCK_PLUGINS=acme.")
+    offers = [Offer("acme", "1", None, False), Offer("ftengine", "1", None, False)]
+    assert conflict("bench", offers).endswith("FTENGINE_BLOCK_PLUGINS=acme.")
+    distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")
+    with pytest.raises(PluginError, match=r"two strategy plugins are named 'lora': .*FTENGINE_BLOCK_PLUGINS=acme\."):
+        registry_of()
