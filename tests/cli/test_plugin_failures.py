@@ -127,6 +127,21 @@ def test_a_run_opened_without_its_plugin_names_what_made_it(ftengine, distributi
     assert "was made with ftengine-thing 1.2, not loaded here: install what it was made with." in line
 
 
+def test_a_strategy_that_saves_nothing_ends_the_command_with_its_name(ftengine, distribution, recipe, tmp_path):
+    body = (
+        "loaded.module.requires_grad_(False); loaded.module.get_submodule('model.norm').requires_grad_(True)\n"
+        "    def save(self, loaded, directory): pass\n"
+        "    def load(self, loaded, directory): pass"
+    )
+    distribution(plugin("strategy", body), ENTRY)
+    settings = ("strategy=thing", "train.max_steps=2", "train.learning_rate=0.1", f"output={tmp_path / 'run'}")
+    line = ftengine("train", recipe, *(part for text in settings for part in ("--set", text)), code=1).stderr
+    assert "\nerror: strategy 'thing' of ftengine-thing 1.2 saved files that do not give the tuned model back" in line
+    assert "1 of 1 trained tensors differ, such as 'model.norm.weight'" in line
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
 def test_no_advice_is_to_block_ftengine_itself(distribution):
     from ftengine.cli.external import conflict
     from ftengine.plugins.distributions import Offer, instead

@@ -1,6 +1,7 @@
 """A run ends only where its saved files give the tuned model back; new modules are saved whatever a strategy does."""
 
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,18 @@ def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_re
     run = fine_tune(recipe(), resume=True, registry=registry(Biases))
     assert run.evaluation == whole.evaluation
     assert not list(run.path.glob("*.partial"))
+
+
+def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
+    from ftengine.engine import saved_part
+
+    frozen, load, seen = [], saved_part.load_base, []
+
+    class Watched(Biases):
+        def param_groups(self, model, learning_rate, weight_decay):
+            frozen.append(weakref.ref(model.get_parameter("bert.embeddings.word_embeddings.weight")))
+            return super().param_groups(model, learning_rate, weight_decay)
+
+    monkeypatch.setattr(saved_part, "load_base", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
+    fine_tune(recipe(train__max_steps=1), registry=registry(Watched))
+    assert seen == [True]
