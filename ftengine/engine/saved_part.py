@@ -189,7 +189,7 @@ class _Recorder(Criterion):
 
     def _keep(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         for output in outputs:
-            self.kept.append(output.detach().reshape(-1)[: self.room].double().cpu())
+            self.kept.append(output.detach().reshape(-1)[: self.room].cpu().double())
             self.room -= len(self.kept[-1])
         return outputs
 
@@ -202,7 +202,7 @@ def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch) -> T
     recorder = _Recorder()
     with device.inference(loaded):
         total, _ = loss_of(task, loaded.module, batch, recorder)
-    return torch.cat([*recorder.kept, total.detach().double().reshape(-1).cpu()])
+    return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
 
 
 def _compare(tuned: Mapping[str, Tensor], reopened: Mapping[str, Tensor]) -> tuple[list[str], bool]:
