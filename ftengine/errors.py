@@ -60,6 +60,10 @@ class MergeChangedOutputs(FtengineError):
     """The merged model's outputs differ from the unmerged ones by more than the dtype explains."""
 
 
+class SavedPartDiffers(FtengineError):
+    """The files of a trained part cannot be opened on a fresh base, or give another model than the tuned one."""
+
+
 class TrainingError(FtengineError):
     """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
 

@@ -68,7 +68,8 @@ class Failed(Event):
 class Callback(Component):
     """Is told of a run's events, in the main process; named under `callbacks` in a recipe.
 
-    A callback that raises is left out from then on, and the run goes on.
+    A callback that raises is named and left out from then on, and the run goes on. One that is to end the run raises
+    `ftengine.errors.TrainingError`: what training came to is kept, and `--resume` goes on from the last checkpoint.
     """
 
     def on(self, event: Event) -> None:

@@ -45,7 +45,8 @@ class Strategy(Component):
         """Write the trained part to an existing empty directory, in its ecosystem's format.
 
         The default writes every trainable tensor, and the statistics that move with them, by name, to
-        `trained.safetensors`.
+        `trained.safetensors`. What the files lack of `loaded.new_modules` the engine writes beside them, and reads
+        back. A run ends with an error where its files, opened on a fresh base, give other outputs than `loaded`.
         """
         from ftengine.model import save_trained
 

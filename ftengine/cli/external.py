@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ftengine.errors import PluginError
-from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, offers
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
 
 GROUP = "ftengine.commands"
 OWN = "ftengine"
@@ -71,10 +71,11 @@ def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
 
 def conflict(name: str, offers: Sequence[Offer], *, builtin: bool = False) -> str:
     """Say that a command's name is taken more than once."""
+    third = [offer for offer in offers if offer.distribution != BUILT_IN][-1]
     owners = [*(["ftengine itself"] if builtin else []), *(str(offer) for offer in offers)]
     return (
         f"command {name!r} is offered by {' and by '.join(owners)}. Uninstall one, "
-        f"or run with {BLOCK_VARIABLE}={offers[-1].distribution}."
+        f"or run with {BLOCK_VARIABLE}={third.distribution}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ftengine.data.read import Rows
 from ftengine.data.row_hashes import RowHashes
 from ftengine.data.split_columns import find_overlap
 from ftengine.plugins.registry import Registry
+from ftengine.plugins.returned import each
 from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
 
@@ -145,7 +146,7 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
     displays: list[Display] = []
     for entry in registry.entries("audit"):
         audit = entry.cls()
-        for found in audit.look(data):  # type: ignore[attr-defined]
+        for found in each(audit, "look", audit.look(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
             if isinstance(found, Finding):
                 findings.append(found.model_copy(update={"source": entry.name}))
             else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, Task
-from ftengine.errors import RecipeError
+from ftengine.errors import PluginError, RecipeError
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import each
 
 
 def require_suitable(augmenter: Augmenter, task: Task) -> None:
@@ -41,12 +43,25 @@ def augment(
     """
     rows = [row]
     for augmenter, name in _numbered(augmenters):
-        rows = [
-            new
-            for i, one in enumerate(rows)
-            for new in augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
-        ]
+        before, rows = rows, list[Example]()
+        for i, one in enumerate(before):
+            found = augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
+            made = list(each(augmenter, "augment", found, Mapping))
+            if epoch == 0:  # which sees each row once: looking at every epoch's would take time and tell no more
+                _require_same_label(augmenter, task, one, made)
+            rows += made
     return rows
+
+
+def _require_same_label(augmenter: Augmenter, task: Task, row: Example, made: Sequence[Example]) -> None:
+    """Refuse rows with another label than the one that they were made of (PluginError)."""
+    label = task.view(row).label
+    for new in made:
+        if new is not row and (other := task.view(new).label) != label:
+            raise PluginError(
+                f"{named(augmenter)}: augment() made a row with the label {other!r} of one with {label!r}. It must "
+                "change inputs alone."
+            )
 
 
 def mix(

@@ -19,6 +19,7 @@ from ftengine.data.augmentation import augment, mix
 from ftengine.data.read import Rows, file_columns
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
+from ftengine.plugins.returned import wrong
 
 SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -84,9 +85,15 @@ class EncodedSplit:
         numbers = [int(self.index[i]) for i in members]
         if self.standing is not None:
             changed = [next(self._usable(number, self.standing))[1] for number in numbers]
-            return self.task.collate(changed, self.processor)
-        batch = self.task.collate([f for number in numbers for _, f in self._usable(number, epoch)], self.processor)
+            return self._collated(changed)
+        batch = self._collated([f for number in numbers for _, f in self._usable(number, epoch)])
         return batch if epoch is None else mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
+
+    def _collated(self, features: Sequence[Features]) -> Batch:
+        batch = self.task.collate(features, self.processor)
+        if not isinstance(batch, dict):
+            raise wrong(self.task, "collate", batch, "a dict of tensors by name")
+        return batch
 
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
@@ -239,7 +246,7 @@ def encode_split(
         for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
             content.update(_content(row, task))
             try:
-                features = task.encode(row, processor, max_length=max_length)
+                features = _whole(task, task.encode(row, processor, max_length=max_length))
             except DataError as error:
                 if on_error == "fail":
                     raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
@@ -273,6 +280,17 @@ def encode_split(
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
     )
+
+
+def _whole(task: Task, features: Any) -> Features:
+    """Return features as they are (PluginError: without what every task has to tell of an example)."""
+    wanted = "a dict with 'length', 'weight' and 'truncated'"
+    if not isinstance(features, dict):
+        raise wrong(task, "encode", features, wanted)
+    for key in ("length", "weight", "truncated"):
+        if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
+            raise wrong(task, "encode", features.get(key), f"{wanted}, each a number; {key!r} is none")
+    return features
 
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftengine.api import Callback, ChecksOptions, Event, HasViewer, Listener
-from ftengine.errors import naming
+from ftengine.api import Callback, ChecksOptions, Event, Failed, HasViewer, Listener
+from ftengine.errors import TrainingError, naming
+from ftengine.plugins.blame import cause_in
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
 
@@ -35,16 +36,16 @@ class Callbacks:
             self.callbacks.append((callback, str(factory.entry.origin)))
 
     def tell(self, event: Event) -> None:
-        """Tell all of an event; call it in the main process alone."""
+        """Tell all of an event (TrainingError: one ends the run by it); call it in the main process alone."""
         for callback, origin in tuple(self.callbacks):
             try:
                 callback.on(event)
             except Exception as error:  # whatever a callback may raise, the run is worth more
+                who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
                 self.callbacks.remove((callback, origin))
-                cause = f"{type(error).__name__}: {error}".rstrip(": .")
-                self.listener.message(
-                    f"callback {callback.name!r} of {origin} failed and is left out from here on: {cause}"
-                )
+                if isinstance(error, TrainingError) and not isinstance(event, Failed):
+                    raise TrainingError(f"{who} ends the run: {cause}") from error
+                self.listener.message(f"{who} failed and is left out from here on: {cause}")
 
     def view_commands(self, run: Path) -> list[str]:
         """Return the commands that show what callbacks wrote."""

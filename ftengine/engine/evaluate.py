@@ -18,6 +18,7 @@ from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_model
+from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate
@@ -40,8 +41,7 @@ def evaluate_run(
     loaded = load_base(ready, trained, run.trained)
     place_base(device, ready, loaded)
     base = run_model(device, ready, loaded, plan, "base")
-    strategy = prepare_strategy(device, ready.experiment, loaded)
-    strategy.load(loaded, run.trained)
+    load_trained_part(prepare_strategy(device, ready.experiment, loaded), loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
     return evaluate(plan, base, tuned)[0]

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import Failed, Finished, Listener, Reopens, Saved, SilentListener
+from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.engine.base_measured import FILE as BASE_KEY
 from ftengine.engine.base_measured import keep_base
-from ftengine.engine.experiment import Experiment, described
+from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
+from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import RunDirectory, remove, write_folder
-from ftengine.run.environment import versions
+from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart, TrainingResult
+from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -72,6 +71,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
     Raises:
         RunError: a resumed run is not what it was, or the folder cannot be written.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
+        SavedPartDiffers: what was saved does not give the tuned model back; the run keeps its last checkpoint.
     """
     trainer = model.trainer(run)
     if resuming:
@@ -79,12 +79,14 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
         trainer.resume()
     else:
         begin_run(run, model)
+    progress = trainer.progress
     try:
         trained = train_model(model, trainer, run)
+        del trainer  # the optimiser's memory goes before a second model comes
         if model.device.is_main:
             write_results(trained, run)
     except BaseException as error:  # interrupted or failed: callbacks may have something open
-        model.tell(Failed(run.path, trainer.progress.step, error))
+        model.tell(Failed(run.path, progress.step, error))
         raise
     if model.device.is_main:
         finish(model.experiment, run)
@@ -176,27 +178,3 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     if changed is not None:
         changed.write(run)
     figures.write(run)
-
-
-def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
-    """Write the trained part, its processor and ftengine's own facts."""
-    model.experiment.listener.phase("save")
-    loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
-    processor = loaded.processor
-    reopened = strategy.reopened() if isinstance(strategy, Reopens) else described(strategy)
-    facts = TrainedPart(
-        ftengine=versions()["ftengine"],
-        base={"source": loaded.source, **loaded.fingerprint},
-        strategy={"name": strategy.name, **reopened},
-        task=described(task),
-        labels=task.labels,
-        new_modules=tuple(loaded.new_modules),
-    )
-
-    def fill(folder: Path) -> None:
-        strategy.save(loaded, folder)
-        if hasattr(processor, "save_pretrained"):
-            processor.save_pretrained(folder)
-        facts.write(RunDirectory(folder))
-
-    write_folder(run.trained, fill)

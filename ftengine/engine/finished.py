@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.errors import InputError, NotMergeable
+from ftengine.engine.saved_part import load_trained_part
+from ftengine.errors import InputError, NotMergeable, UnknownName
+from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import EvaluationResult, TrainedPart, Verdict
+from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
 
 
 class Run:
@@ -78,13 +81,15 @@ class Run:
     @property
     def view_commands(self) -> list[str]:
         """Commands that show what the run's callbacks wrote."""
-        return Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
+        with made_with(self.directory, self._registry):
+            return Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
 
     @property
     def mergeable(self) -> bool:
         """Whether the strategy has a merged form; a base may still refuse it."""
         try:
-            check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
+            with made_with(self.directory, self._registry):
+                check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
         except NotMergeable:
             return False
         return True
@@ -184,7 +189,8 @@ class Run:
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
-        experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
+        with made_with(self.directory, self._registry):
+            experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
         task.labels = self.facts.labels
         return ReadyTask(experiment, task, None, None)
@@ -199,9 +205,28 @@ class Run:
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        prepare_strategy(device, ready.experiment, loaded).load(loaded, self.trained)
+        load_trained_part(prepare_strategy(device, ready.experiment, loaded), loaded, self.trained)
         self._ready = device, ready, loaded
         return self._ready
+
+
+@contextmanager
+def made_with(run: RunDirectory, registry: Registry) -> Iterator[None]:
+    """Say of a component that is not there which distributions made the run, as environment.json has them."""
+    try:
+        yield
+    except UnknownName as error:
+        status = {origin.distribution: origin.status for origin in registry.plugins.origins.values()}
+        made = {p["distribution"]: p["version"] for p in Environment.read(run).plugins if p["status"] == "loaded"}
+        gone = [name for name in made if status.get(name) != "loaded"]
+        if not gone:
+            raise
+        blocked = [name for name in gone if status.get(name) == "blocked"]
+        advice = f"take {', '.join(blocked)} out of {BLOCK_VARIABLE}" if blocked else "install what it was made with"
+        raise UnknownName(
+            f"{error} Run {str(run.path)!r} was made with {' and '.join(f'{name} {made[name]}' for name in gone)}, "
+            f"not loaded here: {advice}."
+        ) from None
 
 
 def load_run(

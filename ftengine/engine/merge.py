@@ -1,7 +1,8 @@
-"""Merging that checks itself: outputs on a probe batch before and after."""
+"""Merging that checks itself: outputs on a probe batch before, after, and of the folder that was written."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,19 @@ from torch import nn
 
 from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.prepared_data import ReadyTask, apply_strategy
+from ftengine.engine.prepared_model import load_base
+from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
-from ftengine.model import probe_tokens, raw_outputs, save_model
+from ftengine.model import (
+    MODEL_FILE,
+    copy_into,
+    is_pretrained,
+    open_model,
+    probe_tokens,
+    raw_outputs,
+    read_tensors,
+    save_model,
+)
 from ftengine.run.directory import RunDirectory, write_folder
 
 ALLOWED_ROUNDINGS = 64
@@ -21,7 +33,12 @@ ALLOWED_ROUNDINGS = 64
 
 The check is made in float32, whatever dtype the result is stored in, so that rounding explains little: merged and
 unmerged models round at different places in every layer and differ by some roundings, a wrong merge by thousands.
+Where the weights are stored in a lower dtype, it has two steps: the merged model with the unmerged one before its
+weights are rounded, and the written folder, computed in float32, with the model in memory after they are.
 """
+
+TOLERANCE = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
+"""Largest accepted ‖difference‖ / ‖outputs‖."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,8 @@ class MergeReport:
     Args:
         path: the merged model's folder.
         dtype: of its weights.
-        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32.
+        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32; or that of the written
+            folder from the merged model in memory, where that is larger.
         tolerance: the largest difference that is accepted.
         effect: ‖unmerged - base‖ / ‖base‖, for scale.
     """
@@ -60,9 +78,10 @@ def check_merge(strategy: Strategy) -> Merges:
 
 @torch.no_grad()
 def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
-    """Merge a trained part into its base (`loaded`), check it, and write it as a plain model.
+    """Merge a trained part into its base (`loaded`), check it, and write it as a plain model, which is checked too.
 
     Args:
+        loaded: the base; its module is released once it is written.
         trained: folder of the trained part.
         dtype: of the merged weights; "auto" keeps the base's.
 
@@ -70,30 +89,61 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         NotMergeable: the strategy has no merged form.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
-    module, task, strategy = loaded.module, ready.task, ready.experiment.make_strategy()
-    kept = next(p.dtype for p in module.parameters() if p.is_floating_point())
+    task, strategy = ready.task, ready.experiment.make_strategy()
+    kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
-    _cast(module, torch.float32)
+    _cast(loaded.module, torch.float32)
     probe = probe_of(task, loaded)
     ready.listener.phase("merge")
-    base = outputs_of(task, module.eval(), probe)
+    base = outputs_of(task, loaded.module.eval(), probe)
     set_seed(ready.recipe.seed)
     apply_strategy(strategy, loaded)
-    strategy.load(loaded, trained)
-    before = outputs_of(task, module.eval(), probe)
+    load_trained_part(strategy, loaded, trained)
+    before = outputs_of(task, loaded.module.eval(), probe)
     check_merge(strategy).merge(loaded)
-    after = outputs_of(task, module.eval(), probe)
-    difference, effect = _distance(after, before), _distance(before, base)
-    tolerance = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
-    if not difference <= tolerance:
+    differences = [_distance(outputs_of(task, loaded.module.eval(), probe), before)]
+    instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
+    if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
-            f"merging changed the outputs on a probe batch by {difference:.3g} of their size; rounding explains at "
-            f"most {tolerance:.3g}. Nothing was written. Serve the base with {str(trained)!r} instead, and please "
-            "report this."
+            f"merging changed the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
+            f"most {TOLERANCE:.3g}. {instead}"
         )
-    _cast(module, stored)
-    write_folder(target.path, lambda folder: save_model(module, loaded.processor, folder))
-    return MergeReport(str(target.path), str(stored).removeprefix("torch."), difference, tolerance, effect)
+
+    def fill(folder: Path) -> None:
+        _cast(loaded.module, stored)
+        save_model(loaded.module, loaded.processor, folder)
+        _cast(loaded.module, torch.float32)
+        expected = outputs_of(task, loaded.module, probe)
+        loaded.module = nn.Module()  # so that memory holds one model at a time
+        opened, wrong = _open_written(folder, ready)
+        differences.append(_distance(outputs_of(task, opened.eval(), probe), expected))
+        if wrong or not differences[1] <= TOLERANCE:
+            keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
+            raise MergeChangedOutputs(
+                f"the merge of strategy {strategy.name!r} of {ready.experiment.make_strategy.entry.origin} leaves "
+                "something in the model that its files do not hold (a hook, a parametrization, a parameter or buffer "
+                f"of its own): opened from them alone, its outputs on a probe batch differ by {differences[1]:.3g} of "
+                f"their size{keys}. {instead}"
+            )
+
+    write_folder(target.path, fill)
+    name, effect = str(stored).removeprefix("torch."), _distance(before, base)
+    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect)
+
+
+def _open_written(folder: Path, ready: ReadyTask) -> tuple[nn.Module, list[str]]:
+    """Open a written model in float32 as whoever uses it does; return it, and the keys that do not fit it.
+
+    A transformers folder is opened by transformers alone, the state of another module by the base's own module.
+    """
+    if is_pretrained(folder):
+        return open_model(folder, torch.float32)
+    module, stored = load_base(ready).module, read_tensors(folder / MODEL_FILE)
+    _cast(module, torch.float32)
+    own = module.state_dict()
+    both = own.keys() & stored.keys()
+    copy_into({name: own[name] for name in both}, {name: stored[name] for name in both}, str(folder))
+    return module, sorted(own.keys() ^ stored.keys())
 
 
 def probe_of(task: Task, loaded: LoadedModel) -> Batch:
@@ -115,4 +165,4 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm())
+    return float((a.double() - b.double()).norm() / b.double().norm()) if a.shape == b.shape else math.inf

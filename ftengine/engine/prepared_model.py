@@ -20,6 +20,7 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
+from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.run.records import Environment, EvaluationResult, Examples, TrainedPart, TrainingResult
@@ -63,7 +64,9 @@ class PreparedModel:
                 "frozen_weights": str(device.precision.frozen).removeprefix("torch."),
                 "reason": device.precision.reason,
             },
-            "strategy": strategy.environment() if isinstance(strategy, ReportsEnvironment) else {},
+            "strategy": json_mapping(strategy, "environment", strategy.environment())
+            if isinstance(strategy, ReportsEnvironment)
+            else {},
             "base": {"source": self.loaded.source, **self.loaded.fingerprint},
         }
         return Environment.model_validate(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from ftengine.api import (
 from ftengine.errors import PluginError
 from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
 from ftengine.evaluation.weights import Weights
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import each, json_mapping, wrong
 from ftengine.run.evaluation_result import MeasuredMetric
 
 
@@ -67,12 +69,7 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Fig
     if not len(weights):
         return {}
     with np.errstate(all="ignore"):
-        plain = {name: float(value) for name, value in evaluator.score(rows, np.ones(len(weights))).items()}
-        if plain.keys() != evaluator.metrics.keys():
-            raise PluginError(
-                f"evaluator {evaluator.name!r} returned metrics {sorted(plain)} and declares "
-                f"{sorted(evaluator.metrics)}; they have to be the same."
-            )
+        plain = _numbers(evaluator, evaluator.score(rows, np.ones(len(weights))))
         trials = evaluator.trials(rows) if isinstance(evaluator, KnowsTrials) else {}
         unequal = evaluator.example_weights(rows) if isinstance(evaluator, WeighsExamples) else {}
     resampled, shares = _resampled(evaluator, rows, weights), _shares(evaluator, rows, weights)
@@ -92,6 +89,22 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Fig
         scored = most is not None or name in shares
         figures[name] = Figure(metric, evaluator.name, value, found, interval, n, size, most, scored)
     return figures
+
+
+def _numbers(evaluator: Evaluator, found: Any) -> dict[str, float]:
+    """Return what an evaluator scores (PluginError: other metrics than it declares, or no numbers)."""
+    if not isinstance(found, Mapping):
+        raise wrong(evaluator, "score", found, "a mapping of metrics to numbers")
+    if found.keys() != evaluator.metrics.keys():
+        raise PluginError(
+            f"{named(evaluator)}: score() returned metrics {sorted(found)} and declares {sorted(evaluator.metrics)}; "
+            "they have to be the same."
+        )
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (TypeError, ValueError):
+        name = next(name for name, value in found.items() if not isinstance(value, (int, float, np.number)))
+        raise wrong(evaluator, "score", found[name], f"a number for {name!r}") from None
 
 
 def kish(weights: np.ndarray) -> float:
@@ -149,8 +162,9 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         return found
 
     with np.errstate(all="ignore"):
-        for one in evaluator.details(rows, estimate):
+        for one in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):
             if isinstance(one, tuple):
+                json_mapping(evaluator, "details", dict([one]))
                 facts[one[0]] = one[1]
             else:
                 displays.append(one)

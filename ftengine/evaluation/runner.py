@@ -19,10 +19,12 @@ from accelerate.utils import gather_object
 from ftengine.api import Evaluator, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import RunError, TrainingError
+from ftengine.errors import PluginError, RunError, TrainingError
 from ftengine.evaluation.plan import EvalPlan, EvalSet, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -114,6 +116,7 @@ class EvalRunner:
             batch = to_device(split.batch(members), self.accelerator.device)
             with torch.no_grad(), self.accelerator.autocast():
                 predictions = self.task.predict(self.loaded.module, batch)
+            _require_whole(self.task, predictions, len(members))
             for member, prediction in zip(members, predictions, strict=True):
                 _require_finite(prediction, split, member, phase)
                 row = split.example(member) if columns else {}
@@ -171,6 +174,20 @@ def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(name, taken[name])
     return table
+
+
+def _require_whole(task: Task, predictions: Sequence[Prediction], count: int) -> None:
+    """Refuse what are no predictions of a batch of so many examples, each with the declared keys (PluginError)."""
+    if not isinstance(predictions, list) or len(predictions) != count:
+        raise wrong(task, "predict", predictions, f"a list of one mapping an example, {count} here")
+    for prediction in predictions:
+        if not isinstance(prediction, Mapping):
+            raise wrong(task, "predict", prediction, "a list of mappings")
+        if missing := sorted(task.predicts - prediction.keys()):
+            had = f"a prediction with {', '.join(map(repr, prediction)) or 'no key'}"
+            raise PluginError(
+                f"{named(task)}: predict() returned {had}; it declares {', '.join(map(repr, missing))} too."
+            )
 
 
 def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:

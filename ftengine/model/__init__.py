@@ -4,9 +4,12 @@ from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weigh
 from ftengine.model.parameters import count, decayed, default_param_groups, state_tensors, trainable
 from ftengine.model.probing import probe_tokens, raw_outputs
 from ftengine.model.saving import (
+    MODEL_FILE,
     TRAINED_FILE,
     copy_into,
+    is_pretrained,
     load_trained,
+    open_model,
     read_tensors,
     save_model,
     save_tensors,
@@ -14,6 +17,7 @@ from ftengine.model.saving import (
 )
 
 __all__ = [
+    "MODEL_FILE",
     "TRAINED_FILE",
     "copy_into",
     "count",
@@ -21,7 +25,9 @@ __all__ = [
     "default_param_groups",
     "fingerprint_processor",
     "fingerprint_weights",
+    "is_pretrained",
     "load_trained",
+    "open_model",
     "probe_tokens",
     "raw_outputs",
     "read_tensors",

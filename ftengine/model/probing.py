@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ftengine.errors import InputError
+
+OPTIONAL = {"attention_mask", "token_type_ids", "use_cache"}
+"""What tokenizers and tasks give of a batch beside the tokens, and a plain module's forward may not have."""
+
 
 def probe_tokens(module: nn.Module) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, (2, 16) int64 of random tokens.
 
     At the end of each row, nowhere else, is the token that ends texts: classifiers of encoder-decoders read its state.
+
+    Raises:
+        InputError: the module has no token embeddings.
     """
-    model: Any = module
     generator = torch.Generator().manual_seed(0)
-    tokens = model.get_input_embeddings().num_embeddings
+    tokens = _token_embeddings(module).num_embeddings
     ids = torch.randint(tokens, (2, 16), generator=generator)
     end = getattr(getattr(module, "config", None), "eos_token_id", None)
     if isinstance(end, int) and end < tokens:
@@ -26,6 +34,23 @@ def probe_tokens(module: nn.Module) -> dict[str, Tensor]:
 
 
 def raw_outputs(module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return a model's logits for a batch, whose labels it is not given."""
-    output = module(**{key: value for key, value in batch.items() if key != "labels"})
+    """Return a model's logits for a batch, whose labels it is not given, nor what a plain module may not take."""
+    takes = inspect.signature(module.forward).parameters
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    left_out = {"labels"} if everything else {"labels", *(OPTIONAL - takes.keys())}
+    output = module(**{key: value for key, value in batch.items() if key not in left_out})
     return output.logits if hasattr(output, "logits") else output
+
+
+def _token_embeddings(module: nn.Module) -> nn.Embedding:
+    """Return a model's token embeddings: those that it names, else its first table."""
+    getter = getattr(module, "get_input_embeddings", None)
+    if getter is not None:
+        return getter()
+    table = next((part for part in module.modules() if isinstance(part, nn.Embedding)), None)
+    if table is None:
+        raise InputError(
+            f"{type(module).__name__} has no token embeddings, so a batch of random tokens cannot be made for it. Give "
+            "its task the methods `probe` and `outputs`."
+        )
+    return table

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from ftengine.errors import BaseMismatch, RunError
 from ftengine.model.parameters import state_tensors
 
 TRAINED_FILE = "trained.safetensors"
+MODEL_FILE = "model.safetensors"
+LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+"""What transformers tells of keys that do not fit."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -111,7 +115,7 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
         if hasattr(module, "save_pretrained"):
             _save_pretrained(module, directory)
         else:
-            save_tensors(module.state_dict(), directory / "model.safetensors")
+            save_tensors(module.state_dict(), directory / MODEL_FILE)
         if hasattr(processor, "save_pretrained"):
             processor.save_pretrained(directory)
     except (OSError, SafetensorError) as error:
@@ -120,16 +124,63 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
         ) from None
 
 
-def _save_pretrained(module: Any, directory: Path) -> None:
-    """Save without the progress bar that transformers draws."""
+def is_pretrained(directory: Path) -> bool:
+    """Say whether a folder is one of transformers: its config.json names a class."""
+    return bool(_architectures(directory))
+
+
+def open_model(directory: Path, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+    """Open a transformers folder with transformers alone, as the class that its config.json names.
+
+    Returns:
+        The model in a dtype, and the keys that the files lack, or hold without the model having them.
+
+    Raises:
+        RunError: transformers has no such class, or cannot read the files.
+    """
+    import transformers
+
+    name = _architectures(directory)[0]
+    kind: Any = getattr(transformers, name, None)
+    if kind is None:
+        raise RunError(f"{str(directory)!r} holds a {name}, which transformers does not have.")
+    try:
+        with _quiet():
+            module, info = kind.from_pretrained(
+                directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"transformers cannot read {str(directory)!r}: {error}") from error
+    return module, sorted(str(key) for what in LOADING_FAULTS for key in info[what])
+
+
+def _architectures(directory: Path) -> list[str]:
+    file = Path(directory) / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("architectures") or [] if file.is_file() else []
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the progress bars that transformers draws, and what it warns of."""
     from transformers.utils import logging
 
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _save_pretrained(module: Any, directory: Path) -> None:
+    """Save without the progress bar that transformers draws."""
     generation: Any = getattr(module, "generation_config", None)
     contradicts = False
     with ExitStack() as stack:
-        if logging.is_progress_bar_enabled():
-            stack.callback(logging.enable_progress_bar)
-            logging.disable_progress_bar()
+        stack.enter_context(_quiet())
         try:
             if generation is not None:
                 generation.validate(strict=True)

@@ -17,10 +17,13 @@ def lowrank_linear(
     scale: float,
     p: float = 0.0,
     seed: Tensor | None = None,
+    diagonal: Tensor | None = None,
 ) -> Tensor:
     """Apply a frozen linear map and its low-rank update.
 
-    y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ      (Hu et al. 2021, arXiv:2106.09685, §4.1)
+    y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ             (Hu et al. 2021, arXiv:2106.09685, §4.1)
+    y = x Wᵀ + bias + scale · ((dropout(x) Aᵀ) ∘ d) Bᵀ      with a diagonal d: AdaLoRA's singular values (Zhang et al.
+    2023, arXiv:2303.10512, §3.1), VeRA's scaling (Kopiczko et al. 2024, arXiv:2310.11454, §3.2)
 
     Args:
         x: (..., K) input; fp32, bf16 or fp16. Under autocast it is cast, as torch.nn.functional.linear casts it.
@@ -30,6 +33,8 @@ def lowrank_linear(
         scale: alpha / r, dimensionless.
         p: dropout probability on the low-rank path only; rounded to a multiple of 1/65536.
         seed: () int64 tensor; drawn from torch's generator when None and p > 0.
+        diagonal: (r,) or None; trained, also where a and b are frozen. It is multiplied into b in at least fp32, before
+            that is rounded to the compute dtype, so every kernel serves it; merge with lowrank_merge_ of b · diagonal.
 
     Returns:
         (..., N) in x's dtype (autocast's, under autocast); products accumulate in fp32.
@@ -48,6 +53,7 @@ def lowrank_linear(
     elif weight.dtype != x.dtype:
         raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
     p, seed = _dropout(x, p, seed)
+    b = _times(b, diagonal)
     return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
 
 
@@ -59,10 +65,11 @@ def lowrank_add(
     scale: float,
     p: float = 0.0,
     seed: Tensor | None = None,
+    diagonal: Tensor | None = None,
 ) -> Tensor:
     """Add a low-rank update to the output of any frozen layer: 4-bit, packed, or a module nobody has seen.
 
-    out = y + scale · (dropout(x) Aᵀ) Bᵀ, with y = layer(x)
+    out = y + scale · (dropout(x) Aᵀ) Bᵀ, with y = layer(x); or with ∘ d before Bᵀ, as in lowrank_linear
 
     y is read and never overwritten: its layer may have saved it for its own backward, and hooks may hold it. That
     costs one copy of y; a dense layer avoids it through lowrank_linear.
@@ -70,7 +77,7 @@ def lowrank_add(
     Args:
         y: (..., N) output of the frozen layer.
         x: (..., K) its input; cast, as in lowrank_linear.
-        a: (r, K); b: (N, r); scale, p and seed: as in lowrank_linear.
+        a: (r, K); b: (N, r); scale, p, seed and diagonal: as in lowrank_linear.
 
     Returns:
         (..., N), fresh, in y's dtype. Gradients flow to y (unchanged), x (the low-rank part), a and b.
@@ -83,6 +90,7 @@ def lowrank_add(
     _check(y.shape[:-1] == x.shape[:-1], "y (..., N)", y, "x (..., K)", x)
     p, seed = _dropout(x, p, seed)
     x = x.to(compute_dtype(x.device.type, x.dtype))
+    b = _times(b, diagonal)
     return LowRankAdd.apply(y, x, a, b, scale, p, seed)
 
 
@@ -114,6 +122,15 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     if not weight.is_inference():  # autograd sees what a compiled kernel wrote, as it sees any other change in place
         torch.autograd.graph.increment_version(weight)
     return weight
+
+
+def _times(b: Tensor, diagonal: Tensor | None) -> Tensor:
+    """Return b with its columns times a diagonal; b itself without one. b (N, r), diagonal (r,)."""
+    if diagonal is None:
+        return b
+    _check(diagonal.shape == b.shape[1:], "diagonal (r,)", diagonal, "b (N, r)", b)
+    wide = torch.promote_types(b.dtype, torch.float32)
+    return b.to(wide) * diagonal.to(wide)
 
 
 def _layer_agrees(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import FrameType
 
 from ftengine.api import Component
+from ftengine.errors import FtengineError
 from ftengine.plugins.discovery import GROUP
-from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, offers
-from ftengine.plugins.registry import BUILT_IN, KINDS, RECIPE_KEYS
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
 
 def blame(error: BaseException) -> str:
@@ -18,7 +19,7 @@ def blame(error: BaseException) -> str:
     It is that of the innermost frame in a plugin's module, or else the one whose component the innermost function of
     all has called, and cannot go on with what came back. ftengine's own components count as the engine.
     """
-    owners = {o.entry_point.module.partition(".")[0]: o for o in offers(GROUP) if o.distribution != BUILT_IN}
+    owners = {root: owner for root, owner in _owners().items() if owner.distribution != BUILT_IN}
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]
     own = [(frame, line) for frame, line in frames if _root(frame.f_globals.get("__name__")) in owners]
     looked_at = [frame for frame, _ in frames] if own else _innermost_function([frame for frame, _ in frames])
@@ -30,24 +31,48 @@ def blame(error: BaseException) -> str:
     owner = owners[_root(frame.f_globals["__name__"] if own else type(components[0]).__module__)]
     component = next((one for one in components if owners[_root(type(one).__module__)] is owner), None)
     cause, place = f"{type(error).__name__}: {error}".rstrip(": "), f"{Path(frame.f_code.co_filename).name}:{line}"
-    told, instead = _told(component, owner)
-    return f"{told} of {owner} failed: {cause} ({place}; run with --debug for the traceback{instead})"
+    told = f"plugin {owner.entry_point.name!r} of {owner}" if component is None else named(component)
+    instead = "" if component is None else without(component)
+    return f"{told} failed: {cause} ({place}; run with --debug for the traceback).{instead}"
+
+
+def named(component: Component) -> str:
+    """Name a component with its kind and its distribution, or its module where it was given by hand."""
+    module = type(component).__module__
+    owner = _owners().get(_root(module))
+    return f"{_kind(component)} {component.name!r} of {owner or f'module {module}'}"
+
+
+def cause_in(component: Component, error: BaseException) -> str:
+    """Say what was raised in a component's own code, and where: "KeyError: 'x' (ftengine_x.py:31)"."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    root = _root(type(component).__module__)
+    frame, line = next((x for x in frames[::-1] if _root(x[0].f_globals.get("__name__")) == root), frames[-1])
+    text = str(error) if isinstance(error, FtengineError) else f"{type(error).__name__}: {error}"
+    return f"{text.rstrip(': .')} ({Path(frame.f_code.co_filename).name}:{line})"
+
+
+def without(component: Component) -> str:
+    """Say how to do without a component that no recipe names, " Run …"; "" for others: they can be left out of one."""
+    owner = _owners().get(_root(type(component).__module__))
+    if _kind(component) in RECIPE_KEYS or owner is None or owner.distribution == BUILT_IN:
+        return ""
+    return f" Run with {BLOCK_VARIABLE}={owner.distribution} to do without it."
+
+
+def _owners() -> dict[str, Offer]:
+    """Return what is installed, by the root of its modules."""
+    return {_root(offer.entry_point.module): offer for offer in offers(GROUP)}
+
+
+def _kind(component: Component) -> str:
+    return next(kind for kind, (base, _) in KINDS.items() if isinstance(component, base))
 
 
 def _innermost_function(frames: list[FrameType]) -> list[FrameType]:
     """Return the frames of the innermost function: its comprehensions, which have frames of their own, and itself."""
     named = (i for i, frame in enumerate(frames) if not frame.f_code.co_name.startswith("<"))
     return frames[: next(named, len(frames)) + 1]
-
-
-def _told(component: Component | None, owner: Offer) -> tuple[str, str]:
-    """Name a component, or its plugin where none is known, and say how to go on without it where that is possible."""
-    if component is None:
-        return f"plugin {owner.entry_point.name!r}", ""
-    kind = next(kind for kind, (base, _) in KINDS.items() if isinstance(component, base))
-    # What no recipe names is used in every run, and the way out is to leave the distribution out.
-    instead = "" if kind in RECIPE_KEYS else f", or with {BLOCK_VARIABLE}={owner.distribution} to do without it"
-    return f"{kind} {component.name!r}", instead
 
 
 def _root(module: str | None) -> str:

@@ -11,7 +11,7 @@ import pluggy
 
 from ftengine.errors import PluginError
 from ftengine.plugins import hookspecs
-from ftengine.plugins.distributions import BLOCK_VARIABLE, offers
+from ftengine.plugins.distributions import instead, offers
 
 GROUP = "ftengine"
 TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"
@@ -69,13 +69,7 @@ class Plugins:
         broken = self.broken()
         if broken:
             causes = "; ".join(f"{o.name!r} of {o} ({o.target}): {o.cause}" for o in broken)
-            names = ",".join(sorted({o.distribution for o in broken}))
-            raise PluginError(f"plugin failed to load: {causes}. {instead(names)}")
-
-
-def instead(distributions: str) -> str:
-    """Say what to do about a broken plugin; several distributions are separated by commas."""
-    return f"Repair or uninstall it, or run with {BLOCK_VARIABLE}={distributions}."
+            raise PluginError(f"plugin failed to load: {causes}. {instead(*(o.distribution for o in broken))}")
 
 
 def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: bool = True) -> Plugins:

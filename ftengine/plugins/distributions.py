@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 
+BUILT_IN = "ftengine"
+"""The distribution whose components need no origin beside their names, and without which nothing works."""
+
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 """Names distributions, separated by commas, whose plugins and commands are not loaded."""
 
@@ -34,6 +37,15 @@ def offers(group: str) -> list[Offer]:
         # An editable installation may be listed twice on sys.path.
         found.setdefault((name, entry_point.name), Offer(name, version, entry_point, _normal(name) in blocked))
     return [found[key] for key in sorted(found)]
+
+
+def instead(*distributions: str) -> str:
+    """Say what to do about what is broken in distributions; ftengine itself cannot be left out."""
+    names = ",".join(sorted({name for name in distributions if _normal(name) != BUILT_IN}))
+    blocked = f"Repair or uninstall it, or run with {BLOCK_VARIABLE}={names}." if names else ""
+    own = any(_normal(name) == BUILT_IN for name in distributions)
+    again = f"Install {BUILT_IN} again: its own files are damaged." if own else ""
+    return " ".join(filter(None, (again, blocked)))
 
 
 def _normal(name: str) -> str:

@@ -23,7 +23,8 @@ from ftengine.api import (
     Task,
 )
 from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
-from ftengine.plugins.discovery import PluginOrigin, Plugins, instead, make_plugin_manager
+from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
 from ftengine.plugins.offered import classes, described, fault
 from ftengine.plugins.option_errors import explain
 
@@ -50,9 +51,6 @@ RECIPE_KEYS = {
     "callback": "callbacks",
 }
 """Where a recipe names components of a kind; audits and rules are not named, all that are installed are used."""
-
-BUILT_IN = "ftengine"
-"""The distribution whose components need no origin beside their names."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,10 @@ class Registry:
         name = cls.name
         known = self._entries[kind].get(name)
         if known is not None:
+            other = known.origin if origin.distribution == BUILT_IN else origin
             raise PluginError(
                 f"two {kind} plugins are named {name!r}: one of {known.origin}, one of {origin}. "
-                f"Uninstall one, or block one with FTENGINE_BLOCK_PLUGINS={origin.distribution}."
+                f"Uninstall one, or block one with {BLOCK_VARIABLE}={other.distribution}."
             )
         self._entries[kind][name] = Entry(kind, cls, origin)
 

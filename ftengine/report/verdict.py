@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ftengine.api import Finding
 from ftengine.api.figures import listed
 from ftengine.plugins.registry import Registry
+from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
 
 LEVELS = ("alarm", "note", "good")
@@ -23,7 +24,7 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """
     found = []
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
-        for finding in rule.judge(run):
+        for finding in each(rule, "judge", rule.judge(run), Finding):
             sourced = finding if finding.source else finding.model_copy(update={"source": rule.name})
             found.append((sourced, rule.about or finding.kind))
     found.sort(key=lambda pair: LEVELS.index(pair[0].level))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
+from ftengine.api import Strategy
 from ftengine.data.batching import micro_batches
-from ftengine.errors import TrainingError
+from ftengine.errors import PluginError, TrainingError
 from ftengine.model import trainable
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import wrong
+from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
-from ftengine.training.losses import stacked, to_device, zeros
+from ftengine.training.losses import loss_of, stacked, to_device, zeros
 from ftengine.training.modes import frozen, frozen_parameters, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.schedule import factor, plan_steps, warmup_steps
@@ -37,7 +43,7 @@ class Descent:
             raise TrainingError(
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
             )
-        groups = setup.strategy.param_groups(self.module, self.section.learning_rate, self.section.weight_decay)
+        groups = groups_of(setup.strategy, self.module, self.section)
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.optimizer = torch.optim.AdamW(groups, fused=fused)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -98,7 +104,7 @@ class Descent:
         for chosen in mine:
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
-                loss_sum, weight = self.setup.task.loss(self.module, batch, regularizers.criterion)
+                loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
@@ -146,3 +152,27 @@ class Descent:
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+
+def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> list[dict[str, Any]]:
+    """Return a strategy's parameter groups (PluginError: they hold not each trainable parameter once, and no other)."""
+    groups = strategy.param_groups(module, section.learning_rate, section.weight_decay)
+    keys = {"params", "lr"}
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) and keys <= group.keys() for group in groups):
+        raise wrong(strategy, "param_groups", groups, "a list of mappings with 'params' and 'lr', as torch takes them")
+    groups = [{**group, "params": list(group["params"])} for group in groups]
+    given = Counter(id(parameter) for group in groups for parameter in group["params"])
+    names, trains = {id(p): name for name, p in module.named_parameters()}, trainable(module)
+    faults = {
+        "leaves out": [name for name, p in trains.items() if id(p) not in given],
+        "holds twice": [names.get(one, "a tensor") for one, times in given.items() if times > 1],
+        "holds, although they do not train,": [n for one in given if (n := names.get(one, "a tensor")) not in trains],
+    }
+    for what, found in faults.items():
+        if found:
+            raise PluginError(
+                f"{named(strategy)}: what param_groups() returned {what} {len(found):,} parameters, such as "
+                f"{found[0]!r}. Each parameter that requires a gradient (modules that are new in the base do, "
+                "whatever the strategy) has to be in one group, once, and no other."
+            )
+    return groups

@@ -15,7 +15,7 @@ from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import trainable
-from ftengine.training.losses import to_device
+from ftengine.training.losses import loss_of, to_device
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached
 
@@ -112,7 +112,7 @@ def _step(
     batch = to_device(split.batch(members, 0), accelerator.device)
     made = time.perf_counter()
     with accelerator.autocast(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_sum, weight = task.loss(module, batch, regularizers.criterion)
+        loss_sum, weight = loss_of(task, module, batch, regularizers.criterion)
         _settle(accelerator)
         forward = (time.perf_counter() - made) / regularizers.criterion.passes
         penalty = regularizers.penalty(batch, loss_sum / weight)

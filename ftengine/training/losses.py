@@ -6,9 +6,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Criterion
+from ftengine.api import Batch, Criterion, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
+from ftengine.plugins.returned import is_scalar, wrong
 
 SAMPLE = 256
 """Training rows at most on which the training loss is measured as the validation loss is."""
@@ -22,10 +23,20 @@ def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, 
     for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
-            loss_sum, weight = split.task.loss(module, batch, Criterion())
+            loss_sum, weight = loss_of(split.task, module, batch, Criterion())
         totals += stacked(accelerator.device, loss_sum, weight)
     total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
     return total / count
+
+
+def loss_of(task: Task, module: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
+    """Return a task's (sum of losses, weight) of a batch (PluginError: they are no scalars)."""
+    found = task.loss(module, batch, criterion)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not (pair and is_scalar(found[0], tensor=True) and is_scalar(found[1])):
+        wanted = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
+        raise wrong(task, "loss", found, wanted)
+    return found
 
 
 def zeros(count: int, device: torch.device) -> Tensor:

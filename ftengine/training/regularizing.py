@@ -21,6 +21,7 @@ from ftengine.api import (
     SeesSteps,
     Task,
 )
+from ftengine.plugins.returned import is_scalar, json_mapping, wrong
 
 
 class Attached:
@@ -49,8 +50,14 @@ class Attached:
 
     def penalty(self, batch: Batch, loss: Tensor) -> Tensor | None:
         """Return the sum of all penalties on a micro-batch of so much mean loss, None where there is none."""
-        found = (r.penalty(self._loaded.module, batch, loss) for r in self._attached)
-        penalties = [penalty for penalty in found if penalty is not None]
+        penalties = []
+        for regularizer in self._attached:
+            found = regularizer.penalty(self._loaded.module, batch, loss)
+            if found is None:
+                continue
+            if not is_scalar(found, tensor=True):
+                raise wrong(regularizer, "penalty", found, "a tensor of floats without dimensions, or None")
+            penalties.append(found)
         return torch.stack(penalties).sum() if penalties else None
 
     def stepped(self, step: int) -> None:
@@ -100,7 +107,8 @@ class Attached:
         facts: list[dict[str, Any]] = [{"name": regularizer.name} for regularizer in self._attached]
         for regularizer, told in zip(self._attached, facts, strict=True):
             if isinstance(regularizer, ChangesAtTheEnd):
-                told |= {"needs_validation": regularizer.needs_validation, **regularizer.finish(module, measure)}
+                told |= {"needs_validation": regularizer.needs_validation}
+                told |= json_mapping(regularizer, "finish", regularizer.finish(module, measure))
         return facts
 
     def detach(self) -> None:

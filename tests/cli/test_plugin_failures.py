@@ -7,6 +7,7 @@ from cli_samples import ENTRY
 
 from ftengine import registry_of
 from ftengine.cli.failure import describe
+from ftengine.errors import PluginError
 
 CALLED = {
     "augmenter": ("Augmenter", "ftengine_augmenters", "augment(self, row, task, rng)", ({}, None, None)),
@@ -52,21 +53,24 @@ def test_code_beside_a_component_is_named_as_the_plugins(distribution):
 
 
 @pytest.mark.parametrize(
-    ("body", "cause", "place"),
+    ("body", "told"),
     [
-        ("return looked_up({})", "KeyError: 'nothing'", "ftengine_thing"),
-        ("return None", "TypeError: 'NoneType' object is not iterable", "verdict"),
-        ("return ['all is well']", "AttributeError: 'str' object has no attribute 'source'", "verdict"),
+        ("return looked_up({})", r" failed: KeyError: 'nothing' \(ftengine_thing\.py:\d+; .*FTENGINE_BLOCK_PLUGINS="),
+        (
+            "return None",
+            r": judge\(\) returned None; it must .*Finding objects\. .*FTENGINE_BLOCK_PLUGINS=",
+        ),
+        ("return ['all is well']", r": judge\(\) returned 'all is well'; it must .*FTENGINE_BLOCK_PLUGINS="),
+        ("yield api.Finding(kind='x', level='bad', text='')", " failed: ValidationError: .*FTENGINE_BLOCK_PLUGINS="),
     ],
 )
 def test_a_report_that_a_rule_prevents_says_how_to_do_without_it(
-    ftengine, distribution, run, tmp_path, monkeypatch, body, cause, place
+    ftengine, distribution, run, tmp_path, monkeypatch, body, told
 ):
     target = tmp_path / "report.html"
     distribution(plugin("rule", body), ENTRY)
     line = ftengine("report", run, "--output", target, code=1).stderr
-    expected = rf"rule 'thing' of ftengine-thing 1\.2 failed: {cause} \({place}\.py:\d+; .*FTENGINE_BLOCK_PLUGINS="
-    assert re.search(expected, line), line
+    assert re.search(rf"rule 'thing' of ftengine-thing 1\.2{told}", line), line
     monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
     ftengine("report", run, "--output", target)
     assert target.exists()
@@ -76,21 +80,29 @@ def test_a_report_that_a_rule_prevents_says_how_to_do_without_it(
 def test_a_plan_that_an_audit_prevents_names_it(ftengine, distribution, recipe, body):
     distribution(plugin("audit", body), ENTRY)
     line = ftengine("plan", recipe, "--no-measure", code=1).stderr
-    assert "\nerror: audit 'thing' of ftengine-thing 1.2 failed: " in line
+    assert re.search(r"\nerror: audit 'thing' of ftengine-thing 1\.2(: look\(\) returned None| failed: )", line), line
+    assert "FTENGINE_BLOCK_PLUGINS=ftengine-thing" in line
 
 
-def test_what_the_engine_cannot_go_on_with_is_named_too(distribution):
-    distribution(plugin("evaluator", "return {'nothing': 'much'}"), ENTRY)
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return {'nothing': 'much'}", r"returned metrics \['nothing'\] and declares \[\]"),
+        ("return None", "returned None; it must return a mapping"),
+        ("return {}[0]", "failed: KeyError: 0"),
+    ],
+)
+def test_what_an_evaluator_scores_is_looked_at(distribution, body, told):
+    distribution(plugin("evaluator", body), ENTRY)
     import numpy as np
 
     from ftengine.evaluation.figures import measure
     from ftengine.evaluation.weights import Weights
 
     evaluator = registry_of().build("evaluator", "thing", "evaluate")
-    with pytest.raises(ValueError, match="much") as error:
+    with pytest.raises((PluginError, KeyError)) as error:
         measure(evaluator, {}, Weights(np.arange(3), 0, 10))
-    told = describe(error.value)
-    assert told.startswith("evaluator 'thing' of ftengine-thing 1.2 failed: ValueError: could not convert"), told
+    assert re.match(rf"evaluator 'thing' of ftengine-thing 1\.2(: score\(\))? {told}", describe(error.value))
 
 
 def test_errors_of_the_engine_blame_no_plugin(distribution):
@@ -98,3 +110,46 @@ def test_errors_of_the_engine_blame_no_plugin(distribution):
     with pytest.raises(KeyError) as error:
         registry_of().entries("no-such-kind")
     assert describe(error.value).startswith("unexpected KeyError")
+
+
+def test_a_run_opened_without_its_plugin_names_what_made_it(ftengine, distribution, recipe, tmp_path, monkeypatch):
+    distribution(plugin("strategy", "[p.requires_grad_(n.endswith('norm.weight')) for n, p in "
+                        "loaded.module.named_parameters()]"), ENTRY)  # fmt: skip
+    run = tmp_path / "run"
+    ftengine("train", recipe, "--set", "strategy=thing", "--set", "train.max_steps=1", "--set", f"output={run}")
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
+    line = ftengine("evaluate", run, code=2).stderr
+    assert "no strategy named 'thing'" in line
+    assert "was made with ftengine-thing 1.2, not loaded here: take ftengine-thing out of FTENGINE_BLOCK" in line
+    monkeypatch.delenv("FTENGINE_BLOCK_PLUGINS")
+    (tmp_path / "ftengine_thing-1.2.dist-info" / "entry_points.txt").unlink()
+    line = ftengine("merge", run, tmp_path / "merged", code=2).stderr
+    assert "was made with ftengine-thing 1.2, not loaded here: install what it was made with." in line
+
+
+def test_a_strategy_that_saves_nothing_ends_the_command_with_its_name(ftengine, distribution, recipe, tmp_path):
+    body = (
+        "loaded.module.requires_grad_(False); loaded.module.get_submodule('model.norm').requires_grad_(True)\n"
+        "    def save(self, loaded, directory): pass\n"
+        "    def load(self, loaded, directory): pass"
+    )
+    distribution(plugin("strategy", body), ENTRY)
+    settings = ("strategy=thing", "train.max_steps=2", "train.learning_rate=0.1", f"output={tmp_path / 'run'}")
+    line = ftengine("train", recipe, *(part for text in settings for part in ("--set", text)), code=1).stderr
+    assert "\nerror: strategy 'thing' of ftengine-thing 1.2 saved files that do not give the tuned model back" in line
+    assert "1 of 1 trained tensors differ, such as 'model.norm.weight'" in line
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_no_advice_is_to_block_ftengine_itself(distribution):
+    from ftengine.cli.external import conflict
+    from ftengine.plugins.distributions import Offer, instead
+
+    assert "BLOCK" not in instead("ftengine")
+    assert instead("ftengine", "acme", "acme").endswith("FTENGINE_BLOCK_PLUGINS=acme.")
+    offers = [Offer("acme", "1", None, False), Offer("ftengine", "1", None, False)]
+    assert conflict("bench", offers).endswith("FTENGINE_BLOCK_PLUGINS=acme.")
+    distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")
+    with pytest.raises(PluginError, match=r"two strategy plugins are named 'lora': .*FTENGINE_BLOCK_PLUGINS=acme\."):
+        registry_of()

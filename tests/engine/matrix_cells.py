@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class Watched:
     """
 
     def __init__(self, device: Device, task: Task, loaded: LoadedModel, prepare: Callable[[], Strategy]) -> None:
-        self.device, self.task, self.loaded = device, task, loaded
+        self.device, self.task = device, task
         module, self.probe = loaded.module, probe_of(task, loaded)
         self.base: dict[str, tuple[Tensor, Tensor]] = {
             name: (tensor, tensor.detach().clone())
@@ -124,6 +124,7 @@ class Watched:
         }
         self.base_outputs = self.outputs(loaded)
         self.strategy = prepare()
+        self.loaded = replace(loaded)  # the run lets go of the module once it is saved
         self.started = {n: (p, p.detach().clone()) for n, p in module.named_parameters() if p.requires_grad}
         self.first_outputs = self.outputs(loaded)
 

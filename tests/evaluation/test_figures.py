@@ -306,5 +306,8 @@ def test_evaluators_that_do_not_suit_are_named():
         def score(self, rows, weights):
             return {"median": 0.0}
 
-    with pytest.raises(PluginError, match=r"'mean' returned metrics \['median'\] and declares \['mean'\]"):
+    with pytest.raises(
+        PluginError,
+        match=r"'mean' of module test_figures: score\(\) returned metrics \['median'\] and declares \['mean'\]",
+    ):
         figure([1.0], Undeclared)

@@ -1,0 +1,247 @@
+"""The trained part on disk: written, opened again on a fresh base, and compared with the tuned model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ftengine.api import Batch, Criterion, LoadedModel, Reopens, Strategy, Task
+from ftengine.engine.device import Device
+from ftengine.engine.experiment import described
+from ftengine.engine.prepared_data import ReadyTask, held_out
+from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
+from ftengine.errors import SavedPartDiffers
+from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
+from ftengine.plugins.blame import cause_in
+from ftengine.run.directory import TRAINED, RunDirectory, write_folder
+from ftengine.run.environment import versions
+from ftengine.run.records import TrainedPart
+from ftengine.training.losses import loss_of, to_device
+
+NEW_MODULES = "new_modules.safetensors"
+"""Modules that were initialised afresh, where the strategy's own files do not hold them."""
+
+EXAMPLES = 4
+"""Examples, as far apart as the split allows, on which the tuned model and the reopened one are compared."""
+
+KEPT_OUTPUTS = 1 << 22
+"""Numbers at most that are compared: 16 MiB. A language model's logits for long texts are many more."""
+
+EXACT = 64 * torch.finfo(torch.float32).eps
+"""Largest difference of outputs, relative to their size, that needs no explanation.
+
+Saved and reopened models usually agree to the last bit: what trains is float32 and is saved so, and both compute the
+same on the same device. A strategy whose file says the same in another way (a product multiplied out, an update as a
+difference) rounds at other places, which in float32 makes a few units of rounding error a layer.
+"""
+
+ALLOWED_ROUNDINGS = 4
+"""Largest difference in units of a coarser rounding error: of the dtype that the run computes in, or is saved in.
+
+Outputs of equal models that round at different places differ by about one such unit; what a run has learnt and a file
+lost is usually far more. Where it is less, the trained tensors still tell.
+"""
+
+HALVES = (torch.bfloat16, torch.float16)
+"""Dtypes to which a strategy may round what it saves."""
+
+TF32_EPS = 2.0**-10
+"""Rounding error of float32 convolutions on NVIDIA GPUs, which torch computes in TF32."""
+
+
+def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
+    """Write the trained part, its processor and ftengine's own facts, once they are known to give the model back.
+
+    They are opened as a finished run is, on a base that is loaded anew, and must make the same outputs. The tuned model
+    is released for that, so that memory holds one base at a time: `model.loaded.module` is empty afterwards.
+
+    Raises:
+        SavedPartDiffers: they cannot be opened, or give other outputs; there is no trained part then.
+        RunError: a file cannot be written.
+    """
+    model.experiment.listener.phase("save")
+    loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
+    facts = TrainedPart(
+        ftengine=versions()["ftengine"],
+        base={"source": loaded.source, **loaded.fingerprint},
+        strategy={"name": strategy.name, **_reopened(strategy)},
+        task=described(task),
+        labels=task.labels,
+        new_modules=tuple(loaded.new_modules),
+    )
+
+    def fill(folder: Path) -> None:
+        strategy.save(loaded, folder)
+        if hasattr(loaded.processor, "save_pretrained"):
+            loaded.processor.save_pretrained(folder)
+        facts.write(RunDirectory(folder))
+        _verify(model, run, folder, facts)
+
+    write_folder(run.trained, fill)
+
+
+def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> None:
+    """Read a trained part into a model that its strategy has prepared, new modules included.
+
+    Raises:
+        BaseMismatch, RunError: the files do not fit the model, or cannot be read.
+    """
+    strategy.load(loaded, folder)
+    if (Path(folder) / NEW_MODULES).is_file():
+        stored, own = read_tensors(Path(folder) / NEW_MODULES), _new_tensors(loaded)
+        copy_into({name: own[name] for name in own.keys() & stored.keys()}, stored, str(Path(folder) / NEW_MODULES))
+
+
+def _reopened(strategy: Strategy) -> dict[str, Any]:
+    return strategy.reopened() if isinstance(strategy, Reopens) else strategy.config.model_dump(mode="json")
+
+
+def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: TrainedPart) -> None:
+    """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers)."""
+    loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
+    who = f"strategy {strategy.name!r} of {model.experiment.make_strategy.entry.origin}"
+    kept = (
+        f"No {TRAINED}/ was written; the checkpoints are kept in {str(run.checkpoints)!r}. Once the strategy is "
+        "repaired, the same command with --resume goes on from the last one."
+    )
+    batch, count = _examples(model)
+    before = _outputs(model.device, task, loaded, batch)
+    tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
+    loaded.module = nn.Module()
+    model.device.accelerator.free_memory()  # with the optimiser's; modules and their hooks refer to each other
+    with _opening(strategy, who, kept):
+        fresh = _open(model, facts, folder, new)
+        after = _outputs(model.device, task, fresh, batch)
+    # Under other options than it trained with, other tensors say the same.
+    same_options = _reopened(strategy) == strategy.config.model_dump(mode="json")
+    lost, rounded = _compare(tensors, state_tensors(fresh.module)) if same_options else ([], False)
+    allowed = EXACT if lost else _tolerance(model.device, rounded)
+    difference = _distance(after, before)
+    told = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
+    if not difference <= allowed:
+        raise SavedPartDiffers(
+            f"{who} saved files that do not give the tuned model back: opened on a fresh base, its outputs on {count} "
+            f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
+            f"{allowed:.3g}{told and f'; {told}'}. {kept}"
+        )
+    if told:
+        model.experiment.listener.message(f"{who}: once read back, {told}, although the outputs agree")
+
+
+def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[str, Tensor]) -> LoadedModel:
+    """Open a trained part as a finished run does; write those new modules (`new`, tensors by name) that it lacks."""
+    experiment = model.experiment
+    make_strategy = experiment.registry.factory("strategy", facts.strategy, "strategy")
+    ready = ReadyTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task, None, None)
+    fresh = load_base(ready, facts, folder)
+    strategy = prepare_strategy(model.device, ready.experiment, fresh)
+    own = _new_tensors(fresh)
+    for tensor in own.values():
+        tensor.zero_()  # the seed may have made them what they were, and will not in another version of torch
+    load_trained_part(strategy, fresh, folder)
+    if any(not torch.equal(tensor, new[name]) for name, tensor in own.items()):
+        save_tensors(new, folder / NEW_MODULES)
+        load_trained_part(strategy, fresh, folder)
+    return fresh
+
+
+def _new_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
+    """Return the tensors of the modules that were initialised afresh, by name."""
+    return {
+        f"{path}.{name}": tensor.detach()
+        for path in loaded.new_modules
+        for name, tensor in loaded.module.get_submodule(path).state_dict().items()
+    }
+
+
+def _examples(model: PreparedModel) -> tuple[Batch, int]:
+    """Return a few held-out examples (else of training) as a batch, and their number."""
+    encoded = model.data.encoded
+    split = encoded[held_out(encoded) or "train"]
+    count = min(EXAMPLES, len(split), model.experiment.recipe.train.batch_size)
+    members = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
+    return to_device(split.batch(members), model.device.accelerator.device), count
+
+
+class _Recorder(Criterion):
+    """Keeps the outputs that the plain losses are made of."""
+
+    def __init__(self) -> None:
+        self.kept: list[Tensor] = []
+        self.room = KEPT_OUTPUTS
+
+    def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        return super().single(targets, *self._keep(logits))
+
+    def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        return super().multi(targets, *self._keep(logits))
+
+    def regression(self, targets: Tensor, *outputs: Tensor) -> Tensor:
+        return super().regression(targets, *self._keep(outputs))
+
+    def _keep(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        for output in outputs:
+            self.kept.append(output.detach().reshape(-1)[: self.room].cpu().double())
+            self.room -= len(self.kept[-1])
+        return outputs
+
+
+def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch) -> Tensor:
+    """Return what a task's loss of a batch is made of, as one vector: outputs at labelled positions, and the loss.
+
+    Every task has a loss, of whatever its batches hold; it alone is compared where a task leaves the criterion aside.
+    """
+    recorder = _Recorder()
+    with device.inference(loaded):
+        total, _ = loss_of(task, loaded.module, batch, recorder)
+    return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
+
+
+def _compare(tuned: Mapping[str, Tensor], reopened: Mapping[str, Tensor]) -> tuple[list[str], bool]:
+    """Return the tensors that are not what they were, even rounded to half precision, and whether some are rounded."""
+    lost, rounded = [], False
+    for name, tensor in tuned.items():
+        other = reopened.get(name)
+        if other is not None and torch.equal(tensor, other):
+            continue
+        rounded = True
+        if other is None or not any(torch.equal(tensor.to(dtype).float(), other.to(dtype).float()) for dtype in HALVES):
+            lost.append(name)
+    return lost, rounded
+
+
+def _tolerance(device: Device, rounded: bool) -> float:
+    """Return the largest difference of outputs that the precisions of computing and of saving explain."""
+    compute = device.precision.compute
+    errors = [torch.finfo(compute).eps if compute is not torch.float32 else 0.0]
+    if device.accelerator.device.type == "cuda":
+        errors.append(TF32_EPS)
+    if rounded:
+        errors.append(max(torch.finfo(dtype).eps for dtype in HALVES))
+    return max(EXACT, ALLOWED_ROUNDINGS * max(errors))
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return ‖a - b‖ / ‖b‖, 0 where both are nothing."""
+    if a.shape != b.shape:
+        return math.inf
+    return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
+
+
+@contextmanager
+def _opening(strategy: Strategy, who: str, kept: str) -> Iterator[None]:
+    """Say of whatever is raised when a trained part is opened whose files it is about."""
+    try:
+        yield
+    # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
+    except Exception as error:
+        cause = cause_in(strategy, error)
+        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error

@@ -1,0 +1,112 @@
+"""What a component returns is looked at where the engine takes it; the error names whose it is, the method and both."""
+
+import re
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from ftengine import api, fine_tune, hookimpl, registry_of
+from ftengine.errors import PluginError
+
+INSTALLED = registry_of()
+Classes = INSTALLED.get("task", "text-classification").cls
+LoRA = INSTALLED.get("strategy", "lora").cls
+HOOKS = {"task": "tasks", "strategy": "strategies", "regularizer": "regularizers", "augmenter": "augmenters"}
+KEYS = {"task": "task", "strategy": "strategy", "regularizer": "regularize", "augmenter": "augment"}
+
+
+def component(base, **members):
+    return type("Odd", (base,), {"__doc__": "Odd.", "name": "odd", **members})
+
+
+def leaving_out(self, model, learning_rate, weight_decay):
+    """Return groups of LoRA's own parameters, without the fresh head's."""
+    own = [p for name, p in model.named_parameters() if p.requires_grad and "lora" in name]
+    return [{"params": own, "lr": learning_rate}]
+
+
+def twice(self, model, learning_rate, weight_decay):
+    every = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": every, "lr": learning_rate}, {"params": every[:1], "lr": learning_rate}]
+
+
+def frozen_too(self, model, learning_rate, weight_decay):
+    return [{"params": model.parameters(), "lr": learning_rate}]
+
+
+CASES = [
+    (
+        "task",
+        Classes,
+        "loss",
+        lambda self, *_: torch.ones(3),
+        r"a float32 tensor of shape \(3,\); .*sum of losses",
+    ),
+    ("task", Classes, "loss", lambda self, *_: (torch.ones(3), 3), r"tuple of a float32 tensor .*\(3,\), 3; "),
+    ("task", Classes, "loss", lambda self, *_: (1.0, 3), r"a tuple of 1\.0, 3; it must return"),
+    (
+        "task",
+        Classes,
+        "predict",
+        lambda self, *_: [{}],
+        r"a list of \S.*; it must return a list of one",
+    ),
+    (
+        "task",
+        Classes,
+        "predict",
+        lambda self, model, batch: [{}] * len(batch["labels"]),
+        "with no key;",
+    ),
+    ("task", Classes, "collate", lambda self, *_: None, r"None; it must return a dict of tensors"),
+    ("task", Classes, "encode", lambda self, *_, **__: {"length": 3}, "None; .*'weight' is none"),
+    ("task", Classes, "encode", lambda self, *_, **__: [3], "a list of 3; .* a dict with 'length'"),
+    ("strategy", LoRA, "environment", lambda self: {"of": {1, 2}}, "type set; .*JSON values.*'of' is not one"),
+    ("strategy", LoRA, "param_groups", leaving_out, r"leaves out 2 parameters, such as 'classifier\.weight'"),
+    ("strategy", LoRA, "param_groups", twice, r"holds twice 1 parameters, such as '\S+lora_a'"),
+    ("strategy", LoRA, "param_groups", frozen_too, r"although they do not train, \d+ parameters, such as 'bert\."),
+    ("strategy", LoRA, "param_groups", lambda *_: {}, "an object of type dict; it must return a list of mappings"),
+    ("regularizer", api.Regularizer, "penalty", lambda self, *_: torch.ones(2), r"tensor of shape \(2,\); .*or None"),
+    ("regularizer", api.Regularizer, "penalty", lambda self, *_: 0.5, r"0\.5; it must return a tensor of floats"),
+    ("augmenter", api.Augmenter, "augment", lambda self, row, task, rng: row, "Mapping objects"),
+    (
+        "augmenter",
+        api.Augmenter,
+        "augment",
+        lambda _, row, *__: [{**row, "label": "film"}],
+        "made a row with the label",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "method", "function", "told"), CASES)
+def test_what_is_returned_is_looked_at(label_recipe, kind, base, method, function, told):
+    odd = component(base, **{method: function})
+    hook = f"ftengine_{HOOKS[kind]}"
+    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname=hook))})
+    settings = {"strategy": "lora", "train__max_steps": 1, KEYS[kind]: "odd"}
+    if kind in ("regularizer", "augmenter"):
+        settings[KEYS[kind]] = [{"name": "odd"}]
+    with pytest.raises(PluginError) as error:
+        fine_tune(label_recipe(**settings), registry=registry)
+    start = rf"{kind} 'odd' of module {__name__}: .*{method}\(\) .*{told}"
+    assert re.match(start, str(error.value)), str(error.value)
+
+
+class Finishing(api.Regularizer):
+    """Return what JSON lacks at the end."""
+
+    name = "finishing"
+    needs_validation = False
+
+    def finish(self, model, measure):
+        return {"layer": nn.Linear(1, 1)}
+
+
+def test_what_finish_returns_has_to_be_json(label_recipe):
+    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Finishing], specname="ftengine_regularizers"))
+    recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
+    with pytest.raises(PluginError, match=r"finish\(\) returned an object of type Linear; .*'layer' is not one"):
+        fine_tune(recipe, registry=registry_of({"odd": plugin}))

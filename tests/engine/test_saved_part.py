@@ -1,0 +1,197 @@
+"""A run ends only where its saved files give the tuned model back; new modules are saved whatever a strategy does."""
+
+import types
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from runs import Heard
+
+from ftengine import api, fine_tune, hookimpl, load_run, registry_of
+from ftengine.engine.saved_part import NEW_MODULES
+from ftengine.errors import BaseMismatch, SavedPartDiffers
+from ftengine.model import copy_into, read_tensors, save_tensors, trainable
+
+
+class Biases(api.Strategy):
+    """Train biases; `kept` says which tensors its files hold."""
+
+    name = "biases"
+
+    def prepare(self, loaded):
+        for name, parameter in loaded.module.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
+
+    def kept(self, name, tensor):
+        return tensor
+
+    def tensors(self, loaded):
+        found = {name: self.kept(name, tensor) for name, tensor in trainable(loaded.module).items()}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def save(self, loaded, directory):
+        save_tensors(self.tensors(loaded), directory / "biases.safetensors")
+
+    def load(self, loaded, directory):
+        stored, own = read_tensors(directory / "biases.safetensors"), trainable(loaded.module)
+        copy_into({name: own[name] for name in stored}, stored, str(directory))
+
+
+class Nothing(Biases):
+    """Save nothing."""
+
+    def kept(self, name, tensor):
+        return None
+
+
+class OneShort(Biases):
+    """Forget one of many tensors."""
+
+    def kept(self, name, tensor):
+        return None if name == "bert.encoder.layer.1.output.dense.bias" else tensor
+
+
+class HeadForgotten(Biases):
+    """Forget the fresh head."""
+
+    def kept(self, name, tensor):
+        return None if name.startswith("classifier") else tensor
+
+
+class Halves(Biases):
+    """Save in bfloat16."""
+
+    def kept(self, name, tensor):
+        return tensor.to(torch.bfloat16)
+
+
+class Unreadable(Biases):
+    """Write what it cannot read."""
+
+    def load(self, loaded, directory):
+        return {}["nothing"]
+
+
+class OtherKeys(Biases):
+    """Write keys that it does not look for."""
+
+    def load(self, loaded, directory):
+        stored = read_tensors(directory / "biases.safetensors")
+        copy_into(trainable(loaded.module), {f"x.{name}": tensor for name, tensor in stored.items()}, "biases")
+
+
+class Elsewhere(Biases):
+    """Change a frozen weight of the base in `prepare`, and forget to when the run is opened again."""
+
+    class Config(api.Config):
+        grown: float = 1.5
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        with torch.no_grad():
+            loaded.module.get_parameter("bert.encoder.layer.0.output.dense.weight").mul_(self.config.grown)
+
+    def reopened(self):
+        return {"grown": 1.0}
+
+
+def registry(strategy):
+    plugin = types.SimpleNamespace(ftengine_strategies=hookimpl(lambda: [strategy], specname="ftengine_strategies"))
+    return registry_of({"ftengine-biases": plugin})
+
+
+@pytest.fixture
+def recipe(label_recipe):
+    return lambda **overrides: label_recipe(
+        **{"strategy": "biases", "train__epochs": 3, "train__learning_rate": 0.05, **overrides}
+    )
+
+
+@pytest.mark.parametrize("strategy", [Nothing, OneShort, Elsewhere])
+def test_files_that_do_not_give_the_tuned_model_back_end_the_run(recipe, strategy):
+    with pytest.raises(SavedPartDiffers) as error:
+        fine_tune(recipe(), registry=registry(strategy))
+    message, run = str(error.value), recipe().output
+    assert message.startswith("strategy 'biases' of ftengine-biases unversioned saved files that do not give the tuned")
+    assert "checkpoints" in message
+    assert "--resume" in message
+    assert ("such as 'bert." in message) == (strategy is not Elsewhere)
+    assert not list(Path(run).glob("adapter*"))
+    repaired = fine_tune(recipe(), resume=True, registry=registry(Biases if strategy is not Elsewhere else _Kept))
+    assert repaired.evaluation["tuned"] == repaired.evaluate()["tuned"]
+
+
+class _Kept(Elsewhere):
+    """Change the base alike when it is opened again."""
+
+    def reopened(self):
+        return {"grown": self.config.grown}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cause"),
+    [(Unreadable, r"KeyError: 'nothing' \(test_saved_part.py:\d+\)"), (OtherKeys, "keys missing.*unexpected")],
+)
+def test_files_that_cannot_be_opened_again_end_the_run(recipe, strategy, cause):
+    with pytest.raises(SavedPartDiffers, match=f"biases' of ftengine-biases .* cannot be opened again: .*{cause}"):
+        fine_tune(recipe(train__max_steps=1), registry=registry(strategy))
+
+
+def test_new_modules_are_saved_and_read_back_whatever_the_strategy_does(recipe):
+    known = registry(HeadForgotten)
+    run = fine_tune(recipe(), registry=known)
+    stored = read_tensors(run.trained / NEW_MODULES)
+    assert set(stored) == {"classifier.weight", "classifier.bias"}
+    assert run.evaluation["tuned"] != run.evaluation["base"]
+    assert load_run(run.path, registry=known).evaluate()["tuned"] == run.evaluation["tuned"]
+    rows = [{"text": "a fine day"}, {"text": "rain again"}]
+    told = list(run.predict(rows))
+    save_tensors({name: tensor.neg() for name, tensor in stored.items()}, run.trained / NEW_MODULES)
+    assert list(load_run(run.path, registry=known).predict(rows)) != told
+    save_tensors({"classifier.scale": torch.ones(1)}, run.trained / NEW_MODULES)
+    with pytest.raises(BaseMismatch, match=r"classifier\.scale"):
+        list(load_run(run.path, registry=known).predict(rows))
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora", "adapter"])
+def test_what_the_strategys_own_files_hold_is_not_written_twice(recipe, strategy):
+    run = fine_tune(recipe(strategy=strategy, train__max_steps=2))
+    assert not (run.trained / NEW_MODULES).exists()
+
+
+def test_a_strategy_may_save_in_half_precision(recipe):
+    heard = Heard()
+    run = fine_tune(recipe(), registry=registry(Halves), listener=heard)
+    assert not any("trained tensors differ" in line for line in heard.said)
+    assert (run.trained / NEW_MODULES).exists()  # the engine rounds nothing
+    stored = read_tensors(run.trained / "biases.safetensors")
+    assert all(tensor.dtype is torch.bfloat16 for tensor in stored.values())
+
+
+def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_resumed(recipe, monkeypatch):
+    from ftengine.engine import saved_part
+
+    whole = fine_tune(recipe(output=recipe().output + "-whole"), registry=registry(Biases))
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_part, "load_base", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(recipe(), registry=registry(Biases))
+    run = fine_tune(recipe(), resume=True, registry=registry(Biases))
+    assert run.evaluation == whole.evaluation
+    assert not list(run.path.glob("*.partial"))
+
+
+def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
+    from ftengine.engine import saved_part
+
+    frozen, load, seen = [], saved_part.load_base, []
+
+    class Watched(Biases):
+        def param_groups(self, model, learning_rate, weight_decay):
+            frozen.append(weakref.ref(model.get_parameter("bert.embeddings.word_embeddings.weight")))
+            return super().param_groups(model, learning_rate, weight_decay)
+
+    monkeypatch.setattr(saved_part, "load_base", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
+    fine_tune(recipe(train__max_steps=1), registry=registry(Watched))
+    assert seen == [True]
