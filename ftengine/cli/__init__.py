@@ -25,7 +25,7 @@ COMMANDS = {
         "ftengine.cli.crossvalidate:cross_validate",
         "Train once for each part of the data, on the other parts, and add up the figures.",
     ),
-    "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
+    "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }
 """Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""

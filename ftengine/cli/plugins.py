@@ -10,6 +10,7 @@ import click
 from ftengine.cli.group import Suggesting
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import facts, page, print_json, table
+from ftengine.cli.plugins_new import kinds, new
 
 if TYPE_CHECKING:
     from ftengine.cli.components import Installed, Option
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 kind_option = click.option(
     "--kind",
     metavar="KIND",
-    help="Only this kind: loader, task, strategy, augmenter, regularizer, evaluator, audit, rule or callback.",
+    help=f"Only this kind: {', '.join(kinds())}.",
 )
 
 
 @click.group(cls=Suggesting)
 @debug_option
 def plugins() -> None:
-    """List and describe what is installed."""
+    """List, describe, check and begin plugins."""
+
+
+plugins.add_command(new)
 
 
 @plugins.command("list")
