@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 """Names distributions, separated by commas, whose plugins and commands are not loaded."""
@@ -23,19 +26,41 @@ class Offer:
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
 
+    @property
+    def source(self) -> str:
+        """The folder or address that it was installed from, as the installer noted it; "" where it did not.
+
+        That is in direct_url.json (https://packaging.python.org/specifications/direct-url), which installations by name
+        from an index do not have.
+        """
+        dist = self.entry_point.dist
+        return _source(dist.read_text("direct_url.json") or "") if dist else ""
+
 
 def offers(group: str) -> list[Offer]:
     """Return a group's entry points by distribution and name."""
-    blocked = {_normal(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
+    blocked = {normalised(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
     found: dict[tuple[str, str], Offer] = {}
     for entry_point in metadata.entry_points(group=group):
         dist = entry_point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unversioned")
         # An editable installation may be listed twice on sys.path.
-        found.setdefault((name, entry_point.name), Offer(name, version, entry_point, _normal(name) in blocked))
+        found.setdefault((name, entry_point.name), Offer(name, version, entry_point, normalised(name) in blocked))
     return [found[key] for key in sorted(found)]
 
 
-def _normal(name: str) -> str:
+def _source(direct_url: str) -> str:
+    try:
+        noted = json.loads(direct_url)
+        url, editable = noted["url"], noted.get("dir_info", {}).get("editable")
+    except (ValueError, LookupError, TypeError, AttributeError):  # none, or no such file
+        return ""
+    parts = urlsplit(url)
+    place = url2pathname(parts.path) if parts.scheme == "file" else url
+    commit = noted.get("vcs_info", {}).get("commit_id")
+    return f"{place}@{commit}" if commit else f"{place} (editable)" if editable else place
+
+
+def normalised(name: str) -> str:
     """Return a distribution's name as the packaging specification normalises it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
