@@ -26,6 +26,10 @@ COMMANDS = {
         "Train once for each part of the data, on the other parts, and add up the figures.",
     ),
     "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
+    "schema": (
+        "ftengine.cli.schema:schema",
+        "Print the JSON schema of recipes, with the components that are installed.",
+    ),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }
 """Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""

@@ -38,6 +38,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
     from ftengine.cli.look import Seen, look
+    from ftengine.cli.schema import FILE, first_line
     from ftengine.cli.starter import starter, starting_first
     from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
@@ -50,6 +51,8 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     seen = look(data, tasks) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
     text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
+    if (file.parent / FILE).is_file():
+        text = first_line(FILE) + text
     try:
         with open(file, "w" if force else "x", encoding="utf-8") as target:
             target.write(text)
