@@ -30,6 +30,10 @@ COMMANDS = {
         "ftengine.cli.schema:schema",
         "Print the JSON schema of recipes, with the components that are installed.",
     ),
+    "completion": (
+        "ftengine.cli.completion:completion",
+        "Print the script by which a shell completes commands, options and names.",
+    ),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }
 """Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""

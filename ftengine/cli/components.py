@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from ftengine import api
+from ftengine.cli.names import remember
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, Entry, Registry, article
@@ -88,6 +89,7 @@ def installed() -> Installed:
             except PluginError as error:
                 if str(error) not in result.problems:
                     result.problems.append(str(error))
+    remember(result.entries)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,6 +16,9 @@ from ftengine.cli.failure import exit_code, report
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
 from ftengine.plugins.distributions import Offer
+
+COMPLETING = "_FTENGINE_COMPLETE"
+"""The variable by which a shell's script asks for completions."""
 
 
 class Suggesting(click.Group):
@@ -100,6 +104,8 @@ class Commands(Suggesting):
         """Run as a program: print one line for every error and exit with its status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
+        if COMPLETING in os.environ:
+            import_module("ftengine.cli.completion")  # tells click how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         _tolerate_any_text()
         with nullcontext() if debug else quiet():

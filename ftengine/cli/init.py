@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.options import debug_option
+from ftengine.cli.names import component_names
+from ftengine.cli.options import PATH, debug_option
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
@@ -20,10 +21,20 @@ RECIPE = "recipe.yaml"
 
 @click.command()
 @click.argument("file", default=RECIPE, type=click.Path(path_type=Path))
-@click.option("--task", metavar="NAME", help="The task; `ftengine plugins list --kind task` lists them.")
-@click.option("--model", metavar="SOURCE", help="Hub id, folder, .gguf file, or package://NAME/FILE.")
-@click.option("--data", metavar="FILE", help="The training data.")
-@click.option("--strategy", metavar="NAME", help="How to tune; `ftengine plugins list --kind strategy` lists them.")
+@click.option(
+    "--task",
+    metavar="NAME",
+    shell_complete=component_names("task"),
+    help="The task; `ftengine plugins list --kind task` lists them.",
+)
+@click.option("--model", metavar="SOURCE", type=PATH, help="Hub id, folder, .gguf file, or package://NAME/FILE.")
+@click.option("--data", metavar="FILE", type=PATH, help="The training data.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    shell_complete=component_names("strategy"),
+    help="How to tune; `ftengine plugins list --kind strategy` lists them.",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @debug_option
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:

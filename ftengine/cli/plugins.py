@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.group import Suggesting
+from ftengine.cli.names import component_names
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.plugins_check import check
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 kind_option = click.option(
     "--kind",
     metavar="KIND",
+    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
     help=f"Only this kind: {', '.join(kinds())}.",
 )
 
@@ -61,7 +63,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 
 
 @plugins.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=component_names())
 @kind_option
 @json_option
 @debug_option

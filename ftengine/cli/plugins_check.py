@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftengine.cli.names import distribution_names
 from ftengine.cli.options import debug_option, json_option
 from ftengine.cli.page import page, print_json, table
 
@@ -40,7 +41,7 @@ class Result:
 
 
 @click.command("check")
-@click.argument("package")
+@click.argument("package", shell_complete=distribution_names)
 @json_option
 @debug_option
 def check(package: str, as_json: bool) -> None:

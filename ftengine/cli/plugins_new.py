@@ -14,7 +14,7 @@ from string import Template
 
 import click
 
-from ftengine.cli.options import debug_option
+from ftengine.cli.options import PATH, debug_option
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"
@@ -45,11 +45,12 @@ def kinds() -> list[str]:
     "--kind",
     "chosen",
     metavar="KIND",
+    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
     multiple=True,
     required=True,
     help=f"What it offers: {', '.join(kinds())}. May be given several times.",
 )
-@click.option("--output", metavar="DIR", help="The folder to write; by default ftengine-NAME.")
+@click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 @debug_option
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     """Write a distribution `ftengine-NAME` with a small component that works, its tests and a CI file.

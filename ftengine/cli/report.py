@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from ftengine.cli import compare, crossvalidate
-from ftengine.cli.options import debug_option, json_option
+from ftengine.cli.options import PATH, debug_option, json_option
 from ftengine.cli.page import page, print_json
 from ftengine.cli.verdict import show_verdict
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--output", metavar="FILE", help="Write the page here; by default report.html in the folder of one run.")
+@click.argument("runs", metavar="RUN...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--output", metavar="FILE", type=PATH, help="Write the page here; by default report.html in the folder of one run."
+)
 @json_option
 @debug_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:

@@ -7,8 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
 """Names distributions, separated by commas, whose plugins and commands are not loaded."""
@@ -56,7 +55,7 @@ def _source(direct_url: str) -> str:
     except (ValueError, LookupError, TypeError, AttributeError):  # none, or no such file
         return ""
     parts = urlsplit(url)
-    place = url2pathname(parts.path) if parts.scheme == "file" else url
+    place = unquote(parts.path) if parts.scheme == "file" else url
     commit = noted.get("vcs_info", {}).get("commit_id")
     return f"{place}@{commit}" if commit else f"{place} (editable)" if editable else place
 
