@@ -165,5 +165,9 @@ def _checked(entry: Entry) -> Iterator[Result]:
     from ftengine.testing import check_results
 
     what = f"{entry.kind} {entry.name}"
-    for result in check_results(entry.cls):
-        yield Result(what, result.check, result.outcome, result.reason)
+    try:
+        for result in check_results(entry.cls):
+            yield Result(what, result.check, result.outcome, result.reason)
+    # A component may raise anything where nobody expects it; the others are checked all the same.
+    except Exception as error:
+        yield Result(what, "the_checks_can_be_run", "failed", f"{type(error).__name__}: {error}".rstrip(": "))

@@ -110,7 +110,11 @@ def test_the_script_of_a_shell_asks_for_its_completions(ftengine, shell):
 
 BASH_TRIES = """
 source "$1"
-try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _ftengine_completion ftengine; echo "${COMPREPLY[*]}"; }
+try() {
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    _ftengine_completion ftengine
+    echo "${COMPREPLY[*]}"
+}
 try ftengine train x.yaml --set strategy = lo
 try ftengine train x.yaml --set strategy =
 try ftengine train x.yaml --set strategy=lo

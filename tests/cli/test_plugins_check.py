@@ -63,6 +63,16 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     }
 
 
+def test_a_component_that_cannot_be_checked_is_a_failed_check(ftengine, distribution, monkeypatch):
+    def check_results(cls):
+        raise KeyError("torn")
+
+    distribution(strategy(), ENTRY)
+    monkeypatch.setattr("ftengine.testing.check_results", check_results, raising=False)
+    (result,) = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    assert (result["outcome"], result["reason"]) == ("failed", "KeyError: 'torn'")
+
+
 @pytest.mark.parametrize("body", ["raise ValueError('torn')", strategy("lora")], ids=["torn", "taken"])
 def test_what_does_not_load_or_has_a_taken_name_is_a_failed_check(ftengine, distribution, results, body):
     distribution(body, ENTRY)
