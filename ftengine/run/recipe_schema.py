@@ -40,14 +40,18 @@ class _Plain(GenerateJsonSchema):
 def recipe_schema(registry: Registry) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of recipes that name components of a registry."""
     schema, definitions = _of(Recipe, "")
-    for kind in dict.fromkeys(PLACES.values()):
-        definitions |= _components(kind, registry.entries(kind))
+    left: dict[str, str] = {}
     for place, kind in PLACES.items():
         *sections, key = place.split(".")
         section = schema
         for name in sections:
             section = definitions[_reference(section["properties"][name])]
-        section["properties"][key] = _named(section["properties"][key], kind)
+        part = section["properties"][key]
+        if isinstance(part.get("default"), dict):
+            left[kind] = part["default"]["name"]
+        section["properties"][key] = _named(part, kind)
+    for kind in dict.fromkeys(PLACES.values()):
+        definitions |= _components(kind, registry.entries(kind), left.get(kind))
     trackers = definitions["TrainSection"]["properties"]["trackers"]
     trackers["items"] = {"enum": [entry.name for entry in registry.entries("callback")]}
     return {"$schema": DIALECT, "title": TITLE, **schema, "$defs": dict(sorted(definitions.items()))}
@@ -74,17 +78,18 @@ def _reference(part: dict[str, Any]) -> str:
 def _named(key: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return a key of the recipe that holds a component, or several, in place of the one that knows no names."""
     component: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
-    default = key.get("default")
-    if isinstance(default, dict):  # what stands for no component but leaves the choice
-        fixed = {"type": "object", "properties": {"name": {"const": default["name"]}}, "additionalProperties": False}
-        component = {"anyOf": [{"const": default["name"]}, {**fixed, "required": ["name"]}, component]}
-    elif isinstance(default, list):
+    if isinstance(key.get("default"), list):
         component = {"anyOf": [component, {"type": "array", "items": component}]}
     return {**{word: key[word] for word in ("default", "description") if word in key}, **component}
 
 
-def _components(kind: str, entries: Iterable[Entry]) -> dict[str, Any]:
-    """Return the definitions of a kind and of its components: a name, or a mapping with it and the options."""
+def _components(kind: str, entries: Iterable[Entry], left: str | None) -> dict[str, Any]:
+    """Return the definitions of a kind and of its components: a name, or a mapping with it and the options.
+
+    Args:
+        left: the name by which a recipe leaves the choice to the engine, with the options of whichever is chosen.
+    """
+    others = [] if left is None else [left]
     definitions: dict[str, Any] = {}
     bare, mappings = [], []
     for entry in entries:
@@ -97,10 +102,11 @@ def _components(kind: str, entries: Iterable[Entry]) -> dict[str, Any]:
         definitions[place] = {
             **schema,
             "description": entry.summary,
-            "properties": {"name": {"const": entry.name}, **schema.get("properties", {})},
+            "properties": {"name": {"enum": [entry.name, *others]}, **schema.get("properties", {})},
             "required": ["name", *required],
         }
         mappings.append({"$ref": f"#/$defs/{place}"})
     # A component with options that must be given is no name alone. Descriptions of names are read by editors.
-    names = {"enum": [entry.name for entry in bare], "enumDescriptions": [entry.summary for entry in bare]}
+    told = ["the one that suits" for _ in others] + [entry.summary for entry in bare]
+    names = {"enum": [*others, *(entry.name for entry in bare)], "enumDescriptions": told}
     return {**definitions, kind: {"anyOf": [names, *mappings]}}
