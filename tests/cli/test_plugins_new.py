@@ -1,14 +1,19 @@
 """`plugins new` writes distributions that install and pass their tests as they are."""
 
 import ast
+import gzip
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from tiny import tiny_gpt2
 
 from ftengine.cli.plugins_new import distribution, kinds
-from ftengine.plugins.registry import KINDS
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
 STAND_IN = """
 import ftengine.testing
@@ -29,20 +34,67 @@ def test_there_is_a_template_of_every_kind():
     assert KINDS.keys() <= set(kinds())
 
 
-def test_what_is_written_installs_and_passes_its_tests(ftengine, tmp_path):
-    """All kinds in one distribution, so that one process tests them all."""
-    folder, site = tmp_path / "ftengine-shout", tmp_path / "site"
+@pytest.fixture(scope="module")
+def shout(ftengine, tmp_path_factory):
+    """A distribution with a component of each kind, written and installed: its folder, and a PYTHONPATH that has it."""
+    folder, site = tmp_path_factory.mktemp("shout"), tmp_path_factory.mktemp("site")
     chosen = [word for kind in KINDS for word in ("--kind", kind)]
     ftengine("plugins", "new", "shout", *chosen, "--output", folder)
     run("pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, folder)
     assert (site / "ftengine_shout" / "py.typed").is_file()
+    return folder, os.pathsep.join([str(site), *sys.path])
+
+
+def test_what_is_written_passes_its_tests(shout, tmp_path):
+    folder, path = shout
     (tmp_path / "stand_in.py").write_text(STAND_IN)
-    path = os.pathsep.join([str(site), str(tmp_path), *sys.path])
+    path = os.pathsep.join([str(tmp_path), path])
     tested = run("pytest", "-q", "-p", "stand_in", "-p", "no:cacheprovider", folder / "tests", PYTHONPATH=path)
     assert "skipped" not in tested
     listed = run("ftengine", "plugins", "list", PYTHONPATH=path)
     of_ours = [line.split()[:2] for line in listed.splitlines() if " ftengine-shout 0.1.0 " in line]
     assert sorted(of_ours) == sorted([kind, "shout"] for kind in KINDS)
+
+
+def recipe_of_all(folder):
+    """Return a recipe that names what was installed wherever it names a component; its evaluator reads labels."""
+    content = {
+        "model": {"source": "shout://gpt2", "loader": {"name": "shout", "folder": str(folder)}},
+        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
+        "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "precision": "float32", "warmup": 1},
+        "evaluation": {"resamples": 100},
+        "output": str(folder / "run"),
+    }
+    for kind, place in RECIPE_KEYS.items():
+        if kind not in ("loader", "evaluator"):
+            *sections, key = place.split(".")
+            (content[sections[0]] if sections else content)[key] = "shout"
+    rows = "".join(json.dumps({"text": f"The quick brown fox number {i} jumps."}) + "\n" for i in range(16)).encode()
+    if "reader" in RECIPE_KEYS:
+        content["data"]["train"] += ".gz"
+        rows = gzip.compress(rows)
+    Path(content["data"]["train"]).write_bytes(rows)
+    return content
+
+
+@pytest.mark.slow
+def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(shout, tmp_path):
+    _, path = shout
+    tiny_gpt2(tmp_path / "gpt2")
+    recipe = recipe_of_all(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run("ftengine", "train", tmp_path / "recipe.yaml", PYTHONPATH=path)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    table = (tmp_path / "run" / "losses.csv").read_text().splitlines()
+    assert len(table) == len(losses) + 1
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]
+    findings = json.loads((tmp_path / "run" / "verdict.json").read_text())["findings"]
+    assert any("The figures rest on 4 examples" in finding["text"] for finding in findings)
+    run("ftengine", "evaluate", tmp_path / "run", PYTHONPATH=path)
+    run("ftengine", "merge", tmp_path / "run", tmp_path / "merged", PYTHONPATH=path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
