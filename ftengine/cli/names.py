@@ -30,6 +30,7 @@ Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
+"""The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
 
 
 def component_names(kind: str = "") -> Complete:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tiny import tiny_gpt2
 
+from ftengine import testing
 from ftengine.cli.plugins_new import distribution, kinds
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
@@ -54,6 +55,14 @@ def test_what_is_written_passes_its_tests(shout, tmp_path):
     listed = run("ftengine", "plugins", "list", PYTHONPATH=path)
     of_ours = [line.split()[:2] for line in listed.splitlines() if " ftengine-shout 0.1.0 " in line]
     assert sorted(of_ours) == sorted([kind, "shout"] for kind in KINDS)
+
+
+@pytest.mark.skipif(not hasattr(testing, "check_results"), reason="ftengine.testing has no check_results")
+def test_what_is_written_passes_plugins_check(shout):
+    _, path = shout
+    told = json.loads(run("ftengine", "plugins", "check", "ftengine-shout", "--json", PYTHONPATH=path))
+    assert {result["component"] for result in told["results"]} == {f"{kind} shout" for kind in KINDS}
+    assert told["counts"]["passed"] > len(KINDS)
 
 
 def recipe_of_all(folder):
