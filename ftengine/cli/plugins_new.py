@@ -114,6 +114,7 @@ def distribution(name: str, chosen: Sequence[str]) -> dict[str, str]:
         "version": __version__,
         "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(chosen)}.",
         "offers": "\n".join(offers),
+        "shown": name if len(chosen) == 1 else f"{name} --kind KIND",
         "uses": "\n".join(dict.fromkeys(uses)),
         "hooks": hooks.rstrip("\n"),
     }
