@@ -152,11 +152,13 @@ def draw_of(config):
 
 
 def faults(validate, value):
-    """Return the types of the errors that pydantic finds."""
+    """Return the types of the errors that are found."""
     try:
         validate(value)
     except ValidationError as error:
         return {one["type"] for one in error.errors()}
+    except RecipeError:  # of an option's own validator
+        return {"value_error"}
     return set()
 
 
