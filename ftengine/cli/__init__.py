@@ -24,7 +24,15 @@ COMMANDS = {
         "ftengine.cli.crossvalidate:cross_validate",
         "Train once for each part of the data, on the other parts, and add up the figures.",
     ),
-    "plugins": ("ftengine.cli.plugins:plugins", "List and describe what is installed."),
+    "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
+    "schema": (
+        "ftengine.cli.schema:schema",
+        "Print the JSON schema of recipes, with the components that are installed.",
+    ),
+    "completion": (
+        "ftengine.cli.completion:completion",
+        "Print the script by which a shell completes commands, options and names.",
+    ),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }
 """Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from ftengine import api
+from ftengine.cli.names import remember
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, Entry, Registry, article
@@ -85,6 +89,7 @@ def installed() -> Installed:
             except PluginError as error:
                 if str(error) not in result.problems:
                     result.problems.append(str(error))
+    remember(result.entries)
     return result
 
 
@@ -139,6 +144,42 @@ def options(config: type[BaseModel]) -> list[Option]:
             )
         )
     return found
+
+
+def abilities(entry: Entry) -> dict[str, str]:
+    """Return what a component can do beyond its kind: abilities of `ftengine.api` by name, with their first lines."""
+    base, _ = KINDS[entry.kind]
+    component = _built(entry)
+    found = {}
+    for name in api.__all__:
+        ability = getattr(api, name)
+        if isinstance(ability, type) and Protocol in ability.__bases__:
+            wanted = [member for member in {**vars(ability), **ability.__annotations__} if not member.startswith("_")]
+            beyond = not all(hasattr(base, member) for member in wanted)
+            if beyond and all(_has(component, ability, member) for member in wanted):
+                found[name] = (inspect.getdoc(ability) or "").partition("\n")[0]
+    return found
+
+
+def metrics(entry: Entry) -> Mapping[str, api.Metric]:
+    """Return the metrics that an evaluator reports; of another component, none."""
+    return _built(entry).metrics if issubclass(entry.cls, api.Evaluator) else {}
+
+
+def _built(entry: Entry) -> Any:
+    """Return a component with its default options, as some of its members may be set then; else its class."""
+    try:
+        return entry.cls()
+    except ValidationError:  # it has options that must be given
+        return entry.cls
+
+
+def _has(component: Any, ability: type, member: str) -> bool:
+    """Say whether a component has an ability's member, and a method where that is one; computes no property."""
+    absent = object()
+    found = inspect.getattr_static(component, member, absent)
+    method = inspect.isroutine(getattr(ability, member, None))
+    return found is not absent and method == inspect.isroutine(found)
 
 
 def _entries(registry: Registry) -> list[Entry]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 
 from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices, show_verdict
-from ftengine.cli.options import json_option, run_argument
+from ftengine.cli.options import PATH, json_option, run_argument
 from ftengine.cli.page import page, print_json
 from ftengine.cli.progress import is_main_process, listening
 
 
 @click.command()
 @run_argument
-@click.option("--data", metavar="FILE", help="Evaluate on these examples instead of the run's own held-out split.")
+@click.option(
+    "--data", metavar="FILE", type=PATH, help="Evaluate on these examples instead of the run's own held-out split."
+)
 @click.option(
     "--evaluators",
     metavar="LIST",

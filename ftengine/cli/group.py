@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,9 @@ from ftengine.cli.options import add_debug
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean
 from ftengine.plugins.distributions import Offer
+
+COMPLETING = "_FTENGINE_COMPLETE"
+"""The variable by which a shell's script asks for completions."""
 
 
 class Suggesting(click.Group):
@@ -106,6 +110,8 @@ class Commands(Suggesting):
         """Run as a program: print one line for every error and exit with its status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
+        if COMPLETING in os.environ:
+            import_module("ftengine.cli.completion")  # tells click how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
             sys.stdout.reconfigure(errors="backslashreplace")

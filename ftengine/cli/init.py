@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftengine.cli.names import component_names
+from ftengine.cli.options import PATH
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
@@ -19,10 +21,20 @@ RECIPE = "recipe.yaml"
 
 @click.command()
 @click.argument("file", default=RECIPE, type=click.Path(path_type=Path))
-@click.option("--task", metavar="NAME", help="The task; `ftengine plugins list --kind task` lists them.")
-@click.option("--model", metavar="SOURCE", help="Hub id, folder, .gguf file, or package://NAME/FILE.")
-@click.option("--data", metavar="FILE", help="The training data.")
-@click.option("--strategy", metavar="NAME", help="How to tune; `ftengine plugins list --kind strategy` lists them.")
+@click.option(
+    "--task",
+    metavar="NAME",
+    shell_complete=component_names("task"),
+    help="The task; `ftengine plugins list --kind task` lists them.",
+)
+@click.option("--model", metavar="SOURCE", type=PATH, help="Hub id, folder, .gguf file, or package://NAME/FILE.")
+@click.option("--data", metavar="FILE", type=PATH, help="The training data.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    shell_complete=component_names("strategy"),
+    help="How to tune; `ftengine plugins list --kind strategy` lists them.",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
     """Write a commented recipe to start from (FILE is recipe.yaml unless named).
@@ -35,6 +47,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
       ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
+    from ftengine.cli.schema import FILE, first_line
     from ftengine.cli.starter import Seen, look, starter, starting_first
     from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
@@ -47,6 +60,8 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     seen = look(data, tasks) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
     text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
+    if (file.parent / FILE).is_file():
+        text = first_line(FILE) + text
     try:
         with open(file, "w" if force else "x", encoding="utf-8") as target:
             target.write(text)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.options import json_option, run_argument
+from ftengine.cli.options import PATH, json_option, run_argument
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
 
 
 @click.command()
 @run_argument
-@click.argument("out", metavar="OUT")
+@click.argument("out", metavar="OUT", type=PATH)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

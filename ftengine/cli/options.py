@@ -7,6 +7,11 @@ from typing import Any
 
 import click
 
+from ftengine.cli.names import overrides
+
+PATH = click.Path(readable=False)
+"""A path, as text, which the shell completes; whether it can be read is found out where it is."""
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON alone to stdout; progress and messages go to stderr."
 )
@@ -16,14 +21,17 @@ set_option = click.option(
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=overrides,
     help="Override a key of the recipe, e.g. train.max_steps=40; may be given several times.",
 )
 
-output_option = click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
+output_option = click.option(
+    "--output", metavar="DIR", type=PATH, help="Folder of the runs, instead of the recipe's output."
+)
 
 
-recipe_argument = click.argument("recipe_file", metavar="RECIPE")
-run_argument = click.argument("run_folder", metavar="RUN")
+recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=PATH)
+run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
 
 
 def add_debug(command: click.Command) -> None:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.group import Suggesting
+from ftengine.cli.names import component_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json, table
+from ftengine.cli.plugins_check import check
+from ftengine.cli.plugins_new import kinds, new
 
 if TYPE_CHECKING:
     from ftengine.cli.components import Installed, Option
@@ -18,13 +21,18 @@ if TYPE_CHECKING:
 kind_option = click.option(
     "--kind",
     metavar="KIND",
-    help="Only this kind: loader, task, strategy, augmenter, regularizer, evaluator, audit, rule or callback.",
+    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
+    help=f"Only this kind: {', '.join(kinds())}.",
 )
 
 
 @click.group(cls=Suggesting)
 def plugins() -> None:
-    """List and describe what is installed."""
+    """List, describe, check and begin plugins."""
+
+
+plugins.add_command(check)
+plugins.add_command(new)
 
 
 @plugins.command("list")
@@ -53,7 +61,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
 
 
 @plugins.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=component_names())
 @kind_option
 @json_option
 def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
@@ -65,7 +73,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import find, installed, options, require_kind
+    from ftengine.cli.components import abilities, find, installed, metrics, options, require_kind
 
     require_kind(kind)
     entry = find(installed(), name, kind)
@@ -78,6 +86,8 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
                 "citation": entry.citation,
                 "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
                 "options": [asdict(option) for option in described],
+                "abilities": abilities(entry),
+                "metrics": {metric: asdict(declared) for metric, declared in metrics(entry).items()},
             }
         )
     else:
@@ -91,6 +101,7 @@ def _component(entry: Entry) -> dict[str, str]:
         "summary": entry.summary,
         "distribution": entry.origin.distribution,
         "version": entry.origin.version,
+        "source": entry.origin.source,
     }
 
 
@@ -106,8 +117,12 @@ def _as_json(found: Installed) -> dict[str, Any]:
 
 def _show(found: Installed) -> None:
     out = page()
+    loaded = {str(o): o.source for o in found.plugins.origins.values() if o.source and o.status == "loaded"}
     rows = [(entry.kind, entry.name, str(entry.origin), entry.summary) for entry in found.entries]
     out.print(table(("kind", "name", "from", "what it is"), rows, left=4))
+    if loaded:
+        out.print()
+        out.print(table(("distribution", "installed from"), loaded.items(), left=2))
     blocked = [origin for origin in found.plugins.origins.values() if origin.status == "blocked"]
     if blocked or found.problems:
         out.print()
@@ -117,11 +132,13 @@ def _show(found: Installed) -> None:
 def _show_component(entry: Entry, options: list[Option]) -> None:
     from rich.text import Text
 
+    from ftengine.cli.components import abilities, metrics
     from ftengine.cli.starter import yaml_value
     from ftengine.report.text import printable
 
     out = page()
-    out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})")]))
+    source = [("source", entry.origin.source)] if entry.origin.source else []
+    out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})"), *source]))
     out.print()
     out.print(Text(printable(entry.docstring) or "no description"))
     if entry.citation:
@@ -130,9 +147,16 @@ def _show_component(entry: Entry, options: list[Option]) -> None:
     out.print()
     if not options:
         out.print("no options")
-        return
-    rows = [
-        (option.name, "required" if option.required else yaml_value(option.default), option.allowed, option.description)
-        for option in options
-    ]
-    out.print(table(("option", "default", "allowed", "what it does"), rows, left=4))
+    else:
+        rows = [
+            (o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options
+        ]
+        out.print(table(("option", "default", "allowed", "what it does"), rows, left=4))
+    better = {True: "higher", False: "lower", None: ""}
+    measured = [(name, m.label, better[m.higher_is_better], m.meaning) for name, m in metrics(entry).items()]
+    if measured:
+        out.print()
+        out.print(table(("metric", "label", "better", "meaning"), measured, left=4))
+    if can := abilities(entry):
+        out.print()
+        out.print(table(("ability", "what it is"), can.items(), left=2))

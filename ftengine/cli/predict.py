@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import json_option, run_argument, yaml_values
+from ftengine.cli.options import PATH, json_option, run_argument, yaml_values
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
 from ftengine.report.text import printable
@@ -17,9 +17,14 @@ from ftengine.report.text import printable
 
 @click.command()
 @run_argument
-@click.option("--input", "source", metavar="FILE", required=True, help="The rows to answer; labels are not needed.")
 @click.option(
-    "--output", metavar="FILE", help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout."
+    "--input", "source", metavar="FILE", type=PATH, required=True, help="The rows to answer; labels are not needed."
+)
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=PATH,
+    help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout.",
 )
 @click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")

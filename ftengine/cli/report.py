@@ -8,13 +8,15 @@ import click
 
 from ftengine.cli import compare, crossvalidate
 from ftengine.cli.figures import show_verdict
-from ftengine.cli.options import json_option
+from ftengine.cli.options import PATH, json_option
 from ftengine.cli.page import page, print_json
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--output", metavar="FILE", help="Write the page here; by default report.html in the folder of one run.")
+@click.argument("runs", metavar="RUN...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--output", metavar="FILE", type=PATH, help="Write the page here; by default report.html in the folder of one run."
+)
 @json_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write a page about finished runs, and say what they came to.

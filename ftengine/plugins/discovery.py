@@ -28,6 +28,7 @@ class PluginOrigin:
         target: what the entry point names, `module:object`.
         status: "loaded", "blocked" or "broken".
         cause: why it is broken; "" otherwise.
+        source: the folder or address that it was installed from; "" where that is unknown.
     """
 
     name: str
@@ -36,6 +37,7 @@ class PluginOrigin:
     target: str
     status: str
     cause: str = ""
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -95,7 +97,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         cause = "" if offer.blocked else _register(manager, key, entry_point.load)
         status = "blocked" if offer.blocked else "broken" if cause else "loaded"
         origins[key] = PluginOrigin(
-            entry_point.name, offer.distribution, offer.version, entry_point.value, status, cause
+            entry_point.name, offer.distribution, offer.version, entry_point.value, status, cause, offer.source
         )
     for name, plugin in (extra or {}).items():
         cause = _register(manager, name, lambda plugin=plugin: plugin)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
+from urllib.parse import unquote, urlsplit
 
 BUILT_IN = "ftengine"
 """The distribution whose components need no origin beside their names, and without which nothing works."""
@@ -26,28 +28,50 @@ class Offer:
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
 
+    @property
+    def source(self) -> str:
+        """The folder or address that it was installed from, as the installer noted it; "" where it did not.
+
+        That is in direct_url.json (https://packaging.python.org/specifications/direct-url), which installations by name
+        from an index do not have.
+        """
+        dist = self.entry_point.dist
+        return _source(dist.read_text("direct_url.json") or "") if dist else ""
+
 
 def offers(group: str) -> list[Offer]:
     """Return a group's entry points by distribution and name."""
-    blocked = {_normal(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
+    blocked = {normalised(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
     found: dict[tuple[str, str], Offer] = {}
     for entry_point in metadata.entry_points(group=group):
         dist = entry_point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unversioned")
         # An editable installation may be listed twice on sys.path.
-        found.setdefault((name, entry_point.name), Offer(name, version, entry_point, _normal(name) in blocked))
+        found.setdefault((name, entry_point.name), Offer(name, version, entry_point, normalised(name) in blocked))
     return [found[key] for key in sorted(found)]
 
 
 def instead(*distributions: str) -> str:
     """Say what to do about what is broken in distributions; ftengine itself cannot be left out."""
-    names = ",".join(sorted({name for name in distributions if _normal(name) != BUILT_IN}))
+    names = ",".join(sorted({name for name in distributions if normalised(name) != BUILT_IN}))
     blocked = f"Repair or uninstall it, or run with {BLOCK_VARIABLE}={names}." if names else ""
-    own = any(_normal(name) == BUILT_IN for name in distributions)
+    own = any(normalised(name) == BUILT_IN for name in distributions)
     again = f"Install {BUILT_IN} again: its own files are damaged." if own else ""
     return " ".join(filter(None, (again, blocked)))
 
 
-def _normal(name: str) -> str:
+def _source(direct_url: str) -> str:
+    try:
+        noted = json.loads(direct_url)
+        url, editable = noted["url"], noted.get("dir_info", {}).get("editable")
+    except (ValueError, LookupError, TypeError, AttributeError):  # none, or no such file
+        return ""
+    parts = urlsplit(url)
+    place = unquote(parts.path) if parts.scheme == "file" else url
+    commit = noted.get("vcs_info", {}).get("commit_id")
+    return f"{place}@{commit}" if commit else f"{place} (editable)" if editable else place
+
+
+def normalised(name: str) -> str:
     """Return a distribution's name as the packaging specification normalises it."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -73,7 +73,12 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-HeldOut = Annotated[float | str | None, BeforeValidator(_held_out)]
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+_File = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
+HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
+
+
+By = Literal["random", "stratified", "group", "time"]
 
 
 class SplitSection(_Section):
@@ -81,7 +86,7 @@ class SplitSection(_Section):
 
     meant: ClassVar[Mapping[str, str]] = dict.fromkeys(("kind", "method", "name", "strategy", "type"), "by")
 
-    by: Literal["random", "stratified", "group", "time"] = Field(
+    by: By = Field(
         "random",
         description="stratified keeps the proportions of labels, group keeps a column's values together, time holds "
         "out the latest rows",
@@ -120,7 +125,7 @@ class DataSection(_Section):
     )
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
-    split: Annotated[SplitSection, BeforeValidator(_by)] = SplitSection()  # type: ignore[call-arg]
+    split: Annotated[SplitSection, BeforeValidator(_by, json_schema_input_type=By | SplitSection)] = SplitSection()  # type: ignore[call-arg]
     leaks: Literal["auto", "fail", "drop", "warn"] = Field(
         "auto",
         description="rows of training that are also held out: fail, drop them from training, or warn; auto fails for "
@@ -195,7 +200,12 @@ def _file_or_examples(value: Any) -> Any:
     return {"data": value} if isinstance(value, str) else value
 
 
-FurtherData = Annotated[FurtherExamples | None, BeforeValidator(_file_or_examples)]
+FurtherData = Annotated[
+    FurtherExamples | None,
+    BeforeValidator(
+        _file_or_examples, json_schema_input_type=Annotated[str, Field(min_length=1)] | FurtherExamples | None
+    ),
+]
 
 
 class Memorisation(_Section, extra="allow"):

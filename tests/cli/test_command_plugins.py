@@ -102,3 +102,43 @@ def test_a_docstring_cannot_steer_the_terminal(ftengine, distribution):
     text = ftengine("plugins", "show", "thing").stdout
     assert "\x1b" not in text
     assert "[red]\\x1b[31mway" in text
+
+
+def test_show_names_abilities_and_metrics(ftengine):
+    shown = json.loads(ftengine("plugins", "show", "perplexity", "--json").stdout)
+    assert shown["metrics"]["perplexity"]["higher_is_better"] is False
+    assert shown["abilities"]["ScoresResamples"].startswith("Scores many resamples at once")
+    text = ftengine("plugins", "show", "perplexity").stdout
+    assert "among how many equally likely tokens" in text
+    assert "ScoresResamples" in text
+
+
+def test_abilities_are_those_that_the_contract_knows(ftengine):
+    """By hand for one component a kind, as names alone would give a task those of evaluators (`bind`, `probe`)."""
+    from ftengine.cli.components import abilities
+
+    registry = Registry()
+    assert set(abilities(registry.get("strategy", "lora"))) == {
+        *("Cites", "Merges", "Reopens", "ReportsEnvironment", "Starts")
+    }
+    of_task = set(abilities(registry.get("task", "image-classification")))
+    assert {"Probes", "Infers", "ReadsFiles"} <= of_task
+    assert of_task & {"ServesProbe", "LearnsLabels"} == set()
+    assert "AsksForAnswers" in abilities(registry.get("evaluator", "refusal"))
+
+
+@pytest.mark.parametrize(
+    ("noted", "source"),
+    [
+        ({"url": "file:///home/me/my%20plugin", "dir_info": {"editable": True}}, "/home/me/my plugin (editable)"),
+        ({"url": "file:///srv/thing-1.2.whl", "archive_info": {}}, "/srv/thing-1.2.whl"),
+        ({"url": "https://x.org/t.git", "vcs_info": {"vcs": "git", "commit_id": "ab12"}}, "https://x.org/t.git@ab12"),
+        ({}, ""),
+    ],
+)
+def test_where_a_distribution_was_installed_from_is_told(ftengine, distribution, tmp_path, noted, source):
+    distribution(strategy(), ENTRY)
+    (tmp_path / "ftengine_thing-1.2.dist-info" / "direct_url.json").write_text(json.dumps(noted))
+    assert json.loads(ftengine("plugins", "show", "thing", "--json").stdout)["source"] == source
+    for command in (("plugins", "show", "thing"), ("plugins", "list", "--kind", "strategy")):
+        assert source in ftengine(*command).stdout

@@ -1,0 +1,161 @@
+"""`ftengine plugins new`: a distribution to start from, written from the templates beside this module.
+
+A template is a text with the files of one kind of component, each begun by a line `=== PATH`; `$NAME` is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+import click
+
+from ftengine.cli.options import PATH
+
+TEMPLATES = Path(__file__).parent / "templates"
+COMMON = "distribution"
+"""The template of what every distribution has, whatever it offers."""
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+LONGEST_NAME = 50
+
+HOOK = """
+
+@hookimpl
+def {hook}() -> list[type]:
+    \"\"\"Return the class; it is imported when it is asked for.\"\"\"
+    from {package}.{kind} import {cls}
+
+    return [{cls}]
+"""
+
+
+def kinds() -> list[str]:
+    """Return the kinds that there are templates of."""
+    return sorted(file.stem for file in TEMPLATES.glob("*.txt") if file.stem != COMMON)
+
+
+@click.command("new")
+@click.argument("name")
+@click.option(
+    "--kind",
+    "chosen",
+    metavar="KIND",
+    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
+    multiple=True,
+    required=True,
+    help=f"What it offers: {', '.join(kinds())}. May be given several times.",
+)
+@click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
+def new(name: str, chosen: Sequence[str], output: str | None) -> None:
+    """Write a distribution `ftengine-NAME` with a small component that works, its tests and a CI file.
+
+    \b
+    Example:
+      ftengine plugins new bitfit --kind strategy
+    """
+    from ftengine.errors import InputError
+    from ftengine.report.text import printable
+
+    name = name.removeprefix("ftengine-")
+    _check(name, chosen)
+    folder = Path(output or f"ftengine-{name}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{str(folder)!r} exists and is not empty. Name another folder with --output.")
+    found = distribution(name, list(dict.fromkeys(chosen)))
+    try:
+        for path, text in found.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {str(folder)!r}: {error.strerror or error}.") from None
+    place = str(folder) if folder.is_absolute() else f"./{folder}"
+    click.echo(printable(f"wrote {len(found)} files to {folder}. Next:"))
+    for line in (
+        f"pip install -e {shlex.quote(f'{place}[test]')}",
+        f"python -m pytest {shlex.quote(str(folder))}",
+        f"ftengine plugins check ftengine-{name}",
+    ):
+        click.echo(printable(f"  {line}"))
+
+
+def distribution(name: str, chosen: Sequence[str]) -> dict[str, str]:
+    """Return the files of a distribution by path.
+
+    Args:
+        name: of the components, without "ftengine-".
+        chosen: kinds that `kinds` names.
+    """
+    from ftengine import __version__
+    from ftengine.plugins.registry import KINDS, RECIPE_KEYS, article
+
+    package = f"ftengine_{name.replace('-', '_')}"
+    files: dict[str, str] = {}
+    hooks, offers, uses, summaries = "", [], [], []
+    for kind in chosen:
+        cls = "".join(part.capitalize() for part in name.split("-")) + kind.capitalize()
+        words = {"name": name, "package": package, "class": cls, "variable": name.replace("-", "_")}
+        files |= _filled(kind, words)
+        summaries.append(_summary(files[f"{package}/{kind}.py"], cls))
+        offers.append(f"- {article(kind)} {kind}, `{name}`: {summaries[-1]}")
+        hooks += HOOK.format(hook=KINDS[kind][1], package=package, kind=kind, cls=cls)
+        # What a recipe does not name is used in every run.
+        key = RECIPE_KEYS.get(kind)
+        uses.append(f"ftengine train recipe.yaml --set {key}={name}" if key else "ftengine train recipe.yaml")
+    common = {
+        "distribution": f"ftengine-{name}",
+        "name": name,
+        "package": package,
+        "version": __version__,
+        "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(chosen)}.",
+        "offers": "\n".join(offers),
+        "shown": name if len(chosen) == 1 else f"{name} --kind KIND",
+        "uses": "\n".join(dict.fromkeys(uses)),
+        "hooks": hooks.rstrip("\n"),
+    }
+    return {**_filled(COMMON, common), **files}
+
+
+def _check(name: str, chosen: Sequence[str]) -> None:
+    """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
+    from ftengine.cli.components import require_kind
+    from ftengine.errors import InputError
+    from ftengine.plugins.registry import Registry, article
+
+    for kind in chosen:
+        require_kind(kind)
+    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot name a plugin: write small letters of a to z, digits and single hyphens, a letter first, "
+            f"at most {LONGEST_NAME} of them, such as layer-drop."
+        )
+    distribution, module = f"ftengine-{name}", f"ftengine_{name.replace('-', '_')}"
+    if find_spec(module) is not None:
+        raise InputError(f"a module {module} is installed already. Choose another name, or uninstall {distribution}.")
+    registry = Registry()
+    for kind in chosen:
+        for entry in registry.entries(kind):
+            if entry.name == name:
+                what = f"{article(kind)} {kind} named {name!r}"
+                raise InputError(f"there is {what} already (of {entry.origin}). Choose another name.")
+
+
+def _filled(template: str, words: dict[str, str]) -> dict[str, str]:
+    """Return a template's files by path, with words in the place of their names."""
+    text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+    return dict(_files(Template(text).substitute(words)))
+
+
+def _files(text: str) -> Iterator[tuple[str, str]]:
+    for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:]:
+        path, _, content = part.partition("\n")
+        yield path, content
+
+
+def _summary(source: str, cls: str) -> str:
+    """Return the first line of a class's docstring."""
+    return source.partition(f"class {cls}")[2].partition('"""')[2].partition("\n")[0].removesuffix('"""')

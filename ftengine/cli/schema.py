@@ -1,0 +1,59 @@
+"""`ftengine schema`: recipes as editors read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+FILE = "recipe.schema.json"
+"""The file that `ftengine init` names in a recipe, where it lies beside it."""
+
+
+def first_line(file: str) -> str:
+    """Return the comment by which editors find a recipe's schema."""
+    return f"# yaml-language-server: $schema={file}\n"
+
+
+@click.command()
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help=f"Write it there, such as {FILE}.")
+def schema(output: Path | None) -> None:
+    """Print the JSON schema of recipes, with the components that are installed.
+
+    With it, editors complete keys, names and options and mark what is wrong. A recipe names it in its first line;
+    `ftengine init` writes that line where recipe.schema.json lies beside the recipe. Write it again when plugins are
+    installed or removed.
+
+    \b
+    Example:
+      ftengine schema --output recipe.schema.json
+    """
+    from ftengine.errors import InputError
+    from ftengine.plugins.registry import Registry
+    from ftengine.report.text import printable
+    from ftengine.run.recipe_schema import recipe_schema
+
+    registry = Registry()
+    registry.plugins.raise_if_broken()
+    text = json.dumps(recipe_schema(registry), indent=2, allow_nan=False)
+    if output is None:
+        click.echo(text)
+        return
+    if output.exists() and not _is_schema(output):
+        raise InputError(f"{str(output)!r} exists and is no schema of recipes. Name another file.")
+    try:
+        output.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {str(output)!r}: {error.strerror or error}.") from None
+    click.echo(printable(f"wrote {output}. Begin recipes beside it with: {first_line(output.name).strip()}"))
+
+
+def _is_schema(file: Path) -> bool:
+    """Say whether a file is what this command wrote before."""
+    from ftengine.run.recipe_schema import TITLE
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("title") == TITLE
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -1,0 +1,121 @@
+"""`plugins check` runs the conformance checks of a distribution's components and says what came of them."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from cli_samples import ENTRY, strategy
+
+RESULTS = [
+    SimpleNamespace(check="something_trains", outcome="passed", reason=""),
+    SimpleNamespace(check="merging_keeps_the_outputs", outcome="skipped", reason="it does not merge"),
+    SimpleNamespace(check="reopened_options_are_its_own", outcome="failed", reason="they lack [bold]'depth'"),
+]
+
+
+@pytest.fixture
+def results(monkeypatch):
+    """Set what the checks come to, and tell of which classes they were asked."""
+    asked = []
+
+    def setting(found):
+        def check_results(cls, **options):
+            asked.append(cls.__name__)
+            return found
+
+        monkeypatch.setattr("ftengine.testing.check_results", check_results, raising=False)
+        return asked
+
+    return setting
+
+
+@pytest.mark.parametrize("package", ["ftengine-thing", "FTEngine_Thing", "ftengine_thing", "folder"])
+def test_a_distribution_is_found_by_name_module_or_folder(
+    ftengine, distribution, results, tmp_path, monkeypatch, package
+):
+    distribution(strategy(), ENTRY)
+    asked = results(RESULTS[:2])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "pyproject.toml").write_text("[project]\nname = 'ftengine.thing'\n")
+    monkeypatch.chdir(tmp_path)
+    told = ftengine("plugins", "check", package).stdout
+    assert asked == ["Thing"]
+    assert "ftengine-thing 1.2: 1 passed, 1 skipped" in told
+    assert "it does not merge" in told
+
+
+def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distribution, results):
+    distribution(strategy(), ENTRY)
+    results(RESULTS)
+    told = ftengine("plugins", "check", "ftengine-thing", code=1).stdout
+    row = next(line for line in told.splitlines() if "reopened_options" in line)
+    assert row.split()[:4] == ["strategy", "thing", "reopened_options_are_its_own", "failed"]
+    assert "they lack [bold]'depth'" in row
+    assert "1 passed, 1 failed, 1 skipped" in told
+    found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
+    assert (found["distribution"], found["version"]) == ("ftengine-thing", "1.2")
+    assert found["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
+    assert found["results"][2] == {
+        "component": "strategy thing",
+        "check": "reopened_options_are_its_own",
+        "outcome": "failed",
+        "reason": "they lack [bold]'depth'",
+    }
+
+
+def test_a_component_that_cannot_be_checked_is_a_failed_check(ftengine, distribution, monkeypatch):
+    def check_results(cls):
+        raise KeyError("torn")
+
+    distribution(strategy(), ENTRY)
+    monkeypatch.setattr("ftengine.testing.check_results", check_results, raising=False)
+    (result,) = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    assert (result["outcome"], result["reason"]) == ("failed", "KeyError: 'torn'")
+
+
+@pytest.mark.parametrize("body", ["raise ValueError('torn')", strategy("lora")], ids=["torn", "taken"])
+def test_what_does_not_load_or_has_a_taken_name_is_a_failed_check(ftengine, distribution, results, body):
+    distribution(body, ENTRY)
+    results(RESULTS[:1])
+    found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
+    assert found["results"][0]["check"] == "what_it_offers_is_sound"
+    assert "ftengine-thing 1.2" in found["results"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "outcome"),
+    [("import click\n@click.command()\ndef thing(): pass\n", 0, "passed"), ("thing = None\n", 1, "failed")],
+)
+def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
+    distribution(body, "[ftengine.commands]\nthing = ftengine_thing:thing\n")
+    found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=code).stdout)
+    assert [(one["component"], one["outcome"]) for one in found["results"]] == [("command thing", outcome)]
+
+
+@pytest.mark.parametrize(
+    ("package", "told"),
+    [
+        (
+            "ftengine-thin",
+            "no distribution or module 'ftengine-thin' is installed. There are ftengine, ftengine-thing",
+        ),
+        ("click", "click offers nothing to ftengine"),
+        ("folder", "First pip install -e folder"),
+        ("torn", "cannot read 'torn/pyproject.toml'"),
+        ("nameless", "names no distribution"),
+    ],
+)
+def test_what_is_no_plugin_is_told_and_exits_with_2(ftengine, distribution, tmp_path, monkeypatch, package, told):
+    distribution(strategy(), ENTRY)
+    for folder, text in {"folder": "[project]\nname = 'x-y'", "torn": "[project", "nameless": "[tool.x]"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pyproject.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert told in ftengine("plugins", "check", package, code=2).stderr
+
+
+def test_a_plugin_without_a_class_and_one_that_is_blocked_offer_nothing(ftengine, distribution, monkeypatch):
+    distribution(strategy(body="return []"), ENTRY)
+    assert "its hooks return no class" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
+    assert "is blocked by FTENGINE_BLOCK_PLUGINS" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
