@@ -204,7 +204,7 @@ class Run:
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        prepare_strategy(device, ready.experiment, loaded).load(loaded, self.trained)
+        prepare_strategy(device, ready.experiment, loaded, ready.task).load(loaded, self.trained)
         self._ready = device, ready, loaded
         return self._ready
 
