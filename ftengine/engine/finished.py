@@ -16,7 +16,7 @@ from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.errors import InputError, NotMergeable
-from ftengine.plugins.registry import Registry
+from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
@@ -189,6 +189,7 @@ class Run:
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
+        content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
         task.labels = self.facts.labels
