@@ -28,16 +28,18 @@ from ftengine.api.abilities import (
     ReadsProcessor,
     Recognised,
     RecognisesData,
+    References,
     Reopens,
     ReplacesWeightDecay,
     ReportsEnvironment,
+    SeesModel,
     SeesSteps,
     Shows,
     Starts,
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
-from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
+from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
@@ -66,9 +68,12 @@ from ftengine.api.evaluator import (
 )
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
-from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
+from ftengine.api.optimizer import Optimizer
+from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
+from ftengine.api.reader import BrokenRow, ExplainsFiles, FileReader, Reader, Row, place_of, text_lines
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
+from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy
 from ftengine.api.task import Task
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
@@ -89,6 +94,8 @@ __all__ = [
     "AveragesWeights",
     "Baseline",
     "Batch",
+    "BeforeStep",
+    "BrokenRow",
     "BuildsSkeletons",
     "Callback",
     "ChangesAtTheEnd",
@@ -109,8 +116,10 @@ __all__ = [
     "Event",
     "Example",
     "ExampleScores",
+    "ExplainsFiles",
     "Failed",
     "Features",
+    "FileReader",
     "Finding",
     "Finished",
     "FitsOnValidation",
@@ -135,6 +144,7 @@ __all__ = [
     "Metric",
     "MixesBatches",
     "ModelLoader",
+    "Optimizer",
     "Prediction",
     "PredictsDistributions",
     "Probes",
@@ -142,20 +152,25 @@ __all__ = [
     "ProposesLearningRate",
     "ProposesModel",
     "RandomSource",
+    "Reader",
     "ReadsColumns",
     "ReadsFiles",
     "ReadsProcessor",
     "Recognised",
     "RecognisesData",
+    "References",
     "Regularizer",
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Row",
     "Rows",
     "Rule",
     "Saved",
+    "Schedule",
     "ScoresExamples",
     "ScoresResamples",
+    "SeesModel",
     "SeesSteps",
     "ServesProbe",
     "Shows",
@@ -174,7 +189,10 @@ __all__ = [
     "WeighsExamples",
     "find_personal",
     "iterate",
+    "place_of",
     "redact",
     "redact_json",
     "redact_pieces",
+    "redact_short",
+    "text_lines",
 ]

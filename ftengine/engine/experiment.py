@@ -14,12 +14,13 @@ from ftengine.api import (
     MixesBatches,
     ModelLoader,
     ReplacesWeightDecay,
+    Schedule,
     SilentListener,
     Task,
 )
 from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import RecipeError, SourceError, naming
-from ftengine.plugins.registry import Factory, Registry
+from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
 
 
@@ -29,7 +30,8 @@ class Experiment:
 
     Args:
         registry: all components that are installed.
-        make_task, make_strategy, make_regularizers: build components that see one model only, afresh at each call.
+        make_task, make_strategy, make_regularizers, make_optimizer: build components that see one model only, afresh
+            at each call.
         augmenters: of the training split, in order.
     """
 
@@ -41,6 +43,8 @@ class Experiment:
     make_strategy: Factory
     augmenters: tuple[Augmenter, ...]
     make_regularizers: tuple[Factory, ...]
+    make_optimizer: Factory
+    schedule: Schedule
     callbacks: Callbacks
 
     @classmethod
@@ -75,8 +79,12 @@ class Experiment:
                 tuple(
                     registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
                 ),
+                registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
+                registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
                 callbacks,
             )
+            if recipe.data.reader["name"] != AUTO:
+                registry.factory("reader", recipe.data.reader, "data.reader")
             for i, spec in enumerate(recipe.evaluate):
                 registry.build("evaluator", spec, f"evaluate.{i}")
             for i, spec in enumerate(recipe.evaluation.robustness):
@@ -91,6 +99,9 @@ class Experiment:
         content = self.recipe.resolved()
         content["model"]["loader"] = described(self.loader)
         content["task"], content["strategy"] = self.make_task.described, self.make_strategy.described
+        if (reader := self.recipe.data.reader)["name"] != AUTO:
+            content["data"]["reader"] = self.registry.factory("reader", reader, "data.reader").described
+        content["train"] |= {"optimizer": self.make_optimizer.described, "schedule": described(self.schedule)}
         content["augment"] = [described(augmenter) for augmenter in self.augmenters]
         content["regularize"] = [make.described for make in self.make_regularizers]
         return content
@@ -132,7 +143,7 @@ def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
         UnknownName, SourceError: no loader has that name, or none accepts the source.
     """
     spec, source = recipe.model.loader, recipe.model.source
-    if spec["name"] != "auto":
+    if spec["name"] != AUTO:
         return registry.build("loader", spec, "model.loader")
     options = {key: value for key, value in spec.items() if key != "name"}
     names = [entry.name for entry in registry.entries("loader")]

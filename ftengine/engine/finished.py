@@ -19,7 +19,7 @@ from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.plugins.distributions import BLOCK_VARIABLE
-from ftengine.plugins.registry import Registry
+from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
@@ -67,6 +67,11 @@ class Run:
     def evaluation(self) -> dict[str, Any]:
         """The figures made at the end of training: base, tuned, difference."""
         return EvaluationResult.read(self.directory).to_json()
+
+    @property
+    def registry(self) -> Registry:
+        """All components that are installed, or those that it was opened with."""
+        return self._registry
 
     @property
     def verdict(self) -> Verdict:
@@ -189,6 +194,7 @@ class Run:
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
+        content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
             experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
@@ -205,7 +211,7 @@ class Run:
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        load_trained_part(prepare_strategy(device, ready.experiment, loaded), loaded, self.trained)
+        load_trained_part(prepare_strategy(device, ready.experiment, loaded, ready.task), loaded, self.trained)
         self._ready = device, ready, loaded
         return self._ready
 

@@ -17,8 +17,11 @@ from ftengine.api import (
     Callback,
     Evaluator,
     ModelLoader,
+    Optimizer,
+    Reader,
     Regularizer,
     Rule,
+    Schedule,
     Strategy,
     Task,
 )
@@ -30,6 +33,11 @@ hookimpl = pluggy.HookimplMarker("ftengine")
 @hookspec
 def ftengine_model_loaders() -> Iterable[type[ModelLoader]]:
     """Return classes that turn a model source into a module and its processor."""
+
+
+@hookspec
+def ftengine_readers() -> Iterable[type[Reader]]:
+    """Return classes that read a format of data."""
 
 
 @hookspec
@@ -50,6 +58,16 @@ def ftengine_augmenters() -> Iterable[type[Augmenter]]:
 @hookspec
 def ftengine_regularizers() -> Iterable[type[Regularizer]]:
     """Return classes that add a penalty to the loss or change the model while it trains."""
+
+
+@hookspec
+def ftengine_optimizers() -> Iterable[type[Optimizer]]:
+    """Return classes that say how gradients change what trains."""
+
+
+@hookspec
+def ftengine_schedules() -> Iterable[type[Schedule]]:
+    """Return classes that say how the learning rate moves."""
 
 
 @hookspec

@@ -123,6 +123,7 @@ class DataSection(_Section):
     train: str = Field(
         min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
     )
+    reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     split: Annotated[SplitSection, BeforeValidator(_by, json_schema_input_type=By | SplitSection)] = SplitSection()  # type: ignore[call-arg]
@@ -170,9 +171,10 @@ class TrainSection(_Section):
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's learning rate at its peak")
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate at its peak")
+    optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
     weight_decay: float = Field(0.0, ge=0, description="of matrices; vectors (biases, norms) are left alone")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to 0")
+    schedule: Named = Field({"name": "auto"}, description="of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")

@@ -19,6 +19,17 @@ def ftengine_model_loaders():
 
 
 @hookimpl
+def ftengine_readers():
+    from ftengine_builtins.readers.arrow import ArrowReader, ParquetReader
+    from ftengine_builtins.readers.image_folder import ImageFolderReader
+    from ftengine_builtins.readers.json_text import JsonLinesReader, JsonReader
+    from ftengine_builtins.readers.tables import TableReader
+    from ftengine_builtins.readers.text import TextReader
+
+    return [ArrowReader, ImageFolderReader, JsonLinesReader, JsonReader, ParquetReader, TableReader, TextReader]
+
+
+@hookimpl
 def ftengine_tasks():
     from ftengine_builtins.tasks.causal_lm import CausalLM
     from ftengine_builtins.tasks.image_classification import ImageClassification
@@ -65,6 +76,21 @@ def ftengine_regularizers():
     from ftengine_builtins.regularizers.wise_ft import WiseFT
 
     return [Dropout, Ema, L2SP, LabelSmoothing, Mixout, Neftune, RDrop, WiseFT]
+
+
+@hookimpl
+def ftengine_optimizers():
+    from ftengine_builtins.optimizers.muon import Muon
+    from ftengine_builtins.optimizers.torch import SGD, Adafactor, AdamW
+
+    return [Adafactor, AdamW, Muon, SGD]
+
+
+@hookimpl
+def ftengine_schedules():
+    from ftengine_builtins.schedules import Constant, Cosine, Linear, WarmupStableDecay
+
+    return [Constant, Cosine, Linear, WarmupStableDecay]
 
 
 @hookimpl

@@ -33,7 +33,7 @@ class ImageAugmenter(InputAugmenter):
     def change(self, value: Any, rng: RandomSource) -> Any:
         from torchvision.transforms import v2
 
-        from ftengine_builtins.tasks.modes import seeded
+        from ftengine.model import seeded
 
         with seeded(rng.randrange(SEEDS)):
             return self.transform(v2, value)(value)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ftengine import api
 from ftengine.api import LoadedModel, Regularizer, Task
-from ftengine.model import copy_into, state_tensors
-from ftengine_builtins.tasks.modes import widen
+from ftengine.model import copy_into, state_tensors, widen
 
 
 class Ema(Regularizer):

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
+from ftengine.model import evaluating
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
@@ -31,7 +32,6 @@ from ftengine_builtins.strategies.virtual_tokens import (
     VirtualTokenStrategy,
     starting_tokens,
 )
-from ftengine_builtins.tasks.modes import evaluating
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from ftengine.errors import RecipeError
 from ftengine.model import copy_into
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
+from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit
 from ftengine_builtins.strategies.targets import freeze_base, param_groups
@@ -148,6 +150,11 @@ class VirtualTokenStrategy(Strategy):
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
             loaded.max_length = limit - count
+
+    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """Let every stack compute as its own class does, which knows no virtual tokens."""
+        stacks = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
+        return of_classes((stack, stack.plain) for stack in stacks)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
