@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader
@@ -42,21 +43,36 @@ def check_loader(
     Raises:
         AssertionError: names every check that failed, or passed though it was expected to fail.
     """
-    run_checks(methods(_LoaderChecks(make, request)), expected_failed_checks)
+    run_checks(loader_checks(make, request), expected_failed_checks)
 
 
-class _LoaderChecks:
-    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
-        self._make, self._request = make, request
+def loader_checks(make: Callable[[], ModelLoader], request: LoadRequest) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a loader on a source that it reads."""
+    return chain(accepting_checks(make, request.source), methods(_LoaderChecks(make, request)))
+
+
+def accepting_checks(make: Callable[[], ModelLoader], source: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of what a loader says of sources, whether it reads them or not."""
+    return methods(_AcceptingChecks(make, source))
+
+
+class _AcceptingChecks:
+    def __init__(self, make: Callable[[], ModelLoader], source: str) -> None:
+        self._make, self._source = make, source
 
     def accepting_is_quick_and_raises_nothing(self) -> None:
         loader = self._make()
-        for source in (self._request.source, *ODD_SOURCES):
+        for source in (self._source, *ODD_SOURCES):
             begun = time.perf_counter()
             answer = loader.accepts(source)
             seconds = time.perf_counter() - begun
             assert isinstance(answer, bool), f"accepts({source[:40]!r}) returns {answer!r}"
             assert seconds < MOST_SECONDS, f"accepts({source[:40]!r}) takes {seconds:.2f} s of {MOST_SECONDS}"
+
+
+class _LoaderChecks:
+    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
+        self._make, self._request = make, request
 
     def it_loads_what_was_asked(self) -> None:
         loaded = self._make().load(self._request)
