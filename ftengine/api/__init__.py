@@ -37,7 +37,7 @@ from ftengine.api.abilities import (
 )
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
-from ftengine.api.callback import Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
+from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
@@ -67,9 +67,11 @@ from ftengine.api.evaluator import (
 )
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
+from ftengine.api.optimizer import Optimizer
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
+from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy
 from ftengine.api.task import Task
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
@@ -90,6 +92,7 @@ __all__ = [
     "AveragesWeights",
     "Baseline",
     "Batch",
+    "BeforeStep",
     "BuildsSkeletons",
     "Callback",
     "ChangesAtTheEnd",
@@ -137,6 +140,7 @@ __all__ = [
     "Metric",
     "MixesBatches",
     "ModelLoader",
+    "Optimizer",
     "Prediction",
     "PredictsDistributions",
     "Probes",
@@ -156,6 +160,7 @@ __all__ = [
     "Rows",
     "Rule",
     "Saved",
+    "Schedule",
     "ScoresExamples",
     "ScoresResamples",
     "SeesSteps",

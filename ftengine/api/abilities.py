@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Starts(Protocol):
-    """`ftengine init` proposes this component among its kind where `starter` is true."""
+    """`ftengine init` proposes this component among its kind where `starter` is true.
+
+    Of optimizers and schedules it is what `auto`, the recipe's default, stands for.
+    """
 
     starter: bool
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api.component import Component
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,22 @@ class Started(Event):
     """Training begins, or goes on after `step` steps where a run is resumed; `recipe` is resolved."""
 
     recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BeforeStep(Event):
+    """The gradients of a step are ready: added up over the effective batch, divided by its weight, and clipped.
+
+    The parameters of `model` have them as `grad` (None: no part of this step) until all callbacks were told.
+
+    Args:
+        step: the step that is taken next, as metrics.jsonl will count it.
+        model: the model that trains.
+        norm: of all gradients before they were clipped to `train.max_grad_norm`.
+    """
+
+    model: nn.Module
+    norm: float
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 kind_option = click.option(
     "--kind",
     metavar="KIND",
-    help="Only this kind: loader, task, strategy, augmenter, regularizer, evaluator, audit, rule or callback.",
+    help="Only this kind: loader, reader, task, strategy, augmenter, regularizer, optimizer, schedule, evaluator, "
+    "audit, rule or callback.",
 )
 
 

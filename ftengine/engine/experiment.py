@@ -14,6 +14,7 @@ from ftengine.api import (
     MixesBatches,
     ModelLoader,
     ReplacesWeightDecay,
+    Schedule,
     SilentListener,
     Task,
 )
@@ -29,7 +30,8 @@ class Experiment:
 
     Args:
         registry: all components that are installed.
-        make_task, make_strategy, make_regularizers: build components that see one model only, afresh at each call.
+        make_task, make_strategy, make_regularizers, make_optimizer: build components that see one model only, afresh
+            at each call.
         augmenters: of the training split, in order.
     """
 
@@ -41,6 +43,8 @@ class Experiment:
     make_strategy: Factory
     augmenters: tuple[Augmenter, ...]
     make_regularizers: tuple[Factory, ...]
+    make_optimizer: Factory
+    schedule: Schedule
     callbacks: Callbacks
 
     @classmethod
@@ -75,6 +79,8 @@ class Experiment:
                 tuple(
                     registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
                 ),
+                registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
+                registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
                 callbacks,
             )
             for i, spec in enumerate(recipe.evaluate):
@@ -91,6 +97,7 @@ class Experiment:
         content = self.recipe.resolved()
         content["model"]["loader"] = described(self.loader)
         content["task"], content["strategy"] = self.make_task.described, self.make_strategy.described
+        content["train"] |= {"optimizer": self.make_optimizer.described, "schedule": described(self.schedule)}
         content["augment"] = [described(augmenter) for augmenter in self.augmenters]
         content["regularize"] = [make.described for make in self.make_regularizers]
         return content

@@ -28,7 +28,8 @@ from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
-from ftengine.training.schedule import Schedule, plan_steps
+from ftengine.training.optimizer import optimizer_bytes
+from ftengine.training.steps import Steps, plan_steps
 
 PLANNED_EPOCHS = 3
 """Epochs whose padding is counted exactly; later ones are alike."""
@@ -92,11 +93,12 @@ def plan(
     data = prepare_data(experiment)
     evaluating, device = evaluation_plan(data), Device.open(recipe)
     train = data.encoded["train"]
-    schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
-    steps = _steps(data, device, schedule)
+    planned = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
+    steps = _steps(data, device, planned)
     loaded, strategy = _prepared(data, device, weights=measure)
-    frozen = never_trained(strategy, loaded.module, schedule)
-    figures = _estimate(data, device, loaded, evaluating, schedule, steps["tokens_a_step"]) if measure else None
+    frozen = never_trained(strategy, loaded.module, planned)
+    tokens = steps["tokens_a_step"]
+    figures = _estimate(data, device, loaded, strategy, evaluating, planned, tokens) if measure else None
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
@@ -141,18 +143,18 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _steps(data: PreparedData, device: Device, schedule: Schedule) -> dict[str, Any]:
+def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
     section, processes = recipe.train, device.accelerator.num_processes
-    batches = _planned(train, recipe, schedule.total, processes)
+    batches = _planned(train, recipe, planned.total, processes)
     micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
-        "total": schedule.total,
-        "per_epoch": schedule.per_epoch,
+        "total": planned.total,
+        "per_epoch": planned.per_epoch,
         "examples_a_step": section.batch_size * section.accumulate * processes,
         "unit": UNITS.get(task.modality, "examples"),
-        "tokens": int(tokens * schedule.total),
+        "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
         "padding_share": padding_share(train.lengths, micro),
         # Only where the loss is a sum over tokens; a label of a whole example has no share of its tokens.
@@ -174,14 +176,16 @@ def _estimate(
     data: PreparedData,
     device: Device,
     loaded: LoadedModel,
+    strategy: Strategy,
     evaluating: EvalPlan,
-    schedule: Schedule,
+    planned: Steps,
     step_tokens: float,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
+    groups = strategy.param_groups(loaded.module, section.learning_rate, section.weight_decay)
     if section.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
-    validations = -(-schedule.total // (section.validate_every or schedule.per_epoch))
+    validations = -(-planned.total // (section.validate_every or planned.per_epoch))
     figures = estimate(
         device.accelerator,
         loaded,
@@ -189,8 +193,9 @@ def _estimate(
         [make() for make in data.experiment.make_regularizers],
         data.encoded["train"],
         section.batch_size,
-        step_tokens * schedule.total,
+        step_tokens * planned.total,
         _evaluated_tokens(data.encoded, evaluating, validations),
+        optimizer_bytes(data.experiment.make_optimizer(), groups),
     )
     return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(evaluating)}
 

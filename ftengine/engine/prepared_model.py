@@ -78,6 +78,8 @@ class PreparedModel:
                 task=self.data.ready.task,
                 strategy=self.strategy,
                 regularizers=[make() for make in experiment.make_regularizers],
+                optimizer=experiment.make_optimizer(),
+                schedule=experiment.schedule,
                 train=encoded["train"],
                 validation=encoded.get("validation"),
                 general=self.plan.general,

@@ -17,8 +17,10 @@ from ftengine.api import (
     Callback,
     Evaluator,
     ModelLoader,
+    Optimizer,
     Regularizer,
     Rule,
+    Schedule,
     Strategy,
     Task,
 )
@@ -50,6 +52,16 @@ def ftengine_augmenters() -> Iterable[type[Augmenter]]:
 @hookspec
 def ftengine_regularizers() -> Iterable[type[Regularizer]]:
     """Return classes that add a penalty to the loss or change the model while it trains."""
+
+
+@hookspec
+def ftengine_optimizers() -> Iterable[type[Optimizer]]:
+    """Return classes that say how gradients change what trains."""
+
+
+@hookspec
+def ftengine_schedules() -> Iterable[type[Schedule]]:
+    """Return classes that say how the learning rate moves."""
 
 
 @hookspec

@@ -17,8 +17,11 @@ from ftengine.api import (
     Component,
     Evaluator,
     ModelLoader,
+    Optimizer,
     Regularizer,
     Rule,
+    Schedule,
+    Starts,
     Strategy,
     Task,
 )
@@ -33,6 +36,8 @@ KINDS: dict[str, tuple[type[Component], str]] = {
     "strategy": (Strategy, "ftengine_strategies"),
     "augmenter": (Augmenter, "ftengine_augmenters"),
     "regularizer": (Regularizer, "ftengine_regularizers"),
+    "optimizer": (Optimizer, "ftengine_optimizers"),
+    "schedule": (Schedule, "ftengine_schedules"),
     "evaluator": (Evaluator, "ftengine_evaluators"),
     "audit": (Audit, "ftengine_audits"),
     "rule": (Rule, "ftengine_rules"),
@@ -46,10 +51,15 @@ RECIPE_KEYS = {
     "strategy": "strategy",
     "augmenter": "augment",
     "regularizer": "regularize",
+    "optimizer": "train.optimizer",
+    "schedule": "train.schedule",
     "evaluator": "evaluate",
     "callback": "callbacks",
 }
 """Where a recipe names components of a kind; audits and rules are not named, all that are installed are used."""
+
+AUTO = "auto"
+"""What a recipe writes where it leaves the choice of a component to the engine."""
 
 BUILT_IN = "ftengine"
 """The distribution whose components need no origin beside their names."""
@@ -203,6 +213,18 @@ class Registry:
     def build(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Any:
         """Build one component; see `factory`."""
         return self.factory(kind, spec, key)()
+
+    def usual(self, kind: str, spec: Mapping[str, Any], key: str) -> Factory:
+        """Do as `factory` does, where "auto" is the component that starts its kind (`Starts`), ftengine's own first.
+
+        Raises:
+            UnknownName, RecipeError: as `factory`.
+        """
+        if spec["name"] == AUTO:
+            starting = [e for e in self.entries(kind) if isinstance(e.cls, Starts) and e.cls.starter]
+            starting.sort(key=lambda entry: entry.origin.distribution != BUILT_IN)
+            spec = {**spec, "name": starting[0].name} if starting else spec
+        return self.factory(kind, spec, key)
 
     def build_all(self, kind: str) -> list[Any]:
         """Build every component of a kind, by name, with its default options."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.errors import RunError
-from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors, trainable
+from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
 from ftengine.run.directory import PARTIAL, RunDirectory, follow_umask, remove, write_folder, writing
+from ftengine.training.optimizer import optimizer_state, restore_optimizer
 
 BEST = "best.safetensors"
 REGULARIZERS = "regularizers.safetensors"
@@ -58,14 +58,9 @@ def save_checkpoint(
         if regularizers:
             save_tensors(regularizers, folder / REGULARIZERS)
         save_tensors(state_tensors(module), folder / "trained.safetensors")
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
-        slots = {
-            f"{names[id(parameter)]}|{key}": value
-            for parameter, state in optimizer.state.items()
-            for key, value in state.items()
-        }
+        slots, content = optimizer_state(module, optimizer)
         save_tensors(slots, folder / "optimizer.safetensors")
-        RunDirectory(folder).write_json("state.json", {"progress": asdict(progress)})
+        RunDirectory(folder).write_json("state.json", {"progress": asdict(progress), "optimizer": content})
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
     for old in checkpoint_folders(run)[:-keep]:
@@ -83,7 +78,7 @@ def load_checkpoint(
     """
     state = RunDirectory(folder).read_json("state.json")
     copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
-    _restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"))
+    restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
     regularizers = folder / REGULARIZERS
     return Progress(**state["progress"]), read_tensors(regularizers) if regularizers.exists() else {}
 
@@ -110,15 +105,3 @@ def checkpoint_folders(run: RunDirectory) -> list[Path]:
         return []
     found = [path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def _restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, slots: Mapping[str, Tensor]) -> None:
-    by_name = trainable(module)
-    fused = any(group.get("fused") for group in optimizer.param_groups)
-    for slot, value in slots.items():
-        name, _, key = slot.rpartition("|")
-        if name not in by_name:
-            raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
-        # A fused optimiser wants its step count on the device, any other on the CPU.
-        at = by_name[name].device if key != "step" or fused else torch.device("cpu")
-        optimizer.state[by_name[name]][key] = value.to(at)

@@ -10,15 +10,17 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from ftengine.api import BeforeStep
 from ftengine.data.batching import micro_batches
 from ftengine.errors import TrainingError
 from ftengine.model import trainable
 from ftengine.training.checkpoint import Progress
 from ftengine.training.losses import stacked, to_device, zeros
 from ftengine.training.modes import frozen, frozen_parameters, train_mode
+from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached
-from ftengine.training.schedule import factor, plan_steps, warmup_steps
 from ftengine.training.setup import Setup
+from ftengine.training.steps import plan_steps
 
 
 class Descent:
@@ -38,11 +40,10 @@ class Descent:
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
             )
         groups = setup.strategy.param_groups(self.module, self.section.learning_rate, self.section.weight_decay)
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
-        self.optimizer = torch.optim.AdamW(groups, fused=fused)
+        self.optimizer = build_optimizer(setup.optimizer, groups)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
-        self.schedule = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
+        self.steps = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -53,12 +54,11 @@ class Descent:
         Raises:
             TrainingError: a loss or gradient is not finite.
         """
-        warmup = warmup_steps(self.section.warmup, self.schedule.total)
-        rate = factor(self.section.schedule, progress.step, self.schedule.total, warmup)
+        rate = self.steps.factor(self.setup.schedule, progress.step)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate
         self._draw_randomness(progress.step)
-        with frozen(frozen_parameters(self.setup.strategy, self.module, progress.step, self.schedule)):
+        with frozen(frozen_parameters(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
             losses, norm = self._descend(members, progress, regularizers)
         return {
@@ -143,6 +143,7 @@ class Descent:
                 f"the gradient's norm is {norm} at step {step + 1}. Lower train.learning_rate "
                 f"(now {self.section.learning_rate:g}); `--resume` continues from the last checkpoint."
             )
+        self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

@@ -19,8 +19,8 @@ from ftengine.training.losses import to_device
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached
 
-ADAM_BYTES = 8
-"""AdamW keeps two float32 moments for each trainable parameter."""
+GRADIENT_BYTES = 4
+"""What trains has gradients in float32, as it is itself."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def estimate(
     batch_size: int,
     train_tokens: float,
     evaluate_tokens: float,
+    state_bytes: int,
 ) -> Estimate:
     """Time forward and backward on a micro-batch of median length, augmented and regularized, and scale by tokens.
 
@@ -64,6 +65,7 @@ def estimate(
     Args:
         regularizers: attached while it is timed.
         train_tokens, evaluate_tokens: tokens of the whole training, and of all evaluations; processes share them.
+        state_bytes: of the optimiser's state.
     """
     module = loaded.module
     batches = ordered_batches(train.lengths, batch_size)
@@ -83,7 +85,7 @@ def estimate(
         train_seconds=seconds / tokens * train_tokens,
         evaluate_seconds=forward / tokens * evaluate_tokens,
         weight_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
-        optimizer_bytes=trained * (4 + ADAM_BYTES),
+        optimizer_bytes=trained * GRADIENT_BYTES + state_bytes,
         activation_bytes=int(saved * growth),
     )
 

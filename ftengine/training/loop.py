@@ -56,7 +56,7 @@ class Trainer:
         Raises:
             TrainingError: a loss or gradient is not finite.
         """
-        progress, total = self.progress, self.descent.schedule.total
+        progress, total = self.progress, self.descent.steps.total
         self._began = time.monotonic() - progress.seconds
         try:
             self._announce()
@@ -103,10 +103,10 @@ class Trainer:
         self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counted)
 
     def _announce(self) -> None:
-        schedule, listener = self.descent.schedule, self.setup.listener
-        if said := never_trained(self.setup.strategy, self.module, schedule):
+        steps, listener = self.descent.steps, self.setup.listener
+        if said := never_trained(self.setup.strategy, self.module, steps):
             listener.message(said)
-        listener.phase("train", schedule.total)
+        listener.phase("train", steps.total)
         listener.advance(self.progress.step)
 
     def _epoch(self) -> bool:
@@ -119,7 +119,7 @@ class Trainer:
             last = progress.step_in_epoch == len(batches)
             if last:
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-            ended, stopped = progress.step == self.descent.schedule.total, False
+            ended, stopped = progress.step == self.descent.steps.total, False
             validate = self.setup.validation is not None and self._due(section.validate_every, last, ended)
             save = self._due(section.checkpoint_every, last, ended)
             if validate or save:

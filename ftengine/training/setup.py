@@ -8,7 +8,18 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ftengine.api import Event, Listener, LoadedModel, Regularizer, Stepped, Strategy, Task, Validated
+from ftengine.api import (
+    Event,
+    Listener,
+    LoadedModel,
+    Optimizer,
+    Regularizer,
+    Schedule,
+    Stepped,
+    Strategy,
+    Task,
+    Validated,
+)
 from ftengine.data.encoding import EncodedSplit
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
@@ -31,6 +42,8 @@ class Setup:
     task: Task
     strategy: Strategy
     regularizers: Sequence[Regularizer]
+    optimizer: Optimizer
+    schedule: Schedule
     train: EncodedSplit
     validation: EncodedSplit | None
     general: EncodedSplit | None

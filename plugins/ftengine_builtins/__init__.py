@@ -68,6 +68,21 @@ def ftengine_regularizers():
 
 
 @hookimpl
+def ftengine_optimizers():
+    from ftengine_builtins.optimizers.muon import Muon
+    from ftengine_builtins.optimizers.torch import SGD, Adafactor, AdamW
+
+    return [Adafactor, AdamW, Muon, SGD]
+
+
+@hookimpl
+def ftengine_schedules():
+    from ftengine_builtins.schedules import Constant, Cosine, Linear, WarmupStableDecay
+
+    return [Constant, Cosine, Linear, WarmupStableDecay]
+
+
+@hookimpl
 def ftengine_evaluators():
     from ftengine_builtins.evaluators.calibration import Calibration
     from ftengine_builtins.evaluators.classification import Classification

@@ -1,0 +1,26 @@
+"""Optimisers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftengine.api.component import Component
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Optimizer(Component):
+    """Says how gradients change what trains; named under `train.optimizer` in a recipe."""
+
+    def build(self, param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return one torch optimiser over all groups.
+
+        A group has "params", "lr" (its peak) and "weight_decay", as `Strategy.param_groups` returned them. Before each
+        step the engine sets the "lr" of every group of the optimiser by the schedule. A checkpoint holds the
+        optimiser's `state` and what else its groups hold, which may be tensors of any dtype, numbers and text, in lists
+        and mappings; what it keeps elsewhere is lost on `--resume`.
+
+        The parameters may be on the meta device, when `ftengine plan` estimates memory.
+        """
+        raise NotImplementedError

@@ -1,0 +1,55 @@
+"""How many steps there are, and learning rates as pure functions of the step, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ftengine.api import Schedule
+from ftengine.errors import PluginError
+from ftengine.run.recipe import TrainSection
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How many optimiser steps a run has, how many a whole epoch, and over how many the learning rate grows."""
+
+    total: int
+    per_epoch: int
+    warmup: int
+
+    def factor(self, schedule: Schedule, step: int) -> float:
+        """Return what the peak learning rate is multiplied by at a step, 0 for the first.
+
+        It grows linearly over the warm-up, the first step not being 0; after that the schedule says it.
+
+        Raises:
+            PluginError: the schedule returns no number, or one below 0.
+        """
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        factor = schedule.factor(step, self.total, self.warmup)
+        if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+            raise PluginError(
+                f"schedule {schedule.name!r} returned the factor {factor!r} for step {step:,} of {self.total:,}; it "
+                "must return a number that is 0 or more. Set train.schedule to another."
+            )
+        return factor
+
+
+def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Steps:
+    """Count the optimiser steps of a run over `examples` training examples."""
+    per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
+    total = max(1, _up(per_epoch * section.epochs))
+    total = min(total, section.max_steps or total)
+    return Steps(total, per_epoch, warmup_steps(section.warmup, total))
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """Return the number of warm-up steps: a share of `total` if below 1, else a number of steps."""
+    return min(total, _up(warmup * total) if warmup < 1 else int(warmup))
+
+
+def _up(steps: float) -> int:
+    """Round up, but for what multiplying decimals adds: 1.1 · 10 is 11.000000000000002."""
+    return math.ceil(round(steps, 9))

@@ -1,0 +1,70 @@
+"""Muon for matrices, AdamW for whatever else trains, as one optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from ftengine.api import Optimizer
+from ftengine_builtins.optimizers.torch import AdamConfig, Groups
+
+
+class Muon(Optimizer):
+    """Momentum made orthogonal, for matrices; AdamW for vectors and other parameters that are no matrices.
+
+    Updates are scaled to the size of AdamW's, so that both take one learning rate (Liu et al. 2025, arXiv:2502.16982).
+    Muon is meant for hidden layers; where a strategy trains embeddings or a head, it is used for those matrices too.
+    """
+
+    name = "muon"
+    citation = "Jordan et al. 2024, Muon: An Optimizer for Hidden Layers in Neural Networks, kellerjordan.github.io"
+
+    class Config(AdamConfig):
+        """Options of Muon's step; `betas` and `eps` are AdamW's."""
+
+        momentum: float = Field(0.95, ge=0, lt=1, description="share of the mean of gradients that stays")
+        nesterov: bool = Field(True, description="look ahead along the momentum")
+        iterations: int = Field(5, ge=1, lt=100, description="of Newton and Schulz, which make the update orthogonal")
+
+    def build(self, param_groups: Groups) -> torch.optim.Optimizer:
+        config = self.config
+        matrices, others = (_only(param_groups, wanted) for wanted in (True, False))
+        parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = {"momentum": config.momentum, "nesterov": config.nesterov, "ns_steps": config.iterations}
+            parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **muon))
+        if others:
+            parts.append(torch.optim.AdamW(others, betas=config.betas, eps=config.eps))
+        return Combined(parts)
+
+
+class Combined(torch.optim.Optimizer):
+    """Several optimisers, each over groups of its own, as one: one list of groups, one state."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step of each."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # Given anew each time: `load_state_dict` replaces the groups and the state.
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+def _only(param_groups: Groups, matrices: bool) -> Groups:
+    """Return the groups with their matrices alone, or with all else."""
+    groups = [{**group, "params": [p for p in group["params"] if (p.ndim == 2) is matrices]} for group in param_groups]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,85 @@
+"""Optimisers that torch has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+
+from ftengine.api import Config, Optimizer
+
+Groups = list[dict[str, Any]]
+
+
+class AdamConfig(Config):
+    """Options of Adam's step."""
+
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the means of gradients and their squares")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("each lies between 0 and 1 (1 excluded)")
+        return betas
+
+
+class AdamW(Optimizer):
+    """Adam with weight decay apart from the gradient: the usual choice."""
+
+    name = "adamw"
+    Config = AdamConfig
+    starter = True
+    citation = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
+
+    def build(self, param_groups: Groups) -> torch.optim.Optimizer:
+        parameters = [parameter for group in param_groups for parameter in group["params"]]
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        return torch.optim.AdamW(param_groups, betas=self.config.betas, eps=self.config.eps, fused=fused)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum; weight decay is added to the gradient."""
+
+    name = "sgd"
+
+    class Config(Config):
+        """Options of momentum."""
+
+        momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update that is taken again")
+        nesterov: bool = Field(False, description="look ahead along the momentum")
+
+        @field_validator("nesterov")
+        @classmethod
+        def _ahead_of_something(cls, nesterov: bool, info: ValidationInfo) -> bool:
+            if nesterov and not info.data.get("momentum", True):
+                raise ValueError("there is nothing to look ahead along; set momentum above 0, or nesterov to false")
+            return nesterov
+
+    def build(self, param_groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.SGD(param_groups, momentum=self.config.momentum, nesterov=self.config.nesterov)
+
+
+class Adafactor(Optimizer):
+    """Adam's second moment kept as a row and a column of each matrix, and no first: little memory.
+
+    The learning rate is relative to the size of each parameter, and at most 1/√step.
+    """
+
+    name = "adafactor"
+    citation = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
+
+    class Config(Config):
+        """Options of Adafactor's step."""
+
+        beta2_decay: float = Field(-0.8, le=0, description="exponent by which the mean of squares comes to a rest")
+        eps: float = Field(1e-3, gt=0, description="least size that a parameter is taken to have")
+        clip: float = Field(1.0, ge=1, description="root mean square at which the update of a parameter is clipped")
+
+    def build(self, param_groups: Groups) -> torch.optim.Optimizer:
+        config = self.config
+        return torch.optim.Adafactor(
+            param_groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.clip
+        )

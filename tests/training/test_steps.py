@@ -1,0 +1,20 @@
+"""How many steps a run has, and how many warm it up."""
+
+import pytest
+
+from ftengine.run.recipe import TrainSection
+from ftengine.training.steps import plan_steps, warmup_steps
+
+
+def test_warmup_is_a_share_below_one_and_a_number_of_steps_above():
+    assert warmup_steps(0.03, 100) == 3
+    assert warmup_steps(10, 100) == 10
+    assert warmup_steps(1000, 100) == 100
+    assert warmup_steps(0, 100) == 0
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 11), (1.11, 12), (0.7, 7), (3, 30), (1e-12, 1)])
+def test_a_decimal_does_not_add_a_step(epochs, steps):
+    """1.1 · 10 is 11.000000000000002, 0.07 · 100 is 7.000000000000001."""
+    assert plan_steps(80, TrainSection(epochs=epochs)).total == steps
+    assert warmup_steps(0.07, 100) == 7
