@@ -20,6 +20,7 @@ from ftengine.testing.components import check_component, check_results
 from ftengine.testing.evaluators import check_evaluator, rows_of
 from ftengine.testing.findings import check_audit, check_rule
 from ftengine.testing.loaders import check_loader
+from ftengine.testing.optimizers import check_optimizer, check_schedule
 from ftengine.testing.predicted import Predicted, predictions
 from ftengine.testing.regularizers import check_regularizer
 from ftengine.testing.runs import stored_runs
@@ -38,9 +39,11 @@ __all__ = [
     "check_component",
     "check_evaluator",
     "check_loader",
+    "check_optimizer",
     "check_regularizer",
     "check_results",
     "check_rule",
+    "check_schedule",
     "check_strategy",
     "check_task",
     "fixture",

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from ftengine.api import (
+    BeforeStep,
     Callback,
     ChecksOptions,
     Event,
@@ -54,6 +58,7 @@ def events(run: Path) -> list[Event]:
     saved.mkdir(parents=True, exist_ok=True)
     return [
         Started(run, 0, recipe),
+        BeforeStep(run, 1, _with_gradients(), 1.5),
         Stepped(run, 1, {"step": 1, **step}),
         Stepped(run, 2, {"step": 2, **step, "loss": float("inf")}),
         Validated(run, 2, {"step": 2, "epoch": 0, "validation_loss": 1.4, "training_loss": 1.5}),
@@ -89,6 +94,20 @@ class _CallbackChecks:
                 callback.on(event)
                 assert equal(_plain(event), before), f"it changes what {type(event).__name__} holds: copy it first"
 
+    def the_model_stays_as_it_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            callback = self._made()
+            for event in events(Path(folder)):
+                if not isinstance(event, BeforeStep):
+                    callback.on(event)
+                    continue
+                before = copy.deepcopy(_tensors(event.model))
+                callback.on(event)
+                assert equal(_tensors(event.model), before), (
+                    "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
+                )
+                assert not _has_hooks(event.model), "it leaves hooks on the model: take them away before `on` returns"
+
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
         if not isinstance(callback, HasViewer):
@@ -108,4 +127,24 @@ class _CallbackChecks:
 
 
 def _plain(event: Event) -> dict[str, Any]:
-    return {name: value for name, value in vars(event).items() if not isinstance(value, (Path, BaseException))}
+    kept = (Path, BaseException, nn.Module)
+    return {name: value for name, value in vars(event).items() if not isinstance(value, kept)}
+
+
+def _with_gradients() -> nn.Module:
+    """Return a small model in training mode, one of whose parameters has no gradient."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    model(torch.ones(2, 4)).sum().backward()
+    return model
+
+
+def _tensors(model: nn.Module) -> dict[str, Any]:
+    values: dict[str, Any] = {name: (p.detach(), p.grad) for name, p in model.named_parameters()}
+    return {**values, "": [part.training for part in model.modules()]}
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in model.modules())

@@ -25,6 +25,8 @@ SUITES: Mapping[str, Suite] = {
     "strategy": suites.of_strategy,
     "augmenter": suites.of_augmenter,
     "regularizer": suites.of_regularizer,
+    "optimizer": suites.of_optimizer,
+    "schedule": suites.of_schedule,
     "evaluator": suites.of_evaluator,
     "audit": suites.of_audit,
     "rule": suites.of_rule,

@@ -34,6 +34,7 @@ from ftengine.testing.checks import any_of, skip
 from ftengine.testing.evaluators import evaluator_checks
 from ftengine.testing.findings import audit_checks, rule_checks
 from ftengine.testing.loaders import accepting_checks, loader_checks
+from ftengine.testing.optimizers import optimizer_checks, schedule_checks
 from ftengine.testing.predicted import predictions
 from ftengine.testing.regularizers import regularizer_checks
 from ftengine.testing.runs import stored_runs
@@ -177,6 +178,16 @@ def of_rule(make: Callable[[], Any]) -> Checks:
 def of_callback(make: Callable[[], Any]) -> Checks:
     """Yield a callback's checks; skipped where something that its options name is not installed."""
     return callback_checks(make)
+
+
+def of_optimizer(make: Callable[[], Any]) -> Checks:
+    """Yield an optimiser's checks on a small network."""
+    return optimizer_checks(make)
+
+
+def of_schedule(make: Callable[[], Any]) -> Checks:
+    """Yield a schedule's checks on runs of several lengths."""
+    return schedule_checks(make)
 
 
 def _on_models(suits: Callable[[Fixture], None], checks: Callable[[Fixture], Checks]) -> Checks:
