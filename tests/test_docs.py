@@ -30,7 +30,7 @@ from pydantic import BaseModel
 
 from ftengine import Recipe, RunRecords, api, fine_tune, load_run, testing
 from ftengine.cli import main
-from ftengine.data.read import SUFFIXES
+from ftengine.data.readers import suffixes
 from ftengine.errors import NoMatch
 from ftengine.model import read_tensors
 from ftengine.plugins import hookspecs
@@ -402,7 +402,7 @@ def test_recipes_in_the_documents_are_recipes():
 
 
 def test_every_kind_of_file_is_told():
-    assert set(table(DATA, "Files").names()) == set(SUFFIXES)
+    assert set(table(DATA, "Files").names()) == set(suffixes(Registry()))
 
 
 def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):

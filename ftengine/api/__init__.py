@@ -68,7 +68,8 @@ from ftengine.api.evaluator import (
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer
-from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces
+from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
+from ftengine.api.reader import BrokenRow, ExplainsFiles, FileReader, Reader, Row, place_of, text_lines
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
@@ -93,6 +94,7 @@ __all__ = [
     "Baseline",
     "Batch",
     "BeforeStep",
+    "BrokenRow",
     "BuildsSkeletons",
     "Callback",
     "ChangesAtTheEnd",
@@ -113,8 +115,10 @@ __all__ = [
     "Event",
     "Example",
     "ExampleScores",
+    "ExplainsFiles",
     "Failed",
     "Features",
+    "FileReader",
     "Finding",
     "Finished",
     "FitsOnValidation",
@@ -148,6 +152,7 @@ __all__ = [
     "ProposesLearningRate",
     "ProposesModel",
     "RandomSource",
+    "Reader",
     "ReadsColumns",
     "ReadsFiles",
     "ReadsProcessor",
@@ -157,6 +162,7 @@ __all__ = [
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",
+    "Row",
     "Rows",
     "Rule",
     "Saved",
@@ -181,7 +187,10 @@ __all__ = [
     "WeighsExamples",
     "find_personal",
     "iterate",
+    "place_of",
     "redact",
     "redact_json",
     "redact_pieces",
+    "redact_short",
+    "text_lines",
 ]

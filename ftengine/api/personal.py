@@ -5,6 +5,7 @@ Engine and command line redact where text leaves: pages, reports and the files o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -132,6 +133,16 @@ def redact_json(value: Any, also: Iterable[str] = ()) -> Any:
         shown = redacted_names(map(str, value), also)
         return {shown[str(key)]: redact_json(inner, also) for key, inner in value.items()}
     return [redact_json(inner, also) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def redact_short(value: Any) -> str:
+    """Return a value as JSON of at most 60 characters, with likely personal data redacted, to quote it in a message."""
+    try:
+        # Redacted before it is cut, as half of a value is not recognised.
+        text = redact(json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode())
+    except RecursionError:
+        return "deeply nested lists"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def redacted_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ftengine.report.text import printable
 
 if TYPE_CHECKING:
     from ftengine.cli.look import Seen
+    from ftengine.plugins.registry import Registry
 
 RECIPE = "recipe.yaml"
 
@@ -44,10 +45,10 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
 
     registry = Registry()
     registry.plugins.raise_if_broken()
-    if data is None and _is_data(file):
+    if data is None and _is_data(file, registry):
         file, data = Path(RECIPE), str(file)
     tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
-    seen = look(data, tasks) if data is not None else Seen()
+    seen = look(data, tasks, registry) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
     text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
     try:
@@ -66,24 +67,22 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
 
 
-def _is_data(file: Path) -> bool:
+def _is_data(file: Path, registry: Registry) -> bool:
     """Say whether what was named is no recipe but data."""
-    from ftengine.data.cache import SUFFIXES
+    from ftengine.data.readers import suffixes
 
-    return file.is_dir() or file.suffix.lower() in SUFFIXES
+    return file.is_dir() or file.suffix.lower() in suffixes(registry)
 
 
 def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
-    from ftengine.data.read import separator_hint
-
     if not seen.columns:
         return
     columns = ", ".join(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"
         knows = "know" if task else "knows"
-        hint = separator_hint(str(data), seen.columns) or " Rename them with data.columns."
+        hint = seen.hint or " Rename them with data.columns."
         yield f"note: {who} {knows} what to learn from columns {columns}.{hint}"
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())

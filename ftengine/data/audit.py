@@ -192,7 +192,7 @@ def _sources(
                 "distinct": len(found),
                 "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
-                "separator": splits[names[0]].separator,
+                "note": splits[names[0]].note,
                 "skipped": {"count": skipped.count, "first": list(skipped.first)},
             }
         )

@@ -1,7 +1,6 @@
-"""Rows kept as memory-mapped Arrow files: a file is parsed once, under a hash of its content.
+"""Rows kept as memory-mapped Arrow files: a file is read once, under a hash of its content and of what read it.
 
-A row of a text format is kept as its JSON text beside its line; the columns of Parquet and Arrow files keep
-their types.
+A row that a reader yields is kept as its JSON text beside its place; record batches keep their types.
 """
 
 from __future__ import annotations
@@ -10,179 +9,229 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from ftengine.data.parse import PARSERS, Malformed, parse, separator_of
-from ftengine.errors import DataError
-
-PARQUET, ARROW = ".parquet", ".arrow"
-SUFFIXES = (*PARSERS, PARQUET, ARROW)
+from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of, redact_short
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.registry import Factory
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
 """Skipped rows whose reasons are kept; the others are only counted."""
 
 LINE = "__line__"
-"""The hidden column of a row's place."""
+"""The hidden column of a row's place: text that goes behind the source's name, or the number of a row."""
 ROW = "__row__"
 """The hidden column of a row's JSON text."""
 BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24
-_ARROW_MAGIC = b"ARROW1"
 
 
-def cached(file: BinaryIO, source: str, suffix: str, on_error: str) -> Path:
-    """Return the cache entry of an open file, made now if there is none.
+@dataclass(frozen=True)
+class Reading:
+    """One source and what reads it.
 
-    An entry is a folder that is written under another name and renamed, so that it is complete wherever
-    it exists, and processes that make the same one at once do not disturb each other.
+    Args:
+        source: what the recipe calls it.
+        path: what the reader is given.
+        make: builds the reader.
+        on_error: "fail" or "skip".
     """
-    folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "data"
-    before = os.fstat(file.fileno())
-    digest = blake2b(f"{CACHE_FORMAT} {suffix} {on_error} ".encode(), digest_size=20)
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    file.seek(0)
-    entry = folder / digest.hexdigest()
-    if entry.is_dir():
+
+    source: str
+    path: str
+    make: Factory
+    on_error: str
+
+    def cached(self) -> Path:
+        """Return the cache entry of a file, made now if there is none.
+
+        An entry is a folder that is written under another name and renamed, so that it is complete wherever
+        it exists, and processes that make the same one at once do not disturb each other.
+        """
+        folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "data"
+        before = os.stat(self.path)
+        entry = folder / self._key()
+        if entry.is_dir():
+            return entry
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f"{entry.name}-", suffix=".tmp", dir=folder) as temporary:
+                part = Path(temporary, "entry")
+                part.mkdir()
+                facts = self.write(str(part / "rows.arrow"))
+                (part / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+                after = os.stat(self.path)
+                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                    raise DataError(f"{self.source} changed while it was read. Try again when its writer is done.")
+                try:
+                    part.rename(entry)
+                except OSError:
+                    if not entry.is_dir():  # it is when another process was faster
+                        raise
+        except OSError as error:
+            raise DataError(
+                f"cannot keep the rows of {self.source} in the cache {folder}: {error.strerror or error}. "
+                f"Make room there, or name another folder with {CACHE_VARIABLE}."
+            ) from error
         return entry
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{entry.name}-", suffix=".tmp", dir=folder) as temporary:
-            part = Path(temporary, "entry")
-            part.mkdir()
-            write = _write_columns if suffix in (PARQUET, ARROW) else _write_text
-            facts = write(file, part / "rows.arrow", source, suffix, on_error)
-            (part / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-            after = os.fstat(file.fileno())
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise DataError(f"{source} changed while it was read. Try again when its writer is done.")
-            try:
-                part.rename(entry)
-            except OSError:
-                if not entry.is_dir():  # it is when another process was faster
-                    raise
-    except OSError as error:
-        raise DataError(
-            f"cannot keep the rows of {source} in the cache {folder}: {error.strerror or error}. "
-            f"Make room there, or name another folder with {CACHE_VARIABLE}."
-        ) from error
-    return entry
 
+    def _key(self) -> str:
+        """Return a hash of the file's content and of what decides how it is read."""
+        entry = self.make.entry
+        reader = [self.make.described, entry.origin.distribution, entry.origin.version, Path(self.path).suffix.lower()]
+        digest = blake2b(json.dumps([CACHE_FORMAT, self.on_error, reader]).encode(), digest_size=20)
+        try:
+            with open(self.path, "rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    raise DataError(f"{self.source} is empty (0 bytes); it must hold at least one example.")
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise DataError(f"cannot read {self.source}: {error.strerror}.") from None
+        return digest.hexdigest()
 
-def _write_text(file: BinaryIO, path: Path, source: str, suffix: str, on_error: str) -> dict[str, Any]:
-    """Write the rows of a text file as Arrow; return its columns, what separates them and what was skipped."""
-    import pyarrow as pa
+    def write(self, target: Any) -> dict[str, Any]:
+        """Write the rows as a stream of Arrow to a path or a buffer; return what is known of them.
 
-    separator = separator_of(file, suffix)
+        Returns:
+            "columns", "skipped", and the reader's "note" and "hint".
 
-    columns: dict[str, None] = {}  # in order of appearance
-    skipped = 0
-    first: list[tuple[str, str]] = []
+        Raises:
+            DataError: a row is broken and not to be skipped, nothing more can be read, or there are no rows.
+            PluginError: the reader yields something else than rows.
+        """
+        import pyarrow as pa
 
-    def kept() -> Iterator[tuple[int, bytes]]:
-        nonlocal skipped
-        for item in parse(file, suffix):
-            if not isinstance(item, Malformed):
-                line, names, row = item
-                columns.update(dict.fromkeys(names))
-                yield line, row
-            elif on_error == "fail":
-                raise DataError(
-                    f"{source}{item.place}: {item.reason}. "
-                    "Repair the row, or leave such rows out with data.on_error: skip."
-                )
+        reader: Reader = self.make()
+        try:
+            found = reader.read(self.path)
+            if isinstance(found, pa.RecordBatchReader):
+                facts = _write_columns(found, target, self.source)
             else:
-                skipped += 1
-                if len(first) < SHOWN_SKIPS:
-                    first.append((item.place, item.reason))
+                facts = self._write_rows(found, target)
+        except BrokenRow as error:
+            after = " Nothing after it can be read; repair the file." if error.place else ""
+            raise DataError(f"{error.told(self.source)}.{after}") from None
+        except pa.ArrowException as error:
+            raise DataError(f"{self.source} cannot be read by reader {reader.name!r}: {error}.") from None
+        facts |= {"note": "", "hint": ""}
+        if isinstance(reader, ExplainsFiles):
+            facts |= {"note": reader.note(self.path), "hint": reader.hint(self.path, facts["columns"])}
+        return facts
 
-    rows = 0
-    schema = pa.schema([(ROW, pa.string()), (LINE, pa.int64())])
+    def _write_rows(self, found: Iterable[Row | BrokenRow], target: Any) -> dict[str, Any]:
+        import pyarrow as pa
+
+        columns: dict[str, None] = {}  # in order of appearance
+        skipped, first = 0, list[tuple[str, str]]()
+
+        def kept() -> Iterator[tuple[str, bytes]]:
+            nonlocal skipped
+            for item in map(_encoded, self._guarded(found)):
+                if not isinstance(item, BrokenRow):
+                    row, content = item
+                    columns.update(dict.fromkeys(row.values))
+                    yield place_of("", row.place), content
+                elif self.on_error == "fail":
+                    raise DataError(
+                        f"{item.told(self.source)}. Repair the row, or leave such rows out with data.on_error: skip."
+                    )
+                else:
+                    skipped += 1
+                    if len(first) < SHOWN_SKIPS:
+                        first.append((place_of("", item.place), item.reason))
+
+        rows = 0
+        schema = pa.schema([(ROW, pa.string()), (LINE, pa.string())])
+        with pa.ipc.new_stream(target, schema) as writer:
+            for places, texts in _in_batches(kept()):
+                writer.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(places)], schema))
+                rows += len(places)
+        if not rows:
+            shown = f"{place_of(self.source, first[0][0])}) as {first[0][1]}" if skipped else ""
+            reason = f": all {skipped:,} were skipped, the first ({shown}" if skipped else ""
+            raise DataError(f"{self.source} holds no rows{reason}. It must hold at least one example.")
+        return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
+
+    def _guarded(self, found: Iterable[Row | BrokenRow]) -> Iterator[Row | BrokenRow]:
+        """Yield what a reader yields, if it is that; what the system says of the file is the user's to hear."""
+        try:
+            for item in found:
+                if not isinstance(item, (Row, BrokenRow)):
+                    raise PluginError(
+                        f"reader {self.make.entry.name!r} yields an object of type {type(item).__name__}; it must "
+                        "yield ftengine.api.Row or BrokenRow. Set data.reader to another."
+                    )
+                yield item
+        except OSError as error:
+            raise DataError(f"cannot read {self.source}: {error.strerror or error}.") from None
+
+
+def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
+    """Return a row and its JSON in UTF-8, or what is wrong with it."""
+    if isinstance(item, BrokenRow):
+        return item
+    if not isinstance(item.values, dict):
+        return BrokenRow(item.place, f"a row is an object {{…}}, not {redact_short(item.values)}")
     try:
-        with pa.ipc.new_stream(str(path), schema) as writer:
-            for lines, texts in _in_batches(kept()):
-                writer.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(lines)], schema))
-                rows += len(lines)
-    except Malformed as error:
-        raise DataError(
-            f"{source}{error.place}: {error.reason}. Nothing after it can be read; repair the file."
-        ) from None
-    if not rows:
-        reason = (
-            f": all {skipped:,} were skipped, the first ({source}{first[0][0]}) as {first[0][1]}" if skipped else ""
-        )
-        raise DataError(f"{source} holds no rows{reason}. It must hold at least one example.")
-    return {"columns": list(columns), "separator": separator, "skipped": {"count": skipped, "first": first}}
+        # Strict encoding, as half of a surrogate pair ("\ud83d") breaks every tokenizer later on.
+        return item, _to_json(item.values).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        return BrokenRow(item.place, f"holds {half}, half of a surrogate pair, which is no character")
+    except RecursionError:
+        return BrokenRow(item.place, "not valid JSON: nested too deeply")
+    except TypeError as error:
+        return BrokenRow(item.place, f"holds a value that JSON has no type for: {error}")
 
 
-def _in_batches(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[list[int], list[bytes]]]:
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], list[bytes]]]:
     """Gather rows until there are many, or until they are large: Arrow holds at most 2 GiB of text a batch."""
-    lines: list[int] = []
+    places: list[str] = []
     texts: list[bytes] = []
     size = 0
-    for line, text in rows:
-        lines.append(line)
+    for place, text in rows:
+        places.append(place)
         texts.append(text)
         size += len(text)
         if len(texts) == BATCH_ROWS or size >= _BATCH_BYTES:
-            yield lines, texts
-            lines, texts, size = [], [], 0
+            yield places, texts
+            places, texts, size = [], [], 0
     if texts:
-        yield lines, texts
+        yield places, texts
 
 
-def _write_columns(file: BinaryIO, path: Path, source: str, suffix: str, on_error: str) -> dict[str, Any]:
-    """Write the rows of a Parquet or Arrow file as Arrow, a batch at a time; return its columns."""
+def _write_columns(found: Any, target: Any, source: str) -> dict[str, Any]:
+    """Write record batches, one at a time; return their columns."""
     import pyarrow as pa
 
-    try:
-        found, batches = _parquet(file) if suffix == PARQUET else _arrow(file)
-        check_free(source, found.names)
-        # Categories become the values that they stand for, as `datasets` has no type for them.
-        plain = [
-            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in found
-        ]
-        schema = pa.schema(plain, found.metadata)
-        done = 0
-        with pa.ipc.new_stream(str(path), schema.append(pa.field(LINE, pa.int64()))) as writer:
-            for batch in batches:
-                table = pa.Table.from_batches([batch]).cast(schema)
-                numbers = pa.array(range(done + 1, done + 1 + len(batch)), pa.int64())
-                writer.write_table(table.append_column(LINE, numbers))
-                done += len(batch)
-    except pa.ArrowException as error:
-        kind = "Parquet" if suffix == PARQUET else "Arrow"
-        raise DataError(f"{source} is no {kind} file that can be read: {error}.") from None
+    check_free(source, found.schema.names)
+    # Categories become the values that they stand for, as `datasets` has no type for them.
+    plain = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in found.schema
+    ]
+    schema = pa.schema(plain, found.schema.metadata)
+    done = 0
+    with pa.ipc.new_stream(target, schema.append(pa.field(LINE, pa.int64()))) as writer:
+        for batch in found:
+            table = pa.Table.from_batches([batch]).cast(schema)
+            numbers = pa.array(range(done + 1, done + 1 + len(batch)), pa.int64())
+            writer.write_table(table.append_column(LINE, numbers))
+            done += len(batch)
     if not done:
         raise DataError(f"{source} holds no rows; it must hold at least one example.")
-    return {"columns": found.names, "separator": "", "skipped": {"count": 0, "first": []}}
-
-
-def _parquet(file: BinaryIO) -> tuple[Any, Iterator[Any]]:
-    """Return the schema of a Parquet file and its batches."""
-    from pyarrow import parquet
-
-    content = parquet.ParquetFile(file)
-    return content.schema_arrow, content.iter_batches()
-
-
-def _arrow(file: BinaryIO) -> tuple[Any, Iterator[Any]]:
-    """Return the schema of an Arrow file, in either of Arrow's two layouts, and its batches."""
-    import pyarrow as pa
-
-    whole = file.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
-    file.seek(0)
-    if not whole:
-        stream = pa.ipc.open_stream(file)
-        return stream.schema, iter(stream)
-    content = pa.ipc.open_file(file)
-    return content.schema, (content.get_batch(i) for i in range(content.num_record_batches))
+    return {"columns": found.schema.names, "skipped": {"count": 0, "first": []}}
 
 
 def check_free(source: str, columns: Sequence[str]) -> None:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import ReadsFiles
-from ftengine.api.figures import counted
-from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, SUFFIXES, cached, check_free
-from ftengine.data.folder import list_images
-from ftengine.data.parse import SEPARATORS, other_separator, place_of
+from ftengine.api import ReadsFiles, place_of
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, Reading, check_free
+from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.errors import DataError, did_you_mean, near_file
+from ftengine.plugins.registry import AUTO, Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class Rows:
         skipped: malformed rows that were left out when the source was read.
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
-        separator: what separates the fields of a table.
+        note, hint: what the reader says of the file; see `ExplainsFiles`.
     """
 
     dataset: Dataset
@@ -68,7 +68,8 @@ class Rows:
     skipped: Skipped = Skipped()
     folder: Path | None = None
     paths: frozenset[str] = frozenset()
-    separator: str = ""
+    note: str = ""
+    hint: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -120,10 +121,8 @@ class Rows:
 
         A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
         """
-        line = self.dataset[LINE][int(index)]
-        if isinstance(line, str):
-            return str(Path(self.source) / line)
-        return place_of(self.source, line) if ROW in self.dataset.column_names else f"{self.source} row {line}"
+        place = self.dataset[LINE][int(index)]
+        return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
 
 
 def file_columns(task: object) -> tuple[str, ...]:
@@ -134,69 +133,86 @@ def file_columns(task: object) -> tuple[str, ...]:
 def read_rows(
     source: str,
     *,
+    registry: Registry | None = None,
+    reader: Mapping[str, Any] = MappingProxyType({"name": AUTO}),
     on_error: str = "fail",
     columns: Mapping[str, str] | None = None,
     partial: bool = False,
     paths: Iterable[str] = (),
 ) -> Rows:
-    """Read a file, a folder of images, or a data set of the hub.
+    """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
-    A file is parsed once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a
-    hash of its content, so that a changed file is never taken for the old one.
+    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a
+    hash of its content and of its reader, so that a changed file is never taken for the old one.
 
     Args:
-        source: a file, its format known by the suffix: .jsonl or .ndjson (an object a line), .json (a list
-            of objects), .csv or .tsv (with a header; values stay text, an empty cell is None; see
-            `separator_of`), .txt (an
-            example a line, as column "text"), .parquet, .arrow; or a folder with a subfolder of images for each
-            label (columns "image", a path, and "label"); or a data set of the hub (see `HUB_ID`). Blank lines
-            are no rows. Categories with names, as of the hub's data sets, are handed out by name.
+        source: a path or an address, or a data set of the hub (see `HUB_ID`). Categories with names, as of the hub's
+            data sets, are handed out by name.
+        registry: has the readers; by default those that are installed.
+        reader: which one, as the recipe writes it.
         on_error: "fail" raises at the first malformed row, "skip" leaves such rows out and counts them.
         columns: renames columns, {new name: name in the file}.
-        partial: leave out renames of columns that the file does not have, as of labels in data to predict.
+        partial: leave out what the file does not suit: renames of columns that it does not have, as of labels in data
+            to predict, and a named reader that does not accept it.
         paths: columns that hold paths, relative to the source's folder.
 
     Raises:
         DataError: the source is missing, of another format, malformed or without rows; or a renamed
             column does not exist.
+        UnknownName, RecipeError, PluginError: as of any component.
     """
+    registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
-    folder: Path | None = path.parent
-    separator = ""
-    if path.is_dir():
-        dataset, names, skipped = _read_folder(source, path, on_error)
-        folder = path
-    elif path.exists():
-        dataset, names, skipped, separator = _read_file(source, path, on_error)
-    elif path.suffix.lower() not in SUFFIXES and not path.parent.is_dir() and (hub := HUB_ID.fullmatch(source)):
-        dataset, folder = _read_hub(source, hub), None
-        names, skipped = [name for name in dataset.column_names if name != LINE], Skipped()
+    folder: Path | None = path if path.is_dir() else path.parent
+    found: _Found
+    if path.exists() or accepting(source, registry) is not None:
+        given, folder = (str(path), folder) if path.exists() else (source, None)
+        make = choose_reader(given, registry, reader, shown=source, lenient=partial)
+        found = _read(Reading(source, given, make, on_error))
+    elif not _is_path(path, registry) and (hub := HUB_ID.fullmatch(source)):
+        dataset, folder = _read_hub(source, hub, registry), None
+        found = _Found(dataset, [name for name in dataset.column_names if name != LINE])
     else:
-        raise DataError(_missing(source, path))
-    wanted = {new: old for new, old in (columns or {}).items() if old in names or not partial}
-    renamed = _renamed(source, names, wanted)
-    return Rows(_undecoded(dataset), source, renamed, skipped, folder, frozenset(paths), separator)
+        raise DataError(_missing(source, path, registry))
+    wanted = {new: old for new, old in (columns or {}).items() if old in found.columns or not partial}
+    renamed = _renamed(source, found, wanted)
+    dataset = _undecoded(found.dataset)
+    return Rows(dataset, source, renamed, found.skipped, folder, frozenset(paths), found.note, found.hint)
 
 
-_ALLOWED = (
-    f"one file ({' '.join(SUFFIXES)}), a folder of images, or a data set of the hub (owner/name[/config][:split])"
-)
+@dataclass(frozen=True)
+class _Found:
+    """What a reader read, or the hub has; `note` and `hint` as in `ExplainsFiles`."""
+
+    dataset: Dataset
+    columns: list[str]
+    skipped: Skipped = Skipped()
+    note: str = ""
+    hint: str = ""
 
 
-def _missing(source: str, path: Path) -> str:
+def _is_path(path: Path, registry: Registry) -> bool:
+    """Say whether what is not there was to be a file: by its suffix, or by its folder, which is there."""
+    return path.suffix.lower() in suffixes(registry) or path.parent.is_dir()
+
+
+def _missing(source: str, path: Path, registry: Registry) -> str:
+    allowed = f"{data_is(registry)}."
     if not path.parent.is_dir():
-        return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. Data is {_ALLOWED}."
-    there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES or file.is_dir())
+        return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. {allowed}"
+    ends = suffixes(registry)
+    there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in ends or file.is_dir())
     near = near_file(path.name, there)  # a recipe, say, is no data
-    return f"no data file {source!r} in {path.parent.resolve()}.{near} Data is {_ALLOWED}."
+    return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 
-def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
+def _renamed(source: str, found: _Found, wanted: Mapping[str, str]) -> dict[str, str]:
+    columns = found.columns
     for name, column in wanted.items():
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r} (recipe key data.columns.{name}). "
-                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + separator_hint(source, columns)
+                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + found.hint
             )
     kept = {column: column for column in columns if column not in wanted.values()}
     for name in kept.keys() & wanted.keys():
@@ -205,12 +221,6 @@ def _renamed(source: str, columns: Sequence[str], wanted: Mapping[str, str]) -> 
             f"Give the other one another name as well, for example data.columns: {{other: {name}}}."
         )
     return {**kept, **wanted}
-
-
-def separator_hint(source: str, columns: Sequence[str]) -> str:
-    """Say that a source of one column seems to be separated otherwise than its suffix says; "" where it does not."""
-    own = SEPARATORS.get(Path(source).suffix.lower())
-    return other_separator(own, columns) if own else ""
 
 
 def plain(value: Any) -> str:
@@ -244,47 +254,27 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _read_folder(source: str, path: Path, on_error: str) -> tuple[Dataset, list[str], Skipped]:
+def _read(reading: Reading) -> _Found:
+    import pyarrow as pa
     from datasets import Dataset
 
-    images, others = list_images(path)
-    if others and on_error == "fail":
-        found = counted(len(others), "file that is no image", "files that are no images")
-        raise DataError(
-            f"{source} holds {found}, {others[0]!r} first. "
-            "Take such files out, or leave them out with data.on_error: skip."
-        )
-    names, labels = zip(*images, strict=True)
-    columns = {"image": list(names)} | ({"label": list(labels)} if None not in labels else {})
-    skipped = Skipped(len(others), tuple(f"{path / name}: no image by its suffix" for name in others[:SHOWN_SKIPS]))
-    return Dataset.from_dict({**columns, LINE: list(names)}), list(columns), skipped
-
-
-def _read_file(source: str, path: Path, on_error: str) -> tuple[Dataset, list[str], Skipped, str]:
-    from datasets import Dataset
-
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{source}: files with the suffix {suffix!r} are not read. Data is {_ALLOWED}.")
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror}.") from None
-    with file:
-        if not os.fstat(file.fileno()).st_size:
-            raise DataError(f"{source} is empty (0 bytes); it must hold at least one example.")
-        entry = cached(file, source, suffix, on_error)
-    facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
-    try:
-        dataset = Dataset.from_file(str(entry / "rows.arrow"))
+        if os.path.isfile(reading.path):
+            entry = reading.cached()
+            facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
+            dataset = Dataset.from_file(str(entry / "rows.arrow"))
+        else:
+            buffer = pa.BufferOutputStream()
+            facts = reading.write(buffer)
+            dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:
-        raise DataError(f"{source} has a column of a type that is not read: {error}.") from None
+        raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
     skipped = facts["skipped"]
-    first = tuple(f"{source}{place}: {reason}" for place, reason in skipped["first"])
-    return dataset, facts["columns"], Skipped(skipped["count"], first), facts["separator"]
+    first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in skipped["first"])
+    return _Found(dataset, facts["columns"], Skipped(skipped["count"], first), facts["note"], facts["hint"])
 
 
-def _read_hub(source: str, hub: re.Match[str]) -> Dataset:
+def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Dataset:
     import datasets
     import numpy as np
 
@@ -295,7 +285,7 @@ def _read_hub(source: str, hub: re.Match[str]) -> Dataset:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise DataError(
-            f"no file {source!r}, and as a data set of the hub it cannot be loaded: {reason}. Data is {_ALLOWED}."
+            f"no file {source!r}, and as a data set of the hub it cannot be loaded: {reason}. {data_is(registry)}."
         ) from error
     if not len(dataset):
         raise DataError(f"{source} holds no rows in its split {split!r}.")

@@ -17,10 +17,11 @@ from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
-from ftengine.data.read import Rows, file_columns, read_rows, separator_hint
+from ftengine.data.read import Rows, file_columns, read_rows
 from ftengine.data.row_hashes import RowHashes, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
+from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 
 
@@ -52,7 +53,9 @@ class Splits:
         return self.mapping().items()
 
 
-def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = True) -> Splits:
+def make_splits(
+    section: DataSection, task: Task, seed: int, registry: Registry | None = None, *, audited: bool = True
+) -> Splits:
     """Read the recipe's data, hold out what it asks for, and find what is on two sides.
 
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
@@ -61,13 +64,14 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
         section: what to read, and how to divide it.
         task: says what equal rows are.
         seed: of the division.
+        registry: has the readers; by default those that are installed.
         audited: whether audits are to look at it; else only what decides where a row goes is found.
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
             a fraction, or training has rows that are also held out (data.leaks: auto, fail).
     """
-    hashes = _read(section, task, seed)
+    hashes = _read(section, task, seed, registry or Registry())
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     cutting = bool(shares) or section.split.folds is not None
     distinct, near = Distinct(hashes.splits, hashes.digests, task), None
@@ -104,10 +108,10 @@ def make_splits(section: DataSection, task: Task, seed: int, *, audited: bool = 
     return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
 
 
-def _read(section: DataSection, task: Task, seed: int) -> RowHashes:
+def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> RowHashes:
     sources = {"train": section.train}
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
-    splits = {name: read_for(source, section, task) for name, source in sources.items()}
+    splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
     facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
     return RowHashes(
         splits,
@@ -258,16 +262,23 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
     )
 
 
-def read_for(source: str, section: DataSection, task: Task) -> Rows:
+def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> Rows:
     """Read a source as the recipe says and let the task check its columns.
 
     Raises:
         DataError: it cannot be read, or its columns do not suit the task; the message names it.
     """
-    rows = read_rows(source, on_error=section.on_error, columns=section.columns, paths=file_columns(task))
+    rows = read_rows(
+        source,
+        registry=registry,
+        reader=section.reader,
+        on_error=section.on_error,
+        columns=section.columns,
+        paths=file_columns(task),
+    )
     try:
         if isinstance(task, ChecksColumns):
             task.check_columns(rows.columns)
     except DataError as error:
-        raise DataError(f"{source}: {error}{separator_hint(source, rows.columns)}") from None
+        raise DataError(f"{source}: {error}{rows.hint}") from None
     return rows

@@ -162,7 +162,7 @@ def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
 def _label_held_out_whole(experiment: Experiment) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
     data, task = experiment.recipe.data, experiment.make_task()
-    splits = make_splits(data, task, experiment.recipe.seed, audited=False).mapping()
+    splits = make_splits(data, task, experiment.recipe.seed, experiment.registry, audited=False).mapping()
     trained = {label for row in splits["train"] for label in task.view(row).labels}
     places: dict[str, list[str]] = {}
     for i, row in enumerate(splits["test"]):

@@ -79,7 +79,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     if name == "test" and any(isinstance(evaluator, FitsOnValidation) for evaluator in ready.evaluators()):
         used.add("validation")
     splits = _splits(ready, run, used & set(recorded), recorded, name if data is None else None)
-    rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task)
+    rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task, ready.registry)
     if data is not None and "train" in splits:
         _tell_of_trained_rows(ready, rows, splits["train"])
     split, validation = ready.encode(name, rows), None
@@ -114,7 +114,7 @@ def _splits(
     if not used:
         return {}
     try:
-        found = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, audited=False).mapping()
+        found = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False).mapping()
     except DataError as error:
         if needed is not None:
             raise

@@ -184,7 +184,7 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
 
 def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
     with naming("evaluation.forgetting"):
-        rows = read_for(asked.data, ready.recipe.data, ready.task)
+        rows = read_for(asked.data, ready.recipe.data, ready.task, ready.registry)
         chosen = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
         split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
@@ -219,7 +219,13 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
     evaluator = _serving(ready, "refusal", {})
     with naming(key):
         rows = read_rows(
-            asked.data, on_error=section.on_error, columns=section.columns, partial=True, paths=file_columns(ready.task)
+            asked.data,
+            registry=ready.registry,
+            reader=section.reader,
+            on_error=section.on_error,
+            columns=section.columns,
+            partial=True,
+            paths=file_columns(ready.task),
         )
         rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
         check_inputs(ready.task, rows, rows.where)

@@ -20,7 +20,7 @@ from ftengine.api import (
 )
 from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import RecipeError, SourceError, naming
-from ftengine.plugins.registry import Factory, Registry
+from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
 
 
@@ -83,6 +83,8 @@ class Experiment:
                 registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
                 callbacks,
             )
+            if recipe.data.reader["name"] != AUTO:
+                registry.factory("reader", recipe.data.reader, "data.reader")
             for i, spec in enumerate(recipe.evaluate):
                 registry.build("evaluator", spec, f"evaluate.{i}")
             for i, spec in enumerate(recipe.evaluation.robustness):
@@ -97,6 +99,8 @@ class Experiment:
         content = self.recipe.resolved()
         content["model"]["loader"] = described(self.loader)
         content["task"], content["strategy"] = self.make_task.described, self.make_strategy.described
+        if (reader := self.recipe.data.reader)["name"] != AUTO:
+            content["data"]["reader"] = self.registry.factory("reader", reader, "data.reader").described
         content["train"] |= {"optimizer": self.make_optimizer.described, "schedule": described(self.schedule)}
         content["augment"] = [described(augmenter) for augmenter in self.augmenters]
         content["regularize"] = [make.described for make in self.make_regularizers]
@@ -139,7 +143,7 @@ def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
         UnknownName, SourceError: no loader has that name, or none accepts the source.
     """
     spec, source = recipe.model.loader, recipe.model.source
-    if spec["name"] != "auto":
+    if spec["name"] != AUTO:
         return registry.build("loader", spec, "model.loader")
     options = {key: value for key, value in spec.items() if key != "name"}
     names = [entry.name for entry in registry.entries("loader")]

@@ -66,6 +66,11 @@ class Run:
         return EvaluationResult.read(self.directory).to_json()
 
     @property
+    def registry(self) -> Registry:
+        """All components that are installed, or those that it was opened with."""
+        return self._registry
+
+    @property
     def verdict(self) -> Verdict:
         """What the run came to, from its files as they are now."""
         return verdict_of(self.path, self._registry)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example
-from ftengine.data.read import Rows, file_columns, plain, read_rows, separator_hint
+from ftengine.data.read import Rows, file_columns, plain, read_rows
 from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
@@ -119,18 +119,25 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
     section, task = run.recipe.data, run.task
     inferring(task)
     # As `fail` would name a key of the recipe, which is of no use here, what was skipped is refused below.
-    rows = read_rows(str(source), on_error="skip", columns=section.columns, partial=True, paths=file_columns(task))
+    rows = read_rows(
+        str(source),
+        registry=run.registry,
+        reader=section.reader,
+        on_error="skip",
+        columns=section.columns,
+        partial=True,
+        paths=file_columns(task),
+    )
     _require_free(rows, table)
-    hint = separator_hint(rows.source, rows.columns)
     if rows.skipped.count and section.on_error == "fail":
-        raise DataError(f"{rows.skipped.first[0]}.{'' if hint else ' Repair this row of the file, or remove it.'}")
+        raise DataError(f"{rows.skipped.first[0]}.{'' if rows.hint else ' Repair this row of the file, or remove it.'}")
     if rows.skipped.count:
         run.listener.message(f"{rows.source}: {rows.skipped.count:,} malformed rows are left out, as the recipe says")
     try:
         check_inputs(task, rows, rows.where)
     except DataError as error:
-        if hint:
-            raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{hint}") from None
+        if rows.hint:
+            raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{rows.hint}") from None
         columns = ", ".join(rows.columns)
         raise DataError(f"{error} Fill in this row of the file, or remove it. Its columns: {columns}.") from None
     return rows

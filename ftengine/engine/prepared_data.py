@@ -138,7 +138,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     task = experiment.make_task()
     if like is None:
         experiment.listener.phase("read data")
-        splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed)
+        splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed, experiment.registry)
         task.labels = learn_labels(task, splits.mapping(), stratified=experiment.recipe.data.split.by == "stratified")
     else:
         splits, task.labels = like.splits, like.ready.task.labels

@@ -18,6 +18,7 @@ from ftengine.api import (
     Evaluator,
     ModelLoader,
     Optimizer,
+    Reader,
     Regularizer,
     Rule,
     Schedule,
@@ -32,6 +33,11 @@ hookimpl = pluggy.HookimplMarker("ftengine")
 @hookspec
 def ftengine_model_loaders() -> Iterable[type[ModelLoader]]:
     """Return classes that turn a model source into a module and its processor."""
+
+
+@hookspec
+def ftengine_readers() -> Iterable[type[Reader]]:
+    """Return classes that read a format of data."""
 
 
 @hookspec

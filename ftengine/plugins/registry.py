@@ -18,6 +18,7 @@ from ftengine.api import (
     Evaluator,
     ModelLoader,
     Optimizer,
+    Reader,
     Regularizer,
     Rule,
     Schedule,
@@ -32,6 +33,7 @@ from ftengine.plugins.option_errors import explain
 
 KINDS: dict[str, tuple[type[Component], str]] = {
     "loader": (ModelLoader, "ftengine_model_loaders"),
+    "reader": (Reader, "ftengine_readers"),
     "task": (Task, "ftengine_tasks"),
     "strategy": (Strategy, "ftengine_strategies"),
     "augmenter": (Augmenter, "ftengine_augmenters"),
@@ -47,6 +49,7 @@ KINDS: dict[str, tuple[type[Component], str]] = {
 
 RECIPE_KEYS = {
     "loader": "model.loader",
+    "reader": "data.reader",
     "task": "task",
     "strategy": "strategy",
     "augmenter": "augment",

@@ -118,6 +118,7 @@ class DataSection(_Section):
     train: str = Field(
         min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
     )
+    reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     split: Annotated[SplitSection, BeforeValidator(_by)] = SplitSection()  # type: ignore[call-arg]

@@ -19,6 +19,17 @@ def ftengine_model_loaders():
 
 
 @hookimpl
+def ftengine_readers():
+    from ftengine_builtins.readers.arrow import ArrowReader, ParquetReader
+    from ftengine_builtins.readers.image_folder import ImageFolderReader
+    from ftengine_builtins.readers.json_text import JsonLinesReader, JsonReader
+    from ftengine_builtins.readers.tables import TableReader
+    from ftengine_builtins.readers.text import TextReader
+
+    return [ArrowReader, ImageFolderReader, JsonLinesReader, JsonReader, ParquetReader, TableReader, TextReader]
+
+
+@hookimpl
 def ftengine_tasks():
     from ftengine_builtins.tasks.causal_lm import CausalLM
     from ftengine_builtins.tasks.image_classification import ImageClassification

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from ftengine.data import cache as row_cache
-from ftengine.data import parse
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
+from ftengine_builtins.readers import json_text
 
 TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
 ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
@@ -159,7 +159,7 @@ def test_a_cell_may_hold_line_breaks_and_be_longer_than_the_csv_modules_limit(wr
 def test_a_json_list_is_read_alike_through_a_window_of_any_size(write, monkeypatch, size):
     values = [{"text": "ä[{" * 20, "n": 12345}, {"text": '"}\\', "deep": [[{"a": None}]]}, {"n": -1.5e-7}]
     source = write("list.json", "\n" + json.dumps(values, indent=3, ensure_ascii=False) + "\n\n")
-    monkeypatch.setattr(parse._JsonWindow, "SIZE", size)
+    monkeypatch.setattr(json_text._JsonWindow, "SIZE", size)
     rows = read_rows(source)
     assert list(rows) == [{"text": None, "n": None, "deep": None, **value} for value in values]
     assert [rows.where(i) for i in range(3)] == ["list.json[0]", "list.json[1]", "list.json[2]"]
@@ -214,7 +214,7 @@ def test_a_malformed_row_can_be_skipped_and_is_counted(write, name, content, lin
     ],
 )
 def test_rows_after_a_malformed_one_are_kept_with_their_lines(write, monkeypatch, name, content):
-    monkeypatch.setattr(parse._JsonWindow, "SIZE", 2)  # the number goes on behind the window's edge
+    monkeypatch.setattr(json_text._JsonWindow, "SIZE", 2)  # the number goes on behind the window's edge
     rows = read_rows(write(name, content), on_error="skip")
     assert rows.skipped.count == 1
     places = ("[0]", "[2]") if name == "bad.json" else (2, 4)
@@ -271,7 +271,11 @@ def test_one_list_in_a_jsonl_file_is_recognised(write):
         ("space.json", "  \n", "holds no rows"),
         ("header.csv", "text,label\n", "holds no rows"),
         ("fake.parquet", "not parquet", "no Parquet file that can be read"),
-        ("data.xlsx", "x", "files with the suffix '.xlsx' are not read. Data is one file (.csv .tsv .json .jsonl"),
+        (
+            "data.xlsx",
+            "x",
+            "files with the suffix '.xlsx' are not read. Data is one file (.arrow .csv .tsv .json .jsonl",
+        ),
         ("data", "x", "files with the suffix '' are not read"),
     ],
 )
@@ -344,7 +348,7 @@ def test_rows_are_mapped_from_disk_not_held_in_memory(write, cache):
 def test_a_second_read_does_not_parse(write, monkeypatch):
     source = write("data.jsonl", TWO)
     first = list(read_rows(source))
-    monkeypatch.setattr(row_cache, "parse", mock.Mock(side_effect=AssertionError("parsed again")))
+    monkeypatch.setattr(row_cache.Reading, "write", mock.Mock(side_effect=AssertionError("read again")))
     assert list(read_rows(source)) == first
 
 
@@ -359,7 +363,7 @@ def test_a_changed_file_is_never_taken_for_the_old_one(write):
 
 def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    whole = row_cache._write_text
+    whole = row_cache.Reading._write_rows
 
     def write_and_append(*arguments):
         facts = whole(*arguments)
@@ -367,7 +371,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypat
             file.write("{}\n")
         return facts
 
-    monkeypatch.setattr(row_cache, "_write_text", write_and_append)
+    monkeypatch.setattr(row_cache.Reading, "_write_rows", write_and_append)
     assert "changed while it was read" in fails(source)
     assert list(cache.iterdir()) == []
 
@@ -379,7 +383,7 @@ def test_the_same_content_in_another_format_is_another_entry(write):
 
 def test_a_full_disk_is_told_with_the_way_out(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    monkeypatch.setattr(row_cache, "_write_text", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(row_cache.Reading, "_write_rows", mock.Mock(side_effect=OSError(28, "No space left on device")))
     message = fails(source)
     assert "No space left on device" in message
     assert "FTENGINE_CACHE" in message
@@ -401,16 +405,16 @@ def test_a_process_killed_while_reading_leaves_no_half_cache(write, tmp_path, ca
 
 def test_a_reader_that_another_overtakes_uses_the_others_entry(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
-    whole = row_cache._write_text
+    whole = row_cache.Reading._write_rows
     others = []
 
     def overtaken(*arguments):
         facts = whole(*arguments)
-        monkeypatch.setattr(row_cache, "_write_text", whole)
+        monkeypatch.setattr(row_cache.Reading, "_write_rows", whole)
         others.append(read_rows(source))
         return facts
 
-    monkeypatch.setattr(row_cache, "_write_text", overtaken)
+    monkeypatch.setattr(row_cache.Reading, "_write_rows", overtaken)
     assert list(read_rows(source)) == list(others[0]) == ROWS
     assert len(list(cache.iterdir())) == 1
 

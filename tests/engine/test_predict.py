@@ -13,6 +13,7 @@ from ftengine.cli import main
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import DataSection
 
 
 def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
@@ -42,9 +43,11 @@ def predict(tmp_path):
         source = tmp_path / name
         source.write_text(content)
         answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
+        registry = Registry()
         run = SimpleNamespace(
-            recipe=SimpleNamespace(data=SimpleNamespace(on_error=on_error, columns={})),
-            task=Registry().build("task", "text-classification", "task"),
+            recipe=SimpleNamespace(data=DataSection(train="unused.jsonl", on_error=on_error)),
+            registry=registry,
+            task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
             predict=lambda rows, **_: (answer for _ in rows),
         )

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.api.figures import counted
 
-_OTHERS = {";": "semicolons (;)", "\t": "tabs"}
-"""What separates the fields of a .csv whose header has no comma."""
-
 
 class Reading(Audit):
-    """Rows that could not be read, semicolons between the fields of a .csv, splits of another size than asked for."""
+    """Rows that could not be read, files that are read otherwise than usual, splits of another size than asked for."""
 
     name = "reading"
 
     def look(self, data: AuditedData) -> Iterator[Finding]:
-        """Yield a finding for each source with malformed rows or other separators, each split of quite another size."""
+        """Yield a finding for each source with malformed rows or a reader's note, each split of quite another size."""
         for source in data.facts["sources"]:
-            if (found := _OTHERS.get(source["separator"])) and Path(source["source"]).suffix.lower() == ".csv":
-                text = f"{source['source']} is read with {found} between fields, as its header has them and no comma."
-                yield Finding(kind="data", level="good", text=text)
+            if source["note"]:
+                yield Finding(kind="data", level="good", text=f"{source['source']} {source['note']}.")
             if count := source["skipped"]["count"]:
                 were = counted(count, "malformed row was", "malformed rows were")
                 first = source["skipped"]["first"]

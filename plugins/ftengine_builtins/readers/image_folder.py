@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftengine.api import BrokenRow, Reader, Row
 from ftengine.api.figures import counted
-from ftengine.errors import DataError
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of files that are taken for images."""
@@ -16,18 +16,30 @@ LITTER = frozenset({"thumbs.db", "desktop.ini"})
 """What file managers leave behind, beside names that begin with a dot; such files are not looked at."""
 
 
-def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """List the images of a folder, by name.
+class ImageFolderReader(Reader):
+    """Folders of images: columns "image", a path, and "label", the subfolder's name.
 
-    Args:
-        folder: its subfolders are the labels; images lie in them at any depth. Without subfolders, the images
-            in the folder itself have no label.
+    Images lie in the subfolders at any depth. Without subfolders, those in the folder itself have no label.
+    """
 
-    Returns:
-        (path relative to the folder, label) of each image, and the paths of files that are no images.
+    name = "image-folder"
+
+    def accepts(self, source: str) -> bool:
+        return os.path.isdir(source)
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        images, others = _listed(Path(source))
+        for name in others:
+            yield BrokenRow(f"/{name}", "no image by its suffix")
+        for name, label in images:
+            yield Row(f"/{name}", {"image": name} if label is None else {"image": name, "label": label})
+
+
+def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """List the images of a folder by name: (path relative to it, label) of each, and the paths of other files.
 
     Raises:
-        DataError: there are no images, or some lie beside the subfolders and thus have no label.
+        BrokenRow: there are no images, or some lie beside the subfolders and thus have no label.
     """
     images: list[tuple[str, str | None]] = []
     others: list[str] = []
@@ -39,18 +51,20 @@ def list_images(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
             else:
                 others.append(name)
     except OSError as error:  # no permission, or links that lead in a circle
-        raise DataError(f"cannot list {folder}: {error.strerror} ({error.filename!r}).") from None
+        raise BrokenRow("", f"cannot be listed: {error.strerror} ({error.filename!r})") from None
     if not images:
         found = f"; its first file is {others[0]!r}" if others else ""
-        raise DataError(
-            f"{folder} holds no images ({' '.join(IMAGES)}){found}. A folder is data where it has a subfolder of "
-            "images for each label; name a file otherwise (of a saved data set, its .arrow file)."
+        raise BrokenRow(
+            "",
+            f"holds no images ({' '.join(IMAGES)}){found}. A folder is data where it has a subfolder of "
+            "images for each label; name a file otherwise (of a saved data set, its .arrow file)",
         )
     loose = [name for name, label in images if label is None]
     if loose and len(loose) < len(images):
-        raise DataError(
-            f"{folder} has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
-            "Move such images into the subfolder of their label."
+        raise BrokenRow(
+            "",
+            f"has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
+            "Move such images into the subfolder of their label",
         )
     return images, others
 

@@ -1,0 +1,121 @@
+"""Readers of data."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from ftengine.api.component import Component
+from ftengine.api.types import Example
+from ftengine.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Place = int | str
+"""Where a row is: its line (1-based), or text that goes behind the source's name, such as "[3]" or "/cat/1.png"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as its source has it.
+
+    Args:
+        place: where it is.
+        values: by column, of types that JSON has.
+    """
+
+    place: Place
+    values: Example
+
+
+class BrokenRow(DataError):
+    """A row that cannot be read. Raised rather than yielded, it says that nothing after it can be read either.
+
+    Args:
+        place: where it is; "" for the source as a whole.
+        reason: what is wrong with it, without a full stop; of the source as a whole, going on from its name.
+    """
+
+    def __init__(self, place: Place, reason: str) -> None:
+        self.place, self.reason = place, reason
+        super().__init__(self.told(""))
+
+    def told(self, source: str) -> str:
+        """Return place and reason, given what the source is called."""
+        return f"{place_of(source, self.place)}{':' if self.place else ''} {self.reason}".strip()
+
+
+def place_of(source: str, place: Place) -> str:
+    """Return where a row of a source is: "support.jsonl:12", "data.json[11]" or "photos/cat/1.png"."""
+    if isinstance(place, int):
+        return f"{source}:{place}"
+    return f"{source.rstrip('/')}{place}" if place.startswith("/") else f"{source}{place}"
+
+
+class Reader(Component):
+    """Reads one format of data; `data.reader` names it, or takes the first that accepts a source.
+
+    Ability: ExplainsFiles. One that reads files of some suffixes derives from `FileReader`.
+    """
+
+    def accepts(self, source: str) -> bool:
+        """Say whether it can read a source: a file or folder that is there, or an address; quick, and never raises."""
+        raise NotImplementedError
+
+    def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
+        """Return the rows, one after another, or record batches of Arrow, whose types are kept.
+
+        A file is read once: its rows are kept under a hash of its content, this reader's name, version and options.
+        Rows of folders and addresses are read in each run, and kept in memory. Nothing in the data is executed.
+
+        Raises:
+            BrokenRow: nothing more can be read.
+        """
+        raise NotImplementedError
+
+
+class FileReader(Reader):
+    """Reads files of some suffixes."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    """In small letters, with their dots."""
+
+    def accepts(self, source: str) -> bool:
+        return source.lower().endswith(self.suffixes) and os.path.isfile(source)
+
+
+@runtime_checkable
+class ExplainsFiles(Protocol):
+    """A reader that knows what people may wonder about in a file."""
+
+    def note(self, source: str) -> str:
+        """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
+
+    def hint(self, source: str, columns: list[str]) -> str:
+        """Return what is wrong with a file if these columns suit no task, as sentences after a blank; "" if nothing."""
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    r"""Yield the lines of a text file in UTF-8: (number, text with its end, "" or why it is no UTF-8).
+
+    Bytes that are no UTF-8 stay in the text as surrogates. Lines end with \n; a byte order mark is passed over.
+    """
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield number, raw.decode(), ""
+            except UnicodeDecodeError as error:
+                found = "UTF-16" if number == 1 and raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
+                yield (
+                    number,
+                    raw.decode(errors="surrogateescape"),
+                    f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line "
+                    f"(convert the file first, for example with `iconv -f {found} -t UTF-8`)",
+                )

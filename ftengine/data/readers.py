@@ -1,0 +1,58 @@
+"""Which reader reads a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import FileReader, Reader
+from ftengine.errors import DataError
+from ftengine.plugins.registry import AUTO, Factory, Registry
+
+HUB = "a data set of the hub (owner/name[/config][:split])"
+
+
+def choose_reader(
+    source: str, registry: Registry, spec: Mapping[str, Any], *, shown: str, lenient: bool = False
+) -> Factory:
+    """Return the reader that `data.reader` names, or the first by name that accepts a source.
+
+    Args:
+        source: a path, or an address that some reader accepts.
+        spec: the component as the recipe writes it; options of "auto" go to the reader that is found.
+        shown: what the recipe calls the source.
+        lenient: take another reader where the named one does not accept the source.
+
+    Raises:
+        UnknownName, RecipeError: the named reader does not exist, or its options are wrong.
+        DataError: none accepts the source.
+    """
+    if spec["name"] != AUTO:
+        named = registry.factory("reader", spec, "data.reader")
+        if not lenient or named().accepts(source):
+            return named
+        spec = {"name": AUTO}
+    if (name := accepting(source, registry)) is None:
+        what = f"files with the suffix {Path(source).suffix.lower()!r} are" if Path(source).is_file() else "it is"
+        raise DataError(f"{shown}: {what} not read. {data_is(registry)}. For another suffix, name data.reader.")
+    return registry.factory("reader", {**spec, "name": name}, "data.reader")
+
+
+def accepting(source: str, registry: Registry) -> str | None:
+    """Return the name of the first reader that accepts a source, None where none does."""
+    readers = ((entry.name, entry.cls) for entry in registry.entries("reader"))
+    return next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
+
+
+def suffixes(registry: Registry) -> tuple[str, ...]:
+    """Return the suffixes of files that are read."""
+    classes = [entry.cls for entry in registry.entries("reader")]
+    return tuple(dict.fromkeys(end for cls in classes if issubclass(cls, FileReader) for end in cls.suffixes))
+
+
+def data_is(registry: Registry) -> str:
+    """Say what data may be."""
+    others = [entry.name for entry in registry.entries("reader") if not issubclass(entry.cls, FileReader)]
+    more = f", what reader {' or '.join(others)} accepts" if others else ""
+    return f"Data is one file ({' '.join(suffixes(registry))}){more}, or {HUB}"

@@ -1,0 +1,124 @@
+"""JSON: an object a line, or one list of objects."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from ftengine.api import BrokenRow, FileReader, Row, text_lines
+
+
+class JsonLinesReader(FileReader):
+    """JSON Lines: an object on each line."""
+
+    name = "jsonl"
+    suffixes = (".jsonl", ".ndjson")
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        for line, text, problem in text_lines(source):
+            if problem:
+                yield BrokenRow(line, problem)
+            elif text.strip():
+                try:
+                    yield Row(line, json.loads(text.rstrip("\r\n")))
+                except RecursionError:
+                    yield BrokenRow(line, _TOO_DEEP)
+                except ValueError as error:  # JSONDecodeError, or a number with thousands of digits
+                    hint = " (a file that is one list has the suffix .json)" if line == 1 and text[0] == "[" else ""
+                    column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+                    yield BrokenRow(line, f"not valid JSON: {getattr(error, 'msg', error)}{column}{hint}")
+
+
+class JsonReader(FileReader):
+    """JSON: one list of objects, of which no more is held than one."""
+
+    name = "json"
+    suffixes = (".json",)
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        with open(source, "rb") as file:
+            yield from _json_list(_JsonWindow(file, source))
+
+
+def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
+    if not text.peek():
+        return
+    if text.peek() != "[":
+        raise BrokenRow(
+            text.line,
+            f"a .json file is one list of objects, this one begins with {text.peek()!r} "
+            "(a file with one object a line has the suffix .jsonl)",
+        )
+    text.skip(1)
+    separator = text.peek()
+    if separator == "]":
+        text.skip(1)
+    number = 0
+    while separator != "]":
+        text.peek()  # go to where the object begins, for its line
+        yield Row(f"[{number}]", text.value())
+        number += 1
+        separator = text.peek()
+        if separator not in (",", "]"):
+            raise BrokenRow(text.line, f"not valid JSON: {separator or 'end of file'!r} where ',' or ']' must stand")
+        text.skip(1)
+    if text.peek():
+        raise BrokenRow(text.line, f"not valid JSON: {text.peek()!r} after the end of the list")
+
+
+class _JsonWindow:
+    """A window on a JSON text that grows until the next value fits, so that no file is held as a whole."""
+
+    SIZE = 1 << 20
+
+    def __init__(self, file: BinaryIO, source: str) -> None:
+        self.file, self.source = file, source
+        self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self.text, self.at, self.line, self.ended = "", 0, 1, False
+
+    def skip(self, count: int) -> None:
+        self.line += self.text.count("\n", self.at, self.at + count)
+        self.at += count
+
+    def peek(self) -> str:
+        """Pass over white space and return the next character, "" at the end."""
+        while True:
+            self.skip(_SPACE.match(self.text, self.at).end() - self.at)  # type: ignore[union-attr]
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self._grow()
+
+    def value(self) -> Any:
+        """Pass over one JSON value and return it."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+                # A number at the window's edge may go on behind it.
+                if end < len(self.text) or self.ended:
+                    self.skip(end - self.at)
+                    return value
+            except RecursionError:
+                raise BrokenRow(self.line, _TOO_DEEP) from None
+            except ValueError as error:
+                if self.ended:
+                    line = self.line + self.text.count("\n", self.at, getattr(error, "pos", self.at))
+                    raise BrokenRow(line, f"not valid JSON: {getattr(error, 'msg', error)}") from None
+            self._grow()
+
+    def _grow(self) -> None:
+        # At least doubled, so that a value of any size is parsed in linear time.
+        chunk = self.file.read(max(self.SIZE, len(self.text) - self.at))
+        self.ended = not chunk
+        try:
+            self.text = self.text[self.at :] + self.decode(chunk, self.ended)
+        except UnicodeDecodeError:
+            raise next(BrokenRow(line, problem) for line, _, problem in text_lines(self.source) if problem) from None
+        self.at = 0
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+_TOO_DEEP = "not valid JSON: nested too deeply"

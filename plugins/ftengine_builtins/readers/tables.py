@@ -1,0 +1,152 @@
+"""Tables: comma- and tab-separated values."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ftengine.api import BrokenRow, Config, FileReader, Row, redact_short, text_lines
+
+_NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_QUOTED = re.compile(r'"(?:[^"]|"")*"?')
+
+
+class TableReader(FileReader):
+    """CSV and TSV: a record under a header; values stay text, an empty cell is missing.
+
+    A .csv is read with semicolons or tabs where these alone, and no comma, stand outside of quotes in its header, as
+    spreadsheets write it where the comma is the decimal one.
+    """
+
+    name = "csv"
+    suffixes = (".csv", ".tsv")
+
+    class Config(Config):
+        """What stands between fields."""
+
+        separator: str = Field(
+            "auto", description="between fields: one character; auto: by the suffix, and for .csv by the header"
+        )
+
+        @field_validator("separator")
+        @classmethod
+        def _one_character(cls, separator: str) -> str:
+            if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
+                raise ValueError("one character that is no quote and ends no line, or auto")
+            return separator
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        return _rows(source, self._separator(source))
+
+    def note(self, source: str) -> str:
+        found = self._separator(source)
+        if found == self._usual(source):
+            return ""
+        shown = _named(found) if found == "\t" else f"{_named(found)} ({found})"
+        return f"is read with {shown} between fields, as its header has them and no comma"
+
+    def hint(self, source: str, columns: list[str]) -> str:
+        return _other_separator(self._usual(source), columns)
+
+    def _usual(self, source: str) -> str:
+        """Return what separates fields by the option, or by the suffix."""
+        if self.config.separator != "auto":
+            return self.config.separator
+        return "\t" if source.lower().endswith(".tsv") else ","
+
+    def _separator(self, source: str) -> str:
+        """Return what separates fields, also by the header."""
+        usual = self._usual(source)
+        if self.config.separator != "auto" or usual != ",":
+            return usual
+        header = _QUOTED.sub("", next((text for _, text, _ in text_lines(source) if text.strip()), ""))
+        found = [separator for separator in ",;\t" if separator in header]
+        return found[0] if len(found) == 1 else usual
+
+
+def _named(separator: str) -> str:
+    return _NAMED.get(separator, repr(separator))
+
+
+def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
+    undecodable: list[BrokenRow] = []  # lines of the row that is being read
+    first: list[str] = []  # the header's first line
+
+    def lines() -> Iterator[str]:
+        for line, text, problem in text_lines(source):
+            if problem:
+                undecodable.append(BrokenRow(line, problem))
+            if not first and text.strip():
+                first.append(text)
+            yield text
+
+    header: list[str] = []
+    for start, fields in _records(csv.reader(lines(), delimiter=delimiter, strict=True)):
+        problem = undecodable[0] if undecodable else fields if isinstance(fields, BrokenRow) else None
+        if problem is fields and (hint := _other_separator(delimiter, first)):
+            problem = BrokenRow(start, f"not valid CSV.{hint.rstrip('.')}")
+        undecodable.clear()
+        if problem is None and fields and not header:
+            header = fields
+            if len(set(header)) < len(header):
+                twice = next(name for name in header if header.count(name) > 1)
+                raise BrokenRow(start, f"two columns are named {twice!r}")
+        elif problem is not None and not header:
+            raise problem  # without a header no row has names
+        elif problem is not None:
+            yield problem
+        elif fields and len(fields) != len(header):
+            wrong = f"{len(fields)} fields, but the header has {len(header)}: {redact_short(header)}"
+            hint = _other_separator(delimiter, header).rstrip(".")
+            yield BrokenRow(start, f"{wrong}.{hint}" if hint else wrong + _why_fields(delimiter, header))
+        elif fields:  # a blank line has none
+            yield Row(start, {name: field or None for name, field in zip(header, fields, strict=True)})
+
+
+def _records(reader: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (first physical line, fields or BrokenRow) of each record of a csv reader."""
+    while True:
+        start = reader.line_num + 1
+        # The limit belongs to the whole process, so it is ours only while a record is read.
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):  # it has swallowed the rest of the file
+                raise BrokenRow(start, "not valid CSV: a quote is opened and never closed") from None
+            fields = BrokenRow(start, f"not valid CSV: {error}")
+        finally:
+            csv.field_size_limit(limit)
+        yield start, fields
+
+
+def _other_separator(own: str, header: Sequence[str]) -> str:
+    """Say that the one column of a header looks like several under another separator; "" where it does not."""
+    if len(header) != 1:
+        return ""
+    found = {}
+    for separator in ",;\t|":
+        try:
+            [fields] = csv.reader(header, delimiter=separator, strict=True)
+        except (csv.Error, ValueError):
+            continue
+        found[separator] = len(fields)
+    other = max(found, key=lambda separator: found[separator], default=own)
+    if other == own or found[other] < 2:
+        return ""
+    return f" Its separator seems to be {_named(other)}: save it with {_named(own)} between fields."
+
+
+def _why_fields(delimiter: str, header: Sequence[str]) -> str:
+    """Say why a row may have another number of fields than the header, in brackets; "" where nothing is odd."""
+    if delimiter == ";":
+        return " (it is read with semicolons, as its header has them and no comma)"
+    if delimiter == "," and any(";" in name for name in header):
+        return " (its header holds commas and semicolons; put names that hold one in quotes)"
+    return ""

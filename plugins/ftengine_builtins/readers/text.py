@@ -1,0 +1,28 @@
+"""Plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from ftengine.api import BrokenRow, Config, FileReader, Row, text_lines
+
+
+class TextReader(FileReader):
+    """Text files: each line that is not blank is a row."""
+
+    name = "text"
+    suffixes = (".txt",)
+
+    class Config(Config):
+        """What the line is called."""
+
+        column: str = Field("text", min_length=1, description="the column that holds the line")
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        for line, text, problem in text_lines(source):
+            if problem:
+                yield BrokenRow(line, problem)
+            elif text.strip():
+                yield Row(line, {self.config.column: text.rstrip("\r\n")})
