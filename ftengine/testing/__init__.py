@@ -22,6 +22,7 @@ from ftengine.testing.findings import check_audit, check_rule
 from ftengine.testing.loaders import check_loader
 from ftengine.testing.optimizers import check_optimizer, check_schedule
 from ftengine.testing.predicted import Predicted, predictions
+from ftengine.testing.readers import check_reader
 from ftengine.testing.regularizers import check_regularizer
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.samples import Fixture, fixture, fixtures
@@ -40,6 +41,7 @@ __all__ = [
     "check_evaluator",
     "check_loader",
     "check_optimizer",
+    "check_reader",
     "check_regularizer",
     "check_results",
     "check_rule",

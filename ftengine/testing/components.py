@@ -25,6 +25,7 @@ SUITES: Mapping[str, Suite] = {
     "strategy": suites.of_strategy,
     "augmenter": suites.of_augmenter,
     "regularizer": suites.of_regularizer,
+    "reader": suites.of_reader,
     "optimizer": suites.of_optimizer,
     "schedule": suites.of_schedule,
     "evaluator": suites.of_evaluator,

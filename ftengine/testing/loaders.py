@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader
+from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
 from ftengine.testing.checks import methods, run_checks
 
@@ -51,13 +51,13 @@ def loader_checks(make: Callable[[], ModelLoader], request: LoadRequest) -> Iter
     return chain(accepting_checks(make, request.source), methods(_LoaderChecks(make, request)))
 
 
-def accepting_checks(make: Callable[[], ModelLoader], source: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of what a loader says of sources, whether it reads them or not."""
+def accepting_checks(make: Callable[[], ModelLoader | Reader], source: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of what a loader or reader says of sources, whether it reads them or not."""
     return methods(_AcceptingChecks(make, source))
 
 
 class _AcceptingChecks:
-    def __init__(self, make: Callable[[], ModelLoader], source: str) -> None:
+    def __init__(self, make: Callable[[], ModelLoader | Reader], source: str) -> None:
         self._make, self._source = make, source
 
     def accepting_is_quick_and_raises_nothing(self) -> None:

@@ -18,6 +18,7 @@ from ftengine.api import (
     LearnsLabels,
     LoadRequest,
     ModelLoader,
+    Reader,
     ReadsColumns,
     ReadsProcessor,
     Regularizer,
@@ -36,6 +37,7 @@ from ftengine.testing.findings import audit_checks, rule_checks
 from ftengine.testing.loaders import accepting_checks, loader_checks
 from ftengine.testing.optimizers import optimizer_checks, schedule_checks
 from ftengine.testing.predicted import predictions
+from ftengine.testing.readers import reader_checks, sample_sources
 from ftengine.testing.regularizers import regularizer_checks
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.samples import Fixture, fixture, fixtures, rows_of
@@ -180,6 +182,20 @@ def of_callback(make: Callable[[], Any]) -> Checks:
     return callback_checks(make)
 
 
+def of_reader(make: Callable[[], Reader]) -> Checks:
+    """Yield a reader's checks on the shipped sources that it accepts; else those of `accepts`."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = sample_sources(Path(folder))
+        accepted = [source for source in sources if _accepts(make(), source)]
+        for source in accepted:
+            yield from reader_checks(make, source, sources[source], Path(source).name)
+        if not accepted:
+            names = ", ".join(Path(source).name for source in sources)
+            yield from accepting_checks(make, folder)
+            why = f"it accepts none of the shipped sources ({names}); use check_reader with a file of yours"
+            yield "rows_are_those_that_were_written", partial(skip, why)
+
+
 def of_optimizer(make: Callable[[], Any]) -> Checks:
     """Yield an optimiser's checks on a small network."""
     return optimizer_checks(make)
@@ -240,7 +256,7 @@ def _require_data_error(make: Callable[[], Task], shape: str, rows: Sequence[Exa
             ) from other
 
 
-def _accepts(loader: ModelLoader, source: str) -> bool:
+def _accepts(loader: ModelLoader | Reader, source: str) -> bool:
     try:
         return bool(loader.accepts(source))
     except Exception:  # the checks will tell
