@@ -9,15 +9,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ftengine.api import (
     Augmenter,
     ChoosesCriterion,
     Criterion,
     Evaluator,
     Example,
+    FitsOnValidation,
     LearnsLabels,
     LoadRequest,
     ModelLoader,
+    Prediction,
     Reader,
     ReadsColumns,
     ReadsProcessor,
@@ -33,6 +37,7 @@ from ftengine.testing.augmenters import augmenter_checks
 from ftengine.testing.callbacks import callback_checks
 from ftengine.testing.checks import any_of, skip
 from ftengine.testing.evaluators import evaluator_checks
+from ftengine.testing.evaluators import rows_of as rows_of_predictions
 from ftengine.testing.findings import audit_checks, rule_checks
 from ftengine.testing.loaders import accepting_checks, loader_checks
 from ftengine.testing.optimizers import optimizer_checks, schedule_checks
@@ -138,12 +143,35 @@ def of_evaluator(make: Callable[[], Evaluator]) -> Checks:
             continue
         suited += 1
         rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
-        yield from evaluator_checks(make, rows, one.labels, one.name)
+        yield "what_it_cannot_measure_is_refused", partial(_require_scores, evaluator, rows, one.name)
+        if _scores(evaluator, rows) is None:
+            yield from evaluator_checks(make, rows, one.labels, one.name)
     yield from _refused(refused)
     if not suited:
         keys = sorted(make().reads)
         why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
         yield "predictions_suit_it", partial(skip, why)
+
+
+def _scores(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Exception | None:
+    """Return what an evaluator raises where it measures predictions; None where it measures them."""
+    try:
+        rows = rows_of_predictions(evaluator, predictions)
+        if isinstance(evaluator, FitsOnValidation):
+            evaluator.fit(rows)
+        evaluator.score(rows, np.ones(len(predictions)))
+    # Whatever it raises, a run would end there.
+    except Exception as error:
+        return error
+    return None
+
+
+def _require_scores(evaluator: Evaluator, predictions: Sequence[Prediction], on: str) -> None:
+    error = _scores(evaluator, predictions)
+    assert error is None, (
+        f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them before "
+        "anything trains: bind(task, labels) raises RecipeError (ability LearnsLabels)"
+    )
 
 
 def of_loader(make: Callable[[], ModelLoader]) -> Checks:
