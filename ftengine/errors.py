@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class FtengineError(Exception):
@@ -77,6 +78,12 @@ def near_file(name: str, known: Iterable[str]) -> str:
         return os.path.splitext(file)[0]
 
     return did_you_mean(name, [file for file in known if did_you_mean(stem(name), [stem(file)])])
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: its repr, shortened to 60 characters; "missing" for None."""
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, RunRecords, api, fine_tune, load_run, testing
+from ftengine import Recipe, RunRecords, api, fine_tune, load_run, model, testing
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
 from ftengine.errors import NoMatch
@@ -389,7 +389,7 @@ def test_every_choice_about_splits_is_told(heading, section, key):
 
 
 def test_every_option_of_a_prediction_is_told_with_its_default():
-    from ftengine_builtins.tasks.generation import GenerationOptions
+    from ftengine.model.generation import GenerationOptions
 
     assert told(table(RUNS, "Predicting")) == defaults(GenerationOptions)
 
@@ -542,6 +542,10 @@ def test_every_ability_is_told_with_its_members():
 
     told = {code(row[0])[0]: set(code(row[2])) for row in table(PLUGINS, "Abilities").rows}
     assert told == abilities()
+
+
+def test_every_helper_is_told():
+    assert sorted(table(PLUGINS, "Helpers").names()) == sorted(model.__all__)
 
 
 def test_every_check_of_a_plugin_is_told():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftengine.api.augmenter import RandomSource
+    from ftengine.api.strategy import Strategy
     from ftengine.api.task import Task
 
 # Any component.
@@ -129,6 +130,19 @@ class ReadsFiles(Protocol):
 
 
 @runtime_checkable
+class SeesModel(Protocol):
+    """A task that has to know the model that it works on, or the strategy: one that needs the base's answers, say."""
+
+    def see_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
+        """See a model before the task works on it; raise RecipeError where the two do not go together.
+
+        Called with the base (`strategy` is None), and with each model that a strategy has prepared; first, where the
+        loader builds skeletons, with one whose parameters are on the meta device. The last one that was seen is the one
+        that `loss`, `predict` and answers are then asked of.
+        """
+
+
+@runtime_checkable
 class Infers(Protocol):
     """Answers raw rows without labels: what `ftengine predict` writes."""
 
@@ -206,6 +220,20 @@ class Merges(Protocol):
 
     def merge(self, loaded: LoadedModel) -> None:
         """Fold; raise NotMergeable where this base has no such form."""
+
+
+@runtime_checkable
+class References(Protocol):
+    """A strategy whose prepared model can answer as its base, for preference tuning, distillation and the like.
+
+    A strategy that changes the base's own weights does not have it, unless it keeps a copy.
+    """
+
+    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """Let a model that `prepare` has seen compute as before `prepare`, but for modules that train whole (a head).
+
+        Nothing of the model changes that outlasts it; dropout and gradients are the caller's to switch off.
+        """
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ def evaluate_run(
     loaded = load_base(ready, trained, run.trained)
     place_base(device, ready, loaded)
     base = run_model(device, ready, loaded, plan, "base")
-    strategy = prepare_strategy(device, ready.experiment, loaded)
+    strategy = prepare_strategy(device, ready.experiment, loaded, ready.task)
     strategy.load(loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")

@@ -16,7 +16,7 @@ from ftengine.engine.merge import MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.errors import InputError, NotMergeable
-from ftengine.plugins.registry import Registry
+from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
@@ -189,6 +189,7 @@ class Run:
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
+        content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
         task.labels = self.facts.labels
@@ -204,7 +205,7 @@ class Run:
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        prepare_strategy(device, ready.experiment, loaded).load(loaded, self.trained)
+        prepare_strategy(device, ready.experiment, loaded, ready.task).load(loaded, self.trained)
         self._ready = device, ready, loaded
         return self._ready
 

@@ -125,7 +125,7 @@ def _prepared(data: PreparedData, device: Device, *, weights: bool) -> tuple[Loa
     if skeleton is not None and not weights:
         return skeleton.loaded, skeleton.strategy
     loaded = load_base(data.ready)
-    return loaded, prepare_strategy(device, data.experiment, loaded)
+    return loaded, prepare_strategy(device, data.experiment, loaded, data.ready.task)
 
 
 def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:

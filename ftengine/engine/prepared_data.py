@@ -17,6 +17,7 @@ from ftengine.api import (
     Labels,
     Listener,
     LoadedModel,
+    SeesModel,
     SilentListener,
     Strategy,
     Task,
@@ -195,11 +196,18 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     original = dict(loaded.module.named_parameters())
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
+    show_model(task, loaded, strategy)
     if experiment.recipe.train.gradient_checkpointing:
         require_gradient_checkpointing(loaded.module)
     Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
     return Skeleton(loaded, strategy, trained)
+
+
+def show_model(task: Task, loaded: LoadedModel, strategy: Strategy | None) -> None:
+    """Let a task see the model that it will work on, if it wants to."""
+    if isinstance(task, SeesModel):
+        task.see_model(loaded, strategy)
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:

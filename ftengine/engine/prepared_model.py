@@ -8,13 +8,13 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy
+from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_measured import base_key, kept_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, show_model
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate
@@ -133,7 +133,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         base = run_model(device, data.ready, loaded, plan, "base")
     else:
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
-    strategy = prepare_strategy(device, experiment, loaded)
+    strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
@@ -172,6 +172,7 @@ def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Pa
     if ready.skeleton is not None:
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
+    show_model(ready.task, loaded, None)
     return loaded
 
 
@@ -183,12 +184,14 @@ def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
         device.place(loaded)
 
 
-def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel) -> Strategy:
-    """Let a fresh strategy decide what trains, reproducibly, and keep that in float32."""
+def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel, task: Task | None = None) -> Strategy:
+    """Let a fresh strategy decide what trains, reproducibly, and keep that in float32; let the task see the model."""
     strategy = experiment.make_strategy()
     set_seed(experiment.recipe.seed)
     apply_strategy(strategy, loaded)
     device.place(loaded)
+    if task is not None:
+        show_model(task, loaded, strategy)
     return strategy
 
 

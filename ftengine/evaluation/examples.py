@@ -113,8 +113,8 @@ def single_examples(
     """
 
     def items(by: str, chosen: Sequence[int]) -> list[dict[str, Any]]:
-        judge = next(evaluator for evaluator in of.evaluators if evaluator.name == by)
-        return [_item(of, i, tables, [side[by] for side in scores], judge) for i in chosen]
+        judges = {evaluator.name: evaluator for evaluator in of.evaluators}
+        return [_item(of, i, tables, [side[by] for side in scores], judges[by]) for i in chosen]
 
     groups, name = tables[0].groups, scored_by(*scores)
     improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)

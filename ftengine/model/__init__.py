@@ -1,7 +1,14 @@
-"""Models: what trains of them, how weights are saved and loaded, and by what they are recognised."""
+"""Models: what trains of them, how weights are saved and loaded, how they read, answer and are recognised.
 
+Everything here is open to plugins.
+"""
+
+from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
 from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
+from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
+from ftengine.model.modes import evaluating, seeded, widen
 from ftengine.model.parameters import count, decayed, default_param_groups, state_tensors, trainable
+from ftengine.model.patterns import ModuleNames, find_modules, matches_name, matching, near_modules, regex
 from ftengine.model.probing import probe_tokens, raw_outputs
 from ftengine.model.saving import (
     TRAINED_FILE,
@@ -12,22 +19,49 @@ from ftengine.model.saving import (
     save_tensors,
     save_trained,
 )
+from ftengine.model.token_loss import IGNORED, TokenLoss
+from ftengine.model.tokens import encode_spans, length_limit, pad, stack_tokens
 
 __all__ = [
+    "IGNORED",
     "TRAINED_FILE",
+    "GenerationOptions",
+    "ModuleNames",
+    "TokenLoss",
+    "complete",
     "copy_into",
     "count",
     "decayed",
     "default_param_groups",
+    "encode_conversation",
+    "encode_spans",
+    "end_of_turn",
+    "evaluating",
+    "find_modules",
     "fingerprint_processor",
     "fingerprint_weights",
+    "generate",
+    "has_template",
+    "length_limit",
     "load_trained",
+    "made_to_fit",
+    "matches_name",
+    "matching",
+    "near_modules",
+    "pad",
     "probe_tokens",
     "raw_outputs",
+    "read_messages",
     "read_tensors",
+    "regex",
+    "render",
     "save_model",
     "save_tensors",
     "save_trained",
+    "seeded",
+    "stack_tokens",
     "state_tensors",
+    "stop_tokens",
     "trainable",
+    "widen",
 ]

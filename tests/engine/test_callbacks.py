@@ -6,7 +6,7 @@ import pytest
 from runs import Heard, Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run
-from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
+from ftengine.api import BeforeStep, Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import Registry
@@ -84,6 +84,33 @@ def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, con
     assert Ear.heard[0].recipe["strategy"]["name"] == "full"
     assert Ear.heard[-1].evaluation == run.evaluation
     load_run(run.path).predict([{"text": "match"}])  # whose callbacks are not installed: none are needed
+
+
+class Gradients(Callback):
+    """Note each step's gradients."""
+
+    name = "gradients"
+    seen: list = []  # noqa: RUF012
+
+    def on(self, event):
+        if isinstance(event, BeforeStep):
+            grads = {name: p.grad.clone() for name, p in event.model.named_parameters() if p.grad is not None}
+            self.seen.append((event.step, event.norm, grads))
+
+
+def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
+    plugin = types.ModuleType("gradients")
+    plugin.ftengine_callbacks = hookimpl(lambda: [Gradients])
+    plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
+    registry, limit = Registry(make_plugin_manager({"gradients": plugin})), 0.01
+    train = {"max_steps": 2, "batch_size": 2, "accumulate": 2, "max_grad_norm": limit, "precision": "float32"}
+    Gradients.seen.clear()
+    run = fine_tune(Recipe.make({**content, "train": train, "callbacks": "gradients"}), registry=registry)
+    steps = [line for line in run.metrics if "grad_norm" in line]
+    assert [step for step, _, _ in Gradients.seen] == [line["step"] for line in steps] == [1, 2]
+    for (_, norm, grads), line in zip(Gradients.seen, steps, strict=True):
+        assert norm == line["grad_norm"] > limit
+        assert sum(float(grad.square().sum()) for grad in grads.values()) ** 0.5 == pytest.approx(limit, rel=1e-3)
 
 
 def test_a_failure_is_told_and_raised(registry, content):

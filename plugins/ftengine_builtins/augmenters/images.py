@@ -32,7 +32,7 @@ class ImageAugmenter(InputAugmenter):
         raise NotImplementedError
 
     def change(self, value: Any, rng: RandomSource) -> Any:
-        from ftengine_builtins.tasks.modes import seeded
+        from ftengine.model import seeded
 
         with seeded(rng.randrange(SEEDS)):
             return self.transform(value)

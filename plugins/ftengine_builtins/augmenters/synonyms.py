@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine.errors import DataError
+from ftengine.errors import shown as shown_value
 from ftengine_builtins.augmenters.words import LEXICAL
-from ftengine_builtins.tasks.shown import shown as shown_value
 
 FORMATS = (".csv", ".json", ".tsv", ".txt")
 

@@ -11,9 +11,9 @@ from transformers import GenerationConfig
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import SourceError
+from ftengine.model import seeded
+from ftengine.model.tokens import stack_tokens
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from ftengine_builtins.tasks.modes import seeded
-from ftengine_builtins.tasks.tokens import stack_tokens
 
 if TYPE_CHECKING:
     from ftengine_builtins.augmenters.back_translation import BackTranslationConfig

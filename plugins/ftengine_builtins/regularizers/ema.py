@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Regularizer, Task
-from ftengine.model import copy_into, state_tensors
-from ftengine_builtins.tasks.modes import widen
+from ftengine.model import copy_into, state_tensors, widen
 
 
 class EmaConfig(Config):

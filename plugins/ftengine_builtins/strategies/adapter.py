@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, naming
-from ftengine.model import copy_into
+from ftengine.model import copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
-from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
+from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert, switched_off
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
-from ftengine_builtins.strategies.targets import freeze_base, regex, whole_modules
+from ftengine_builtins.strategies.targets import freeze_base, whole_modules
 
 NonLinearity = Literal[
     "relu", "gelu", "gelu_new", "leakyrelu", "mish", "quick_gelu", "relu6", "sigmoid", "silu", "swish", "tanh"
@@ -152,6 +153,9 @@ class Adapter(Strategy):
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from.
         return self.config.model_dump(mode="json") | {"start_from": None}
+
+    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        return switched_off(loaded.module)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""

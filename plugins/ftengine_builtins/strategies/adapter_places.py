@@ -16,8 +16,8 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from ftengine.errors import NoMatch
+from ftengine.model import matching, near_modules
 from ftengine_builtins.strategies.adapter_layers import AdaptedLayer
-from ftengine_builtins.strategies.targets import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -219,11 +219,11 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
     modules = dict(module.named_modules())
     found: list[Place] = []
     for name, pattern in patterns.items():
-        paths = [path for path in modules if path and re.fullmatch(pattern, path)]
+        paths = matching(filter(None, modules), pattern, whole=True)
         if not paths:
             raise NoMatch(
                 f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."
-                f"{did_you_mean(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
+                f"{near_modules(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
                 "whole path."
             )
         for layer, path in enumerate(paths):

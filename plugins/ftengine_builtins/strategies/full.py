@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, reduce
@@ -15,10 +14,10 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
-from ftengine.model import copy_into, save_model, trainable
+from ftengine.model import ModuleNames, copy_into, matching, near_modules, save_model, trainable
 from ftengine_builtins.loaders.quiet import cause, quiet
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.targets import Names, did_you_mean, matches_name, param_groups
+from ftengine_builtins.strategies.targets import param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -26,7 +25,7 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 class FullConfig(Config):
     """Options of full tuning."""
 
-    freeze: Names = Field(
+    freeze: ModuleNames = Field(
         [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
     )
     layer_decay: float = Field(
@@ -190,7 +189,7 @@ def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list
     matches: dict[str, list[str]] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         whole = isinstance(patterns, str)
-        found = [path for path in paths if (re.fullmatch(pattern, path) if whole else matches_name(path, [pattern]))]
+        found = matching(paths, pattern, whole=whole)
         frozen = [p for name, p in parameters.items() if _inside(name, found) and not f"{name}.".startswith(new)]
         if not frozen:
             raise _nothing(pattern, found, paths, module, whole)
@@ -231,7 +230,7 @@ def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: n
     shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
     return NoMatch(
         f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}."
-        f"{did_you_mean(pattern, paths)}{how} "
+        f"{near_modules(pattern, paths)}{how} "
         f"It has {', '.join(shown)}, …"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -14,9 +15,11 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError, naming
+from ftengine.model import ModuleNames, regex
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
+from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.lora_layers import (
     INIT_PATTERN,
     INITIALISATIONS,
@@ -32,7 +35,7 @@ from ftengine_builtins.strategies.lora_layers import (
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
-from ftengine_builtins.strategies.targets import ALL_LINEAR, Names, freeze_base, param_groups, regex, select
+from ftengine_builtins.strategies.targets import ALL_LINEAR, freeze_base, param_groups, select
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -72,7 +75,7 @@ class LoRAConfig(Config):
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
-    targets: Names = Field(
+    targets: ModuleNames = Field(
         ALL_LINEAR,
         min_length=1,
         description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
@@ -212,6 +215,10 @@ class LoRA(Strategy):
         require_same(self.config.as_stored(), adapter, [k for k in peft_format.SHARED if k != "targets"], directory)
         peft_format.refuse_other_whole_modules(adapter, loaded, f"the adapter in {str(directory)!r}")
         peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
+
+    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """Let every layer compute as its own class does, which knows no update."""
+        return of_classes((layer, layer.lora_base) for layer in lora_layers(loaded.module).values())
 
     def check_merge(self) -> None:
         """Refuse nothing: whether a base's weights can hold an update shows when it is loaded."""

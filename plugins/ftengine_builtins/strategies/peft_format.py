@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RunError
-from ftengine.model import copy_into, read_tensors, save_tensors
+from ftengine.model import copy_into, matches_name, read_tensors, save_tensors
 from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, read_content, refuse_unsupported, write_json
 from ftengine_builtins.strategies.lora_layers import LoRAEmbedding, LoRALayer, lora_layers
-from ftengine_builtins.strategies.targets import matches_name, whole_modules
+from ftengine_builtins.strategies.targets import whole_modules
 
 if TYPE_CHECKING:
     from typing_extensions import Self

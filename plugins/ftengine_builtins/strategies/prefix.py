@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
-from ftengine.model import copy_into
+from ftengine.model import copy_into, evaluating
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import require_same
 from ftengine_builtins.strategies.prompt_stack import (
@@ -33,7 +33,6 @@ from ftengine_builtins.strategies.virtual_tokens import (
     VirtualTokenStrategy,
     starting_tokens,
 )
-from ftengine_builtins.tasks.modes import evaluating
 
 
 class PrefixFile(VirtualTokensFile):

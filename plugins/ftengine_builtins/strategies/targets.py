@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator
 from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
-from ftengine.model import decayed, trainable
+from ftengine.model import decayed, matching, near_modules, trainable
 from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
 ALL_LINEAR = "all-linear"
@@ -26,32 +24,6 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 _WHOLE = "already trains whole, as part of the head"
 _HOOKED = "has its forward replaced on the instance, as accelerate's device_map does"
-
-
-def regex(pattern: str) -> str:
-    """Return a pattern that compiles, for options; ValueError says what is wrong with any other."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-def _names(value: Any) -> Any:
-    if isinstance(value, str) and value:
-        return regex(value)
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
-    return value
-
-
-Names = Annotated[str | list[str], BeforeValidator(_names)]
-"""An option that names modules: a regular expression for whole paths, or a list of paths and their endings."""
-
-
-def matches_name(path: str, names: Iterable[str]) -> bool:
-    """Say whether a module path is one of the names or ends with "." and one of them."""
-    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def whole_modules(loaded: LoadedModel) -> list[str]:
@@ -110,7 +82,7 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return {ALL_LINEAR: _all_linear(module, obstacles)}
     if isinstance(targets, str):
-        matched = [path for path in obstacles if re.fullmatch(targets, path)]
+        matched = matching(obstacles, targets, whole=True)
         return {targets: _usable(module, targets, matched, obstacles)}
     named = {name: _named(obstacles, name) for name in targets}
     if heads_are_welcome:
@@ -217,15 +189,7 @@ def _embeddings(module: Any) -> nn.Module | None:
 
 
 def _named(paths: Iterable[str], name: str) -> list[str]:
-    return [path for path in paths if matches_name(path, [name])]
-
-
-def did_you_mean(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:
-    """Return " Did you mean 'x' or 'y'?" for the module paths, and the last parts of such, that are nearest."""
-    paths = list(paths)
-    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(shown, near))}?" if near else ""
+    return matching(paths, name, whole=False)
 
 
 def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:
@@ -233,7 +197,7 @@ def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:
         listed = re.findall(r"[^\s,|]+", pattern)
         if listed and all(_named(paths, name) for name in listed):  # plain names, which only a list takes as such
             return f" Did you mean [{', '.join(listed)}]?"
-    return did_you_mean(pattern, paths, repr if strict else "[{}]".format)
+    return near_modules(pattern, paths, repr if strict else "[{}]".format)
 
 
 def _layers(module: nn.Module, obstacles: Mapping[str, str]) -> str:

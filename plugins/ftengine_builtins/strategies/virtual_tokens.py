@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +16,7 @@ from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError, naming
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow
+from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit, text_stack
 from ftengine_builtins.strategies.targets import freeze_base, param_groups
@@ -135,6 +137,11 @@ class VirtualTokenStrategy(Strategy):
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
             loaded.max_length = limit - count
+
+    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """Let every stack compute as its own class does, which knows no virtual tokens."""
+        stacks = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
+        return of_classes((stack, stack.plain) for stack in stacks)
 
     def write(
         self, loaded: LoadedModel, directory: Path, config: VirtualTokensFile, embeddings: Tensor, **others: Any

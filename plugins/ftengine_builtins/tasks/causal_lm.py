@@ -10,21 +10,20 @@ from pydantic import Field
 
 from ftengine.api import Config, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError, RecipeError
-from ftengine_builtins.tasks import language_rows
-from ftengine_builtins.tasks.chat import (
+from ftengine.model.chat import (
     Message,
     encode_conversation,
-    end_of_turn,
     has_template,
     is_trained,
     render,
     with_system,
 )
-from ftengine_builtins.tasks.generation import GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine.model.token_loss import IGNORED
+from ftengine.model.tokens import encode_spans, length_limit, missing_end, unknown_in
+from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
-from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.tokens import encode_spans, length_limit, missing_end, unknown_in
 
 DEFAULT_MAX_LENGTH = 1024
 
@@ -127,7 +126,7 @@ class CausalLM(GenerativeTask):
                 {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row for row in rows
             ]
         prompts = [self._prompt(row, loaded.processor) for row in rows]
-        return [{"completion": text} for text in complete(loaded, prompts, chosen, _stop_tokens(loaded))]
+        return [{"completion": text} for text in complete(loaded, prompts, chosen, stop_tokens(loaded))]
 
     def answer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -141,7 +140,7 @@ class CausalLM(GenerativeTask):
         """
         asked = [self._asked(row, loaded.processor) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
-        answers = zip(complete(loaded, prompts, chosen, _stop_tokens(loaded)), asked, strict=True)
+        answers = zip(complete(loaded, prompts, chosen, stop_tokens(loaded)), asked, strict=True)
         return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
 
     def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
@@ -252,9 +251,3 @@ def _begin(processor: Any, ids: list[int]) -> list[int]:
     if bos is None or ids[:1] == [bos]:
         return []
     return [bos] if processor("")["input_ids"][:1] == [bos] else []
-
-
-def _stop_tokens(loaded: LoadedModel) -> list[int]:
-    """Return what ends an answer: the tokenizer's EOS, the model's own, the template's end of turn."""
-    turn = [end_of_turn(loaded.processor)] if has_template(loaded.processor) else []
-    return stop_tokens(loaded) + [token for token in turn if token is not None]

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ftengine.api import Example
-from ftengine.errors import DataError, did_you_mean
-from ftengine_builtins.tasks.shown import shown
+from ftengine.errors import DataError, did_you_mean, shown
 
 SHOWN_NAMES = 10
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")

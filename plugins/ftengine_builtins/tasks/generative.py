@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Features, Prediction, Task
-from ftengine_builtins.tasks.token_loss import TokenLoss
-from ftengine_builtins.tasks.tokens import stack_tokens
+from ftengine.model.token_loss import TokenLoss
+from ftengine.model.tokens import stack_tokens
 
 
 class GenerativeTask(Task):

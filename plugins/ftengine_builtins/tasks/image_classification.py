@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, Example, Features, LoadedModel, View
 from ftengine.errors import DataError, SourceError
+from ftengine.model import widen
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
-from ftengine_builtins.tasks.modes import widen
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 from ftengine_builtins.tasks.recognising import recognise_images
 

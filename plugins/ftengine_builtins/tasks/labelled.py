@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, did_you_mean
-from ftengine.model import raw_outputs
+from ftengine.model import raw_outputs, widen
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
@@ -24,7 +24,7 @@ from ftengine_builtins.tasks.class_labels import (
     refuse_new_labels,
     unknown_label,
 )
-from ftengine_builtins.tasks.modes import evaluated, refuse_options, widen
+from ftengine_builtins.tasks.modes import evaluated, refuse_options
 
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}

@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ftengine.api import Example, Recognised, View
-from ftengine.errors import DataError
-from ftengine_builtins.tasks.chat import Message, is_trained, read_messages
+from ftengine.errors import DataError, shown
+from ftengine.model.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.recognising import first_of, renamed
-from ftengine_builtins.tasks.shown import shown
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 

@@ -1,51 +1,16 @@
-"""Evaluation mode or other random numbers for a while, and what models answer then."""
+"""What models answer in evaluation mode, and options that a task does not have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftengine.api import Batch, LoadedModel, Task
 from ftengine.errors import InputError
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, then put each module back as it was: some may stay in evaluation while others train."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.
-
-    Generators of other devices are not touched, unlike by `torch.manual_seed`; with seed None none is.
-    """
-    if seed is None:
-        yield
-        return
-    generators: list[Any] = [torch.default_generator]
-    if device is not None and device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+from ftengine.model import evaluating
 
 
 @torch.no_grad()
@@ -60,8 +25,3 @@ def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:
     """Refuse options of predictions, of which a task has none. Raises InputError, which names the first."""
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; task {task.name!r} has none for predictions.")
-
-
-def widen(values: Tensor) -> Tensor:
-    """Return numbers in at least fp32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

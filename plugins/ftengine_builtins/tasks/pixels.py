@@ -10,9 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ftengine.errors import DataError, InputError
+from ftengine.errors import DataError, InputError, shown
 from ftengine_builtins.loaders.quiet import cause
-from ftengine_builtins.tasks.shown import shown
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Decoders of Pillow that are used. Others run programs (EPS starts Ghostscript), or are little tested."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
-from ftengine_builtins.tasks.generation import GenerationOptions, complete, stop_tokens
+from ftengine.model.generation import GenerationOptions, complete, stop_tokens
+from ftengine.model.token_loss import IGNORED
+from ftengine.model.tokens import length_limit, missing_end, tokenize, unknown_in
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
-from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.tokens import length_limit, missing_end, tokenize, unknown_in
 
 DEFAULT_MAX_LENGTH = 512
 

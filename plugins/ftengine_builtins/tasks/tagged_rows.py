@@ -8,13 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from ftengine.api import Example, Recognised
-from ftengine.errors import DataError, did_you_mean
+from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.model.tokens import Span, find_words, join_words
 from ftengine_builtins.tasks.class_labels import read_name
 from ftengine_builtins.tasks.iob2 import Entity, tagged
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import first_of, renamed
-from ftengine_builtins.tasks.shown import shown
-from ftengine_builtins.tasks.tokens import Span, find_words, join_words
 
 SHAPES = "`tokens` and `tags` (two lists of equal length), or `text` and `spans` (a list of {start, end, label})"
 _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags"), "spans": ("entities", "ents")}

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from ftengine.api import Batch, Example, Features, View
 from ftengine.errors import DataError
+from ftengine.model.tokens import length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import recognise_text
-from ftengine_builtins.tasks.tokens import length_limit, stack_tokens, tokenize
 
 DEFAULT_MAX_LENGTH = 512
 

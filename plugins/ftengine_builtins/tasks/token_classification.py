@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task, View
 from ftengine.errors import DataError
-from ftengine.model import raw_outputs
+from ftengine.model import raw_outputs, widen
+from ftengine.model.token_loss import IGNORED
+from ftengine.model.tokens import encode_words, length_limit, stack_tokens
 from ftengine_builtins.tasks import tagged_rows
 from ftengine_builtins.tasks.class_labels import in_order, refuse_new_labels, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, has_entities, is_iob2
-from ftengine_builtins.tasks.modes import evaluated, refuse_options, widen
+from ftengine_builtins.tasks.modes import evaluated, refuse_options
 from ftengine_builtins.tasks.tagged_rows import Tagged, read_tagged, read_words
-from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.tokens import encode_words, length_limit, stack_tokens
 
 DEFAULT_MAX_LENGTH = 512
 

@@ -7,7 +7,7 @@ import torch
 from runs import curve, interrupt, losses
 from torch import nn
 
-from ftengine import Recipe, fine_tune, hookimpl, registry_of
+from ftengine import Recipe, fine_tune, hookimpl, load_run, registry_of
 from ftengine.api import Config, Optimizer
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.run.recipe import TrainSection
@@ -259,6 +259,8 @@ def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
     killed = Recipe.make({**content, "output": str(tmp_path / "killed")})
     interrupt(killed, after=3)
     assert curve(fine_tune(killed, resume=True).path) == curve(whole.path)
+    monkeypatch.undo()
+    assert len(list(load_run(whole.path).predict([{"text": "match"}]))) == 1  # without the plugin, which only trained
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from tiny import tiny_t5
 
 from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import InputError
+from ftengine.model.generation import GenerationOptions, made_to_fit
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.generation import GenerationOptions, made_to_fit
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 from ftengine_builtins.tasks.token_classification import TokenClassification

@@ -5,9 +5,9 @@ import torch
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError
+from ftengine.model.generation import GenerationOptions, generate
 from ftengine_builtins.tasks import causal_lm
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.generation import GenerationOptions, generate
 
 ROWS = [
     {"messages": [{"role": "user", "content": "How are you?"}]},

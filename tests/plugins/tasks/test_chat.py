@@ -3,7 +3,7 @@
 import pytest
 
 from ftengine.errors import DataError
-from ftengine_builtins.tasks.chat import encode_conversation, end_of_turn, read_messages, render, with_system
+from ftengine.model.chat import encode_conversation, end_of_turn, read_messages, render, with_system
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 QUESTION = {"role": "user", "content": "What is the capital of France?"}

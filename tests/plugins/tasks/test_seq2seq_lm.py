@@ -10,9 +10,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ftengine.api import Criterion, LoadedModel, LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model.token_loss import IGNORED
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted
-from ftengine_builtins.tasks.token_loss import IGNORED
 
 ROWS = [
     {"prompt": "The film was wonderful, the acting was terrible.", "completion": "a film"},

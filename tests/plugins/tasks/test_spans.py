@@ -4,7 +4,7 @@ import pytest
 from tokenizers.processors import ByteLevel
 from transformers import ByT5Tokenizer
 
-from ftengine_builtins.tasks.tokens import encode_spans
+from ftengine.model.tokens import encode_spans
 
 
 def labelled(tokenizer, text, *spans):

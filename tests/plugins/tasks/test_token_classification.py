@@ -9,11 +9,11 @@ from transformers import AutoTokenizer
 
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model.token_loss import IGNORED
+from ftengine.model.tokens import encode_words, find_words, join_words
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.iob2 import completed, entities, foreign_tag, is_iob2, tagged
 from ftengine_builtins.tasks.token_classification import TokenClassification, TokenClassificationConfig
-from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.tokens import encode_words, find_words, join_words
 
 ROWS = [
     {"tokens": ["Anna", "Smith", "lives", "in", "Paris"], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC"]},

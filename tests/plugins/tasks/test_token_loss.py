@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ftengine.api import Criterion
-from ftengine_builtins.tasks import token_loss
-from ftengine_builtins.tasks.token_loss import TokenLoss, find_tail
+from ftengine.model import token_loss
+from ftengine.model.token_loss import TokenLoss, find_tail
 
 SMALL = {
     "vocab_size": 101,

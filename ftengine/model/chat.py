@@ -9,10 +9,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from ftengine.errors import DataError
-from ftengine_builtins.tasks.shown import shown
-from ftengine_builtins.tasks.token_loss import IGNORED
-from ftengine_builtins.tasks.tokens import Span, encode_spans
+from ftengine.errors import DataError, shown
+from ftengine.model.token_loss import IGNORED
+from ftengine.model.tokens import Span, encode_spans
 
 Message = dict[str, Any]
 """{"role": one of `ROLES`, "content": text}; what the assistant says may have "weight": 0, which leaves it out of the
@@ -141,7 +140,7 @@ def _assistant_spans(processor: Any, messages: list[Message], text: str) -> list
             "answer, so what to train on is unknown. Give the tokenizer a template with {% generation %} marks, or "
             "set task.loss_on: all."
         )
-    return [span for k, span in zip(replies, spans, strict=True) if is_trained(messages[k])]
+    return [span for k, span in zip(replies, spans, strict=True) if span is not None and is_trained(messages[k])]
 
 
 def _span(processor: Any, messages: list[Message], k: int, text: str) -> Span | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, Features
 from ftengine.errors import RecipeError
-from ftengine_builtins.tasks.token_loss import IGNORED
+from ftengine.model.token_loss import IGNORED
+
+if TYPE_CHECKING:
+    from ftengine.api import Batch, Features
 
 Span = tuple[int, int]
 """First character and the one after the last."""

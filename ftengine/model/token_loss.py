@@ -13,16 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from ftengine.api import Criterion
-from ftengine.model import raw_outputs
-from ftengine_builtins.tasks.modes import evaluating, widen
+from ftengine.model.modes import evaluating, widen
+from ftengine.model.probing import raw_outputs
+
+if TYPE_CHECKING:
+    from ftengine.api import Criterion
 
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""
@@ -71,13 +76,33 @@ class TokenLoss:
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B,) summed losses and (B,) token counts, one of each an example."""
+        sums, counts = self.log_probs(model, inputs, labels)
+        return -sums, counts
+
+    def log_probs(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how likely a model finds the labelled tokens of each example, for losses that compare examples.
+
+        Gradients flow back; for them each chunk's logits are computed a second time rather than kept.
+
+        Args:
+            inputs, labels: as in `sum`.
+
+        Returns:
+            (B,) log-probabilities, in at least fp32, summed over the labelled tokens of each example, and their (B,)
+            numbers.
+        """
         found = self._labelled(model, inputs, labels)
-        losses = [widen(found.states.new_zeros(0))]
+
+        def chosen(states: Tensor, targets: Tensor) -> Tensor:
+            return -cross_entropy(found.logits(states), targets, reduction="none")
+
+        every = [widen(found.states.new_zeros(0))]
         for start in range(0, len(found.targets), CHUNK):
-            rows = slice(start, start + CHUNK)
-            losses.append(Criterion().single(found.targets[rows], found.logits(found.states[rows])))
-        every = torch.cat(losses)
-        sums = every.new_zeros(len(labels)).index_add_(0, found.examples, every)
+            chunk = found.states[start : start + CHUNK], found.targets[start : start + CHUNK]
+            kept = torch.is_grad_enabled()
+            every.append(checkpoint(chosen, *chunk, use_reentrant=False) if kept else chosen(*chunk))
+        values = torch.cat(every)
+        sums = values.new_zeros(len(labels)).index_add(0, found.examples, values)
         return sums, torch.bincount(found.examples, minlength=len(labels))
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
@@ -208,16 +233,20 @@ def _known_tails(config: Any) -> Iterator[Tail]:
     """Yield what architectures of transformers do with their logits, the most special first."""
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if cap := getattr(config, "final_logit_softcapping", None):
-        yield lambda logits: cap * torch.tanh(logits / cap)  # Gemma 2, 3n, 4
+        yield partial(_capped, cap)  # Gemma 2, 3n, 4
     if cap := getattr(config, "logits_soft_cap", None):
-        yield lambda logits: cap * torch.tanh(logits / cap)  # RecurrentGemma
+        yield partial(_capped, cap)  # RecurrentGemma
     if scale := getattr(config, "logit_scale", None):
         yield lambda logits: scale * logits  # Cohere
     if divisor := getattr(config, "logits_scaling", None):
         yield lambda logits: logits / divisor  # Granite
-    if scale := getattr(config, "lm_head_multiplier", None):
-        yield lambda logits: scale * logits  # Falcon-H1
+    if multiplier := getattr(config, "lm_head_multiplier", None):
+        yield lambda logits: multiplier * logits  # Falcon-H1
     yield lambda logits: logits
+
+
+def _capped(cap: float, logits: Tensor) -> Tensor:
+    return cap * torch.tanh(logits / cap)
 
 
 def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

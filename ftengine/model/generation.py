@@ -6,21 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, ValidationError
-from transformers import GenerationConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftengine.api import Config, LoadedModel
 from ftengine.errors import DataError, InputError, did_you_mean
-from ftengine_builtins.tasks.modes import evaluating, seeded
-from ftengine_builtins.tasks.token_loss import is_encoder_decoder
-from ftengine_builtins.tasks.tokens import attention_mask, pad
+from ftengine.model.chat import end_of_turn, has_template
+from ftengine.model.modes import evaluating, seeded
+from ftengine.model.token_loss import is_encoder_decoder
+from ftengine.model.tokens import attention_mask, pad
 
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
+    from ftengine.api import LoadedModel
 
-class GenerationOptions(Config):
+
+class GenerationOptions(BaseModel):
     """How answers are generated."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are sampled")
@@ -53,8 +56,11 @@ def generate(
         DataError: a prompt leaves no room for its answer.
         InputError: the model cannot generate.
     """
-    if not hasattr(loaded.module, "generate"):
-        raise InputError(f"{type(loaded.module).__name__} cannot generate text; it has no `generate` method.")
+    from transformers import GenerationConfig
+
+    module: Any = loaded.module
+    if not hasattr(module, "generate"):
+        raise InputError(f"{type(module).__name__} cannot generate text; it has no `generate` method.")
     longest, apart = max(map(len, prompts)), is_encoder_decoder(loaded.module)
     needed = max(longest, options.max_new_tokens) if apart else longest + options.max_new_tokens
     if loaded.max_length is not None and needed > loaded.max_length:
@@ -76,7 +82,7 @@ def generate(
         pad_token_id=filler,
     )
     with torch.no_grad(), evaluating(loaded.module), seeded(options.seed, device):
-        output = loaded.module.generate(
+        output = module.generate(
             input_ids=pad(prompts, filler, left=not apart).to(device),
             attention_mask=attention_mask(prompts, left=not apart).to(device),
             generation_config=config,
@@ -109,7 +115,8 @@ def made_to_fit(
 
 
 def stop_tokens(loaded: LoadedModel) -> list[int]:
-    """Return what ends an answer: the tokenizer's EOS and the model's own."""
+    """Return what ends an answer: the tokenizer's EOS, the model's own, and the end of turn of its chat template."""
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
-    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
+    turn = end_of_turn(loaded.processor) if has_template(loaded.processor) else None
+    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own]), turn]
     return [token for token in stop if token is not None]

@@ -1,0 +1,50 @@
+"""Evaluation mode or other random numbers for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, then put each module back as it was: some may stay in evaluation while others train."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.
+
+    Generators of other devices are not touched, unlike by `torch.manual_seed`; with seed None none is.
+    """
+    if seed is None:
+        yield
+        return
+    generators: list[Any] = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def widen(values: Tensor) -> Tensor:
+    """Return numbers in at least fp32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

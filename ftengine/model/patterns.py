@@ -1,0 +1,75 @@
+"""Patterns that name modules, by PEFT's rules of matching."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from torch import nn
+
+from ftengine.errors import NoMatch
+
+
+def regex(pattern: str) -> str:
+    """Return a pattern that compiles, for options; ValueError says what is wrong with any other."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        return regex(value)
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("write a list of names or paths, or one regular expression for whole paths")
+    return value
+
+
+ModuleNames = Annotated[str | list[str], BeforeValidator(_names)]
+"""An option that names modules: a regular expression for whole paths, or a list of paths and their endings."""
+
+
+def matches_name(path: str, names: Iterable[str]) -> bool:
+    """Say whether a module path is one of the names or ends with "." and one of them."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) -> dict[str, list[str]]:
+    """Return the module paths that each pattern takes, in the model's order.
+
+    Args:
+        patterns: a regular expression for whole paths, or a list of paths and their endings (`ModuleNames`).
+        option: the option that holds them, for the message: "strategy.targets".
+
+    Raises:
+        NoMatch: a pattern matches no module; the message shows close names.
+    """
+    whole = isinstance(patterns, str)
+    paths, found = [path for path, _ in module.named_modules() if path], {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found[pattern] = matching(paths, pattern, whole=whole)
+        if not found[pattern]:
+            how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
+            raise NoMatch(
+                f"{option}: {pattern!r} matches no module of {type(module).__name__}."
+                f"{near_modules(pattern, paths)}{how}"
+            )
+    return found
+
+
+def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:
+    """Return the paths that a pattern takes: a regular expression for `whole` paths, or a path or an ending of one."""
+    return [path for path in paths if (re.fullmatch(pattern, path) if whole else matches_name(path, [pattern]))]
+
+
+def near_modules(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:
+    """Return " Did you mean 'x' or 'y'?" for the module paths, and the last parts of such, that are nearest."""
+    paths = list(paths)
+    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
+    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(shown, near))}?" if near else ""
