@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, FreezesByStep, LoadedModel, Reopens, ReportsEnvironment, Strategy
+from ftengine.api import Batch, FreezesByStep, LoadedModel, References, Reopens, ReportsEnvironment, Strategy
 from ftengine.model import trainable
 from ftengine.testing.checks import methods, run_checks, skip
 from ftengine.testing.merging import MergeChecks
@@ -188,6 +188,25 @@ class _StrategyChecks:
             f"outputs differ by {difference:.3g} after save and load into a fresh model: save whatever requires a "
             "gradient, and load all of it"
         )
+
+    def it_answers_as_its_base(self) -> None:
+        strategy, loaded = self._new()
+        if not isinstance(strategy, References):
+            skip("it has no reference")
+        with torch.no_grad():
+            for parameter in _own(loaded).values():
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter.add_(0.1 * noise)
+        own, base = self._outputs(loaded), self._outputs(self._load())
+        classes = [type(part) for part in loaded.module.modules()]
+        with strategy.as_base(loaded):
+            difference = relative(self._outputs(loaded), base)
+        assert difference < LEAST_EFFECT / 10, (
+            f"as_base: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
+            "added, and give back all that was changed"
+        )
+        same = self._outputs(loaded).equal(own) and [type(part) for part in loaded.module.modules()] == classes
+        assert same, "after as_base the model is another one: put everything back, also where an error is raised"
 
     def what_freezes_by_step_trains(self) -> None:
         strategy, loaded = self._new()

@@ -169,8 +169,8 @@ def _scores(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Exceptio
 def _require_scores(evaluator: Evaluator, predictions: Sequence[Prediction], on: str) -> None:
     error = _scores(evaluator, predictions)
     assert error is None, (
-        f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them before "
-        "anything trains: bind(task, labels) raises RecipeError (ability LearnsLabels)"
+        f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them "
+        "before anything trains: bind(task, labels) raises RecipeError (ability LearnsLabels)"
     )
 
 

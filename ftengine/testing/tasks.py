@@ -22,9 +22,11 @@ from ftengine.api import (
     LoadedModel,
     Prediction,
     PredictsDistributions,
+    SeesModel,
     Task,
 )
 from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.samples import on_meta
 from ftengine.testing.values import close, equal
 
 
@@ -130,6 +132,18 @@ class _Computed:
             twice, _ = task.loss(loaded.module, batch, _Twice())
             assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
 
+    def a_model_without_values_can_be_seen(self) -> None:
+        task = self._bound()
+        if not isinstance(task, SeesModel):
+            skip("it does not look at the model")
+        try:
+            task.see_model(on_meta(self._load(task.labels)), None)
+        except (NotImplementedError, RuntimeError) as error:
+            raise AssertionError(
+                f"see_model fails on a model on the meta device, whose weights have shapes but no values "
+                f"({type(error).__name__}: {error}): read no values there"
+            ) from error
+
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
         whole, weight = self._loss(task, loaded, self._examples)
@@ -219,6 +233,8 @@ class _Computed:
         task = self._bound()
         loaded = self._load(task.labels)
         loaded.module.eval()
+        if isinstance(task, SeesModel):
+            task.see_model(loaded, None)
         return task, loaded, self._batch(task, loaded, self._examples)
 
 

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from broken import failed, require
+from dpo import DPO
 
 from ftengine.api import (
     Audit,
@@ -22,9 +23,7 @@ from ftengine.api import (
     View,
     text_lines,
 )
-from ftengine.errors import DataError
 from ftengine.testing import check_results, check_task, fixture
-from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 
@@ -256,55 +255,23 @@ def test_a_task_that_learns_in_secret_fails():
         assert name in str(error.value)
 
 
-class Preferred(Task):
-    """Learn the answer that is preferred: two sequences of each row, and a loss of its own."""
-
-    name = "preferred"
-    head = "causal-lm"
-    modality = "text"
-    predicts = frozenset({"margin"})
-    language = CausalLM()
-
-    def view(self, row):
-        found = [row.get(name) for name in ("prompt", "chosen", "rejected")]
-        return View(found[:1], found[1:]) if all(isinstance(text, str) for text in found) else View([])
-
-    def with_inputs(self, row, inputs):
-        return {**row, "prompt": inputs[0]}
-
-    def encode(self, example, processor, *, max_length=None):
-        if not self.view(example).inputs:
-            raise DataError("a row needs `prompt`, `chosen` and `rejected`.")
-        answers = [{"prompt": example["prompt"], "completion": example[name]} for name in ("chosen", "rejected")]
-        two = [self.language.encode(one, processor, max_length=max_length) for one in answers]
-        facts = {"weight": 1, "truncated": any(one["truncated"] for one in two)}
-        return {"two": two, "length": sum(one["length"] for one in two), **facts}
-
-    def collate(self, features, processor):
-        return self.language.collate([one for both in features for one in both["two"]], processor)
-
-    def loss(self, model, batch, criterion):
-        margins = self._margins(model, batch)
-        return torch.nn.functional.softplus(-margins).sum(), len(margins)
-
-    def predict(self, model, batch):
-        return [{"margin": margin} for margin in self._margins(model, batch).tolist()]
-
-    def _margins(self, model, batch):
-        rows = [{key: value[i : i + 1] for key, value in batch.items()} for i in range(len(batch["labels"]))]
-        losses = torch.stack([self.language.loss(model, row, Criterion())[0] for row in rows])
-        return losses[1::2] - losses[::2]
-
-
 def test_two_sequences_of_a_row_are_no_fault():
-    results = check_results(Preferred)
+    results = check_results(DPO)
     assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
-    skipped = {one.check for one in results if one.outcome == "skipped"}
-    assert skipped == {
-        "another_criterion_changes_the_loss",
-        "answers_have_their_keys",
-        "rows_without_an_answer_are_answered",
-    }
+    passed = {one.check for one in results if one.outcome == "passed"}
+    assert {"batches_hold_every_example", "inputs_can_be_put_back", "losses_add_up_over_batches"} <= passed
+
+
+class LooksAtWeights(DPO):
+    """Prefer one answer to another, and look at the model's weights."""
+
+    def see_model(self, loaded, strategy):
+        super().see_model(loaded, strategy)
+        self.norm = next(loaded.module.parameters()).norm().item()
+
+
+def test_a_task_that_reads_weights_without_values_fails():
+    assert "read no values there" in failed(LooksAtWeights)["a_model_without_values_can_be_seen"]
 
 
 # Readers.

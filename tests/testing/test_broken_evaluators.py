@@ -43,7 +43,9 @@ def test_an_evaluator_is_a_few_lines_around_scikit_learn():
 
 
 def test_what_cannot_be_measured_has_to_be_refused():
-    require(Matthews, {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains"})
+    require(
+        Matthews, {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains: bind(task, labels)"}
+    )
 
 
 def test_predictions_that_nobody_makes_are_said_to_be_missing():

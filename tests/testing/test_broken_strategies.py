@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -223,6 +224,19 @@ class Shared(Shift):
         return part
 
 
+class OwnBase(Shift):
+    """Answers as its base only nearly: the first vector stays."""
+
+    @contextmanager
+    def as_base(self, loaded):
+        parts = {path: loaded.module.get_submodule(path) for path in self.paths[1:]}
+        for path, part in parts.items():
+            put(loaded.module, path, part.base)
+        yield
+        for path, part in parts.items():
+            put(loaded.module, path, part)
+
+
 class Unspeakable(Shift):
     """Reports what JSON does not know."""
 
@@ -279,6 +293,7 @@ OPENED = "opened by transformers alone"
         (OnTheCpu, {"a_model_without_values_is_prepared_alike": "make it on its layer's device"}),
         (Unseeded, {"a_seed_decides_a_training_pass": "torch's global generator alone"}),
         (Rebased, {"prepare_leaves_the_base_as_it_is": "leave the base's weights as they are"}),
+        (OwnBase, {"it_answers_as_its_base": "leave out all that was added"}),
         (Unspeakable, {"environment_is_json": "what JSON does not know"}),
         (Misnamed, {"matched_modules_exist_and_train": "'model.bert.encoder.layer.0.attention.output.dense'"}),
         (NamesOthers, {"matched_modules_exist_and_train": "name the modules that train"}),
