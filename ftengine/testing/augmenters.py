@@ -19,8 +19,8 @@ def check_augmenter(
     make: Callable[[], Augmenter],
     task: Task,
     examples: Sequence[Example],
-    expected_failed_checks: Mapping[str, str] | None = None,
     processor: Any = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check an augmenter on some examples of a task.
 
@@ -28,8 +28,8 @@ def check_augmenter(
         make: returns a fresh augmenter.
         task: its labels are bound.
         examples: rows such as the task takes, of JSON values.
-        expected_failed_checks: names of checks that fail, with reasons.
         processor: tokenizer or image processor; needed where the augmenter reads it, or mixes batches.
+        expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:
         AssertionError: as `check_strategy`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -69,8 +70,7 @@ def check_results(
         intended = options is None and all(item["type"] in ALLOWED_TO_FAIL for item in error.errors())
         return [CheckResult(OPTIONS, "skipped" if intended else "failed", said)]
     checks = [(COMPLETE, partial(_require_documented, cls))]
-    suite = SUITES[kind](partial(cls, config))
-    return [*results_of(checks, None), *results_of(suite, expected_failed_checks)]
+    return results_of(chain(checks, SUITES[kind](partial(cls, config))), expected_failed_checks)
 
 
 def check_component(
