@@ -51,15 +51,15 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
     rows = [dict(row) for row in rows_of_texts()]
     columns = list(rows[0])
     lines = [json.dumps(row) for row in rows]
-    tables = {
-        suffix: "\n".join(
-            between.join(f'"{row[c]}"' for c in columns) for row in [{name: name for name in columns}, *rows]
-        )
-        for suffix, between in (("csv", ","), ("tsv", "\t"))
+    quoted = [[f'"{name}"' for name in columns], *([f'"{row[name]}"' for name in columns] for row in rows)]
+    texts = {
+        "rows.jsonl": "\n".join(lines),
+        "rows.json": f"[{', '.join(lines)}]",
+        "rows.csv": "\n".join(map(",".join, quoted)),
+        "rows.tsv": "\n".join(map("\t".join, quoted)),
     }
-    texts = {"jsonl": "\n".join(lines), "json": f"[{', '.join(lines)}]", **tables}
-    for suffix, text in texts.items():
-        (folder / f"rows.{suffix}").write_text(text + "\n", encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
     (folder / "rows.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
     table = pa.Table.from_pylist(rows)
     parquet.write_table(table, folder / "rows.parquet")
@@ -69,10 +69,9 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
         place = folder / "images" / row["label"]
         place.mkdir(parents=True, exist_ok=True)
         row["image"].save(place / f"{i}.png")
-    found: dict[str, Sequence[Example] | None] = {
-        str(folder / f"rows.{suffix}"): rows for suffix in (*texts, "parquet", "arrow")
-    }
-    return {**found, str(folder / "rows.txt"): [{"text": row["text"]} for row in rows], str(folder / "images"): None}
+    found: dict[str, Sequence[Example] | None] = dict.fromkeys([*texts, "rows.parquet", "rows.arrow"], rows)
+    found |= {"rows.txt": [{"text": row["text"]} for row in rows], "images": None}
+    return {str(folder / name): content for name, content in found.items()}
 
 
 class _ReaderChecks:
