@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+import torch
+
 from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
 from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.values import equal
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
@@ -84,6 +87,17 @@ class _LoaderChecks:
         paths = dict(loaded.module.named_modules())
         unknown = [name for name in loaded.new_modules if name not in paths]
         assert not unknown, f"new_modules names {unknown[0]!r}, which is no module"
+
+    def a_seed_decides_what_it_loads(self) -> None:
+        found = []
+        for _ in "ab":
+            torch.manual_seed(0)
+            found.append(self._make().load(self._request).module.state_dict())
+        differing = [name for name, tensor in found[0].items() if not equal(tensor, found[1].get(name))]
+        assert not differing, (
+            f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
+            "initialised afresh from torch's global generator"
+        )
 
     def the_skeleton_is_the_model_without_values(self) -> None:
         loader = self._make()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from broken import failed, require
 
 from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, Schedule, Stepped
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
 
 
@@ -288,6 +290,14 @@ class Notes(Callback):
             self.last = event.figures["loss"]
 
 
+class Stops(Notes):
+    """Ends a run whose loss is not finite."""
+
+    def on(self, event):
+        if isinstance(event, Stepped) and not math.isfinite(event.figures["loss"]):
+            raise TrainingError("the loss is not finite.")
+
+
 class Narrow(Notes):
     """Takes every event for a step."""
 
@@ -315,6 +325,7 @@ class Clips(Notes):
     ("cls", "expected"),
     [
         (Notes, {}),
+        (Stops, {}),
         (Narrow, dict.fromkeys(["it_takes_every_event", "events_stay_as_they_are", "the_model_stays_as_it_is"], "")),
         (Rewrites, {"events_stay_as_they_are": "it changes what Stepped holds"}),
         (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode before a step"}),
