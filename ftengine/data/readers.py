@@ -34,8 +34,9 @@ def choose_reader(
             return named
         spec = {"name": AUTO}
     if (name := accepting(source, registry)) is None:
-        what = f"files with the suffix {Path(source).suffix.lower()!r} are" if Path(source).is_file() else "it is"
-        raise DataError(f"{shown}: {what} not read. {data_is(registry)}. For another suffix, name data.reader.")
+        ending = f"files with the suffix {Path(source).suffix.lower()!r} are not read"
+        what = ending if Path(source).is_file() else "no reader accepts it"
+        raise DataError(f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.")
     return registry.factory("reader", {**spec, "name": name}, "data.reader")
 
 

@@ -5,8 +5,8 @@ import torch
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError
+from ftengine.model import generation
 from ftengine.model.generation import GenerationOptions, generate
-from ftengine_builtins.tasks import causal_lm
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 ROWS = [
@@ -93,7 +93,7 @@ def test_generation_stops_at_any_end(loaded, where, monkeypatch):
     assert fourth not in free[:3]
     tokenizer.eos_token_id = fourth if where == "tokenizer" else 0
     loaded.module.generation_config.eos_token_id = [fourth, 0] if where == "generation config" else 0
-    monkeypatch.setattr(causal_lm, "end_of_turn", lambda tokenizer: fourth if where == "chat template" else None)
+    monkeypatch.setattr(generation, "end_of_turn", lambda tokenizer: fourth if where == "chat template" else None)
     assert answers(loaded, [ROWS[0]], {"max_new_tokens": 6}) == [tokenizer.decode(free[:3], skip_special_tokens=True)]
 
 
