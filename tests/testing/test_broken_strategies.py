@@ -342,4 +342,7 @@ def test_an_expected_failure_is_told_with_its_reason_and_has_to_fail():
         in failed(Shift, expected_failed_checks={"something_trains": "?"})["something_trains"]
     )
     assert "is skipped" in failed(Shift, expected_failed_checks={"environment_is_json": "?"})["environment_is_json"]
-    assert "there are it_is_complete, something_trains, " in failed(Shift, expected_failed_checks={"nothing": "?"})["nothing"]
+    assert (
+        "there are it_is_complete, something_trains, "
+        in failed(Shift, expected_failed_checks={"nothing": "?"})["nothing"]
+    )
