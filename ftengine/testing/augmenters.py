@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from ftengine.api import Augmenter, ChecksOptions, Example, MixesBatches, Task
-from ftengine.testing.checks import methods, run_checks
+import torch
+
+from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, ReadsProcessor, Task
+from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.values import equal
 
 
 def check_augmenter(
     make: Callable[[], Augmenter],
     task: Task,
     examples: Sequence[Example],
+    processor: Any = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check an augmenter on some examples of a task.
@@ -22,17 +28,25 @@ def check_augmenter(
         make: returns a fresh augmenter.
         task: its labels are bound.
         examples: rows such as the task takes, of JSON values.
+        processor: tokenizer or image processor; needed where the augmenter reads it, or mixes batches.
         expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(methods(_AugmenterChecks(make, task, examples)), expected_failed_checks)
+    run_checks(augmenter_checks(make, task, examples, processor), expected_failed_checks)
+
+
+def augmenter_checks(
+    make: Callable[[], Augmenter], task: Task, examples: Sequence[Example], processor: Any, on: str = ""
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of an augmenter on some examples of one task."""
+    return methods(_AugmenterChecks(make, task, examples, processor), on)
 
 
 class _AugmenterChecks:
-    def __init__(self, make: Callable[[], Augmenter], task: Task, examples: Sequence[Example]) -> None:
-        self._make, self._task, self._examples = make, task, examples
+    def __init__(self, make: Callable[[], Augmenter], task: Task, examples: Sequence[Example], processor: Any) -> None:
+        self._make, self._task, self._examples, self._processor = make, task, examples, processor
 
     def same_seed_same_examples(self) -> None:
         assert self._augmented() == self._augmented(), "the same (seed, epoch, row) gives different examples"
@@ -40,18 +54,44 @@ class _AugmenterChecks:
     def no_state_between_examples(self) -> None:
         forwards, backwards = self._augmented(), self._augmented(backwards=True)
         assert forwards == backwards, "what becomes of an example depends on those before it"
+        augmenter = self._made()
+        first, second = (self._augmented(augmenter=augmenter) for _ in "ab")
+        assert first == second, (
+            "the same examples come out otherwise the second time: what becomes of an example may depend on the "
+            "options, the example and the random numbers that are given alone"
+        )
+        assert second == forwards, "a used augmenter gives other examples than a fresh one"
+
+    def it_can_be_pickled(self) -> None:
+        fresh, used = self._made(), self._made()
+        self._augmented(augmenter=used)
+        try:
+            state, _ = pickle.loads(pickle.dumps(vars(fresh))), pickle.dumps(vars(used))
+        # What cannot be pickled raises errors of every class.
+        except Exception as error:
+            raise AssertionError(
+                f"it cannot be sent to another process ({type(error).__name__}: {error}): keep files, locks and "
+                "functions out of its attributes, or make them when they are needed"
+            ) from error
+        other = self._made()
+        vars(other).update(state)
+        assert self._augmented(augmenter=other) == self._augmented(), "it gives other examples after it was pickled"
 
     def given_examples_stay(self) -> None:
         for row in self._examples:
             given = copy.deepcopy(row)
             list(self._made().augment(given, self._task, random.Random(0)))
-            assert given == row, "an example that was given was changed in place"
+            assert given == row, "an example that was given was changed in place: copy it first"
 
     def labels_stay(self) -> None:
-        for row, new in zip(self._examples, self._augmented(), strict=True):
-            label = self._task.view(row).label
-            changed = label is not None and any(self._task.view(one).label != label for one in new)
-            assert not changed, f"the label of {row} was changed"
+        for seed in range(3):
+            for row, new in zip(self._examples, self._augmented(seed), strict=True):
+                target = self._task.view(row).target
+                changed = [one for one in new if self._task.view(one).target != target]
+                assert not changed, (
+                    f"what is to be answered of {row} was {target!r} and became "
+                    f"{self._task.view(changed[0]).target!r}: an augmenter changes inputs alone (Task.with_inputs)"
+                )
 
     def new_examples_can_be_read(self) -> None:
         for row, new in zip(self._examples, self._augmented(), strict=True):
@@ -61,22 +101,70 @@ class _AugmenterChecks:
                 sound = all(isinstance(value, str) if texts else value is not None for value in inputs or [None])
                 assert sound, f"{row} became {one}, whose inputs are {inputs}"
 
+    def new_examples_can_be_encoded(self) -> None:
+        if self._processor is None:
+            skip("there is no processor to encode them with")
+        for row, new in zip(self._examples, self._augmented(), strict=True):
+            for one in new:
+                try:
+                    weight = self._task.encode(one, self._processor)["weight"]
+                # Whatever it raises, the row cannot be trained on.
+                except Exception as error:
+                    raise AssertionError(f"{row} became {one}, which cannot be encoded: {error}") from error
+                assert weight, f"{row} became {one}, of which nothing is trained on"
+
     def something_changes(self) -> None:
-        if not isinstance(self._make(), MixesBatches):
-            unchanged = [[row] for row in self._examples]
-            changes = any(self._augmented(seed) != unchanged for seed in range(20))
-            assert changes, "twenty seeds leave every example as it was"
+        if isinstance(self._make(), MixesBatches):
+            skip("it changes batches")
+        unchanged = [[row] for row in self._examples]
+        changes = any(self._augmented(seed) != unchanged for seed in range(20))
+        assert changes, "twenty seeds leave every example as it was"
+
+    def mixing_is_a_function_of_the_random_numbers(self) -> None:
+        assert equal(self._mixed(0), self._mixed(0)), (
+            "the same random numbers mix a batch in two ways: draw from those that are given alone"
+        )
+        plain = self._batch()
+        assert not all(equal(self._mixed(seed), plain) for seed in range(20)), "no batch is ever changed"
+
+    def mixing_leaves_the_batch_and_its_shapes(self) -> None:
+        augmenter, given = self._mixing(), self._batch()
+        mixed = augmenter.mix(given, self._task, random.Random(0))
+        assert equal(given, self._batch()), "the batch that was given was changed in place"
+        sizes = {key: len(value) for key, value in mixed.items() if isinstance(value, torch.Tensor) and value.ndim}
+        count = len(self._examples)
+        assert set(sizes.values()) == {count}, f"{count} examples became tensors of {sizes} rows"
 
     def _made(self) -> Augmenter:
         augmenter = self._make()
         if isinstance(augmenter, ChecksOptions):
             augmenter.check_options()
+        if isinstance(augmenter, ReadsProcessor) and self._processor is not None:
+            augmenter.bind_processor(self._processor)
         return augmenter
 
-    def _augmented(self, seed: int = 0, backwards: bool = False) -> list[list[Example]]:
-        augmenter, order = self._made(), list(enumerate(copy.deepcopy(list(self._examples))))
+    def _augmented(
+        self, seed: int = 0, backwards: bool = False, augmenter: Augmenter | None = None
+    ) -> list[list[Example]]:
+        order = list(enumerate(copy.deepcopy(list(self._examples))))
+        augmenter = augmenter or self._made()
         found = {
             i: list(augmenter.augment(row, self._task, random.Random(f"{seed}/0/{i}")))
             for i, row in (reversed(order) if backwards else order)
         }
         return [found[i] for i, _ in order]
+
+    def _mixing(self) -> Any:
+        augmenter = self._made()
+        if not isinstance(augmenter, MixesBatches):
+            skip("it mixes no batches")
+        if self._processor is None:
+            skip("there is no processor to make a batch with")
+        return augmenter
+
+    def _batch(self) -> Batch:
+        features = [self._task.encode(row, self._processor) for row in self._examples]
+        return self._task.collate(features, self._processor)
+
+    def _mixed(self, seed: int) -> Batch:
+        return self._mixing().mix(self._batch(), self._task, random.Random(seed))

@@ -2,33 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
 
-Checks = Iterator[tuple[str, Callable[[], None]]]
-"""Names of checks, and what raises where one fails."""
+from ftengine.errors import InputError
+
+Checks = Iterable[tuple[str, Callable[[], None]]]
+"""Names of checks, and what raises where one fails; a name may come several times, once for each model or data."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What came of a check.
+
+    Args:
+        check: its name.
+        outcome: "passed"; "failed"; "expected", which is a failure that was announced with a reason; "skipped" where
+            the component does not do what is checked, or nothing suits it.
+        reason: why it failed or was skipped, or the announced reason; "" where it passed.
+    """
+
+    check: str
+    outcome: Literal["passed", "failed", "expected", "skipped"]
+    reason: str = ""
+
+
+class NotApplicable(Exception):
+    """Raised by a check that says nothing about this component."""
+
+
+def skip(reason: str) -> NoReturn:
+    """Leave a check out, with the reason."""
+    raise NotApplicable(reason)
+
+
+def results_of(checks: Checks, expected: Mapping[str, str] | None) -> list[CheckResult]:
+    """Run checks; return one result a name, in their order.
+
+    Where a name comes several times, one failure makes it fail, and it is skipped where it never applies.
+
+    Args:
+        checks: what to run.
+        expected: names of checks that fail, with reasons; one that does not fail, or does not exist, fails.
+    """
+    expected, outcomes = expected or {}, dict[str, list[tuple[str, str]]]()
+    for name, check in checks:
+        outcomes.setdefault(name, []).append(_outcome(check))
+    found = [_joined(name, told, expected) for name, told in outcomes.items()]
+    there = ", ".join(outcomes)
+    for name in expected.keys() - outcomes.keys():
+        found.append(CheckResult(name, "failed", f"expected_failed_checks names {[name]}; there are {there}."))
+    return found
 
 
 def run_checks(checks: Checks, expected: Mapping[str, str] | None) -> None:
-    expected, failed, names = expected or {}, {}, []
-    for name, check in checks:
-        names.append(name)
-        try:
-            check()
-        # A broken component may raise anything; each is that check's failure.
-        except Exception as error:
-            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-            failed[name] = f"{name}: {kind}{error}"
-    unknown = sorted(set(expected) - set(names))
-    assert not unknown, f"expected_failed_checks names {unknown}; there are {names}."
-    wrong = [text for name, text in failed.items() if name not in expected]
-    wrong += [
-        f"{name}: passes, though it was expected to fail ({expected[name]})" for name in expected if name not in failed
-    ]
-    assert not wrong, "; ".join(wrong)
+    """Run checks and raise an AssertionError that names each that failed."""
+    require_passed(results_of(checks, expected))
 
 
-def methods(suite: object) -> Checks:
-    """Return the public methods of an object as checks, in the order in which its class defines them."""
+def require_passed(results: Iterable[CheckResult]) -> None:
+    """Raise an AssertionError that names each check that failed, with its reason."""
+    wrong = [f"{result.check}: {result.reason}" for result in results if result.outcome == "failed"]
+    if wrong:
+        raise AssertionError("; ".join(wrong))
+
+
+def methods(suite: object, on: str = "") -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the public methods of an object as checks, in the order in which its class defines them.
+
+    Args:
+        suite: has the checks.
+        on: the model or data that it looks at, for the messages; "" where there is one alone.
+    """
     for name in vars(type(suite)):
         if not name.startswith("_"):
-            yield name, getattr(suite, name)
+            yield name, _located(getattr(suite, name), on)
+
+
+def any_of(checks: Iterable[Callable[[], None]]) -> Callable[[], None]:
+    """Return a check that passes where one of several does."""
+    several = list(checks)
+
+    def check() -> None:
+        outcomes = [_outcome(one) for one in several]
+        if any(outcome == "passed" for outcome, _ in outcomes):
+            return
+        for outcome, reason in outcomes:
+            if outcome == "failed":
+                raise AssertionError(reason)
+        skip(outcomes[0][1])
+
+    return check
+
+
+def _located(check: Callable[[], None], on: str) -> Callable[[], None]:
+    """Return a check whose reasons say what it looked at."""
+    place = f"on {on}: " if on else ""
+
+    def located() -> None:
+        try:
+            check()
+        except NotApplicable as reason:
+            raise NotApplicable(f"{place}{reason}") from None
+        # A broken component may raise anything; each is that check's failure.
+        except Exception as error:
+            raise AssertionError(place + _told(error)) from error
+
+    return located
+
+
+def _told(error: Exception) -> str:
+    kind = "" if isinstance(error, (AssertionError, InputError)) else f"{type(error).__name__}: "
+    return f"{kind}{error}"
+
+
+def _outcome(check: Callable[[], None]) -> tuple[str, str]:
+    try:
+        check()
+    except NotApplicable as reason:
+        return "skipped", str(reason)
+    except Exception as error:  # as in `_located`
+        return "failed", _told(error)
+    return "passed", ""
+
+
+def _joined(name: str, told: list[tuple[str, str]], expected: Mapping[str, str]) -> CheckResult:
+    failed = list(dict.fromkeys(reason for outcome, reason in told if outcome == "failed"))
+    if name in expected:
+        if failed:
+            return CheckResult(name, "expected", expected[name])
+        if all(outcome == "skipped" for outcome, _ in told):
+            return CheckResult(name, "failed", f"is skipped, though it was expected to fail: {told[0][1]}")
+        return CheckResult(name, "failed", f"passes, though it was expected to fail ({expected[name]})")
+    if failed:
+        more = f" (and in {len(failed) - 1} more places)" if len(failed) > 1 else ""
+        return CheckResult(name, "failed", failed[0] + more)
+    if all(outcome == "skipped" for outcome, _ in told):
+        return CheckResult(name, "skipped", told[0][1])
+    return CheckResult(name, "passed")

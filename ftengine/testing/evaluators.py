@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -28,7 +28,7 @@ from ftengine.api import (
     SubtractsProportions,
     WeighsExamples,
 )
-from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.checks import methods, run_checks, skip
 
 
 def check_evaluator(
@@ -48,10 +48,17 @@ def check_evaluator(
     Raises:
         AssertionError: as `check_strategy`.
     """
+    run_checks(evaluator_checks(make, predictions, labels), expected_failed_checks)
+
+
+def evaluator_checks(
+    make: Callable[[], Evaluator], predictions: Sequence[Prediction], labels: Labels | None, on: str = ""
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of an evaluator on predictions of one kind."""
     evaluator = make()
     if isinstance(evaluator, LearnsLabels):
         evaluator.bind("a-task", labels)
-    run_checks(methods(_Checks(evaluator, predictions)), expected_failed_checks)
+    return methods(_Checks(evaluator, predictions), on)
 
 
 def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
@@ -115,9 +122,28 @@ class _Checks:
         before = copy.deepcopy(list(self._predictions))
         rows, weights = self._rows(), self._weights(1)[0]
         untouched = copy.deepcopy(rows)
-        _same(self._scores(rows, weights), self._scores(rows, weights), "a second call gives other scores")
+        first = self._scores(rows, weights)
+        for other in self._weights(3)[1:]:  # other figures between two equal calls, which must leave no trace
+            self._scores(rows, other)
+        _same(first, self._scores(rows, weights), "a second call gives other scores: keep nothing between calls")
         assert list(self._predictions) == before, "a prediction was changed in place"
         assert all((rows[name] == column).all() for name, column in untouched.items() if column.dtype.kind in "bi")
+
+    def keeping_is_pure(self) -> None:
+        first = [self._evaluator.keep(prediction) for prediction in self._predictions]
+        again = [self._evaluator.keep(prediction) for prediction in self._predictions[::-1]][::-1]
+        same = all(
+            one.keys() == other.keys() and all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
+            for one, other in zip(first, again, strict=True)
+        )
+        assert same, "what is kept of an example depends on those before it: keep nothing between calls of keep"
+
+    def the_order_of_rows_does_not_matter(self) -> None:
+        rows, weights = self._rows(), self._weights(1)[0]
+        order = np.random.default_rng(0).permutation(len(weights))
+        shuffled = {name: column[order] for name, column in rows.items()}
+        what = "the same rows in another order have other scores"
+        _same(self._scores(rows, weights), self._scores(shuffled, weights[order]), what)
 
     def a_weight_of_two_is_the_row_twice(self) -> None:
         n, rows = len(self._predictions), self._rows()
@@ -138,7 +164,7 @@ class _Checks:
     def resamples_equal_scores(self) -> None:
         evaluator = self._evaluator
         if not isinstance(evaluator, ScoresResamples):
-            return
+            skip("its resamples are scored one after another")
         rows, weights = self._rows(), self._weights(8)
         together = evaluator.score_resamples(rows, weights)
         needed = {name for name, metric in evaluator.metrics.items() if metric.interval}
@@ -150,7 +176,7 @@ class _Checks:
 
     def slices_have_the_same_scores(self) -> None:
         if not isinstance(self._evaluator, MeasuresSlices):
-            return
+            skip("slices are measured as the whole")
         rows, weights = self._rows(), self._weights(1)[0]
         quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
         assert next(iter(quick.metrics)) == next(iter(self._evaluator.metrics)), "the first metric is another one"
@@ -183,7 +209,7 @@ class _Checks:
 
     def details_are_displays_and_json(self) -> None:
         if not isinstance(self._evaluator, ShowsDetails):
-            return
+            skip("it shows no details")
         for detail in self._evaluator.details(self._rows(), self._estimate):
             if not isinstance(detail, get_args(Display)):
                 name, fact = detail
@@ -196,7 +222,7 @@ class _Checks:
     def a_baseline_is_measured_as_it_is_told(self) -> None:
         evaluator, rows = self._evaluator, self._rows()
         if not isinstance(evaluator, MeasuresBaseline) or not isinstance(evaluator, ShowsDetails):
-            return
+            skip("it measures no baseline")
         told = Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
         found = evaluator.baseline_resamples(rows, np.ones((1, len(self._predictions))))
         assert all(values.shape == (1,) for values in found.values()), "not one value for each resample"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
-from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader
+import torch
+
+from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
 from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.values import equal
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
@@ -42,21 +46,36 @@ def check_loader(
     Raises:
         AssertionError: names every check that failed, or passed though it was expected to fail.
     """
-    run_checks(methods(_LoaderChecks(make, request)), expected_failed_checks)
+    run_checks(loader_checks(make, request), expected_failed_checks)
 
 
-class _LoaderChecks:
-    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
-        self._make, self._request = make, request
+def loader_checks(make: Callable[[], ModelLoader], request: LoadRequest) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a loader on a source that it reads."""
+    return chain(accepting_checks(make, request.source), methods(_LoaderChecks(make, request)))
+
+
+def accepting_checks(make: Callable[[], ModelLoader | Reader], source: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of what a loader or reader says of sources, whether it reads them or not."""
+    return methods(_AcceptingChecks(make, source))
+
+
+class _AcceptingChecks:
+    def __init__(self, make: Callable[[], ModelLoader | Reader], source: str) -> None:
+        self._make, self._source = make, source
 
     def accepting_is_quick_and_raises_nothing(self) -> None:
         loader = self._make()
-        for source in (self._request.source, *ODD_SOURCES):
+        for source in (self._source, *ODD_SOURCES):
             begun = time.perf_counter()
             answer = loader.accepts(source)
             seconds = time.perf_counter() - begun
             assert isinstance(answer, bool), f"accepts({source[:40]!r}) returns {answer!r}"
             assert seconds < MOST_SECONDS, f"accepts({source[:40]!r}) takes {seconds:.2f} s of {MOST_SECONDS}"
+
+
+class _LoaderChecks:
+    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
+        self._make, self._request = make, request
 
     def it_loads_what_was_asked(self) -> None:
         loaded = self._make().load(self._request)
@@ -68,6 +87,17 @@ class _LoaderChecks:
         paths = dict(loaded.module.named_modules())
         unknown = [name for name in loaded.new_modules if name not in paths]
         assert not unknown, f"new_modules names {unknown[0]!r}, which is no module"
+
+    def a_seed_decides_what_it_loads(self) -> None:
+        found = []
+        for _ in "ab":
+            torch.manual_seed(0)
+            found.append(self._make().load(self._request).module.state_dict())
+        differing = [name for name, tensor in found[0].items() if not equal(tensor, found[1].get(name))]
+        assert not differing, (
+            f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
+            "initialised afresh from torch's global generator"
+        )
 
     def the_skeleton_is_the_model_without_values(self) -> None:
         loader = self._make()

@@ -1,4 +1,4 @@
-"""Checks of strategies."""
+"""Checks of strategies: what they prepare, train, save and load."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import copy
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, FreezesByStep, LoadedModel, Merges, Reopens, Strategy
-from ftengine.errors import NotMergeable
+from ftengine.api import Batch, FreezesByStep, LoadedModel, References, Reopens, ReportsEnvironment, Strategy
 from ftengine.model import trainable
-from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.merging import MergeChecks
+from ftengine.testing.prepared import Prepared
+from ftengine.testing.samples import on_meta
+from ftengine.testing.values import relative, require_json
+from ftengine.training.modes import train_mode
+
+STEPS = 5
+LEAST_EFFECT = 1e-3
+"""How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
 
 
 def check_strategy(
@@ -28,92 +37,181 @@ def check_strategy(
 
     Args:
         make: returns a fresh strategy, e.g. its class.
-        load: returns the same small transformers model each time, newly loaded.
+        load: returns the same small transformers model each time, newly loaded, such as `Fixture.load`.
         batch: its inputs with labels, as its forward takes them.
         expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:
         AssertionError: names every check that failed, or passed though it was expected to fail.
     """
-    run_checks(methods(_StrategyChecks(make, load, batch)), expected_failed_checks)
+    run_checks(strategy_checks(make, load, batch), expected_failed_checks)
+
+
+def strategy_checks(
+    make: Callable[[], Strategy], load: Callable[[], LoadedModel], batch: Batch, on: str = ""
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a strategy on one model."""
+    prepared = Prepared(make, load, batch)
+    return chain(methods(_StrategyChecks(prepared), on), methods(MergeChecks(prepared), on))
 
 
 class _StrategyChecks:
-    def __init__(self, make: Callable[[], Strategy], load: Callable[[], LoadedModel], batch: Batch) -> None:
-        self._make, self._load, self._batch = make, load, batch
+    def __init__(self, prepared: Prepared) -> None:
+        self._new, self._load, self._batch = prepared.new, prepared.load, prepared.batch
+        self._outputs, self._step = prepared.outputs, prepared.step
 
     def something_trains(self) -> None:
-        _, loaded = self._prepared()
-        assert any(p.requires_grad for p in loaded.module.parameters()), "no parameter requires a gradient"
+        _, loaded = self._new()
+        assert trainable(loaded.module), "no parameter requires a gradient after prepare: set requires_grad on some"
+
+    def prepare_leaves_the_base_as_it_is(self) -> None:
+        base = self._load()
+        before = {name: (tensor, tensor.detach().clone()) for name, tensor in base.module.state_dict().items()}
+        outputs = self._outputs(base)
+        _, loaded = self._new(base)
+        kept = list(loaded.module.state_dict().values())
+        changed = [name for name, (tensor, values) in before.items() if not _is_among(tensor, values, kept)]
+        # Some start by moving a part of a weight into what they add, which leaves the outputs as they were.
+        moved = bool(changed) and relative(self._outputs(loaded), outputs) > LEAST_EFFECT
+        assert not moved, (
+            f"prepare changes the values of {changed[0]!r} and with them the outputs, though nothing was trained yet: "
+            "leave the base's weights as they are, and add what trains beside them"
+        )
 
     def frozen_weights_do_not_move(self) -> None:
-        strategy, loaded = self._prepared()
+        strategy, loaded = self._new()
         frozen = {n: p.detach().clone() for n, p in loaded.module.named_parameters() if not p.requires_grad}
         self._step(strategy, loaded)
         now = dict(loaded.module.named_parameters())
         moved = [name for name, before in frozen.items() if not torch.equal(before, now[name])]
-        assert not moved, f"{moved[0]} moved in a step"
+        assert not moved, f"{moved[0]} moved in a step, though it does not require a gradient"
 
     def groups_hold_each_trainable_parameter_once(self) -> None:
-        strategy, loaded = self._prepared()
+        strategy, loaded = self._new()
         given = [id(p) for group in strategy.param_groups(loaded.module, 0.01, 0.1) for p in group["params"]]
-        wanted = [id(p) for p in trainable(loaded.module).values()]
-        assert sorted(given) == sorted(wanted), f"{len(given)} in groups, {len(wanted)} require a gradient"
+        names = {id(p): name for name, p in trainable(loaded.module).items()}
+        left_out = [name for key, name in names.items() if key not in given]
+        told = f"{len(given)} in groups, {len(names)} require a gradient"
+        assert not left_out, f"param_groups leaves out {left_out[0]}, which requires a gradient ({told})"
+        assert sorted(given) == sorted(names), f"param_groups has parameters twice, or others than those ({told})"
 
     def a_seed_decides_what_it_prepares(self) -> None:
-        first, second = (trainable(self._prepared()[1].module) for _ in "ab")
+        first, second = (trainable(self._new()[1].module) for _ in "ab")
         assert first.keys() == second.keys(), "two preparations leave different parameters to train"
         differing = [name for name in first if not first[name].equal(second[name])]
-        assert not differing, f"{differing[0]} starts differently though the seed is the same"
+        assert not differing, f"{differing[0]} starts differently though the seed is the same: draw with torch alone"
+
+    def a_seed_decides_a_training_pass(self) -> None:
+        _, loaded = self._new()
+        train_mode(loaded.module)
+        found = []
+        for _ in "ab":
+            torch.manual_seed(1)
+            with torch.no_grad():
+                found.append(loaded.module(**self._batch).logits)
+        assert found[0].equal(found[1]), (
+            "two passes in training mode differ though torch's seed is the same: draw dropout from torch's global "
+            "generator alone, and keep nothing between passes"
+        )
 
     def a_model_without_values_is_prepared_alike(self) -> None:
-        _, loaded = self._prepared()
-        strategy, skeleton = self._make(), _on_meta(self._load())
-        strategy.prepare(skeleton)
+        _, loaded = self._new()
+        try:
+            _, skeleton = self._new(on_meta(self._load()))
+        except (NotImplementedError, RuntimeError) as error:
+            raise AssertionError(
+                f"prepare fails on a model on the meta device, whose weights have shapes but no values, which is "
+                f"what it is called with first ({type(error).__name__}: {error}): read no values there, and make new "
+                "parameters on the device of the weights that they go with"
+            ) from error
         shapes = [{n: tuple(p.shape) for n, p in trainable(x.module).items()} for x in (loaded, skeleton)]
         assert shapes[0] == shapes[1], "on the meta device other parameters train"
         real = [name for name, p in skeleton.module.named_parameters() if not p.is_meta]
-        assert not real, f"{real[0]} is not on the meta device, as the model is"
+        assert not real, f"{real[0]} is not on the meta device, as the model is: make it on its layer's device"
+
+    def matched_modules_exist_and_train(self) -> None:
+        strategy, loaded = self._new()
+        matches, modules = strategy.matches(), dict(loaded.module.named_modules())
+        if not matches:
+            skip("matches() tells nothing")
+        for pattern, paths in matches.items():
+            assert paths, f"matches() has the pattern {pattern!r} without a module; raise NoMatch in prepare instead"
+            known = [path for path in paths if path in modules or _is_parameter(path, loaded.module)]
+            unknown = sorted(set(paths) - set(known))
+            assert not unknown, f"matches() names {unknown[0]!r} for {pattern!r}, which is no module of the model"
+            trains = any(p.requires_grad for path in known if path in modules for p in modules[path].parameters())
+            # A pattern may freeze what it names, where other parts of the base train.
+            freezes = bool(loaded.pretrained & trainable(loaded.module).keys())
+            assert trains or freezes, (
+                f"matches() names {paths[0]!r} for {pattern!r}, and no parameter of the modules that it names requires "
+                "a gradient: name the modules that train"
+            )
+
+    def training_moves_the_outputs(self) -> None:
+        strategy, loaded = self._new()
+        if not _own(loaded):
+            skip("it trains a new head alone")
+        before = self._outputs(loaded)
+        optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
+        for _ in range(STEPS):
+            self._step(strategy, loaded, optimizer)
+        _copy_new_modules(self._load(), loaded)  # a new head learns under every strategy
+        moved = relative(self._outputs(loaded), before)
+        assert moved >= LEAST_EFFECT, (
+            f"{STEPS} steps with a learning rate of 0.01 change the outputs by {moved:.2g} of their size, less than "
+            f"{LEAST_EFFECT:g}: what trains has hardly any effect. Look at its scale, and whether it is used at all"
+        )
 
     def a_copy_is_independent(self) -> None:
-        _, loaded = self._prepared()
-        before, duplicate = self._outputs(loaded), copy.deepcopy(loaded.module)
+        _, loaded = self._new()
+        duplicate = dataclasses.replace(loaded, module=copy.deepcopy(loaded.module))
+        before, own = self._outputs(loaded), _own(duplicate)
         with torch.no_grad():
-            for parameter in trainable(duplicate).values():
+            for parameter in own.values():
                 parameter.add_(1.0)
-        assert self._outputs(loaded).equal(before), "changing a copy of the model changes the model"
+        advice = "hooks and functions must reach parameters through the module that they are called with"
+        changed = not own or not self._outputs(duplicate).equal(before)
+        assert changed, f"a copy (copy.deepcopy) of the prepared model does not go by its own parameters: {advice}"
+        assert self._outputs(loaded).equal(before), f"changing a copy of the prepared model changes the model: {advice}"
 
     def saved_and_loaded_outputs_are_equal(self) -> None:
-        strategy, loaded = self._prepared()
-        before = self._outputs(loaded)
+        strategy, loaded = self._new()
         self._step(strategy, loaded)
         after = self._outputs(loaded)
-        assert not before.equal(after), "a step with a learning rate of 0.01 changes no output"
         with tempfile.TemporaryDirectory() as folder:
             strategy.save(loaded, Path(folder))
-            other, again = self._prepared()
+            other, again = self._new()
             other.load(again, Path(folder))
+            _copy_new_modules(loaded, again)
             difference = (self._outputs(again) - after).abs().max()
-        assert difference == 0, f"outputs differ by {difference:.3g} after save and load"
+        assert difference == 0, (
+            f"outputs differ by {difference:.3g} after save and load into a fresh model: save whatever requires a "
+            "gradient, and load all of it"
+        )
 
-    def merging_keeps_the_outputs(self) -> None:
-        strategy, loaded = self._prepared()
-        if not isinstance(strategy, Merges):
-            return
-        try:
-            strategy.check_merge()
-        except NotMergeable:
-            return
-        self._step(strategy, loaded)
-        before = self._outputs(loaded)
-        strategy.merge(loaded)
-        difference = (self._outputs(loaded) - before).norm() / before.norm()
-        assert difference < 1e-4, f"merging changes outputs by {difference:.3g} of their size"
+    def it_answers_as_its_base(self) -> None:
+        strategy, loaded = self._new()
+        if not isinstance(strategy, References):
+            skip("it has no reference")
+        with torch.no_grad():
+            for parameter in _own(loaded).values():
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter.add_(0.1 * noise)
+        own, base = self._outputs(loaded), self._outputs(self._load())
+        classes = [type(part) for part in loaded.module.modules()]
+        with strategy.as_base(loaded):
+            difference = relative(self._outputs(loaded), base)
+        assert difference < LEAST_EFFECT / 10, (
+            f"as_base: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
+            "added, and give back all that was changed"
+        )
+        same = self._outputs(loaded).equal(own) and [type(part) for part in loaded.module.modules()] == classes
+        assert same, "after as_base the model is another one: put everything back, also where an error is raised"
 
     def what_freezes_by_step_trains(self) -> None:
-        strategy, loaded = self._prepared()
+        strategy, loaded = self._new()
         if not isinstance(strategy, FreezesByStep):
-            return
+            skip("it freezes nothing by step")
         for step in range(4):
             asked = [set(map(id, strategy.frozen(loaded.module, step, 4, 2))) for _ in "ab"]
             assert asked[0] == asked[1], f"what is frozen in step {step} changes when it is asked again"
@@ -121,28 +219,37 @@ class _StrategyChecks:
             assert not other, f"{len(other)} parameters frozen in step {step} never train"
 
     def reopened_options_are_its_own(self) -> None:
-        strategy, _ = self._prepared()
-        if isinstance(strategy, Reopens):
-            type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
+        strategy, _ = self._new()
+        if not isinstance(strategy, Reopens):
+            skip("it is reopened with its own options")
+        type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
 
-    def _prepared(self) -> tuple[Strategy, LoadedModel]:
-        torch.manual_seed(0)
-        strategy, loaded = self._make(), self._load()
-        strategy.prepare(loaded)
-        return strategy, loaded
-
-    def _outputs(self, loaded: LoadedModel) -> Tensor:
-        with torch.no_grad():
-            return loaded.module.eval()(**self._batch).logits
-
-    def _step(self, strategy: Strategy, loaded: LoadedModel) -> None:
-        optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
-        loaded.module.train()(**self._batch).loss.backward()
-        optimizer.step()
+    def environment_is_json(self) -> None:
+        strategy, _ = self._new()
+        if not isinstance(strategy, ReportsEnvironment):
+            skip("it reports no environment")
+        require_json(strategy.environment(), "environment()")
 
 
-def _on_meta(loaded: LoadedModel) -> LoadedModel:
-    """Return a model with every tensor on the meta device, tied ones still tied."""
-    tensors = [*loaded.module.parameters(), *loaded.module.buffers()]
-    memo = {id(x): nn.Parameter(x.to("meta")) if isinstance(x, nn.Parameter) else x.to("meta") for x in tensors}
-    return dataclasses.replace(loaded, module=copy.deepcopy(loaded.module, memo))
+def _own(loaded: LoadedModel) -> dict[str, nn.Parameter]:
+    """Return what trains beside the modules that were initialised afresh."""
+    new = tuple(f"{path}." for path in loaded.new_modules)
+    return {name: p for name, p in trainable(loaded.module).items() if not name.startswith(new)}
+
+
+def _copy_new_modules(loaded: LoadedModel, again: LoadedModel) -> None:
+    """Give a reopened model the modules that were initialised afresh, which the engine saves and loads by itself."""
+    for path in loaded.new_modules:
+        again.module.get_submodule(path).load_state_dict(loaded.module.get_submodule(path).state_dict())
+
+
+def _is_among(tensor: Tensor, values: Tensor, kept: list[Tensor]) -> bool:
+    """Say whether a tensor has the values that it had, or another of the model has them."""
+    if any(tensor.data_ptr() == one.data_ptr() for one in kept):
+        return tensor.equal(values)
+    return any(one.shape == values.shape and one.equal(values) for one in kept)
+
+
+def _is_parameter(path: str, module: nn.Module) -> bool:
+    """Say whether a path is that of a parameter, which a strategy that goes by parameters may name."""
+    return any(path == name for name, _ in module.named_parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -12,8 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, Criterion, Example, Labels, LoadedModel, Task
-from ftengine.testing.checks import methods, run_checks
+from ftengine.api import (
+    Batch,
+    Criterion,
+    Example,
+    Generates,
+    Infers,
+    Labels,
+    LoadedModel,
+    Prediction,
+    PredictsDistributions,
+    SeesModel,
+    Task,
+)
+from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.samples import on_meta
+from ftengine.testing.values import close, equal
 
 
 def check_task(
@@ -35,9 +49,19 @@ def check_task(
     Raises:
         AssertionError: as `check_strategy`.
     """
+    run_checks(task_checks(make, processor, examples, load), expected_failed_checks)
+
+
+def task_checks(
+    make: Callable[[], Task],
+    processor: Any,
+    examples: Sequence[Example],
+    load: Callable[[Labels | None], LoadedModel] | None,
+    on: str = "",
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a task on rows of one shape."""
     data = _Data(make, processor, examples)
-    checks = chain(methods(data), methods(_Computed(data, load)) if load else ())
-    run_checks(checks, expected_failed_checks)
+    return chain(methods(data, on), methods(_Computed(data, load), on) if load else ())
 
 
 class _Data:
@@ -50,7 +74,7 @@ class _Data:
             features = task.encode(row, self._processor)
             missing = {"length", "weight", "truncated"} - set(features)
             assert not missing, f"features lack {sorted(missing)}"
-            assert features == task.encode(row, self._processor), "a second call gives other features"
+            assert equal(features, task.encode(row, self._processor)), "a second call gives other features"
         assert list(self._examples) == before, "an example was changed in place"
 
     def labels_are_all_that_is_learnt(self) -> None:
@@ -62,17 +86,19 @@ class _Data:
         for name in ("evaluators", "predicts"):
             assert getattr(other, name) == getattr(task, name), f"{name} differ where the labels are given"
         for row in self._examples:
-            assert other.encode(row, self._processor) == task.encode(row, self._processor), (
+            assert equal(other.encode(row, self._processor), task.encode(row, self._processor)), (
                 "features differ where labels are given"
             )
 
     def batches_hold_every_example(self) -> None:
         task = self._bound()
         batch = task.collate([task.encode(row, self._processor) for row in self._examples], self._processor)
-        sizes = {key: len(value) for key, value in batch.items() if hasattr(value, "shape")}
-        assert set(sizes.values()) == {len(self._examples)}, (
-            f"tensors of {sizes} rows for {len(self._examples)} examples"
-        )
+        sizes = {key: len(value) for key, value in batch.items() if getattr(value, "ndim", 0)}
+        count = len(self._examples)
+        assert sizes, "collate returns no tensors"
+        # A task that compares answers makes several sequences of each example.
+        wrong = {key: size for key, size in sizes.items() if size == 0 or size % count}
+        assert not wrong, f"tensors of {sizes} rows for {count} examples: the first dimension counts examples"
 
     def inputs_can_be_put_back(self) -> None:
         task = self._bound()
@@ -81,6 +107,9 @@ class _Data:
             again = task.view(task.with_inputs(row, list(view.inputs)))
             assert again.target == view.target, "the target changes with the inputs"
             assert len(again.inputs) == len(view.inputs), "the number of inputs changes"
+            texts = all(isinstance(value, str) for value in view.inputs)
+            same = not texts or list(again.inputs) == list(view.inputs)
+            assert same, f"with_inputs was given {list(view.inputs)}, and view then tells {list(again.inputs)}"
 
     def _bound(self) -> Task:
         task = self._make()
@@ -99,25 +128,127 @@ class _Computed:
         assert loss.requires_grad, "no gradient reaches the model"
         wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self._examples)
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
-        twice, _ = task.loss(loaded.module, batch, _Twice())
-        assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
+        if isinstance(task, PredictsDistributions):
+            twice, _ = task.loss(loaded.module, batch, _Twice())
+            assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
+
+    def a_model_without_values_can_be_seen(self) -> None:
+        task = self._bound()
+        if not isinstance(task, SeesModel):
+            skip("it does not look at the model")
+        try:
+            task.see_model(on_meta(self._load(task.labels)), None)
+        except (NotImplementedError, RuntimeError) as error:
+            raise AssertionError(
+                f"see_model fails on a model on the meta device, whose weights have shapes but no values "
+                f"({type(error).__name__}: {error}): read no values there"
+            ) from error
+
+    def losses_add_up_over_batches(self) -> None:
+        task, loaded, _ = self._ready()
+        whole, weight = self._loss(task, loaded, self._examples)
+        parts = [self._loss(task, loaded, [row]) for row in self._examples]
+        sums = [sum(column) for column in zip(*parts, strict=True)]
+        advice = "return the sum of losses and its weight, and leave padding out of both"
+        assert sums[1] == weight, (
+            f"the weight of a batch is {weight:g}, of its examples one by one {sums[1]:g}: {advice}"
+        )
+        assert abs(sums[0] - whole) <= 1e-3 * max(abs(whole), 1e-3), (
+            f"the loss of a batch is {whole:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
+        )
+
+    def another_criterion_changes_the_loss(self) -> None:
+        task, loaded, batch = self._ready()
+        if not isinstance(task, PredictsDistributions):
+            skip("it does not say that other criteria suit it (`distributions`)")
+        plain, _ = task.loss(loaded.module, batch, Criterion())
+        half, _ = task.loss(loaded.module, batch, _Half())
+        assert not torch.allclose(plain, half, rtol=1e-3), (
+            "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
+        )
 
     def predictions_have_their_keys(self) -> None:
         task, loaded, batch = self._ready()
-        with torch.no_grad():
-            predictions = task.predict(loaded.module, batch)
+        predictions = self._predicted(task, loaded, batch)
         assert len(predictions) == len(self._examples), (
             f"{len(predictions)} predictions of {len(self._examples)} examples"
         )
         missing = [sorted(task.predicts - found.keys()) for found in predictions if task.predicts - found.keys()]
         assert not missing, f"predictions lack {missing[0]}"
+        odd = {k: type(v).__name__ for one in predictions for k, v in one.items() if isinstance(v, Tensor)}
+        assert not odd, f"predictions hold {odd}; they are plain numbers, texts and lists"
+
+    def predictions_do_not_depend_on_the_batch(self) -> None:
+        task, loaded, batch = self._ready()
+        together = self._predicted(task, loaded, batch)
+        alone = [self._predicted(task, loaded, self._batch(task, loaded, [row]))[0] for row in self._examples]
+        backwards = self._predicted(task, loaded, self._batch(task, loaded, self._examples[::-1]))[::-1]
+        for i, (one, two, three) in enumerate(zip(together, alone, backwards, strict=True)):
+            for key in one:
+                assert close(one[key], two.get(key)), (
+                    f"example {i} is predicted {key} {one[key]!r} among others and {two.get(key)!r} alone: padding, or "
+                    "another example, has an influence"
+                )
+                assert close(one[key], three.get(key)), (
+                    f"predictions are not in the batch's order: {key} of example {i}"
+                )
+
+    def answers_have_their_keys(self) -> None:
+        task, loaded, _ = self._ready()
+        if not isinstance(task, Generates):
+            skip("it writes no free answers")
+        rows = self._examples[:2]
+        answers = task.answer(loaded, rows, {**task.brief})
+        assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
+        missing = [sorted(task.answers - found.keys()) for found in answers if task.answers - found.keys()]
+        assert not missing, f"answers lack {missing[0]}, which `answers` declares"
+        again = task.answer(loaded, rows, {**task.brief})
+        assert again == answers, "the same rows are answered otherwise the second time"
+
+    def rows_without_an_answer_are_answered(self) -> None:
+        task, loaded, _ = self._ready()
+        if not isinstance(task, Infers):
+            skip("it answers no rows without labels")
+        rows = self._examples[:2]
+        for row in rows:
+            task.check_input(row)
+        found = task.infer(loaded, rows, {**task.brief} if isinstance(task, Generates) else {})
+        assert len(found) == len(rows), f"{len(found)} answers to {len(rows)} rows"
+        assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
+        json.dumps(found)
+
+    def _loss(self, task: Task, loaded: LoadedModel, rows: Sequence[Example]) -> tuple[float, float]:
+        with torch.no_grad():
+            loss, weight = task.loss(loaded.module, self._batch(task, loaded, rows), Criterion())
+        return float(loss), float(weight)
+
+    def _predicted(self, task: Task, loaded: LoadedModel, batch: Batch) -> list[Prediction]:
+        with torch.no_grad():
+            return task.predict(loaded.module, batch)
+
+    def _batch(self, task: Task, loaded: LoadedModel, rows: Sequence[Example]) -> Batch:
+        return task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
 
     def _ready(self) -> tuple[Task, LoadedModel, Batch]:
         task = self._bound()
         loaded = self._load(task.labels)
         loaded.module.eval()
-        features = [task.encode(row, loaded.processor) for row in self._examples]
-        return task, loaded, task.collate(features, loaded.processor)
+        if isinstance(task, SeesModel):
+            task.see_model(loaded, None)
+        return task, loaded, self._batch(task, loaded, self._examples)
+
+
+class _Half(Criterion):
+    """Half of the plain losses."""
+
+    def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        return super().single(targets, *logits) / 2
+
+    def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        return super().multi(targets, *logits) / 2
+
+    def regression(self, targets: Tensor, *outputs: Tensor) -> Tensor:
+        return super().regression(targets, *outputs) / 2
 
 
 class _Twice(Criterion):

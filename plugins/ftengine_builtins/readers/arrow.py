@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class ParquetReader(FileReader):
 
         with _readable("Parquet"):
             content = parquet.ParquetFile(source)
-            return pa.RecordBatchReader.from_batches(content.schema_arrow, content.iter_batches())
+            return pa.RecordBatchReader.from_batches(content.schema_arrow, _read("Parquet", content.iter_batches()))
 
 
 class ArrowReader(FileReader):
@@ -42,10 +42,17 @@ class ArrowReader(FileReader):
             whole = file.read(len(_MAGIC)) == _MAGIC
         with _readable("Arrow"):
             if not whole:
-                return pa.ipc.open_stream(pa.OSFile(source))
+                content = pa.ipc.open_stream(pa.OSFile(source))
+                return pa.RecordBatchReader.from_batches(content.schema, _read("Arrow", content))
             content = pa.ipc.open_file(pa.OSFile(source))
             batches = (content.get_batch(i) for i in range(content.num_record_batches))
-            return pa.RecordBatchReader.from_batches(content.schema, batches)
+            return pa.RecordBatchReader.from_batches(content.schema, _read("Arrow", batches))
+
+
+def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches; a file may turn out to be damaged only here."""
+    with _readable(kind):
+        yield from batches
 
 
 @contextmanager
@@ -54,5 +61,5 @@ def _readable(kind: str) -> Iterator[None]:
 
     try:
         yield
-    except pa.ArrowException as error:
-        raise BrokenRow("", f"is no {kind} file that can be read: {error}") from None
+    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too for what it cannot decode
+        raise BrokenRow("", f"is no {kind} file that can be read: {str(error).strip().rstrip('.')}") from None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.plugins.registry import Registry
@@ -59,7 +61,9 @@ class Careless(TransformersLoader):
         return object()
 
     def load(self, request):
-        return replace(super().load(request), head="", processor=None)
+        loaded = super().load(request)
+        torch.nn.init.uniform_(loaded.module.lm_head.weight, 0, random.random())
+        return replace(loaded, head="", processor=None)
 
     load_skeleton = load
 
@@ -71,6 +75,7 @@ def test_a_careless_loader_fails_every_check(llama_folder):
         "accepting_is_quick_and_raises_nothing: JSONDecodeError",
         "it_loads_what_was_asked: asked for",
         "the_skeleton_is_the_model_without_values: 'model.embed_tokens.weight' is not on the meta device",
+        "a_seed_decides_what_it_loads: 'model.embed_tokens.weight' is another one",
         "the_processor_alone_is_the_models: load_processor gives object",
         "missing_sources_are_source_errors: check_source finds nothing wrong",
     ):

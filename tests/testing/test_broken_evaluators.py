@@ -1,59 +1,15 @@
-"""What holds for every evaluator of the box, and for one that others write."""
+"""An evaluator of a few lines passes; each that is broken in one way fails by the check that is meant."""
 
 import math
 
 import numpy as np
 import pytest
+from broken import require
 from sklearn.metrics import matthews_corrcoef
 
-from ftengine.api import Baseline, Evaluator, ExampleScores, Labels, Metric
-from ftengine.testing import check_evaluator, rows_of
-from ftengine_builtins import ftengine_evaluators
-
-RNG = np.random.default_rng(0)
-TAGS = Labels("single", ("O", "B-X", "I-X"))
-TEXTS = ["a red fox", "I cannot", "", "the fox sleeps here", "A fox!", "no"]
-ANSWERS = [{"completion": a, "reference": b, "expect": e} for a in TEXTS for b, e in
-           (("a red fox", "refuse"), ("the fox sleeps", "answer"), (None, None))]  # fmt: skip
-
-
-def classes(n=12):
-    scores = RNG.dirichlet([1, 1, 1], n)
-    return [{"label": int(RNG.integers(3)), "predicted": int(p.argmax()), "scores": p.tolist(),
-             "logits": np.log(p).tolist()} for p in scores]  # fmt: skip
-
-
-def several(n=12):
-    scores = RNG.random((n, 3)).round(1)
-    return [{"label": RNG.integers(0, 2, 3).tolist(), "predicted": (p > 0.5).astype(int).tolist(), "scores": p.tolist()}
-            for p in scores]  # fmt: skip
-
-
-def tags(n=12):
-    return [{"tags": RNG.integers(0, 3, k).tolist(), "predicted_tags": RNG.integers(0, 3, k).tolist()}
-            for k in RNG.integers(1, 6, n)]  # fmt: skip
-
-
-def numbers(outputs, n=12):
-    return [{"target": RNG.normal(size=outputs).tolist(), "value": RNG.normal(size=outputs).tolist()} for _ in range(n)]
-
-
-CASES = {
-    "calibration": [(TAGS, classes())],
-    "classification": [(TAGS, classes()), (Labels("multi", ("a", "b", "c")), several())],
-    "entities": [(TAGS, tags()), (Labels("single", ("DET", "NOUN", "VERB")), tags())],
-    "generation": [(None, ANSWERS)],
-    "memorisation": [(None, ANSWERS)],
-    "perplexity": [(None, [{"loss": float(x), "tokens": k} for k, x in enumerate(RNG.random(6))])],
-    "refusal": [(None, ANSWERS)],
-    "regression": [(Labels("regression", ("x",)), numbers(1)), (Labels("regression", ("x", "y")), numbers(2))],
-}
-
-
-@pytest.mark.parametrize("kind", ftengine_evaluators(), ids=lambda kind: kind.name)
-def test_evaluators_of_the_box_conform(kind):
-    for labels, predictions in CASES[kind.name]:
-        check_evaluator(kind, predictions, labels)
+from ftengine.api import Baseline, Evaluator, ExampleScores, Metric
+from ftengine.errors import RecipeError
+from ftengine.testing import check_evaluator, check_results, predictions, rows_of
 
 
 class Matthews(Evaluator):
@@ -67,13 +23,35 @@ class Matthews(Evaluator):
         return {"matthews": float(matthews_corrcoef(rows["label"], rows["predicted"], sample_weight=weights))}
 
 
+class OfOneLabel(Matthews):
+    """Matthews' correlation, of one label an example."""
+
+    def bind(self, task, labels):
+        if labels is None or labels.kind != "single":
+            raise RecipeError("Matthews' correlation is of one label an example.")
+
+
 def test_an_evaluator_is_a_few_lines_around_scikit_learn():
-    predictions = classes(30)
-    check_evaluator(Matthews, predictions, TAGS)
-    rows = rows_of(Matthews(), predictions)
-    weights = np.arange(30.0)
+    results = {one.check: one for one in check_results(OfOneLabel)}
+    assert [one for one in results.values() if one.outcome == "failed"] == []
+    assert results["scores_are_pure"].outcome == "passed"
+    assert results["several labels an example"].reason == "Matthews' correlation is of one label an example."
+    predicted = predictions()[0].predictions
+    rows, weights = rows_of(Matthews(), predicted), np.arange(len(predicted), dtype=float)
     expected = matthews_corrcoef(rows["label"], rows["predicted"], sample_weight=weights)
     assert Matthews().score(rows, weights) == {"matthews": expected}
+
+
+def test_what_cannot_be_measured_has_to_be_refused():
+    require(
+        Matthews, {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains: bind(task, labels)"}
+    )
+
+
+def test_predictions_that_nobody_makes_are_said_to_be_missing():
+    results = check_results(Right)
+    assert [one.outcome for one in results] == ["passed", "skipped"]
+    assert "no shipped predictions have ['right']; use check_evaluator" in results[1].reason
 
 
 class Right(Evaluator):
@@ -101,6 +79,34 @@ class Impure(Right):
     def keep(self, prediction):
         prediction["right"] += 1
         return {}
+
+
+class Forgetting(Right):
+    """Scores what it has not scored before."""
+
+    last = None
+
+    def score(self, rows, weights):
+        self.last, before = float(weights @ rows["right"] / weights.sum()), self.last
+        return {"right": self.last if before is None else (self.last + before) / 2}
+
+
+class Numbering(Right):
+    """Keeps how many examples came before."""
+
+    seen = 0
+
+    def keep(self, prediction):
+        self.seen += 1
+        return {"number": self.seen}
+
+
+class Ordered(Right):
+    """Counts those first in the table alone."""
+
+    def score(self, rows, weights):
+        first = np.cumsum(weights) <= weights.sum() / 2
+        return {"right": float((weights * first) @ rows["right"])}
 
 
 class Unweighted(Right):
@@ -151,6 +157,7 @@ class Overfull(Right):
         (Undeclared, ["scores_are_the_declared_metrics"]),
         (Overfull, ["proportions_lie_between_0_and_1"]),
         (Impure, ["scores_are_pure"]),
+        (Numbering, ["keeping_is_pure"]),
         (Unweighted, ["a_weight_of_two_is_the_row_twice", "a_weight_of_zero_is_no_row"]),
         (OtherResamples, ["resamples_equal_scores"]),
         (Mean, ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics",
@@ -166,6 +173,19 @@ def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):
         check_evaluator(kind, predictions)
     assert [text.split(":")[0] for text in str(error.value).split("; ")] == failing
     check_evaluator(kind, predictions, expected_failed_checks=dict.fromkeys(failing, "it is broken"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "text"),
+    [
+        (Forgetting, "scores_are_pure", "keep nothing between calls"),
+        (Ordered, "the_order_of_rows_does_not_matter", "in another order have other scores"),
+    ],
+)
+def test_what_breaks_several_checks_fails_the_one_that_is_meant(kind, check, text):
+    with pytest.raises(AssertionError) as error:
+        check_evaluator(kind, [{"right": i % 2} for i in range(6)])
+    assert text in next(told for told in str(error.value).split("; ") if told.startswith(check))
 
 
 def test_expected_failures_must_fail_and_exist():

@@ -1,0 +1,157 @@
+"""Checks of callbacks: all events of a run, on a folder of their own."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ftengine.api import (
+    BeforeStep,
+    Callback,
+    ChecksOptions,
+    Event,
+    Failed,
+    Finished,
+    HasViewer,
+    Saved,
+    Started,
+    Stepped,
+    Validated,
+)
+from ftengine.errors import InputError, TrainingError
+from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.runs import stored_runs
+from ftengine.testing.values import equal
+
+
+def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
+    """Check a callback on the events of a small run.
+
+    Args:
+        make: returns a fresh callback.
+        expected_failed_checks: names of checks that fail, with reasons.
+
+    Raises:
+        AssertionError: as `check_strategy`.
+    """
+    run_checks(callback_checks(make), expected_failed_checks)
+
+
+def callback_checks(make: Callable[[], Callback]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a callback."""
+    return methods(_CallbackChecks(make))
+
+
+def events(run: Path) -> list[Event]:
+    """Return the events of a run of two steps, and of one that fails; `run` is an existing folder."""
+    records = stored_runs()["a sound run"]
+    recipe = records.recipe.model_dump(mode="json")
+    step = {"epoch": 0, "loss": 1.5, "learning_rate": 2e-4, "grad_norm": 1.0, "examples": 16, "tokens": 512}
+    figures = records.evaluation.to_json()
+    saved = run / "checkpoints" / "step-000002"
+    saved.mkdir(parents=True, exist_ok=True)
+    return [
+        Started(run, 0, recipe),
+        BeforeStep(run, 1, _with_gradients(), 1.5),
+        Stepped(run, 1, {"step": 1, **step}),
+        Stepped(run, 2, {"step": 2, **step, "loss": float("inf")}),
+        Validated(run, 2, {"step": 2, "epoch": 0, "validation_loss": 1.4, "training_loss": 1.5}),
+        Saved(run, 2, saved),
+        Finished(run, 2, figures),
+        Started(run, 2, recipe),
+        Failed(run, 2, ValueError("something went wrong")),
+    ]
+
+
+class _CallbackChecks:
+    def __init__(self, make: Callable[[], Callback]) -> None:
+        self._make = make
+
+    def it_takes_every_event(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            callback = self._made()
+            for event in events(Path(folder)):
+                try:
+                    _tell(callback, event)
+                # Whatever it raises, the run would go on without it.
+                except Exception as error:
+                    raise AssertionError(
+                        f"it fails on {type(event).__name__} ({type(error).__name__}: {error}): pass over events that "
+                        "it does not need"
+                    ) from error
+
+    def events_stay_as_they_are(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            callback, told = self._made(), events(Path(folder))
+            for event in told:
+                before = copy.deepcopy(_plain(event))
+                _tell(callback, event)
+                assert equal(_plain(event), before), f"it changes what {type(event).__name__} holds: copy it first"
+
+    def the_model_stays_as_it_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            callback = self._made()
+            for event in events(Path(folder)):
+                if not isinstance(event, BeforeStep):
+                    _tell(callback, event)
+                    continue
+                before = copy.deepcopy(_tensors(event.model))
+                _tell(callback, event)
+                assert equal(_tensors(event.model), before), (
+                    "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
+                )
+                assert not _has_hooks(event.model), "it leaves hooks on the model: take them away before `on` returns"
+
+    def its_viewer_is_a_command(self) -> None:
+        callback = self._made()
+        if not isinstance(callback, HasViewer):
+            skip("it names no viewer")
+        command = callback.view_command(Path("a-run"))
+        told = isinstance(command, str) and bool(command.strip())
+        assert told, f"view_command returns {command!r}"
+
+    def _made(self) -> Callback:
+        callback = self._make()
+        if isinstance(callback, ChecksOptions):
+            try:
+                callback.check_options()
+            except InputError as error:
+                skip(str(error))
+        return callback
+
+
+def _tell(callback: Callback, event: Event) -> None:
+    """Tell a callback of an event; one that is to end the run says so by a TrainingError."""
+    with suppress(TrainingError):
+        callback.on(event)
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    kept = (Path, BaseException, nn.Module)
+    return {name: value for name, value in vars(event).items() if not isinstance(value, kept)}
+
+
+def _with_gradients() -> nn.Module:
+    """Return a small model in training mode, one of whose parameters has no gradient."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    model(torch.ones(2, 4)).sum().backward()
+    return model
+
+
+def _tensors(model: nn.Module) -> dict[str, Any]:
+    values: dict[str, Any] = {name: (p.detach(), p.grad) for name, p in model.named_parameters()}
+    return {**values, "": [part.training for part in model.modules()]}
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in model.modules())

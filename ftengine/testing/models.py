@@ -1,0 +1,254 @@
+"""Tiny models that are real in kind: true architectures and true tokenizers, made in code, with random weights.
+
+Each function returns (module, processor), the same for the same seed; `config` overrides fields of the architecture's
+configuration. Nothing is downloaded, and nothing is read.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any, TypeAlias
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+from transformers.pytorch_utils import Conv1D
+
+Made: TypeAlias = tuple[PreTrainedModel, Any]
+"""A model in evaluation mode, and its tokenizer or image processor."""
+
+SIDE = 32
+"""Pixels on a side of what the vision models read."""
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+CORPUS = (
+    "user assistant system\n",
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
+    "How do I reset my password? Open the settings, choose the account, and follow the link.",
+    "What is the capital of France? The capital of France is Paris.",
+    "Good morning! How are you today? I am fine, thank you, and what can I do for you?",
+    "The film was wonderful, the acting was terrible, and the music was neither good nor bad.",
+    "Shares rose after the company said that its profits had grown by 12 per cent this year.",
+    "The match ended in a draw after a late goal in the second half of the game.",
+    "My computer does not start. Is the power cable connected? Try to turn it off and on again.",
+)
+
+
+def tiny_llama(*, seed: int = 0, **config: Any) -> Made:
+    """Make a LlamaForCausalLM with a ChatML tokenizer."""
+    tokenizer = byte_level_tokenizer(pad_token="<|endoftext|>")
+    settings = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return _made(LlamaForCausalLM, LlamaConfig, settings | config, tokenizer, seed)
+
+
+def tiny_gpt2(*, pad_token: str | None = "<|endoftext|>", seed: int = 0, **config: Any) -> Made:
+    """Make a GPT2LMHeadModel (its linear maps are Conv1D); `pad_token=None` leaves it out, as GPT-2 does."""
+    tokenizer = byte_level_tokenizer(pad_token=pad_token)
+    settings = {
+        "n_embd": 32,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 256,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return _made(GPT2LMHeadModel, GPT2Config, settings | config, tokenizer, seed)
+
+
+def tiny_bert(model: type[PreTrainedModel] = BertModel, *, seed: int = 0, **config: Any) -> Made:
+    """Make a BertModel with its pooler and no task head, or another model of that family; a WordPiece tokenizer."""
+    tokenizer = word_piece_tokenizer()
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return _made(model, BertConfig, settings | config, tokenizer, seed)
+
+
+def tiny_t5(*, seed: int = 0, **config: Any) -> Made:
+    """Make a T5ForConditionalGeneration with a Unigram tokenizer that ends texts, as T5's does."""
+    tokenizer = unigram_tokenizer()
+    settings = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    return _made(T5ForConditionalGeneration, T5Config, settings | config, tokenizer, seed)
+
+
+def tiny_vit(*, seed: int = 0, **config: Any) -> Made:
+    """Make a ViTForImageClassification with a head for three classes of its own."""
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": SIDE,
+        "patch_size": 8,
+        "num_labels": 3,
+    }
+    return _made(ViTForImageClassification, ViTConfig, settings | config, image_processor(), seed)
+
+
+def tiny_resnet(*, seed: int = 0, **config: Any) -> Made:
+    """Make a ResNetForImageClassification: convolutions and BatchNorm."""
+    settings = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    return _made(ResNetForImageClassification, ResNetConfig, settings | config, image_processor(), seed)
+
+
+def byte_level_tokenizer(*, pad_token: str | None, vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with ChatML's special tokens; any text round-trips through it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token=pad_token,
+        chat_template=CHATML,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def word_piece_tokenizer() -> PreTrainedTokenizerFast:
+    """Build an uncased WordPiece over the corpus's words and characters; it adds [CLS] and [SEP], as BERT's does.
+
+    The vocabulary is laid out by hand: the trainer numbers its pieces differently from run to run.
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(" ".join(CORPUS)))
+    words = sorted({word for word, _ in found})
+    characters = sorted(set(string.ascii_lowercase + string.digits) | set("".join(words)))
+    pieces = special + characters + [f"##{c}" for c in characters] + [word for word in words if len(word) > 1]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a Unigram over the corpus's words and characters; the vocabulary is laid out by hand, so it stays."""
+    special = ["<pad>", "</s>", "<unk>"]
+    words = sorted({f"▁{word}" for line in CORPUS for word in line.split()})
+    characters = sorted(set(string.printable.strip()) | {"▁"})
+    pieces = [(piece, 0.0) for piece in special] + [(word, -5.0) for word in words] + [(c, -9.0) for c in characters]
+    tokenizer = Tokenizer(models.Unigram(list(dict(pieces).items()), unk_id=special.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", special.index("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def image_processor() -> ViTImageProcessorPil:
+    """Build what resizes images to SIDE pixels and normalises them, as ViT's does."""
+    return ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
+
+
+@torch.no_grad()
+def sensitise(module: nn.Module, seed: int = 0) -> None:
+    """Draw a model's weights anew so that each matters: small initial weights and zero biases hide what is wrong.
+
+    Matrices have the variance 2 / inputs (He et al. 2015, arXiv:1502.01852), biases a standard deviation of 0.3, scales
+    of norms are 1 ± 0.3, embeddings have 0.3; statistics of BatchNorm are as after some training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        normalises = "norm" in type(part).__name__.lower()
+        for name, parameter in part.named_parameters(recurse=False):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2:
+                parameter.copy_((1 if normalises and name == "weight" else 0) + 0.3 * noise)
+            elif isinstance(part, nn.Embedding) or name != "weight":
+                parameter.copy_(0.3 * noise)
+            else:
+                inputs = len(parameter) if isinstance(part, Conv1D) else parameter[0].numel()
+                parameter.copy_(noise * (2 / inputs) ** 0.5)
+        if isinstance(part, nn.BatchNorm2d):
+            mean, variance = part.get_buffer("running_mean"), part.get_buffer("running_var")
+            mean.copy_(0.3 * torch.randn(part.num_features, generator=generator))
+            variance.copy_(0.5 + torch.rand(part.num_features, generator=generator))
+
+
+def _made(
+    model_class: type[PreTrainedModel],
+    config_class: type[PreTrainedConfig],
+    settings: dict[str, Any],
+    processor: Any,
+    seed: int,
+) -> Made:
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
+        torch.manual_seed(seed)
+        words = {"vocab_size": len(processor)} if hasattr(processor, "get_vocab") else {}
+        return model_class(config_class(**{**words, "dtype": "float32", **settings})).eval(), processor

@@ -1,0 +1,206 @@
+"""Checks of optimisers and of schedules of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftengine.api import Optimizer, Schedule
+from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.values import equal
+from ftengine.training.optimizer import optimizer_state, restore_optimizer
+
+STEPS, HALF = 6, 3
+"""Steps of a run, and after how many of them it is interrupted."""
+
+LONG = 100
+"""Steps after which the loss of a small regression must be lower."""
+
+LENGTHS = ((1, 0), (7, 6), (10, 0), (10, 3), (1_000, 30))
+"""Runs that schedules are asked for: steps, and how many of them are the warm-up."""
+
+
+def check_optimizer(make: Callable[[], Optimizer], expected_failed_checks: Mapping[str, str] | None = None) -> None:
+    """Check an optimiser on a small network of matrices, vectors and a convolution.
+
+    Args:
+        make: returns a fresh component.
+        expected_failed_checks: names of checks that fail, with reasons.
+
+    Raises:
+        AssertionError: as `check_strategy`.
+    """
+    run_checks(optimizer_checks(make), expected_failed_checks)
+
+
+def optimizer_checks(make: Callable[[], Optimizer]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of an optimiser."""
+    return methods(_OptimizerChecks(make))
+
+
+def check_schedule(make: Callable[[], Schedule], expected_failed_checks: Mapping[str, str] | None = None) -> None:
+    """Check a schedule on runs of several lengths.
+
+    Args:
+        make: returns a fresh component.
+        expected_failed_checks: names of checks that fail, with reasons.
+
+    Raises:
+        AssertionError: as `check_strategy`.
+    """
+    run_checks(schedule_checks(make), expected_failed_checks)
+
+
+def schedule_checks(make: Callable[[], Schedule]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a schedule."""
+    return methods(_ScheduleChecks(make))
+
+
+class _OptimizerChecks:
+    def __init__(self, make: Callable[[], Optimizer]) -> None:
+        self._make = make
+
+    def it_builds_a_torch_optimiser_of_all_groups(self) -> None:
+        module, optimizer = self._built()
+        assert isinstance(optimizer, torch.optim.Optimizer), (
+            f"build returns a {type(optimizer).__name__}; it must return a torch.optim.Optimizer"
+        )
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        left = [name for name, p in module.named_parameters() if p not in held]
+        assert not left, f"build leaves {left[0]!r} out: all parameters of all groups belong into the optimiser"
+
+    def it_builds_on_the_meta_device(self) -> None:
+        module = _network().to("meta")
+        try:
+            self._make().build(_groups(module))
+        # Whatever it raises, `ftengine plan` cannot tell its memory.
+        except Exception as error:
+            raise AssertionError(
+                f"build fails for parameters on the meta device ({type(error).__name__}: {error}), with which "
+                "`ftengine plan` counts memory: read no values in it"
+            ) from error
+
+    def every_parameter_with_a_gradient_moves(self) -> None:
+        module, optimizer = self._built()
+        before = _weights(module)
+        _train(module, optimizer, 0, 3)
+        still = [name for name, value in _weights(module).items() if value.equal(before[name])]
+        assert not still, f"three steps leave {still[0]!r} as it was, though it had gradients"
+
+    def parameters_without_a_gradient_stay(self) -> None:
+        module, optimizer = self._built()
+        frozen = module.get_parameter("0.weight")
+        frozen.requires_grad_(False)
+        before = frozen.detach().clone()
+        _train(module, optimizer, 0, 3)
+        assert frozen.equal(before), "a parameter whose grad is None moves; pass it over, as torch's optimisers do"
+
+    def it_goes_by_the_learning_rate_of_its_groups(self) -> None:
+        module, optimizer = self._built()
+        _train(module, optimizer, 0, 2)
+        before = _weights(module)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        _train(module, optimizer, 2, 3)
+        moved = [name for name, value in _weights(module).items() if not value.equal(before[name])]
+        assert not moved, (
+            f"a step with a learning rate of 0 moves {moved[0]!r}: the engine sets param_groups[i]['lr'] before each "
+            "step, and the step must go by that"
+        )
+
+    def the_loss_falls(self) -> None:
+        module, optimizer = self._built()
+        before = float(_loss(module, 0).detach())
+        for _ in range(LONG):
+            optimizer.zero_grad()
+            _loss(module, 0).backward()
+            optimizer.step()
+        after = float(_loss(module, 0).detach())
+        assert after < before, f"the loss of a small regression goes from {before:.4g} to {after:.4g} in {LONG} steps"
+
+    def a_resumed_run_is_the_uninterrupted_one(self) -> None:
+        module, optimizer = self._built()
+        _train(module, optimizer, 0, HALF)
+        tensors, content = optimizer_state(module, optimizer)
+        tensors, weights = {name: tensor.clone() for name, tensor in tensors.items()}, _weights(module)
+        _train(module, optimizer, HALF, STEPS)
+        again, other = self._built()
+        again.load_state_dict(weights)
+        restore_optimizer(again, other, tensors, content)
+        _train(again, other, HALF, STEPS)
+        assert equal(_weights(module), _weights(again)), (
+            f"a run that is interrupted after {HALF} of {STEPS} steps and resumed ends with other weights: keep what "
+            "lasts from step to step in `state` or in `param_groups` of the optimiser, which a checkpoint holds"
+        )
+
+    def _built(self) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        module = _network()
+        return module, self._make().build(_groups(module))
+
+
+class _ScheduleChecks:
+    def __init__(self, make: Callable[[], Schedule]) -> None:
+        self._make = make
+
+    def factors_are_numbers_of_0_or_more(self) -> None:
+        for steps, warmup in LENGTHS:
+            for step, factor in self._factors(steps, warmup).items():
+                sound = isinstance(factor, (int, float)) and 0 <= factor < math.inf
+                assert sound, f"factor({step}, {steps}, {warmup}) returns {factor!r}; it must be a number, 0 or more"
+
+    def factors_depend_on_the_arguments_alone(self) -> None:
+        schedule = self._make()
+        for steps, warmup in LENGTHS:
+            first = self._factors(steps, warmup, schedule)
+            backwards = {step: schedule.factor(step, steps, warmup) for step in reversed(first)}
+            fresh = self._factors(steps, warmup)
+            differing = [step for step, factor in first.items() if not factor == backwards[step] == fresh[step]]
+            assert not differing, (
+                f"factor({differing[0]}, {steps}, {warmup}) changes with the calls before it: a resumed run asks from "
+                "the middle on, so compute it from the arguments and the options alone"
+            )
+
+    def some_step_trains(self) -> None:
+        for steps, warmup in LENGTHS[1:]:
+            assert any(self._factors(steps, warmup).values()), (
+                f"all factors of {steps} steps are 0: nothing would train"
+            )
+
+    def _factors(self, steps: int, warmup: int, schedule: Schedule | None = None) -> dict[int, float]:
+        schedule = schedule or self._make()
+        return {step: schedule.factor(step, steps, warmup) for step in range(warmup, steps)}
+
+
+def _network() -> nn.Sequential:
+    """Return a small network, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.LayerNorm(8), nn.Conv1d(5, 4, 1), nn.Linear(8, 3))
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Return two groups, matrices with weight decay and all else without, as strategies do."""
+    kinds = [[p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)]
+    return [{"params": p, "lr": 0.01, "weight_decay": decay} for p, decay in zip(kinds, (0.1, 0.0), strict=True)]
+
+
+def _loss(module: nn.Module, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    inputs, wanted = torch.randn(8, 5, 6, generator=generator), torch.randn(8, 4, 3, generator=generator)
+    return (module(inputs) - wanted).square().mean()
+
+
+def _train(module: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
+    for step in range(start, stop):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        _loss(module, step).backward()
+        optimizer.step()
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

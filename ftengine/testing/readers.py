@@ -1,0 +1,172 @@
+"""Checks of readers of data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import BrokenRow, Example, Reader, Row
+from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.loaders import accepting_checks
+from ftengine.testing.samples import rows_of_images, rows_of_texts
+
+
+def check_reader(
+    make: Callable[[], Reader],
+    source: str,
+    rows: Sequence[Example] | None = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> None:
+    """Check a reader on a small file or folder; a file is copied, and damaged copies are read as well.
+
+    Args:
+        make: returns a fresh reader.
+        source: what it reads.
+        rows: what is in it, where that is to be compared.
+        expected_failed_checks: names of checks that fail, with reasons.
+
+    Raises:
+        AssertionError: as `check_strategy`.
+    """
+    run_checks(reader_checks(make, source, rows), expected_failed_checks)
+
+
+def reader_checks(
+    make: Callable[[], Reader], source: str, rows: Sequence[Example] | None, on: str = ""
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield the checks of a reader on one source."""
+    return chain(accepting_checks(make, source), methods(_ReaderChecks(make, source, rows), on))
+
+
+def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
+    """Write rows of a text and its label in the usual formats; return the rows of each path, None for images."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [dict(row) for row in rows_of_texts()]
+    columns = list(rows[0])
+    lines = [json.dumps(row) for row in rows]
+    quoted = [[f'"{name}"' for name in columns], *([f'"{row[name]}"' for name in columns] for row in rows)]
+    texts = {
+        "rows.jsonl": "\n".join(lines),
+        "rows.json": f"[{', '.join(lines)}]",
+        "rows.csv": "\n".join(map(",".join, quoted)),
+        "rows.tsv": "\n".join(map("\t".join, quoted)),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    (folder / "rows.txt").write_text("".join(f"{row['text']}\n" for row in rows), encoding="utf-8")
+    table = pa.Table.from_pylist(rows)
+    parquet.write_table(table, folder / "rows.parquet")
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for i, row in enumerate(rows_of_images()):
+        place = folder / "images" / row["label"]
+        place.mkdir(parents=True, exist_ok=True)
+        row["image"].save(place / f"{i}.png")
+    found: dict[str, Sequence[Example] | None] = dict.fromkeys([*texts, "rows.parquet", "rows.arrow"], rows)
+    found |= {"rows.txt": [{"text": row["text"]} for row in rows], "images": None}
+    return {str(folder / name): content for name, content in found.items()}
+
+
+class _ReaderChecks:
+    def __init__(self, make: Callable[[], Reader], source: str, rows: Sequence[Example] | None) -> None:
+        self._make, self._source, self._rows = make, source, rows
+
+    def it_accepts_what_it_reads(self) -> None:
+        assert self._make().accepts(self._source), f"accepts({Path(self._source).name!r}) is false"
+
+    def rows_have_places_and_json_values(self) -> None:
+        found = list(self._read(self._source))
+        rows = [one for one in found if isinstance(one, Row)]
+        assert rows, "read yields no Row of a source that has rows"
+        for one in found:
+            assert isinstance(one, (Row, BrokenRow)), (
+                f"read yields a {type(one).__name__}; it must yield ftengine.api.Row and BrokenRow"
+            )
+        for row in rows:
+            assert isinstance(row.place, (int, str)), f"a row's place is {row.place!r}; it is a line's number, or text"
+            assert all(isinstance(name, str) for name in row.values), f"a column of {row.place} has no text as name"
+            try:
+                json.dumps(dict(row.values))
+            except TypeError as error:
+                raise AssertionError(f"the row at {row.place!r} has values that JSON does not know: {error}") from None
+        places = [row.place for row in rows]
+        assert len(set(places)) == len(places), "two rows have the same place, so that messages cannot name one"
+
+    def rows_are_those_that_were_written(self) -> None:
+        if self._rows is None:
+            skip("the rows of this source are not known")
+        broken = [str(one) for one in self._read(self._source) if isinstance(one, BrokenRow)]
+        assert not broken, f"a sound row is told to be broken: {broken[0]}"
+        found = [dict(one.values) for one in self._read(self._source)]
+        assert found == list(self._rows), f"reads {found[:2]} … of {list(self._rows)[:2]} …"
+
+    def a_second_reading_is_the_same(self) -> None:
+        reader = self._make()
+        first, second = (list(map(str, self._read(self._source, reader))) for _ in "ab")
+        assert first == second, "a second reading gives other rows: keep nothing between calls"
+
+    def damaged_files_are_broken_rows(self) -> None:
+        if not Path(self._source).is_file():
+            skip("it is no file that could be damaged")
+        whole = Path(self._source).read_bytes()
+        damaged = {
+            "cut in the middle": whole[: len(whole) // 2],
+            "empty": b"",
+            "of random bytes": bytes(i * 73 % 256 for i in range(512)),
+            "with a null byte inside": whole[: len(whole) // 3] + b"\0" + whole[len(whole) // 3 :],
+        }
+        for what, content in damaged.items():
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / Path(self._source).name
+                copy.write_bytes(content)
+                try:
+                    list(self._read(str(copy)))
+                except BrokenRow:
+                    continue
+                # Whatever else it raises, a user would be told of a broken plugin instead of a broken file.
+                except Exception as error:
+                    raise AssertionError(
+                        f"a file {what} raises {type(error).__name__}: {error}; yield BrokenRow(place, reason) for a "
+                        "row that cannot be read, or raise it where nothing more can be"
+                    ) from error
+
+    def nothing_is_written(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            place, given = Path(folder) / Path(self._source).name, Path(self._source)
+            (shutil.copytree if given.is_dir() else shutil.copy)(given, place)
+            before = _content(Path(folder))
+            list(self._read(str(place)))
+            assert _content(Path(folder)) == before, "reading changes the source, or writes files beside it"
+
+    def _read(self, source: str, reader: Reader | None = None) -> Iterator[Any]:
+        """Yield what is read, of record batches their rows, numbered."""
+        import pyarrow as pa
+
+        found = (reader or self._make()).read(source)
+        if isinstance(found, pa.RecordBatchReader):
+            for i, values in enumerate(_values(found), 1):
+                yield Row(i, values)
+        else:
+            yield from found
+
+
+def _values(batches: Any) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    try:
+        for batch in batches:
+            yield from batch.to_pylist()
+    # As the engine takes it: Arrow reads on while batches are taken.
+    except pa.ArrowException as error:
+        raise BrokenRow("", str(error)) from None
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -1,0 +1,243 @@
+"""Small models with heads, data for them and batches of it: what components are checked on.
+
+Everything is made in code, the same each time. Weights are large and biases are not zero (`models.sensitise`), so that
+a part that is forgotten or wrong shows in the outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+from ftengine.api import Batch, Example, Labels, LoadedModel, Task
+from ftengine.plugins.registry import BUILT_IN, Registry
+from ftengine.testing import models
+from ftengine.testing.models import Made
+
+NAMES = ("business", "politics", "sports")
+TEXTS = (
+    "The match ended in a draw after a late goal.",
+    "Shares rose after the company said that its profits had grown.",
+    "How do I reset my password? Open the settings.",
+    "The film was wonderful, the acting was terrible.",
+    "Good morning! How are you today?",
+    "My computer does not start.",
+)
+QUESTIONS = (
+    ("What is the capital of France?", "The capital of France is Paris."),
+    ("How do I reset my password?", "Open the settings, choose the account, and follow the link."),
+    ("How are you today?", "I am fine, thank you, and what can I do for you?"),
+    ("Does the dog mind?", "The dog does not mind at all."),
+)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A small model with a head, and a task of that head with data for it.
+
+    Args:
+        name: the model's class.
+        head: of the model, as `Task.head`.
+        make: returns module and processor, with a head of so many outputs where the head has labels.
+        new_modules: as in `LoadedModel`: the head that was initialised afresh.
+        max_length: longest input in tokens.
+        rows: of JSON values, and images where the head reads such.
+    """
+
+    name: str
+    head: str
+    make: Callable[[int], Made]
+    rows: tuple[Example, ...]
+    new_modules: tuple[str, ...] = ()
+    max_length: int | None = None
+
+    def load(self, labels: Labels | None = None) -> LoadedModel:
+        """Return the model in evaluation mode, newly made, as a loader returns it; always the same.
+
+        Args:
+            labels: of the head; by default those of `task`.
+        """
+        labels = labels or self.task.labels
+        module, source = copy.deepcopy(self._made_for(labels)[0]), f"a tiny {self.name}"
+        return LoadedModel(module, self.processor, source, self.head, self.new_modules, labels, {}, self.max_length)
+
+    def load_trainable(self) -> LoadedModel:
+        """Return the model as full tuning leaves it: everything trains, and `pretrained` names all but a fresh head."""
+        loaded = self.load()
+        loaded.module.requires_grad_(True)
+        new = tuple(f"{name}." for name in self.new_modules)
+        loaded.pretrained = frozenset(n for n, _ in loaded.module.named_parameters() if not n.startswith(new))
+        return loaded
+
+    def skeleton(self) -> LoadedModel:
+        """Return the model on the meta device, as a loader's skeleton is."""
+        return on_meta(self.load())
+
+    @cached_property
+    def task(self) -> Task:
+        """The task of the box that has this head, its labels bound to `rows`."""
+        task = task_of(self.head)
+        task.labels = task.bind({"train": self.rows})
+        return task
+
+    @property
+    def processor(self) -> Any:
+        """The tokenizer or image processor."""
+        return self._made_for(self.task.labels)[1]
+
+    @cached_property
+    def batch(self) -> Batch:
+        """All rows as a batch, labels included: what the model's own forward takes."""
+        return self.task.collate([self.task.encode(row, self.processor) for row in self.rows], self.processor)
+
+    def _made_for(self, labels: Labels | None) -> Made:
+        return _sensitive(self.make, 0 if labels is None else len(labels.names))
+
+
+@cache
+def _sensitive(make: Callable[[int], Made], outputs: int) -> Made:
+    module, processor = make(outputs)
+    models.sensitise(module)
+    return module, processor
+
+
+def on_meta(loaded: LoadedModel) -> LoadedModel:
+    """Return a model with every tensor on the meta device, tied ones still tied."""
+    tensors = [*loaded.module.parameters(), *loaded.module.buffers()]
+    memo = {id(x): nn.Parameter(x.to("meta")) if isinstance(x, nn.Parameter) else x.to("meta") for x in tensors}
+    return dataclasses.replace(loaded, module=copy.deepcopy(loaded.module, memo))
+
+
+@cache
+def registry() -> Registry:
+    """Return what is installed."""
+    return Registry()
+
+
+def task_of(head: str) -> Task:
+    """Return the task of the box that has a head, freshly built; LookupError where none has."""
+    for entry in registry().entries("task"):
+        if entry.origin.distribution == BUILT_IN and getattr(entry.cls, "head", None) == head:
+            return registry().build("task", entry.name, "task")
+    raise LookupError(f"no task of ftengine has the head {head!r}.")
+
+
+@cache
+def fixtures() -> tuple[Fixture, ...]:
+    """Return a model of each head, and several where architectures differ in what strategies meet."""
+    tagged = BertForTokenClassification.__name__
+    biased = {"attention_bias": True, "mlp_bias": True}
+    found = [
+        Fixture(
+            BertForSequenceClassification.__name__,
+            "sequence-classification",
+            lambda outputs: models.tiny_bert(BertForSequenceClassification, num_labels=outputs),
+            rows_of_texts(),
+            ("classifier",),
+            128,
+        ),
+        Fixture(
+            tagged,
+            "token-classification",
+            lambda outputs: models.tiny_bert(BertForTokenClassification, num_labels=outputs),
+            rows_of_tags(),
+            ("classifier",),
+            128,
+        ),
+        Fixture("LlamaForCausalLM", "causal-lm", lambda _: models.tiny_llama(**biased), rows_of_questions(), (), 512),
+        Fixture("GPT2LMHeadModel", "causal-lm", lambda _: models.tiny_gpt2(), rows_of_questions(), (), 256),
+        Fixture("T5ForConditionalGeneration", "seq2seq-lm", lambda _: models.tiny_t5(), rows_of_questions()),
+        Fixture("ViTForImageClassification", "image-classification", _vit, rows_of_images(), ("classifier",)),
+        Fixture(
+            "ResNetForImageClassification",
+            "image-classification",
+            _resnet,
+            rows_of_images(),
+            ("classifier",),
+        ),
+    ]
+    return tuple(found)
+
+
+def _vit(outputs: int) -> Made:
+    return models.tiny_vit(num_labels=outputs)
+
+
+def _resnet(outputs: int) -> Made:
+    return models.tiny_resnet(num_labels=outputs)
+
+
+def fixture(head: str) -> Fixture:
+    """Return the first model with a head; LookupError where none is shipped."""
+    for one in fixtures():
+        if one.head == head:
+            return one
+    known = ", ".join(dict.fromkeys(one.head for one in fixtures()))
+    raise LookupError(f"no model with the head {head!r} is shipped; there are {known}.")
+
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def rows_of_texts() -> tuple[Example, ...]:
+    """Return rows of a text and one of three labels."""
+    return tuple({"text": text, "label": NAMES[i % 3]} for i, text in enumerate(TEXTS))
+
+
+def rows_of_tags() -> tuple[Example, ...]:
+    """Return rows of words and IOB2 tags."""
+    words = (["Anna", "Smith", "lives", "in", "Paris"], ["Shares", "rose"], ["New", "York", "beat", "Anna"])
+    tags = (["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"], ["B-LOC", "I-LOC", "O", "B-PER"])
+    return tuple({"tokens": list(w), "tags": list(t)} for w, t in zip(words, tags, strict=True))
+
+
+def rows_of_questions() -> tuple[Example, ...]:
+    """Return rows of a prompt and its completion, of different lengths."""
+    return tuple({"prompt": asked, "completion": told} for asked, told in QUESTIONS)
+
+
+def rows_of_images() -> tuple[Example, ...]:
+    """Return rows of an image of random pixels, no two alike, and one of three labels."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (len(TEXTS), models.SIDE, models.SIDE, 3), generator=generator).to(torch.uint8)
+    return tuple({"image": Image.fromarray(one.numpy()), "label": NAMES[i % 3]} for i, one in enumerate(pixels))
+
+
+def rows_of(modality: str) -> list[Sequence[Example]]:
+    """Return rows in the shapes that tasks of a modality usually take, for a task that is not known.
+
+    They are of texts: a text with a label (a name, several names, a number), a pair of texts, words with tags, prompt
+    and completion, a conversation, a text alone, an answer that is preferred to another; of images: with a label.
+    """
+    if modality != "text":
+        return [rows_of_images()] if modality == "image" else []
+    several = [{**row, "label": list(NAMES[: 1 + i % 3])} for i, row in enumerate(rows_of_texts())]
+    numbers = [{**row, "label": 0.5 + i * i} for i, row in enumerate(rows_of_texts())]
+    return [
+        rows_of_texts(),
+        several,
+        numbers,
+        [{**row, "pair": TEXTS[-1 - i]} for i, row in enumerate(rows_of_texts())],
+        rows_of_tags(),
+        rows_of_questions(),
+        [{"messages": [_turn("user", asked), _turn("assistant", told)]} for asked, told in QUESTIONS],
+        [{"text": text} for text in TEXTS],
+        [
+            {"prompt": asked, "chosen": told, "rejected": QUESTIONS[i - 1][1]}
+            for i, (asked, told) in enumerate(QUESTIONS)
+        ],
+    ]
+
+
+def _turn(role: str, content: str) -> Mapping[str, str]:
+    return {"role": role, "content": content}

@@ -1,0 +1,441 @@
+"""Augmenters, tasks, readers, audits and rules: a sound one passes, a broken one fails the check that is meant."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+from broken import failed, require
+from dpo import DPO
+
+from ftengine.api import (
+    Audit,
+    Augmenter,
+    Criterion,
+    FileReader,
+    Finding,
+    Row,
+    Rule,
+    Task,
+    TextAugmenter,
+    View,
+    text_lines,
+)
+from ftengine.testing import check_results, check_task, fixture
+from ftengine_builtins.tasks.text_classification import TextClassification
+
+
+class Small(TextAugmenter):
+    """Write texts in small letters."""
+
+    name = "small"
+
+    def change(self, text, rng):
+        return text.lower()
+
+
+class Growing(Small):
+    """Writes more behind each text than behind the one before."""
+
+    seen = 0
+
+    def change(self, text, rng):
+        self.seen += 1
+        return text + " x" * self.seen
+
+
+class Remembering(Small):
+    """Changes a text otherwise when it comes again."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.seen = set()
+
+    def change(self, text, rng):
+        again = text in self.seen
+        self.seen.add(text)
+        return text.lower() if not again else text.upper()
+
+
+class Relabelled(Augmenter):
+    """Gives every row of a label another one, and a label to rows without one."""
+
+    name = "relabelled"
+
+    def augment(self, row, task, rng):
+        yield {**row, "label": "sports", "completion": "Nothing."}
+
+
+class Losing(Small):
+    """Forgets to return what it made of a text."""
+
+    def change(self, text, rng):
+        text.upper()
+
+
+class Idle(Small):
+    """Changes nothing."""
+
+    def change(self, text, rng):
+        return text
+
+
+class Unpicklable(Small):
+    """Keeps a function."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.function = lambda text: text.lower()
+
+    def change(self, text, rng):
+        return self.function(text)
+
+
+class InPlace(Augmenter):
+    """Changes the row that it is given."""
+
+    name = "in-place"
+
+    def augment(self, row, task, rng):
+        row["seen"] = True
+        yield row
+
+
+class OwnRandom(Small):
+    """Draws from Python's own generator."""
+
+    def change(self, text, rng):
+        return text.lower() + str(random.random())
+
+
+class Emptying(Augmenter):
+    """Yields rows that no task can encode."""
+
+    name = "emptying"
+
+    def augment(self, row, task, rng):
+        target = {key: row[key] for key in ("label", "tags", "completion") if key in row}
+        yield target
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Growing, "no_state_between_examples", "depends on those before it"),
+        (Remembering, "no_state_between_examples", "otherwise the second time"),
+        (Relabelled, "labels_stay", "and became 'sports': an augmenter changes inputs alone"),
+        (Losing, "new_examples_can_be_read", "whose inputs are []"),
+        (Idle, "something_changes", "twenty seeds leave every example as it was"),
+        (Unpicklable, "it_can_be_pickled", "keep files, locks and functions out of its attributes"),
+        (InPlace, "given_examples_stay", "copy it first"),
+        (OwnRandom, "same_seed_same_examples", "the same (seed, epoch, row) gives different examples"),
+        (Emptying, "new_examples_can_be_encoded", "which cannot be encoded"),
+    ],
+)
+def test_a_broken_augmenter_fails_the_check_that_is_meant(cls, check, text):
+    assert failed(Small) == {}
+    assert text in failed(cls)[check]
+
+
+# Tasks.
+
+
+class Labelled(TextClassification):
+    """Give a text a label."""
+
+    name = "labelled"
+
+
+class Averaging(Labelled):
+    """Divides its loss itself."""
+
+    def loss(self, model, batch, criterion):
+        loss, weight = super().loss(model, batch, criterion)
+        return loss / weight, 1
+
+
+class OwnCriterion(Labelled):
+    """Leaves the criterion aside."""
+
+    def loss(self, model, batch, criterion):
+        return super().loss(model, batch, Criterion())
+
+
+class LosesOne(Labelled):
+    """Predicts nothing for the last example."""
+
+    def predict(self, model, batch):
+        return super().predict(model, batch)[:-1]
+
+
+class Sorted(Labelled):
+    """Sorts its predictions."""
+
+    def predict(self, model, batch):
+        return sorted(super().predict(model, batch), key=lambda one: one["loss"])
+
+
+class Padded(Labelled):
+    """Lets padding have an influence."""
+
+    def collate(self, features, processor):
+        batch = super().collate(features, processor)
+        return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+
+
+class Replaced(Labelled):
+    """Does not put inputs in the place of those before."""
+
+    def with_inputs(self, row, inputs):
+        return {**row, "text": "?"}
+
+
+class Strict(Labelled):
+    """Raises what Python raises for a row of another shape."""
+
+    def view(self, row):
+        return View([row["text"]], row["label"], True)
+
+    def encode(self, example, processor, *, max_length=None):
+        assert set(example) == {"text", "label"}
+        return super().encode(example, processor, max_length=max_length)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Averaging, "the_criterion_is_what_is_summed", "the weight is 1"),
+        (OwnCriterion, "another_criterion_changes_the_loss", "with the criterion that is given"),
+        (LosesOne, "predictions_have_their_keys", "5 predictions of 6 examples"),
+        (Sorted, "predictions_do_not_depend_on_the_batch", "example"),
+        (Padded, "predictions_do_not_depend_on_the_batch", "padding, or another example, has an influence"),
+        (Padded, "losses_add_up_over_batches", "leave padding out of both"),
+        (Replaced, "inputs_can_be_put_back", "and view then tells ['?']"),
+        (Strict, "other_rows_are_data_errors", "a row that cannot be used is a DataError"),
+    ],
+)
+def test_a_broken_task_fails_the_check_that_is_meant(cls, check, text):
+    assert text in failed(cls)[check]
+
+
+class Forgetful(Task):
+    """Returns features without a weight, and keeps to itself what it learns."""
+
+    name = "forgetful"
+    head = "sequence-classification"
+    modality = "text"
+
+    def bind(self, splits):
+        self.predicts = frozenset({"label"})
+
+    def view(self, row):
+        return View([row["text"]], row["label"])
+
+    def with_inputs(self, row, inputs):
+        return {**row, "label": "?"}
+
+    def encode(self, example, processor, *, max_length=None):
+        return {"length": 1, "truncated": False}
+
+    def collate(self, features, processor):
+        return {"x": torch.zeros(1)}
+
+
+def test_a_task_that_learns_in_secret_fails():
+    with pytest.raises(AssertionError) as error:
+        check_task(Forgetful, None, fixture("sequence-classification").rows)
+    for name in (
+        "encoding_is_pure_and_whole",
+        "labels_are_all_that_is_learnt",
+        "batches_hold_every_example",
+        "inputs_can_be_put_back",
+    ):
+        assert name in str(error.value)
+
+
+def test_two_sequences_of_a_row_are_no_fault():
+    results = check_results(DPO)
+    assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
+    passed = {one.check for one in results if one.outcome == "passed"}
+    assert {"batches_hold_every_example", "inputs_can_be_put_back", "losses_add_up_over_batches"} <= passed
+
+
+class LooksAtWeights(DPO):
+    """Prefer one answer to another, and look at the model's weights."""
+
+    def see_model(self, loaded, strategy):
+        super().see_model(loaded, strategy)
+        self.norm = next(loaded.module.parameters()).norm().item()
+
+
+def test_a_task_that_reads_weights_without_values_fails():
+    assert "read no values there" in failed(LooksAtWeights)["a_model_without_values_can_be_seen"]
+
+
+# Readers.
+
+
+class Lines(FileReader):
+    """Lines of text."""
+
+    name = "lines"
+    suffixes = (".txt",)
+
+    def read(self, source):
+        for number, line, _ in text_lines(source):
+            if line.strip():
+                yield Row(number, {"text": line.strip().encode(errors="replace").decode()})
+
+
+class Decoding(Lines):
+    """Fails where a file is no UTF-8."""
+
+    def read(self, source):
+        with open(source, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield Row(number, {"text": line.strip()})
+
+
+class Numbering(Lines):
+    """Counts on from file to file."""
+
+    numbers = itertools.count(1)
+
+    def read(self, source):
+        for row in super().read(source):
+            yield Row(next(self.numbers), row.values)
+
+
+class Nowhere(Lines):
+    """Says of each row that it is in the first line."""
+
+    def read(self, source):
+        for row in super().read(source):
+            yield Row(1, row.values)
+
+
+class Mappings(Lines):
+    """Yields mappings."""
+
+    def read(self, source):
+        for row in super().read(source):
+            yield row.values
+
+
+class Writing(Lines):
+    """Writes an index beside the file."""
+
+    def read(self, source):
+        with open(f"{source}.index", "w") as file:
+            file.write("0")
+        yield from super().read(source)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Decoding, "damaged_files_are_broken_rows", "of random bytes raises UnicodeDecodeError"),
+        (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
+        (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
+        (Mappings, "rows_have_places_and_json_values", "no Row of a source"),
+        (Writing, "nothing_is_written", "writes files beside it"),
+    ],
+)
+def test_a_broken_reader_fails_the_check_that_is_meant(cls, check, text):
+    assert failed(Lines) == {}
+    assert text in failed(cls)[check]
+
+
+# Audits and rules.
+
+
+class Counting(Audit):
+    """Counts rows."""
+
+    name = "counting"
+
+    def look(self, data):
+        for rows in data.splits.values():
+            yield Finding(kind="data", level="note", text=f"{len(rows)} rows.", places=(rows.where(0),))
+
+
+class Elsewhere(Counting):
+    """Names a place that is none."""
+
+    def look(self, data):
+        yield Finding(kind="data", level="note", text="Something is odd.", places=("line 3",))
+
+
+class Restless(Counting):
+    """Finds something else each time."""
+
+    calls = itertools.count()
+
+    def look(self, data):
+        yield Finding(kind="data", level="note", text=f"Looked {next(self.calls)} times.")
+
+
+class Texts(Counting):
+    """Yields texts."""
+
+    def look(self, data):
+        yield "Something is odd."
+
+
+class Nones(Counting):
+    """Returns nothing."""
+
+    def look(self, data):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Elsewhere, "places_are_of_the_data", "take places from `rows.where(number)`"),
+        (Restless, "the_same_data_has_the_same_findings", "depend on the data alone"),
+        (Texts, "what_it_yields_can_be_shown", "look yields a str, 'Something is odd.'"),
+        (Nones, "what_it_yields_can_be_shown", "look returns None"),
+    ],
+)
+def test_a_broken_audit_fails_the_check_that_is_meant(cls, check, text):
+    assert failed(Counting) == {}
+    assert text in failed(cls)[check]
+
+
+class LongEnough(Rule):
+    """Wants many steps."""
+
+    name = "long-enough"
+
+    def judge(self, run):
+        yield Finding(kind="over-fitting", level="note", text=f"{run.training.steps} steps.")
+
+
+class OpensFiles(LongEnough):
+    """Goes by what lies in the folder."""
+
+    def judge(self, run):
+        yield Finding(kind="data", level="note", text=f"The folder {run.path} is there.")
+
+
+class Hasty(LongEnough):
+    """Takes held-out figures for granted."""
+
+    def judge(self, run):
+        value = run.evaluation.tuned[run.headline_metric].value
+        yield Finding(kind="quality", level="good", text=f"It reaches {value:.2f}.")
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (OpensFiles, "only_records_are_read", "go by the records alone"),
+        (Hasty, "what_it_yields_can_be_shown", "on a run without held-out data: KeyError"),
+    ],
+)
+def test_a_broken_rule_fails_the_check_that_is_meant(cls, check, text):
+    require(LongEnough, {})
+    assert text in failed(cls)[check]

@@ -1,0 +1,348 @@
+"""A sound strategy passes; each that is broken in one way fails by the check that is meant, and says what to do."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+
+import pytest
+import torch
+from broken import failed, require
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ftengine.api import Strategy
+from ftengine.errors import NoMatch
+from ftengine.testing import check_results
+
+
+class Shifted(nn.Module):
+    """A linear layer and a trained vector that is added to its output."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.shift = base, nn.Parameter(torch.zeros_like(base.bias))
+
+    def forward(self, x):
+        return self.base(x) + self.shift
+
+
+class Shift(Strategy):
+    """Train a vector behind each dense layer of a classifier of texts."""
+
+    name = "shift"
+
+    def prepare(self, loaded):
+        if loaded.head != "sequence-classification":
+            raise NoMatch("this is about classifiers of texts.")
+        loaded.module.requires_grad_(False)
+        found = {name: part for name, part in loaded.module.named_modules() if name.endswith("dense")}
+        for path, part in found.items():
+            put(loaded.module, path, self.wrapped(part))
+        self.paths = list(found)
+
+    def wrapped(self, base):
+        return Shifted(base)
+
+    def matches(self):
+        return {"dense": self.paths}
+
+    def check_merge(self):
+        pass
+
+    @torch.no_grad()
+    def merge(self, loaded):
+        for path in self.paths:
+            part = loaded.module.get_submodule(path)
+            part.base.bias += part.shift
+            put(loaded.module, path, part.base)
+
+
+def put(module, path, part):
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, part)
+
+
+def test_a_sound_strategy_passes():
+    results = check_results(Shift)
+    assert failed(Shift) == {}
+    skipped = {one.check: one.reason for one in results if one.outcome == "skipped"}
+    assert skipped["LlamaForCausalLM"] == "this is about classifiers of texts."
+
+
+class Nowhere(Shift):
+    """Refuses every model."""
+
+    def prepare(self, loaded):
+        raise NoMatch("there is no such layer.")
+
+
+class Frozen(Shift):
+    """Trains nothing that it added; the new head alone is left."""
+
+    def wrapped(self, base):
+        return Shifted(base).requires_grad_(False)
+
+
+class Faint(Shift):
+    """What trains has hardly any effect beside the new head: it is scaled away."""
+
+    class Part(Shifted):
+        def forward(self, x):
+            return self.base(x) + 1e-5 * self.shift
+
+    def wrapped(self, base):
+        return self.Part(base)
+
+    def merge(self, loaded):
+        for path in self.paths:
+            put(loaded.module, path, loaded.module.get_submodule(path).base)
+
+
+class LeavesOut(Shift):
+    """Leaves the new head out of its groups."""
+
+    def param_groups(self, model, learning_rate, weight_decay):
+        groups = super().param_groups(model, learning_rate, weight_decay)
+        return [{**group, "params": [p for p in group["params"] if len(p) != 3]} for group in groups]
+
+
+class SavesNothing(Shift):
+    """Writes no file."""
+
+    def save(self, loaded, directory):
+        pass
+
+    def load(self, loaded, directory):
+        pass
+
+
+class LosesOne(Shift):
+    """Forgets one tensor of many."""
+
+    def load(self, loaded, directory):
+        kept = loaded.module.get_submodule(self.paths[0]).shift
+        before = kept.detach().clone()
+        super().load(loaded, directory)
+        with torch.no_grad():
+            kept.copy_(before)
+
+
+class LeavesHooks(Shift):
+    """Merges nothing: a hook adds the vector."""
+
+    @torch.no_grad()
+    def merge(self, loaded):
+        for path in self.paths:
+            part = loaded.module.get_submodule(path)
+            put(loaded.module, path, part.base)
+            part.base.register_forward_hook(lambda module, args, output, shift=part.shift: output + shift)
+
+
+class Added(nn.Module):
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, bias):
+        return bias + self.shift
+
+
+class LeavesParametrizations(Shift):
+    """Leaves a parametrization on each bias, which changes its keys in the file."""
+
+    def merge(self, loaded):
+        for path in self.paths:
+            part = loaded.module.get_submodule(path)
+            put(loaded.module, path, part.base)
+            parametrize.register_parametrization(part.base, "bias", Added(part.shift))
+
+
+class WrongMerge(Shift):
+    """Forgets to add the vector."""
+
+    def merge(self, loaded):
+        for path in self.paths:
+            put(loaded.module, path, loaded.module.get_submodule(path).base)
+
+
+class ReadsValues(Shift):
+    """Looks at weights while it prepares."""
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        self.largest = max(p.detach().abs().max().item() for p in loaded.module.parameters())
+
+
+class OnTheCpu(Shift):
+    """Makes its parameters on the CPU, whatever the model is on."""
+
+    def wrapped(self, base):
+        part = Shifted(base)
+        part.shift = nn.Parameter(torch.zeros(base.bias.shape))
+        return part
+
+
+class Unseeded(Shift):
+    """Draws dropout from Python's own generator."""
+
+    class Part(Shifted):
+        def forward(self, x):
+            return self.base(x) + self.shift + (random.random() if self.training else 0.0)
+
+    def wrapped(self, base):
+        return self.Part(base)
+
+
+class Rebased(Shift):
+    """Changes the base while it prepares."""
+
+    @torch.no_grad()
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        for path in self.paths:
+            loaded.module.get_submodule(path).base.weight.mul_(1.1)
+
+
+class Random(Shift):
+    """Begins with numbers of a generator that is not torch's."""
+
+    def wrapped(self, base):
+        part = Shifted(base)
+        if not base.bias.is_meta:
+            nn.init.constant_(part.shift, random.random() / 1e3)
+        return part
+
+
+class Shared(Shift):
+    """Reaches its parameter past the module, so that copies share it."""
+
+    def wrapped(self, base):
+        part = Shifted(base)
+        shift = part.shift
+        part.forward = lambda x: base(x) + shift
+        return part
+
+
+class OwnBase(Shift):
+    """Answers as its base only nearly: the first vector stays."""
+
+    @contextmanager
+    def as_base(self, loaded):
+        parts = {path: loaded.module.get_submodule(path) for path in self.paths[1:]}
+        for path, part in parts.items():
+            put(loaded.module, path, part.base)
+        yield
+        for path, part in parts.items():
+            put(loaded.module, path, part)
+
+
+class Unspeakable(Shift):
+    """Reports what JSON does not know."""
+
+    def environment(self):
+        return {"dtype": torch.float32}
+
+
+class Misnamed(Shift):
+    """Names modules as they were called before."""
+
+    def matches(self):
+        return {"dense": [f"model.{path}" for path in self.paths]}
+
+
+class NamesOthers(Shift):
+    """Names modules that do not train."""
+
+    def matches(self):
+        return {"dense": ["bert.embeddings"]}
+
+
+BASE_MOVES = "merge has to leave the base's architecture"
+OPENED = "opened by transformers alone"
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Nowhere, {"it_suits_a_model": "LlamaForCausalLM: there is no such layer."}),
+        (Frozen, {"matched_modules_exist_and_train": "name the modules that train"}),
+        (Faint, {"training_moves_the_outputs": "hardly any effect"}),
+        (
+            LeavesOut,
+            {"groups_hold_each_trainable_parameter_once": "leaves out classifier.weight, which requires a gradient"},
+        ),
+        (SavesNothing, {"saved_and_loaded_outputs_are_equal": "save whatever requires a gradient"}),
+        (LosesOne, {"saved_and_loaded_outputs_are_equal": "load all of it"}),
+        (
+            LeavesHooks,
+            {
+                "merging_leaves_nothing_behind": "hooks of the strategy: remove them",
+                "the_merged_model_opens_without_the_strategy": OPENED,
+            },
+        ),
+        (
+            LeavesParametrizations,
+            {"merging_leaves_nothing_behind": BASE_MOVES, "the_merged_model_opens_without_the_strategy": OPENED},
+        ),
+        (
+            WrongMerge,
+            {"merging_keeps_the_outputs": "of their size", "the_merged_model_opens_without_the_strategy": OPENED},
+        ),
+        (ReadsValues, {"a_model_without_values_is_prepared_alike": "read no values there"}),
+        (OnTheCpu, {"a_model_without_values_is_prepared_alike": "make it on its layer's device"}),
+        (Unseeded, {"a_seed_decides_a_training_pass": "torch's global generator alone"}),
+        (Rebased, {"prepare_leaves_the_base_as_it_is": "leave the base's weights as they are"}),
+        (OwnBase, {"it_answers_as_its_base": "leave out all that was added"}),
+        (Unspeakable, {"environment_is_json": "what JSON does not know"}),
+        (Misnamed, {"matched_modules_exist_and_train": "'model.bert.encoder.layer.0.attention.output.dense'"}),
+        (NamesOthers, {"matched_modules_exist_and_train": "name the modules that train"}),
+    ],
+)
+def test_a_broken_strategy_fails_the_check_that_is_meant(cls, expected):
+    require(cls, expected)
+
+
+def test_what_starts_at_random_fails():
+    assert "draw with torch alone" in failed(Random)["a_seed_decides_what_it_prepares"]
+
+
+def test_a_copy_that_shares_parameters_fails():
+    assert "does not go by its own parameters" in failed(Shared)["a_copy_is_independent"]
+
+
+class Headless(Shift):
+    """Saves what it added alone; the new head is the engine's to save."""
+
+    def save(self, loaded, directory):
+        from ftengine.model import save_tensors
+
+        tensors = {path: loaded.module.get_submodule(path).shift for path in self.paths}
+        save_tensors(tensors, directory / "shifts.safetensors")
+
+    @torch.no_grad()
+    def load(self, loaded, directory):
+        from ftengine.model import read_tensors
+
+        for path, tensor in read_tensors(directory / "shifts.safetensors").items():
+            loaded.module.get_submodule(path).shift.copy_(tensor)
+
+
+def test_the_new_head_is_left_to_the_engine():
+    assert failed(Headless) == {}
+
+
+def test_an_expected_failure_is_told_with_its_reason_and_has_to_fail():
+    expected = {"environment_is_json": "dtypes are shown as they are"}
+    results = {one.check: one for one in check_results(Unspeakable, expected_failed_checks=expected)}
+    assert results["environment_is_json"].outcome == "expected"
+    assert results["environment_is_json"].reason == "dtypes are shown as they are"
+    assert (
+        "though it was expected to fail (?)"
+        in failed(Shift, expected_failed_checks={"something_trains": "?"})["something_trains"]
+    )
+    assert "is skipped" in failed(Shift, expected_failed_checks={"environment_is_json": "?"})["environment_is_json"]
+    assert (
+        "there are it_is_complete, something_trains, "
+        in failed(Shift, expected_failed_checks={"nothing": "?"})["nothing"]
+    )

@@ -1,0 +1,335 @@
+"""Regularizers, optimisers, schedules and callbacks: a sound one passes, a broken one fails the check that is meant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from broken import failed, require
+
+from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, Schedule, Stepped
+from ftengine.errors import RecipeError, TrainingError
+from ftengine.model import trainable
+
+
+class Pull(Regularizer):
+    """Pulls weights towards a running mean of theirs, on classifiers of texts."""
+
+    name = "pull"
+
+    def attach(self, loaded, task):
+        if loaded.head != "sequence-classification":
+            raise RecipeError("this is about classifiers of texts.")
+        self.means = {name: p.detach().clone() for name, p in trainable(loaded.module).items()}
+
+    def penalty(self, model, batch, loss):
+        return sum((p - self.means[name]).square().sum() for name, p in trainable(model).items())
+
+    def stepped(self, model, step):
+        for name, p in trainable(model).items():
+            self.means[name] = self.means[name].lerp(p.detach(), 0.5)
+
+    def tensors(self):
+        return dict(self.means)
+
+    def restore(self, tensors):
+        self.means = dict(tensors)
+
+
+class LosesState(Pull):
+    """Leaves its means out of the checkpoint."""
+
+    def tensors(self):
+        return {}
+
+
+class LosesSomeState(Pull):
+    """Counts steps, and leaves the count out of the checkpoint."""
+
+    seen = 0
+
+    def stepped(self, model, step):
+        super().stepped(model, step)
+        self.seen += 1
+
+    def penalty(self, model, batch, loss):
+        return super().penalty(model, batch, loss) * (1 + self.seen)
+
+
+class ForgetsState(Pull):
+    """Does not take its state back."""
+
+    def restore(self, tensors):
+        pass
+
+
+class Sticky(Pull):
+    """Leaves its mark on the model."""
+
+    def attach(self, loaded, task):
+        super().attach(loaded, task)
+        loaded.module.register_buffer("mark", torch.ones(1, device=loaded.module.device))
+
+
+class Hooked(Pull):
+    """Leaves a hook on the model."""
+
+    def attach(self, loaded, task):
+        super().attach(loaded, task)
+        loaded.module.register_forward_hook(lambda *_: None)
+
+
+class Shrinks(Pull):
+    """Changes weights when it is attached."""
+
+    @torch.no_grad()
+    def attach(self, loaded, task):
+        super().attach(loaded, task)
+        for parameter in trainable(loaded.module).values():
+            parameter.mul_(0.9)
+
+
+class ReadsValues(Pull):
+    """Looks at weights when it is attached."""
+
+    def attach(self, loaded, task):
+        super().attach(loaded, task)
+        self.norm = sum(p.detach().square().sum().item() for p in loaded.module.parameters())
+
+
+class Noisy(Pull):
+    """Draws from a generator of its own."""
+
+    generator = torch.Generator().manual_seed(0)
+
+    def penalty(self, model, batch, loss):
+        return super().penalty(model, batch, loss) + torch.rand((), generator=self.generator)
+
+
+class Vector(Pull):
+    """Gives a penalty for each weight of a bias."""
+
+    def penalty(self, model, batch, loss):
+        return model.classifier.bias
+
+
+class Silent(Pull):
+    """Changes weights at the end, and tells nothing."""
+
+    needs_validation = False
+
+    def finish(self, model, measure):
+        measure()
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Pull, {}),
+        (LosesState, {"a_resumed_run_is_the_uninterrupted_one": "must be in tensors()"}),
+        (LosesSomeState, {"a_resumed_run_is_the_uninterrupted_one": "must be in tensors()"}),
+        (
+            ForgetsState,
+            {"state_survives_a_checkpoint": "tensors differ", "a_resumed_run_is_the_uninterrupted_one": "restore()"},
+        ),
+        (Sticky, {"detaching_restores_the_model": "mark was left behind"}),
+        (Hooked, {"detaching_restores_the_model": "1 hooks on the model"}),
+        (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
+        (Silent, {"what_is_changed_at_the_end_is_told_as_json": "finish() returns None; it must return a dict"}),
+    ],
+)
+def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
+    require(cls, expected)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
+        (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
+        (Vector, "losses_and_penalties_are_finite_scalars", "it must return a scalar tensor"),
+    ],
+)
+def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check, text):
+    assert text in failed(cls)[check]
+
+
+class Plain(Optimizer):
+    """torch's Adam."""
+
+    name = "plain"
+
+    def build(self, param_groups):
+        return torch.optim.AdamW(param_groups)
+
+
+class NoOptimiser(Plain):
+    def build(self, param_groups):
+        return param_groups
+
+
+class FirstGroup(Plain):
+    def build(self, param_groups):
+        return torch.optim.AdamW(param_groups[:1])
+
+
+class Looks(Plain):
+    def build(self, param_groups):
+        self.size = sum(p.detach().norm().item() for group in param_groups for p in group["params"])
+        return super().build(param_groups)
+
+
+class OwnRate(Plain):
+    """Keeps to the learning rate that it began with."""
+
+    class Adam(torch.optim.AdamW):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["lr"] = 0.01
+            super().step()
+
+    def build(self, param_groups):
+        return self.Adam(param_groups)
+
+
+class Backwards(Plain):
+    def build(self, param_groups):
+        return torch.optim.AdamW(param_groups, maximize=True)
+
+
+class Counting(Plain):
+    """Keeps a count of steps beside its state."""
+
+    class Adam(torch.optim.SGD):
+        count = 0
+
+        def step(self, closure=None):
+            self.count += 1
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad /= self.count
+            super().step()
+
+    def build(self, param_groups):
+        return self.Adam(param_groups)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "build returns a list"),
+        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves '0.bias' out"),
+        (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
+        (Looks, "it_builds_on_the_meta_device", "read no values in it"),
+        (OwnRate, "it_goes_by_the_learning_rate_of_its_groups", "learning rate of 0 moves"),
+        (Backwards, "the_loss_falls", "the loss of a small regression goes from"),
+        (Counting, "a_resumed_run_is_the_uninterrupted_one", "in `state` or in `param_groups`"),
+    ],
+)
+def test_a_broken_optimiser_fails_the_check_that_is_meant(cls, check, text):
+    cls.__doc__ = cls.__doc__ or Plain.__doc__
+    assert failed(Plain) == {}
+    assert text in failed(cls)[check]
+
+
+class Falling(Schedule):
+    """Fall in a straight line."""
+
+    name = "falling"
+
+    def factor(self, step, steps, warmup):
+        return 1 - step / steps
+
+
+class Negative(Falling):
+    """Fall below 0."""
+
+    def factor(self, step, steps, warmup):
+        return 0.5 - step / steps
+
+
+class Remembers(Falling):
+    """Fall with every call."""
+
+    last = 1.0
+
+    def factor(self, step, steps, warmup):
+        self.last *= 0.9
+        return self.last
+
+
+class Nothing(Falling):
+    """Train nothing."""
+
+    def factor(self, step, steps, warmup):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Falling, {}),
+        (Negative, {"factors_are_numbers_of_0_or_more": "it must be a number, 0 or more"}),
+        (Remembers, {"factors_depend_on_the_arguments_alone": "from the arguments and the options alone"}),
+        (Nothing, {"some_step_trains": "nothing would train"}),
+    ],
+)
+def test_a_broken_schedule_fails_the_check_that_is_meant(cls, expected):
+    require(cls, expected)
+
+
+class Notes(Callback):
+    """Notes losses."""
+
+    name = "notes"
+
+    def on(self, event):
+        if isinstance(event, Stepped):
+            self.last = event.figures["loss"]
+
+
+class Stops(Notes):
+    """Ends a run whose loss is not finite."""
+
+    def on(self, event):
+        if isinstance(event, Stepped) and not math.isfinite(event.figures["loss"]):
+            raise TrainingError("the loss is not finite.")
+
+
+class Narrow(Notes):
+    """Takes every event for a step."""
+
+    def on(self, event):
+        self.last = event.figures["loss"]
+
+
+class Rewrites(Notes):
+    """Changes the figures."""
+
+    def on(self, event):
+        if isinstance(event, Stepped):
+            event.figures["loss"] = 0.0
+
+
+class Clips(Notes):
+    """Clips gradients."""
+
+    def on(self, event):
+        if isinstance(event, BeforeStep):
+            torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (Notes, {}),
+        (Stops, {}),
+        (Narrow, dict.fromkeys(["it_takes_every_event", "events_stay_as_they_are", "the_model_stays_as_it_is"], "")),
+        (Rewrites, {"events_stay_as_they_are": "it changes what Stepped holds"}),
+        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode before a step"}),
+    ],
+)
+def test_a_broken_callback_fails_the_check_that_is_meant(cls, expected):
+    require(cls, expected)
