@@ -21,6 +21,7 @@ from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.recipe import Recipe
+from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
@@ -157,13 +158,6 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
             f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
             "with --set output=DIR."
         )
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a nested mapping by dotted key."""
-    if not isinstance(content, dict) or not content:
-        return {prefix.rstrip("."): content}
-    return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
 
 def write_results(trained: TrainedModel, run: RunDirectory) -> None:

@@ -27,7 +27,7 @@ from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Ver
 
 
 class Run:
-    """A run that `fine_tune` finished.
+    """A run that `fine_tune` finished; weights are read when first needed.
 
     Args:
         path: the run directory.
@@ -229,12 +229,5 @@ def made_with(run: RunDirectory, registry: Registry) -> Iterator[None]:
         ) from None
 
 
-def load_run(
-    path: str | Path,
-    *,
-    registry: Registry | None = None,
-    listener: Listener | None = None,
-    precision: str | None = None,
-) -> Run:
-    """Open a finished run; weights are read when first needed. Arguments and errors are those of `Run`."""
-    return Run(path, registry=registry, listener=listener, precision=precision)
+load_run = Run
+"""Open a finished run; weights are read when first needed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.prepared_data import ReadyTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
-from ftengine.engine.saved_part import load_trained_part
+from ftengine.engine.saved_part import distance, load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import (
     MODEL_FILE,
@@ -101,7 +100,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)
     check_merge(strategy).merge(loaded)
-    differences = [_distance(outputs_of(task, loaded.module.eval(), probe), before)]
+    differences = [distance(outputs_of(task, loaded.module.eval(), probe), before)]
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
     if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
@@ -116,7 +115,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         expected = outputs_of(task, loaded.module, probe)
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, ready)
-        differences.append(_distance(outputs_of(task, opened.eval(), probe), expected))
+        differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
@@ -127,7 +126,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
             )
 
     write_folder(target.path, fill)
-    name, effect = str(stored).removeprefix("torch."), _distance(before, base)
+    name, effect = str(stored).removeprefix("torch."), distance(before, base)
     return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect)
 
 
@@ -162,7 +161,3 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
     if hasattr(module, "config"):
         module.config.dtype = dtype  # what a reader of the saved model takes
-
-
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm()) if a.shape == b.shape else math.inf

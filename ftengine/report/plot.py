@@ -143,7 +143,8 @@ def _fill(figure: Figure, chart: LineChart) -> None:
 def _set_margins(figure: Figure, renderer: RendererSVG) -> None:
     """Give the axes the room that their texts and the legend leave; a constrained layout would draw all twice."""
     (axes,) = figure.axes
-    texts, inner = axes.get_tightbbox(renderer), axes.get_window_extent(renderer)
+    inner = axes.get_window_extent(renderer)
+    texts = axes.get_tightbbox(renderer) or inner
     above = sum(legend.get_window_extent(renderer).height + 2 * MARGIN for legend in figure.legends)
     figure.subplots_adjust(
         left=(inner.x0 - texts.x0 + MARGIN) / WIDTH,

@@ -57,12 +57,15 @@ class RunDirectory:
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
             raise RunError(f"{str(self.path)!r} is no run directory: it {what}. `ftengine train` makes one.")
 
-    def require_finished(self) -> None:
-        """Refuse a run whose training has not ended (RunError)."""
+    def require_finished(self, *needed: str) -> None:
+        """Refuse a run whose training has not ended, or that lacks one of the files `needed` (RunError)."""
         self.require_run()
+        missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
+            missing.append(f"{TRAINED}/")
+        if missing:
             raise RunError(
-                f"run {str(self.path)!r} is not finished: it has no {TRAINED}/. "
+                f"run {str(self.path)!r} is not finished: it has no {', '.join(missing)}. "
                 "Continue it with `ftengine train RECIPE --resume`."
             )
 
