@@ -166,7 +166,7 @@ class Run:
         """
         target = RunDirectory(out)
         target.require_free("another folder")
-        ready = self._open()
+        ready = self.without_model(check_source=True)
         check_merge(ready.experiment.make_strategy())
         return merge_into(target, ready, load_base(ready, self.facts, self.trained), self.trained, dtype)
 
@@ -177,15 +177,14 @@ class Run:
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
-        known = self._open()
+        known = self.without_model(check_source=True)
         return ready_task(known.experiment, known.task)
 
-    def without_model(self) -> ReadyTask:
-        """Return the run's task, with its labels, for figures from kept predictions; the model's source is not read."""
-        return self._open(check_source=False)
+    def without_model(self, *, check_source: bool = False) -> ReadyTask:
+        """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
 
-    def _open(self, *, check_source: bool = True) -> ReadyTask:
-        """Build the run's components; what acts in training alone is left out."""
+        `check_source` says whether the model's source is looked at.
+        """
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
@@ -198,7 +197,7 @@ class Run:
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
         if not base and self._ready is not None:
             return self._ready
-        device, ready = Device.open(self.recipe), self._open()
+        device, ready = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base(ready, self.facts, self.trained)
         if base:
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype

@@ -26,6 +26,7 @@ from ftengine.model import (
     save_model,
 )
 from ftengine.run.directory import RunDirectory, write_folder
+from ftengine.run.record import each, without_nan
 
 ALLOWED_ROUNDINGS = 64
 """Largest accepted difference of the outputs, in units of float32's rounding error.
@@ -60,8 +61,8 @@ class MergeReport:
     effect: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
+        """Return the report as JSON values; an effect that is infinite, of a base that gives zeros, is null."""
+        return each(asdict(self), without_nan)
 
 
 def check_merge(strategy: Strategy) -> Merges:
