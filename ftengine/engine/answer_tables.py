@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,11 @@ def _cell(value: Any) -> Any:
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _separated(delimiter: str) -> Callable[[TableRows, list[str], Path], None]:
-    def write(rows: TableRows, columns: list[str], output: Path) -> None:
-        with open(output, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return write
+def _separated(delimiter: str, rows: TableRows, columns: list[str], output: Path) -> None:
+    with open(output, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
@@ -108,8 +106,8 @@ def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
 
 
 TABLES: dict[str, Callable[[TableRows, list[str], Path], None]] = {
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": partial(_separated, ","),
+    ".tsv": partial(_separated, "\t"),
     ".parquet": _parquet,
 }
 """A function that writes rows as a table, by suffix."""

@@ -46,12 +46,9 @@ def evaluation_plan(data: PreparedData) -> EvalPlan:
     plan = plan_evaluation(
         data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
     )
-    writes = _writes(data.ready.task)
+    task = data.ready.task
+    writes = isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
-
-
-def _writes(task: Task) -> bool:
-    return isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
 
 
 def plan_evaluation(

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
+from ftengine.api.figures import listed
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.merge import MergeReport, check_merge, merge_into
+from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
@@ -161,9 +162,12 @@ class Run:
 
         Raises:
             RunError: `out` is in use.
+            InputError: there is no such dtype.
             NotMergeable: the strategy has no merged form.
             MergeChangedOutputs: merging changed the outputs by more than rounding explains; nothing is written.
         """
+        if dtype not in MERGED_DTYPES:
+            raise InputError(f"dtype {dtype!r}: merged weights are stored as {listed(MERGED_DTYPES)}.")
         target = RunDirectory(out)
         target.require_free("another folder")
         ready = self.without_model(check_source=True)

@@ -37,6 +37,9 @@ Where the weights are stored in a lower dtype, it has two steps: the merged mode
 weights are rounded, and the written folder, computed in float32, with the model in memory after they are.
 """
 
+MERGED_DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What merged weights are stored in; "auto" is the base's."""
+
 TOLERANCE = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
 """Largest accepted ‖difference‖ / ‖outputs‖."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, LoadedModel, Shows, Strategy
+from ftengine.api import Listener, LoadedModel, Shows
 from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
@@ -94,7 +94,11 @@ def plan(
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     steps = _steps(data, device, schedule)
-    loaded, strategy = _prepared(data, device, weights=measure)
+    if data.ready.skeleton is None or measure:
+        loaded = load_base(data.ready)
+        strategy = prepare_strategy(device, experiment, loaded)
+    else:
+        loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
     frozen = never_trained(strategy, loaded.module, schedule)
     figures = _estimate(data, device, loaded, evaluating, schedule, steps["tokens_a_step"]) if measure else None
     return Plan(
@@ -115,15 +119,6 @@ def plan(
             *([f"{frozen}."] if frozen else []),
         ],
     )
-
-
-def _prepared(data: PreparedData, device: Device, *, weights: bool) -> tuple[LoadedModel, Strategy]:
-    """Return the prepared model, with its weights where they are wanted or no skeleton can be had."""
-    skeleton = data.ready.skeleton
-    if skeleton is not None and not weights:
-        return skeleton.loaded, skeleton.strategy
-    loaded = load_base(data.ready)
-    return loaded, prepare_strategy(device, data.experiment, loaded)
 
 
 def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
