@@ -6,6 +6,8 @@ import csv
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,33 +85,32 @@ def _cell(value: Any) -> Any:
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _separated(delimiter: str) -> Callable[[TableRows, list[str], Path], None]:
-    def write(rows: TableRows, columns: list[str], output: Path) -> None:
-        with open(output, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return write
+def _separated(delimiter: str, rows: TableRows, columns: list[str], output: Path) -> None:
+    with open(output, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
+    def column(values: list[Any]) -> pa.Array:
+        kinds = {type(value) for value in values if value is not None}
+        if len(kinds) < 2 or kinds == {int, float}:
+            with suppress(pa.ArrowInvalid, OverflowError):  # whole numbers may be too large for a type of numbers
+                return pa.array(values)
+        return pa.array([None if value is None else str(value) for value in values])
+
     held = list(rows)
-    arrays = []
-    for name in columns:
-        values = [row.get(name) for row in held]
-        if len({type(value) for value in values if value is not None}) > 1:
-            values = [None if value is None else str(value) for value in values]
-        arrays.append(pa.array(values))
+    arrays = [column([row.get(name) for row in held]) for name in columns]
     parquet.write_table(pa.table(arrays, names=columns), output)
 
 
 TABLES: dict[str, Callable[[TableRows, list[str], Path], None]] = {
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": partial(_separated, ","),
+    ".tsv": partial(_separated, "\t"),
     ".parquet": _parquet,
 }
 """A function that writes rows as a table, by suffix."""

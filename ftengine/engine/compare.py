@@ -87,6 +87,13 @@ class PairDifference(SliceDifference):
     p_at_most: bool = False
     supported: bool = False
 
+    def turned(self) -> PairDifference:
+        """Return the second strategy minus the first."""
+        low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
+        better = None if self.better is None else not self.better
+        first, second = self.second, self.first
+        return replace(self, value=0.0 - self.value, low=low, high=high, better=better, first=first, second=second)
+
 
 class Comparison(Record):
     """comparison.json: what strategies came to on the same held-out examples.
@@ -364,10 +371,11 @@ def statement(
 
 def _told(one: PairDifference, p: str, best: str | None) -> str:
     """Say what lies between two strategies."""
+    one = one.turned() if one.second == best else one
     found = ends(one)
     if found is None or one.p_adjusted is None:
         return f"{one.first} and {one.second}: too few examples to tell"
-    low, high = found
+    low, high = (end + 0.0 for end in found)  # without a minus before nothing
     chance = f"{p} {'≤' if one.p_at_most else '='} {one.p_adjusted:.2g}"
     if one.supported:
         wins = one.better if one.better is not None else one.value > 0
@@ -375,8 +383,5 @@ def _told(one: PairDifference, p: str, best: str | None) -> str:
         low, high = sorted((abs(low), abs(high)))
         word = "higher" if one.better is None else "better"
         return f"{winner} is {word} than {other} by {abs(one.value):.3g} [{low:.3g}, {high:.3g}], {chance}"
-    value, first, second = one.value, one.first, one.second
-    if second == best:
-        value, low, high, first, second = -value, -high, -low, second, first
-    value, low, high = value + 0.0, low + 0.0, high + 0.0  # without a minus before nothing
-    return f"{first} minus {second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"
+    value = one.value + 0.0
+    return f"{one.first} minus {one.second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"

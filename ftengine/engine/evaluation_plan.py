@@ -32,7 +32,7 @@ from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe, answer_keys, by_pass
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
-from ftengine.run.recipe import FurtherExamples
+from ftengine.run.recipe import EvaluationSection, FurtherExamples
 
 TRAINING_SAMPLE = "training sample"
 CHANGES_SAMPLED = 10
@@ -46,12 +46,9 @@ def evaluation_plan(data: PreparedData) -> EvalPlan:
     plan = plan_evaluation(
         data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
     )
-    writes = _writes(data.ready.task)
+    task = data.ready.task
+    writes = isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
-
-
-def _writes(task: Task) -> bool:
-    return isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
 
 
 def plan_evaluation(
@@ -99,9 +96,6 @@ def plan_evaluation(
         training = None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
     fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
     to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
-    for one in (held, training, to_fit):
-        if one is not None:
-            _check_rows_of("evaluate", one)
     if section.forgetting is not None:
         probes.append(_forgetting(ready, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
@@ -110,8 +104,9 @@ def plan_evaluation(
         probes.append(_refusal(ready, section.refusal))
     figures = section.small_slice, section.resamples, ready.recipe.seed
     plan = EvalPlan(split, held, training, probes, to_fit, *figures)
-    for one in plan.sets():  # what they keep of a prediction may depend on the labels
-        bind(one.evaluators, ready.task.name, ready.task.labels)
+    for one in plan.sets():
+        _check_rows_of(one)
+        bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
 
 
@@ -140,13 +135,11 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
     """Yield the columns that divide a split."""
     for column in dict.fromkeys(ready.recipe.evaluation.slices):
-        known = split.rows.columns
-        if column in known:
-            yield column
-        elif lenient:
+        if lenient and column not in split.rows.columns:
             ready.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
         else:
             require_column(split.rows, column)
+            yield column
 
 
 def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number: int) -> Probe:
@@ -188,7 +181,6 @@ def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Eval
         split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
-    _check_rows_of("evaluation.forgetting", general)
     return Probe("forgetting", names, asked.data, general)
 
 
@@ -208,7 +200,6 @@ def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) 
     for name, split in sides:
         members, title = sample(len(split), count, ready.recipe.seed), f" for memorisation ({name})"
         sets.append(EvalSet(f"memorisation-{name}", split, (), [evaluator], members, options, title=title))
-        _check_rows_of(key, sets[-1])
     contrast = sets[1] if len(sets) > 1 else None
     return Probe("memorisation", evaluator.name, train.source, sets[0], contrast)
 
@@ -232,7 +223,6 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
         members = np.arange(len(split))
     options = _options(ready, [evaluator])
     requests = EvalSet("refusal", split, (), [evaluator], members, options, title=" on requests")
-    _check_rows_of(key, requests)
     return Probe("refusal", evaluator.name, asked.data, requests)
 
 
@@ -257,8 +247,10 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
     return evaluator
 
 
-def _check_rows_of(key: str, one: EvalSet) -> None:
-    """Let every evaluator refuse the rows that it will see."""
+def _check_rows_of(one: EvalSet) -> None:
+    """Let every evaluator refuse the rows that it will see (DataError, which names the recipe's key and the row)."""
+    kind = one.name.partition("-")[0]
+    key = f"evaluation.{kind}" if kind in EvaluationSection.model_fields else "evaluate"
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if isinstance(reader, ReadsColumns)):
             for row in map(int, one.split.index[members]):
@@ -295,25 +287,22 @@ def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> Encod
 
 def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
     """Return requests as examples: they hold nothing to train on, so they are answered but never encoded."""
-    lengths, digests = [], bytearray()
-    for row in rows:
-        text = to_json(row).encode()
-        lengths.append(len(text))
-        digests += blake2b(text, digest_size=16).digest()
-    if not lengths:
+    texts = [to_json(row).encode() for row in rows]
+    if not texts:
         raise DataError(f"{rows.source} holds no request.")
-    count = len(lengths)
+    lengths, count = np.array([len(text) for text in texts], dtype=np.int64), len(texts)
+    digests = np.array([blake2b(text, digest_size=16).digest() for text in texts], dtype="S16")
     return EncodedSplit(
         rows,
         ready.task,
         ready.processor,
         ready.max_length,
-        np.array(lengths, dtype=np.int64),
-        np.array(lengths, dtype=np.int64),
+        lengths,
+        lengths,
         np.ones(count),
         np.arange(count),
         truncated=0,
         untrained_rows=0,
         content="",
-        groups=group_numbers(np.frombuffer(bytes(digests), dtype="S16")),
+        groups=group_numbers(digests),
     )

@@ -7,20 +7,27 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
-from ftengine.engine.base_measured import FILE as BASE_KEY
-from ftengine.engine.base_measured import keep_base
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
-from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
+from ftengine.engine.prepared_model import (
+    BASE_FILE,
+    PreparedModel,
+    TrainedModel,
+    keep_base,
+    prepare_model,
+    train_model,
+)
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
+from ftengine.evaluation.results import evaluate
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.recipe import Recipe
+from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
@@ -60,7 +67,9 @@ def fine_tune(
         data = prepare_data(experiment)
         if resuming:
             require_same_data(run, data)
-        tell_findings(data)
+        for finding in data.audit.findings:
+            if finding.level != "good":
+                experiment.listener.message(f"{finding.kind}: {finding.text}")
         train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
 
@@ -98,13 +107,6 @@ def finish(experiment: Experiment, run: RunDirectory) -> None:
     conclude(run, experiment.registry)
     steps, evaluation = TrainingResult.read(run).steps, EvaluationResult.read(run)
     experiment.callbacks.tell(Finished(run.path, steps, evaluation.to_json()))
-
-
-def tell_findings(data: PreparedData) -> None:
-    """Say what the audits found that deserves attention."""
-    for finding in data.audit.findings:
-        if finding.level != "good":
-            data.experiment.listener.message(f"{finding.kind}: {finding.text}")
 
 
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
@@ -159,22 +161,16 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
         )
 
 
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a nested mapping by dotted key."""
-    if not isinstance(content, dict) or not content:
-        return {prefix.rstrip("."): content}
-    return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-
-
 def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     """Write the trained part, tables of predictions and figures."""
     model = trained.prepared
     save_trained_part(model, run)
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     trained.result.write(run)
-    figures, changed = trained.evaluation()
+    model.experiment.listener.phase("figures")
+    figures, changed = evaluate(model.plan, model.base, trained.tuned)
     save_predictions(run, base=model.base, tuned=trained.tuned)
-    remove(run.path / BASE_KEY)
+    remove(run.path / BASE_FILE)
     if changed is not None:
         changed.write(run)
     figures.write(run)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
+from ftengine.api.figures import listed
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.merge import MergeReport, check_merge, merge_into
+from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
@@ -27,7 +28,7 @@ from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Ver
 
 
 class Run:
-    """A run that `fine_tune` finished.
+    """A run that `fine_tune` finished; weights are read when first needed.
 
     Args:
         path: the run directory.
@@ -166,12 +167,15 @@ class Run:
 
         Raises:
             RunError: `out` is in use.
+            InputError: there is no such dtype.
             NotMergeable: the strategy has no merged form.
             MergeChangedOutputs: merging changed the outputs by more than rounding explains; nothing is written.
         """
+        if dtype not in MERGED_DTYPES:
+            raise InputError(f"dtype {dtype!r}: merged weights are stored as {listed(MERGED_DTYPES)}.")
         target = RunDirectory(out)
         target.require_free("another folder")
-        ready = self._open()
+        ready = self.without_model(check_source=True)
         check_merge(ready.experiment.make_strategy())
         return merge_into(target, ready, load_base(ready, self.facts, self.trained), self.trained, dtype)
 
@@ -182,15 +186,14 @@ class Run:
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
-        known = self._open()
+        known = self.without_model(check_source=True)
         return ready_task(known.experiment, known.task)
 
-    def without_model(self) -> ReadyTask:
-        """Return the run's task, with its labels, for figures from kept predictions; the model's source is not read."""
-        return self._open(check_source=False)
+    def without_model(self, *, check_source: bool = False) -> ReadyTask:
+        """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
 
-    def _open(self, *, check_source: bool = True) -> ReadyTask:
-        """Build the run's components; what acts in training alone is left out."""
+        `check_source` says whether the model's source is looked at.
+        """
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
@@ -204,7 +207,7 @@ class Run:
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
         if not base and self._ready is not None:
             return self._ready
-        device, ready = Device.open(self.recipe), self._open()
+        device, ready = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base(ready, self.facts, self.trained)
         if base:
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
@@ -235,12 +238,5 @@ def made_with(run: RunDirectory, registry: Registry) -> Iterator[None]:
         ) from None
 
 
-def load_run(
-    path: str | Path,
-    *,
-    registry: Registry | None = None,
-    listener: Listener | None = None,
-    precision: str | None = None,
-) -> Run:
-    """Open a finished run; weights are read when first needed. Arguments and errors are those of `Run`."""
-    return Run(path, registry=registry, listener=listener, precision=precision)
+load_run = Run
+"""Open a finished run; weights are read when first needed."""

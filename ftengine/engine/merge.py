@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
 from ftengine.engine.prepared_data import ReadyTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
-from ftengine.engine.saved_part import load_trained_part
+from ftengine.engine.saved_part import distance, load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import (
     MODEL_FILE,
@@ -27,6 +26,7 @@ from ftengine.model import (
     save_model,
 )
 from ftengine.run.directory import RunDirectory, write_folder
+from ftengine.run.record import each, without_nan
 
 ALLOWED_ROUNDINGS = 64
 """Largest accepted difference of the outputs, in units of float32's rounding error.
@@ -36,6 +36,9 @@ unmerged models round at different places in every layer and differ by some roun
 Where the weights are stored in a lower dtype, it has two steps: the merged model with the unmerged one before its
 weights are rounded, and the written folder, computed in float32, with the model in memory after they are.
 """
+
+MERGED_DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What merged weights are stored in; "auto" is the base's."""
 
 TOLERANCE = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
 """Largest accepted ‖difference‖ / ‖outputs‖."""
@@ -61,8 +64,8 @@ class MergeReport:
     effect: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
+        """Return the report as JSON values; an effect that is infinite, of a base that gives zeros, is null."""
+        return each(asdict(self), without_nan)
 
 
 def check_merge(strategy: Strategy) -> Merges:
@@ -101,7 +104,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)
     check_merge(strategy).merge(loaded)
-    differences = [_distance(outputs_of(task, loaded.module.eval(), probe), before)]
+    differences = [distance(outputs_of(task, loaded.module.eval(), probe), before)]
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
     if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
@@ -116,7 +119,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         expected = outputs_of(task, loaded.module, probe)
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, ready)
-        differences.append(_distance(outputs_of(task, opened.eval(), probe), expected))
+        differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
@@ -127,7 +130,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
             )
 
     write_folder(target.path, fill)
-    name, effect = str(stored).removeprefix("torch."), _distance(before, base)
+    name, effect = str(stored).removeprefix("torch."), distance(before, base)
     return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect)
 
 
@@ -162,7 +165,3 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
     if hasattr(module, "config"):
         module.config.dtype = dtype  # what a reader of the saved model takes
-
-
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm()) if a.shape == b.shape else math.inf

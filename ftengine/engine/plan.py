@@ -93,12 +93,16 @@ def plan(
     data = prepare_data(experiment)
     evaluating, device = evaluation_plan(data), Device.open(recipe)
     train = data.encoded["train"]
-    planned = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
-    steps = _steps(data, device, planned)
-    loaded, strategy = _prepared(data, device, weights=measure)
-    frozen = never_trained(strategy, loaded.module, planned)
+    schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
+    steps = _steps(data, device, schedule)
+    if data.ready.skeleton is None or measure:
+        loaded = load_base(data.ready)
+        strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
+    else:
+        loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
+    frozen = never_trained(strategy, loaded.module, schedule)
     tokens = steps["tokens_a_step"]
-    figures = _estimate(data, device, loaded, strategy, evaluating, planned, tokens) if measure else None
+    figures = _estimate(data, device, loaded, strategy, evaluating, schedule, tokens) if measure else None
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
@@ -117,15 +121,6 @@ def plan(
             *([f"{frozen}."] if frozen else []),
         ],
     )
-
-
-def _prepared(data: PreparedData, device: Device, *, weights: bool) -> tuple[LoadedModel, Strategy]:
-    """Return the prepared model, with its weights where they are wanted or no skeleton can be had."""
-    skeleton = data.ready.skeleton
-    if skeleton is not None and not weights:
-        return skeleton.loaded, skeleton.strategy
-    loaded = load_base(data.ready)
-    return loaded, prepare_strategy(device, data.experiment, loaded, data.ready.task)
 
 
 def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import set_seed
 
 from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
-from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.base_measured import base_key, kept_base
+from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, show_model
-from ftengine.errors import BaseMismatch, RecipeError
-from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.results import evaluate
-from ftengine.evaluation.runner import EvalResult, EvalRunner
+from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.evaluation.plan import EvalPlan, EvalSet
+from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.run.records import Environment, EvaluationResult, Examples, TrainedPart, TrainingResult
+from ftengine.run.records import Computation, Environment, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
+
+BASE_FILE = "base.json"
+"""What the base's tables of predictions depend on, in the folder of a run that is not finished."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,22 @@ class PreparedModel:
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
         device, strategy = self.device, self.strategy
-        content = {
-            "versions": versions(),
-            "plugins": plugin_origins(self.experiment.registry.plugins),
-            "hardware": hardware(),
-            "build": build(),
-            "device": str(device.accelerator.device),
-            "processes": device.accelerator.num_processes,
-            "precision": {
-                "compute": device.precision.name,
-                "frozen_weights": str(device.precision.frozen).removeprefix("torch."),
-                "reason": device.precision.reason,
-            },
-            "strategy": json_mapping(strategy, "environment", strategy.environment())
-            if isinstance(strategy, ReportsEnvironment)
-            else {},
-            "base": {"source": self.loaded.source, **self.loaded.fingerprint},
-        }
-        return Environment.model_validate(content)
+        reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+        return Environment(
+            versions=versions(),
+            plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
+            hardware=hardware(),
+            build=build(),
+            device=str(device.accelerator.device),
+            processes=device.accelerator.num_processes,
+            precision=Computation(
+                compute=device.precision.name,
+                frozen_weights=str(device.precision.frozen).removeprefix("torch."),
+                reason=device.precision.reason,
+            ),
+            strategy=json_mapping(strategy, "environment", reports),
+            base={"source": self.loaded.source, **self.loaded.fingerprint},
+        )
 
     def trainer(self, run: RunDirectory) -> Trainer:
         """Make ready to train what the strategy left trainable; nothing is written yet (TrainingError: nothing is)."""
@@ -108,11 +110,6 @@ class TrainedModel:
     result: TrainingResult
     tuned: EvalResult
 
-    def evaluation(self) -> tuple[EvaluationResult, Examples | None]:
-        """Make the figures of both models from what they said; see `evaluate`."""
-        self.prepared.experiment.listener.phase("figures")
-        return evaluate(self.prepared.plan, self.prepared.base, self.tuned)
-
 
 def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
     """Load the base model, measure it, and let the strategy prepare it.
@@ -149,6 +146,44 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     result = trainer.train()
     tuned = run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
     return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
+
+
+def base_key(data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel) -> str:
+    """Return a hash of all that what the base says depends on: its weights, the examples, who reads what, and where."""
+    recipe = data.experiment.resolved()
+    depends: dict[str, Any] = {
+        "base": loaded.fingerprint,
+        "recipe": {key: value for key, value in recipe.items() if key != "output"},
+        "sets": [_described(one) for one in plan.sets()],
+        "versions": versions(),
+        "device": str(device.accelerator.device),
+        "processes": device.accelerator.num_processes,
+        "precision": [device.precision.name, str(device.precision.frozen)],
+    }
+    return blake2b(json.dumps(depends, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _described(one: EvalSet) -> list[Any]:
+    split = one.split
+    content = split.content or content_of(split.rows, split.task)
+    numbers = blake2b(split.index.tobytes() + one.answered.tobytes(), digest_size=16).hexdigest()
+    names = [evaluator.name for evaluator in one.evaluators]
+    return [one.name, content, numbers, names, dict(one.options), list(one.slices)]
+
+
+def keep_base(run: RunDirectory, base: EvalResult, key: str) -> None:
+    """Write the base's tables of predictions, and what they depend on."""
+    save_predictions(run, base=base)
+    run.write_json(BASE_FILE, {"key": key})
+
+
+def kept_base(run: RunDirectory, plan: EvalPlan, key: str) -> EvalResult | None:
+    """Return what the base said when the run began; None where that is not known, or was something else."""
+    try:
+        known = run.read_json(BASE_FILE)["key"] == key
+    except (RunError, KeyError, TypeError):
+        return None
+    return kept_predictions(run, plan, "base") if known else None
 
 
 def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Path | None = None) -> LoadedModel:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,14 +116,18 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
     loaded.module = nn.Module()
     model.device.accelerator.free_memory()  # with the optimiser's; modules and their hooks refer to each other
-    with _opening(strategy, who, kept):
+    try:
         fresh = _open(model, facts, folder, new)
         after = _outputs(model.device, task, fresh, batch)
+    # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
+    except Exception as error:
+        cause = cause_in(strategy, error)
+        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error
     # Under other options than it trained with, other tensors say the same.
     same_options = _reopened(strategy) == strategy.config.model_dump(mode="json")
     lost, rounded = _compare(tensors, state_tensors(fresh.module)) if same_options else ([], False)
     allowed = EXACT if lost else _tolerance(model.device, rounded)
-    difference = _distance(after, before)
+    difference = distance(after, before)
     told = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
     if not difference <= allowed:
         raise SavedPartDiffers(
@@ -229,19 +232,9 @@ def _tolerance(device: Device, rounded: bool) -> float:
     return max(EXACT, ALLOWED_ROUNDINGS * max(errors))
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Return ‖a - b‖ / ‖b‖, 0 where both are nothing."""
+def distance(a: Tensor, b: Tensor) -> float:
+    """Return ‖a - b‖ / ‖b‖ of two models' outputs: 0 where they are equal, infinite where their shapes differ."""
+    a, b = a.double(), b.double()
     if a.shape != b.shape:
         return math.inf
     return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
-
-
-@contextmanager
-def _opening(strategy: Strategy, who: str, kept: str) -> Iterator[None]:
-    """Say of whatever is raised when a trained part is opened whose files it is about."""
-    try:
-        yield
-    # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
-    except Exception as error:
-        cause = cause_in(strategy, error)
-        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Difference, Metric, Table
+from ftengine.api import Metric, Table
 from ftengine.api.figures import Figure, interval, known, listed, plain, probability, quoted
 from ftengine.engine.compare import Comparison, PairDifference, conclude
 from ftengine.engine.cross_validate import CrossValidation
@@ -142,11 +142,7 @@ def _with_interval(figure: Figure | None, *, sign: bool = False) -> str:
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:
     """Return a row of the table: the other run minus the reference."""
-    turned = pair.first == reference  # compare has the first minus the second
-    value, low, high = (None if one is None else -one if turned else one for one in (pair.value, pair.low, pair.high))
-    low, high = (high, low) if turned else (low, high)
-    better = (pair.better != turned) if pair.supported and pair.better is not None else None
-    figure = Difference(pair.value if value is None else value, low, high, pair.p_adjusted, better)
-    said = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[better]
-    sure = interval(figure, sign=True) or "too few examples to tell", probability(figure.p) or "too few examples"
-    return (pair.second if turned else pair.first, plain(figure, sign=True), *sure, said)
+    one = pair.turned() if pair.first == reference else pair
+    said = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[one.better if one.supported else None]
+    sure = interval(one, sign=True) or "too few examples to tell", probability(one.p_adjusted) or "too few examples"
+    return (one.first, plain(one, sign=True), *sure, said)

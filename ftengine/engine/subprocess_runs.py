@@ -67,18 +67,13 @@ def check_all(
         with naming(child.label):
             data = prepare(experiment, prepared[0] if prepared else None)
             evaluation_plan(data)
-            require_new_or_same(child.run, data)
+            if child.run.is_run():
+                require_same_recipe(child.run, experiment.resolved())
+                require_same_data(child.run, data)
+            else:
+                child.run.require_free()
         prepared.append(data)
     return prepared
-
-
-def require_new_or_same(run: RunDirectory, data: PreparedData) -> None:
-    """Refuse a folder that holds something else than this very run, finished or not (RunError)."""
-    if not run.is_run():
-        run.require_free()
-        return
-    require_same_recipe(run, data.experiment.resolved())
-    require_same_data(run, data)
 
 
 def require_metric(ready: ReadyTask, metric: str | None) -> None:
@@ -87,9 +82,8 @@ def require_metric(ready: ReadyTask, metric: str | None) -> None:
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
         bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
-        known += evaluator.metrics
-        if isinstance(evaluator, FitsOnValidation):  # what more it reports is known only when it has seen validation
-            known += [name for name in every if name not in known]
+        more = every if isinstance(evaluator, FitsOnValidation) else ()  # what fits reports more once it has seen data
+        known += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in known]
     if metric is not None and metric not in known:
         raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
 

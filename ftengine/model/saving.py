@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -145,7 +146,7 @@ def open_model(directory: Path, dtype: torch.dtype) -> tuple[nn.Module, list[str
     if kind is None:
         raise RunError(f"{str(directory)!r} holds a {name}, which transformers does not have.")
     try:
-        with _quiet():
+        with quiet_transformers():
             module, info = kind.from_pretrained(
                 directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
@@ -160,15 +161,17 @@ def _architectures(directory: Path) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out the progress bars that transformers draws, and what it warns of."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence the progress bars that transformers draws, and what it warns of; put everything back afterwards."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -180,7 +183,7 @@ def _save_pretrained(module: Any, directory: Path) -> None:
     generation: Any = getattr(module, "generation_config", None)
     contradicts = False
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet_transformers())
         try:
             if generation is not None:
                 generation.validate(strict=True)

@@ -23,10 +23,14 @@ from ftengine.report.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_svg import RendererSVG
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 440, 290
 """Units of a drawing; a unit is a pixel on a wide screen, and 0.8 on a phone of 390."""
+
+MARGIN = 3
+"""Units around what is drawn."""
 
 TYPE = 13
 """Units of the type; `svg text` in report.css has the same."""
@@ -72,19 +76,21 @@ def line_svg(chart: LineChart, told: str) -> Markup:
         told: says what is seen, for those who do not see it.
     """
     import matplotlib  # when something is drawn, so that --help stays quick
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.backends.backend_svg import RendererSVG
     from matplotlib.figure import Figure
 
-    content = io.BytesIO()
+    content = io.StringIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # in matplotlib's font, which only measures here
         matplotlib.rcdefaults()  # whatever a matplotlibrc says
         matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         figure.patch.set_visible(False)
-        FigureCanvasSVG(figure)
         _fill(figure, chart)
-        figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        renderer = RendererSVG(WIDTH, HEIGHT, content)
+        _set_margins(figure, renderer)
+        figure.draw(renderer)
+        renderer.finalize()
     parts = "".join(_elements(ElementTree.fromstring(content.getvalue())))
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -121,7 +127,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
         legend = figure.legend(
             [one for one, _ in named],
             ["name"] * len(named),  # matplotlib leaves out names that begin with an underscore
-            loc="outside upper left",
+            loc="upper left",
             ncols=columns,
             frameon=False,
             borderpad=0,
@@ -132,6 +138,20 @@ def _fill(figure: Figure, chart: LineChart) -> None:
         )
         for text, (_, name) in zip(legend.get_texts(), named, strict=True):
             text.set_text(name)
+
+
+def _set_margins(figure: Figure, renderer: RendererSVG) -> None:
+    """Give the axes the room that their texts and the legend leave; a constrained layout would draw all twice."""
+    (axes,) = figure.axes
+    inner = axes.get_window_extent(renderer)
+    texts = axes.get_tightbbox(renderer) or inner
+    above = sum(legend.get_window_extent(renderer).height + 2 * MARGIN for legend in figure.legends)
+    figure.subplots_adjust(
+        left=(inner.x0 - texts.x0 + MARGIN) / WIDTH,
+        bottom=(inner.y0 - texts.y0 + MARGIN) / HEIGHT,
+        right=1 - (texts.x1 - inner.x1 + MARGIN) / WIDTH,
+        top=1 - (texts.y1 - inner.y1 + MARGIN + above) / HEIGHT,
+    )
 
 
 def _line(axes: Axes, line: Line, look: str) -> Any:

@@ -14,6 +14,7 @@ from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING, number
 from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
+from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
 
 BEYOND_CHANCE = 0.05
@@ -107,7 +108,8 @@ def _training(run: RunRecords) -> dict[str, Any]:
     regularizers = []
     for one in run.training.regularizers:
         tables = {key: value for key, value in one.items() if _is_table(value)}
-        facts = [(key.replace("_", " "), told(value)) for key, value in flat(one, skip={*tables, "needs_validation"})]
+        plain = {key: value for key, value in one.items() if key not in {*tables, "needs_validation"}}
+        facts = [(key.replace("_", " "), told(value)) for key, value in flat(plain).items()]
         charts = [chart for value in tables.values() if (chart := trade_off(value)) is not None]
         if len(facts) > 1 or charts:
             regularizers.append([_facts(str(one.get("name", "")), facts), *charts])
@@ -288,8 +290,9 @@ def _details(run: RunRecords) -> list[Table]:
     found = []
     for side in ("tuned", "base"):
         for name, details in getattr(run.evaluation.details, side).items():
-            leaves = [leaf for leaf in flat(details, skip={Baseline.FACT}) if not isinstance(leaf[1], list)]
-            facts = [(key.replace("_", " ").replace(".", ", "), told(value)) for key, value in leaves]
+            leaves = flat({key: value for key, value in details.items() if key != Baseline.FACT})
+            plain = {key: told(value) for key, value in leaves.items() if not isinstance(value, list)}
+            facts = [(key.replace("_", " ").replace(".", ", "), value) for key, value in plain.items()]
             facts += _without_looking(run, Baseline.of(details))
             if facts:
                 found.append(_facts(f"{name}, {side}", facts[:MOST_FACTS]))
@@ -316,7 +319,7 @@ def _facts(title: str, facts: Sequence[tuple[str, str]]) -> Table:
 def _environment(run: RunRecords) -> list[tuple[str, str]]:
     content = run.environment.to_json()
     build, plugins = content.pop("build"), [_plugin(one) for one in content.pop("plugins")]
-    facts = [(key, told(value)) for key, value in flat(content)]
+    facts = [(key, told(value)) for key, value in flat(content).items()]
     facts += [("plugins", "\n".join(plugins))] if plugins else []
     return [*facts, ("build", str(build["line"]))] if "line" in build else facts
 
@@ -331,22 +334,9 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
-def flat(content: Mapping[str, Any], skip: Any = (), prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the leaves of a nested mapping by dotted key; lists of mappings are left whole."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if not prefix and key in skip:
-            continue
-        if isinstance(value, Mapping) and value:
-            leaves += flat(value, (), f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves
-
-
 def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
     """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
-    leaves = [dict(flat(run.recipe.resolved())) for _, run in runs]
+    leaves = [flat(run.recipe.resolved()) for _, run in runs]
     keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
     rows = [(key, *(told(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)

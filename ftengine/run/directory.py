@@ -51,18 +51,17 @@ class RunDirectory:
             )
         self._require_directory()
 
-    def require_run(self) -> None:
-        """Refuse a path that holds no run (RunError)."""
+    def require_finished(self, *needed: str) -> None:
+        """Refuse what is no run, one whose training has not ended, or that lacks a file that is `needed` (RunError)."""
         if not self.is_run():
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
             raise RunError(f"{str(self.path)!r} is no run directory: it {what}. `ftengine train` makes one.")
-
-    def require_finished(self) -> None:
-        """Refuse a run whose training has not ended (RunError)."""
-        self.require_run()
+        missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
+            missing.append(f"{TRAINED}/")
+        if missing:
             raise RunError(
-                f"run {str(self.path)!r} is not finished: it has no {TRAINED}/. "
+                f"run {str(self.path)!r} is not finished: it has no {', '.join(missing)}. "
                 "Continue it with `ftengine train RECIPE --resume`."
             )
 

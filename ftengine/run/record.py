@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -26,7 +27,7 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, content: Any) -> Any:
-        return whole_characters(content)
+        return each(content, _whole_characters)
 
 
 class Record(Part):
@@ -37,7 +38,7 @@ class Record(Part):
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return without_nan(self.model_dump(mode="json"))
+        return each(self.model_dump(mode="json"), without_nan)
 
     def write(self, run: RunDirectory) -> None:
         """Write the file atomically."""
@@ -69,21 +70,28 @@ def validated(model: type[Model], content: Any, file: Path) -> Model:
         ) from None
 
 
-def whole_characters(value: Any) -> Any:
-    """Return JSON values with a replacement character for half of a surrogate pair, which data may hold."""
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping by dotted key; lists and empty mappings are left whole."""
+    leaves: dict[str, Any] = {}
+    for key, value in content.items():
+        nested = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return leaves
+
+
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return JSON values with every key, text, number, truth value and null changed."""
     if isinstance(value, dict):
-        return {whole_characters(key): whole_characters(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [whole_characters(inner) for inner in value]
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return value
+        return {change(key): each(inner, change) for key, inner in value.items()}
+    return [each(inner, change) for inner in value] if isinstance(value, (list, tuple)) else change(value)
+
+
+def _whole_characters(value: Any) -> Any:
+    """Put a replacement character for half of a surrogate pair, which data may hold."""
+    whole = not isinstance(value, str) or value.isascii()
+    return value if whole else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def without_nan(value: Any) -> Any:
-    """Return JSON values with null for numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(inner) for inner in value]
+    """Return null for a number that JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

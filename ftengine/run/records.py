@@ -209,16 +209,7 @@ class RunRecords:
             RunError: it holds no run, no finished one, or a file that is damaged or of another version.
         """
         run = RunDirectory(path)
-        run.require_run()
-        needed = ("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
-        missing = [name for name in needed if not (run.path / name).is_file()]
-        if not (run.trained / SIDECAR).is_file():
-            missing.append(f"{run.trained.name}/")
-        if missing:
-            raise RunError(
-                f"run {str(run.path)!r} is not finished: it has no {', '.join(missing)}. "
-                "Continue it with `ftengine train RECIPE --resume`."
-            )
+        run.require_finished("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
         try:
             recipe = Recipe.read(run.path / "recipe.yaml")
         except RecipeError as error:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
-from ftengine.errors import MergeChangedOutputs
+from ftengine.errors import InputError, MergeChangedOutputs
 
 LAYER = "bert.encoder.layer.0.output.dense"
 
@@ -92,6 +92,12 @@ def test_a_merge_that_folds_everything_is_written(run, tmp_path, dtype):
     report = load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", dtype)
     assert report.difference <= report.tolerance < report.effect
     assert (tmp_path / "merged" / "model.safetensors").exists()
+
+
+def test_a_dtype_that_weights_are_not_stored_in_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"dtype 'int8': .* auto, float32, bfloat16"):
+        load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "int8")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

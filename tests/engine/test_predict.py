@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from pyarrow import parquet
 
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
@@ -79,6 +80,20 @@ def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):
     (row,) = csv.DictReader(predict("many.csv", "text\ngoal\n", "many-out.csv", many).open())
     assert list(row) == ["text", "prediction.label", "prediction.scores"]
     assert len(json.loads(row["prediction.scores"])) == 51
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([1, 2.5, None], [1.0, 2.5, None]),
+        ([2**70, 1], [str(2**70), "1"]),
+        ([True, 1], ["True", "1"]),
+        ([1, "x"], ["1", "x"]),
+    ],
+)
+def test_a_column_of_parquet_has_one_type_that_holds_all_its_values(predict, values, kept):
+    rows = "".join(json.dumps({"text": "goal", "value": value}) + "\n" for value in values)
+    assert parquet.read_table(predict("rows.jsonl", rows, "out.parquet"))["value"].to_pylist() == kept
 
 
 @pytest.mark.parametrize(

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging
-
 from ftengine.errors import FtengineError, SourceError
+from ftengine.model import quiet_transformers
 
 LONGEST_CAUSE = 240
 """Characters of a library's message that an error line repeats."""
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and advice, and put everything back afterwards."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
 def reading(source: str, failure: type[FtengineError] = SourceError) -> Iterator[None]:
     """Turn whatever a library raises over a damaged or unknown model into an error that names the source."""
     try:
-        with quiet():
+        with quiet_transformers():
             yield
     except (FtengineError, MemoryError):
         raise
