@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tiny import tiny_llama
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.errors import InputError
+from ftengine.errors import BaseMismatch, InputError
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.usefixtures("installed")
@@ -141,6 +141,16 @@ def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchma
     run = fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked], strategy=strategy))
     found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
     assert found["tasks"].keys() == {"choose", "write"}
+
+
+def test_another_base_is_refused(answers, benchmarks, tmp_path):
+    from ftengine_lm_eval.command import lm_eval
+
+    path = fine_tune(recipe(tiny_llama(tmp_path / "llama"), answers, tmp_path / "run")).path
+    tiny_llama(tmp_path / "llama", seed=1)
+    with pytest.raises(BaseMismatch, match="the weights of"):
+        CliRunner().invoke(lm_eval, [str(path), "--tasks", str(benchmarks)], catch_exceptions=False)
+    assert not (path / "lm_eval.json").exists()
 
 
 def test_unknown_tasks_are_refused_before_anything_is_read(tmp_path):

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from ftengine import Recipe, registry_of
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import InputError, RunError
+from ftengine.errors import BaseMismatch, InputError, RunError
+from ftengine.model import fingerprint_processor, fingerprint_weights
 from ftengine_lm_eval.figures import Benchmarks, benchmarked, write
 from ftengine_lm_eval.options import Options
 from ftengine_lm_eval.tasks import contained, load_tasks
@@ -33,7 +34,7 @@ def measure(run: Path, options: Options) -> Benchmarks:
         options: what is asked.
 
     Raises:
-        InputError: a task or the run cannot be used.
+        InputError: a task or the run cannot be used, or the base is not the one that was trained on.
     """
     with contained(), _own_generators():
         load_tasks(options.tasks)
@@ -76,6 +77,12 @@ def _base(run: Path) -> tuple[LoadedModel, Any, dict[str, Any]]:
     if not isinstance(loaded.module, PreTrainedModel):
         raise InputError(
             f"lm-evaluation-harness asks models of transformers, and {source!r} is {type(loaded.module).__name__}."
+        )
+    known = {"weights": fingerprint_weights(loaded.module), "processor": fingerprint_processor(loaded.processor)}
+    if changed := [key for key, value in known.items() if value != trained["base"].get(key)]:
+        raise BaseMismatch(
+            f"run {str(run)!r} was trained on another base: the {' and the '.join(changed)} of {source!r} differ from "
+            "what the run recorded. Restore that base, or train again."
         )
     loaded.module.requires_grad_(False)
     device = environment["device"] if torch.accelerator.is_available() else "cpu"

@@ -24,12 +24,12 @@ class Benchmarks(Rule):
     name = "benchmarks"
     about = "benchmarks"
     order = 110
-    citation = "Holm 1979, Scandinavian Journal of Statistics 6:65-70 (p-values of several tasks)"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         found = Found.read(run.path)
         if found is None:
             return
+        # p-values are adjusted for all tasks and metrics together (Holm 1979).
         metrics = {(task, name): m for task, one in found.tasks.items() for name, m in one.metrics.items()}
         tested = {key: m.difference.p for key, m in metrics.items() if m.difference.p is not None}
         p_values = holm(tested)
