@@ -148,6 +148,38 @@ def test_a_classifier_is_tuned_by_its_metric(bert_folder, reviews, content, tmp_
         tuned(content, tmp_path / "other", trials=2, metric="acuracy")
 
 
+@pytest.mark.parametrize("shape", ["folder", "relative paths"])
+def test_images_are_found_from_the_division(shape, content, tmp_path, monkeypatch):
+    from PIL import Image
+    from tiny import tiny_vit
+
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    for label, shade in (("dark", 20), ("light", 220)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (shade + i, shade, shade)).save(tmp_path / "images" / label / f"{i}.png")
+            lines.append(json.dumps({"image": f"{label}/{i}.png", "label": label}))
+    (tmp_path / "images" / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = "images" if shape == "folder" else "images/rows.jsonl"
+    if shape == "folder":
+        (tmp_path / "images" / "rows.jsonl").unlink()
+    content |= {"model": {"source": str(tiny_vit(tmp_path / "vit"))}, "task": "image-classification"}
+    content["data"] |= {"train": source, "split": "stratified"}
+    content["data"]["near_duplicates"] = None
+    found = tuned(content, "tuned", trials=1)
+    assert found.metric == "accuracy"
+    assert found.tested[0].tuned.n == 4
+
+
+def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
+    lines = ["question;answer", *(f"What is {a} + {b}?;It is {a + b}." for a in range(4) for b in range(5))]
+    (tmp_path / "sums.csv").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"prompt": "question", "completion": "answer"}
+    content["data"] |= {"train": str(tmp_path / "sums.csv"), "reader": "csv", "columns": columns}
+    assert tuned(content, tmp_path / "tuned", trials=1).best == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [

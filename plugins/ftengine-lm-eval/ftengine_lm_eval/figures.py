@@ -89,11 +89,10 @@ def benchmarked(
             x, y = np.array([one[i] for i in both]), np.array([other[i] for i in both])
             higher = base.get("higher_is_better", {}).get(task, {}).get(name.partition(",")[0])
             count = _count(base, task)
-            sides = [_estimate(result["results"][task], name, values, count) for result, values in
-                     ((base, x), (tuned, y))]  # fmt: skip
-            metrics[name] = BenchmarkMetric(
-                higher_is_better=higher, base=sides[0], tuned=sides[1], difference=difference(*sides, x, y, higher)
-            )
+            before = _estimate(base["results"][task], name, x, count)
+            after = _estimate(tuned["results"][task], name, y, count)
+            change = difference(before, after, x, y, higher)
+            metrics[name] = BenchmarkMetric(higher_is_better=higher, base=before, tuned=after, difference=change)
             rows = ([task] * len(both), [name] * len(both), both, x.tolist(), y.tolist())
             for column, values in zip(table.values(), rows, strict=True):
                 column.extend(values)

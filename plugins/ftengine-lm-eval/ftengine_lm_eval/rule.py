@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import against, counted, ends, holm, interval, listed, plain, probability
@@ -49,7 +49,7 @@ class Benchmarks(Rule):
         low, high = ends(change) or (change.value, change.value)
         least = min(abs(low), abs(high))
         serious = least >= DROP * abs(metric.base.value)
-        level = "good" if better else "alarm" if serious else "note"
+        level: Literal["alarm", "note", "good"] = "good" if better else "alarm" if serious else "note"
         text = (
             f"The tuned model is {'better' if better else 'worse'} than its base at {_called(key)} of "
             f"lm-evaluation-harness: {against(metric.tuned, metric.base)}, a difference of {plain(change, sign=True)} "

@@ -77,6 +77,17 @@ def test_what_is_no_mean_of_its_examples_is_not_paired():
     assert table["base"] == []
 
 
+def test_a_group_has_the_examples_of_its_tasks():
+    base, tuned = result([0, 1] * 10), result([1, 1] * 10)
+    for one in (base, tuned):
+        one["results"]["school"] = {"alias": "school", "acc,none": 0.5, "acc_stderr,none": 0.1}
+        one["group_subtasks"] = {"school": ["quiz"]}
+    found, _ = benchmarked(base, tuned, OPTIONS)
+    group = found.tasks["school"]
+    assert (group.examples, group.metrics["acc,none"].base) == (20, Estimate(0.5, 0.5 - 0.196, 0.5 + 0.196, 20))
+    assert group.metrics["acc,none"].difference.p is None
+
+
 def test_equal_answers_are_no_difference():
     found, _ = benchmarked(result([0, 1] * 10), result([0, 1] * 10), OPTIONS)
     change = found.tasks["quiz"].metrics["acc,none"].difference

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe_file", metavar="RECIPE")
-@click.option(
-    "--trials", required=True, type=click.IntRange(min=1), help="Trials in all, with those that are there."
-)
+@click.option("--trials", required=True, type=click.IntRange(min=1), help="Trials in all, with those that are there.")
 @click.option(
     "--set-range",
     "ranges",

@@ -60,7 +60,7 @@ def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w", encoding="utf-8") as out:
         for row in rows:
-            there = {name: str(Path(row[name]).resolve()) for name in paths if isinstance(row.get(name), str)}
+            there = {name: _absolute(row[name]) for name in paths if name in row}
             try:
                 line = json.dumps({**row, **there}, ensure_ascii=False, allow_nan=False)
             except (TypeError, ValueError) as error:
@@ -72,14 +72,22 @@ def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
     partial.replace(file)
 
 
+def _absolute(value: Any) -> Any:
+    """Return a path, alone or as {"path": …}, that holds from anywhere."""
+    if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
+        return str(Path(value["path"]).resolve())
+    return str(Path(value).resolve()) if isinstance(value, str) and value else value
+
+
 def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Recipe:
     """Return a recipe for a trial: it trains on the training rows and is measured on validation, and on nothing else.
 
     What else a recipe has measured is left out, and comes back in the recipe of the best.
     """
     content = recipe.resolved()
-    data = {"train": str(files["train"]), "validation": str(files["validation"]), "test": None, "columns": {}}
-    content["data"] |= {**data, "split": {"by": "random"}, "leaks": "warn"}  # what the recipe refuses, `plan` refused
+    content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
+    content["data"] |= {"reader": {"name": "auto"}, "columns": {}, "split": {"by": "random"}}
+    content["data"]["leaks"] = "warn"  # what the recipe refuses, `plan` has refused
     nothing = dict.fromkeys(("training_sample", "forgetting", "memorisation", "refusal", "answers"))
     content["evaluation"] |= {**nothing, "slices": [], "robustness": []}
     content["output"] = str(output)

@@ -177,7 +177,16 @@ def check_space(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> No
         for value in one.ends():
             with naming(f"search of {one.key}"):
                 changed = with_values(recipe, {one.key: value})
-                registry.factory("strategy", changed.strategy, "strategy")
+                _check_components(changed, registry)
+
+
+def _check_components(recipe: Recipe, registry: Any) -> None:
+    """Refuse options of components that ranges can reach (InputError)."""
+    named = [("strategy", recipe.strategy, "strategy")]
+    named += [(kind, getattr(recipe.train, kind), f"train.{kind}") for kind in ("optimizer", "schedule")]
+    for kind, spec, key in named:
+        if spec["name"] != "auto":
+            registry.factory(kind, spec, key)
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -197,6 +206,8 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
         value = content[section]
         for name in inner:
             value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.keys() == {"name"}:  # a component without options
+            value = value["name"]
         if not one.holds(value):
             return None
         found[one.key] = value

@@ -90,6 +90,7 @@ def test_what_is_searched_where_nothing_is_said():
         ([Dimension("strategy.dropout", 0.0, 1.5)], "dropout"),
         ([Dimension("strategy.rank", 1.5, 2.5)], "rank"),
         ([Dimension("strategy.rank", 1, 2)] * 2, "searched twice"),
+        ([Dimension("train.schedule", choices=("cosine", "cosinus"))], "no schedule named 'cosinus'"),
     ],
 )
 def test_keys_and_values_that_the_recipe_does_not_take_are_refused(space, message):
@@ -102,6 +103,8 @@ def test_the_recipes_own_values_are_found_where_the_ranges_hold_them():
     space = [parse("train.learning_rate", "1e-5..1e-3:log", ""), parse("strategy.rank", "4,8", "")]
     assert own_values(recipe(), space, registry_of()) == {"train.learning_rate": 2e-4, "strategy.rank": 8}
     assert own_values(recipe(rank=16), space, registry_of()) is None
+    schedules = [parse("train.schedule", "cosine,auto", "")]
+    assert own_values(recipe(), schedules, registry_of()) == {"train.schedule": "auto"}
     assert with_values(recipe(), {"strategy.rank": 4, "train.learning_rate": 0.1}).strategy["rank"] == 4
 
 
