@@ -212,6 +212,22 @@ def test_a_folder_of_another_search_is_refused(content, tmp_path):
         tuned(content, tmp_path / "used")
 
 
+def test_a_search_that_broke_off_at_once(content, tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "trials.log").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"trials\.log ends at its very beginning"):
+        tuned(content, tmp_path / "tuned")
+
+
+def test_a_trial_without_all_its_values_is_proposed_again(content, tmp_path):
+    from ftengine_optuna.search import _begun
+
+    tuned(content, tmp_path / "tuned", trials=1)
+    _begun(tmp_path / "tuned" / "trials.log").ask()  # and ends before values are asked for
+    found = tuned(content, tmp_path / "tuned", trials=2)
+    assert [trial.number for trial in found.trials] == [1, 3]
+
+
 def test_the_command(content, tmp_path, monkeypatch):
     from ftengine_optuna.command import tune
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ftengine.api import Difference, Estimate
 from ftengine.errors import RunError
@@ -23,15 +23,19 @@ FEW = 6
 """Examples below which nothing is said of a difference."""
 
 
+def _undefined(value: Any) -> Any:
+    return value | {"value": math.nan} if isinstance(value, dict) and value.get("value") is None else value
+
+
 class BenchmarkMetric(BaseModel):
     """One metric of a task; `higher_is_better` is None where the task does not say."""
 
     model_config = ConfigDict(ser_json_inf_nan="null")
 
     higher_is_better: bool | None
-    base: Estimate
-    tuned: Estimate
-    difference: Difference
+    base: Annotated[Estimate, BeforeValidator(_undefined)]
+    tuned: Annotated[Estimate, BeforeValidator(_undefined)]
+    difference: Annotated[Difference, BeforeValidator(_undefined)]
 
 
 class Benchmark(BaseModel):

@@ -108,7 +108,7 @@ def _answers(loaded: LoadedModel, options: Options, facts: Mapping[str, Any]) ->
     tasks = load_tasks(options.tasks)
     for task in tasks["tasks"].values():
         own = task.get_config("num_fewshot")
-        if own != 0 or own is None:  # 0 is meant: such a task has its examples, if any, in its texts
+        if own != 0:  # 0 is meant: such a task has its examples, if any, in its texts
             task.set_config("num_fewshot", (own or 0) if options.num_fewshot is None else options.num_fewshot)
         task.set_fewshot_seed(seed=options.seed)
     set_seed(options.seed)

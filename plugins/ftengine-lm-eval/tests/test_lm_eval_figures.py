@@ -113,6 +113,13 @@ def test_a_run_without_benchmarks_is_not_judged(tmp_path):
     assert list(Rule().judge(SimpleNamespace(path=tmp_path))) == []
 
 
+def test_what_is_undefined_is_read_again(tmp_path):
+    write(tmp_path, *benchmarked(result([0, 1] * 10, figure=float("nan")), result([0, 1] * 10), OPTIONS))
+    metric = Benchmarks.read(tmp_path).tasks["quiz"].metrics["acc,none"]
+    assert np.isnan(metric.base.value)
+    assert np.isnan(metric.difference.value)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"lm_eval\.json cannot be read"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ftengine.api import Estimate
 from ftengine.api.figures import counted, decimals, digits, known, plain, with_interval
+from ftengine.errors import RunError
 
 FILE = "tune.json"
 
@@ -26,12 +27,20 @@ class Tried(BaseModel):
     run: str
 
 
+def _undefined(value: Any) -> Any:
+    return value | {"value": math.nan} if isinstance(value, dict) and value.get("value") is None else value
+
+
+Figure = Annotated[Estimate, BeforeValidator(_undefined)]
+"""An estimate, which JSON holds as null where it is undefined."""
+
+
 class Tested(BaseModel):
     """What a trial came to on the test split, and the base there."""
 
     trial: int
-    base: Estimate
-    tuned: Estimate
+    base: Figure
+    tuned: Figure
 
 
 class Tuning(BaseModel):
@@ -76,9 +85,15 @@ class Tuning(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Tuning | None:
-        """Read that of a folder; None where there is none."""
+        """Read that of a folder; None where there is none (RunError: it is damaged)."""
         file = folder / FILE
-        return cls.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{file}, which says how often the test split was measured, is damaged: {reason}") from None
 
 
 def best_of(trials: list[Tried], higher_is_better: bool) -> Tried | None:
@@ -113,6 +128,8 @@ def _on_test(found: Tuning, best: Tried) -> str:
     tested = next((one for one in reversed(found.tested) if one.trial == best.number), None)
     if tested is None or best.figure is None:
         return "There was no test split, so how good it is on new data is not known; measure it on examples apart."
+    if not known(tested.tuned):
+        return f"On the test split, which no trial saw, {found.label} is undefined."
     worse = best.figure.value - tested.tuned.value if found.higher_is_better else tested.tuned.value - best.figure.value
     places = decimals(best.figure)
     apart = f"{digits(abs(worse), places)} {'worse' if worse > 0 else 'better'} than on validation"

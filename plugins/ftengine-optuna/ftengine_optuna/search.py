@@ -110,8 +110,8 @@ class Search:
         self.recipe, self.space, self.files = recipe, space, files
         self.sampler, self.study, self.listener = sampler, study, listener
         self.folder = Path(recipe.output)
-        self.metric: str = study.user_attrs["metric"]
-        self.label: str = study.user_attrs["label"]
+        self.metric: str = study.user_attrs["begun"]["metric"]
+        self.label: str = study.user_attrs["begun"]["label"]
         self.higher_is_better = study.direction == optuna.study.StudyDirection.MAXIMIZE
 
     @classmethod
@@ -140,21 +140,23 @@ class Search:
             name, declared = choose_metric(recipe, labels, metric)
             direction = "maximize" if declared.higher_is_better else "minimize"
             study = optuna.create_study(storage=_storage(journal), study_name="tune", direction=direction)  # type: ignore[arg-type]
-            for key, value in {"metric": name, "label": declared.label, "begun": asked}.items():
-                study.set_user_attr(key, value)
+            study.set_user_attr("begun", {"metric": name, "label": declared.label, **asked})
         else:
-            study = optuna.load_study(study_name="tune", storage=_storage(journal))
-            _require_same(folder, study.user_attrs, asked, metric)
+            study = _begun(journal)
+            _require_same(folder, study.user_attrs["begun"], asked, metric)
             files = {file.stem: file for file in (folder / FOLDER).glob("*.jsonl")}
         return cls(recipe, space, files, sampler, study, listener)
 
     def run(self, trials: int, own: dict[str, Any] | None, timeout: float | None) -> None:
         """Run trials until there are as many as asked; one that was interrupted is taken up first."""
         until = None if timeout is None else time.monotonic() + timeout
-        if not self.study.trials and own is not None:
-            self.study.enqueue_trial({one.key: one.stored(own[one.key]) for one in self.space})
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
-            self._try(trial.number, {one.key: one.of(trial.params) for one in self.space}, trials)
+            if all(one.key in trial.params for one in self.space):
+                self._try(trial.number, {one.key: one.of(trial.params) for one in self.space}, trials)
+            else:  # it ended while values were proposed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        if own is not None and all(trial.state == TrialState.FAIL for trial in self.study.trials):
+            self.study.enqueue_trial({one.key: one.stored(own[one.key]) for one in self.space})
         while len(self._done()) < trials:
             if until is not None and time.monotonic() >= until:
                 self.listener.message(f"time is up after {len(self._done()):,} of {trials:,} trials")
@@ -243,7 +245,7 @@ def conclude(found: Tuning, search: Search, test: bool, before: Tuning | None) -
     if test and all(one.trial != best.number for one in found.tested):
         search.listener.phase("measure the best on test")
         figures = load_run(best.run).evaluate(search.files["test"])
-        sides = {side: Estimate(**figures[side][search.metric]) for side in ("base", "tuned")}
+        sides = {side: figures[side][search.metric] for side in ("base", "tuned")}
         found.tested = [*found.tested, Tested(trial=best.number, **sides)]
     found.statement = statement(found)
     found.write(search.folder)
@@ -254,6 +256,17 @@ def _storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
+def _begun(journal: Path) -> optuna.Study:
+    """Open what was begun (RunError: it ended before anything was recorded)."""
+    try:
+        study = optuna.load_study(study_name="tune", storage=_storage(journal))
+        if "begun" in study.user_attrs:
+            return study
+    except KeyError:  # no study of this name
+        pass
+    raise RunError(f"{journal} ends at its very beginning. Remove {journal.parent}, and start again.")
+
+
 def _key(number: int) -> str:
     return f"trial {number + 1}"
 
@@ -262,13 +275,12 @@ def _told(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], metric: str | None) -> None:
+def _require_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any], metric: str | None) -> None:
     """Refuse to go on with trials of another recipe, other ranges or another metric (RunError)."""
-    begun = stored["begun"]
     before, now = _flat(begun["recipe"]), _flat(asked["recipe"])
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != "output")
     differing += ["the ranges"] if begun["space"] != asked["space"] else []
-    differing += ["--metric"] if metric not in (None, stored["metric"]) else []
+    differing += ["--metric"] if metric not in (None, begun["metric"]) else []
     if differing:
         raise RunError(
             f"output {str(folder)!r} holds trials of another search; {', '.join(differing)} "
