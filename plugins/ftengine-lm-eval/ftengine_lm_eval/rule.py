@@ -1,0 +1,64 @@
+"""What benchmarks say of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from ftengine.api import Finding, Rule
+from ftengine.api.figures import against, counted, ends, holm, interval, listed, plain, probability
+from ftengine_lm_eval.figures import LEVEL, BenchmarkMetric
+from ftengine_lm_eval.figures import Benchmarks as Found
+
+if TYPE_CHECKING:
+    from ftengine import RunRecords
+
+DROP = 0.05
+"""Change for the worse relative to the base, at the interval's near end, from which it is an alarm: with thousands of
+examples a change of a thousandth is beyond chance, and harmless."""
+
+
+class Benchmarks(Rule):
+    """Says whether the tuned model is better or worse at tasks of lm-evaluation-harness."""
+
+    name = "benchmarks"
+    about = "benchmarks"
+    order = 110
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        found = Found.read(run.path)
+        if found is None:
+            return
+        # p-values are adjusted for all tasks and metrics together (Holm 1979).
+        metrics = {(task, name): m for task, one in found.tasks.items() for name, m in one.metrics.items()}
+        tested = {key: m.difference.p for key, m in metrics.items() if m.difference.p is not None}
+        p_values = holm(tested)
+        sure = {key for key, p in p_values.items() if p <= LEVEL and metrics[key].difference.better is not None}
+        for key in sorted(sure):
+            better = metrics[key].difference.better
+            yield self._finding(key, metrics[key], found.tasks[key[0]].examples, p_values[key], bool(better))
+        if rest := [key for key in metrics if key not in sure]:
+            shown = [f"{_called(key)} {against(metrics[key].tuned, metrics[key].base)}" for key in rest[:6]]
+            shown += [f"{counted(len(rest) - 6, 'further figure')} in lm_eval.json"] if len(rest) > 6 else []
+            text = f"lm-evaluation-harness shows no difference beyond chance; tuned against base: {listed(shown)}."
+            figures = {_called(key): metrics[key].difference for key in rest}
+            yield Finding(kind="benchmarks", level="note", text=text, figures=figures)
+
+    def _finding(self, key: tuple[str, str], metric: BenchmarkMetric, n: int, p: float, better: bool) -> Finding:
+        change = metric.difference
+        low, high = ends(change) or (change.value, change.value)
+        least = min(abs(low), abs(high))
+        serious = least >= DROP * abs(metric.base.value)
+        level: Literal["alarm", "note", "good"] = "good" if better else "alarm" if serious else "note"
+        text = (
+            f"The tuned model is {'better' if better else 'worse'} than its base at {_called(key)} of "
+            f"lm-evaluation-harness: {against(metric.tuned, metric.base)}, a difference of {plain(change, sign=True)} "
+            f"(95 % interval {interval(change, sign=True)}, {probability(p)}, {counted(n, 'example')})."
+        )
+        return Finding(kind="benchmarks", level=level, text=text, figures={_called(key): change})
+
+
+def _called(key: tuple[str, str]) -> str:
+    """Return "TASK METRIC"; a filter is named where it is not the usual one."""
+    metric, _, chosen = key[1].partition(",")
+    return f"{key[0]} {metric}" + ("" if chosen == "none" else f" ({chosen})")

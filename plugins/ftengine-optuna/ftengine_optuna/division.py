@@ -1,0 +1,122 @@
+"""The recipe's splits as files of their own, so that no trial sees the test split, and what is measured of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ftengine import Recipe, hookimpl, plan, registry_of
+from ftengine.api import Labels, LearnsLabels, Metric, ReadsFiles
+from ftengine.errors import InputError, did_you_mean
+
+FOLDER = "division"
+NAME = "ftengine-optuna-division"
+
+
+class _Divided(Exception):
+    """The rows are written."""
+
+
+def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None]:
+    """Write the rows of a recipe's splits into files, as ftengine divides them; return the files and the labels.
+
+    A task is shown the rows of all splits when it learns its labels (`Task.bind`), which is where they are taken from.
+    They have the columns that the task expects, and paths that hold from anywhere.
+
+    Raises:
+        InputError: rows hold what a line of JSON cannot, such as the images of a folder.
+    """
+    files: dict[str, Path] = {}
+    learnt: list[Labels | None] = []
+    cls = registry_of().get("task", recipe.task["name"], "task").cls
+
+    class Dividing(cls):  # type: ignore[misc,valid-type]
+        """Writes the rows that it sees."""
+
+        name = NAME
+
+        def bind(self, splits: Mapping[str, Any]) -> Labels | None:
+            folder.mkdir(parents=True, exist_ok=True)
+            paths = self.paths if isinstance(self, ReadsFiles) else ()
+            for name, rows in splits.items():
+                files[name] = folder / f"{name}.jsonl"
+                _write(files[name], rows, paths)
+            learnt.append(super().bind(splits))
+            raise _Divided
+
+    hooks = SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Dividing]))
+    content = recipe.resolved()
+    content["task"] = {**content["task"], "name": NAME}
+    with suppress(_Divided):
+        plan(Recipe.make(content), measure=False, registry=registry_of({NAME: hooks}))
+    return files, learnt[0]
+
+
+def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("w", encoding="utf-8") as out:
+        for row in rows:
+            there = {name: _absolute(row[name]) for name in paths if name in row}
+            try:
+                line = json.dumps({**row, **there}, ensure_ascii=False, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"ftengine tune keeps the splits as lines of JSON, and a row cannot be such a line ({error}). "
+                    "Give the data as .jsonl or .csv, with paths of files."
+                ) from None
+            out.write(f"{line}\n")
+    partial.replace(file)
+
+
+def _absolute(value: Any) -> Any:
+    """Return a path, alone or as {"path": …}, that holds from anywhere."""
+    if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
+        return str(Path(value["path"]).resolve())
+    return str(Path(value).resolve()) if isinstance(value, str) and value else value
+
+
+def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Recipe:
+    """Return a recipe for a trial: it trains on the training rows and is measured on validation, and on nothing else.
+
+    What else a recipe has measured is left out, and comes back in the recipe of the best.
+    """
+    content = recipe.resolved()
+    content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
+    content["data"] |= {"reader": {"name": "auto"}, "columns": {}, "split": {"by": "random"}}
+    content["data"]["leaks"] = "warn"  # what the recipe refuses, `plan` has refused
+    nothing = dict.fromkeys(("training_sample", "forgetting", "memorisation", "refusal", "answers"))
+    content["evaluation"] |= {**nothing, "slices": [], "robustness": []}
+    content["output"] = str(output)
+    return Recipe.make(content)
+
+
+def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> tuple[str, Metric]:
+    """Return the metric by which trials are compared: the one that is asked for, else what the verdict goes by.
+
+    Raises:
+        InputError: it will not be measured, or nothing says whether more of it is better.
+    """
+    registry = registry_of()
+    task = registry.build("task", recipe.task, "task")
+    task.labels = labels
+    specs = {name: {"name": name} for name in task.evaluators} | {spec["name"]: spec for spec in recipe.evaluate}
+    metrics: dict[str, Metric] = {}
+    for name, spec in specs.items():
+        evaluator = registry.build("evaluator", spec, f"evaluate.{name}")
+        if isinstance(evaluator, LearnsLabels):
+            evaluator.bind(task.name, labels)
+        metrics |= evaluator.metrics
+    name = asked or next((name for name, one in metrics.items() if one.decides), next(iter(metrics), ""))
+    directed = [name for name, one in metrics.items() if one.higher_is_better is not None]
+    if name not in metrics:
+        raise InputError(f"no metric {name!r} here. There are {', '.join(metrics)}.{did_you_mean(name, metrics)}")
+    if name not in directed:
+        raise InputError(
+            f"nothing says whether more or less of {name!r} is better. Choose another with --metric: "
+            f"{', '.join(directed)}."
+        )
+    return name, metrics[name]

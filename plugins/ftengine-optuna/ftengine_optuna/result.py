@@ -1,0 +1,141 @@
+"""tune.json: the trials, the best of them, and what it came to on the test split."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from ftengine.api import Estimate
+from ftengine.api.figures import counted, decimals, digits, known, plain, with_interval
+from ftengine.errors import RunError
+
+FILE = "tune.json"
+
+
+class Tried(BaseModel):
+    """One trial: its number, from 1, the values that it had, and what it came to on validation."""
+
+    number: int
+    values: dict[str, Any]
+    state: Literal["finished", "failed"]
+    figure: Estimate | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    run: str
+
+
+def _undefined(value: Any) -> Any:
+    return value | {"value": math.nan} if isinstance(value, dict) and value.get("value") is None else value
+
+
+Figure = Annotated[Estimate, BeforeValidator(_undefined)]
+"""An estimate, which JSON holds as null where it is undefined."""
+
+
+class Tested(BaseModel):
+    """What a trial came to on the test split, and the base there."""
+
+    trial: int
+    base: Figure
+    tuned: Figure
+
+
+class Tuning(BaseModel):
+    """tune.json.
+
+    Args:
+        metric: by which trials are compared; `label` is what people call it.
+        trials: in their order; the first has the recipe's own values where the ranges hold them.
+        as_written: the number of that one; None where there is none.
+        best: the number of the best.
+        tested: each look at the test split, in its order; one, unless trials were added after it.
+        statement: what came of it, in words.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="null")
+
+    metric: str
+    label: str
+    higher_is_better: bool
+    space: list[dict[str, Any]]
+    trials: list[Tried]
+    as_written: int | None
+    best: int | None
+    tested: list[Tested] = []
+    recipe: str = ""
+    statement: str = ""
+
+    @property
+    def finished(self) -> list[Tried]:
+        """The trials that came to a figure."""
+        return [trial for trial in self.trials if trial.state == "finished"]
+
+    def of(self, number: int) -> Tried:
+        """Return a trial by its number."""
+        return next(trial for trial in self.trials if trial.number == number)
+
+    def write(self, folder: Path) -> None:
+        """Write tune.json, beside its place and renamed."""
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(f"{self.model_dump_json(indent=2)}\n", encoding="utf-8")
+        partial.replace(folder / FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Tuning | None:
+        """Read that of a folder; None where there is none (RunError: it is damaged)."""
+        file = folder / FILE
+        if not file.is_file():
+            return None
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{file}, which says how often the test split was measured, is damaged: {reason}") from None
+
+
+def best_of(trials: list[Tried], higher_is_better: bool) -> Tried | None:
+    """Return the best trial, the first of equals; None where none came to a figure."""
+    finished = [trial for trial in trials if known(trial.figure)]
+    sign = 1 if higher_is_better else -1
+    return max(finished, key=lambda trial: sign * trial.figure.value if trial.figure else -math.inf, default=None)
+
+
+def statement(found: Tuning) -> str:
+    """Say what came of the trials: how many there were, and what the best one's figure is worth."""
+    if found.best is None:
+        return "No trial came to a figure."
+    best, failed = found.of(found.best), len(found.trials) - len(found.finished)
+    lost = f" ({counted(failed, 'further one')} failed)" if failed else ""
+    said = [
+        f"Of {counted(len(found.finished), 'trial')}{lost}, number {best.number} is the best by {found.label} on "
+        f"validation: {with_interval(best.figure)}."
+    ]
+    written = None if found.as_written is None else found.of(found.as_written)
+    if written is not None and written.number == best.number:
+        said.append("It has the recipe's own values.")
+    elif written is not None and known(written.figure):
+        said.append(f"The recipe as it is written (trial {written.number}) came to {plain(written.figure)}.")
+    if len(found.finished) > 1:
+        said.append(f"It was chosen as the luckiest of {len(found.finished):,}, so this figure is optimistic.")
+    said.append(_on_test(found, best))
+    return " ".join(said)
+
+
+def _on_test(found: Tuning, best: Tried) -> str:
+    tested = next((one for one in reversed(found.tested) if one.trial == best.number), None)
+    if tested is None or best.figure is None:
+        return "There was no test split, so how good it is on new data is not known; measure it on examples apart."
+    if not known(tested.tuned):
+        return f"On the test split, which no trial saw, {found.label} is undefined."
+    worse = best.figure.value - tested.tuned.value if found.higher_is_better else tested.tuned.value - best.figure.value
+    places = decimals(best.figure)
+    apart = f"{digits(abs(worse), places)} {'worse' if worse > 0 else 'better'} than on validation"
+    looks = "once" if len(found.tested) == 1 else f"{len(found.tested)} times, each after further trials"
+    again = "" if len(found.tested) == 1 else " A choice that follows a look at the test split makes it optimistic too."
+    return (
+        f"On the test split, which no trial saw and which was measured {looks}, it comes to "
+        f"{with_interval(tested.tuned)}, {apart}; the base to {plain(tested.base)}.{again}"
+    )

@@ -1,0 +1,295 @@
+"""The search: Optuna proposes values, each trial is a run of ftengine's, and the best one sees the test split."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from ftengine import Recipe, fine_tune, load_run, plan, registry_of
+from ftengine.api import Estimate, Listener, SilentListener
+from ftengine.api.figures import counted, plain
+from ftengine.errors import FtengineError, InputError, RunError, TrainingError
+from ftengine_optuna.division import FOLDER, choose_metric, divide, trial_recipe
+from ftengine_optuna.result import Tested, Tried, Tuning, best_of, statement
+from ftengine_optuna.space import Dimension, check_space, default_space, own_values, with_values
+
+JOURNAL = "trials.log"
+"""Optuna's journal: a line of JSON a change."""
+BEST = "best.yaml"
+
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+}
+
+
+def tune(
+    recipe: Recipe,
+    *,
+    trials: int,
+    space: Sequence[Dimension] = (),
+    metric: str | None = None,
+    sampler: str = "tpe",
+    timeout: float | None = None,
+    test: bool = True,
+    listener: Listener | None = None,
+) -> Tuning:
+    """Search for the values with which a recipe does best on validation, and measure the best on the test split.
+
+    Everything is kept in `recipe.output`: trials.log (Optuna's journal), trials/001 and so on (the runs), division/
+    (the splits), best.yaml, tune.json. The same call goes on with what is there.
+
+    Args:
+        recipe: has a validation and a test split.
+        trials: how many in all, those that are there included; failed ones count.
+        space: what is searched; by default learning rate, rank and dropout.
+        metric: by which trials are compared; by default what the verdict goes by.
+        sampler: "tpe" (Bergstra et al. 2011) or "random".
+        timeout: seconds after which no further trial begins.
+        test: whether the best is measured on the test split; False where there is none.
+        listener: told of phases, and a line a trial.
+
+    Raises:
+        InputError: recipe, ranges or metric are wrong, or the folder holds something else; found before any training.
+        TrainingError: no trial came to a figure.
+    """
+    listener = listener or SilentListener()
+    registry, folder = registry_of(), Path(recipe.output)
+    require_splits(recipe, test)
+    strategy = registry.get("strategy", recipe.strategy["name"], "strategy")
+    space = list(space) or default_space(recipe, strategy.cls.Config)
+    check_space(recipe, space, registry)
+    search = Search.open(recipe, space, metric, sampler, folder, listener)
+    own = own_values(recipe, space, registry)
+    search.run(trials, own, timeout)
+    found = search.found(own)
+    if found.best is None:
+        last = found.trials[-1].reason if found.trials else "none began; give more time with --timeout."
+        raise TrainingError(f"none of {counted(len(found.trials), 'trial')} came to a figure; the last one: {last}")
+    conclude(found, search, test, Tuning.read(folder))
+    return found
+
+
+def require_splits(recipe: Recipe, test: bool) -> None:
+    """Refuse a recipe without the splits that are needed (InputError)."""
+    if recipe.data.validation is None:
+        raise InputError(
+            "trials are compared on validation, and data.validation is null. Set it to a fraction or a file, for "
+            "example --set data.validation=0.1."
+        )
+    if test and recipe.data.test is None and recipe.data.split.folds is None:
+        raise InputError(
+            "the best of several trials looks better on validation than it is, so it is measured on a test split in "
+            "the end, and data.test is null. Set it, for example --set data.test=0.1, or tune without one: --no-test."
+        )
+
+
+class Search:
+    """Trials of one recipe in one folder."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        space: Sequence[Dimension],
+        files: dict[str, Path],
+        sampler: str,
+        study: optuna.Study,
+        listener: Listener,
+    ) -> None:
+        self.recipe, self.space, self.files = recipe, space, files
+        self.sampler, self.study, self.listener = sampler, study, listener
+        self.folder = Path(recipe.output)
+        self.metric: str = study.user_attrs["begun"]["metric"]
+        self.label: str = study.user_attrs["begun"]["label"]
+        self.higher_is_better = study.direction == optuna.study.StudyDirection.MAXIMIZE
+
+    @classmethod
+    def open(
+        cls,
+        recipe: Recipe,
+        space: Sequence[Dimension],
+        metric: str | None,
+        sampler: str,
+        folder: Path,
+        listener: Listener,
+    ) -> Search:
+        """Go on with what a folder holds, or begin there (InputError: it holds something else)."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        asked = {"recipe": recipe.resolved(), "space": [one.to_json() for one in space]}
+        asked = json.loads(json.dumps(asked))
+        journal = folder / JOURNAL
+        if not journal.exists():
+            if folder.is_dir() and any(one.name != FOLDER for one in folder.iterdir()):
+                raise RunError(
+                    f"output {str(folder)!r} holds other files. Choose a folder of its own for the trials with "
+                    "--output DIR."
+                )
+            plan(recipe, measure=False, listener=listener)  # all that is wrong with the recipe is found here
+            files, labels = divide(recipe, folder / FOLDER)
+            name, declared = choose_metric(recipe, labels, metric)
+            direction = "maximize" if declared.higher_is_better else "minimize"
+            study = optuna.create_study(storage=_storage(journal), study_name="tune", direction=direction)  # type: ignore[arg-type]
+            study.set_user_attr("begun", {"metric": name, "label": declared.label, **asked})
+        else:
+            study = _begun(journal)
+            _require_same(folder, study.user_attrs["begun"], asked, metric)
+            files = {file.stem: file for file in (folder / FOLDER).glob("*.jsonl")}
+        return cls(recipe, space, files, sampler, study, listener)
+
+    def run(self, trials: int, own: dict[str, Any] | None, timeout: float | None) -> None:
+        """Run trials until there are as many as asked; one that was interrupted is taken up first."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for trial in self.study.get_trials(states=[TrialState.RUNNING]):
+            if all(one.key in trial.params for one in self.space):
+                self._try(trial.number, {one.key: one.of(trial.params) for one in self.space}, trials)
+            else:  # it ended while values were proposed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        if own is not None and all(trial.state == TrialState.FAIL for trial in self.study.trials):
+            self.study.enqueue_trial({one.key: one.stored(own[one.key]) for one in self.space})
+        while len(self._done()) < trials:
+            if until is not None and time.monotonic() >= until:
+                self.listener.message(f"time is up after {len(self._done()):,} of {trials:,} trials")
+                return
+            # A seed of its own for each, so that an interrupted search proposes what a whole one does.
+            self.study.sampler = SAMPLERS[self.sampler](self.recipe.seed + len(self._done()))
+            asked = self.study.ask()
+            self._try(asked.number, {one.key: one.suggest(asked) for one in self.space}, trials)
+
+    def _done(self) -> list[FrozenTrial]:
+        return self.study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
+
+    def _try(self, number: int, values: dict[str, Any], trials: int) -> None:
+        """Train one trial; one that fails counts among the worst."""
+        began, said = time.monotonic(), ", ".join(f"{key.split('.', 1)[1]} {_told(v)}" for key, v in values.items())
+        figure, reason = None, ""
+        self.listener.phase(f"trial {number + 1} of {trials}")
+        try:
+            recipe = trial_recipe(with_values(self.recipe, values), self.files, self.place(number))
+            measured = fine_tune(recipe, resume=True).evaluation["tuned"][self.metric]
+            if measured["value"] is None:
+                reason = f"{self.metric} is undefined"
+            else:
+                figure = Estimate(**measured)
+        except (FtengineError, torch.OutOfMemoryError) as error:
+            reason = " ".join(str(error).split())
+        told = {"figure": figure and vars(figure), "reason": reason, "seconds": round(time.monotonic() - began, 3)}
+        self.study.set_user_attr(_key(number), told)
+        if figure is None:
+            self.study.tell(number, state=TrialState.PRUNED)
+            self.listener.message(f"trial {number + 1} of {trials}: {said}: failed: {reason}")
+        else:
+            self.study.tell(number, figure.value)
+            best = best_of(self.tried(), self.higher_is_better)
+            first = " (the best so far)" if best is not None and best.number == number + 1 else ""
+            self.listener.message(f"trial {number + 1} of {trials}: {said}: {self.label} {plain(figure)}{first}")
+        gc.collect()  # what a trial leaves on the device is not the next one's
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def place(self, number: int) -> Path:
+        """Return the folder of a trial's run."""
+        return self.folder / "trials" / f"{number + 1:03d}"
+
+    def tried(self) -> list[Tried]:
+        """Return the trials that ended, in their order."""
+        found = []
+        for trial in self._done():
+            told = self.study.user_attrs[_key(trial.number)]
+            found.append(
+                Tried(
+                    number=trial.number + 1,
+                    values={one.key: one.of(trial.params) for one in self.space},
+                    state="finished" if told["figure"] else "failed",
+                    run=str(self.place(trial.number)),
+                    **told,
+                )
+            )
+        return found
+
+    def found(self, own: dict[str, Any] | None) -> Tuning:
+        """Return what came of the trials; nothing is said of the test split yet."""
+        tried = self.tried()
+        best = best_of(tried, self.higher_is_better)
+        return Tuning(
+            metric=self.metric,
+            label=self.label,
+            higher_is_better=self.higher_is_better,
+            space=[one.to_json() for one in self.space],
+            trials=tried,
+            as_written=next((trial.number for trial in tried if trial.values == own), None),
+            best=None if best is None else best.number,
+        )
+
+
+def conclude(found: Tuning, search: Search, test: bool, before: Tuning | None) -> None:
+    """Write the best trial's recipe, measure it on the test split if it was not yet, and write tune.json."""
+    assert found.best is not None
+    best = found.of(found.best)
+    recipe = with_values(search.recipe, best.values)
+    recipe = recipe.model_copy(update={"output": str(search.folder / "best")})
+    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+    (search.folder / BEST).write_text(text, encoding="utf-8")
+    found.recipe = str(search.folder / BEST)
+    found.tested = [] if before is None else before.tested
+    if test and all(one.trial != best.number for one in found.tested):
+        search.listener.phase("measure the best on test")
+        figures = load_run(best.run).evaluate(search.files["test"])
+        sides = {side: figures[side][search.metric] for side in ("base", "tuned")}
+        found.tested = [*found.tested, Tested(trial=best.number, **sides)]
+    found.statement = statement(found)
+    found.write(search.folder)
+
+
+def _storage(journal: Path) -> JournalStorage:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _begun(journal: Path) -> optuna.Study:
+    """Open what was begun (RunError: it ended before anything was recorded)."""
+    try:
+        study = optuna.load_study(study_name="tune", storage=_storage(journal))
+        if "begun" in study.user_attrs:
+            return study
+    except KeyError:  # no study of this name
+        pass
+    raise RunError(f"{journal} ends at its very beginning. Remove {journal.parent}, and start again.")
+
+
+def _key(number: int) -> str:
+    return f"trial {number + 1}"
+
+
+def _told(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _require_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any], metric: str | None) -> None:
+    """Refuse to go on with trials of another recipe, other ranges or another metric (RunError)."""
+    before, now = _flat(begun["recipe"]), _flat(asked["recipe"])
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key != "output")
+    differing += ["the ranges"] if begun["space"] != asked["space"] else []
+    differing += ["--metric"] if metric not in (None, begun["metric"]) else []
+    if differing:
+        raise RunError(
+            f"output {str(folder)!r} holds trials of another search; {', '.join(differing)} "
+            f"{'differs' if len(differing) == 1 else 'differ'}. Give what they began with, or choose another folder "
+            "with --output DIR."
+        )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix.rstrip("."): content}
+    return {k: v for key, value in content.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

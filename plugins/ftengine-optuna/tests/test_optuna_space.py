@@ -1,0 +1,119 @@
+"""Ranges and choices: how they are written, checked, and found where nothing is said."""
+
+import optuna
+import pytest
+
+from ftengine import Recipe, registry_of
+from ftengine.errors import InputError
+from ftengine_optuna.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
+
+
+def recipe(**strategy):
+    content = {"model": {"source": "missing"}, "task": "causal-lm", "data": {"train": "missing.jsonl"}}
+    return Recipe.make({**content, "strategy": {"name": "lora", **strategy}})
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1e-5..1e-3:log", (1e-5, 1e-3, True)),
+        ("1..8", (1, 8, False)),
+        ("0..0.2", (0, 0.2, False)),
+        ("2 .. 64 :log", (2, 64, True)),
+    ],
+)
+def test_ranges(text, wanted):
+    found = parse("train.learning_rate", text, "here")
+    assert (found.low, found.high, found.log) == wanted
+    assert (type(found.low), type(found.high)) == tuple(map(type, wanted[:2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("4,8,16", (4, 8, 16)), ("cosine, linear", ("cosine", "linear")), ([True, False], (True, False))],
+)
+def test_choices(text, wanted):
+    assert parse("train.schedule", text, "here").choices == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("train.learning_rate", "1e-3..1e-5", "is empty: its low end"),
+        ("train.learning_rate", "1e-3..1e-3", "is empty"),
+        ("train.learning_rate", "0..1:log", "needs one above 0"),
+        ("train.learning_rate", "1e-5", "no range and no choice"),
+        ("train.learning_rate", "1..x", "no range and no choice"),
+        ("train.learning_rate", "[1", "no range and no choice"),
+        ("data.train", "a,b", "'data.train' cannot be searched"),
+        ("seed", "1..5", "'seed' cannot be searched"),
+    ],
+)
+def test_what_is_no_range_is_refused(key, text, message):
+    with pytest.raises(InputError, match=f"^here: .*{message}") as raised:
+        parse(key, text, "here")
+    assert "\n" not in str(raised.value)
+
+
+def test_values_lie_in_their_range_and_are_told_whole():
+    space = [parse("train.learning_rate", "1.23456e-5..1e-3:log", ""), parse("strategy.rank", "2..64:log", "")]
+    space.append(parse("train.schedule", "cosine,linear", ""))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        trial = study.ask()
+        rate, rank, schedule = [one.suggest(trial) for one in space]
+        assert 1.23456e-5 <= rate <= 1e-3
+        assert rate in (float(f"{rate:.4g}"), 1.23456e-5)
+        assert isinstance(rank, int)
+        assert 2 <= rank <= 64
+        assert schedule in ("cosine", "linear")
+        assert [one.of(trial.params) for one in space] == [rate, rank, schedule]
+
+
+def test_what_is_searched_where_nothing_is_said():
+    found = default_space(recipe(rank=8), registry_of().get("strategy", "lora").cls.Config)
+    assert [(one.key, one.low, one.high, one.log) for one in found] == [
+        ("train.learning_rate", 2e-5, 2e-3, True),
+        ("strategy.rank", 2, 32, True),
+        ("strategy.dropout", 0.0, 0.2, False),
+    ]
+    check_space(recipe(rank=8), found, registry_of())
+    full = default_space(recipe(), registry_of().get("strategy", "full").cls.Config)
+    assert [one.key for one in full] == ["train.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ([Dimension("train.learning_rte", 0.1, 0.2)], "learning_rte"),
+        ([Dimension("strategy.rnk", 1, 2)], "unknown key 'strategy.rnk' of strategy 'lora'"),
+        ([Dimension("strategy.dropout", 0.0, 1.5)], "dropout"),
+        ([Dimension("strategy.rank", 1.5, 2.5)], "rank"),
+        ([Dimension("strategy.rank", 1, 2)] * 2, "searched twice"),
+        ([Dimension("train.schedule", choices=("cosine", "cosinus"))], "no schedule named 'cosinus'"),
+    ],
+)
+def test_keys_and_values_that_the_recipe_does_not_take_are_refused(space, message):
+    with pytest.raises(InputError, match=message) as raised:
+        check_space(recipe(), space, registry_of())
+    assert "\n" not in str(raised.value)
+
+
+def test_the_recipes_own_values_are_found_where_the_ranges_hold_them():
+    space = [parse("train.learning_rate", "1e-5..1e-3:log", ""), parse("strategy.rank", "4,8", "")]
+    assert own_values(recipe(), space, registry_of()) == {"train.learning_rate": 2e-4, "strategy.rank": 8}
+    assert own_values(recipe(rank=16), space, registry_of()) is None
+    schedules = [parse("train.schedule", "cosine,auto", "")]
+    assert own_values(recipe(), schedules, registry_of()) == {"train.schedule": "auto"}
+    assert with_values(recipe(), {"strategy.rank": 4, "train.learning_rate": 0.1}).strategy["rank"] == 4
+
+
+def test_a_file_holds_the_same(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("train.learning_rate: 1e-5..1e-3:log\nstrategy.rank: [4, 8]\n", encoding="utf-8")
+    assert read_space(file) == [parse("train.learning_rate", "1e-5..1e-3:log", ""), parse("strategy.rank", "4,8", "")]
+    file.write_text("[1, 2]", encoding="utf-8")
+    with pytest.raises(InputError, match="write a mapping"):
+        read_space(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_space(tmp_path / "missing.yaml")

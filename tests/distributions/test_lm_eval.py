@@ -1,0 +1,169 @@
+"""The harness in whole runs: its figures are those of the merged model measured by hand, and the verdict has them."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner
+from tiny import tiny_llama
+
+from ftengine import Recipe, fine_tune, load_run
+from ftengine.errors import BaseMismatch, InputError
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory):
+    """A folder with two tasks, of choices and of free answers, and their data."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rows = [{"q": f"What is {a} + {b}?", "good": f"It is {a + b}.", "bad": "Dogs."} for a in range(5) for b in range(5)]
+    (folder / "sums.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    shared = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "sums.jsonl"}},
+        "test_split": "test",
+        "doc_to_text": "{{q}}",
+    }
+    choose = {
+        "task": "choose",
+        "output_type": "multiple_choice",
+        "doc_to_choice": ["{{good}}", "{{bad}}"],
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    write = {
+        "task": "write",
+        "output_type": "generate_until",
+        "doc_to_target": "{{good}}",
+        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 8},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    for task in (choose, write):
+        (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(shared | task), encoding="utf-8")
+    return folder
+
+
+def recipe(model, answers, output, **more):
+    return Recipe.make(
+        {
+            "model": {"source": str(model)},
+            "task": "causal-lm",
+            "data": {"train": str(answers), "validation": 0.25},
+            "strategy": {"name": "lora", "rank": 4},
+            "train": {"epochs": 6, "batch_size": 4, "learning_rate": 0.01, "precision": "float32"},
+            "evaluation": {"resamples": 100},
+            "output": str(output),
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def sensitive(tmp_path_factory):
+    """A tiny Llama with weights so large that its answers differ."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "llama", initializer_range=0.2)
+
+
+@pytest.fixture
+def run(sensitive, answers, benchmarks, tmp_path):
+    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "num_fewshot": 1}
+    return fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked]))
+
+
+def by_hand(model, benchmarks):
+    """Measure a transformers folder as the harness's documentation has it."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    specs = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(benchmarks.glob("*.yaml"))]
+    for spec in specs:
+        spec["dataset_kwargs"]["data_files"]["test"] = str(benchmarks / "sums.jsonl")
+    manager = TaskManager(include_defaults=False)
+    found = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8)
+    return simple_evaluate(found, tasks=specs, task_manager=manager, num_fewshot=1)
+
+
+def test_figures_are_those_of_the_harness_by_hand(run, sensitive, benchmarks, tmp_path):
+    run.merge(tmp_path / "merged")
+    found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
+    table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
+    for side, model in (("base", sensitive), ("tuned", tmp_path / "merged")):
+        wanted = by_hand(model, benchmarks)
+        for task, metric in (("choose", "acc"), ("write", "exact_match")):
+            measured = found["tasks"][task]
+            assert (measured["examples"], measured["num_fewshot"]) == (25, 1)
+            assert measured["metrics"][f"{metric},none"][side]["value"] == wanted["results"][task][f"{metric},none"]
+            each = [row[side] for row in table if row["task"] == task]
+            assert each == [sample[metric] for sample in wanted["samples"][task]]
+    choose = found["tasks"]["choose"]["metrics"]["acc,none"]
+    assert choose["base"]["value"] != choose["tuned"]["value"]  # else any model would do
+
+
+def test_the_verdict_tells_of_benchmarks(run):
+    (finding,) = [one for one in run.verdict.findings if one.source == "benchmarks" and "choose acc" in one.text]
+    assert finding.level == "good"
+    assert "is better than its base at choose acc" in finding.text
+    stored = json.loads((run.path / "verdict.json").read_text(encoding="utf-8"))
+    assert any(one["source"] == "benchmarks" for one in stored["findings"])
+
+
+def test_the_run_itself_stays_as_it_is(run, sensitive, answers, tmp_path):
+    """Measuring in the midst of a run changes neither weights nor figures."""
+    without = fine_tune(recipe(sensitive, answers, tmp_path / "without"))
+    assert run.evaluation == without.evaluation
+
+
+def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp_path):
+    from ftengine_lm_eval.command import lm_eval
+
+    path = fine_tune(recipe(sensitive, answers, tmp_path / "run")).path
+    asked = [str(path), "--tasks", str(benchmarks / "choose.yaml"), "--limit", "8"]
+    result = CliRunner().invoke(lm_eval, asked, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "choose" in result.output
+    assert "acc" in result.output
+    found = json.loads((path / "lm_eval.json").read_text(encoding="utf-8"))
+    assert found["tasks"]["choose"]["examples"] == 8
+    assert any(one.source == "benchmarks" for one in load_run(path).verdict.findings)
+    result = CliRunner().invoke(lm_eval, [*asked, "--json"], catch_exceptions=False)
+    assert json.loads(result.stdout) == found
+
+
+@pytest.mark.parametrize(
+    "strategy", [{"name": "full"}, {"name": "prompt", "virtual_tokens": 4}], ids=["full", "prompt"]
+)
+def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchmarks, tmp_path):
+    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "limit": 4}
+    run = fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked], strategy=strategy))
+    found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
+    assert found["tasks"].keys() == {"choose", "write"}
+
+
+def test_another_base_is_refused(answers, benchmarks, tmp_path):
+    from ftengine_lm_eval.command import lm_eval
+
+    path = fine_tune(recipe(tiny_llama(tmp_path / "llama"), answers, tmp_path / "run")).path
+    tiny_llama(tmp_path / "llama", seed=1)
+    with pytest.raises(BaseMismatch, match="the weights of"):
+        CliRunner().invoke(lm_eval, [str(path), "--tasks", str(benchmarks)], catch_exceptions=False)
+    assert not (path / "lm_eval.json").exists()
+
+
+def test_unknown_tasks_are_refused_before_anything_is_read(tmp_path):
+    asked = {"name": "lm-eval", "tasks": ["arc_easyy"]}
+    with pytest.raises(InputError, match=r"callbacks\.0.*no task 'arc_easyy'\. Did you mean 'arc_easy'"):
+        fine_tune(recipe("missing", "missing.jsonl", tmp_path / "run", callbacks=[asked]))
+
+
+def test_a_classifier_is_told_of_before_training(bert_folder, reviews, benchmarks, tmp_path):
+    from runs import Heard
+
+    asked, heard = {"name": "lm-eval", "tasks": [str(benchmarks)]}, Heard()
+    made = recipe(bert_folder, reviews, tmp_path / "run", callbacks=[asked], task="text-classification")
+    run = fine_tune(made, listener=heard)
+    assert any("left out" in text and "head 'sequence-classification'" in text for text in heard.said)
+    assert not (run.path / "lm_eval.json").exists()
