@@ -142,7 +142,7 @@ def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[s
     make_strategy = experiment.registry.factory("strategy", facts.strategy, "strategy")
     ready = ReadyTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task, None, None)
     fresh = load_base(ready, facts, folder)
-    strategy = prepare_strategy(model.device, ready.experiment, fresh)
+    strategy = prepare_strategy(model.device, ready.experiment, fresh, ready.task)
     own = _new_tensors(fresh)
     for tensor in own.values():
         tensor.zero_()  # the seed may have made them what they were, and will not in another version of torch
