@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
+from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.base_measured import FILE as BASE_KEY
 from ftengine.engine.base_measured import keep_base
 from ftengine.engine.experiment import Experiment
@@ -101,10 +102,12 @@ def finish(experiment: Experiment, run: RunDirectory) -> None:
 
 
 def tell_findings(data: PreparedData) -> None:
-    """Say what the audits found that deserves attention."""
+    """Say what the audits found that deserves attention, and which augmenters change nothing."""
     for finding in data.audit.findings:
         if finding.level != "good":
             data.experiment.listener.message(f"{finding.kind}: {finding.text}")
+    for told in idle_augmenters(data.encoded["train"]):
+        data.experiment.listener.message(told)
 
 
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
