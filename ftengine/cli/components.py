@@ -167,7 +167,7 @@ def metrics(entry: Entry) -> Mapping[str, api.Metric]:
 
 
 def _built(entry: Entry) -> Any:
-    """Return a component with its default options, as some of its members may be set then; its class where it needs some."""
+    """Return a component with its default options, as some of its members may be set then; else its class."""
     return entry.cls if entry.needs_options else entry.cls()
 
 
