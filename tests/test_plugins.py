@@ -7,8 +7,9 @@ from importlib import metadata
 import pytest
 from pydantic import field_validator
 
-from ftengine import hookimpl, registry_of
-from ftengine.api import Config, Evaluator, Strategy, Task, TextAugmenter
+from ftengine import Recipe, hookimpl, registry_of
+from ftengine.api import Audit, Config, Evaluator, ModelLoader, Strategy, Task, TextAugmenter
+from ftengine.engine.experiment import choose_loader
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import KINDS, Registry
@@ -179,6 +180,29 @@ def test_an_augmenter_that_changes_nothing_is_refused_by_the_method_that_its_bas
     unchanging = type("Unchanging", (TextAugmenter,), {"name": "unchanging"})
     with pytest.raises(PluginError, match="'unchanging' as an augmenter, but it does not implement 'change'"):
         registry(p=plugin(ftengine_augmenters=[unchanging]))
+
+
+def test_what_no_recipe_names_has_no_option_that_must_be_given():
+    class Told(Config):
+        depth: int
+
+    auditor = type("Auditor", (Audit,), {"name": "auditor", "Config": Told, "look": lambda self, data: []})
+    with pytest.raises(PluginError, match="'auditor' as an audit, but it has an option without a default, and recipes"):
+        registry(p=plugin(ftengine_audits=[auditor]))
+    registry(p=plugin(ftengine_strategies=[made(Config=Told)]))
+
+
+def test_a_loader_that_must_be_told_something_is_passed_over_where_none_is_named(bert_folder):
+    class Told(Config):
+        depth: int
+
+    members = {name: lambda self, _: True for name in ("accepts", "load_processor", "load")}
+    loader = type("Asking", (ModelLoader,), {"name": "asking", "Config": Told, **members})
+    content = {"model": {"source": str(bert_folder)}, "task": "causal-lm", "data": {"train": "x"}, "strategy": "lora"}
+    known = registry_of({"p": plugin(ftengine_model_loaders=[loader])})
+    assert choose_loader(Recipe.make(content), known).name == "transformers"
+    told = Recipe.make(content, ["model.loader={name: asking, depth: 1}"])
+    assert choose_loader(told, known).name == "asking"
 
 
 def test_an_option_that_its_own_validator_makes_required_is_no_fault():

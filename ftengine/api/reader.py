@@ -70,8 +70,9 @@ class Reader(Component):
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
-        A file is read once: its rows are kept under a hash of its content, this reader's name, version and options.
-        Rows of folders and addresses are read in each run, and kept in memory. Nothing in the data is executed.
+        A file is read once: its rows are kept under a hash of its content and of this reader's module, version and
+        options. Rows of folders and addresses are read in each run, and kept in memory. Nothing in the data is
+        executed.
 
         Raises:
             BrokenRow: nothing more can be read.

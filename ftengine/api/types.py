@@ -15,7 +15,7 @@ Example = Mapping[str, Any]
 """One row of the user's data, by column name."""
 
 Features = dict[str, Any]
-"""One encoded example: plain Python lists and numbers, ready for `Task.collate`."""
+"""One encoded example, ready for `Task.collate`: numbers, texts, and lists or tensors of numbers (pixels, say)."""
 
 Batch = dict[str, Any]
 """A collated batch: tensors by name, leading dimension = number of examples."""

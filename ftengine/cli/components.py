@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ftengine import api
 from ftengine.cli.names import remember
@@ -168,10 +168,7 @@ def metrics(entry: Entry) -> Mapping[str, api.Metric]:
 
 def _built(entry: Entry) -> Any:
     """Return a component with its default options, as some of its members may be set then; else its class."""
-    try:
-        return entry.cls()
-    except ValidationError:  # it has options that must be given
-        return entry.cls
+    return entry.cls if entry.needs_options else entry.cls()
 
 
 def _has(component: Any, ability: type, member: str) -> bool:

@@ -55,6 +55,15 @@ def without_effect(split: EncodedSplit) -> list[str]:
     return idle
 
 
+def idle_augmenters(split: EncodedSplit) -> list[str]:
+    """Return a sentence on each augmenter that `without_effect` names."""
+    return [
+        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
+        "first epoch)."
+        for name in without_effect(split)
+    ]
+
+
 def sample_rows(split: EncodedSplit) -> list[int]:
     """Return rows from all of the split, in an order that begins with some that are far apart."""
     places = np.unique(np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(int))

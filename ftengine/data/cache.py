@@ -5,18 +5,21 @@ A row that a reader yields is kept as its JSON text beside its place; record bat
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of, redact_short
-from ftengine.errors import DataError, PluginError
+from ftengine.errors import DataError
 from ftengine.plugins.registry import Factory
+from ftengine.plugins.returned import each, wrong
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 CACHE_FORMAT = 4
@@ -31,6 +34,8 @@ ROW = "__row__"
 """The hidden column of a row's JSON text."""
 BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,9 @@ class Reading:
     def _key(self) -> str:
         """Return a hash of the file's content and of what decides how it is read."""
         entry = self.make.entry
-        reader = [self.make.described, entry.origin.distribution, entry.origin.version, Path(self.path).suffix.lower()]
-        digest = blake2b(json.dumps([CACHE_FORMAT, self.on_error, reader]).encode(), digest_size=20)
+        reader = [self.make.described, entry.origin.distribution, entry.origin.version, *_code(entry.cls)]
+        kept = [CACHE_FORMAT, self.on_error, Path(self.path).suffix.lower(), reader]
+        digest = blake2b(json.dumps(kept).encode(), digest_size=20)
         try:
             with open(self.path, "rb") as file:
                 if not os.fstat(file.fileno()).st_size:
@@ -111,11 +117,12 @@ class Reading:
 
         reader: Reader = self.make()
         try:
-            found = reader.read(self.path)
+            with self._readable():
+                found = reader.read(self.path)
             if isinstance(found, pa.RecordBatchReader):
-                facts = _write_columns(found, target, self.source)
+                facts = self._write_columns(found, target)
             else:
-                facts = self._write_rows(found, target)
+                facts = self._write_rows(each(reader, "read", found, (Row, BrokenRow)), target)
         except BrokenRow as error:
             after = " Nothing after it can be read; repair the file." if error.place else ""
             raise DataError(f"{error.told(self.source)}.{after}") from None
@@ -158,20 +165,53 @@ class Reading:
             shown = f"{place_of(self.source, first[0][0])}) as {first[0][1]}" if skipped else ""
             reason = f": all {skipped:,} were skipped, the first ({shown}" if skipped else ""
             raise DataError(f"{self.source} holds no rows{reason}. It must hold at least one example.")
+        for column in columns:
+            if not isinstance(column, str):
+                raise wrong(self.make(), "read", column, "rows whose columns are texts")
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 
-    def _guarded(self, found: Iterable[Row | BrokenRow]) -> Iterator[Row | BrokenRow]:
-        """Yield what a reader yields, if it is that; what the system says of the file is the user's to hear."""
+    def _write_columns(self, found: Any, target: Any) -> dict[str, Any]:
+        """Write record batches, one at a time; return their columns."""
+        import pyarrow as pa
+
+        check_free(self.source, found.schema.names)
+        # Categories become the values that they stand for, as `datasets` has no type for them.
+        plain = [
+            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in found.schema
+        ]
+        schema = pa.schema(plain, found.schema.metadata)
+        done = 0
+        with pa.ipc.new_stream(target, schema.append(pa.field(LINE, pa.int64()))) as writer:
+            for batch in self._guarded(found):
+                table = pa.Table.from_batches([batch]).cast(schema)
+                numbers = pa.array(range(done + 1, done + 1 + len(batch)), pa.int64())
+                writer.write_table(table.append_column(LINE, numbers))
+                done += len(batch)
+        if not done:
+            raise DataError(f"{self.source} holds no rows; it must hold at least one example.")
+        return {"columns": found.schema.names, "skipped": {"count": 0, "first": []}}
+
+    def _guarded(self, found: Iterable[Found]) -> Iterator[Found]:
+        with self._readable():
+            yield from found
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Let the user hear what the system says of the file, or of another that the reader opens."""
         try:
-            for item in found:
-                if not isinstance(item, (Row, BrokenRow)):
-                    raise PluginError(
-                        f"reader {self.make.entry.name!r} yields an object of type {type(item).__name__}; it must "
-                        "yield ftengine.api.Row or BrokenRow. Set data.reader to another."
-                    )
-                yield item
+            yield
         except OSError as error:
-            raise DataError(f"cannot read {self.source}: {error.strerror or error}.") from None
+            other = f" ({error.filename!r})" if error.filename not in (None, self.path) else ""
+            raise DataError(f"cannot read {self.source}: {error.strerror or error}{other}.") from None
+
+
+def _code(cls: type) -> list[str]:
+    """Return a class's name and the source of its module, which changes while its author works, its version not."""
+    for place in (inspect.getmodule(cls), cls):
+        with suppress(OSError, TypeError):  # there is no file
+            return [cls.__qualname__, inspect.getsource(place)]  # type: ignore[arg-type]
+    return [cls.__qualname__]
 
 
 def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
@@ -209,29 +249,6 @@ def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], 
             places, texts, size = [], [], 0
     if texts:
         yield places, texts
-
-
-def _write_columns(found: Any, target: Any, source: str) -> dict[str, Any]:
-    """Write record batches, one at a time; return their columns."""
-    import pyarrow as pa
-
-    check_free(source, found.schema.names)
-    # Categories become the values that they stand for, as `datasets` has no type for them.
-    plain = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in found.schema
-    ]
-    schema = pa.schema(plain, found.schema.metadata)
-    done = 0
-    with pa.ipc.new_stream(target, schema.append(pa.field(LINE, pa.int64()))) as writer:
-        for batch in found:
-            table = pa.Table.from_batches([batch]).cast(schema)
-            numbers = pa.array(range(done + 1, done + 1 + len(batch)), pa.int64())
-            writer.write_table(table.append_column(LINE, numbers))
-            done += len(batch)
-    if not done:
-        raise DataError(f"{source} holds no rows; it must hold at least one example.")
-    return {"columns": found.schema.names, "skipped": {"count": 0, "first": []}}
 
 
 def check_free(source: str, columns: Sequence[str]) -> None:

@@ -258,14 +258,16 @@ def _read(reading: Reading) -> _Found:
     import pyarrow as pa
     from datasets import Dataset
 
+    entry, buffer = None, pa.BufferOutputStream()
+    if os.path.isfile(reading.path):
+        entry = reading.cached()
+        facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
+    else:
+        facts = reading.write(buffer)
     try:
-        if os.path.isfile(reading.path):
-            entry = reading.cached()
-            facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
+        if entry is not None:
             dataset = Dataset.from_file(str(entry / "rows.arrow"))
         else:
-            buffer = pa.BufferOutputStream()
-            facts = reading.write(buffer)
             dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None

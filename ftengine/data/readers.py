@@ -42,7 +42,7 @@ def choose_reader(
 
 def accepting(source: str, registry: Registry) -> str | None:
     """Return the name of the first reader that accepts a source, None where none does."""
-    readers = ((entry.name, entry.cls) for entry in registry.entries("reader"))
+    readers = ((entry.name, entry.cls) for entry in registry.buildable("reader"))
     return next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
 
 

@@ -236,7 +236,7 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
     evaluator: Evaluator = ready.registry.build("evaluator", {"name": serving[0], **options}, key)
     missing = evaluator.reads - answer_keys(ready.task)
     if missing:
-        tasks = [entry.cls() for entry in ready.registry.entries("task")]
+        tasks = [entry.cls() for entry in ready.registry.buildable("task")]
         writing = [task.name for task in tasks if isinstance(task, Task) and evaluator.reads <= answer_keys(task)]
         raise RecipeError(
             f"{key}: evaluator {evaluator.name!r} reads {', '.join(map(repr, sorted(missing)))}, which task "

@@ -146,7 +146,7 @@ def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
     if spec["name"] != AUTO:
         return registry.build("loader", spec, "model.loader")
     options = {key: value for key, value in spec.items() if key != "name"}
-    names = [entry.name for entry in registry.entries("loader")]
+    names = [entry.name for entry in registry.buildable("loader")]
     for name in names:
         if registry.build("loader", name, "model.loader").accepts(source):
             return registry.build("loader", {"name": name, **options}, "model.loader")

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
+from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
@@ -70,6 +71,8 @@ def fine_tune(
         for finding in data.audit.findings:
             if finding.level != "good":
                 experiment.listener.message(f"{finding.kind}: {finding.text}")
+        for told in idle_augmenters(data.encoded["train"]):
+            experiment.listener.message(told)
         train(prepare_model(data, run if resuming else None), run, resuming)
     return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
 

@@ -117,8 +117,9 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         save_model(loaded.module, loaded.processor, folder)
         _cast(loaded.module, torch.float32)
         expected = outputs_of(task, loaded.module, probe)
+        kind = type(loaded.module)
         loaded.module = nn.Module()  # so that memory holds one model at a time
-        opened, wrong = _open_written(folder, ready)
+        opened, wrong = _open_written(folder, ready, kind)
         differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
@@ -134,13 +135,13 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect)
 
 
-def _open_written(folder: Path, ready: ReadyTask) -> tuple[nn.Module, list[str]]:
+def _open_written(folder: Path, ready: ReadyTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
     """Open a written model in float32 as whoever uses it does; return it, and the keys that do not fit it.
 
     A transformers folder is opened by transformers alone, the state of another module by the base's own module.
     """
     if is_pretrained(folder):
-        return open_model(folder, torch.float32)
+        return open_model(folder, torch.float32, kind)
     module, stored = load_base(ready).module, read_tensors(folder / MODEL_FILE)
     _cast(module, torch.float32)
     own = module.state_dict()

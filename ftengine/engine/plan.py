@@ -11,7 +11,7 @@ import numpy as np
 
 from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.api.figures import counted, untested_slices
-from ftengine.data.augmentation_preview import before_and_after, without_effect
+from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import epoch_batches, micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.device import Device
@@ -257,11 +257,7 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
     """Say what is legal but probably not meant."""
     recipe, encoded = data.ready.recipe, data.encoded
     found = [finding.text for finding in data.audit.findings if finding.level != "good"]
-    found += [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
-        "first epoch)."
-        for name in without_effect(encoded["train"])
-    ]
+    found += idle_augmenters(encoded["train"])
     if "validation" not in encoded:
         found.append("no validation split: over-fitting will not be seen (data.validation).")
     if held_out(encoded) == "validation":

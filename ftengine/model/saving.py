@@ -130,8 +130,13 @@ def is_pretrained(directory: Path) -> bool:
     return bool(_architectures(directory))
 
 
-def open_model(directory: Path, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+def open_model(directory: Path, dtype: torch.dtype, own: type | None = None) -> tuple[nn.Module, list[str]]:
     """Open a transformers folder with transformers alone, as the class that its config.json names.
+
+    Args:
+        directory: the folder.
+        dtype: of the model.
+        own: class of a model that was written there; taken if transformers has none of that name.
 
     Returns:
         The model in a dtype, and the keys that the files lack, or hold without the model having them.
@@ -142,7 +147,7 @@ def open_model(directory: Path, dtype: torch.dtype) -> tuple[nn.Module, list[str
     import transformers
 
     name = _architectures(directory)[0]
-    kind: Any = getattr(transformers, name, None)
+    kind: Any = getattr(transformers, name, own if own is not None and own.__name__ == name else None)
     if kind is None:
         raise RunError(f"{str(directory)!r} holds a {name}, which transformers does not have.")
     try:

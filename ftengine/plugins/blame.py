@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from types import FrameType
 
@@ -19,17 +22,18 @@ def blame(error: BaseException) -> str:
     It is that of the innermost frame in a plugin's module, or else the one whose component the innermost function of
     all has called, and cannot go on with what came back. ftengine's own components count as the engine.
     """
-    owners = {root: owner for root, owner in _owners().items() if owner.distribution != BUILT_IN}
+    owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]
-    own = [(frame, line) for frame, line in frames if _root(frame.f_globals.get("__name__")) in owners]
+    own = [(frame, line) for frame, line in frames if _owner(frame.f_globals.get("__name__"), owners)]
     looked_at = [frame for frame, _ in frames] if own else _innermost_function([frame for frame, _ in frames])
     locals_ = (value for frame in looked_at for value in frame.f_locals.values())
-    components = [one for one in locals_ if isinstance(one, Component) and _root(type(one).__module__) in owners]
+    components = [one for one in locals_ if isinstance(one, Component) and _owner(type(one).__module__, owners)]
     if not own and not components:
         return ""
     frame, line = (own or frames)[0]
-    owner = owners[_root(frame.f_globals["__name__"] if own else type(components[0]).__module__)]
-    component = next((one for one in components if owners[_root(type(one).__module__)] is owner), None)
+    owner = _owner(frame.f_globals["__name__"] if own else type(components[0]).__module__, owners)
+    assert owner is not None
+    component = next((one for one in components if _owner(type(one).__module__, owners) is owner), None)
     cause, place = f"{type(error).__name__}: {error}".rstrip(": "), f"{Path(frame.f_code.co_filename).name}:{line}"
     told = f"plugin {owner.entry_point.name!r} of {owner}" if component is None else named(component)
     instead = "" if component is None else without(component)
@@ -39,7 +43,7 @@ def blame(error: BaseException) -> str:
 def named(component: Component) -> str:
     """Name a component with its kind and its distribution, or its module where it was given by hand."""
     module = type(component).__module__
-    owner = _owners().get(_root(module))
+    owner = _owner(module, _owners())
     return f"{_kind(component)} {component.name!r} of {owner or f'module {module}'}"
 
 
@@ -54,15 +58,26 @@ def cause_in(component: Component, error: BaseException) -> str:
 
 def without(component: Component) -> str:
     """Say how to do without a component that no recipe names, " Run …"; "" for others: they can be left out of one."""
-    owner = _owners().get(_root(type(component).__module__))
+    owner = _owner(type(component).__module__, _owners())
     if _kind(component) in RECIPE_KEYS or owner is None or owner.distribution == BUILT_IN:
         return ""
     return f" Run with {BLOCK_VARIABLE}={owner.distribution} to do without it."
 
 
 def _owners() -> dict[str, Offer]:
-    """Return what is installed, by the root of its modules."""
-    return {_root(offer.entry_point.module): offer for offer in offers(GROUP)}
+    """Return what is installed, by the package that is a distribution's own."""
+    return {_own_package(offer.entry_point.module): offer for offer in offers(GROUP)}
+
+
+def _owner(module: str | None, owners: Mapping[str, Offer]) -> Offer | None:
+    names = accumulate((module or "").split("."), "{}.{}".format)
+    return next((owners[name] for name in names if name in owners), None)
+
+
+def _own_package(module: str) -> str:
+    """Return the outermost package of a module that has a file; those without (namespaces) several share."""
+    names = accumulate(module.split("."), "{}.{}".format)
+    return next((name for name in names if getattr(sys.modules.get(name), "__file__", None)), module)
 
 
 def _kind(component: Component) -> str:

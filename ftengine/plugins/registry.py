@@ -89,6 +89,15 @@ class Entry:
         return self.docstring.partition("\n")[0]
 
     @property
+    def needs_options(self) -> bool:
+        """Whether it has an option that must be given."""
+        try:
+            self.cls.Config.model_validate({})
+        except ValidationError:
+            return True
+        return False
+
+    @property
     def citation(self) -> str | None:
         """The paper that the component's method is from, or None."""
         return self.cls.citation if isinstance(self.cls, Cites) else None
@@ -132,6 +141,8 @@ class Registry:
 
     def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
         wrong = fault(cls, base)
+        if not wrong and kind not in RECIPE_KEYS and Entry(kind, cls, origin).needs_options:
+            wrong = f"it has an option without a default, and recipes give {article(kind)} {kind} none"
         if wrong:
             what = f"{origin} offers {described(cls)} as {article(kind)} {kind}"
             raise PluginError(f"{what}, but {wrong}. {instead(origin.distribution)}")
@@ -228,6 +239,10 @@ class Registry:
             spec = {**spec, "name": starting[0].name} if starting else spec
         return self.factory(kind, spec, key)
 
+    def buildable(self, kind: str) -> list[Entry]:
+        """Return the components of a kind, by name, that need no option: others are only there where they are named."""
+        return [entry for entry in self.entries(kind) if not entry.needs_options]
+
     def build_all(self, kind: str) -> list[Any]:
         """Build every component of a kind, by name, with its default options."""
         return [entry.cls() for entry in self.entries(kind)]
@@ -245,7 +260,4 @@ def registry_of(plugins: Mapping[str, object] | None = None) -> Registry:
 
 def _own_evaluators(task: Entry) -> tuple[str, ...]:
     """Return the evaluators of a task with its default options; none where it has options that must be given."""
-    try:
-        return task.cls().evaluators  # type: ignore[attr-defined]
-    except ValidationError:
-        return ()
+    return () if task.needs_options else task.cls().evaluators  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
 from ftengine.api import Component
@@ -40,7 +41,7 @@ def is_scalar(value: Any, *, tensor: bool = False) -> bool:
 
     if isinstance(value, Tensor):
         return value.ndim == 0 and (value.is_floating_point() or not tensor)
-    return not tensor and isinstance(value, (int, float))
+    return not tensor and isinstance(value, Real)
 
 
 def each(component: Component, method: str, found: Any, kinds: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:

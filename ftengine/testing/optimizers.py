@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ class _ScheduleChecks:
     def factors_are_numbers_of_0_or_more(self) -> None:
         for steps, warmup in LENGTHS:
             for step, factor in self._factors(steps, warmup).items():
-                sound = isinstance(factor, (int, float)) and 0 <= factor < math.inf
+                sound = isinstance(factor, Real) and 0 <= factor < math.inf
                 assert sound, f"factor({step}, {steps}, {warmup}) returns {factor!r}; it must be a number, 0 or more"
 
     def factors_depend_on_the_arguments_alone(self) -> None:

@@ -23,6 +23,7 @@ from ftengine.api import (
     Task,
 )
 from ftengine.model import state_tensors, trainable
+from ftengine.plugins.returned import is_scalar
 from ftengine.testing.checks import methods, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import require_json
@@ -109,8 +110,8 @@ class _RegularizerChecks:
         penalty = regularizer.penalty(loaded.module, self._batch, found)
         if penalty is None:
             return
-        scalar = isinstance(penalty, Tensor) and penalty.numel() == 1
-        assert scalar, f"penalty returns {penalty!r}; it must return a scalar tensor, or None for nothing"
+        scalar = is_scalar(penalty, tensor=True)
+        assert scalar, f"penalty returns {penalty!r}; it must return a tensor of floats without dimensions, or None"
         assert bool(torch.isfinite(penalty)), f"the penalty is {penalty}"
 
     def a_seed_decides_a_training_pass(self) -> None:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, FreezesByStep, LoadedModel, References, Reopens, ReportsEnvironment, Strategy
 from ftengine.model import trainable
+from ftengine.run.recipe import TrainSection
 from ftengine.testing.checks import methods, run_checks, skip
 from ftengine.testing.merging import MergeChecks
 from ftengine.testing.prepared import Prepared
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import relative, require_json
+from ftengine.training.descent import groups_of
 from ftengine.training.modes import train_mode
 
 STEPS = 5
@@ -88,12 +90,7 @@ class _StrategyChecks:
 
     def groups_hold_each_trainable_parameter_once(self) -> None:
         strategy, loaded = self._new()
-        given = [id(p) for group in strategy.param_groups(loaded.module, 0.01, 0.1) for p in group["params"]]
-        names = {id(p): name for name, p in trainable(loaded.module).items()}
-        left_out = [name for key, name in names.items() if key not in given]
-        told = f"{len(given)} in groups, {len(names)} require a gradient"
-        assert not left_out, f"param_groups leaves out {left_out[0]}, which requires a gradient ({told})"
-        assert sorted(given) == sorted(names), f"param_groups has parameters twice, or others than those ({told})"
+        groups_of(strategy, loaded.module, TrainSection.model_validate({"weight_decay": 0.1}))
 
     def a_seed_decides_what_it_prepares(self) -> None:
         first, second = (trainable(self._new()[1].module) for _ in "ab")

@@ -28,6 +28,7 @@ from ftengine.api import (
 from ftengine.testing.checks import methods, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import close, equal
+from ftengine.training.losses import loss_of
 
 
 def check_task(
@@ -123,7 +124,7 @@ class _Computed:
 
     def the_criterion_is_what_is_summed(self) -> None:
         task, loaded, batch = self._ready()
-        loss, weight = task.loss(loaded.module, batch, Criterion())
+        loss, weight = loss_of(task, loaded.module, batch, Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert loss.requires_grad, "no gradient reaches the model"
         wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self._examples)

@@ -160,7 +160,8 @@ def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> l
     keys = {"params", "lr"}
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) and keys <= group.keys() for group in groups):
         raise wrong(strategy, "param_groups", groups, "a list of mappings with 'params' and 'lr', as torch takes them")
-    groups = [{**group, "params": list(group["params"])} for group in groups]
+    # Optimisers of torch take a decay of their own where a group names none.
+    groups = [{"weight_decay": 0.0, **group, "params": list(group["params"])} for group in groups]
     given = Counter(id(parameter) for group in groups for parameter in group["params"])
     names, trains = {id(p): name for name, p in module.named_parameters()}, trainable(module)
     faults = {

@@ -53,7 +53,7 @@ def optimizer_bytes(component: Optimizer, groups: Groups) -> int:
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
         # Some ask for numbers, or have kernels for real devices alone; most have made their state by then.
-        with suppress(RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
+        with suppress(Exception):
             optimizer.step()
         for parameter in group["params"]:
             parameter.grad = None
@@ -74,7 +74,12 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     state = {}
     for parameter, kept in optimizer.state.items():
-        name = names[id(parameter)]
+        if (name := names.get(id(parameter))) is None:
+            what = "a tensor" if isinstance(parameter, Tensor) else repr(parameter)
+            raise PluginError(
+                f"the optimiser keeps state of {what}, which is no parameter of the model; a checkpoint holds the "
+                "state of parameters and of groups. Set train.optimizer to another."
+            )
         state[name] = {key: _pack(value, f"{name}|{key}", tensors) for key, value in kept.items()}
     groups = []
     for i, group in enumerate(optimizer.param_groups):

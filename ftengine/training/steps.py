@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from ftengine.api import Schedule
 from ftengine.errors import PluginError
@@ -29,7 +30,7 @@ class Steps:
         if step < self.warmup:
             return (step + 1) / self.warmup
         factor = schedule.factor(step, self.total, self.warmup)
-        if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        if not isinstance(factor, Real) or not 0 <= factor < math.inf:
             raise PluginError(
                 f"schedule {schedule.name!r} returned the factor {factor!r} for step {step:,} of {self.total:,}; it "
                 "must return a number that is 0 or more. Set train.schedule to another."

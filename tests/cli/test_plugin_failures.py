@@ -105,6 +105,25 @@ def test_what_an_evaluator_scores_is_looked_at(distribution, body, told):
     assert re.match(rf"evaluator 'thing' of ftengine-thing 1\.2(: score\(\))? {told}", describe(error.value))
 
 
+def test_of_distributions_that_share_a_namespace_the_one_that_raised_is_named(distribution, tmp_path):
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "beside.py").write_text("def looked_up(found):\n    return found['nothing']\n")
+    for name in ("first", "second"):
+        body = plugin("rule").replace("'thing'", repr(name))
+        (tmp_path / "acme" / f"{name}.py").write_text(body)
+        distribution("", f"[ftengine]\n{name} = acme.{name}\n", f"acme-{name}", f"acme_{name}")
+    found = registry_of()
+    for name in ("first", "second"):
+        with pytest.raises(KeyError) as error:
+            found.build("rule", name, "rule").judge(None)
+        assert describe(error.value).startswith(f"rule {name!r} of acme-{name} 1.2 failed: KeyError: 'nothing'")
+    from acme import beside
+
+    with pytest.raises(KeyError) as error:
+        beside.looked_up({})
+    assert describe(error.value).startswith("unexpected KeyError")
+
+
 def test_errors_of_the_engine_blame_no_plugin(distribution):
     distribution(plugin("rule"), ENTRY)
     with pytest.raises(KeyError) as error:

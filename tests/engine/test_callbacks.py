@@ -97,7 +97,7 @@ def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, con
     assert all(event.folder.is_dir() for event in Ear.heard if isinstance(event, Saved) and event.folder == run.trained)
     assert Ear.heard[0].recipe["strategy"]["name"] == "full"
     assert Ear.heard[-1].evaluation == run.evaluation
-    load_run(run.path).predict([{"text": "match"}])  # whose callbacks are not installed: none are needed
+    assert list(load_run(run.path).predict([{"text": "match"}]))  # whose callbacks are not installed: none are needed
 
 
 class Gradients(Callback):

@@ -1,14 +1,18 @@
 """A merge is judged by the folder that it writes, opened without ftengine."""
 
+import json
+import shutil
 import types
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers import BertForSequenceClassification
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
 from ftengine.errors import InputError, MergeChangedOutputs
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 LAYER = "bert.encoder.layer.0.output.dense"
 
@@ -114,3 +118,31 @@ def test_what_a_merge_leaves_in_the_model_alone_is_found(run, tmp_path, strategy
         load_run(run, registry=registry(strategy)).merge(tmp_path / "merged", dtype)
     assert "strategy 'scaled' of ftengine-scaled unversioned" in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+class MyBert(BertForSequenceClassification):
+    """A model of the user's own, which transformers does not have."""
+
+
+class MyLoader(TransformersLoader):
+    """Load it."""
+
+    name = "mine"
+
+    def load(self, request):
+        loaded = super().load(request)
+        loaded.module.__class__ = MyBert
+        return loaded
+
+
+def test_a_class_that_transformers_does_not_have_is_opened_as_itself(run, tmp_path):
+    plugin = types.SimpleNamespace(
+        ftengine_strategies=hookimpl(lambda: [Scaled], specname="ftengine_strategies"),
+        ftengine_model_loaders=hookimpl(lambda: [MyLoader], specname="ftengine_model_loaders"),
+    )
+    mine = shutil.copytree(run, tmp_path / "mine")
+    recipe = (mine / "recipe.yaml").read_text()
+    (mine / "recipe.yaml").write_text(recipe.replace("name: transformers", "name: mine"))
+    report = load_run(mine, registry=registry_of({"ftengine-mine": plugin})).merge(tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["architectures"] == ["MyBert"]
+    assert report.difference <= report.tolerance < report.effect

@@ -3,12 +3,16 @@
 import re
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ftengine import api, fine_tune, hookimpl, registry_of
 from ftengine.errors import PluginError
+from ftengine.plugins.returned import is_scalar
+from ftengine.run.recipe import TrainSection
+from ftengine.training.descent import groups_of
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
@@ -110,3 +114,17 @@ def test_what_finish_returns_has_to_be_json(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
     with pytest.raises(PluginError, match=r"finish\(\) returned an object of type Linear; .*'layer' is not one"):
         fine_tune(recipe, registry=registry_of({"odd": plugin}))
+
+
+@pytest.mark.parametrize("number", [3, 0.5, np.int64(3), np.float32(0.5), torch.tensor(3)])
+def test_numbers_of_numpy_and_torch_are_numbers(number):
+    assert is_scalar(number)
+    assert not is_scalar(np.ones(2))
+
+
+def test_groups_that_name_no_decay_have_none_whatever_torch_usually_takes():
+    module = nn.Linear(2, 3)
+    groups = [{"params": [module.weight], "lr": 1.0}, {"params": [module.bias], "lr": 1.0, "weight_decay": 0.3}]
+    strategy = component(api.Strategy, param_groups=lambda *_: groups)()
+    optimizer = torch.optim.AdamW(groups_of(strategy, module, TrainSection()))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]

@@ -9,9 +9,11 @@ import torch
 from runs import Heard
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
+from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import BaseMismatch, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, trainable
+from ftengine_builtins.tasks.text_classification import TextClassification
 
 
 class Biases(api.Strategy):
@@ -170,8 +172,6 @@ def test_a_strategy_may_save_in_half_precision(recipe):
 
 
 def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_resumed(recipe, monkeypatch):
-    from ftengine.engine import saved_part
-
     whole = fine_tune(recipe(output=recipe().output + "-whole"), registry=registry(Biases))
     with monkeypatch.context() as patch:
         patch.setattr(saved_part, "load_base", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -183,8 +183,6 @@ def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_re
 
 
 def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
-    from ftengine.engine import saved_part
-
     frozen, load, seen = [], saved_part.load_base, []
 
     class Watched(Biases):
@@ -195,3 +193,59 @@ def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
     monkeypatch.setattr(saved_part, "load_base", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
     fine_tune(recipe(train__max_steps=1), registry=registry(Watched))
     assert seen == [True]
+
+
+class Differences(Biases):
+    """Save what training added, which rounds where it is added again."""
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        loaded.module.get_parameter("bert.encoder.layer.0.output.dense.weight").requires_grad_(True)
+        self.began = {name: tensor.detach().clone() for name, tensor in loaded.module.named_parameters()}
+
+    def kept(self, name, tensor):
+        return tensor.detach() * 3 - self.began[name] * 3
+
+    def load(self, loaded, directory):
+        stored = read_tensors(directory / "biases.safetensors")
+        with torch.no_grad():
+            for name, tensor in stored.items():
+                trainable(loaded.module)[name].add_(tensor / 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_files_that_say_the_same_in_another_way_give_the_tuned_model_back(recipe, precision):
+    heard = Heard()
+    fine_tune(recipe(train__precision=precision), registry=registry(Differences), listener=heard)
+    assert not any("trained tensors differ" in line for line in heard.said)
+
+
+def test_a_tensor_is_lost_where_more_than_rounding_is():
+    tuned = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) / 50
+    before = tuned + torch.randn(1 << 20, generator=torch.Generator().manual_seed(1)) * 1e-5
+    added_again = before + (tuned - before)
+    assert not torch.equal(added_again, tuned)
+    found = {"again": added_again, "halved": tuned.bfloat16().float(), "forgotten": before, "none": None}
+    for name, lost, rounded in (
+        ("again", [], False),
+        ("halved", [], True),
+        ("forgotten", ["w"], True),
+        ("none", ["w"], True),
+    ):
+        reopened = {} if found[name] is None else {"w": found[name]}
+        assert saved_part._compare({"w": tuned}, reopened) == (lost, rounded), name
+
+
+class Noisy(TextClassification):
+    """A loss that draws random numbers, as one of masked tokens does."""
+
+    name = "noisy"
+
+    def loss(self, model, batch, criterion):
+        total, weight = super().loss(model, batch, criterion)
+        return total * (1 + torch.rand(())), weight
+
+
+def test_a_random_loss_draws_the_same_for_both(recipe):
+    plugin = types.SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Noisy], specname="ftengine_tasks"))
+    fine_tune(recipe(task="noisy", strategy="full", train__max_steps=2), registry=registry_of({"noisy": plugin}))

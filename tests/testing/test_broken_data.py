@@ -156,6 +156,14 @@ class Averaging(Labelled):
         return loss / weight, 1
 
 
+class Dimensional(Labelled):
+    """Leaves a dimension in its loss, which a run refuses."""
+
+    def loss(self, model, batch, criterion):
+        loss, weight = super().loss(model, batch, criterion)
+        return loss[None], weight
+
+
 class OwnCriterion(Labelled):
     """Leaves the criterion aside."""
 
@@ -207,6 +215,7 @@ class Strict(Labelled):
     ("cls", "check", "text"),
     [
         (Averaging, "the_criterion_is_what_is_summed", "the weight is 1"),
+        (Dimensional, "the_criterion_is_what_is_summed", "a tensor of floats without dimensions"),
         (OwnCriterion, "another_criterion_changes_the_loss", "with the criterion that is given"),
         (LosesOne, "predictions_have_their_keys", "5 predictions of 6 examples"),
         (Sorted, "predictions_do_not_depend_on_the_batch", "example"),

@@ -270,7 +270,7 @@ OPENED = "opened by transformers alone"
         (Faint, {"training_moves_the_outputs": "hardly any effect"}),
         (
             LeavesOut,
-            {"groups_hold_each_trainable_parameter_once": "leaves out classifier.weight, which requires a gradient"},
+            {"groups_hold_each_trainable_parameter_once": "leaves out 2 parameters, such as 'classifier.weight'"},
         ),
         (SavesNothing, {"saved_and_loaded_outputs_are_equal": "save whatever requires a gradient"}),
         (LosesOne, {"saved_and_loaded_outputs_are_equal": "load all of it"}),

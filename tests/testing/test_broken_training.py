@@ -108,10 +108,10 @@ class Noisy(Pull):
 
 
 class Vector(Pull):
-    """Gives a penalty for each weight of a bias."""
+    """Gives a penalty that still has a dimension."""
 
     def penalty(self, model, batch, loss):
-        return model.classifier.bias
+        return model.classifier.bias[:1]
 
 
 class Silent(Pull):
@@ -148,7 +148,7 @@ def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
     [
         (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
         (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
-        (Vector, "losses_and_penalties_are_finite_scalars", "it must return a scalar tensor"),
+        (Vector, "losses_and_penalties_are_finite_scalars", "it must return a tensor of floats without dimensions"),
     ],
 )
 def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check, text):

@@ -46,7 +46,7 @@ _BUILT_IN = "ftengine's own strategy {!r} writes the same files"
 _UNSEEN = "it reads the weights' values when it is prepared; ftengine checks a recipe on a model without values first"
 
 LEFT_OUT: dict[str, str] = {
-    "ADALORA": "its ranks move by the gradients of each step, which a strategy is not shown; at fixed rank it is none",
+    "ADALORA": "its ranks move by each step's gradients, and it has a second loss; a strategy sees and adds neither",
     "ADAMSS": _UNSEEN,
     "CARTRIDGE": "it is distilled from long documents by a procedure of its own",
     "CPT": "its virtual tokens need labels of their own, which tasks do not give",

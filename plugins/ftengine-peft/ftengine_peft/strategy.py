@@ -15,11 +15,11 @@ from torch import nn
 
 from ftengine import api
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
-from ftengine.model import copy_into, decayed, read_tensors, trainable
+from ftengine.model import copy_into, decayed, matching, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
 from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
 from ftengine_peft.options import options_of, strictly
-from ftengine_peft.targets import chosen, matching, require_outside, whole_modules
+from ftengine_peft.targets import chosen, require_outside, whole_modules
 
 
 class PeftStrategy(api.Strategy):
@@ -67,7 +67,7 @@ class PeftStrategy(api.Strategy):
             return {written or "PEFT's own choice": self._adapted}
         if isinstance(targets, str):
             return {targets: self._adapted}
-        return {name: matching(name, self._adapted, whole_path=False) for name in sorted(targets)}
+        return {name: matching(self._adapted, name, whole=False) for name in sorted(targets)}
 
     def environment(self) -> dict[str, Any]:
         """Return PEFT's version."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine import api
 from ftengine.errors import NoMatch, did_you_mean
+from ftengine.model import matches_name, matching
 from ftengine_peft.options import ALL_LINEAR
 
 HEADS = ("classifier", "score")
@@ -34,14 +34,14 @@ def heads_of(loaded: api.LoadedModel) -> tuple[str, ...]:
 def whole_modules(loaded: api.LoadedModel) -> list[str]:
     """Return the paths of modules that train and are saved whole: new ones, and heads of classifiers."""
     heads = heads_of(loaded)
-    paths = [p for p, _ in loaded.module.named_modules() if p in loaded.new_modules or _is_named(p, heads)]
+    paths = [p for p, _ in loaded.module.named_modules() if p in loaded.new_modules or matches_name(p, heads)]
     return [path for path in paths if not _inside(path.rpartition(".")[0], paths)]
 
 
 def modules_to_save(loaded: api.LoadedModel, whole: Iterable[str]) -> list[str] | None:
     """Return PEFT's names of the modules that train whole: its own for heads, and the paths of others."""
     heads = heads_of(loaded)
-    return [*heads, *(path for path in whole if not _is_named(path, heads))] or None
+    return [*heads, *(path for path in whole if not matches_name(path, heads))] or None
 
 
 def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any:
@@ -63,7 +63,7 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
             raise NoMatch(f"strategy.target_modules: {type(module).__name__} has no linear layer. {_known(paths)}")
         return found
     for pattern in [targets] if isinstance(targets, str) else targets or ():
-        taken = matching(pattern, paths, whole_path=isinstance(targets, str))
+        taken = matching(paths, pattern, whole=isinstance(targets, str))
         outside = [path for path in taken if not _inside(path, whole)]
         if taken and not outside:
             raise NoMatch(f"strategy.target_modules: {taken[0]!r} trains whole, as part of the head. Leave it out.")
@@ -77,11 +77,6 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
     return targets
 
 
-def matching(pattern: str, paths: Iterable[str], *, whole_path: bool) -> list[str]:
-    """Return the paths that PEFT takes for a pattern: a regular expression for whole paths, or a name or path."""
-    return [path for path in paths if (re.fullmatch(pattern, path) if whole_path else _is_named(path, [pattern]))]
-
-
 def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
     """Refuse (NoMatch) modules that are adapted although they train whole."""
     for path in adapted:
@@ -90,10 +85,6 @@ def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
                 f"strategy.target_modules takes {path!r}, which trains whole, as part of the head. "
                 "Write names or paths that leave it out."
             )
-
-
-def _is_named(path: str, names: Iterable[str]) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _inside(path: str, whole: Iterable[str]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from rows import photos, write_rows
-from runs import curve, interrupt, losses
+from runs import Heard, curve, interrupt, losses
 from tiny import tiny_t5, tiny_vit
 from transformers import BertTokenizerFast
 
@@ -22,6 +22,7 @@ from ftengine.errors import DataError, RecipeError
 from ftengine.plugins.registry import Registry
 
 NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
+WORDS = ["delete-words", "mask-spans", "punctuation", "swap-words"]
 IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]
 
 
@@ -151,6 +152,16 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
         "augmenter 'ocr' changes nothing that the model reads in the training examples that were sampled (their first "
         "epoch)."
     ]
+
+
+def test_training_says_which_augmenters_leave_single_words_as_they_are(bert_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_rows(
+        tmp_path / "tags.jsonl", [{"tokens": ["Anna", f"visits{i}", "us"], "tags": ["a", "b", "b"]} for i in range(20)]
+    )
+    base, heard = content(str(bert_folder), "token-classification", "tags.jsonl"), Heard()
+    fine_tune(recipe(base, [*WORDS, "keyboard"], train={"max_steps": 1}), listener=heard)
+    assert [line.split("'")[1] for line in heard.said if "changes nothing that the model reads" in line] == WORDS
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])

@@ -195,6 +195,21 @@ class KeepsObjects(Optimizer):
         return optimizer
 
 
+class KeepsMore(Optimizer):
+    """Keep state that is of no parameter, and ask for a real device."""
+
+    name = "keeps-more"
+
+    def build(self, param_groups):
+        optimizer = torch.optim.SGD(param_groups)
+        optimizer.register_step_post_hook(lambda o, *_: o.state["all"].update(x=1))
+        optimizer.register_step_pre_hook(self.look)
+        return optimizer
+
+    def look(self, optimizer, *_):
+        assert not any(p.is_meta for p in some(optimizer))
+
+
 def some(optimizer):
     return [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -267,6 +282,7 @@ def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
     ("cls", "message"),
     [
         (KeepsObjects, r"keeps an object of type object as '.*\|x'; a checkpoint can hold tensors, numbers and text"),
+        (KeepsMore, r"keeps state of 'all', which is no parameter of the model; a checkpoint holds the state of"),
         (HalfBuilt, r"optimizer 'half-built' leaves [\d,]+ of [\d,]+ parameters out"),
         (NoOptimizer, r"optimizer 'no-optimizer' built an object of type list"),
     ],
@@ -304,3 +320,8 @@ def test_plan_counts_the_state_of_each(name, least, most):
     size = sum(p.numel() for p in module.parameters())
     assert least * size <= optimizer_bytes(build(name), groups(module)) <= most * size
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_what_refuses_a_step_without_values_counts_as_adam():
+    module = model().to("meta")
+    assert optimizer_bytes(KeepsMore(), groups(module)) == 8 * sum(p.numel() for p in module.parameters())

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 import types
 
 import pyarrow as pa
@@ -74,8 +75,30 @@ class Odd(FileReader):
             "object": Row(1, {"when": object()}),
             "list": Row(2, [1]),
             "half": Row(3, {"a": "\ud83d"}),
+            "number": Row(4, {1: "a"}),
         }
+        if self.config.kind == "nothing":
+            return None
+        if self.config.kind == "beside":
+            return open("beside.txt")
+        if self.config.kind == "value":
+            return (Row(int(text), {}) for text in "x")
         return iter([kinds[self.config.kind]])
+
+
+class Asking(FileReader):
+    """Read where it was told with what; nothing else may ask it."""
+
+    name = "asking"
+    suffixes = (".asking", ".jsonl")
+
+    class Config(Config):
+        """What has to be told."""
+
+        key: str
+
+    def read(self, source):
+        yield Row(1, {"key": self.config.key})
 
 
 class Absent(FileReader):
@@ -92,7 +115,7 @@ class Absent(FileReader):
 @pytest.fixture
 def registry():
     plugin = types.ModuleType("readers")
-    plugin.ftengine_readers = hookimpl(lambda: [Blocks, Table, Odd, Absent])
+    plugin.ftengine_readers = hookimpl(lambda: [Blocks, Table, Odd, Asking, Absent])
     plugin.ftengine_readers.__name__ = "ftengine_readers"
     Blocks.read_so_far = 0
     return registry_of({"readers": plugin})
@@ -139,6 +162,24 @@ def test_a_file_is_read_once_for_each_set_of_options_and_version(here, registry)
     assert Blocks.read_so_far == 3
 
 
+def test_a_reader_that_its_author_changes_reads_again(here, registry, monkeypatch):
+    (here / "d.blocks").write_text(GOOD)
+    module = here / "growing.py"
+    monkeypatch.setitem(sys.modules, "growing", growing := types.ModuleType("growing"))
+    growing.__file__ = str(module)
+    monkeypatch.setattr(Blocks, "__module__", "growing")
+    for source, times in (("x = 1", 1), ("x = 1", 1), ("x = 2 ", 2)):
+        module.write_text(source)
+        read_rows("d.blocks", registry=registry)
+        assert Blocks.read_so_far == times
+
+
+def test_a_reader_that_has_to_be_told_something_is_asked_by_name_alone(here, registry):
+    (here / "d.jsonl").write_text('{"text": "a"}')
+    assert list(read_rows("d.jsonl", registry=registry)) == [{"text": "a"}]
+    assert list(read_rows("d.jsonl", registry=registry, reader={"name": "asking", "key": "b"})) == [{"key": "b"}]
+
+
 def test_a_named_reader_reads_files_of_any_suffix(here, registry):
     (here / "d.notes").write_text(GOOD)
     with pytest.raises(DataError, match=r"files with the suffix '\.notes' are not read.*\.blocks.*name data\.reader"):
@@ -159,7 +200,11 @@ def test_an_address_is_read_where_a_reader_accepts_it(here, registry):
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("tuple", PluginError, r"reader 'odd' yields an object of type tuple; it must yield ftengine\.api\.Row"),
+        ("tuple", PluginError, r"'odd' of module test_readers: read\(\) returned a tuple of 1, an object of type"),
+        ("nothing", PluginError, r"'odd' of module test_readers: read\(\) returned None; it must return or yield"),
+        ("number", PluginError, r"read\(\) returned 1; it must return rows whose columns are texts"),
+        ("value", ValueError, r"^invalid literal for int"),  # the reader's own, as any component's
+        ("beside", DataError, r"^cannot read d\.odd: No such file or directory \('beside\.txt'\)\.$"),
         ("object", DataError, r"^d\.odd:1: holds a value that JSON has no type for: Object of type object"),
         ("list", DataError, r"^d\.odd:2: a row is an object \{…\}, not \[1\]"),
         ("half", DataError, r"^d\.odd:3: holds '\\ud83d', half of a surrogate pair"),
