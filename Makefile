@@ -50,7 +50,7 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 docs: $(INSTALLED) ## write the reference of all public names to build/docs
-	$(BIN)/python -W error::UserWarning -m pdoc -d google ftengine ftengine.api ftengine.plugins.hookspecs ftengine.errors ftengine.model ftengine.ops ftengine.testing -o build/docs
+	$(BIN)/python -W error::UserWarning -m pdoc -d google ftengine.api ftengine.plugins.hookspecs ftengine.errors ftengine.model ftengine.ops ftengine.testing -o build/docs
 
 bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py

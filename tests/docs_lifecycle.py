@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import torch
 from runs import Interrupting, Interruption
 from tiny import tiny_bert
@@ -299,6 +298,9 @@ def recorded(folder: Path) -> dict[str, list[Call]]:
         with pytest.raises(Interruption):
             fine_tune(recipe(folder, "resumed"), registry=Recorder().registry(), listener=Interrupting(4))
         fine_tune(recipe(folder, "resumed"), resume=True, registry=registry)
+
+    def train_unrecorded(child: subprocess_runs.Child, *_: Any) -> None:
+        fine_tune(child.recipe, registry=Recorder().registry())
 
     def compare(registry: Registry) -> None:
         with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,6 @@
 """README and docs/ say what is true: commands and snippets run, and whatever is named exists and is named."""
 
 import ast
-import inspect
 import json
 import re
 import sys
@@ -28,13 +27,10 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, RunRecords, api, fine_tune, load_run, model, testing
+from ftengine import Recipe, api
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
-from ftengine.errors import NoMatch
-from ftengine.model import read_tensors
-from ftengine.plugins import hookspecs
-from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
+from ftengine.plugins.registry import RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
