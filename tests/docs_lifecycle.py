@@ -224,13 +224,12 @@ def held(name: str, args: tuple[Any, ...]) -> str:
     """Return what held in a call: of the model that it was given, of gradients, and of torch's random numbers."""
     loaded = [x.module if isinstance(x, api.LoadedModel) else x for x in args]
     module = next((x for x in loaded if isinstance(x, torch.nn.Module)), None)
-    told = []
+    told, device = [], "cpu" if module is None else next(module.parameters()).device.type
     if module is not None:
-        meta = next(module.parameters()).device.type == "meta"
-        told.append("meta device" if meta else "training mode" if module.training else "evaluation mode")
+        told.append("meta device" if device == "meta" else "training mode" if module.training else "evaluation mode")
     if name in COMPUTING:
         told.append("gradients" if torch.is_grad_enabled() else "no gradients")
-        told += ["autocast"] if torch.is_autocast_enabled("cpu") else []
+        told += ["autocast"] if torch.is_autocast_enabled(device) else []
     seeded = SEEDS.get(torch.initial_seed())
     if seeded == "recipe" and (name == "load" or (name == "prepare" and told != ["meta device"])):
         told.append("seeded by the recipe")

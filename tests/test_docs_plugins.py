@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import docs_lifecycle
@@ -14,7 +15,7 @@ import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
 
-from ftengine import RunRecords, api, load_run, model, testing
+from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import RecipeError
 from ftengine.model import read_tensors, save_model
@@ -158,6 +159,45 @@ def test_an_example_stands_in_its_kinds_section_and_passes_the_checks(name):
     kind, cls = EXAMPLES[name]
     assert kind in {base.__name__ for base in cls.__mro__} | {"Task"}  # an evaluator stands beside the task it is for
     testing.check_component(cls)
+
+
+def test_the_examples_train_together(bert_folder, tmp_path, capsys):
+    """But for the task, with which tests/plugins/tasks/test_dpo.py trains."""
+    text = "".join(
+        f"[{label}] it {word} {i}\n" for i in range(20) for label, word in (("bug", "stops"), ("wish", "sings"))
+    )
+    (tmp_path / "tickets.log").write_text(text)
+    plugin, offered = types.ModuleType("examples"), {}
+    for _, cls in EXAMPLES.values():
+        offered.setdefault(next(hook for base, hook in KINDS.values() if issubclass(cls, base)), []).append(cls)
+    for hook, classes in offered.items():
+        offer = lambda classes=classes: classes  # noqa: E731
+        offer.__name__ = hook
+        setattr(plugin, hook, hookimpl(offer))
+    recipe = {
+        "model": {
+            "source": f"shared://{bert_folder.name}",
+            "loader": {"name": "shared", "folder": str(bert_folder.parent)},
+        },
+        "task": "text-classification",
+        "data": {"train": str(tmp_path / "tickets.log"), "validation": 0.25},
+        "strategy": "full",
+        "augment": ["shout"],
+        "regularize": ["small-weights"],
+        "evaluate": ["matthews", "apart"],
+        "callbacks": ["log-lines", "log-gradients"],
+        "train": {"optimizer": "nadam", "schedule": "inverse-root", "learning_rate": 0.01, "max_steps": 6},
+        "evaluation": {"resamples": 100},
+        "output": str(tmp_path / "run"),
+    }
+    run = fine_tune(Recipe.make(recipe), registry=registry_of({"examples": plugin}))
+    assert {"mcc", "within_one"} <= run.evaluation["tuned"].keys()
+    assert run.evaluation["tuned"]["within_one"]["value"] == 1.0  # of two labels none is further apart
+    rates = [line["learning_rate"] for line in run.metrics if "loss" in line]
+    assert rates[-1] == pytest.approx(rates[-4] * (2 / 5) ** 0.5)
+    printed = capsys.readouterr().out
+    assert "step 6: loss" in printed
+    assert "has" in printed
 
 
 def test_the_example_of_a_loader_loads(tmp_path):
