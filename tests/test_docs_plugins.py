@@ -78,6 +78,17 @@ def test_the_tutorial_works_as_it_is_typed(newcomer, bert_folder, monkeypatch):
     assert run.evaluate() == run.evaluation  # the same weights on the same batches
 
 
+def test_the_tutorials_broken_strategy_fails_as_it_says():
+    (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
+    last = "parameter.requires_grad_(name.endswith(tuple(self.config.endings)))"
+    assert last in block.text
+    names = {"__name__": "example"}
+    exec(compile(block.text.replace(last, "parameter.requires_grad_(False)"), block.place, "exec"), names)
+    failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
+    assert failed[0] == "something_trains"
+    assert len(failed) == 7
+
+
 def test_the_tutorial_tells_the_files_that_are_written(newcomer):
     from ftengine.cli.plugins_new import distribution
 
