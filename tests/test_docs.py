@@ -1,7 +1,6 @@
 """README and docs/ say what is true: commands and snippets run, and whatever is named exists and is named."""
 
 import ast
-import inspect
 import json
 import re
 import sys
@@ -19,6 +18,7 @@ from docs_commands import (
     code,
     commands,
     headings,
+    pretend_installed,
     prose,
     run_block,
     run_command,
@@ -27,18 +27,15 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, RunRecords, api, fine_tune, load_run, model, testing
+from ftengine import Recipe, api
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
-from ftengine.errors import NoMatch
-from ftengine.model import read_tensors
-from ftengine.plugins import hookspecs
-from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
+from ftengine.plugins.registry import RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, PLUGINS, INSTALLATION = (
+RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, INSTALLATION = (
     ROOT / "docs" / f"{name}.md"
     for name in (
         "recipe",
@@ -48,10 +45,10 @@ RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, PLUGINS, INSTA
         "evaluation",
         "report",
         "runs",
-        "plugins",
         "installation",
     )
 )
+KIND_PAGE, TUTORIAL = (ROOT / "docs" / "plugins" / f"{name}.md" for name in ("kinds", "tutorial"))
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 BASE = "FOLDER-OF-THE-BASE"
 """Stands in a snippet for a transformers folder that the reader has."""
@@ -85,39 +82,20 @@ def desk(llama_folder, bert_folder, tmp_path_factory):
     return folder
 
 
-def install(folder, patch):
-    """Install the distribution that docs/plugins.md describes into a folder, and put that on the path."""
-    for block in blocks(PLUGINS, "python"):
-        if block.file:
-            run_block(block, folder)
-            patch.delitem(sys.modules, block.file.removesuffix(".py"), raising=False)
-    contents = [tomllib.loads(block.text) for block in blocks(PLUGINS, "toml")]
-    (project,) = [content["project"] for content in contents if "name" in content["project"]]
-    groups = [content["project"]["entry-points"] for content in contents]
-    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    (info / "entry_points.txt").write_text(
-        "".join(
-            f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in names.items())
-            for found in groups
-            for group, names in found.items()
-        )
-    )
-    patch.syspath_prepend(folder)
-    patch.setattr(main, "_external", None)
+def named(document):
+    return str(document.relative_to(ROOT / "docs")) if document != README else document.name
 
 
-@pytest.mark.parametrize("document", DOCS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", [one for one in DOCS if one != TUTORIAL], ids=named)
 def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
+    """The tutorial's have a desk of their own: tests/test_docs_plugins.py."""
     monkeypatch.chdir(desk)
-    if document == PLUGINS:
-        install(tmp_path, monkeypatch)
+    if document == KIND_PAGE:
+        monkeypatch.setattr(main, "_external", None)
+        entry_points = [tomllib.loads(block.text)["project"]["entry-points"] for block in blocks(document, "toml")]
+        pretend_installed("ftengine-curve", entry_points, tmp_path, monkeypatch)
     for block in blocks(document, "console", "python"):
-        with monkeypatch.context() as patch:
-            if document == PLUGINS and block.language == "python":  # given by hand there, not as installed
-                patch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-bitfit")
-            run_block(block, tmp_path if block.file else desk)
+        run_block(block, tmp_path if block.file else desk)
 
 
 @pytest.mark.slow
@@ -151,72 +129,6 @@ def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkey
     exec(compile(block.text.replace(BASE, str(llama_folder)), block.place, "exec"), names)
     tuned = names["model"]
     assert any(parameter.abs().max() > 0 for name, parameter in tuned.named_parameters() if "lora_B" in name)
-
-
-# The plugin of docs/plugins.md
-
-
-def bitfit_recipe(model, folder):
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
-    return {
-        "model": {"source": str(model)},
-        "task": "text-classification",
-        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
-        "strategy": "bitfit",
-        "train": {"epochs": 4, "learning_rate": 0.01, "precision": "float32"},
-        "output": str(folder / "run"),
-    }
-
-
-def test_the_documented_plugin_trains_biases_alone_and_opens_again(bert_folder, tmp_path, monkeypatch):
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    monkeypatch.chdir(tmp_path)
-    install(tmp_path, monkeypatch)
-    origin = Registry().get("strategy", "bitfit").origin
-    assert (origin.distribution, origin.status) == ("ftengine-bitfit", "loaded")
-
-    run = fine_tune(Recipe.make(bitfit_recipe(bert_folder, tmp_path)))
-
-    trained = read_tensors(run.trained / "trained.safetensors")
-    base = read_tensors(bert_folder / "model.safetensors")
-    known = {name.removeprefix("bert."): tensor for name, tensor in trained.items() if name.startswith("bert.")}
-    assert known.keys() == {name for name in base if name.endswith("bias")}
-    assert {name for name in trained if not name.startswith("bert.")} == {"classifier.weight", "classifier.bias"}
-    assert any((tensor != base[name]).any() for name, tensor in known.items())
-
-    again = load_run(run.path)
-    # The same weights on the same batches: nothing may differ.
-    assert again.evaluate() == run.evaluation
-    again.merge(tmp_path / "merged")
-    texts = [row["text"] for row in LABELLED]
-    model, tokenizer = (
-        kind.from_pretrained(tmp_path / "merged") for kind in (AutoModelForSequenceClassification, AutoTokenizer)
-    )
-    with torch.no_grad():
-        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-    expected = [list(answer["scores"].values()) for answer in again.predict([{"text": text} for text in texts])]
-    # Batches of another size pad differently; float32 rounds there.
-    torch.testing.assert_close(logits.softmax(dim=1), torch.tensor(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_the_documented_plugin_trains_in_bfloat16_as_well(bert_folder, tmp_path, monkeypatch):
-    # A norm's bias is then trained in float32 beside its frozen weight in bfloat16.
-    install(tmp_path, monkeypatch)
-    recipe = Recipe.make(bitfit_recipe(bert_folder, tmp_path), ["train.precision=bfloat16", "train.max_steps=2"])
-    run = fine_tune(recipe)
-    assert load_run(run.path).evaluate() == run.evaluation
-
-
-def test_the_documented_plugin_refuses_what_matches_nothing(llama_folder, tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch)
-    strategy = Registry().build("strategy", {"name": "bitfit", "ends": ["biass"]}, "strategy")
-    from transformers import AutoModelForCausalLM
-
-    module = AutoModelForCausalLM.from_pretrained(llama_folder)
-    with pytest.raises(NoMatch, match=r"strategy\.ends: no parameter of LlamaForCausalLM ends in 'biass'"):
-        strategy.prepare(api.LoadedModel(module, None, "", "causal-lm"))
 
 
 # Recipes and data
@@ -495,103 +407,6 @@ def test_every_field_of_a_cross_validation_is_told():
     assert set(table(RUNS, "Cross-validation").names()) == set(CrossValidation.model_fields)
 
 
-# Plugins
-
-
-def hooks():
-    return {name: function for name, function in vars(hookspecs).items() if hasattr(function, "ftengine_spec")}
-
-
-def test_every_hook_is_told_with_its_arguments():
-    called = {f"{name}({', '.join(inspect.signature(function).parameters)})" for name, function in hooks().items()}
-    assert set(table(PLUGINS, "Hooks").names()) == called
-
-
-def test_hooks_that_documents_name_exist():
-    modules = {block.file.removesuffix(".py") for block in blocks(PLUGINS, "python") if block.file}
-    modules |= {path.parent.name for path in (ROOT / "plugins").glob("**/ftengine_*/__init__.py")}
-    for document, text in TEXTS.items():
-        assert set(re.findall(r"\bftengine_[a-z_]+", text)) <= hooks().keys() | modules, document
-
-
-CONTRACTS = {f"`{base.__name__}`": base for base in (api.Component, *(base for base, _ in KINDS.values()))}
-
-
-def test_every_contract_has_its_section():
-    assert CONTRACTS.keys() <= set(headings(PLUGINS))
-
-
-@pytest.mark.parametrize("heading", CONTRACTS)
-def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
-    base, found = CONTRACTS[heading], table(PLUGINS, heading)
-    members = {name: value for name, value in vars(base).items() if not name.startswith("_")}
-    bare = {name for name in inspect.get_annotations(base) if name not in members}
-    own = {name for name in bare if f"self.{name} = " in inspect.getsource(base)}  # set by the class itself
-    unwritten = {
-        name for name, x in members.items() if inspect.isfunction(x) and "NotImplementedError" in inspect.getsource(x)
-    }
-    assert set(found.names()) == members.keys() | bare
-    assert {
-        name for row in found.rows if row[1].startswith("required") for name in code(row[0])
-    } == bare - own | unwritten
-
-
-def test_every_ability_is_told_with_its_members():
-    from test_contract import abilities
-
-    told = {code(row[0])[0]: set(code(row[2])) for row in table(PLUGINS, "Abilities").rows}
-    assert told == abilities()
-
-
-def test_every_helper_is_told():
-    assert sorted(table(PLUGINS, "Helpers").names()) == sorted(model.__all__)
-
-
-def test_every_check_of_a_plugin_is_told():
-    given = {name: function for name, function in vars(testing).items() if name.startswith("check_")}
-    called = {
-        f"{name}({', '.join(list(inspect.signature(function).parameters)[:-1])})" for name, function in given.items()
-    }
-    sources = "".join(file.read_text("utf-8") for file in (ROOT / "ftengine" / "testing").glob("*.py"))
-    checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", sources, re.MULTILINE))
-    found = table(PLUGINS, "Checking a plugin")
-    assert set(found.names()) == called
-    assert {name for row in found.rows for name in code(row[1])} == checks
-
-
-def test_what_testing_ships_is_told():
-    told = prose(TEXTS[PLUGINS])
-    assert [name for name in testing.__all__ if f"`{name}" not in told] == []
-
-
-def test_the_documented_plugin_passes_the_documented_test(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch)
-    (block,) = [block for block in blocks(PLUGINS, "python") if block.file == "test_bitfit.py"]
-    names = {}
-    exec(compile(block.text, block.place, "exec"), names)
-    names["test_bitfit"]()
-
-
-def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
-    import numpy as np
-
-    (block,) = [block for block in blocks(PLUGINS, "python") if "def details(" in block.text]
-    names = {}
-    exec(compile(block.text, block.place, "exec"), names)
-    predictions = [{"label": i % 4, "predicted": i * i % 4} for i in range(12)]
-    testing.check_evaluator(names["Apart"], predictions)
-    rows = testing.rows_of(names["Apart"](), predictions)
-    table, chart, fact = names["Apart"]().details(rows, None)
-    assert sum(count for _, count in table.rows) == len(predictions)
-    assert isinstance(chart, api.LineChart)
-    assert api.Baseline.of(dict([fact])).figures["within_one"] == np.mean([abs(i % 4 - 1) <= 1 for i in range(12)])
-
-
-def test_all_that_a_rule_sees_of_a_run_is_told():
-    members = {name for name in vars(RunRecords) if not name.startswith("_")} | RunRecords.__annotations__.keys()
-    assert set(table(PLUGINS, "`RunRecords`").names()) == members - {"read"}
-
-
 # The command line
 
 
@@ -627,9 +442,9 @@ def mentioned(document):
     return [found[0] for text in shown if (found := re.search(r"(?<![\w/.-])ftengine [a-z].*", text))]
 
 
-@pytest.mark.parametrize("document", TEXTS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", TEXTS, ids=named)
 def test_commands_and_options_that_a_document_names_exist(document):
-    own = {"ftengine curve": click.Command("curve")} if document == PLUGINS else {}  # the plugin of that page
+    own = {"ftengine curve": click.Command("curve")} if document == KIND_PAGE else {}  # the plugin of that page
     for call in mentioned(document):
         known = {**COMMANDS, **own}
         words = call.split()

@@ -22,6 +22,7 @@ def lowrank_linear(
     """Apply a frozen linear map and its low-rank update.
 
     y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ             (Hu et al. 2021, arXiv:2106.09685, §4.1)
+
     y = x Wᵀ + bias + scale · ((dropout(x) Aᵀ) ∘ d) Bᵀ      with a diagonal d: AdaLoRA's singular values (Zhang et al.
     2023, arXiv:2303.10512, §3.1), VeRA's scaling (Kopiczko et al. 2024, arXiv:2310.11454, §3.2)
 

@@ -1,0 +1,376 @@
+"""docs/plugins/ says what is true: what it shows passes the checks, and its tables are those of the code.
+
+The order of calls has tests of its own: test_docs_lifecycle.py.
+"""
+
+import importlib.util
+import inspect
+import json
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
+
+from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
+from ftengine.api import Criterion, LoadRequest
+from ftengine.errors import RecipeError
+from ftengine.model import read_tensors, save_model
+from ftengine.plugins import hookspecs
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
+
+INDEX, TUTORIAL, KIND_PAGE, ABILITIES, PREDICTIONS, TESTING = (
+    ROOT / "docs" / "plugins" / f"{name}.md"
+    for name in ("README", "tutorial", "kinds", "abilities", "predictions", "testing")
+)
+TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
+SOURCES = "".join(file.read_text("utf-8") for file in (ROOT / "ftengine" / "testing").glob("*.py"))
+
+
+# The tutorial
+
+
+@pytest.fixture
+def newcomer(bert_folder, tmp_path, monkeypatch):
+    """Where the reader of the tutorial sits: a recipe of a small BERT in bfloat16, and no BitFit anywhere."""
+    words = {"sport": "goal match team", "money": "profit shares bank", "film": "actor scene music"}
+    rows = [{"text": f"{text} {i}", "label": label} for i in range(20) for label, text in words.items()]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"source": str(bert_folder)},
+        "task": "text-classification",
+        "data": {"train": "rows.jsonl", "validation": 0.2},
+        "strategy": "lora",
+        "train": {"epochs": 4, "learning_rate": 0.01, "precision": "bfloat16"},
+        "output": "runs/lora",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if "ftengine-" not in Path(path).name])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ftengine_bitfit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_tutorial_works_as_it_is_typed(newcomer, bert_folder, monkeypatch):
+    package = newcomer / "ftengine-bitfit"
+    for block in blocks(TUTORIAL, "console", "python"):
+        run_block(block, newcomer)
+        if package.is_dir() and str(package) not in sys.path:  # stands for `pip install -e`
+            project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+            (newcomer / "site").mkdir()
+            pretend_installed(project["name"], [project["entry-points"]], newcomer / "site", monkeypatch)
+            monkeypatch.syspath_prepend(package)
+
+    run = load_run("runs/bitfit")
+    trained, base = read_tensors(run.trained / "trained.safetensors"), read_tensors(bert_folder / "model.safetensors")
+    known = {name.removeprefix("bert."): tensor for name, tensor in trained.items() if name.startswith("bert.")}
+    assert known.keys() == {name for name in base if name.endswith("bias")}
+    assert any((tensor != base[name]).any() for name, tensor in known.items())
+    assert {name for name in trained if not name.startswith("bert.")} == {"classifier.weight", "classifier.bias"}
+    assert run.evaluate() == run.evaluation  # the same weights on the same batches
+
+
+def test_the_tutorials_broken_strategy_fails_as_it_says():
+    (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
+    last = "parameter.requires_grad_(name.endswith(tuple(self.config.endings)))"
+    assert last in block.text
+    names = {"__name__": "example"}
+    exec(compile(block.text.replace(last, "parameter.requires_grad_(False)"), block.place, "exec"), names)
+    failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
+    assert failed[0] == "something_trains"
+    assert len(failed) == 7
+
+
+def test_the_tutorial_tells_the_files_that_are_written(newcomer):
+    from ftengine.cli.plugins_new import distribution
+
+    written = {str(path) for path in distribution("bitfit", ["strategy"])}
+    assert set(table(TUTORIAL, "Begin").names()) == written
+    entry_point, hook = blocks(TUTORIAL, "toml")[0].text, blocks(TUTORIAL, "python")[0].text
+    files = distribution("bitfit", ["strategy"])
+    assert entry_point in files["pyproject.toml"]
+    assert hook.strip() in files["ftengine_bitfit/__init__.py"]
+
+
+# Kinds
+
+
+def hooks():
+    return {name: function for name, function in vars(hookspecs).items() if hasattr(function, "ftengine_spec")}
+
+
+def test_every_hook_is_told_with_its_kind():
+    told = {code(row[0])[0]: row[1:] for row in table(INDEX, "Kinds").rows}
+    assert told == {
+        f"{hook}({', '.join(inspect.signature(hooks()[hook]).parameters)})": [
+            f"[`{base.__name__}`](kinds.md#{base.__name__.lower()})",
+            f"`{RECIPE_KEYS[kind]}`" if kind in RECIPE_KEYS else "–",
+            re.match(r"Return classes that (.*)\.", inspect.getdoc(hooks()[hook]))[1],
+        ]
+        for kind, (base, hook) in KINDS.items()
+    }
+    assert {hook for _, hook in KINDS.values()} == hooks().keys()
+
+
+def test_hooks_that_documents_name_exist():
+    modules = {block.file.removesuffix(".py") for block in blocks(KIND_PAGE, "python") if block.file}
+    modules |= {path.parent.name for path in (ROOT / "plugins").glob("**/ftengine_*/__init__.py")}
+    for document, text in TEXTS.items():
+        assert set(re.findall(r"\bftengine_[a-z_]+", text)) <= hooks().keys() | modules, document
+
+
+CONTRACTS = {f"`{base.__name__}`": base for base in (api.Component, *(base for base, _ in KINDS.values()))}
+
+
+def test_every_contract_has_its_section():
+    assert CONTRACTS.keys() <= set(headings(KIND_PAGE))
+
+
+@pytest.mark.parametrize("heading", CONTRACTS)
+def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
+    base, found = CONTRACTS[heading], table(KIND_PAGE, heading)
+    members = {name: value for name, value in vars(base).items() if not name.startswith("_")}
+    bare = {name for name in inspect.get_annotations(base) if name not in members}
+    own = {name for name in bare if f"self.{name} = " in inspect.getsource(base)}  # set by the class itself
+    unwritten = {
+        name for name, x in members.items() if inspect.isfunction(x) and "NotImplementedError" in inspect.getsource(x)
+    }
+    assert set(found.names()) == members.keys() | bare
+    assert {
+        name for row in found.rows if row[1].startswith("required") for name in code(row[0])
+    } == bare - own | unwritten
+
+
+def examples():
+    """Yield every component class of kinds.md, with its kind's heading."""
+    for block in blocks(KIND_PAGE, "python"):
+        names = {"__name__": "example"}
+        exec(compile(block.text, block.place, "exec"), names)
+        for cls in names.values():
+            if isinstance(cls, type) and issubclass(cls, api.Component) and cls.__module__ == "example":
+                yield block.heading.strip("`"), cls
+
+
+EXAMPLES = {cls.__name__: (kind, cls) for kind, cls in examples()}
+
+
+def test_every_kind_has_an_example():
+    shown = {base.__name__ for base, _ in KINDS.values() if any(issubclass(cls, base) for _, cls in EXAMPLES.values())}
+    assert shown | {"Strategy"} == {base.__name__ for base, _ in KINDS.values()}  # that one is the tutorial's
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_stands_in_its_kinds_section_and_passes_the_checks(name):
+    kind, cls = EXAMPLES[name]
+    assert kind in {base.__name__ for base in cls.__mro__} | {"Task"}  # an evaluator stands beside the task it is for
+    testing.check_component(cls)
+
+
+def test_the_examples_train_together(bert_folder, tmp_path, capsys):
+    """But for the task, with which tests/plugins/tasks/test_dpo.py trains."""
+    text = "".join(
+        f"[{label}] it {word} {i}\n" for i in range(20) for label, word in (("bug", "stops"), ("wish", "sings"))
+    )
+    (tmp_path / "tickets.log").write_text(text)
+    plugin, offered = types.ModuleType("examples"), {}
+    for _, cls in EXAMPLES.values():
+        offered.setdefault(next(hook for base, hook in KINDS.values() if issubclass(cls, base)), []).append(cls)
+    for hook, classes in offered.items():
+        offer = lambda classes=classes: classes  # noqa: E731
+        offer.__name__ = hook
+        setattr(plugin, hook, hookimpl(offer))
+    recipe = {
+        "model": {
+            "source": f"shared://{bert_folder.name}",
+            "loader": {"name": "shared", "folder": str(bert_folder.parent)},
+        },
+        "task": "text-classification",
+        "data": {"train": str(tmp_path / "tickets.log"), "validation": 0.25},
+        "strategy": "full",
+        "augment": ["shout"],
+        "regularize": ["small-weights"],
+        "evaluate": ["matthews", "apart"],
+        "callbacks": ["log-lines", "log-gradients"],
+        "train": {"optimizer": "nadam", "schedule": "inverse-root", "learning_rate": 0.01, "max_steps": 6},
+        "evaluation": {"resamples": 100},
+        "output": str(tmp_path / "run"),
+    }
+    run = fine_tune(Recipe.make(recipe), registry=registry_of({"examples": plugin}))
+    assert {"mcc", "within_one"} <= run.evaluation["tuned"].keys()
+    assert run.evaluation["tuned"]["within_one"]["value"] == 1.0  # of two labels none is further apart
+    rates = [line["learning_rate"] for line in run.metrics if "loss" in line]
+    assert rates[-1] == pytest.approx(rates[-4] * (2 / 5) ** 0.5)
+    printed = capsys.readouterr().out
+    assert "step 6: loss" in printed
+    assert "has" in printed
+
+
+def test_the_example_of_a_loader_loads(tmp_path):
+    one, cls = testing.fixture("causal-lm").load(), EXAMPLES["Shared"][1]
+    save_model(one.module, one.processor, tmp_path / "small")
+    request = LoadRequest("shared://small", "causal-lm")
+    testing.check_loader(lambda: cls(cls.Config(folder=str(tmp_path))), request)
+
+
+def test_the_example_of_a_reader_reads(tmp_path):
+    (tmp_path / "tickets.log").write_text("[bug] it stops\n[wish] it could sing\n")
+    rows = [{"label": "bug", "text": "it stops"}, {"label": "wish", "text": "it could sing"}]
+    testing.check_reader(EXAMPLES["TicketLog"][1], str(tmp_path / "tickets.log"), rows)
+
+
+def test_the_example_of_a_task_is_the_one_that_tests_train_with():
+    assert (ROOT / "tests" / "dpo.py").read_text("utf-8") in [block.text for block in blocks(KIND_PAGE, "python")]
+
+
+@pytest.mark.parametrize("name", ["Matthews", "Apart"])
+def test_the_example_of_an_evaluator_refuses_several_labels(name):
+    evaluator = EXAMPLES[name][1]()
+    evaluator.bind("a-task", api.Labels("single", ("a", "b")))
+    with pytest.raises(RecipeError, match="needs one label an example; task a-task has several"):
+        evaluator.bind("a-task", api.Labels("multi", ("a", "b")))
+
+
+def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
+    import numpy as np
+
+    (block,) = [block for block in blocks(KIND_PAGE, "python") if "def details(" in block.text]
+    names = {}
+    exec(compile(block.text, block.place, "exec"), names)
+    predictions = [{"label": i % 4, "predicted": i * i % 4} for i in range(12)]
+    testing.check_evaluator(names["Apart"], predictions, api.Labels("single", tuple("abcd")))
+    rows = testing.rows_of(names["Apart"](), predictions)
+    table, chart, fact = names["Apart"]().details(rows, None)
+    assert sum(count for _, count in table.rows) == len(predictions)
+    assert isinstance(chart, api.LineChart)
+    assert api.Baseline.of(dict([fact])).figures["within_one"] == np.mean([abs(i % 4 - 1) <= 1 for i in range(12)])
+
+
+def test_all_that_a_rule_sees_of_a_run_is_told():
+    members = {name for name in vars(RunRecords) if not name.startswith("_")} | RunRecords.__annotations__.keys()
+    assert set(table(KIND_PAGE, "`RunRecords`").names()) == members - {"read"}
+
+
+def test_every_ability_is_told_with_its_members():
+    from test_contract import abilities
+
+    told = {code(row[0])[0]: set(code(row[2])) for row in table(ABILITIES, "Abilities").rows}
+    assert told == abilities()
+
+
+def test_every_helper_is_told():
+    assert sorted(table(ABILITIES, "Helpers").names()) == sorted(model.__all__)
+
+
+# Checks
+
+
+def suites():
+    """Return for each function that checks a kind the names of its checks, from its table."""
+    return {found.heading.partition("(")[0].strip("`"): set(found.names()) for found in tables(TESTING)}
+
+
+def test_every_function_that_checks_is_told_with_its_arguments():
+    given = {name: function for name, function in vars(testing).items() if name.startswith("check_")}
+    called = {
+        f"{name}({', '.join(list(inspect.signature(function).parameters)[:-1])})" for name, function in given.items()
+    }
+    told = {heading.strip("`") for heading in headings(TESTING)} | set(code(prose(TEXTS[TESTING])))
+    assert called <= told
+    assert suites().keys() == given.keys() - {"check_component", "check_results"}
+
+
+def test_every_check_is_told():
+    checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
+    assert set().union(*suites().values()) == checks
+
+
+def test_what_testing_ships_is_told():
+    told = prose(TEXTS[TESTING])
+    assert [name for name in testing.__all__ if f"`{name}" not in told] == []
+
+
+# Predictions
+
+
+def tasks():
+    """Yield each task, bound to labels of each kind that it takes, with a model and rows."""
+    for one in testing.fixtures():
+        yield one.task, one.load(), one.rows
+    for labels in ([["a", "b"], ["a"], ["c"]], [0.5, 1.5, 2.5]):
+        task, one = Registry().build("task", "text-classification", "task"), testing.fixture("sequence-classification")
+        rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+        task.labels = task.bind({"train": rows})
+        yield task, one.load(task.labels), rows
+
+
+def calls_of(task, loaded, rows):
+    """Return predictions, and what the model was called with in `loss` and `predict`, as text, with its logits."""
+    batch, calls = task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor), []
+    hook = loaded.module.register_forward_hook(lambda *call: calls.append(call[1:]), with_kwargs=True)
+    task.loss(loaded.module, batch, Criterion())
+    with torch.no_grad():
+        predictions = task.predict(loaded.module, batch)
+    hook.remove()
+    return predictions, calls
+
+
+def test_what_tasks_predict_and_call_models_with_is_told():
+    for task, loaded, rows in tasks():
+        require_told(task, loaded, rows)
+
+
+def require_told(task, loaded, rows):
+    predictions, calls = calls_of(task, loaded, rows)
+    keys, _, answers, heads = tables(PREDICTIONS)
+    kind = getattr(task, "kind", None) if task.labels and task.labels.kind != "tags" else None
+    (told,) = [set(code(row[1])) for row in keys.rows if task.name in code(row[0]) and kind_of(row[0]) in (None, kind)]
+    assert told == task.predicts
+    assert {frozenset(prediction) for prediction in predictions} == {frozenset(told)}
+    if isinstance(task, api.Generates):
+        (told,) = [set(code(row[1])) for row in answers.rows if task.name in code(row[0])]
+        assert told == task.answers
+    (arguments,) = [set(code(row[1])) for row in heads.rows if task.head in code(row[0])]
+    for positional, keywords, output in calls:
+        assert not positional
+        assert keywords.keys() == arguments
+        assert hasattr(output, "logits")
+
+
+def kind_of(cell):
+    found = re.search(r"`kind: (\w+)`", cell)
+    return found and found[1]
+
+
+def test_every_key_of_a_prediction_is_told():
+    keys, meanings, _, _ = tables(PREDICTIONS)
+    assert set(meanings.names()) == {key for row in keys.rows for key in code(row[1])}
+    shipped = {key for one in testing.predictions() for key in one.keys}
+    assert shipped == set(meanings.names()) | {"prompt", "completion", "reference"}
+
+
+# The reference
+
+
+def public_modules():
+    """Return the modules that `make docs` describes."""
+    (line,) = [line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if "-m pdoc" in line]
+    return re.findall(r"ftengine[\w.]*", line)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pdoc") is None, reason="pdoc is not installed")
+def test_the_reference_is_made_without_a_warning(tmp_path):
+    line = [sys.executable, "-W", "error::UserWarning", "-m", "pdoc", "-d", "google", *public_modules()]
+    done = subprocess.run([*line, "-o", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for module in public_modules():
+        assert (tmp_path / (module.replace(".", "/") + ".html")).is_file()
+    page = (tmp_path / "ftengine" / "api.html").read_text("utf-8")
+    assert [base.__name__ for base, _ in KINDS.values() if f'id="{base.__name__}' not in page] == []
