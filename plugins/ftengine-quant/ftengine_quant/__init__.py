@@ -1,0 +1,19 @@
+"""Models in 4 and 8 bits through bitsandbytes and torchao, and an AdamW that keeps its state in 8."""
+
+from __future__ import annotations
+
+from ftengine import api, hookimpl
+
+
+@hookimpl
+def ftengine_model_loaders() -> list[type[api.ModelLoader]]:
+    from ftengine_quant.loaders import BitsAndBytesLoader, TorchaoLoader
+
+    return [BitsAndBytesLoader, TorchaoLoader]
+
+
+@hookimpl
+def ftengine_optimizers() -> list[type[api.Optimizer]]:
+    from ftengine_quant.optimizers import AdamW8bit
+
+    return [AdamW8bit]
