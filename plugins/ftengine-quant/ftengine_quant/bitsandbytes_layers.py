@@ -21,9 +21,11 @@ BLOCK = 64
 class FourBitLinear(bnb.nn.Linear4bit):
     """y = x W̃ᵀ + bias, for W̃ (out, in) unpacked from 4-bit codes in every pass (Dettmers et al. 2023, §3)."""
 
+    weight: Any
+
     def forward(self, x: Tensor) -> Tensor:
         # bitsandbytes keeps the state in both places, because moving to a GPU loses what hangs on the weight.
-        state = getattr(self.weight, "quant_state", None) or self.quant_state
+        state: Any = getattr(self.weight, "quant_state", None) or self.quant_state
         y = bnb.matmul_4bit(x if self.compute_dtype is None else x.to(self.compute_dtype), self.weight, state)
         return _with_bias(y.to(x.dtype), self.bias)
 
@@ -33,6 +35,8 @@ class EightBitLinear(bnb.nn.Linear8bitLt):
 
     On CPUs W̃ is unpacked; GPUs multiply integers, with activations quantised too (LLM.int8(), arXiv:2208.07339).
     """
+
+    weight: Any
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.CB is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +19,8 @@ READS_CHILDREN = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.Transfor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> list[str]:
-    """Return the paths of a model's linear layers, but for heads, new modules, what is shared, and what is skipped.
+def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> dict[str, nn.Linear]:
+    """Return a model's linear layers by path, but for heads, new modules, what is shared, and what is skipped.
 
     What lies outside of the base model that transformers knows is a head: it stays as it is, as new modules do, because
     it is small and every error in it shows in the answers.
@@ -32,7 +33,7 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> list[s
         NoMatch: `skip` names no module.
         SourceError: no layer is left.
     """
-    module = loaded.module
+    module: Any = loaded.module
     left = {path for paths in find_modules(module, skip, "model.loader.skip").values() for path in paths}
     left |= set(loaded.new_modules)
     output = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
@@ -40,8 +41,8 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> list[s
     inside = {id(part) for part in (base if isinstance(base, nn.Module) else module).modules()}
     holders = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
     left |= {path for path, part in module.named_modules() if isinstance(part, READS_CHILDREN)}
-    found = [
-        path
+    found = {
+        path: part
         for path, part in module.named_modules()
         if type(part) is nn.Linear
         and part is not output
@@ -49,11 +50,11 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> list[s
         and part.weight.dtype in FLOATS
         and holders[id(part.weight)] == 1
         and not any(path == one or path.startswith(f"{one}.") for one in left)
-    ]
+    }
     if not found:
         raise SourceError(
-            f"{loaded.source!r} ({type(module).__name__}) has no linear layer to quantise: heads and new modules stay as "
-            "they are, and only torch's nn.Linear with float weights is quantised. Shorten model.loader.skip, or leave "
-            "the model as it is: loader: auto."
+            f"{loaded.source!r} ({type(module).__name__}) has no linear layer to quantise: heads and new modules stay "
+            "as they are, and only torch's nn.Linear with float weights is quantised. Shorten model.loader.skip, or "
+            "leave the model as it is with loader auto."
         )
     return found

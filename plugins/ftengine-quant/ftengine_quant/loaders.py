@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import Field
@@ -39,7 +40,7 @@ class QuantisingLoader(api.ModelLoader):
         self._readers: dict[str, api.ModelLoader] = {}
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
-        """Return a frozen layer with quantised weights that computes what `layer`, at `path`, does; both may be on meta.
+        """Return a frozen layer with quantised weights that computes what `layer`, at `path`, does; on meta as well.
 
         Raises:
             SourceError: a layer of its shape cannot be quantised so.
@@ -74,9 +75,9 @@ class QuantisingLoader(api.ModelLoader):
         return self._quantise(loaded)
 
     def _quantise(self, loaded: api.LoadedModel) -> api.LoadedModel:
-        for path in layers_to_quantise(loaded, self.config.skip):
+        for path, layer in layers_to_quantise(loaded, self.config.skip).items():
             parent, _, name = path.rpartition(".")
-            setattr(loaded.module.get_submodule(parent), name, self.quantised(loaded.module.get_submodule(path), path))
+            setattr(loaded.module.get_submodule(parent), name, self.quantised(layer, path))
         return loaded
 
     def _reader(self, source: str) -> api.ModelLoader:
@@ -100,11 +101,9 @@ class BitsAndBytesLoader(QuantisingLoader):
     class Config(QuantisingConfig):
         """Options of bitsandbytes."""
 
-        bits: Literal[4, 8] = Field(4, description="bits a weight; 8 is a scale a row, LLM.int8() without outliers")
-        quant_type: Literal["nf4", "fp4"] = Field(
-            "nf4", description="of 4 bits: values spaced as weights are, or floats"
-        )
-        double_quant: bool = Field(False, description="of 4 bits: scales in 8 bits themselves, 0.37 bits a weight less")
+        bits: Literal[4, 8] = Field(4, description="bits of a weight")
+        quant_type: Literal["nf4", "fp4"] = Field("nf4", description="of 4 bits: spaced as weights lie, or floats")
+        double_quant: bool = Field(False, description="of 4 bits: quantise the scales too, 0.37 bits less")
         compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
             "auto", description="of 4 bits: what weights are unpacked to; auto is the layer's input's"
         )
@@ -117,8 +116,8 @@ class BitsAndBytesLoader(QuantisingLoader):
             return eight_bit(layer)
         if layer.in_features % BLOCK:
             raise SourceError(
-                f"{path!r} has {layer.in_features:,} inputs, which is no multiple of {BLOCK}; on CPUs bitsandbytes unpacks "
-                f"4-bit weights of such layers wrongly. Add it to model.loader.skip, or set model.loader.bits to 8."
+                f"{path!r} has {layer.in_features:,} inputs, which is no multiple of {BLOCK}; on CPUs bitsandbytes "
+                "unpacks 4-bit weights of such layers wrongly. Add it to model.loader.skip, or set model.loader.bits=8."
             )
         return four_bit(layer, config.quant_type, config.double_quant, config.compute_dtype)
 
@@ -127,6 +126,12 @@ class TorchaoLoader(QuantisingLoader):
     """Quantise a model's linear layers to 8 bits with torchao; activations stay as they are."""
 
     name = "torchao"
+
+    def check_source(self, source: str) -> None:
+        """Look for torchao, which not every installation has, and have the source checked."""
+        if find_spec("torchao") is None:
+            raise SourceError("loader 'torchao' needs the package torchao: pip install 'ftengine-quant[torchao]'.")
+        super().check_source(source)
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
         from ftengine_quant.torchao_layers import int8_layer

@@ -173,7 +173,7 @@ def test_the_fingerprint_is_that_of_the_weights_before(make, folders):
 
 def test_a_reader_that_quantises_is_refused(make, folders, monkeypatch):
     monkeypatch.setattr(loaders, "registry_of", lambda: registry_of({"quant": ftengine_quant}))
-    with pytest.raises(SourceError, match="is 'torchao', which quantises as well. Name one of callable, gguf"):
+    with pytest.raises(SourceError, match=r"is 'torchao', which quantises as well\. Name one of callable, gguf"):
         make(loader="torchao").check_source(folders["llama"])
 
 
@@ -182,13 +182,19 @@ def test_wrong_options_of_a_reader_are_refused_by_key(make, folders):
         make(loader={"name": "transformers", "branch": "main"}).check_source(folders["llama"])
 
 
+def test_without_torchao_its_loader_says_what_to_install(folders, monkeypatch):
+    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    with pytest.raises(SourceError, match=r"needs the package torchao: pip install 'ftengine-quant\[torchao\]'"):
+        TorchaoLoader().check_source(folders["llama"])
+
+
 def test_an_unknown_reader_is_refused_by_key(make, folders):
     with pytest.raises(UnknownName, match=r"model\.loader\.loader.*Did you mean 'transformers'"):
         make(loader="transformer").check_source(folders["llama"])
 
 
 def test_a_source_that_nobody_reads_is_refused(make):
-    with pytest.raises(SourceError, match="no loader accepts model.source 'no such thing'"):
+    with pytest.raises(SourceError, match=r"no loader accepts model\.source 'no such thing'"):
         make().check_source("no such thing")
 
 
