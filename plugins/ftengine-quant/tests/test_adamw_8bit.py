@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ftengine.errors import RecipeError
+from ftengine.testing import check_optimizer
 from ftengine_quant.optimizers import AdamW8bit
 
 
@@ -27,6 +28,11 @@ def step(net, optimizer, seed):
     optimizer.zero_grad()
     (net(x) - x.flip(1)).square().mean().backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"min_8bit_size": 1}])
+def test_the_conformance_suite(options):
+    check_optimizer(lambda: AdamW8bit(AdamW8bit.Config(**options)))
 
 
 def test_it_follows_adamw():
