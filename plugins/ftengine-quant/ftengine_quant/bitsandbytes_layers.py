@@ -1,8 +1,9 @@
 """Frozen linear layers on bitsandbytes' weights and products, made from those of a model on any device.
 
-Both are bitsandbytes' own classes, so that whatever knows those knows these, with another forward pass: theirs computes
-differently in training and in evaluation on CPUs (activations in 8 bits; scales in bfloat16), so that what is measured
-would not be what was trained, and their biases cannot train.
+Both are bitsandbytes' own classes, so that whatever knows those knows these, with another forward pass. On CPUs that of
+bitsandbytes 0.50 computes differently in evaluation (activations in 8 bits, scales in bfloat16), so that what is
+measured is not what was trained; its 4-bit layers give no gradients any more once they were evaluated (where the CPU
+has AVX512-BF16); and its biases cannot train on batches of sequences.
 """
 
 from __future__ import annotations
