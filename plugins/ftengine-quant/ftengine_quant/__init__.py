@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from ftengine import api, hookimpl
+
+# When it is imported, it tells of a kernel that is not there; nobody asked for that.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @hookimpl

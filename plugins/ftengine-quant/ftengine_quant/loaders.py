@@ -109,7 +109,7 @@ class BitsAndBytesLoader(QuantisingLoader):
         )
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
-        from ftengine_quant.bitsandbytes_layers import BLOCK, eight_bit, four_bit
+        from ftengine_quant.layers import BLOCK, eight_bit, four_bit
 
         config = self.config
         if config.bits == 8:
@@ -134,9 +134,9 @@ class TorchaoLoader(QuantisingLoader):
         super().check_source(source)
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
-        from ftengine_quant.torchao_layers import int8_layer
+        from ftengine_quant.layers import eight_bit_by_torchao
 
-        return int8_layer(layer)
+        return eight_bit_by_torchao(layer)
 
 
 def _reader(spec: str | Mapping[str, Any], source: str, where: str) -> api.ModelLoader:

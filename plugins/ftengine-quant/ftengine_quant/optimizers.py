@@ -30,7 +30,7 @@ class AdamW8bit(api.Optimizer):
         min_8bit_size: int = Field(4096, ge=1, description="elements below which a parameter keeps float32 moments")
 
     def build(self, param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        from ftengine_quant.library import bitsandbytes
+        from bitsandbytes.optim import AdamW
 
         found = {parameter.device.type for group in param_groups for parameter in group["params"]}
         if not found <= set(DEVICES):
@@ -39,6 +39,4 @@ class AdamW8bit(api.Optimizer):
                 f"has its step for {', '.join(DEVICES[:-1])}. Use adamw."
             )
         config = self.config
-        return bitsandbytes.optim.AdamW(
-            param_groups, betas=config.betas, eps=config.eps, optim_bits=8, min_8bit_size=config.min_8bit_size
-        )
+        return AdamW(param_groups, betas=config.betas, eps=config.eps, optim_bits=8, min_8bit_size=config.min_8bit_size)

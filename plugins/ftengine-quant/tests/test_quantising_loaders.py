@@ -6,9 +6,11 @@ from dataclasses import replace
 import bitsandbytes
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from pydantic import ValidationError
 from quantised_models import bert, gpt2, llama
 from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import ftengine_quant
 from ftengine import api, registry_of
@@ -146,17 +148,36 @@ def test_unpacking_keeps_no_copy_for_the_backward_pass(make, folders):
     assert not any(t.is_floating_point() and t.numel() == layer.in_features * layer.out_features for t in kept)
 
 
-def test_layers_are_bitsandbytes_own(folders):
-    loaded = BitsAndBytesLoader(BitsAndBytesLoader.Config()).load(asked(folders["llama"]))
-    assert isinstance(loaded.module.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)
-    ours, layer = loaded.module.model.layers[0].mlp.up_proj, plain(asked(folders["llama"])).module
-    layer = layer.model.layers[0].mlp.up_proj
-    theirs = bitsandbytes.nn.Linear4bit(64, 128, bias=False, compute_dtype=torch.float32, quant_type="nf4")
-    theirs.weight = bitsandbytes.nn.Params4bit(layer.weight.data, quant_type="nf4", compress_statistics=True)
-    theirs.weight.compress_statistics = False
-    theirs = theirs.to("cpu").train()
-    x = torch.randn(3, 64)
-    torch.testing.assert_close(ours(x), theirs(x))
+def test_codes_are_those_of_the_libraries(folders):
+    weight = plain(asked(folders["llama"])).module.model.layers[0].mlp.up_proj.weight.detach()
+
+    def layer(kind):
+        cls, options = KINDS[kind]
+        return cls(cls.Config(**options)).load(asked(folders["llama"])).module.model.layers[0].mlp.up_proj
+
+    for kind, nested in (("nf4", False), ("fp4-double", True)):
+        packed = quantize_4bit(weight, blocksize=64, quant_type=kind[:3], compress_statistics=nested)
+        torch.testing.assert_close(dequantised(layer(kind)), dequantize_4bit(*packed), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        wanted = bitsandbytes.nn.Linear8bitLt(64, 128, bias=False, has_fp16_weights=False)
+        wanted.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False)
+        torch.testing.assert_close(dequantised(layer("int8")), wanted.to("cpu").train()(torch.eye(64)).T)
+    wanted = nn.Linear(64, 128, bias=False)
+    wanted.weight = nn.Parameter(weight)
+    quantize_(wanted, Int8WeightOnlyConfig())
+    torch.testing.assert_close(dequantised(layer("torchao")), wanted.weight.dequantize())
+
+
+def test_moving_keeps_what_it_computes(make, folders, monkeypatch):
+    """To another device torch moves by putting new parameters into the place of the old."""
+    module = make().load(asked(folders["llama"])).module
+    with torch.no_grad():
+        before, old = module(input_ids=IDS).logits, module.model.layers[0].mlp.up_proj.weight
+        monkeypatch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)
+        for _ in range(2):
+            module.to("cpu")
+        assert module.model.layers[0].mlp.up_proj.weight is not old
+        assert torch.equal(module(input_ids=IDS).logits, before)
 
 
 def test_weights_take_the_bytes_that_their_bits_make(folders):
@@ -164,7 +185,7 @@ def test_weights_take_the_bytes_that_their_bits_make(folders):
     for double, bits in ((False, 4.5), (True, 4 + 8 / 64 + 32 / (64 * 256))):
         loaded = BitsAndBytesLoader(BitsAndBytesLoader.Config(double_quant=double)).load(asked(folders["llama"]))
         layer = loaded.module.model.layers[0].mlp.up_proj
-        state = layer.weight.quant_state
+        state = layer.quant_state
         kept = layer.weight.nbytes + state.absmax.nbytes + (state.state2.absmax.nbytes if double else 0)
         assert kept * 8 / (64 * 128) == pytest.approx(bits, abs=0.01)
 
