@@ -110,7 +110,7 @@ def test_it_evaluates_and_answers_again(run, registry):
 
 
 def test_merging_is_refused_with_a_way_out(run, registry, tmp_path):
-    with pytest.raises(NotMergeable, match="merge the adapter into an unquantised copy of the base with PEFT"):
+    with pytest.raises(NotMergeable, match=r"the base is quantised.*set model\.loader to auto in the run's recipe"):
         load_run(run.path, registry=registry).merge(tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -132,7 +132,7 @@ def test_the_run_opens_on_the_full_precision_base(run, tmp_path):
     """Where the quantiser is not installed: with the loader changed, weights are still those trained on."""
     folder = shutil.copytree(run.path, tmp_path / "run")
     content = yaml.safe_load((folder / "recipe.yaml").read_text())
-    content["model"]["loader"] = "transformers"
+    content["model"]["loader"] = "auto"
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
     opened = load_run(folder)
     full, packed = opened.evaluate()["tuned"]["loss"]["value"], run.evaluation["tuned"]["loss"]["value"]
