@@ -89,9 +89,10 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         dtype: of the merged weights; "auto" keeps the base's.
 
     Raises:
-        NotMergeable: the strategy has no merged form.
+        NotMergeable: the strategy has no merged form, or the base is quantised.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
+    _require_plain(loaded.module)
     task, strategy = ready.task, ready.experiment.make_strategy()
     kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
@@ -158,6 +159,16 @@ def probe_of(task: Task, loaded: LoadedModel) -> Batch:
 def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
     """Return a model's logits, as the task reads them where it says how."""
     return task.outputs(module, batch) if isinstance(task, Probes) else raw_outputs(module, batch)
+
+
+def _require_plain(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if not parameter.is_floating_point():
+            raise NotMergeable(
+                f"{name!r} of the base holds {str(parameter.dtype)[6:]}: the base is quantised, and a plain model has "
+                "no place for that. Where its loader quantised it, set model.loader to auto in the run's recipe.yaml "
+                "and merge again; else merge an adapter into an unquantised copy with PEFT (merge_and_unload)."
+            )
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:

@@ -201,10 +201,9 @@ def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Pa
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
     loaded = experiment.loader.load(experiment.request(ready.task))
-    loaded.fingerprint = {
-        "weights": fingerprint_weights(loaded.module, loaded.new_modules),
-        "processor": fingerprint_processor(loaded.processor),
-    }
+    if "weights" not in loaded.fingerprint:
+        loaded.fingerprint["weights"] = fingerprint_weights(loaded.module, loaded.new_modules)
+    loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     if trained_on is not None:
         _require_same(loaded, trained_on.base, str(where))
     if ready.skeleton is not None:

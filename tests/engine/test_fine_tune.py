@@ -1,6 +1,8 @@
 """A whole run, small and real: what is learnt, what is written, what stays still."""
 
 import json
+import shutil
+import types
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ from peft import PeftModel
 from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
-from ftengine.model import probe_tokens, read_tensors
+from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
 def validations(run):
@@ -116,13 +119,41 @@ def test_another_base_is_refused(finished, tmp_path):
     from tiny import tiny_llama
 
     run = tmp_path / "run"
-    __import__("shutil").copytree(finished.path, run)
+    shutil.copytree(finished.path, run)
     other = tiny_llama(tmp_path / "other", seed=1)
     content = yaml.safe_load((run / "recipe.yaml").read_text())
     content["model"]["source"] = str(other)
     (run / "recipe.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(BaseMismatch, match="trained on another base: the weights"):
         load_run(run).evaluate()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp_path, told):
+    class Rounded(TransformersLoader):
+        """Rounds weights, as a quantiser does."""
+
+        name = "rounded"
+
+        def load(self, request):
+            loaded = super().load(request)
+            if told:
+                loaded.fingerprint = {"weights": fingerprint_weights(loaded.module, loaded.new_modules)}
+            for parameter in loaded.module.parameters():
+                parameter.data = (parameter.data * 64).round() / 64
+            return loaded
+
+    run = shutil.copytree(finished.path, tmp_path / "run")
+    content = yaml.safe_load((run / "recipe.yaml").read_text())
+    content["model"]["loader"] = "rounded"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
+    offered = types.SimpleNamespace(ftengine_model_loaders=hookimpl(lambda: [Rounded]))
+    opened = load_run(run, registry=registry_of({"mine": offered}))
+    if told:
+        assert opened.evaluate()["tuned"]["loss"] != finished.evaluation["tuned"]["loss"]
+    else:
+        with pytest.raises(BaseMismatch, match="trained on another base: the weights"):
+            opened.evaluate()
 
 
 @pytest.mark.parametrize("strategy", ["full", "lora"])

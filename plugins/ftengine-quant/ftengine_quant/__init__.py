@@ -1,0 +1,24 @@
+"""Models in 4 and 8 bits through bitsandbytes and torchao, and an AdamW that keeps its state in 8."""
+
+from __future__ import annotations
+
+import logging
+
+from ftengine import api, hookimpl
+
+# When it is imported, it tells of a kernel that is not there; nobody asked for that.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+@hookimpl
+def ftengine_model_loaders() -> list[type[api.ModelLoader]]:
+    from ftengine_quant.loaders import BitsAndBytesLoader, TorchaoLoader
+
+    return [BitsAndBytesLoader, TorchaoLoader]
+
+
+@hookimpl
+def ftengine_optimizers() -> list[type[api.Optimizer]]:
+    from ftengine_quant.optimizers import AdamW8bit
+
+    return [AdamW8bit]

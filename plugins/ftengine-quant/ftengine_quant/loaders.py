@@ -1,0 +1,160 @@
+"""Loaders that quantise the linear layers of what another loader reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ftengine import api, registry_of
+from ftengine.errors import SourceError
+from ftengine.model import ModuleNames, fingerprint_weights
+from ftengine_quant.choice import layers_to_quantise
+
+AUTO = "auto"
+
+
+class QuantisingConfig(api.Config):
+    """Options of every loader here."""
+
+    skip: ModuleNames = Field(
+        [],
+        description="modules that stay as they are, with all inside them: a list of names or paths, or a regular "
+        "expression for whole paths",
+    )
+    loader: str | dict[str, Any] = Field(
+        AUTO, description="what reads the source: a loader's name, or a mapping with its options; auto finds it"
+    )
+
+
+class QuantisingLoader(api.ModelLoader):
+    """Reads a model by another loader and quantises its linear layers, but for heads and new modules."""
+
+    Config = QuantisingConfig
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._readers: dict[str, api.ModelLoader] = {}
+
+    def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
+        """Return a frozen layer with quantised weights that computes what `layer`, at `path`, does; on meta as well.
+
+        Raises:
+            SourceError: a layer of its shape cannot be quantised so.
+        """
+        raise NotImplementedError
+
+    def accepts(self, source: str) -> bool:
+        """Accept nothing by itself: a recipe says that a model is to be quantised."""
+        return False
+
+    def check_source(self, source: str) -> None:
+        """Have it checked by the loader that reads it."""
+        reader = self._reader(source)
+        if isinstance(reader, api.ChecksSource):
+            reader.check_source(source)
+
+    def load_processor(self, source: str) -> Any:
+        return self._reader(source).load_processor(source)
+
+    def load(self, request: api.LoadRequest) -> api.LoadedModel:
+        loaded = self._reader(request.source).load(request)
+        # Of the weights as they were: what is trained here belongs to the source, quantised or not.
+        loaded.fingerprint = {"weights": fingerprint_weights(loaded.module, loaded.new_modules)}
+        return self._quantise(loaded)
+
+    def load_skeleton(self, request: api.LoadRequest) -> api.LoadedModel:
+        reader = self._reader(request.source)
+        if isinstance(reader, api.BuildsSkeletons):
+            return self._quantise(reader.load_skeleton(request))
+        loaded = reader.load(request)
+        loaded.module.to("meta")
+        return self._quantise(loaded)
+
+    def _quantise(self, loaded: api.LoadedModel) -> api.LoadedModel:
+        for path, layer in layers_to_quantise(loaded, self.config.skip).items():
+            parent, _, name = path.rpartition(".")
+            setattr(loaded.module.get_submodule(parent), name, self.quantised(layer, path))
+        return loaded
+
+    def _reader(self, source: str) -> api.ModelLoader:
+        """Return the loader that reads a source, the same one each time: some remember what they parsed.
+
+        Raises:
+            UnknownName, RecipeError: there is none of that name, or its options are wrong.
+            SourceError: it quantises as well, or none accepts the source.
+        """
+        if source not in self._readers:
+            self._readers[source] = _reader(self.config.loader, source, f"model.loader.loader of loader {self.name!r}")
+        return self._readers[source]
+
+
+class BitsAndBytesLoader(QuantisingLoader):
+    """Quantise a model's linear layers to 4 or 8 bits with bitsandbytes, so that adapters train on it (QLoRA)."""
+
+    name = "bitsandbytes"
+    citation = "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
+
+    class Config(QuantisingConfig):
+        """Options of bitsandbytes."""
+
+        bits: Literal[4, 8] = Field(4, description="bits of a weight")
+        quant_type: Literal["nf4", "fp4"] = Field("nf4", description="of 4 bits: spaced as weights lie, or floats")
+        double_quant: bool = Field(False, description="of 4 bits: quantise the scales too, 0.37 bits less")
+        compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+            "auto", description="of 4 bits: what weights are unpacked to; auto is the layer's input's"
+        )
+
+    def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
+        from ftengine_quant.layers import BLOCK, eight_bit, four_bit
+
+        config = self.config
+        if config.bits == 8:
+            return eight_bit(layer)
+        if layer.in_features % BLOCK:
+            raise SourceError(
+                f"{path!r} has {layer.in_features:,} inputs, which is no multiple of {BLOCK}; on CPUs bitsandbytes "
+                "unpacks 4-bit weights of such layers wrongly. Add it to model.loader.skip, or set model.loader.bits=8."
+            )
+        return four_bit(layer, config.quant_type, config.double_quant, config.compute_dtype)
+
+
+class TorchaoLoader(QuantisingLoader):
+    """Quantise a model's linear layers to 8 bits with torchao; activations stay as they are."""
+
+    name = "torchao"
+
+    def check_source(self, source: str) -> None:
+        """Look for torchao, which not every installation has, and have the source checked."""
+        if find_spec("torchao") is None:
+            raise SourceError("loader 'torchao' needs the package torchao: pip install 'ftengine-quant[torchao]'.")
+        super().check_source(source)
+
+    def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
+        from ftengine_quant.layers import eight_bit_by_torchao
+
+        return eight_bit_by_torchao(layer)
+
+
+def _reader(spec: str | Mapping[str, Any], source: str, where: str) -> api.ModelLoader:
+    registry = registry_of()
+    others = {e.name for e in registry.entries("loader") if not issubclass(e.cls, QuantisingLoader)}
+    name = spec if isinstance(spec, str) else spec.get("name", AUTO)
+    if name == AUTO:
+        options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
+        found = (n for n in sorted(others) if registry.build("loader", n, where).accepts(source))
+        name = next(found, None)
+        if name is None:
+            raise SourceError(
+                f"no loader accepts model.source {source!r} (installed: {', '.join(sorted(others))}). Give a folder "
+                "with config.json, a hub id, a .gguf file or package://NAME/PATH; name the loader in "
+                "model.loader.loader for anything else."
+            )
+        spec = {"name": name, **options}
+    loader: api.ModelLoader = registry.build("loader", spec, "model.loader.loader")
+    if isinstance(loader, QuantisingLoader):
+        raise SourceError(f"{where} is {name!r}, which quantises as well. Name one of {', '.join(sorted(others))}.")
+    return loader
