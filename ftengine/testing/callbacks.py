@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from ftengine.api import (
     Validated,
 )
 from ftengine.errors import InputError, TrainingError
-from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.runs import stored_runs
-from ftengine.testing.values import equal
+from ftengine.testing.values import equal, hooks
 
 
 def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
@@ -41,12 +42,7 @@ def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(callback_checks(make), expected_failed_checks)
-
-
-def callback_checks(make: Callable[[], Callback]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a callback."""
-    return methods(_CallbackChecks(make))
+    run_checks(CallbackChecks(make), expected_failed_checks)
 
 
 def events(run: Path) -> list[Event]:
@@ -70,9 +66,11 @@ def events(run: Path) -> list[Event]:
     ]
 
 
-class _CallbackChecks:
-    def __init__(self, make: Callable[[], Callback]) -> None:
-        self._make = make
+@dataclass
+class CallbackChecks(Checks):
+    """Checks of a callback on the events of a small run."""
+
+    make: Callable[[], Callback]
 
     def it_takes_every_event(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +105,9 @@ class _CallbackChecks:
                 assert equal(_tensors(event.model), before), (
                     "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
                 )
-                assert not _has_hooks(event.model), "it leaves hooks on the model: take them away before `on` returns"
+                assert not any(map(hooks, event.model.modules())), (
+                    "it leaves hooks on the model: take them away before `on` returns"
+                )
 
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
@@ -118,7 +118,7 @@ class _CallbackChecks:
         assert told, f"view_command returns {command!r}"
 
     def _made(self) -> Callback:
-        callback = self._make()
+        callback = self.make()
         if isinstance(callback, ChecksOptions):
             try:
                 callback.check_options()
@@ -151,7 +151,3 @@ def _with_gradients() -> nn.Module:
 def _tensors(model: nn.Module) -> dict[str, Any]:
     values: dict[str, Any] = {name: (p.detach(), p.grad) for name, p in model.named_parameters()}
     return {**values, "": [part.training for part in model.modules()]}
-
-
-def _has_hooks(model: nn.Module) -> bool:
-    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in model.modules())

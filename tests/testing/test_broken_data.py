@@ -396,8 +396,8 @@ class Nones(Counting):
     [
         (Elsewhere, "places_are_of_the_data", "take places from `rows.where(number)`"),
         (Restless, "the_same_data_has_the_same_findings", "depend on the data alone"),
-        (Texts, "what_it_yields_can_be_shown", "look yields a str, 'Something is odd.'"),
-        (Nones, "what_it_yields_can_be_shown", "look returns None"),
+        (Texts, "what_it_yields_can_be_shown", "look() returned 'Something is odd.'"),
+        (Nones, "what_it_yields_can_be_shown", "look() returned None"),
     ],
 )
 def test_a_broken_audit_fails_the_check_that_is_meant(cls, check, text):
