@@ -29,6 +29,7 @@ from ftengine.api import (
     SubtractsProportions,
     WeighsExamples,
 )
+from ftengine.plugins.returned import each
 from ftengine.testing.checks import Checks, run_checks, skip
 
 
@@ -108,7 +109,8 @@ class EvaluatorChecks(Checks):
         scores = self._scores(self._rows(), [1] * len(self.predictions))
         found, declared = sorted(scores), sorted(self._evaluator.metrics)
         assert found == declared, f"scores {found}, metrics {declared}"
-        assert all(isinstance(value, float) for value in scores.values()), f"not all are floats: {dict(scores)}"
+        numbers = all(isinstance(value, (int, float, np.number)) for value in scores.values())
+        assert numbers, f"not all are numbers: {dict(scores)}"
 
     def proportions_lie_between_0_and_1(self) -> None:
         rows, metrics = self._rows(), self._evaluator.metrics
@@ -127,7 +129,9 @@ class EvaluatorChecks(Checks):
             self._scores(rows, other)
         _same(first, self._scores(rows, weights), "a second call gives other scores: keep nothing between calls")
         assert list(self.predictions) == before, "a prediction was changed in place"
-        assert all((rows[name] == column).all() for name, column in untouched.items() if column.dtype.kind in "bi")
+        numbers = {name: column for name, column in untouched.items() if column.dtype.kind in "bif"}
+        changed = [name for name, column in numbers.items() if not np.array_equal(rows[name], column, equal_nan=True)]
+        assert not changed, f"the column {changed[0]!r} was changed in place: copy it first"
 
     def keeping_is_pure(self) -> None:
         first = [self._evaluator.keep(prediction) for prediction in self.predictions]
@@ -185,14 +189,14 @@ class EvaluatorChecks(Checks):
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
-        rows, shape = self._rows(), (len(self.predictions),)
-        if isinstance(self._evaluator, ScoresExamples):
-            found = self._evaluator.example_scores(rows)
-            assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
-            assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
-            if (sure := found.mistake) is not None:
-                assert np.shape(sure) == shape, "not one mistake for each row"
-                assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
+        if not isinstance(self._evaluator, ScoresExamples):
+            skip("it scores no single examples")
+        found, shape = self._evaluator.example_scores(self._rows()), (len(self.predictions),)
+        assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
+        assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
+        if (sure := found.mistake) is not None:
+            assert np.shape(sure) == shape, "not one mistake for each row"
+            assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
@@ -203,6 +207,8 @@ class EvaluatorChecks(Checks):
             found.append((evaluator.proportions(rows, weights), (3,)))
         if isinstance(evaluator, WeighsExamples):
             found.append((evaluator.example_weights(rows), (len(self.predictions),)))
+        if not found:
+            skip("it says of no metric what its interval rests on")
         for values, shape in found:
             assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
@@ -210,10 +216,11 @@ class EvaluatorChecks(Checks):
     def details_are_displays_and_json(self) -> None:
         if not isinstance(self._evaluator, ShowsDetails):
             skip("it shows no details")
-        for detail in self._evaluator.details(self._rows(), self._estimate):
-            if not isinstance(detail, get_args(Display)):
+        details = self._evaluator.details(self._rows(), self._estimate)
+        for detail in each(self._evaluator, "details", details, (tuple, *get_args(Display))):
+            if isinstance(detail, tuple):
                 name, fact = detail
-                assert isinstance(name, str)
+                assert isinstance(name, str), f"the fact {fact!r} has no text as name"
                 json.dumps(fact, allow_nan=False)
                 baseline = Baseline.of({name: fact})
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()

@@ -103,7 +103,7 @@ class MergeChecks(Checks):
             strategy.check_merge()
         except NotMergeable as error:
             skip(str(error))
-        self._train(strategy, loaded, 3)
+        self._train(strategy, loaded, 2)
         before = self._outputs(loaded)
         strategy.merge(loaded)
         return before, loaded

@@ -19,7 +19,7 @@ from ftengine.training.losses import loss_of
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached
 
-STEPS, HALF = 6, 3
+STEPS, HALF = 4, 2
 """Steps of a run, and after how many of them it is interrupted."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,16 +31,24 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 @contextmanager
-def without_values(method: str) -> Iterator[None]:
-    """Tell what a method raises on a model on the meta device as an AssertionError, with what to do."""
+def explained(
+    what: str, advice: str, kinds: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Iterator[None]:
+    """Tell what a component raises, by default whatever it is, as an AssertionError: what fails, why, what to do."""
     try:
         yield
-    except (NotImplementedError, RuntimeError) as error:
-        raise AssertionError(
-            f"{method} fails on a model on the meta device, whose weights have shapes but no values, which is what it "
-            f"is called with first ({type(error).__name__}: {error}): read no values there, and make new parameters on "
-            "the device of the weights that they go with"
-        ) from error
+    except kinds as error:
+        raise AssertionError(f"{what} ({type(error).__name__}: {error}): {advice}") from error
+
+
+def without_values(method: str) -> AbstractContextManager[None]:
+    """Tell what a method raises on a model on the meta device."""
+    what = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
+    advice = (
+        "it is called with such a model first, so read no values there, and make new parameters on the device of the "
+        "weights that they go with"
+    )
+    return explained(what, advice, (NotImplementedError, RuntimeError))
 
 
 def require_meta(module: nn.Module) -> None:

@@ -336,7 +336,7 @@ class Writing(Lines):
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
-        (Decoding, "damaged_files_are_broken_rows", "of random bytes raises UnicodeDecodeError"),
+        (Decoding, "damaged_files_are_broken_rows", "of random bytes cannot be read (UnicodeDecodeError"),
         (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
         (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
         (Mappings, "rows_have_places_and_json_values", "no Row of a source"),

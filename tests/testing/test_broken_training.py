@@ -114,6 +114,13 @@ class Vector(Pull):
         return model.classifier.bias
 
 
+class OneElement(Pull):
+    """Gives a penalty of shape (1,), which the engine refuses."""
+
+    def penalty(self, model, batch, loss):
+        return model.classifier.bias.sum()[None]
+
+
 class Silent(Pull):
     """Changes weights at the end, and tells nothing."""
 
@@ -138,9 +145,7 @@ class Silent(Pull):
         (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
         (
             Silent,
-            {
-                "what_is_changed_at_the_end_is_told_as_json": "finish() returned None; it must return a mapping of JSON values"
-            },
+            {"what_is_changed_at_the_end_is_told_as_json": "finish() returned None; it must return a mapping"},
         ),
     ],
 )
@@ -153,10 +158,11 @@ def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
     [
         (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
         (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
+        (OneElement, "losses_and_penalties_are_finite_scalars", "shape (1,); it must return a tensor of floats"),
         (
             Vector,
             "losses_and_penalties_are_finite_scalars",
-            "it must return a tensor of floats without dimensions, or None",
+            "a tensor of floats without dimensions, or None",
         ),
     ],
 )
@@ -229,7 +235,7 @@ class Counting(Plain):
     ("cls", "check", "text"),
     [
         (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "built an object of type list"),
-        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves 1 of 8 parameters out"),
+        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves 5 of 8 parameters out"),
         (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
         (Looks, "it_builds_on_the_meta_device", "read no values in it"),
         (OwnRate, "it_goes_by_the_learning_rate_of_its_groups", "learning rate of 0 moves"),
