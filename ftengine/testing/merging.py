@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -38,12 +39,12 @@ class MergeChecks(Checks):
     batch: Batch
 
     def merging_keeps_the_outputs(self) -> None:
-        before, loaded = self._merged()
+        before, loaded = self._merged
         difference = relative(self._outputs(loaded), before)
         assert difference < TOLERANCE, f"merging changes outputs by {difference:.3g} of their size"
 
     def merging_leaves_nothing_behind(self) -> None:
-        _, loaded = self._merged()
+        _, loaded = self._merged
         base = self.load().module
         names = [dict.fromkeys(module.state_dict()) for module in (base, loaded.module)]
         left, gone = [[n for n in one if n not in other] for one, other in (names[::-1], names)]
@@ -60,7 +61,7 @@ class MergeChecks(Checks):
             assert "forward" not in vars(part), f"{where} keeps the strategy's own forward: take it away"
 
     def the_merged_model_opens_without_the_strategy(self) -> None:
-        before, loaded = self._merged()
+        before, loaded = self._merged
         with tempfile.TemporaryDirectory() as folder:
             save_model(loaded.module, None, Path(folder))
             if not is_pretrained(Path(folder)):
@@ -94,6 +95,7 @@ class MergeChecks(Checks):
             loaded.module(**self.batch).loss.backward()
             optimizer.step()
 
+    @cached_property
     def _merged(self) -> tuple[Tensor, LoadedModel]:
         """Return the unmerged outputs of a model that trained some steps, and the model merged."""
         strategy, loaded = self._new()
