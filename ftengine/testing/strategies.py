@@ -22,7 +22,7 @@ from ftengine.testing.samples import on_meta
 from ftengine.testing.values import copies, differing, relative, require_meta, without_values
 from ftengine.training.modes import train_mode
 
-STEPS = 5
+STEPS = 3
 LEAST_EFFECT = 1e-3
 """How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
 
@@ -119,10 +119,10 @@ class StrategyChecks(MergeChecks):
             skip("matches() tells nothing")
         for pattern, paths in matches.items():
             assert paths, f"matches() has the pattern {pattern!r} without a module; raise NoMatch in prepare instead"
-            known = [path for path in paths if path in modules or _is_parameter(path, loaded.module)]
-            unknown = sorted(set(paths) - set(known))
+            # One that goes by parameters may name those.
+            unknown = sorted(set(paths) - modules.keys() - dict(loaded.module.named_parameters()).keys())
             assert not unknown, f"matches() names {unknown[0]!r} for {pattern!r}, which is no module of the model"
-            trains = any(p.requires_grad for path in known if path in modules for p in modules[path].parameters())
+            trains = any(p.requires_grad for path in paths if path in modules for p in modules[path].parameters())
             # A pattern may freeze what it names, where other parts of the base train.
             freezes = bool(loaded.pretrained & trainable(loaded.module).keys())
             assert trains or freezes, (
@@ -229,8 +229,3 @@ def _is_among(tensor: Tensor, values: Tensor, kept: list[Tensor]) -> bool:
     if any(tensor.data_ptr() == one.data_ptr() for one in kept):
         return tensor.equal(values)
     return any(one.shape == values.shape and one.equal(values) for one in kept)
-
-
-def _is_parameter(path: str, module: nn.Module) -> bool:
-    """Say whether a path is that of a parameter, which a strategy that goes by parameters may name."""
-    return any(path == name for name, _ in module.named_parameters())
