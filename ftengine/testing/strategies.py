@@ -22,7 +22,7 @@ from ftengine.testing.samples import on_meta
 from ftengine.testing.values import copies, differing, relative, require_meta, without_values
 from ftengine.training.modes import train_mode
 
-STEPS = 3
+STEPS = 5
 LEAST_EFFECT = 1e-3
 """How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
 
