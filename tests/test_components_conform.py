@@ -14,16 +14,17 @@ from ftengine.testing.components import SUITES
 
 REGISTRY = Registry()
 BOX = [(kind, entry.name) for kind in KINDS for entry in REGISTRY.entries(kind)]
+TEXTS, ANSWERS = "sequence-classification", "causal-lm"
 VARIANTS = [
-    {"name": "adapter", "placement": "houlsby", "init": "bert", "dropout": 0.1},
-    {"name": "adapter", "placement": "parallel", "bottleneck": 3},
-    {"name": "full", "layer_decay": 0.5, "unfreeze_every": 1},
-    {"name": "lora", "rslora": True, "lr_ratio": 4},
-    {"name": "lora", "dora": True, "dropout": 0.2},
-    {"name": "lora", "init": "pissa", "dora": True},
-    {"name": "lora", "init": "olora"},
-    {"name": "prefix", "projection": 8},
-    {"name": "prompt", "init": "random"},
+    (TEXTS, {"name": "adapter", "placement": "houlsby", "init": "bert", "dropout": 0.1}),
+    (ANSWERS, {"name": "adapter", "placement": "parallel", "bottleneck": 3}),
+    (TEXTS, {"name": "full", "layer_decay": 0.5, "unfreeze_every": 1}),
+    (TEXTS, {"name": "lora", "rslora": True, "lr_ratio": 4}),
+    (ANSWERS, {"name": "lora", "dora": True, "dropout": 0.2}),
+    (ANSWERS, {"name": "lora", "init": "pissa", "dora": True}),
+    (TEXTS, {"name": "lora", "init": "olora"}),
+    (ANSWERS, {"name": "prefix", "projection": 8}),
+    (TEXTS, {"name": "prompt", "init": "random"}),
 ]
 MISSING = {("augmenter", "back-translation"), ("augmenter", "synonyms")}
 """Components with options that have to be given; what they name is checked below."""
@@ -45,9 +46,8 @@ def test_components_in_the_box_pass(kind, name):
     assert (passed > 0) is ((kind, name) not in MISSING)
 
 
-@pytest.mark.parametrize("head", ["causal-lm", "sequence-classification"])
-@pytest.mark.parametrize("spec", VARIANTS, ids=str)
-def test_strategies_in_the_box_pass_with_other_options(spec, head):
+@pytest.mark.parametrize(("head", "spec"), VARIANTS, ids=str)
+def test_strategies_in_the_box_pass_with_other_options(head, spec):
     one = fixture(head)
     check_strategy(lambda: REGISTRY.build("strategy", spec, "strategy"), one.load, one.batch)
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from ftengine.api import AuditedData, Example
 from ftengine.data.split import make_splits
@@ -28,7 +29,7 @@ def audited_rows(
         head: of the task that says what they hold.
     """
     task = task_of(head)
-    with tempfile.TemporaryDirectory() as folder, _cache(Path(folder) / "cache"):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FTENGINE_CACHE=f"{folder}/cache"):
         files = {}
         for name, rows in splits.items():
             file = Path(folder) / f"{name}.jsonl"
@@ -65,17 +66,3 @@ def messy() -> dict[str, list[Example]]:
         {"text": "A label that no other row has.", "label": "rare"},
     ]
     return {"train": train, "validation": rows["validation"], "test": [*rows["test"], dict(rows["train"][0])]}
-
-
-@contextmanager
-def _cache(folder: Path) -> Iterator[None]:
-    """Keep the rows that are read out of the user's cache."""
-    before = os.environ.get("FTENGINE_CACHE")
-    os.environ["FTENGINE_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FTENGINE_CACHE"]
-        else:
-            os.environ["FTENGINE_CACHE"] = before

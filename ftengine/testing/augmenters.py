@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, ReadsProcessor, Task
-from ftengine.testing.checks import methods, run_checks, skip
-from ftengine.testing.values import equal
+from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.values import equal, explained
 
 
 def check_augmenter(
@@ -34,89 +36,78 @@ def check_augmenter(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(augmenter_checks(make, task, examples, processor), expected_failed_checks)
+    run_checks(AugmenterChecks(make, task, examples, processor), expected_failed_checks)
 
 
-def augmenter_checks(
-    make: Callable[[], Augmenter], task: Task, examples: Sequence[Example], processor: Any, on: str = ""
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of an augmenter on some examples of one task."""
-    return methods(_AugmenterChecks(make, task, examples, processor), on)
+@dataclass
+class AugmenterChecks(Checks):
+    """Checks of an augmenter on some examples of one task."""
 
-
-class _AugmenterChecks:
-    def __init__(self, make: Callable[[], Augmenter], task: Task, examples: Sequence[Example], processor: Any) -> None:
-        self._make, self._task, self._examples, self._processor = make, task, examples, processor
+    make: Callable[[], Augmenter]
+    task: Task
+    examples: Sequence[Example]
+    processor: Any
 
     def same_seed_same_examples(self) -> None:
-        assert self._augmented() == self._augmented(), "the same (seed, epoch, row) gives different examples"
+        assert self._augmented() == self._usual, "the same (seed, epoch, row) gives different examples"
 
     def no_state_between_examples(self) -> None:
-        forwards, backwards = self._augmented(), self._augmented(backwards=True)
-        assert forwards == backwards, "what becomes of an example depends on those before it"
+        assert self._usual == self._augmented(backwards=True), "what becomes of an example depends on those before it"
         augmenter = self._made()
         first, second = (self._augmented(augmenter=augmenter) for _ in "ab")
         assert first == second, (
             "the same examples come out otherwise the second time: what becomes of an example may depend on the "
             "options, the example and the random numbers that are given alone"
         )
-        assert second == forwards, "a used augmenter gives other examples than a fresh one"
+        assert second == self._usual, "a used augmenter gives other examples than a fresh one"
 
     def it_can_be_pickled(self) -> None:
         fresh, used = self._made(), self._made()
         self._augmented(augmenter=used)
-        try:
+        advice = "keep files, locks and functions out of its attributes, or make them when they are needed"
+        with explained("it cannot be sent to another process", advice):
             state, _ = pickle.loads(pickle.dumps(vars(fresh))), pickle.dumps(vars(used))
-        # What cannot be pickled raises errors of every class.
-        except Exception as error:
-            raise AssertionError(
-                f"it cannot be sent to another process ({type(error).__name__}: {error}): keep files, locks and "
-                "functions out of its attributes, or make them when they are needed"
-            ) from error
         other = self._made()
         vars(other).update(state)
-        assert self._augmented(augmenter=other) == self._augmented(), "it gives other examples after it was pickled"
+        assert self._augmented(augmenter=other) == self._usual, "it gives other examples after it was pickled"
 
     def given_examples_stay(self) -> None:
-        for row in self._examples:
+        for row in self.examples:
             given = copy.deepcopy(row)
-            list(self._made().augment(given, self._task, random.Random(0)))
+            list(self._made().augment(given, self.task, random.Random(0)))
             assert given == row, "an example that was given was changed in place: copy it first"
 
     def labels_stay(self) -> None:
         for seed in range(3):
-            for row, new in zip(self._examples, self._augmented(seed), strict=True):
-                target = self._task.view(row).target
-                changed = [one for one in new if self._task.view(one).target != target]
+            for row, new in zip(self.examples, self._augmented(seed), strict=True):
+                target = self.task.view(row).target
+                changed = [one for one in new if self.task.view(one).target != target]
                 assert not changed, (
                     f"what is to be answered of {row} was {target!r} and became "
-                    f"{self._task.view(changed[0]).target!r}: an augmenter changes inputs alone (Task.with_inputs)"
+                    f"{self.task.view(changed[0]).target!r}: an augmenter changes inputs alone (Task.with_inputs)"
                 )
 
     def new_examples_can_be_read(self) -> None:
-        for row, new in zip(self._examples, self._augmented(), strict=True):
-            texts = all(isinstance(value, str) for value in self._task.view(row).inputs)
+        for row, new in zip(self.examples, self._usual, strict=True):
+            texts = all(isinstance(value, str) for value in self.task.view(row).inputs)
             for one in new:
-                inputs = list(self._task.view(one).inputs)
+                inputs = list(self.task.view(one).inputs)
                 sound = all(isinstance(value, str) if texts else value is not None for value in inputs or [None])
                 assert sound, f"{row} became {one}, whose inputs are {inputs}"
 
     def new_examples_can_be_encoded(self) -> None:
-        if self._processor is None:
+        if self.processor is None:
             skip("there is no processor to encode them with")
-        for row, new in zip(self._examples, self._augmented(), strict=True):
+        for row, new in zip(self.examples, self._usual, strict=True):
             for one in new:
-                try:
-                    weight = self._task.encode(one, self._processor)["weight"]
-                # Whatever it raises, the row cannot be trained on.
-                except Exception as error:
-                    raise AssertionError(f"{row} became {one}, which cannot be encoded: {error}") from error
+                with explained(f"{row} became {one}, which cannot be encoded", "change inputs alone"):
+                    weight = self.task.encode(one, self.processor)["weight"]
                 assert weight, f"{row} became {one}, of which nothing is trained on"
 
     def something_changes(self) -> None:
-        if isinstance(self._make(), MixesBatches):
+        if isinstance(self.make(), MixesBatches):
             skip("it changes batches")
-        unchanged = [[row] for row in self._examples]
+        unchanged = [[row] for row in self.examples]
         changes = any(self._augmented(seed) != unchanged for seed in range(20))
         assert changes, "twenty seeds leave every example as it was"
 
@@ -129,27 +120,32 @@ class _AugmenterChecks:
 
     def mixing_leaves_the_batch_and_its_shapes(self) -> None:
         augmenter, given = self._mixing(), self._batch()
-        mixed = augmenter.mix(given, self._task, random.Random(0))
+        mixed = augmenter.mix(given, self.task, random.Random(0))
         assert equal(given, self._batch()), "the batch that was given was changed in place"
         sizes = {key: len(value) for key, value in mixed.items() if isinstance(value, torch.Tensor) and value.ndim}
-        count = len(self._examples)
+        count = len(self.examples)
         assert set(sizes.values()) == {count}, f"{count} examples became tensors of {sizes} rows"
 
     def _made(self) -> Augmenter:
-        augmenter = self._make()
+        augmenter = self.make()
         if isinstance(augmenter, ChecksOptions):
             augmenter.check_options()
-        if isinstance(augmenter, ReadsProcessor) and self._processor is not None:
-            augmenter.bind_processor(self._processor)
+        if isinstance(augmenter, ReadsProcessor) and self.processor is not None:
+            augmenter.bind_processor(self.processor)
         return augmenter
+
+    @cached_property
+    def _usual(self) -> list[list[Example]]:
+        """What a fresh augmenter makes of the examples, one after another."""
+        return self._augmented()
 
     def _augmented(
         self, seed: int = 0, backwards: bool = False, augmenter: Augmenter | None = None
     ) -> list[list[Example]]:
-        order = list(enumerate(copy.deepcopy(list(self._examples))))
+        order = list(enumerate(copy.deepcopy(list(self.examples))))
         augmenter = augmenter or self._made()
         found = {
-            i: list(augmenter.augment(row, self._task, random.Random(f"{seed}/0/{i}")))
+            i: list(augmenter.augment(row, self.task, random.Random(f"{seed}/0/{i}")))
             for i, row in (reversed(order) if backwards else order)
         }
         return [found[i] for i, _ in order]
@@ -158,13 +154,13 @@ class _AugmenterChecks:
         augmenter = self._made()
         if not isinstance(augmenter, MixesBatches):
             skip("it mixes no batches")
-        if self._processor is None:
+        if self.processor is None:
             skip("there is no processor to make a batch with")
         return augmenter
 
     def _batch(self) -> Batch:
-        features = [self._task.encode(row, self._processor) for row in self._examples]
-        return self._task.collate(features, self._processor)
+        features = [self.task.encode(row, self.processor) for row in self.examples]
+        return self.task.collate(features, self.processor)
 
     def _mixed(self, seed: int) -> Batch:
-        return self._mixing().mix(self._batch(), self._task, random.Random(seed))
+        return self._mixing().mix(self._batch(), self.task, random.Random(seed))

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from ftengine.api import (
     Validated,
 )
 from ftengine.errors import InputError, TrainingError
-from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.runs import stored_runs
-from ftengine.testing.values import equal
+from ftengine.testing.values import equal, explained, hooks
 
 
 def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
@@ -41,12 +42,7 @@ def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(callback_checks(make), expected_failed_checks)
-
-
-def callback_checks(make: Callable[[], Callback]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a callback."""
-    return methods(_CallbackChecks(make))
+    run_checks(CallbackChecks(make), expected_failed_checks)
 
 
 def events(run: Path) -> list[Event]:
@@ -70,44 +66,33 @@ def events(run: Path) -> list[Event]:
     ]
 
 
-class _CallbackChecks:
-    def __init__(self, make: Callable[[], Callback]) -> None:
-        self._make = make
+@dataclass
+class CallbackChecks(Checks):
+    """Checks of a callback on the events of a small run."""
+
+    make: Callable[[], Callback]
 
     def it_takes_every_event(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            callback = self._made()
-            for event in events(Path(folder)):
-                try:
-                    _tell(callback, event)
-                # Whatever it raises, the run would go on without it.
-                except Exception as error:
-                    raise AssertionError(
-                        f"it fails on {type(event).__name__} ({type(error).__name__}: {error}): pass over events that "
-                        "it does not need"
-                    ) from error
+        for callback, event in self._told():
+            with explained(f"it fails on {type(event).__name__}", "pass over events that it does not need"):
+                _tell(callback, event)
 
     def events_stay_as_they_are(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            callback, told = self._made(), events(Path(folder))
-            for event in told:
-                before = copy.deepcopy(_plain(event))
-                _tell(callback, event)
-                assert equal(_plain(event), before), f"it changes what {type(event).__name__} holds: copy it first"
+        for callback, event in self._told():
+            before = copy.deepcopy(_plain(event))
+            _tell(callback, event)
+            assert equal(_plain(event), before), f"it changes what {type(event).__name__} holds: copy it first"
 
     def the_model_stays_as_it_is(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            callback = self._made()
-            for event in events(Path(folder)):
-                if not isinstance(event, BeforeStep):
-                    _tell(callback, event)
-                    continue
-                before = copy.deepcopy(_tensors(event.model))
-                _tell(callback, event)
-                assert equal(_tensors(event.model), before), (
-                    "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
-                )
-                assert not _has_hooks(event.model), "it leaves hooks on the model: take them away before `on` returns"
+        for callback, event in self._told():
+            model = event.model if isinstance(event, BeforeStep) else nn.Module()
+            before = copy.deepcopy(_tensors(model))
+            _tell(callback, event)
+            assert equal(_tensors(model), before), (
+                "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
+            )
+            left = sum(map(hooks, model.modules()))
+            assert not left, f"it leaves {left} hooks on the model: take them away before `on` returns"
 
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
@@ -117,8 +102,14 @@ class _CallbackChecks:
         told = isinstance(command, str) and bool(command.strip())
         assert told, f"view_command returns {command!r}"
 
+    def _told(self) -> Iterator[tuple[Callback, Event]]:
+        callback = self._made()
+        with tempfile.TemporaryDirectory() as folder:
+            for event in events(Path(folder)):
+                yield callback, event
+
     def _made(self) -> Callback:
-        callback = self._make()
+        callback = self.make()
         if isinstance(callback, ChecksOptions):
             try:
                 callback.check_options()
@@ -151,7 +142,3 @@ def _with_gradients() -> nn.Module:
 def _tensors(model: nn.Module) -> dict[str, Any]:
     values: dict[str, Any] = {name: (p.detach(), p.grad) for name, p in model.named_parameters()}
     return {**values, "": [part.training for part in model.modules()]}
-
-
-def _has_hooks(model: nn.Module) -> bool:
-    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in model.modules())

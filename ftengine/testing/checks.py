@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, NoReturn
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
 
-from ftengine.errors import InputError
+from ftengine.errors import FtengineError
 
-Checks = Iterable[tuple[str, Callable[[], None]]]
-"""Names of checks, and what raises where one fails; a name may come several times, once for each model or data."""
+Check = tuple[str, Callable[[], None]]
+"""The name of a check, and what raises where it fails; a name may come several times, once for each model or data."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def skip(reason: str) -> NoReturn:
     raise NotApplicable(reason)
 
 
-def results_of(checks: Checks, expected: Mapping[str, str] | None) -> list[CheckResult]:
+def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> list[CheckResult]:
     """Run checks; return one result a name, in their order.
 
     Where a name comes several times, one failure makes it fail, and it is skipped where it never applies.
@@ -56,7 +57,7 @@ def results_of(checks: Checks, expected: Mapping[str, str] | None) -> list[Check
     return found
 
 
-def run_checks(checks: Checks, expected: Mapping[str, str] | None) -> None:
+def run_checks(checks: Iterable[Check], expected: Mapping[str, str] | None) -> None:
     """Run checks and raise an AssertionError that names each that failed."""
     require_passed(results_of(checks, expected))
 
@@ -68,30 +69,33 @@ def require_passed(results: Iterable[CheckResult]) -> None:
         raise AssertionError("; ".join(wrong))
 
 
-def methods(suite: object, on: str = "") -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the public methods of an object as checks, in the order in which its class defines them.
+@dataclass
+class Checks:
+    """A component's checks: the public methods of a class, in the order in which it defines them, then its base's.
 
     Args:
-        suite: has the checks.
+        make: returns a fresh component, e.g. its class.
         on: the model or data that it looks at, for the messages; "" where there is one alone.
     """
-    for name in vars(type(suite)):
-        if not name.startswith("_"):
-            yield name, _located(getattr(suite, name), on)
+
+    make: Callable[[], Any]
+    on: str = field(default="", kw_only=True)
+
+    def __iter__(self) -> Iterator[Check]:
+        for kind in type(self).__mro__:
+            for name, member in vars(kind).items():
+                if inspect.isfunction(member) and not name.startswith("_"):
+                    yield name, _located(getattr(self, name), self.on)
 
 
-def any_of(checks: Iterable[Callable[[], None]]) -> Callable[[], None]:
+def any_of(checks: Sequence[Callable[[], None]]) -> Callable[[], None]:
     """Return a check that passes where one of several does."""
-    several = list(checks)
 
     def check() -> None:
-        outcomes = [_outcome(one) for one in several]
-        if any(outcome == "passed" for outcome, _ in outcomes):
-            return
-        for outcome, reason in outcomes:
-            if outcome == "failed":
-                raise AssertionError(reason)
-        skip(outcomes[0][1])
+        outcomes = dict(map(_outcome, checks))
+        if "passed" not in outcomes:
+            assert "failed" not in outcomes, outcomes["failed"]
+            skip(outcomes["skipped"])
 
     return check
 
@@ -113,7 +117,7 @@ def _located(check: Callable[[], None], on: str) -> Callable[[], None]:
 
 
 def _told(error: Exception) -> str:
-    kind = "" if isinstance(error, (AssertionError, InputError)) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, (AssertionError, FtengineError)) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 
 
@@ -129,15 +133,14 @@ def _outcome(check: Callable[[], None]) -> tuple[str, str]:
 
 def _joined(name: str, told: list[tuple[str, str]], expected: Mapping[str, str]) -> CheckResult:
     failed = list(dict.fromkeys(reason for outcome, reason in told if outcome == "failed"))
-    if name in expected:
-        if failed:
-            return CheckResult(name, "expected", expected[name])
-        if all(outcome == "skipped" for outcome, _ in told):
-            return CheckResult(name, "failed", f"is skipped, though it was expected to fail: {told[0][1]}")
-        return CheckResult(name, "failed", f"passes, though it was expected to fail ({expected[name]})")
+    skipped = all(outcome == "skipped" for outcome, _ in told)
+    if failed and name in expected:
+        return CheckResult(name, "expected", expected[name])
     if failed:
         more = f" (and in {len(failed) - 1} more places)" if len(failed) > 1 else ""
         return CheckResult(name, "failed", failed[0] + more)
-    if all(outcome == "skipped" for outcome, _ in told):
-        return CheckResult(name, "skipped", told[0][1])
-    return CheckResult(name, "passed")
+    if name in expected:
+        said = f"is skipped, though it was expected to fail: {told[0][1]}"
+        passes = f"passes, though it was expected to fail ({expected[name]})"
+        return CheckResult(name, "failed", said if skipped else passes)
+    return CheckResult(name, "skipped", told[0][1]) if skipped else CheckResult(name, "passed")

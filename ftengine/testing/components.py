@@ -1,40 +1,59 @@
-"""One door for tools: whatever a class is, the checks of its kind on what ftengine.testing ships."""
+"""One door for tools: whatever a class is, the checks of its kind on whatever of the shipped things suits it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
-from ftengine.api import Component
-from ftengine.errors import PluginError
+from ftengine.api import (
+    Augmenter,
+    Component,
+    Evaluator,
+    Example,
+    FitsOnValidation,
+    LearnsLabels,
+    LoadRequest,
+    ModelLoader,
+    Prediction,
+    Reader,
+    ReadsColumns,
+    ReadsProcessor,
+    Regularizer,
+    Strategy,
+    Task,
+)
+from ftengine.data.augmentation import require_suitable
+from ftengine.errors import InputError, PluginError
+from ftengine.model import save_model
 from ftengine.plugins.offered import ALLOWED_TO_FAIL, described, fault
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import KINDS
-from ftengine.testing import suites
-from ftengine.testing.checks import CheckResult, require_passed, results_of
-
-Suite = Callable[[Callable[[], Any]], Iterator[tuple[str, Callable[[], None]]]]
-
-SUITES: Mapping[str, Suite] = {
-    "loader": suites.of_loader,
-    "task": suites.of_task,
-    "strategy": suites.of_strategy,
-    "augmenter": suites.of_augmenter,
-    "regularizer": suites.of_regularizer,
-    "reader": suites.of_reader,
-    "optimizer": suites.of_optimizer,
-    "schedule": suites.of_schedule,
-    "evaluator": suites.of_evaluator,
-    "audit": suites.of_audit,
-    "rule": suites.of_rule,
-    "callback": suites.of_callback,
-}
-"""For each kind what yields its checks, given what builds a component."""
+from ftengine.testing.audited import audited_rows, clean, messy
+from ftengine.testing.augmenters import AugmenterChecks
+from ftengine.testing.callbacks import CallbackChecks
+from ftengine.testing.checks import Check, CheckResult, any_of, require_passed, results_of, skip
+from ftengine.testing.evaluators import EvaluatorChecks
+from ftengine.testing.evaluators import rows_of as rows_of_predictions
+from ftengine.testing.findings import AuditChecks, RuleChecks
+from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
+from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
+from ftengine.testing.predicted import predictions
+from ftengine.testing.readers import ReaderChecks, sample_sources
+from ftengine.testing.regularizers import RegularizerChecks
+from ftengine.testing.runs import stored_runs
+from ftengine.testing.samples import Fixture, fixture, fixtures, rows_of
+from ftengine.testing.strategies import StrategyChecks
+from ftengine.testing.tasks import TaskChecks
+from ftengine.testing.values import explained
+from ftengine.training.regularizing import Attached
 
 COMPLETE, OPTIONS = "it_is_complete", "its_options_are_given"
 
@@ -69,8 +88,8 @@ def check_results(
         said = explain(error, cls.Config, "options.", f" of {kind} {cls.name!r}")
         intended = options is None and all(item["type"] in ALLOWED_TO_FAIL for item in error.errors())
         return [CheckResult(OPTIONS, "skipped" if intended else "failed", said)]
-    checks = [(COMPLETE, partial(_require_documented, cls))]
-    return results_of(chain(checks, SUITES[kind](partial(cls, config))), expected_failed_checks)
+    complete = (COMPLETE, partial(_require_documented, cls))
+    return results_of(chain([complete], SUITES[kind](partial(cls, config))), expected_failed_checks)
 
 
 def check_component(
@@ -102,3 +121,224 @@ def _require_documented(cls: type[Component]) -> None:
     assert own, "it has no docstring, whose first line is what `ftengine plugins list` shows of it"
     silent: Sequence[str] = [name for name, field in cls.Config.model_fields.items() if not field.description]
     assert not silent, f"its option {silent[0]!r} has no description: Field(…, description=…)"
+
+
+def _of_strategy(make: Callable[[], Strategy]) -> Iterator[Check]:
+    def suits(one: Fixture) -> None:
+        make().prepare(one.load())
+
+    return _on_models(suits, lambda one: StrategyChecks(make, one.load, one.batch, on=one.name))
+
+
+def _of_regularizer(make: Callable[[], Regularizer]) -> Iterator[Check]:
+    """Yield a regularizer's checks on each model that it attaches to; all parameters train."""
+
+    def suits(one: Fixture) -> None:
+        Attached([make()], one.load_trainable(), one.task)
+
+    return _on_models(suits, lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name))
+
+
+def _of_augmenter(make: Callable[[], Augmenter]) -> Iterator[Check]:
+    """Yield an augmenter's checks on the rows of each task that it suits; it has to change something of one of them."""
+
+    def suits(one: Fixture) -> None:
+        augmenter = make()
+        require_suitable(augmenter, one.task)
+        if isinstance(augmenter, ReadsProcessor):
+            augmenter.bind_processor(one.processor)
+
+    def checks(one: Fixture) -> Iterable[Check]:
+        return AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
+
+    changes = []
+    for name, check in _on_models(suits, checks):
+        if name == "something_changes":
+            changes.append(check)
+        else:
+            yield name, check
+    if changes:
+        yield "something_changes", any_of(changes)
+
+
+def _of_task(make: Callable[[], Task]) -> Iterator[Check]:
+    """Yield a task's checks on rows of each shape that it takes, with a model where its head is shipped."""
+    head, modality = make().head, make().modality
+    known = next((one for one in fixtures() if one.head == head), None)
+    reader = known or next((one for one in fixtures() if one.task.modality == modality), None)
+    if reader is None:
+        yield "rows_suit_it", partial(skip, f"no rows of modality {modality!r} are shipped; use check_task with yours")
+        return
+    refused, suited = [], 0
+    for rows in rows_of(modality):
+        shape = ", ".join(rows[0])
+        try:
+            task = make()
+            task.labels = task.bind({"train": rows})
+            for row in rows:
+                task.encode(row, reader.processor)
+        # What a task makes of rows of another shape is checked below.
+        except Exception as error:
+            refused.append((shape, rows, error))
+            continue
+        suited += 1
+        yield from TaskChecks(make, reader.processor, rows, known.load if known else None, on=f"rows of {shape}")
+    for refusal in refused:
+        yield "other_rows_are_data_errors", partial(_require_data_error, make, *refusal)
+    if not suited:
+        told = "; ".join(f"rows of {shape}: {said}" for shape, _, said in refused)
+        yield "rows_suit_it", partial(skip, f"none of the shipped rows suit it; use check_task with yours ({told})")
+
+
+def _of_evaluator(make: Callable[[], Evaluator]) -> Iterator[Check]:
+    """Yield an evaluator's checks on the predictions that have what it reads."""
+    suited, refused = 0, []
+    for one in predictions():
+        evaluator = make()
+        columns = evaluator.columns if isinstance(evaluator, ReadsColumns) else frozenset()
+        if not evaluator.reads <= one.keys | columns:
+            continue
+        try:
+            if isinstance(evaluator, LearnsLabels):
+                evaluator.bind("a-task", one.labels)
+        except InputError as error:
+            refused.append((one.name, str(error)))
+            continue
+        suited += 1
+        rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
+        failure = _failure(evaluator, rows)
+        yield "what_it_cannot_measure_is_refused", partial(_require_measured, failure, one.name)
+        if failure is None:
+            yield from EvaluatorChecks(make, rows, one.labels, on=one.name)
+    yield from _refused(refused)
+    if not suited:
+        keys = sorted(make().reads)
+        why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
+        yield "predictions_suit_it", partial(skip, why)
+
+
+def _failure(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Exception | None:
+    """Return what an evaluator raises where it measures predictions; None where it measures them."""
+    try:
+        rows = rows_of_predictions(evaluator, predictions)
+        if isinstance(evaluator, FitsOnValidation):
+            evaluator.fit(rows)
+        evaluator.score(rows, np.ones(len(predictions)))
+    # Whatever it raises, a run would end there.
+    except Exception as error:
+        return error
+    return None
+
+
+def _require_measured(error: Exception | None, on: str) -> None:
+    assert error is None, (
+        f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them "
+        "before anything trains: bind(task, labels) raises RecipeError (ability LearnsLabels)"
+    )
+
+
+def _of_loader(make: Callable[[], ModelLoader]) -> Iterator[Check]:
+    """Yield a loader's checks on a small transformers folder, where it accepts that; else those of `accepts`."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = fixture("causal-lm").load()
+        save_model(loaded.module, loaded.processor, Path(folder))
+        if _accepts(make(), folder):
+            yield from LoaderChecks(make, folder, LoadRequest(folder, loaded.head))
+            return
+        yield from AcceptingChecks(make, folder)
+    why = "it does not accept the shipped source, a transformers folder; use check_loader with a source of yours"
+    yield "it_loads_what_was_asked", partial(skip, why)
+
+
+def _of_reader(make: Callable[[], Reader]) -> Iterator[Check]:
+    """Yield a reader's checks on the shipped sources that it accepts; else those of `accepts`."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = sample_sources(Path(folder))
+        accepted = [source for source in sources if _accepts(make(), source)]
+        for source in accepted:
+            yield from ReaderChecks(make, source, sources[source], on=Path(source).name)
+        if accepted:
+            return
+        yield from AcceptingChecks(make, folder)
+    names = ", ".join(Path(source).name for source in sources)
+    why = f"it accepts none of the shipped sources ({names}); use check_reader with a file of yours"
+    yield "rows_are_those_that_were_written", partial(skip, why)
+
+
+def _of_audit(make: Callable[[], Any]) -> Iterator[Check]:
+    shipped = {"clean rows": clean(), "rows with many faults": messy()}
+    for name, splits in {**shipped, "a training split alone": {"train": clean()["train"]}}.items():
+        with audited_rows(splits) as data:
+            yield from AuditChecks(make, data, on=name)
+
+
+def _of_rule(make: Callable[[], Any]) -> Iterator[Check]:
+    return chain.from_iterable(RuleChecks(make, run, on=name) for name, run in stored_runs().items())
+
+
+def _on_models(suits: Callable[[Fixture], None], checks: Callable[[Fixture], Iterable[Check]]) -> Iterator[Check]:
+    """Yield checks on each model that suits; those that are refused are skipped, and one has to suit.
+
+    Args:
+        suits: raises an InputError where a component refuses a model.
+        checks: yields the checks on one model.
+    """
+    refused, suited = [], 0
+    for one in fixtures():
+        try:
+            suits(one)
+        except InputError as error:
+            refused.append((one.name, str(error)))
+            continue
+        # Whatever else it raises, the checks will tell.
+        except Exception:
+            pass
+        suited += 1
+        yield from checks(one)
+    yield from _refused(refused)
+    if not suited:
+        told = "; ".join(f"{name}: {reason}" for name, reason in refused)
+        yield "it_suits_a_model", partial(_fail, f"it refuses each model that is shipped ({told})")
+
+
+def _refused(refused: Sequence[tuple[str, str]]) -> Iterator[Check]:
+    for name, reason in refused:
+        yield name, partial(skip, reason)
+
+
+def _fail(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def _require_data_error(make: Callable[[], Task], shape: str, rows: Sequence[Example], error: Exception) -> None:
+    assert isinstance(error, InputError), (
+        f"rows of {shape} raise {type(error).__name__}: {error}; a row that cannot be used is a DataError that names "
+        "the column which is missing, or wrong"
+    )
+    for row in rows:
+        with explained(f"view raises for a row of {shape}", "tell no inputs of a row that cannot be read"):
+            make().view(row)
+
+
+def _accepts(loader: ModelLoader | Reader, source: str) -> bool:
+    try:
+        return bool(loader.accepts(source))
+    except Exception:  # the checks will tell
+        return False
+
+
+SUITES: Mapping[str, Callable[[Callable[[], Any]], Iterable[Check]]] = {
+    "loader": _of_loader,
+    "task": _of_task,
+    "strategy": _of_strategy,
+    "augmenter": _of_augmenter,
+    "regularizer": _of_regularizer,
+    "reader": _of_reader,
+    "optimizer": OptimizerChecks,
+    "schedule": ScheduleChecks,
+    "evaluator": _of_evaluator,
+    "audit": _of_audit,
+    "rule": _of_rule,
+    "callback": CallbackChecks,
+}
+"""For each kind what yields its checks, given what builds a component."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -28,7 +29,8 @@ from ftengine.api import (
     SubtractsProportions,
     WeighsExamples,
 )
-from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.plugins.returned import each
+from ftengine.testing.checks import Checks, run_checks, skip
 
 
 def check_evaluator(
@@ -48,17 +50,7 @@ def check_evaluator(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(evaluator_checks(make, predictions, labels), expected_failed_checks)
-
-
-def evaluator_checks(
-    make: Callable[[], Evaluator], predictions: Sequence[Prediction], labels: Labels | None, on: str = ""
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of an evaluator on predictions of one kind."""
-    evaluator = make()
-    if isinstance(evaluator, LearnsLabels):
-        evaluator.bind("a-task", labels)
-    return methods(_Checks(evaluator, predictions), on)
+    run_checks(EvaluatorChecks(make, predictions, labels), expected_failed_checks)
 
 
 def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
@@ -80,58 +72,70 @@ def _column(values: list[Any]) -> np.ndarray:
     return objects
 
 
-class _Checks:
-    def __init__(self, evaluator: Evaluator, predictions: Sequence[Prediction]) -> None:
-        self._evaluator, self._predictions = evaluator, predictions
+@dataclass
+class EvaluatorChecks(Checks):
+    """Checks of an evaluator on predictions of one kind."""
+
+    make: Callable[[], Evaluator]
+    predictions: Sequence[Prediction]
+    labels: Labels | None
+
+    def __post_init__(self) -> None:
+        self._evaluator = self.make()
         self._fitted = False
+        if isinstance(self._evaluator, LearnsLabels):
+            self._evaluator.bind("a-task", self.labels)
 
     def _rows(self) -> Rows:
-        rows = rows_of(self._evaluator, self._predictions)
+        rows = rows_of(self._evaluator, self.predictions)
         if isinstance(self._evaluator, FitsOnValidation) and not self._fitted:
             self._evaluator.fit(rows)
             self._fitted = True
         return rows
 
     def _weights(self, resamples: int) -> np.ndarray:
-        return np.random.default_rng(0).poisson(1, (resamples, len(self._predictions))).astype(np.float64)
+        return np.random.default_rng(0).poisson(1, (resamples, len(self.predictions))).astype(np.float64)
 
     def _scores(self, rows: Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
         return self._evaluator.score(rows, np.asarray(weights, dtype=np.float64))
 
     def kept_columns_have_one_shape(self) -> None:
-        kept = [self._evaluator.keep(prediction) for prediction in self._predictions]
+        kept = [self._evaluator.keep(prediction) for prediction in self.predictions]
         shapes = {tuple(sorted((name, np.shape(value)) for name, value in row.items())) for row in kept}
         assert len(shapes) == 1, f"examples keep different columns: {sorted(shapes)}"
         assert all(np.asarray(value).dtype.kind in "bif" for value in kept[0].values()), "a column is not of numbers"
 
     def scores_are_the_declared_metrics(self) -> None:
-        scores = self._scores(self._rows(), [1] * len(self._predictions))
+        scores = self._scores(self._rows(), [1] * len(self.predictions))
         found, declared = sorted(scores), sorted(self._evaluator.metrics)
         assert found == declared, f"scores {found}, metrics {declared}"
-        assert all(isinstance(value, float) for value in scores.values()), f"not all are floats: {dict(scores)}"
+        numbers = all(isinstance(value, (int, float, np.number)) for value in scores.values())
+        assert numbers, f"not all are numbers: {dict(scores)}"
 
     def proportions_lie_between_0_and_1(self) -> None:
         rows, metrics = self._rows(), self._evaluator.metrics
-        for weights in (np.ones(len(self._predictions)), *self._weights(8)):
+        for weights in (np.ones(len(self.predictions)), *self._weights(8)):
             scores = self._scores(rows, weights).items()
             shares = {name: value for name, value in scores if name in metrics and metrics[name].proportion}
             wrong = [f"{name} {value:.6g}" for name, value in shares.items() if value < -1e-9 or value > 1 + 1e-9]
             assert not wrong, f"declared a proportion: {', '.join(wrong)}"
 
     def scores_are_pure(self) -> None:
-        before = copy.deepcopy(list(self._predictions))
+        before = copy.deepcopy(list(self.predictions))
         rows, weights = self._rows(), self._weights(1)[0]
         untouched = copy.deepcopy(rows)
         first = self._scores(rows, weights)
         for other in self._weights(3)[1:]:  # other figures between two equal calls, which must leave no trace
             self._scores(rows, other)
         _same(first, self._scores(rows, weights), "a second call gives other scores: keep nothing between calls")
-        assert list(self._predictions) == before, "a prediction was changed in place"
-        assert all((rows[name] == column).all() for name, column in untouched.items() if column.dtype.kind in "bi")
+        assert list(self.predictions) == before, "a prediction was changed in place"
+        numbers = {name: column for name, column in untouched.items() if column.dtype.kind in "bif"}
+        changed = [name for name, column in numbers.items() if not np.array_equal(rows[name], column, equal_nan=True)]
+        assert not changed, f"the column {changed[0]!r} was changed in place: copy it first"
 
     def keeping_is_pure(self) -> None:
-        first = [self._evaluator.keep(prediction) for prediction in self._predictions]
-        again = [self._evaluator.keep(prediction) for prediction in self._predictions[::-1]][::-1]
+        first = [self._evaluator.keep(prediction) for prediction in self.predictions]
+        again = [self._evaluator.keep(prediction) for prediction in self.predictions[::-1]][::-1]
         same = all(
             one.keys() == other.keys() and all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
             for one, other in zip(first, again, strict=True)
@@ -146,7 +150,7 @@ class _Checks:
         _same(self._scores(rows, weights), self._scores(shuffled, weights[order]), what)
 
     def a_weight_of_two_is_the_row_twice(self) -> None:
-        n, rows = len(self._predictions), self._rows()
+        n, rows = len(self.predictions), self._rows()
         for i in range(n):
             weights = [2.0 if j == i else 1.0 for j in range(n)]
             twice = {name: np.concatenate([column, column[i : i + 1]]) for name, column in rows.items()}
@@ -154,7 +158,7 @@ class _Checks:
             _same(self._scores(rows, weights), self._scores(twice, [1] * (n + 1)), what)
 
     def a_weight_of_zero_is_no_row(self) -> None:
-        n, rows = len(self._predictions), self._rows()
+        n, rows = len(self.predictions), self._rows()
         for i in range(n):
             weights = [0.0 if j == i else 1.0 for j in range(n)]
             without = {name: np.delete(column, i, axis=0) for name, column in rows.items()}
@@ -185,14 +189,14 @@ class _Checks:
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
-        rows, shape = self._rows(), (len(self._predictions),)
-        if isinstance(self._evaluator, ScoresExamples):
-            found = self._evaluator.example_scores(rows)
-            assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
-            assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
-            if (sure := found.mistake) is not None:
-                assert np.shape(sure) == shape, "not one mistake for each row"
-                assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
+        if not isinstance(self._evaluator, ScoresExamples):
+            skip("it scores no single examples")
+        found, shape = self._evaluator.example_scores(self._rows()), (len(self.predictions),)
+        assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
+        assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
+        if (sure := found.mistake) is not None:
+            assert np.shape(sure) == shape, "not one mistake for each row"
+            assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
@@ -202,7 +206,9 @@ class _Checks:
         if isinstance(evaluator, SubtractsProportions):
             found.append((evaluator.proportions(rows, weights), (3,)))
         if isinstance(evaluator, WeighsExamples):
-            found.append((evaluator.example_weights(rows), (len(self._predictions),)))
+            found.append((evaluator.example_weights(rows), (len(self.predictions),)))
+        if not found:
+            skip("it says of no metric what its interval rests on")
         for values, shape in found:
             assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
@@ -210,10 +216,11 @@ class _Checks:
     def details_are_displays_and_json(self) -> None:
         if not isinstance(self._evaluator, ShowsDetails):
             skip("it shows no details")
-        for detail in self._evaluator.details(self._rows(), self._estimate):
-            if not isinstance(detail, get_args(Display)):
+        details = self._evaluator.details(self._rows(), self._estimate)
+        for detail in each(self._evaluator, "details", details, (tuple, *get_args(Display))):
+            if isinstance(detail, tuple):
                 name, fact = detail
-                assert isinstance(name, str)
+                assert isinstance(name, str), f"the fact {fact!r} has no text as name"
                 json.dumps(fact, allow_nan=False)
                 baseline = Baseline.of({name: fact})
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
@@ -224,7 +231,7 @@ class _Checks:
         if not isinstance(evaluator, MeasuresBaseline) or not isinstance(evaluator, ShowsDetails):
             skip("it measures no baseline")
         told = Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
-        found = evaluator.baseline_resamples(rows, np.ones((1, len(self._predictions))))
+        found = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))
         assert all(values.shape == (1,) for values in found.values()), "not one value for each resample"
         assert told is not None, "a baseline is measured, and `details` tell none"
         plain = {name: float(values[0]) for name, values in found.items()}
@@ -235,10 +242,10 @@ class _Checks:
     def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
     ) -> list[Estimate]:
-        plain, resampled = values(np.ones((1, len(self._predictions)))), values(self._weights(3))
+        plain, resampled = values(np.ones((1, len(self.predictions)))), values(self._weights(3))
         assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
         assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
-        return [Estimate(float(value), None, None, len(self._predictions)) for value in plain[0]]
+        return [Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Rule
+from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords
-from ftengine.testing.checks import methods, run_checks
+from ftengine.testing.checks import Checks, run_checks
 
 
 def check_audit(
@@ -25,14 +27,7 @@ def check_audit(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(audit_checks(make, data), expected_failed_checks)
-
-
-def audit_checks(
-    make: Callable[[], Audit], data: AuditedData, on: str = ""
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of an audit on some data."""
-    return methods(_AuditChecks(make, data), on)
+    run_checks(AuditChecks(make, data), expected_failed_checks)
 
 
 def check_rule(
@@ -48,76 +43,66 @@ def check_rule(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(rule_checks(make, run), expected_failed_checks)
+    run_checks(RuleChecks(make, run), expected_failed_checks)
 
 
-def rule_checks(make: Callable[[], Rule], run: RunRecords, on: str = "") -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a rule on one run."""
-    return methods(_RuleChecks(make, run), on)
+@dataclass
+class AuditChecks(Checks):
+    """Checks of an audit on some data."""
 
-
-class _AuditChecks:
-    def __init__(self, make: Callable[[], Audit], data: AuditedData) -> None:
-        self._make, self._data = make, data
+    make: Callable[[], Audit]
+    data: AuditedData
 
     def what_it_yields_can_be_shown(self) -> None:
-        _require_shown(self._make().look(self._data), "look", (Finding, *get_args(Display)))
+        audit = self.make()
+        _require_shown(audit, "look", audit.look(self.data), (Finding, *get_args(Display)))
 
     def the_same_data_has_the_same_findings(self) -> None:
-        audit = self._make()
-        found = [list(one.look(self._data)) for one in (audit, audit, self._make())]
+        audit = self.make()
+        found = [list(one.look(self.data)) for one in (audit, audit, self.make())]
         assert found[0] == found[1] == found[2], (
             "a second look finds something else: findings depend on the data alone, and nothing is kept between calls"
         )
 
     def places_are_of_the_data(self) -> None:
-        known = {rows.where(i) for rows in self._data.splits.values() for i in range(len(rows))}
-        known |= {rows.source for rows in self._data.splits.values()}
-        for finding in self._make().look(self._data):
+        known = {rows.where(i) for rows in self.data.splits.values() for i in range(len(rows))}
+        known |= {rows.source for rows in self.data.splits.values()}
+        for finding in self.make().look(self.data):
             for place in finding.places if isinstance(finding, Finding) else ():
                 assert any(one in place for one in known), (
                     f"the place {place!r} is none of the data: take places from `rows.where(number)`"
                 )
 
 
-class _RuleChecks:
-    def __init__(self, make: Callable[[], Rule], run: RunRecords) -> None:
-        self._make, self._run = make, run
+@dataclass
+class RuleChecks(Checks):
+    """Checks of a rule on one run."""
+
+    make: Callable[[], Rule]
+    run: RunRecords
 
     def what_it_yields_can_be_shown(self) -> None:
-        _require_shown(self._make().judge(self._run), "judge", (Finding,))
+        rule = self.make()
+        _require_shown(rule, "judge", rule.judge(self.run), (Finding,))
 
     def the_same_run_has_the_same_findings(self) -> None:
-        rule = self._make()
-        found = [list(one.judge(self._run)) for one in (rule, rule, self._make())]
+        rule = self.make()
+        found = [list(one.judge(self.run)) for one in (rule, rule, self.make())]
         assert found[0] == found[1] == found[2], (
             "a second call finds something else: findings depend on the run's records alone"
         )
 
     def only_records_are_read(self) -> None:
-        before = list(self._make().judge(self._run))
+        before = list(self.make().judge(self.run))
         with tempfile.TemporaryDirectory() as folder:
-            elsewhere = RunRecords(**{**vars_of(self._run), "path": Path(folder)})
-            found = list(self._make().judge(elsewhere))
+            found = list(self.make().judge(replace(self.run, path=Path(folder))))
             written = list(Path(folder).iterdir())
         assert found == before, "it finds something else where the run's folder is empty: go by the records alone"
         assert not written, f"it writes {written[0].name!r} into the run's folder"
 
 
-def vars_of(run: RunRecords) -> dict[str, Any]:
-    """Return what a run's records were made of."""
-    return {name: getattr(run, name) for name in run.__dataclass_fields__}
-
-
-def _require_shown(found: Any, method: str, allowed: tuple[type, ...]) -> None:
-    """Raise AssertionError where something is yielded that cannot be shown."""
-    names = " and ".join(f"ftengine.api.{kind.__name__}" for kind in allowed[:1])
-    assert isinstance(found, Iterable), f"{method} returns {found!r}; it must yield objects of {names}"
-    for one in found:
-        kind = type(one).__name__
-        assert isinstance(one, allowed), (
-            f"{method} yields a {kind}, {str(one)[:80]!r}; it must yield objects of {names}"
-        )
+def _require_shown(component: Audit | Rule, method: str, found: Any, allowed: tuple[type[Any], ...]) -> None:
+    for one in each(component, method, found, allowed):
         if isinstance(one, Finding):
             assert one.text.rstrip().endswith((".", "!", "?", "”", ")")), f"a finding is a sentence: {one.text!r}"
             assert one.kind, f"a finding has a kind, such as 'data' or 'quality': {one.text!r}"

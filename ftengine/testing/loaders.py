@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
-from ftengine.testing.checks import methods, run_checks
-from ftengine.testing.values import equal
+from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.values import equal, require_meta
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
@@ -46,26 +47,19 @@ def check_loader(
     Raises:
         AssertionError: names every check that failed, or passed though it was expected to fail.
     """
-    run_checks(loader_checks(make, request), expected_failed_checks)
+    run_checks(LoaderChecks(make, request.source, request), expected_failed_checks)
 
 
-def loader_checks(make: Callable[[], ModelLoader], request: LoadRequest) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a loader on a source that it reads."""
-    return chain(accepting_checks(make, request.source), methods(_LoaderChecks(make, request)))
+@dataclass
+class AcceptingChecks(Checks):
+    """Checks of what a loader or reader says of sources, whether it reads them or not."""
 
-
-def accepting_checks(make: Callable[[], ModelLoader | Reader], source: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of what a loader or reader says of sources, whether it reads them or not."""
-    return methods(_AcceptingChecks(make, source))
-
-
-class _AcceptingChecks:
-    def __init__(self, make: Callable[[], ModelLoader | Reader], source: str) -> None:
-        self._make, self._source = make, source
+    make: Callable[[], ModelLoader | Reader]
+    source: str
 
     def accepting_is_quick_and_raises_nothing(self) -> None:
-        loader = self._make()
-        for source in (self._source, *ODD_SOURCES):
+        loader = self.make()
+        for source in (self.source, *ODD_SOURCES):
             begun = time.perf_counter()
             answer = loader.accepts(source)
             seconds = time.perf_counter() - begun
@@ -73,13 +67,16 @@ class _AcceptingChecks:
             assert seconds < MOST_SECONDS, f"accepts({source[:40]!r}) takes {seconds:.2f} s of {MOST_SECONDS}"
 
 
-class _LoaderChecks:
-    def __init__(self, make: Callable[[], ModelLoader], request: LoadRequest) -> None:
-        self._make, self._request = make, request
+@dataclass
+class LoaderChecks(AcceptingChecks):
+    """Checks of a loader on a source that it reads."""
+
+    make: Callable[[], ModelLoader]
+    request: LoadRequest
 
     def it_loads_what_was_asked(self) -> None:
-        loaded = self._make().load(self._request)
-        asked = {"source": self._request.source, "head": self._request.head, "labels": self._request.labels}
+        loaded = self.make().load(self.request)
+        asked = {"source": self.request.source, "head": self.request.head, "labels": self.request.labels}
         given = {key: getattr(loaded, key) for key in asked}
         assert given == asked, f"asked for {asked}, got {given}"
         on_meta = [name for name, p in loaded.module.named_parameters() if p.is_meta]
@@ -92,7 +89,7 @@ class _LoaderChecks:
         found = []
         for _ in "ab":
             torch.manual_seed(0)
-            found.append(self._make().load(self._request).module.state_dict())
+            found.append(self.make().load(self.request).module.state_dict())
         differing = [name for name, tensor in found[0].items() if not equal(tensor, found[1].get(name))]
         assert not differing, (
             f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
@@ -100,12 +97,11 @@ class _LoaderChecks:
         )
 
     def the_skeleton_is_the_model_without_values(self) -> None:
-        loader = self._make()
+        loader = self.make()
         if not isinstance(loader, BuildsSkeletons):
-            return
-        skeleton, loaded = loader.load_skeleton(self._request), self._make().load(self._request)
-        real = [name for name, p in skeleton.module.named_parameters() if not p.is_meta]
-        assert not real, f"{real[0]!r} is not on the meta device"
+            skip("it builds no skeleton")
+        skeleton, loaded = loader.load_skeleton(self.request), self.make().load(self.request)
+        require_meta(skeleton.module)
         differing = sorted(set(_shapes(skeleton).items()) ^ set(_shapes(loaded).items()))
         assert not differing, f"{differing[0][0]!r} differs in name or shape from the loaded model's"
         for key in ("head", "labels", "new_modules", "max_length"):
@@ -113,20 +109,18 @@ class _LoaderChecks:
             assert ours == theirs, f"{key} of the skeleton is {ours!r}, of the model {theirs!r}"
 
     def the_processor_alone_is_the_models(self) -> None:
-        alone, loaded = self._make().load_processor(self._request.source), self._make().load(self._request).processor
+        alone, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
         assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
         assert _described(alone) == _described(loaded), "load_processor and load give processors that differ"
 
     def missing_sources_are_source_errors(self) -> None:
-        loader = self._make()
+        loader = self.make()
         if not isinstance(loader, ChecksSource):
-            return
-        loader.check_source(self._request.source)
-        try:
+            skip("it checks no source before it loads")
+        loader.check_source(self.request.source)
+        with suppress(SourceError):
             loader.check_source("no such thing")
-        except SourceError:
-            return
-        raise AssertionError("check_source finds nothing wrong with a source that does not exist")
+            raise AssertionError("check_source finds nothing wrong with a source that does not exist")
 
 
 def _shapes(loaded: LoadedModel) -> dict[str, tuple[int, ...]]:

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from ftengine.api import LoadedModel, Merges
+from ftengine.api import Batch, LoadedModel, Merges, Strategy
+from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import NotMergeable
 from ftengine.model import save_model
-from ftengine.testing.checks import skip
-from ftengine.testing.prepared import Prepared, quiet
-from ftengine.testing.values import relative
+from ftengine.model.saving import is_pretrained, open_model
+from ftengine.testing.checks import Checks, skip
+from ftengine.testing.values import hooks, relative
+from ftengine.training.modes import train_mode
 
 TOLERANCE = 1e-4
 """Largest difference that merging may make to the outputs, relative to their size: float32's rounding and room."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
+@dataclass
+class MergeChecks(Checks):
+    """Checks of a strategy that merges, on one model; each is skipped where it does not.
 
-class MergeChecks:
-    """Checks of a strategy that merges, on one model; each is skipped where it does not."""
+    Args:
+        make: returns a fresh strategy.
+        load: returns the same model each time.
+        batch: its inputs with labels.
+    """
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared, self._outputs = prepared, prepared.outputs
+    make: Callable[[], Strategy]
+    load: Callable[[], LoadedModel]
+    batch: Batch
 
     def merging_keeps_the_outputs(self) -> None:
-        """The merged model answers as the unmerged one."""
-        before, loaded = self._merged()
+        before, loaded = self._merged
         difference = relative(self._outputs(loaded), before)
         assert difference < TOLERANCE, f"merging changes outputs by {difference:.3g} of their size"
 
     def merging_leaves_nothing_behind(self) -> None:
-        """No hook, parametrization, parameter or module is left that the base does not have."""
-        _, loaded = self._merged()
-        base = self._prepared.load().module
+        _, loaded = self._merged
+        base = self.load().module
         names = [dict.fromkeys(module.state_dict()) for module in (base, loaded.module)]
         left, gone = [[n for n in one if n not in other] for one, other in (names[::-1], names)]
         advice = "merge has to leave the base's architecture, with other weights"
@@ -44,44 +53,59 @@ class MergeChecks:
         assert not gone, f"after merge the model lacks {gone[0]!r}, which the base has: {advice}"
         kept = dict(base.named_modules())
         for path, part in loaded.module.named_modules():
+            where = f"after merge {path or 'the model'!r}"
             found, wanted = type(part).__name__, type(kept.get(path)).__name__
-            assert found == wanted, (
-                f"after merge {path or 'the model'!r} is a {found}, in the base a {wanted}: {advice}"
-            )
-            hooks = sum(len(getattr(part, name)) for name in HOOKS) - sum(len(getattr(kept[path], n)) for n in HOOKS)
-            assert hooks <= 0, (
-                f"after merge {path or 'the model'!r} still has {hooks} hooks of the strategy: remove them"
-            )
-            assert "forward" not in vars(part), f"after merge {path!r} keeps the strategy's own forward: take it away"
+            assert found == wanted, f"{where} is a {found}, in the base a {wanted}: {advice}"
+            more = hooks(part) - hooks(kept[path])
+            assert more <= 0, f"{where} still has {more} hooks of the strategy: remove them"
+            assert "forward" not in vars(part), f"{where} keeps the strategy's own forward: take it away"
 
     def the_merged_model_opens_without_the_strategy(self) -> None:
-        """transformers reads what was written, and answers as the unmerged model."""
-        before, loaded = self._merged()
-        kind: Any = type(self._prepared.load().module)
-        if not hasattr(kind, "from_pretrained"):
-            skip("the model is none of transformers")
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        before, loaded = self._merged
+        with tempfile.TemporaryDirectory() as folder:
             save_model(loaded.module, None, Path(folder))
-            opened, told = kind.from_pretrained(folder, output_loading_info=True)
+            if not is_pretrained(Path(folder)):
+                skip("the model is none of transformers")
+            opened, wrong = open_model(Path(folder), torch.float32)
         again = LoadedModel(opened, loaded.processor, loaded.source, loaded.head)
-        wrong = [f"{key.replace('_', ' ')}: {sorted(found)[0]}" for key, found in told.items() if found]
         difference = relative(self._outputs(again), before)
         assert difference < TOLERANCE, (
             f"the merged model was saved and opened by transformers alone, and its outputs differ by {difference:.3g} "
-            f"of their size: something is not in the base's weights ({'; '.join(wrong) or 'no key is missing'})"
+            f"of their size: something is not in the base's weights (keys: {', '.join(wrong[:3]) or 'none is missing'})"
         )
 
+    def _new(self, loaded: LoadedModel | None = None) -> tuple[Strategy, LoadedModel]:
+        """Return a strategy and the model that it prepared, always with the same seed, as the engine does."""
+        torch.manual_seed(0)
+        strategy, loaded = self.make(), self.load() if loaded is None else loaded
+        apply_strategy(strategy, loaded)
+        return strategy, loaded
+
+    def _outputs(self, loaded: LoadedModel) -> Tensor:
+        """Return logits of the batch in evaluation mode."""
+        with torch.no_grad():
+            return loaded.module.eval()(**self.batch).logits
+
+    def _train(self, strategy: Strategy, loaded: LoadedModel, steps: int) -> None:
+        """Train with a learning rate of 0.01."""
+        optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
+        train_mode(loaded.module)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loaded.module(**self.batch).loss.backward()
+            optimizer.step()
+
+    @cached_property
     def _merged(self) -> tuple[Tensor, LoadedModel]:
         """Return the unmerged outputs of a model that trained some steps, and the model merged."""
-        strategy, loaded = self._prepared.new()
+        strategy, loaded = self._new()
         if not isinstance(strategy, Merges):
             skip("it does not merge")
         try:
             strategy.check_merge()
         except NotMergeable as error:
             skip(str(error))
-        for _ in range(3):
-            self._prepared.step(strategy, loaded)
+        self._train(strategy, loaded, 2)
         before = self._outputs(loaded)
         strategy.merge(loaded)
         return before, loaded

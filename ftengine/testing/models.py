@@ -10,23 +10,18 @@ import string
 from typing import Any, TypeAlias
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
-    BertConfig,
     BertModel,
-    GPT2Config,
+    BertTokenizer,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    ResNetConfig,
     ResNetForImageClassification,
-    T5Config,
     T5ForConditionalGeneration,
-    ViTConfig,
+    T5Tokenizer,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
@@ -58,95 +53,54 @@ CORPUS = (
 )
 
 
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+
+
 def tiny_llama(*, seed: int = 0, **config: Any) -> Made:
     """Make a LlamaForCausalLM with a ChatML tokenizer."""
     tokenizer = byte_level_tokenizer(pad_token="<|endoftext|>")
-    settings = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    return _made(LlamaForCausalLM, LlamaConfig, settings | config, tokenizer, seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    special = {"tie_word_embeddings": True, "pad_token_id": tokenizer.pad_token_id, **_ends(tokenizer)}
+    return _made(LlamaForCausalLM, SMALL | sizes | special | config, tokenizer, seed)
 
 
 def tiny_gpt2(*, pad_token: str | None = "<|endoftext|>", seed: int = 0, **config: Any) -> Made:
     """Make a GPT2LMHeadModel (its linear maps are Conv1D); `pad_token=None` leaves it out, as GPT-2 does."""
     tokenizer = byte_level_tokenizer(pad_token=pad_token)
-    settings = {
-        "n_embd": 32,
-        "n_head": 4,
-        "n_layer": 2,
-        "n_positions": 256,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    return _made(GPT2LMHeadModel, GPT2Config, settings | config, tokenizer, seed)
+    settings = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 256, **_ends(tokenizer)}
+    return _made(GPT2LMHeadModel, settings | config, tokenizer, seed)
 
 
 def tiny_bert(model: type[PreTrainedModel] = BertModel, *, seed: int = 0, **config: Any) -> Made:
     """Make a BertModel with its pooler and no task head, or another model of that family; a WordPiece tokenizer."""
-    tokenizer = word_piece_tokenizer()
-    settings = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 128,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    return _made(model, BertConfig, settings | config, tokenizer, seed)
+    return _made(model, {**SMALL, "max_position_embeddings": 128, **config}, word_piece_tokenizer(), seed)
 
 
 def tiny_t5(*, seed: int = 0, **config: Any) -> Made:
     """Make a T5ForConditionalGeneration with a Unigram tokenizer that ends texts, as T5's does."""
-    tokenizer = unigram_tokenizer()
-    settings = {
-        "d_model": 32,
-        "d_kv": 8,
-        "d_ff": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.pad_token_id,
-    }
-    return _made(T5ForConditionalGeneration, T5Config, settings | config, tokenizer, seed)
+    settings = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+    return _made(T5ForConditionalGeneration, settings | config, unigram_tokenizer(), seed)
 
 
 def tiny_vit(*, seed: int = 0, **config: Any) -> Made:
     """Make a ViTForImageClassification with a head for three classes of its own."""
-    settings = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "image_size": SIDE,
-        "patch_size": 8,
-        "num_labels": 3,
-    }
-    return _made(ViTForImageClassification, ViTConfig, settings | config, image_processor(), seed)
+    settings = {"num_attention_heads": 2, "image_size": SIDE, "patch_size": 8, "num_labels": 3}
+    return _made(ViTForImageClassification, SMALL | settings | config, image_processor(), seed)
 
 
 def tiny_resnet(*, seed: int = 0, **config: Any) -> Made:
     """Make a ResNetForImageClassification: convolutions and BatchNorm."""
     settings = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
-    return _made(ResNetForImageClassification, ResNetConfig, settings | config, image_processor(), seed)
+    return _made(ResNetForImageClassification, settings | config, image_processor(), seed)
 
 
-def byte_level_tokenizer(*, pad_token: str | None, vocab_size: int = 400) -> PreTrainedTokenizerFast:
+def byte_level_tokenizer(*, pad_token: str | None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE with ChatML's special tokens; any text round-trips through it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=400,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -163,8 +117,8 @@ def byte_level_tokenizer(*, pad_token: str | None, vocab_size: int = 400) -> Pre
     )
 
 
-def word_piece_tokenizer() -> PreTrainedTokenizerFast:
-    """Build an uncased WordPiece over the corpus's words and characters; it adds [CLS] and [SEP], as BERT's does.
+def word_piece_tokenizer() -> BertTokenizer:
+    """Build BERT's tokenizer, uncased, over the corpus's words and characters.
 
     The vocabulary is laid out by hand: the trainer numbers its pieces differently from run to run.
     """
@@ -174,41 +128,16 @@ def word_piece_tokenizer() -> PreTrainedTokenizerFast:
     words = sorted({word for word, _ in found})
     characters = sorted(set(string.ascii_lowercase + string.digits) | set("".join(words)))
     pieces = special + characters + [f"##{c}" for c in characters] + [word for word in words if len(word) > 1]
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
 
 
-def unigram_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a Unigram over the corpus's words and characters; the vocabulary is laid out by hand, so it stays."""
+def unigram_tokenizer() -> T5Tokenizer:
+    """Build T5's tokenizer over the corpus's words and characters; the vocabulary is laid out by hand, so it stays."""
     special = ["<pad>", "</s>", "<unk>"]
     words = sorted({f"▁{word}" for line in CORPUS for word in line.split()})
     characters = sorted(set(string.printable.strip()) | {"▁"})
     pieces = [(piece, 0.0) for piece in special] + [(word, -5.0) for word in words] + [(c, -9.0) for c in characters]
-    tokenizer = Tokenizer(models.Unigram(list(dict(pieces).items()), unk_id=special.index("<unk>")))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", special.index("</s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
+    return T5Tokenizer(vocab=list(dict(pieces).items()), extra_ids=0, model_max_length=512)
 
 
 def image_processor() -> ViTImageProcessorPil:
@@ -241,14 +170,13 @@ def sensitise(module: nn.Module, seed: int = 0) -> None:
             variance.copy_(0.5 + torch.rand(part.num_features, generator=generator))
 
 
-def _made(
-    model_class: type[PreTrainedModel],
-    config_class: type[PreTrainedConfig],
-    settings: dict[str, Any],
-    processor: Any,
-    seed: int,
-) -> Made:
+def _ends(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+
+
+def _made(model: type[PreTrainedModel], settings: dict[str, Any], processor: Any, seed: int) -> Made:
+    words = {"vocab_size": len(processor)} if hasattr(processor, "get_vocab") else {}
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
         torch.manual_seed(seed)
-        words = {"vocab_size": len(processor)} if hasattr(processor, "get_vocab") else {}
-        return model_class(config_class(**{**words, "dtype": "float32", **settings})).eval(), processor
+        config: Any = model.config_class
+        return model(config(**{**words, "dtype": "float32", **settings})).eval(), processor

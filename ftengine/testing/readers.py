@@ -6,14 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftengine.api import BrokenRow, Example, Reader, Row
-from ftengine.testing.checks import methods, run_checks, skip
-from ftengine.testing.loaders import accepting_checks
+from ftengine.testing.checks import run_checks, skip
+from ftengine.testing.loaders import AcceptingChecks
 from ftengine.testing.samples import rows_of_images, rows_of_texts
+from ftengine.testing.values import explained
 
 
 def check_reader(
@@ -33,14 +35,7 @@ def check_reader(
     Raises:
         AssertionError: as `check_strategy`.
     """
-    run_checks(reader_checks(make, source, rows), expected_failed_checks)
-
-
-def reader_checks(
-    make: Callable[[], Reader], source: str, rows: Sequence[Example] | None, on: str = ""
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a reader on one source."""
-    return chain(accepting_checks(make, source), methods(_ReaderChecks(make, source, rows), on))
+    run_checks(ReaderChecks(make, source, rows), expected_failed_checks)
 
 
 def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
@@ -74,15 +69,18 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
     return {str(folder / name): content for name, content in found.items()}
 
 
-class _ReaderChecks:
-    def __init__(self, make: Callable[[], Reader], source: str, rows: Sequence[Example] | None) -> None:
-        self._make, self._source, self._rows = make, source, rows
+@dataclass
+class ReaderChecks(AcceptingChecks):
+    """Checks of a reader on one source, and the rows in it where they are known."""
+
+    make: Callable[[], Reader]
+    rows: Sequence[Example] | None
 
     def it_accepts_what_it_reads(self) -> None:
-        assert self._make().accepts(self._source), f"accepts({Path(self._source).name!r}) is false"
+        assert self.make().accepts(self.source), f"accepts({Path(self.source).name!r}) is false"
 
     def rows_have_places_and_json_values(self) -> None:
-        found = list(self._read(self._source))
+        found = list(self._read(self.source))
         rows = [one for one in found if isinstance(one, Row)]
         assert rows, "read yields no Row of a source that has rows"
         for one in found:
@@ -100,46 +98,40 @@ class _ReaderChecks:
         assert len(set(places)) == len(places), "two rows have the same place, so that messages cannot name one"
 
     def rows_are_those_that_were_written(self) -> None:
-        if self._rows is None:
+        if self.rows is None:
             skip("the rows of this source are not known")
-        broken = [str(one) for one in self._read(self._source) if isinstance(one, BrokenRow)]
+        broken = [str(one) for one in self._read(self.source) if isinstance(one, BrokenRow)]
         assert not broken, f"a sound row is told to be broken: {broken[0]}"
-        found = [dict(one.values) for one in self._read(self._source)]
-        assert found == list(self._rows), f"reads {found[:2]} … of {list(self._rows)[:2]} …"
+        found = [dict(one.values) for one in self._read(self.source)]
+        assert found == list(self.rows), f"reads {found[:2]} … of {list(self.rows)[:2]} …"
 
     def a_second_reading_is_the_same(self) -> None:
-        reader = self._make()
-        first, second = (list(map(str, self._read(self._source, reader))) for _ in "ab")
+        reader = self.make()
+        first, second = (list(map(str, self._read(self.source, reader))) for _ in "ab")
         assert first == second, "a second reading gives other rows: keep nothing between calls"
 
     def damaged_files_are_broken_rows(self) -> None:
-        if not Path(self._source).is_file():
+        if not Path(self.source).is_file():
             skip("it is no file that could be damaged")
-        whole = Path(self._source).read_bytes()
+        whole = Path(self.source).read_bytes()
         damaged = {
             "cut in the middle": whole[: len(whole) // 2],
             "empty": b"",
             "of random bytes": bytes(i * 73 % 256 for i in range(512)),
             "with a null byte inside": whole[: len(whole) // 3] + b"\0" + whole[len(whole) // 3 :],
         }
+        advice = "yield BrokenRow(place, reason) for a row that cannot be read, or raise it where nothing more can be"
         for what, content in damaged.items():
             with tempfile.TemporaryDirectory() as folder:
-                copy = Path(folder) / Path(self._source).name
+                copy = Path(folder) / Path(self.source).name
                 copy.write_bytes(content)
-                try:
-                    list(self._read(str(copy)))
-                except BrokenRow:
-                    continue
                 # Whatever else it raises, a user would be told of a broken plugin instead of a broken file.
-                except Exception as error:
-                    raise AssertionError(
-                        f"a file {what} raises {type(error).__name__}: {error}; yield BrokenRow(place, reason) for a "
-                        "row that cannot be read, or raise it where nothing more can be"
-                    ) from error
+                with explained(f"a file {what} cannot be read", advice), suppress(BrokenRow):
+                    list(self._read(str(copy)))
 
     def nothing_is_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            place, given = Path(folder) / Path(self._source).name, Path(self._source)
+            place, given = Path(folder) / Path(self.source).name, Path(self.source)
             (shutil.copytree if given.is_dir() else shutil.copy)(given, place)
             before = _content(Path(folder))
             list(self._read(str(place)))
@@ -149,7 +141,7 @@ class _ReaderChecks:
         """Yield what is read, of record batches their rows, numbered."""
         import pyarrow as pa
 
-        found = (reader or self._make()).read(source)
+        found = (reader or self.make()).read(source)
         if isinstance(found, pa.RecordBatchReader):
             for i, values in enumerate(_values(found), 1):
                 yield Row(i, values)

@@ -48,31 +48,27 @@ def stored_run(validation: tuple[float, ...], base: float, tuned: float, on_trai
     evaluation = {
         "split": "test",
         "metrics": {METRIC: declared},
-        "base": {METRIC: _figure(base, 400)},
-        "tuned": {METRIC: _figure(tuned, 400)},
+        **_figures(400, base, tuned),
         "difference": {METRIC: {**change, "better": tuned > base}},
-        "details": {},
-        "displays": {},
-        "training": {
-            "n": 200,
-            "base": {METRIC: _figure(base, 200)},
-            "tuned": {METRIC: _figure(on_training, 200)},
-        },
+        "training": {"n": 200, **_figures(200, base, on_training)},
     }
+    lines.sort(key=lambda line: line["step"])
     splits = {"train": 1600, "validation": 200, "test": 400}
-    return _records(
-        splits, sorted(lines, key=lambda line: line["step"]), evaluation, every * (best + 1), min(validation)
-    )
+    return _records(splits, lines, evaluation, every * (best + 1), min(validation))
 
 
 def _without_held_out() -> RunRecords:
     lines = [{"step": i, "epoch": 0, "loss": 3.0 - 0.02 * i, "learning_rate": 2e-4} for i in range(1, STEPS + 1)]
     nothing: dict[str, Any] = {"split": None, "metrics": {}, "base": {}, "tuned": {}, "difference": {}}
-    return _records({"train": 1600}, lines, {**nothing, "details": {}, "displays": {}}, None, None)
+    return _records({"train": 1600}, lines, nothing, None, None)
 
 
-def _figure(value: float, n: int) -> dict[str, Any]:
-    return {"value": value, "low": value - 0.03, "high": min(value + 0.03, 1.0), "n": n}
+def _figures(n: int, base: float, tuned: float) -> dict[str, Any]:
+    """Return a share of right answers among n, with its interval, before and after."""
+    return {
+        who: {METRIC: {"value": value, "low": value - 0.03, "high": min(value + 0.03, 1.0), "n": n}}
+        for who, value in (("base", base), ("tuned", tuned))
+    }
 
 
 def _records(
@@ -82,77 +78,35 @@ def _records(
     best: int | None,
     loss: float | None,
 ) -> RunRecords:
-    base = {"source": "a-model", "weights": "a" * 32, "processor": "b" * 32}
     labelled = evaluation["split"] is not None
-    return RunRecords(
-        path=Path("a-run"),
-        recipe=Recipe.model_validate(
-            {
-                "model": {"source": "a-model"},
-                "task": {"name": "a-task"},
-                "data": {"train": "rows.jsonl", "validation": 0.1 if labelled else None},
-                "strategy": {"name": "a-strategy"},
-                "output": "a-run",
-            }
-        ),
-        environment=_environment(base),
-        audit=_audit(splits),
-        training=TrainingResult(
-            steps=STEPS,
-            planned_steps=STEPS,
-            stopped_early=False,
-            best_step=best,
-            best_loss=loss,
-            seconds=61.5,
-            regularizers=(),
-            trainable_parameters=339_845,
-            total_parameters=23_053_061,
-            peak_memory_bytes=1_179_746_304,
-        ),
-        evaluation=EvaluationResult.model_validate(evaluation),
-        trained=TrainedPart.model_validate(
-            {
-                "ftengine": None,
-                "base": base,
-                "strategy": {"name": "a-strategy"},
-                "task": {"name": "a-task"},
-                "labels": {"kind": "single", "names": LABELS} if labelled else None,
-                "new_modules": (),
-            }
-        ),
-        lines=tuple(lines),
-    )
-
-
-def _environment(base: dict[str, str]) -> Environment:
-    return Environment.model_validate(
-        {
-            "versions": {},
-            "plugins": (),
-            "hardware": {"processor": "CPU", "cores": 2, "gpus": []},
-            "build": {},
-            "device": "cpu",
-            "processes": 1,
-            "precision": {"compute": "float32", "frozen_weights": "float32", "reason": "the recipe asks for it"},
-            "strategy": {},
-            "base": base,
-        }
-    )
-
-
-def _audit(splits: dict[str, int]) -> AuditResult:
+    base = {"source": "a-model", "weights": "a" * 32, "processor": "b" * 32}
+    strategy, task = {"name": "a-strategy"}, {"name": "a-task"}
+    data = {"train": "rows.jsonl", "validation": 0.1 if labelled else None}
+    recipe = {"model": {"source": "a-model"}, "task": task, "data": data, "strategy": strategy, "output": "a-run"}
+    computed = {"compute": "float32", "frozen_weights": "float32", "reason": "the recipe asks for it"}
+    machine = {"processor": "CPU", "cores": 2, "gpus": []}
+    environment = {"versions": {}, "plugins": (), "hardware": machine, "build": {}, "device": "cpu", "processes": 1}
     counts = {"distinct": 0, "duplicates": 0, "near_duplicates": 0, "skipped": {"count": 0, "first": ()}}
-    return AuditResult.model_validate(
-        {
-            "splits": {n: {**counts, "source": "rows.jsonl", "rows": k, "distinct": k} for n, k in splits.items()},
-            "split": {"by": "random"},
-            "encoded": {
-                n: {"examples": k, "tokens": 64 * k, "trained_tokens": k, "longest": 128, "truncated": 0}
-                | {"untrained_rows": 0, "skipped": 0, "content": f"content of {n}"}
-                for n, k in splits.items()
-            },
-            "findings": (),
-            "displays": (),
-            "facts": {"leaks": []},
-        }
+    encoded = {"longest": 128, "truncated": 0, "untrained_rows": 0, "skipped": 0}
+    audit = {
+        "splits": {n: {**counts, "source": "rows.jsonl", "rows": k, "distinct": k} for n, k in splits.items()},
+        "split": {"by": "random"},
+        "encoded": {
+            n: {**encoded, "examples": k, "tokens": 64 * k, "trained_tokens": k, "content": f"content of {n}"}
+            for n, k in splits.items()
+        },
+    }
+    steps = {"steps": STEPS, "planned_steps": STEPS, "stopped_early": False, "best_step": best, "best_loss": loss}
+    cost = {"seconds": 61.5, "trainable_parameters": 339_845, "total_parameters": 23_053_061}
+    labels = {"kind": "single", "names": LABELS} if labelled else None
+    trained = {"ftengine": None, "base": base, "strategy": strategy, "task": task, "labels": labels, "new_modules": ()}
+    return RunRecords(
+        Path("a-run"),
+        Recipe.model_validate(recipe),
+        Environment.model_validate({**environment, "precision": computed, "strategy": {}, "base": base}),
+        AuditResult.model_validate({**audit, "findings": (), "displays": (), "facts": {"leaks": []}}),
+        TrainingResult.model_validate({**steps, **cost, "regularizers": (), "peak_memory_bytes": 1_179_746_304}),
+        EvaluationResult.model_validate({**evaluation, "details": {}, "displays": {}}),
+        TrainedPart.model_validate(trained),
+        tuple(lines),
     )

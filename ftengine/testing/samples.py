@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Fixture:
     Args:
         name: the model's class.
         head: of the model, as `Task.head`.
-        make: returns module and processor, with a head of so many outputs where the head has labels.
+        make: returns module and processor; takes `num_labels`, the outputs of a new head.
         new_modules: as in `LoadedModel`: the head that was initialised afresh.
         max_length: longest input in tokens.
         rows: of JSON values, and images where the head reads such.
@@ -54,7 +54,7 @@ class Fixture:
 
     name: str
     head: str
-    make: Callable[[int], Made]
+    make: Callable[..., Made]
     rows: tuple[Example, ...]
     new_modules: tuple[str, ...] = ()
     max_length: int | None = None
@@ -99,12 +99,12 @@ class Fixture:
         return self.task.collate([self.task.encode(row, self.processor) for row in self.rows], self.processor)
 
     def _made_for(self, labels: Labels | None) -> Made:
-        return _sensitive(self.make, 0 if labels is None else len(labels.names))
+        return _sensitive(self.make, len(labels.names) if self.new_modules and labels else None)
 
 
 @cache
-def _sensitive(make: Callable[[int], Made], outputs: int) -> Made:
-    module, processor = make(outputs)
+def _sensitive(make: Callable[..., Made], outputs: int | None) -> Made:
+    module, processor = make() if outputs is None else make(num_labels=outputs)
     models.sensitise(module)
     return module, processor
 
@@ -133,46 +133,19 @@ def task_of(head: str) -> Task:
 @cache
 def fixtures() -> tuple[Fixture, ...]:
     """Return a model of each head, and several where architectures differ in what strategies meet."""
-    tagged = BertForTokenClassification.__name__
-    biased = {"attention_bias": True, "mlp_bias": True}
-    found = [
-        Fixture(
-            BertForSequenceClassification.__name__,
-            "sequence-classification",
-            lambda outputs: models.tiny_bert(BertForSequenceClassification, num_labels=outputs),
-            rows_of_texts(),
-            ("classifier",),
-            128,
-        ),
-        Fixture(
-            tagged,
-            "token-classification",
-            lambda outputs: models.tiny_bert(BertForTokenClassification, num_labels=outputs),
-            rows_of_tags(),
-            ("classifier",),
-            128,
-        ),
-        Fixture("LlamaForCausalLM", "causal-lm", lambda _: models.tiny_llama(**biased), rows_of_questions(), (), 512),
-        Fixture("GPT2LMHeadModel", "causal-lm", lambda _: models.tiny_gpt2(), rows_of_questions(), (), 256),
-        Fixture("T5ForConditionalGeneration", "seq2seq-lm", lambda _: models.tiny_t5(), rows_of_questions()),
-        Fixture("ViTForImageClassification", "image-classification", _vit, rows_of_images(), ("classifier",)),
-        Fixture(
-            "ResNetForImageClassification",
-            "image-classification",
-            _resnet,
-            rows_of_images(),
-            ("classifier",),
-        ),
-    ]
-    return tuple(found)
-
-
-def _vit(outputs: int) -> Made:
-    return models.tiny_vit(num_labels=outputs)
-
-
-def _resnet(outputs: int) -> Made:
-    return models.tiny_resnet(num_labels=outputs)
+    questions, images, new = rows_of_questions(), rows_of_images(), ("classifier",)
+    classifier = partial(models.tiny_bert, BertForSequenceClassification)
+    tagger = partial(models.tiny_bert, BertForTokenClassification)
+    llama = partial(models.tiny_llama, attention_bias=True, mlp_bias=True)
+    return (
+        Fixture("BertForSequenceClassification", "sequence-classification", classifier, rows_of_texts(), new, 128),
+        Fixture("BertForTokenClassification", "token-classification", tagger, rows_of_tags(), new, 128),
+        Fixture("LlamaForCausalLM", "causal-lm", llama, questions, (), 512),
+        Fixture("GPT2LMHeadModel", "causal-lm", models.tiny_gpt2, questions, (), 256),
+        Fixture("T5ForConditionalGeneration", "seq2seq-lm", models.tiny_t5, questions),
+        Fixture("ViTForImageClassification", "image-classification", models.tiny_vit, images, new),
+        Fixture("ResNetForImageClassification", "image-classification", models.tiny_resnet, images, new),
+    )
 
 
 def fixture(head: str) -> Fixture:
@@ -221,23 +194,19 @@ def rows_of(modality: str) -> list[Sequence[Example]]:
     """
     if modality != "text":
         return [rows_of_images()] if modality == "image" else []
-    several = [{**row, "label": list(NAMES[: 1 + i % 3])} for i, row in enumerate(rows_of_texts())]
-    numbers = [{**row, "label": 0.5 + i * i} for i, row in enumerate(rows_of_texts())]
+    texts = rows_of_texts()
+    turns = [(("user", asked), ("assistant", told)) for asked, told in QUESTIONS]
     return [
-        rows_of_texts(),
-        several,
-        numbers,
-        [{**row, "pair": TEXTS[-1 - i]} for i, row in enumerate(rows_of_texts())],
+        texts,
+        [{**row, "label": list(NAMES[: 1 + i % 3])} for i, row in enumerate(texts)],
+        [{**row, "label": 0.5 + i * i} for i, row in enumerate(texts)],
+        [{**row, "pair": TEXTS[-1 - i]} for i, row in enumerate(texts)],
         rows_of_tags(),
         rows_of_questions(),
-        [{"messages": [_turn("user", asked), _turn("assistant", told)]} for asked, told in QUESTIONS],
+        [{"messages": [{"role": role, "content": content} for role, content in both]} for both in turns],
         [{"text": text} for text in TEXTS],
         [
             {"prompt": asked, "chosen": told, "rejected": QUESTIONS[i - 1][1]}
             for i, (asked, told) in enumerate(QUESTIONS)
         ],
     ]
-
-
-def _turn(role: str, content: str) -> Mapping[str, str]:
-    return {"role": role, "content": content}

@@ -6,8 +6,8 @@ import copy
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, FreezesByStep, LoadedModel, References, Reopens, ReportsEnvironment, Strategy
 from ftengine.model import trainable
+from ftengine.plugins.returned import json_mapping
 from ftengine.run.recipe import TrainSection
-from ftengine.testing.checks import methods, run_checks, skip
+from ftengine.testing.checks import run_checks, skip
 from ftengine.testing.merging import MergeChecks
-from ftengine.testing.prepared import Prepared
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import relative, require_json
+from ftengine.testing.values import copies, differing, relative, require_meta, without_values
 from ftengine.training.descent import groups_of
 from ftengine.training.modes import train_mode
 
@@ -46,28 +46,19 @@ def check_strategy(
     Raises:
         AssertionError: names every check that failed, or passed though it was expected to fail.
     """
-    run_checks(strategy_checks(make, load, batch), expected_failed_checks)
+    run_checks(StrategyChecks(make, load, batch), expected_failed_checks)
 
 
-def strategy_checks(
-    make: Callable[[], Strategy], load: Callable[[], LoadedModel], batch: Batch, on: str = ""
-) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Yield the checks of a strategy on one model."""
-    prepared = Prepared(make, load, batch)
-    return chain(methods(_StrategyChecks(prepared), on), methods(MergeChecks(prepared), on))
-
-
-class _StrategyChecks:
-    def __init__(self, prepared: Prepared) -> None:
-        self._new, self._load, self._batch = prepared.new, prepared.load, prepared.batch
-        self._outputs, self._step = prepared.outputs, prepared.step
+@dataclass
+class StrategyChecks(MergeChecks):
+    """Checks of a strategy on one model, those of merging included."""
 
     def something_trains(self) -> None:
         _, loaded = self._new()
         assert trainable(loaded.module), "no parameter requires a gradient after prepare: set requires_grad on some"
 
     def prepare_leaves_the_base_as_it_is(self) -> None:
-        base = self._load()
+        base = self.load()
         before = {name: (tensor, tensor.detach().clone()) for name, tensor in base.module.state_dict().items()}
         outputs = self._outputs(base)
         _, loaded = self._new(base)
@@ -82,10 +73,9 @@ class _StrategyChecks:
 
     def frozen_weights_do_not_move(self) -> None:
         strategy, loaded = self._new()
-        frozen = {n: p.detach().clone() for n, p in loaded.module.named_parameters() if not p.requires_grad}
-        self._step(strategy, loaded)
-        now = dict(loaded.module.named_parameters())
-        moved = [name for name, before in frozen.items() if not torch.equal(before, now[name])]
+        frozen = copies({name: p for name, p in loaded.module.named_parameters() if not p.requires_grad})
+        self._train(strategy, loaded, 1)
+        moved = differing(frozen, dict(loaded.module.named_parameters()))
         assert not moved, f"{moved[0]} moved in a step, though it does not require a gradient"
 
     def groups_hold_each_trainable_parameter_once(self) -> None:
@@ -95,8 +85,8 @@ class _StrategyChecks:
     def a_seed_decides_what_it_prepares(self) -> None:
         first, second = (trainable(self._new()[1].module) for _ in "ab")
         assert first.keys() == second.keys(), "two preparations leave different parameters to train"
-        differing = [name for name in first if not first[name].equal(second[name])]
-        assert not differing, f"{differing[0]} starts differently though the seed is the same: draw with torch alone"
+        drawn = differing(first, second)
+        assert not drawn, f"{drawn[0]} starts differently though the seed is the same: draw with torch alone"
 
     def a_seed_decides_a_training_pass(self) -> None:
         _, loaded = self._new()
@@ -105,7 +95,7 @@ class _StrategyChecks:
         for _ in "ab":
             torch.manual_seed(1)
             with torch.no_grad():
-                found.append(loaded.module(**self._batch).logits)
+                found.append(loaded.module(**self.batch).logits)
         assert found[0].equal(found[1]), (
             "two passes in training mode differ though torch's seed is the same: draw dropout from torch's global "
             "generator alone, and keep nothing between passes"
@@ -113,18 +103,11 @@ class _StrategyChecks:
 
     def a_model_without_values_is_prepared_alike(self) -> None:
         _, loaded = self._new()
-        try:
-            _, skeleton = self._new(on_meta(self._load()))
-        except (NotImplementedError, RuntimeError) as error:
-            raise AssertionError(
-                f"prepare fails on a model on the meta device, whose weights have shapes but no values, which is "
-                f"what it is called with first ({type(error).__name__}: {error}): read no values there, and make new "
-                "parameters on the device of the weights that they go with"
-            ) from error
+        with without_values("prepare"):
+            _, skeleton = self._new(on_meta(self.load()))
         shapes = [{n: tuple(p.shape) for n, p in trainable(x.module).items()} for x in (loaded, skeleton)]
         assert shapes[0] == shapes[1], "on the meta device other parameters train"
-        real = [name for name, p in skeleton.module.named_parameters() if not p.is_meta]
-        assert not real, f"{real[0]} is not on the meta device, as the model is: make it on its layer's device"
+        require_meta(skeleton.module)
 
     def matched_modules_exist_and_train(self) -> None:
         strategy, loaded = self._new()
@@ -133,10 +116,10 @@ class _StrategyChecks:
             skip("matches() tells nothing")
         for pattern, paths in matches.items():
             assert paths, f"matches() has the pattern {pattern!r} without a module; raise NoMatch in prepare instead"
-            known = [path for path in paths if path in modules or _is_parameter(path, loaded.module)]
-            unknown = sorted(set(paths) - set(known))
+            # One that goes by parameters may name those.
+            unknown = sorted(set(paths) - modules.keys() - dict(loaded.module.named_parameters()).keys())
             assert not unknown, f"matches() names {unknown[0]!r} for {pattern!r}, which is no module of the model"
-            trains = any(p.requires_grad for path in known if path in modules for p in modules[path].parameters())
+            trains = any(p.requires_grad for path in paths if path in modules for p in modules[path].parameters())
             # A pattern may freeze what it names, where other parts of the base train.
             freezes = bool(loaded.pretrained & trainable(loaded.module).keys())
             assert trains or freezes, (
@@ -149,10 +132,8 @@ class _StrategyChecks:
         if not _own(loaded):
             skip("it trains a new head alone")
         before = self._outputs(loaded)
-        optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
-        for _ in range(STEPS):
-            self._step(strategy, loaded, optimizer)
-        _copy_new_modules(self._load(), loaded)  # a new head learns under every strategy
+        self._train(strategy, loaded, STEPS)
+        _copy_new_modules(self.load(), loaded)  # a new head learns under every strategy
         moved = relative(self._outputs(loaded), before)
         assert moved >= LEAST_EFFECT, (
             f"{STEPS} steps with a learning rate of 0.01 change the outputs by {moved:.2g} of their size, less than "
@@ -173,7 +154,7 @@ class _StrategyChecks:
 
     def saved_and_loaded_outputs_are_equal(self) -> None:
         strategy, loaded = self._new()
-        self._step(strategy, loaded)
+        self._train(strategy, loaded, 1)
         after = self._outputs(loaded)
         with tempfile.TemporaryDirectory() as folder:
             strategy.save(loaded, Path(folder))
@@ -194,7 +175,7 @@ class _StrategyChecks:
             for parameter in _own(loaded).values():
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                 parameter.add_(0.1 * noise)
-        own, base = self._outputs(loaded), self._outputs(self._load())
+        own, base = self._outputs(loaded), self._outputs(self.load())
         classes = [type(part) for part in loaded.module.modules()]
         with strategy.as_base(loaded):
             difference = relative(self._outputs(loaded), base)
@@ -225,7 +206,7 @@ class _StrategyChecks:
         strategy, _ = self._new()
         if not isinstance(strategy, ReportsEnvironment):
             skip("it reports no environment")
-        require_json(strategy.environment(), "environment()")
+        json_mapping(strategy, "environment", strategy.environment())
 
 
 def _own(loaded: LoadedModel) -> dict[str, nn.Parameter]:
@@ -245,8 +226,3 @@ def _is_among(tensor: Tensor, values: Tensor, kept: list[Tensor]) -> bool:
     if any(tensor.data_ptr() == one.data_ptr() for one in kept):
         return tensor.equal(values)
     return any(one.shape == values.shape and one.equal(values) for one in kept)
-
-
-def _is_parameter(path: str, module: nn.Module) -> bool:
-    """Say whether a path is that of a parameter, which a strategy that goes by parameters may name."""
-    return any(path == name for name, _ in module.named_parameters())

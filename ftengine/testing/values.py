@@ -1,16 +1,18 @@
-"""Comparing values, whatever they are made of."""
+"""Comparing values and models, whatever they are made of."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 ROUNDING = 1e-4
 """How far figures may differ, relative to their size, that float32 computes in batches of other shapes."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -28,13 +30,46 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def require_json(found: Any, what: str) -> None:
-    """Raise AssertionError where something is no mapping of JSON values."""
-    assert isinstance(found, dict), f"{what} returns {found!r}; it must return a dict of JSON values"
+@contextmanager
+def explained(
+    what: str, advice: str, kinds: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Iterator[None]:
+    """Tell what a component raises, by default whatever it is, as an AssertionError: what fails, why, what to do."""
     try:
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"{what} returns what JSON does not know ({error}): {found!r}") from None
+        yield
+    except kinds as error:
+        raise AssertionError(f"{what} ({type(error).__name__}: {error}): {advice}") from error
+
+
+def without_values(method: str) -> AbstractContextManager[None]:
+    """Tell what a method raises on a model on the meta device."""
+    what = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
+    advice = (
+        "it is called with such a model first, so read no values there, and make new parameters on the device of the "
+        "weights that they go with"
+    )
+    return explained(what, advice, (NotImplementedError, RuntimeError))
+
+
+def require_meta(module: nn.Module) -> None:
+    """Raise AssertionError where a parameter is not on the meta device."""
+    real = [name for name, p in module.named_parameters() if not p.is_meta]
+    assert not real, f"{real[0]!r} is not on the meta device, as the model is: make it on its layer's device"
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that another mapping lacks, or has with other values."""
+    return [name for name, tensor in one.items() if name not in other or not tensor.equal(other[name])]
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with values of their own."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def hooks(part: nn.Module) -> int:
+    """Return how many hooks a module has, those of its submodules not counted."""
+    return sum(len(getattr(part, name)) for name in HOOKS)
 
 
 def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:

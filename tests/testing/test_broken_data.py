@@ -345,7 +345,7 @@ class Writing(Lines):
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
-        (Decoding, "damaged_files_are_broken_rows", "of random bytes raises UnicodeDecodeError"),
+        (Decoding, "damaged_files_are_broken_rows", "of random bytes cannot be read (UnicodeDecodeError"),
         (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
         (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
         (Mappings, "rows_have_places_and_json_values", "no Row of a source"),
@@ -405,8 +405,8 @@ class Nones(Counting):
     [
         (Elsewhere, "places_are_of_the_data", "take places from `rows.where(number)`"),
         (Restless, "the_same_data_has_the_same_findings", "depend on the data alone"),
-        (Texts, "what_it_yields_can_be_shown", "look yields a str, 'Something is odd.'"),
-        (Nones, "what_it_yields_can_be_shown", "look returns None"),
+        (Texts, "what_it_yields_can_be_shown", "look() returned 'Something is odd.'"),
+        (Nones, "what_it_yields_can_be_shown", "look() returned None"),
     ],
 )
 def test_a_broken_audit_fails_the_check_that_is_meant(cls, check, text):

@@ -10,6 +10,8 @@ from sklearn.metrics import matthews_corrcoef
 from ftengine.api import Baseline, Evaluator, ExampleScores, Metric
 from ftengine.errors import RecipeError
 from ftengine.testing import check_evaluator, check_results, predictions, rows_of
+from ftengine.testing.checks import results_of
+from ftengine.testing.evaluators import EvaluatorChecks
 
 
 class Matthews(Evaluator):
@@ -89,6 +91,21 @@ class Forgetting(Right):
     def score(self, rows, weights):
         self.last, before = float(weights @ rows["right"] / weights.sum()), self.last
         return {"right": self.last if before is None else (self.last + before) / 2}
+
+
+class Clipping(Right):
+    """Changes a column of floats in place."""
+
+    def score(self, rows, weights):
+        rows["sure"] *= 0.5
+        return super().score(rows, weights)
+
+
+class Whole(Right):
+    """Gives whole numbers, which are numbers too."""
+
+    def score(self, rows, weights):
+        return {"right": int(weights @ rows["right"])}
 
 
 class Numbering(Right):
@@ -178,14 +195,23 @@ def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):
 @pytest.mark.parametrize(
     ("kind", "check", "text"),
     [
+        (Clipping, "scores_are_pure", "the column 'sure' was changed in place"),
         (Forgetting, "scores_are_pure", "keep nothing between calls"),
         (Ordered, "the_order_of_rows_does_not_matter", "in another order have other scores"),
     ],
 )
 def test_what_breaks_several_checks_fails_the_one_that_is_meant(kind, check, text):
     with pytest.raises(AssertionError) as error:
-        check_evaluator(kind, [{"right": i % 2} for i in range(6)])
+        check_evaluator(kind, [{"right": i % 2, "sure": i / 6} for i in range(6)])
     assert text in next(told for told in str(error.value).split("; ") if told.startswith(check))
+
+
+def test_whole_numbers_are_scores_too_and_what_is_not_done_is_skipped():
+    predictions = [{"right": i % 2} for i in range(4)]
+    check_evaluator(Whole, predictions)
+    results = {one.check: one.outcome for one in results_of(EvaluatorChecks(Right, predictions, None), {})}
+    skipped = {"example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics", "resamples_equal_scores"}
+    assert {results[name] for name in skipped} == {"skipped"}
 
 
 def test_expected_failures_must_fail_and_exist():

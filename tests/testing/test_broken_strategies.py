@@ -238,7 +238,7 @@ class OwnBase(Shift):
 
 
 class Unspeakable(Shift):
-    """Reports what JSON does not know."""
+    """Reports 'dtype' is not one."""
 
     def environment(self):
         return {"dtype": torch.float32}
@@ -294,7 +294,7 @@ OPENED = "opened by transformers alone"
         (Unseeded, {"a_seed_decides_a_training_pass": "torch's global generator alone"}),
         (Rebased, {"prepare_leaves_the_base_as_it_is": "leave the base's weights as they are"}),
         (OwnBase, {"it_answers_as_its_base": "leave out all that was added"}),
-        (Unspeakable, {"environment_is_json": "what JSON does not know"}),
+        (Unspeakable, {"environment_is_json": "'dtype' is not one"}),
         (Misnamed, {"matched_modules_exist_and_train": "'model.bert.encoder.layer.0.attention.output.dense'"}),
         (NamesOthers, {"matched_modules_exist_and_train": "name the modules that train"}),
     ],

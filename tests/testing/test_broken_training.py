@@ -136,7 +136,10 @@ class Silent(Pull):
         (Sticky, {"detaching_restores_the_model": "mark was left behind"}),
         (Hooked, {"detaching_restores_the_model": "1 hooks on the model"}),
         (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
-        (Silent, {"what_is_changed_at_the_end_is_told_as_json": "finish() returns None; it must return a dict"}),
+        (
+            Silent,
+            {"what_is_changed_at_the_end_is_told_as_json": "finish() returned None; it must return a mapping"},
+        ),
     ],
 )
 def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
@@ -148,7 +151,11 @@ def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
     [
         (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
         (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
-        (Vector, "losses_and_penalties_are_finite_scalars", "it must return a tensor of floats without dimensions"),
+        (
+            Vector,
+            "losses_and_penalties_are_finite_scalars",
+            "a tensor of floats without dimensions, or None",
+        ),
     ],
 )
 def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check, text):
@@ -219,8 +226,8 @@ class Counting(Plain):
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
-        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "build returns a list"),
-        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves '0.bias' out"),
+        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "built an object of type list"),
+        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves 5 of 8 parameters out"),
         (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
         (Looks, "it_builds_on_the_meta_device", "read no values in it"),
         (OwnRate, "it_goes_by_the_learning_rate_of_its_groups", "learning rate of 0 moves"),
