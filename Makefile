@@ -14,9 +14,9 @@ C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 # The CUDA kernels for the host as well, for the tests.
 export FTENGINE_EMULATED ?= 1
 
-PYTEST = $(BIN)/python -m pytest -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
-# Written when what the distributions in plugins/ rest on is installed.
-PLUGINS := $(VENV)/.plugins
+PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
+# An environment over that one, for what the distributions in plugins/ rest on: some of it speaks up wherever it is.
+PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-plugins test-adapterhub lint docs bench clean
@@ -35,13 +35,17 @@ demo: $(COMPILED) ## fine-tune a real language model on real conversations
 # One thread a process: the processes share the cores already. A file's tests stay in one process, so
 # that a model which they share is loaded once. Compiled kernels must be there: none may be lost unnoticed.
 test: $(COMPILED) ## run the tests
-	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/distributions
+	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions
 
-test-plugins: $(COMPILED) $(PLUGINS) ## run the tests of the distributions in plugins/
-	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(PYTEST) plugins tests/distributions
+test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distributions in plugins/
+	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \
+	    $(PLUGINS)/bin/python -m pytest $(PYTEST_OPTIONS) plugins tests/distributions
 
-$(PLUGINS): plugins/requirements.txt $(INSTALLED)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r plugins/requirements.txt
+$(PLUGINS)/.installed: plugins/requirements.txt $(INSTALLED)
+	@$(BIN)/python -m venv --clear $(PLUGINS)
+	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	    > $$($(PLUGINS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	@$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check -r plugins/requirements.txt
 	@touch $@
 
 # AdapterHub's library pins an older transformers, so it lives in an environment of its own.
@@ -68,7 +72,7 @@ bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python benchmarks/lora_step.py
 
 clean: ## remove what was built and cached; runs/ and the installed packages stay
-	rm -rf build dist *.egg-info ftengine/build.json .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED) $(COMPILED) $(PLUGINS)
+	rm -rf build dist *.egg-info ftengine/build.json .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED) $(COMPILED)
 	find $(wildcard benchmarks csrc examples ftengine plugins tests) \
 	    \( -name __pycache__ -o -name '*.egg-info' -o -name '*.so' \) -prune -exec rm -rf {} +
 

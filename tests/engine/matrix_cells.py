@@ -197,8 +197,8 @@ def make_cell(strategy: str, architecture: str, precision: str, folder: Path) ->
     whole = made("whole")
     data = prepare_data(Experiment.open(whole))
 
-    def watched(device: Device, experiment: Experiment, loaded: LoadedModel) -> Strategy:
-        seen.append(Watched(device, data.ready.task, loaded, lambda: prepare(device, experiment, loaded)))
+    def watched(device: Device, experiment: Experiment, loaded: LoadedModel, task: Task) -> Strategy:
+        seen.append(Watched(device, task, loaded, lambda: prepare(device, experiment, loaded, task)))
         return seen[0].strategy
 
     with pytest.MonkeyPatch.context() as patch:

@@ -51,10 +51,13 @@ class PeftStrategy(api.Strategy):
         _renew_hooks(module)
         with refusing("PEFT could not read what it would write"):
             type(config)(**as_stored(config))
-        self._adapted = list(getattr(self._model.base_model, "targeted_module_names", []))
-        require_outside(self._adapted, self._whole)
-        if not sum(parameter.numel() for parameter in trainable(module).values()):
+        trained = trainable(module)
+        if not sum(parameter.numel() for parameter in trained.values()):
             raise RecipeError(f"strategy {self.name!r} trains nothing with these options.")
+        # Methods that replace whole blocks keep no list of what they adapted.
+        known = getattr(self._model.base_model, "targeted_module_names", None)
+        self._adapted = list(known or dict.fromkeys(name.rpartition(".")[0] for name in trained))
+        require_outside(self._adapted, self._whole)
         for path in self._whole:
             module.get_submodule(path).requires_grad_(True)
         if on_meta:
