@@ -480,7 +480,7 @@ def test_every_environment_variable_is_told_and_exists():
     assert told(INSTALLATION, "Choosing what is compiled") == build
 
 
-LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
+LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md"), *ROOT.glob("plugins/*/README.md")]
 
 
 @pytest.mark.parametrize("document", LINKING, ids=lambda document: str(document.relative_to(ROOT)))
