@@ -48,5 +48,12 @@ class Callbacks:
                 self.listener.message(f"{who} failed and is left out from here on: {cause}")
 
     def view_commands(self, run: Path) -> list[str]:
-        """Return the commands that show what callbacks wrote."""
-        return [callback.view_command(run) for callback, _ in self.callbacks if isinstance(callback, HasViewer)]
+        """Return the commands that show what callbacks wrote; a callback that fails is named."""
+        commands = []
+        for callback, origin in self.callbacks:
+            try:
+                commands += [callback.view_command(run)] if isinstance(callback, HasViewer) else []
+            # The run is complete, whatever a third-party callback raises.
+            except Exception as error:
+                self.listener.message(f"callback {callback.name!r} of {origin} failed: {cause_in(callback, error)}")
+        return commands

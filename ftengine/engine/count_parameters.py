@@ -13,6 +13,7 @@ from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import DataError, SourceError
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
+from ftengine.plugins.returned import matched
 from ftengine.run.recipe import Recipe
 
 
@@ -85,7 +86,7 @@ def count_parameters(
         new_modules={name: _count_below(loaded, [name])[1] for name in loaded.new_modules},
         patterns={
             pattern: {"modules": len(modules), "parameters": held, "trainable_parameters": training}
-            for pattern, modules in strategy.matches().items()
+            for pattern, modules in matched(strategy).items()
             for held, training in [_count_below(loaded, modules)]
         },
     )

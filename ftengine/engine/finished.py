@@ -98,6 +98,10 @@ class Run:
                 check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
         except NotMergeable:
             return False
+        # The run is complete, whatever a third-party strategy raises; `merge` itself will tell.
+        except Exception as error:
+            self.listener.message(f"whether the run can be merged is not known: {type(error).__name__}: {error}")
+            return False
         return True
 
     def evaluate(

@@ -23,6 +23,7 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
+from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.estimate import estimate
@@ -106,7 +107,7 @@ def plan(
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
-        targets=strategy.matches(),
+        targets=matched(strategy),
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         example=_example(train),
@@ -116,7 +117,7 @@ def plan(
         evaluation=_evaluation(evaluating),
         estimate=figures,
         warnings=[
-            *_warnings(data, strategy.matches()),
+            *_warnings(data, matched(strategy)),
             *_untested(evaluating),
             *([f"{frozen}."] if frozen else []),
         ],

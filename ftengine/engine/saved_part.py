@@ -137,7 +137,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
         raise SavedPartDiffers(
             f"{who} saved files that do not give the tuned model back: opened on a fresh base, its outputs on {count} "
             f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
-            f"{allowed:.3g}{told and f'; {told}'}. {kept}"
+            f"{allowed:.3g}{told and f'; {told}'}. Or a callback or regularizer changed weights that are frozen. {kept}"
         )
     if told:
         model.experiment.listener.message(f"{who}: once read back, {told}, although the outputs agree")

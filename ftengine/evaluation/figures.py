@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -100,11 +101,13 @@ def _numbers(evaluator: Evaluator, found: Any) -> dict[str, float]:
             f"{named(evaluator)}: score() returned metrics {sorted(found)} and declares {sorted(evaluator.metrics)}; "
             "they have to be the same."
         )
-    try:
-        return {name: float(value) for name, value in found.items()}
-    except (TypeError, ValueError):
-        name = next(name for name, value in found.items() if not isinstance(value, (int, float, np.number)))
-        raise wrong(evaluator, "score", found[name], f"a number for {name!r}") from None
+    for name, value in found.items():
+        if not isinstance(value, Real):
+            raise wrong(evaluator, "score", value, f"a number for {name!r}")
+        # Means of ones and zeros round.
+        if evaluator.metrics[name].proportion and not (math.isnan(value) or -1e-6 <= float(value) <= 1 + 1e-6):
+            raise wrong(evaluator, "score", value, f"a number from 0 to 1 for {name!r}, which it declares a proportion")
+    return {name: float(value) for name, value in found.items()}
 
 
 def kish(weights: np.ndarray) -> float:

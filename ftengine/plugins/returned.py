@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
-from ftengine.api import Component
+from ftengine.api import Component, Strategy
 from ftengine.errors import PluginError
 from ftengine.plugins.blame import named, without
 
@@ -66,3 +66,12 @@ def json_mapping(component: Component, method: str, found: Any) -> dict[str, Any
         except (TypeError, ValueError):
             raise wrong(component, method, value, f"{wanted}; {key!r} is not one") from None
     return dict(found)
+
+
+def matched(strategy: Strategy) -> dict[str, list[str]]:
+    """Return a strategy's `matches()` (PluginError: it is no mapping of patterns to lists of names)."""
+    found: Any = strategy.matches()
+    names = found.values() if isinstance(found, Mapping) else [None]
+    if not all(isinstance(paths, (list, tuple)) and all(isinstance(path, str) for path in paths) for paths in names):
+        raise wrong(strategy, "matches", found, "a mapping of each pattern to a list of module names")
+    return {str(pattern): list(paths) for pattern, paths in found.items()}

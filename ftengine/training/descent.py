@@ -83,9 +83,7 @@ class Descent:
         for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the {what} is {value} at step {progress.step + 1}. Lower train.learning_rate "
-                    f"(now {self.section.learning_rate:g}) or use train.precision float32; `--resume` continues from "
-                    "the last checkpoint."
+                    f"the {what} is {value} at step {progress.step + 1}. {self._not_finite(progress.step)}"
                 )
         if progress.step == 0 and weight:
             self._tell_untouched()
@@ -112,6 +110,19 @@ class Descent:
                 (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
             totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
+
+    def _not_finite(self, step: int) -> str:
+        """Say what may be the cause where a loss or gradient is not finite, before a step (from 0), and what to do."""
+        broken = next((name for name, p in self.module.named_parameters() if not p.isfinite().all()), None)
+        where = f"Parameter {broken!r} is not finite. " if broken else ""
+        if step == 0:
+            who = f"strategy {self.setup.strategy.name!r} made it so" if broken else "model and data give it"
+            return f"{where}No step was taken yet, so {who}; train.precision float32 may help."
+        return (
+            f"{where}Lower train.learning_rate (now {self.section.learning_rate:g}, optimizer "
+            f"{self.setup.optimizer.name!r}), or use train.precision float32, in a new run; `--resume` goes on "
+            "from the last checkpoint, with the same recipe."
+        )
 
     def _tell_untouched(self) -> None:
         """Say which parameters would train but are no part of the computation (TrainingError: none is, anywhere)."""
@@ -144,10 +155,7 @@ class Descent:
         limit = self.section.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise TrainingError(
-                f"the gradient's norm is {norm} at step {step + 1}. Lower train.learning_rate "
-                f"(now {self.section.learning_rate:g}); `--resume` continues from the last checkpoint."
-            )
+            raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self._not_finite(step)}")
         self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ftengine.api import Optimizer
 from ftengine.errors import PluginError, RunError
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import wrong
 
 ADAM_BYTES = 8
 """A parameter's state where it cannot be told before training: two float32 moments, as Adam keeps them."""
@@ -28,16 +30,21 @@ def build_optimizer(component: Optimizer, groups: Groups) -> torch.optim.Optimiz
     wanted = {parameter for group in groups for parameter in group["params"]}
     optimizer = component.build(groups)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise PluginError(
-            f"optimizer {component.name!r} built an object of type {type(optimizer).__name__}; `build` must return a "
-            "torch.optim.Optimizer. Set train.optimizer to another."
-        )
-    left = len(wanted - {parameter for group in optimizer.param_groups for parameter in group["params"]})
+        raise wrong(component, "build", optimizer, "a torch.optim.Optimizer")
+    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    left = len(wanted - rates.keys())
     if left:
         raise PluginError(
-            f"optimizer {component.name!r} leaves {left:,} of {len(wanted):,} parameters out: the groups that it is "
-            "given must all be in the optimiser that it returns. Set train.optimizer to another."
+            f"{named(component)} leaves {left:,} of {len(wanted):,} parameters out: the groups that it is given must "
+            "all be in the optimiser that it returns."
         )
+    for group in groups:
+        other = next((rates[p] for p in group["params"] if float(rates[p]) != float(group["lr"])), None)
+        if other is not None:
+            raise PluginError(
+                f"{named(component)} sets a learning rate of {float(other):g} where its groups have {group['lr']:g}: "
+                "the optimiser must be built of the groups as they are given."
+            )
     return optimizer
 
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from tiny import tiny_llama
 
 from ftengine import Recipe, fine_tune, load_run
+from ftengine.cli import main
 from ftengine.errors import BaseMismatch, InputError
 
 pytest.importorskip("lm_eval")
@@ -167,3 +168,26 @@ def test_a_classifier_is_told_of_before_training(bert_folder, reviews, benchmark
     run = fine_tune(made, listener=heard)
     assert any("left out" in text and "head 'sequence-classification'" in text for text in heard.said)
     assert not (run.path / "lm_eval.json").exists()
+
+
+def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tmp_path):
+    """A base in 4 bits, a method of PEFT, an 8-bit optimizer, and the harness, which knows the base again."""
+    pytest.importorskip("bitsandbytes")
+    model = tiny_llama(tmp_path / "llama", initializer_range=0.2, hidden_size=64)
+    asked = recipe(
+        model,
+        answers,
+        tmp_path / "run",
+        model={"source": str(model), "loader": {"name": "bitsandbytes", "bits": 4}},
+        strategy={"name": "peft-lora", "r": 4},
+        callbacks=[{"name": "lm-eval", "tasks": [str(benchmarks / "choose.yaml")]}],
+    )
+    asked = Recipe.make({**asked.resolved(), "train": {**asked.resolved()["train"], "optimizer": "adamw-8bit"}})
+    run = fine_tune(asked)
+    measured = json.loads((run.path / "lm_eval.json").read_text())
+    assert "choose" in json.dumps(measured)
+    assert {finding.source for finding in run.verdict.findings} >= {"benchmarks"}
+    (run.path / "lm_eval.json").unlink()
+    done = CliRunner().invoke(main, ["lm-eval", str(run.path), "--tasks", str(benchmarks / "choose.yaml")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((run.path / "lm_eval.json").read_text()).keys() == measured.keys()

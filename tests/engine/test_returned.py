@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from ftengine import api, fine_tune, hookimpl, registry_of
+from ftengine import api, fine_tune, hookimpl, plan, registry_of
 from ftengine.errors import PluginError
+from ftengine.evaluation.figures import measure
+from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import is_scalar
 from ftengine.run.recipe import TrainSection
 from ftengine.training.descent import groups_of
+from ftengine.training.optimizer import build_optimizer
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
@@ -107,6 +110,43 @@ class Finishing(api.Regularizer):
 
     def finish(self, model, measure):
         return {"layer": nn.Linear(1, 1)}
+
+
+def test_matches_are_lists_of_names_by_pattern(label_recipe):
+    odd = component(LoRA, matches=lambda self: ["query"])
+    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    with pytest.raises(PluginError, match=r"strategy 'odd' .*matches\(\) returned a list.*each pattern to a list"):
+        plan(label_recipe(strategy="odd"), measure=False, registry=registry)
+
+
+class OfItsOwn(api.Optimizer):
+    """Forgets the rates of its groups."""
+
+    name = "of-its-own"
+
+    def build(self, param_groups):
+        return torch.optim.SGD([p for group in param_groups for p in group["params"]], lr=0.5)
+
+
+def test_an_optimizer_goes_by_the_rates_of_its_groups():
+    groups = [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.01}]
+    with pytest.raises(PluginError, match=r"'of-its-own' .* learning rate of 0\.5 where its groups have 0\.01"):
+        build_optimizer(OfItsOwn(), groups)
+
+
+class Above(api.Evaluator):
+    """Give a share above one."""
+
+    name = "above"
+    metrics = {"share": api.Metric("share", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"share": 1.5}
+
+
+def test_a_proportion_lies_between_0_and_1():
+    with pytest.raises(PluginError, match=r"'above' .*score\(\) returned 1\.5; .* from 0 to 1 for 'share'"):
+        measure(Above(), {"x": np.ones(8)}, Weights(np.arange(8), 0, 10))
 
 
 def test_what_finish_returns_has_to_be_json(label_recipe):

@@ -226,7 +226,7 @@ class Counting(Plain):
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
-        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "built an object of type list"),
+        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "build() returned"),
         (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves 5 of 8 parameters out"),
         (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
         (Looks, "it_builds_on_the_meta_device", "read no values in it"),
