@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ftengine.api import Evaluator, Prediction
 from ftengine.errors import PluginError, RunError
+from ftengine.plugins.returned import wrong
 
 FOLDER = "predictions"
 ROWS = 4096
@@ -28,6 +29,14 @@ ROWS = 4096
 MEMBER = "member"
 OWN = frozenset({"row", "place", "group", "answered", MEMBER})
 """Columns that no prediction may be called."""
+
+
+def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
+    """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
+    found = evaluator.keep(prediction)
+    if not isinstance(found, Mapping):
+        raise wrong(evaluator, "keep", found, "a mapping of names to numbers")
+    return found
 
 
 class Writer:
@@ -45,7 +54,7 @@ class Writer:
             raise PluginError(f"a prediction has the key {min(clash)!r}, which the table of predictions uses itself.")
         # What the task says wins: a column of the same name is no answer of the model.
         whole = {**columns, **prediction}
-        kept = {f"{e.name}.{key}": value for e in self._evaluators for key, value in e.keep(whole).items()}
+        kept = {f"{e.name}.{key}": value for e in self._evaluators for key, value in kept_by(e, whole).items()}
         read = {f"column.{name}": value for name, value in columns.items() if name not in prediction}
         self._waiting.append({MEMBER: member, **prediction, **read, **kept})
         if len(self._waiting) == ROWS:
@@ -155,10 +164,10 @@ class Predictions:
 
     def keeping(self, evaluator: Evaluator) -> Predictions:
         """Return the table with what a further evaluator keeps of each prediction."""
-        first = evaluator.keep(self.prediction(0)) if len(self) else {}
+        first = kept_by(evaluator, self.prediction(0)) if len(self) else {}
         if not first:  # every example gives equally many
             return self
-        kept = [evaluator.keep(self.prediction(i)) for i in range(len(self))]
+        kept = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))]
         found = {
             f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [one[name] for one in kept])]))
             for name in first

@@ -8,6 +8,8 @@ from numbers import Real
 
 from ftengine.api import Schedule
 from ftengine.errors import PluginError
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import described
 from ftengine.run.recipe import TrainSection
 
 
@@ -32,7 +34,7 @@ class Steps:
         factor = schedule.factor(step, self.total, self.warmup)
         if not isinstance(factor, Real) or not 0 <= factor < math.inf:
             raise PluginError(
-                f"schedule {schedule.name!r} returned the factor {factor!r} for step {step:,} of {self.total:,}; it "
+                f"{named(schedule)}: factor() returned {described(factor)} for step {step:,} of {self.total:,}; it "
                 "must return a number that is 0 or more. Set train.schedule to another."
             )
         return factor
