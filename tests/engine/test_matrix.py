@@ -37,6 +37,8 @@ RUNS += [
     if (strategy, architecture) not in REFUSED and (i + j) % 3 == 0
 ]
 """Every cell in float32, and in bfloat16 a third of them, in which each strategy and each architecture occurs."""
+INTERRUPTED = RUNS[::3]
+"""Runs that are interrupted as well: among them is every strategy, and every architecture."""
 MERGING = [cell for cell in CELLS if cell[0] in ("full", "lora")]
 GENERATING = [(strategy, name) for strategy, name in CELLS if ARCHITECTURES[name].task.endswith("-lm")]
 
@@ -82,10 +84,10 @@ def test_frozen_weights_are_kept_in_the_runs_precision_and_what_trains_in_float3
     assert frozen == (set() if strategy == "full" else {getattr(torch, precision)})
 
 
-def test_each_strategy_and_each_architecture_runs_in_bfloat16():
-    in_bfloat16 = [run for run in RUNS if run[2] == "bfloat16"]
-    assert {strategy for strategy, *_ in in_bfloat16} == set(STRATEGIES)
-    assert {architecture for _, architecture, _ in in_bfloat16} == set(ARCHITECTURES)
+def test_each_strategy_and_each_architecture_is_interrupted_and_runs_in_bfloat16():
+    for runs in ([run for run in RUNS if run[2] == "bfloat16"], INTERRUPTED):
+        assert {strategy for strategy, *_ in runs} == set(STRATEGIES)
+        assert {architecture for _, architecture, _ in runs} == set(ARCHITECTURES)
 
 
 @each_run
@@ -103,7 +105,7 @@ def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strate
     assert together != list(of.run.predict(of.asked, options=of.options, base=True))
 
 
-@each_run
+@pytest.mark.parametrize(("strategy", "architecture", "precision"), INTERRUPTED)
 def test_an_interrupted_run_resumes_to_the_same_bytes(cell, strategy, architecture, precision):
     of = cell(strategy, architecture, precision)
     again = of.recipe("interrupted")
