@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
 
-from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
+from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, ops, registry_of, testing
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import RecipeError
 from ftengine.model import read_tensors, save_model
@@ -265,8 +266,40 @@ def test_every_ability_is_told_with_its_members():
     assert told == abilities()
 
 
+def test_every_operation_is_told_as_it_is_called():
+    told = table(ABILITIES, "`ftengine.ops`").names()
+    assert sorted(name.partition("(")[0] for name in told) == sorted(ops.__all__)
+    for name, given in (found.groups() for found in map(re.compile(r"(\w+)\((.*)\)").fullmatch, told) if found):
+        own = inspect.signature(getattr(ops, name)).parameters.values()
+        arguments = [p.name if p.default is p.empty else f"{p.name}={p.default!r}".replace("'", '"') for p in own]
+        assert given.split(", ") == ([] if not given else arguments)[: len(given.split(", "))] or not given, name
+
+
+def test_the_example_that_adds_modules_passes_the_checks():
+    (block,) = [block for block in blocks(ABILITIES, "python") if "lowrank_linear" in block.text]
+    names = {"__name__": "example"}
+    exec(compile(block.text, block.place, "exec"), names)
+    testing.check_component(names["Scaled"])
+    loaded = testing.fixture("sequence-classification").load()
+    names["Scaled"]().prepare(loaded)
+    kept, heads = model.state_tensors(loaded.module), tuple(f"{path}." for path in loaded.new_modules)
+    own = {name.rpartition(".")[2] for name in kept if not name.startswith(heads)}
+    assert own == {"a", "b", "d"}  # frozen random buffers are held, frozen weights are not
+
+
 def test_every_helper_is_told():
     assert sorted(table(ABILITIES, "Helpers").names()) == sorted(model.__all__)
+
+
+def test_every_field_of_a_loaded_model_is_told():
+    assert table(KIND_PAGE, "`LoadedModel`").names() == [field.name for field in fields(api.LoadedModel)]
+
+
+def test_every_event_is_told_with_its_fields():
+    inherited = {field.name for field in fields(api.Event)}
+    own = {cls.__name__: [f.name for f in fields(cls) if f.name not in inherited] for cls in api.Event.__subclasses__()}
+    assert {code(row[0])[0]: code(row[1]) for row in table(KIND_PAGE, "Events").rows} == own
+    assert inherited == {"run", "step"}
 
 
 # Checks
@@ -290,6 +323,9 @@ def test_every_function_that_checks_is_told_with_its_arguments():
 def test_every_check_is_told():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
+    yielded = set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) | {"what_it_offers_is_sound"}
+    yielded |= set(re.findall(r'Result\(what, "([a-z_]+)"', (ROOT / "ftengine/cli/plugins_check.py").read_text("utf-8")))
+    assert yielded - checks <= set(code(prose(TEXTS[TESTING])))
 
 
 def test_what_testing_ships_is_told():
