@@ -18,7 +18,7 @@ import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
 
-from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, ops, registry_of, testing
+from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import RecipeError
 from ftengine.model import read_tensors, save_model
@@ -264,27 +264,6 @@ def test_every_ability_is_told_with_its_members():
 
     told = {code(row[0])[0]: set(code(row[2])) for row in table(ABILITIES, "Abilities").rows}
     assert told == abilities()
-
-
-def test_every_operation_is_told_as_it_is_called():
-    told = table(ABILITIES, "`ftengine.ops`").names()
-    assert sorted(name.partition("(")[0] for name in told) == sorted(ops.__all__)
-    for name, given in re.findall(r"^(\w+)\((.+)\)$", "\n".join(told), re.MULTILINE):
-        own = inspect.signature(getattr(ops, name)).parameters.values()
-        arguments = [p.name if p.default is p.empty else f"{p.name}={json.dumps(p.default)}" for p in own]
-        assert ", ".join(arguments).replace("null", "None").startswith(given), name
-
-
-def test_the_example_that_adds_modules_passes_the_checks():
-    (block,) = [block for block in blocks(ABILITIES, "python") if "lowrank_linear" in block.text]
-    names = {"__name__": "example"}
-    exec(compile(block.text, block.place, "exec"), names)
-    testing.check_component(names["Scaled"])
-    loaded = testing.fixture("sequence-classification").load()
-    names["Scaled"]().prepare(loaded)
-    kept, heads = model.state_tensors(loaded.module), tuple(f"{path}." for path in loaded.new_modules)
-    own = {name.rpartition(".")[2] for name in kept if not name.startswith(heads)}
-    assert own == {"a", "b", "d"}  # frozen random buffers are held, frozen weights are not
 
 
 def test_every_helper_is_told():
