@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,17 @@ def test_every_helper_is_told():
     assert sorted(table(ABILITIES, "Helpers").names()) == sorted(model.__all__)
 
 
+def test_every_field_of_a_loaded_model_is_told():
+    assert table(KIND_PAGE, "`LoadedModel`").names() == [field.name for field in fields(api.LoadedModel)]
+
+
+def test_every_event_is_told_with_its_fields():
+    inherited = {field.name for field in fields(api.Event)}
+    own = {cls.__name__: [f.name for f in fields(cls) if f.name not in inherited] for cls in api.Event.__subclasses__()}
+    assert {code(row[0])[0]: code(row[1]) for row in table(KIND_PAGE, "Events").rows} == own
+    assert inherited == {"run", "step"}
+
+
 # Checks
 
 
@@ -290,6 +302,11 @@ def test_every_function_that_checks_is_told_with_its_arguments():
 def test_every_check_is_told():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
+    yielded = set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) | {"what_it_offers_is_sound"}
+    yielded |= set(
+        re.findall(r'Result\(what, "([a-z_]+)"', (ROOT / "ftengine/cli/plugins_check.py").read_text("utf-8"))
+    )
+    assert yielded - checks <= set(code(prose(TEXTS[TESTING])))
 
 
 def test_what_testing_ships_is_told():
