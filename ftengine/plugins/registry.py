@@ -121,7 +121,14 @@ class Factory:
         return {"name": self.entry.name, **self.config.model_dump(mode="json")}
 
     def __call__(self) -> Any:
-        return self.entry.cls(self.config)
+        """Build the component (PluginError: its own `__init__` leaves out the base class's)."""
+        built = self.entry.cls(self.config)
+        if not hasattr(built, "config"):
+            raise PluginError(
+                f"{self.entry.kind} {self.entry.name!r} of {self.entry.origin} has no options once it is built: call "
+                "super().__init__(config) in its __init__."
+            )
+        return built
 
 
 class Registry:

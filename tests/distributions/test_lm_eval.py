@@ -174,16 +174,12 @@ def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tm
     """A base in 4 bits, a method of PEFT, an 8-bit optimizer, and the harness, which knows the base again."""
     pytest.importorskip("bitsandbytes")
     model = tiny_llama(tmp_path / "llama", initializer_range=0.2, hidden_size=64)
-    asked = recipe(
-        model,
-        answers,
-        tmp_path / "run",
-        model={"source": str(model), "loader": {"name": "bitsandbytes", "bits": 4}},
-        strategy={"name": "peft-lora", "r": 4},
-        callbacks=[{"name": "lm-eval", "tasks": [str(benchmarks / "choose.yaml")]}],
-    )
-    asked = Recipe.make({**asked.resolved(), "train": {**asked.resolved()["train"], "optimizer": "adamw-8bit"}})
-    run = fine_tune(asked)
+    content = recipe(model, answers, tmp_path / "run").resolved()
+    content["model"]["loader"] = {"name": "bitsandbytes", "bits": 4}
+    content["strategy"] = {"name": "peft-lora", "r": 4}
+    content["train"]["optimizer"] = "adamw-8bit"
+    content["callbacks"] = [{"name": "lm-eval", "tasks": [str(benchmarks / "choose.yaml")]}]
+    run = fine_tune(Recipe.make(content))
     measured = json.loads((run.path / "lm_eval.json").read_text())
     assert "choose" in json.dumps(measured)
     assert {finding.source for finding in run.verdict.findings} >= {"benchmarks"}
