@@ -167,7 +167,7 @@ def _require_plain(module: nn.Module) -> None:
             raise NotMergeable(
                 f"{name!r} of the base holds {str(parameter.dtype)[6:]}: the base is quantised, and a plain model has "
                 "no place for that. Where its loader quantised it, set model.loader to auto in the run's recipe.yaml "
-                "and merge again; else merge an adapter into an unquantised copy with PEFT (merge_and_unload)."
+                "and merge again; else merge the trained part into an unquantised copy (in PEFT: merge_and_unload)."
             )
 
 

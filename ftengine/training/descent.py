@@ -116,8 +116,8 @@ class Descent:
         broken = next((name for name, p in self.module.named_parameters() if not p.isfinite().all()), None)
         where = f"Parameter {broken!r} is not finite. " if broken else ""
         if step == 0:
-            who = f"strategy {self.setup.strategy.name!r} made it so" if broken else "model and data give it"
-            return f"{where}No step was taken yet, so {who}; train.precision float32 may help."
+            who = f"the base or strategy {self.setup.strategy.name!r}" if broken else "model and data"
+            return f"{where}No step was taken yet, so it comes from {who}; train.precision float32 may help."
         return (
             f"{where}Lower train.learning_rate (now {self.section.learning_rate:g}, optimizer "
             f"{self.setup.optimizer.name!r}), or use train.precision float32, in a new run; `--resume` goes on "
