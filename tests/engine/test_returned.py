@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ftengine import api, fine_tune, hookimpl, plan, registry_of
-from ftengine.errors import PluginError
+from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import is_scalar
@@ -117,6 +117,19 @@ def test_matches_are_lists_of_names_by_pattern(label_recipe):
     registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
     with pytest.raises(PluginError, match=r"strategy 'odd' .*matches\(\) returned a list.*each pattern to a list"):
         plan(label_recipe(strategy="odd"), measure=False, registry=registry)
+
+
+def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_rate(label_recipe):
+    def prepare(self, loaded):
+        LoRA.prepare(self, loaded)
+        with torch.no_grad():
+            next(p for p in loaded.module.parameters() if p.requires_grad).fill_(torch.nan)
+
+    odd = component(LoRA, prepare=prepare)
+    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    with pytest.raises(TrainingError, match=r"Parameter '\S+' is not finite\. No step was taken yet") as error:
+        fine_tune(label_recipe(strategy="odd"), registry=registry)
+    assert "learning_rate" not in str(error.value)
 
 
 class OfItsOwn(api.Optimizer):
