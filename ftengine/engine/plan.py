@@ -26,6 +26,7 @@ from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.training.descent import groups_of
 from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
@@ -102,12 +103,12 @@ def plan(
     else:
         loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
     frozen = never_trained(strategy, loaded.module, schedule)
-    tokens = steps["tokens_a_step"]
+    targets, tokens = matched(strategy), steps["tokens_a_step"]
     figures = _estimate(data, device, loaded, strategy, evaluating, schedule, tokens) if measure else None
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
-        targets=matched(strategy),
+        targets=targets,
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         example=_example(train),
@@ -117,7 +118,7 @@ def plan(
         evaluation=_evaluation(evaluating),
         estimate=figures,
         warnings=[
-            *_warnings(data, matched(strategy)),
+            *_warnings(data, targets),
             *_untested(evaluating),
             *([f"{frozen}."] if frozen else []),
         ],
@@ -178,7 +179,7 @@ def _estimate(
     step_tokens: float,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
-    groups = strategy.param_groups(loaded.module, section.learning_rate, section.weight_decay)
+    groups = groups_of(strategy, loaded.module, section)
     if section.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
     validations = -(-planned.total // (section.validate_every or planned.per_epoch))

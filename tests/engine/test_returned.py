@@ -132,6 +132,13 @@ def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_r
     assert "learning_rate" not in str(error.value)
 
 
+def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
+    odd = component(LoRA, param_groups=leaving_out)
+    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    with pytest.raises(PluginError, match=r"leaves out 2 parameters, such as 'classifier\.weight'"):
+        plan(label_recipe(strategy="odd"), registry=registry)
+
+
 class OfItsOwn(api.Optimizer):
     """Forgets the rates of its groups."""
 
