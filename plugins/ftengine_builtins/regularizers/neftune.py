@@ -14,6 +14,7 @@ from ftengine import api
 from ftengine.api import Batch, LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import NOISY
+from ftengine_builtins.strategies.targets import input_embeddings
 
 
 class Neftune(Regularizer):
@@ -38,10 +39,7 @@ class Neftune(Regularizer):
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         module: Any = loaded.module
-        try:
-            table = module.get_input_embeddings()
-        except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
-            table = None
+        table = input_embeddings(module)
         if not isinstance(table, nn.Embedding):
             raise RecipeError(
                 f"regularizer neftune adds noise to token embeddings, and {type(module).__name__} has none. For "

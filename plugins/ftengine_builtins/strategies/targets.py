@@ -147,7 +147,7 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
             result[path] = _inexpressible(layer)
         elif isinstance(parent, BYPASSING):
             result[path] = f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
-        elif used and layer is _embeddings(module):
+        elif used and layer is input_embeddings(module):
             result[path] = f"is never called: {' and '.join(used)} hold its weight and are called instead"
         elif places[id(layer)] > 1:
             result[path] = "is one module under several names"
@@ -175,16 +175,18 @@ def _used_instead(module: Any) -> list[str]:
     """Return the embeddings of encoder and decoder where they stand in for the model's own (T5, BART), or none."""
     if not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
         return []
-    own, theirs = _embeddings(module), [_embeddings(module.get_encoder()), _embeddings(module.get_decoder())]
+    own = input_embeddings(module)
+    theirs = [input_embeddings(stack) for stack in (module.get_encoder(), module.get_decoder())]
     if any(table is None or table is own for table in theirs):
         return []
     return [path for path, part in module.named_modules() if any(part is table for table in theirs)]
 
 
-def _embeddings(module: Any) -> nn.Module | None:
+def input_embeddings(module: Any) -> nn.Module | None:
+    """Return what a model's input goes into; None for a plain torch module, or where the model does not say."""
     try:
         return module.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # none at all; none of tokens
+    except (AttributeError, NotImplementedError):
         return None
 
 

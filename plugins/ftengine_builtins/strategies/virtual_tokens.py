@@ -20,7 +20,7 @@ from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit
-from ftengine_builtins.strategies.targets import freeze_base, param_groups
+from ftengine_builtins.strategies.targets import freeze_base, input_embeddings, param_groups
 
 EMBEDDINGS = "prompt_embeddings"
 """PEFT's key of the one tensor that both methods have."""
@@ -110,10 +110,7 @@ class VirtualTokenStrategy(Strategy):
             RecipeError: the model reads no tokens.
         """
         module: Any = loaded.module
-        try:
-            found = module.get_input_embeddings()
-        except (AttributeError, NotImplementedError):  # a plain torch module; a model of images in transformers
-            found = None
+        found = input_embeddings(module)
         if not isinstance(found, nn.Embedding):
             begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
             raise RecipeError(
