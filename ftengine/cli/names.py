@@ -67,9 +67,13 @@ def remember(entries: Iterable[Entry]) -> None:
     file = _file()
     with suppress(OSError):  # a full disk, a home that cannot be written
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as part:
-            json.dump(known, part)
-        os.replace(part.name, file)
+        part = tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False)  # noqa: SIM115
+        try:
+            with part:
+                json.dump(known, part)
+            os.replace(part.name, file)
+        except OSError:
+            os.unlink(part.name)
 
 
 def _known() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ftengine.cli.names import component_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.plugins_check import check
-from ftengine.cli.plugins_new import kinds, new
+from ftengine.cli.plugins_new import complete_kinds, kinds, new
 
 if TYPE_CHECKING:
     from ftengine.cli.components import Installed, Option
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 kind_option = click.option(
     "--kind",
     metavar="KIND",
-    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
+    shell_complete=complete_kinds,
     help=f"Only this kind: {', '.join(kinds())}.",
 )
 

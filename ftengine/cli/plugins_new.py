@@ -39,13 +39,18 @@ def kinds() -> list[str]:
     return sorted(file.stem for file in TEMPLATES.glob("*.txt") if file.stem != COMMON)
 
 
+def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete kinds of components."""
+    return [kind for kind in kinds() if kind.startswith(incomplete)]
+
+
 @click.command("new")
 @click.argument("name")
 @click.option(
     "--kind",
     "chosen",
     metavar="KIND",
-    shell_complete=lambda ctx, param, incomplete: [kind for kind in kinds() if kind.startswith(incomplete)],
+    shell_complete=complete_kinds,
     multiple=True,
     required=True,
     help=f"What it offers: {', '.join(kinds())}. May be given several times.",

@@ -47,7 +47,7 @@ def augment(
         for i, one in enumerate(before):
             found = augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
             made = list(each(augmenter, "augment", found, Mapping))
-            if epoch == 0:  # which sees each row once: looking at every epoch's would take time and tell no more
+            if epoch == 0:  # looking at every epoch's would take time and tell no more
                 _require_same_label(augmenter, task, one, made)
             rows += made
     return rows
@@ -55,9 +55,8 @@ def augment(
 
 def _require_same_label(augmenter: Augmenter, task: Task, row: Example, made: Sequence[Example]) -> None:
     """Refuse rows with another label than the one that they were made of (PluginError)."""
-    label = task.view(row).label
     for new in made:
-        if new is not row and (other := task.view(new).label) != label:
+        if new is not row and (other := task.view(new).label) != (label := task.view(row).label):
             raise PluginError(
                 f"{named(augmenter)}: augment() made a row with the label {other!r} of one with {label!r}. It must "
                 "change inputs alone."

@@ -165,10 +165,11 @@ def read_rows(
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
     found: _Found
-    if path.exists() or accepting(source, registry) is not None:
-        given, folder = (str(path), folder) if path.exists() else (source, None)
-        make = choose_reader(given, registry, reader, shown=source, lenient=partial)
-        found = _read(Reading(source, given, make, on_error))
+    if path.exists():
+        make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
+        found = _read(Reading(source, str(path), make, on_error))
+    elif (accepted := accepting(source, registry, reader)) is not None:
+        found, folder = _read(Reading(source, source, accepted, on_error)), None
     elif not _is_path(path, registry) and (hub := HUB_ID.fullmatch(source)):
         dataset, folder = _read_hub(source, hub, registry), None
         found = _Found(dataset, [name for name in dataset.column_names if name != LINE])

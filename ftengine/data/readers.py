@@ -16,10 +16,10 @@ HUB = "a data set of the hub (owner/name[/config][:split])"
 def choose_reader(
     source: str, registry: Registry, spec: Mapping[str, Any], *, shown: str, lenient: bool = False
 ) -> Factory:
-    """Return the reader that `data.reader` names, or the first by name that accepts a source.
+    """Return the reader of a path: the one that `data.reader` names, or the first by name that accepts it.
 
     Args:
-        source: a path, or an address that some reader accepts.
+        source: a path that is there.
         spec: the component as the recipe writes it; options of "auto" go to the reader that is found.
         shown: what the recipe calls the source.
         lenient: take another reader where the named one does not accept the source.
@@ -28,22 +28,29 @@ def choose_reader(
         UnknownName, RecipeError: the named reader does not exist, or its options are wrong.
         DataError: none accepts the source.
     """
-    if spec["name"] != AUTO:
-        named = registry.factory("reader", spec, "data.reader")
-        if not lenient or named().accepts(source):
-            return named
-        spec = {"name": AUTO}
-    if (name := accepting(source, registry)) is None:
+    if spec["name"] != AUTO and not lenient:
+        return registry.factory("reader", spec, "data.reader")
+    if (found := accepting(source, registry, spec)) is None:
         ending = f"files with the suffix {Path(source).suffix.lower()!r} are not read"
         what = ending if Path(source).is_file() else "no reader accepts it"
         raise DataError(f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.")
-    return registry.factory("reader", {**spec, "name": name}, "data.reader")
+    return found
 
 
-def accepting(source: str, registry: Registry) -> str | None:
-    """Return the name of the first reader that accepts a source, None where none does."""
+def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Factory | None:
+    """Return the named reader if it accepts a source, else the first by name that does, None where none does.
+
+    Raises:
+        UnknownName, RecipeError: the named reader does not exist, or its options are wrong.
+    """
+    if spec["name"] != AUTO:
+        named = registry.factory("reader", spec, "data.reader")
+        if named().accepts(source):
+            return named
+        spec = {"name": AUTO}
     readers = ((entry.name, entry.cls) for entry in registry.buildable("reader"))
-    return next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
+    name = next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
+    return None if name is None else registry.factory("reader", {**spec, "name": name}, "data.reader")
 
 
 def suffixes(registry: Registry) -> tuple[str, ...]:

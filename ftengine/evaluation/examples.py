@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, ExampleScores, Generates, Shows, find_personal, redact_json, redact_pieces
+from ftengine.api import Example, ExampleScores, Shows, find_personal, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
-from ftengine.evaluation.plan import EvalSet
+from ftengine.evaluation.plan import EvalSet, answer_keys
 from ftengine.evaluation.significance import mcnemar
 from ftengine.evaluation.table import Predictions
 
@@ -155,7 +155,7 @@ def _item(
         "place": split.rows.where(row),
         "shown": shortened(redact_pieces(_pieces(split, example), personal)),
     }
-    answers = task.answers if isinstance(task, Generates) else frozenset()
+    answers = answer_keys(task)
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
         said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
         told = _brief(task.readable(said) if isinstance(task, Shows) else said)

@@ -167,6 +167,8 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
     with np.errstate(all="ignore"):
         for one in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):
             if isinstance(one, tuple):
+                if len(one) != 2:
+                    raise wrong(evaluator, "details", one, "or yield pairs of a name and a JSON value, and displays")
                 json_mapping(evaluator, "details", dict([one]))
                 facts[one[0]] = one[1]
             else:

@@ -228,7 +228,8 @@ def _probe(
     base, tuned = before[probe.examples.name], after[probe.examples.name]
     against, held_out = dict[str, Difference](), dict[str, Any]()
     if probe.kind == "robustness" and clean is not None:
-        against = compare(clean.figures, tuned.figures, exact_of(clean, tuned))
+        same = clean.predictions.equals(tuned.predictions)
+        against = compare(clean.figures, tuned.figures, exact_of(clean, tuned), same=same)
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
         held_out = {side: estimates(figures) for side, figures in held.items()}

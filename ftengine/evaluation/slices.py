@@ -17,6 +17,7 @@ from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.examples import exact_p
 from ftengine.evaluation.figures import Figure, estimates, measure
 from ftengine.evaluation.intervals import CONFIDENCE
+from ftengine.evaluation.table import equal
 from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn, SliceDifference
 from ftengine.run.evaluation_result import Gap as GapFigure
@@ -173,7 +174,8 @@ class _Divided:
         if metric is not None:
             base, tuned = self._sides["base"].scores, self._sides["tuned"].scores
             exact = exact_p(base, tuned, self._groups, inside, {metric: before[metric]}, {metric: after[metric]})
-        return compare(before, after, exact, among_many=True)
+        rows = ({name: column[inside] for name, column in self._sides[side].rows.items()} for side in ("base", "tuned"))
+        return compare(before, after, exact, among_many=True, same=equal(*rows))
 
     def _gap(self, side: str, number: int) -> Gap | None:
         """Return how far a slice lies from all other examples; None where one side has no figure."""

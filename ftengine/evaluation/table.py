@@ -31,6 +31,14 @@ OWN = frozenset({"row", "place", "group", "answered", MEMBER})
 """Columns that no prediction may be called."""
 
 
+def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Say whether columns by name are the same, with the same values; nan equals nan."""
+    pairs = [(column, other.get(name)) for name, column in one.items()]
+    return len(one) == len(other) and all(
+        b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
+    )
+
+
 def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
     """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
     found = evaluator.keep(prediction)
@@ -143,11 +151,8 @@ class Predictions:
         return frozenset(self._said())
 
     def equals(self, other: Predictions) -> bool:
-        """Say whether another table has the same columns with the same values; nan equals nan."""
-        pairs = [(column, other.columns.get(name)) for name, column in self.columns.items()]
-        return len(self.columns) == len(other.columns) and all(
-            b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
-        )
+        """Say whether another table has the same columns with the same values."""
+        return equal(self.columns, other.columns)
 
     def take(self, chosen: np.ndarray) -> Predictions:
         """Return some of the examples; `chosen` is a mask or positions."""

@@ -156,7 +156,8 @@ class Descent:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self._not_finite(step)}")
-        self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
+        if math.isfinite(norm):  # else the scaler leaves this step out
+            self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

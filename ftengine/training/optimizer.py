@@ -90,8 +90,14 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
         state[name] = {key: _pack(value, f"{name}|{key}", tensors) for key, value in kept.items()}
     groups = []
     for i, group in enumerate(optimizer.param_groups):
-        own = {key: value for key, value in group.items() if key != "params" and _is_plain(value)}
-        groups.append({key: _pack(value, f"{i}||{key}", tensors) for key, value in own.items()})
+        own: dict[str, Any] = {}
+        for key, value in group.items():
+            found: dict[str, Tensor] = {}
+            with suppress(PluginError):  # what cannot be written is an option, such as a function: the recipe makes it
+                if key != "params":
+                    own[key] = _pack(value, f"{i}||{key}", found)
+                    tensors |= found
+        groups.append(own)
     return tensors, {"state": state, "groups": groups}
 
 
@@ -104,11 +110,11 @@ def restore_optimizer(
         RunError: the state is of other parameters than those that train.
     """
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
-    named = {name: parameter for name, parameter in module.named_parameters() if parameter in groups}
+    by_name = {name: parameter for name, parameter in module.named_parameters() if parameter in groups}
     for name, kept in content["state"].items():
-        if name not in named:
+        if name not in by_name:
             raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
-        parameter = named[name]
+        parameter = by_name[name]
         # As torch's own `load_state_dict` does: the step count is on the device only where a kernel reads it there.
         counted = any(groups[parameter].get(key) for key in ("fused", "capturable"))
         places = {"step": parameter.device if counted else torch.device("cpu")}
@@ -158,15 +164,6 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor], device: torch.device) -> 
     if TUPLE in value:
         return tuple(_unpack(item, tensors, device) for item in value[TUPLE])
     return {key: _unpack(item, tensors, device) for key, item in value[MAPPING]}
-
-
-def _is_plain(value: Any) -> bool:
-    """Say whether a group's value can be written; others are options, such as functions, which the recipe makes."""
-    try:
-        _pack(value, "", {})
-    except PluginError:
-        return False
-    return True
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from ftengine.api import Schedule
-from ftengine.errors import PluginError
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import described
+from ftengine.plugins.returned import wrong
 from ftengine.run.recipe import TrainSection
 
 
@@ -33,10 +31,8 @@ class Steps:
             return (step + 1) / self.warmup
         factor = schedule.factor(step, self.total, self.warmup)
         if not isinstance(factor, Real) or not 0 <= factor < math.inf:
-            raise PluginError(
-                f"{named(schedule)}: factor() returned {described(factor)} for step {step:,} of {self.total:,}; it "
-                "must return a number that is 0 or more. Set train.schedule to another."
-            )
+            at = f"step {step:,} of {self.total:,}"
+            raise wrong(schedule, "factor", factor, f"a number that is 0 or more (it was asked for {at})")
         return factor
 
 

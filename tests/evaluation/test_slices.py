@@ -55,6 +55,14 @@ def named(found, value):
     return next(one for one in found["slices"] if one["value"] == value)
 
 
+def test_models_that_say_the_same_in_a_slice_do_not_differ_there():
+    codes, right = drawn([0.9, 0.8], [60, 60])
+    other = np.where(codes == 1, ~right, right)
+    same, changed = (named(report(codes, other, before=right), value)["difference"]["share"] for value in "01")
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    assert changed["low"] < changed["high"]
+
+
 def test_a_slice_that_is_served_worse_is_named_with_a_corrected_p():
     codes, right = drawn([0.95, 0.95, 0.6], [200, 200, 100])
     found = report(codes, right)

@@ -187,6 +187,30 @@ def test_a_named_reader_reads_files_of_any_suffix(here, registry):
     assert len(read_rows("d.notes", registry=registry, reader={"name": "blocks"})) == 2
 
 
+class Selected(Table):
+    """One with an option that must be given."""
+
+    name = "selected"
+
+    class Config(Config):
+        """What is read."""
+
+        limit: int
+
+    def read(self, source):
+        yield from list(super().read(source))[: self.config.limit]
+
+
+def test_a_named_reader_is_asked_about_an_address_whatever_options_it_needs(here):
+    with sqlite3.connect("shop.db") as connection:
+        connection.execute("create table tickets (text, label)")
+        connection.executemany("insert into tickets values (?, ?)", [("a", "x"), ("b", "y")])
+    hook = hookimpl(lambda: [Selected], specname="ftengine_readers")
+    registry = registry_of({"readers": types.SimpleNamespace(hook=hook)})
+    rows = read_rows("sqlite://shop.db?tickets", registry=registry, reader={"name": "selected", "limit": 1})
+    assert list(rows) == [{"text": "a", "label": "x"}]
+
+
 def test_an_address_is_read_where_a_reader_accepts_it(here, registry):
     with sqlite3.connect("shop.db") as connection:
         connection.execute("create table tickets (text, label)")
