@@ -7,9 +7,8 @@ from importlib import metadata
 import pytest
 from pydantic import field_validator
 
-from ftengine import Recipe, hookimpl, registry_of
+from ftengine import hookimpl, registry_of
 from ftengine.api import Audit, Config, Evaluator, ModelLoader, Strategy, Task, TextAugmenter
-from ftengine.engine.experiment import choose_loader
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import KINDS, Registry
@@ -198,11 +197,9 @@ def test_a_loader_that_must_be_told_something_is_passed_over_where_none_is_named
 
     members = {name: lambda self, _: True for name in ("accepts", "load_processor", "load")}
     loader = type("Asking", (ModelLoader,), {"name": "asking", "Config": Told, **members})
-    content = {"model": {"source": str(bert_folder)}, "task": "causal-lm", "data": {"train": "x"}, "strategy": "lora"}
     known = registry_of({"p": plugin(ftengine_model_loaders=[loader])})
-    assert choose_loader(Recipe.make(content), known).name == "transformers"
-    told = Recipe.make(content, ["model.loader={name: asking, depth: 1}"])
-    assert choose_loader(told, known).name == "asking"
+    assert known.loader_of(str(bert_folder), {"name": "auto"}).name == "transformers"
+    assert known.loader_of(str(bert_folder), {"name": "asking", "depth": 1}).name == "asking"
 
 
 def test_an_option_that_its_own_validator_makes_required_is_no_fault():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from ftengine.api import (
     Task,
 )
 from ftengine.engine.callbacks import Callbacks
-from ftengine.errors import RecipeError, SourceError, naming
+from ftengine.errors import RecipeError, naming
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
 
@@ -67,7 +66,7 @@ class Experiment:
         registry.plugins.raise_if_broken()
         with naming(recipe.origin):
             callbacks = Callbacks(recipe, registry, listener)
-            loader = choose_loader(recipe, registry)
+            loader = registry.loader_of(recipe.model.source, recipe.model.loader)
             experiment = cls(
                 recipe,
                 registry,
@@ -134,28 +133,6 @@ class Experiment:
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
-
-
-def choose_loader(recipe: Recipe, registry: Registry) -> ModelLoader:
-    """Build the loader that the recipe names, or the first that accepts its source.
-
-    Raises:
-        UnknownName, SourceError: no loader has that name, or none accepts the source.
-    """
-    spec, source = recipe.model.loader, recipe.model.source
-    if spec["name"] != AUTO:
-        return registry.build("loader", spec, "model.loader")
-    options = {key: value for key, value in spec.items() if key != "name"}
-    names = [entry.name for entry in registry.buildable("loader")]
-    for name in names:
-        if registry.build("loader", name, "model.loader").accepts(source):
-            return registry.build("loader", {"name": name, **options}, "model.loader")
-    hint = "" if os.path.exists(source) else " There is no such file or folder here."
-    raise SourceError(
-        f"no loader accepts model.source {source!r} (installed: {', '.join(names)}).{hint} Give a folder with "
-        "config.json, a .gguf file, a hub id, package://NAME/FILE, timm://NAME or torchvision://NAME; name "
-        "model.loader for anything else."
-    )
 
 
 def described(component: Any) -> dict[str, Any]:

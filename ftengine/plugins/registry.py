@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from ftengine.api import (
     Strategy,
     Task,
 )
-from ftengine.errors import PluginError, RecipeError, UnknownName, did_you_mean
+from ftengine.errors import PluginError, RecipeError, SourceError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
 from ftengine.plugins.offered import classes, described, fault
@@ -245,6 +246,33 @@ class Registry:
             starting.sort(key=lambda entry: entry.origin.distribution != BUILT_IN)
             spec = {**spec, "name": starting[0].name} if starting else spec
         return self.factory(kind, spec, key)
+
+    def loader_of(
+        self, source: str, spec: Mapping[str, Any], key: str = "model.loader", *, leave_out: tuple[type, ...] = ()
+    ) -> ModelLoader:
+        """Build the loader that is named, or the first by name that accepts a source.
+
+        Args:
+            source: what is to be loaded.
+            spec: the loader as a recipe writes it; options of "auto" go to the one that is found.
+            key: the recipe's key, for messages.
+            leave_out: classes that "auto" does not stand for.
+
+        Raises:
+            UnknownName, RecipeError, SourceError: no loader has that name or takes these options, or none accepts it.
+        """
+        if spec["name"] != AUTO:
+            return self.build("loader", spec, key)
+        names = [entry.name for entry in self.buildable("loader") if not issubclass(entry.cls, leave_out)]
+        for name in names:
+            if self.build("loader", name, key).accepts(source):
+                return self.build("loader", {**spec, "name": name}, key)
+        hint = "" if os.path.exists(source) else " There is no such file or folder here."
+        raise SourceError(
+            f"no loader accepts model.source {source!r} (installed: {', '.join(names)}).{hint} Give a folder with "
+            "config.json, a .gguf file, a hub id, package://NAME/FILE, timm://NAME or torchvision://NAME; name "
+            f"{key} for anything else."
+        )
 
     def buildable(self, kind: str) -> list[Entry]:
         """Return the components of a kind, by name, that need no option: others are only there where they are named."""

@@ -10,7 +10,6 @@ from runs import Heard
 from ftengine import Recipe, Run, fine_tune, load_run
 from ftengine.errors import InputError, TrainingError
 
-pytest.importorskip("optuna")
 pytestmark = pytest.mark.usefixtures("installed")
 
 
@@ -127,13 +126,16 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(content, tmp_path, monk
             raise TrainingError("the loss is not finite.")
         return train(recipe, **options)
 
+    def always_failing(recipe, **options):
+        raise TrainingError("the loss is not finite.")
+
     monkeypatch.setattr(search, "fine_tune", failing)
     found = tuned(content, tmp_path / "tuned", trials=3, listener=heard)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "finished"]
     assert found.of(2).reason == "the loss is not finite."
     assert any("trial 2 of 3" in text and "failed: the loss is not finite" in text for text in heard.said)
     assert "1 further one failed" in found.statement
-    monkeypatch.setattr(search, "fine_tune", lambda *_, **__: failing(calls.clear() or calls.append(1)))
+    monkeypatch.setattr(search, "fine_tune", always_failing)
     with pytest.raises(TrainingError, match=r"none of 2 trials came to a figure; the last one: the loss"):
         tuned(content, tmp_path / "all", trials=2)
 

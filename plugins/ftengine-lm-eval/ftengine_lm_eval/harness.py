@@ -72,18 +72,14 @@ def _base(run: Path) -> tuple[LoadedModel, Any, dict[str, Any]]:
     head = require_language_model(recipe.task)
     source = recipe.model.source
     set_seed(recipe.seed)
-    spec = recipe.model.loader
-    if spec["name"] == "auto":  # a run's recipe is resolved, unless somebody has changed it
-        names = [entry.name for entry in registry.buildable("loader")]
-        chosen = [name for name in names if registry.build("loader", name, "model.loader").accepts(source)]
-        spec = {**spec, "name": chosen[0]} if chosen else spec
-    loaded = registry.build("loader", spec, "model.loader").load(LoadRequest(source, head))
+    loaded = registry.loader_of(source, recipe.model.loader).load(LoadRequest(source, head))
     if not isinstance(loaded.module, PreTrainedModel):
         raise InputError(
             f"lm-evaluation-harness asks models of transformers, and {source!r} is {type(loaded.module).__name__}."
         )
-    known = {"weights": fingerprint_weights(loaded.module), "processor": fingerprint_processor(loaded.processor)}
-    known |= loaded.fingerprint  # a loader that quantises says what the weights were before
+    # A loader that quantises says what the weights were before.
+    weights = loaded.fingerprint.get("weights") or fingerprint_weights(loaded.module, loaded.new_modules)
+    known = {"weights": weights, "processor": fingerprint_processor(loaded.processor)}
     if changed := [key for key, value in known.items() if value != trained["base"].get(key)]:
         raise BaseMismatch(
             f"run {str(run)!r} was trained on another base: the {' and the '.join(changed)} of {source!r} differ from "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from ftengine.api import Finding, Rule
+from ftengine.api import Difference, Finding, Rule
 from ftengine.api.figures import against, counted, ends, holm, interval, listed, plain, probability
 from ftengine_lm_eval.figures import LEVEL, BenchmarkMetric
 from ftengine_lm_eval.figures import Benchmarks as Found
@@ -33,29 +33,44 @@ class Benchmarks(Rule):
         metrics = {(task, name): m for task, one in found.tasks.items() for name, m in one.metrics.items()}
         tested = {key: m.difference.p for key, m in metrics.items() if m.difference.p is not None}
         p_values = holm(tested)
-        sure = {key for key, p in p_values.items() if p <= LEVEL and metrics[key].difference.better is not None}
-        for key in sorted(sure):
-            better = metrics[key].difference.better
-            yield self._finding(key, metrics[key], found.tasks[key[0]].examples, p_values[key], bool(better))
-        if rest := [key for key in metrics if key not in sure]:
-            shown = [f"{_called(key)} {against(metrics[key].tuned, metrics[key].base)}" for key in rest[:6]]
-            shown += [f"{counted(len(rest) - 6, 'further figure')} in lm_eval.json"] if len(rest) > 6 else []
-            text = f"lm-evaluation-harness shows no difference beyond chance; tuned against base: {listed(shown)}."
-            figures = {_called(key): metrics[key].difference for key in rest}
-            yield Finding(kind="benchmarks", level="note", text=text, figures=figures)
+        differing = {key for key, p in p_values.items() if p <= LEVEL and _excludes_0(metrics[key].difference)}
+        for key in sorted(differing):
+            yield self._finding(key, metrics[key], found.tasks[key[0]].examples, p_values[key])
+        for keys, shows in (
+            (tested.keys() - differing, "lm-evaluation-harness shows no difference beyond chance"),
+            (
+                metrics.keys() - tested.keys(),
+                "Figures of lm-evaluation-harness without a test of their difference",
+            ),
+        ):
+            if rest := [key for key in metrics if key in keys]:
+                shown = [f"{_called(key)} {against(metrics[key].tuned, metrics[key].base)}" for key in rest[:6]]
+                shown += [f"{counted(len(rest) - 6, 'further figure')} in lm_eval.json"] if len(rest) > 6 else []
+                text = f"{shows}; tuned against base: {listed(shown)}."
+                figures = {_called(key): metrics[key].difference for key in rest}
+                yield Finding(kind="benchmarks", level="note", text=text, figures=figures)
 
-    def _finding(self, key: tuple[str, str], metric: BenchmarkMetric, n: int, p: float, better: bool) -> Finding:
+    def _finding(self, key: tuple[str, str], metric: BenchmarkMetric, n: int, p: float) -> Finding:
         change = metric.difference
         low, high = ends(change) or (change.value, change.value)
         least = min(abs(low), abs(high))
         serious = least >= DROP * abs(metric.base.value)
-        level: Literal["alarm", "note", "good"] = "good" if better else "alarm" if serious else "note"
+        better = change.better
+        level: Literal["alarm", "note", "good"] = "good" if better else "note"
+        if better is False and serious:
+            level = "alarm"
+        word = "better than" if better else "worse than" if better is False else "different from"
         text = (
-            f"The tuned model is {'better' if better else 'worse'} than its base at {_called(key)} of "
-            f"lm-evaluation-harness: {against(metric.tuned, metric.base)}, a difference of {plain(change, sign=True)} "
+            f"The tuned model is {word} its base at {_called(key)} of lm-evaluation-harness: "
+            f"{against(metric.tuned, metric.base)}, a difference of {plain(change, sign=True)} "
             f"(95 % interval {interval(change, sign=True)}, {probability(p)}, {counted(n, 'example')})."
         )
         return Finding(kind="benchmarks", level=level, text=text, figures={_called(key): change})
+
+
+def _excludes_0(change: Difference) -> bool:
+    low, high = ends(change) or (0.0, 0.0)
+    return not low <= 0 <= high
 
 
 def _called(key: tuple[str, str]) -> str:

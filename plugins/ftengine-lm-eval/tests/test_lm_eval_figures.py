@@ -124,3 +124,19 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"lm_eval\.json cannot be read"):
         Benchmarks.read(tmp_path)
+
+
+def test_what_was_not_tested_is_not_said_to_be_chance(tmp_path):
+    (one,) = judged([1.0, 2.0] * 5, [1.0, 2.0] * 5, tmp_path, figure=9.0)
+    assert one.text.startswith(
+        "Figures of lm-evaluation-harness without a test of their difference; tuned against base:"
+    )
+
+
+def test_what_differs_without_a_direction_is_said_to_differ(tmp_path):
+    base, tuned = result([0] * 40), result([1] * 40)
+    for side in (base, tuned):
+        side["higher_is_better"] = {"quiz": {}}
+    write(tmp_path, *benchmarked(base, tuned, OPTIONS))
+    (one,) = Rule().judge(SimpleNamespace(path=tmp_path))
+    assert (one.level, "is different from its base at quiz acc" in one.text) == ("note", True)

@@ -6,9 +6,6 @@ import pytest
 import yaml
 
 from ftengine.errors import DataError, InputError
-
-pytest.importorskip("lm_eval")
-
 from ftengine_lm_eval import LmEval
 from ftengine_lm_eval.tasks import check_names, load_tasks, own_tasks
 

@@ -127,7 +127,10 @@ def statement(found: Tuning) -> str:
 def _on_test(found: Tuning, best: Tried) -> str:
     tested = next((one for one in reversed(found.tested) if one.trial == best.number), None)
     if tested is None or best.figure is None:
-        return "There was no test split, so how good it is on new data is not known; measure it on examples apart."
+        return (
+            "It was not measured on a test split, so how good it is on new data is not known; measure it on examples "
+            "apart."
+        )
     if not known(tested.tuned):
         return f"On the test split, which no trial saw, {found.label} is undefined."
     worse = best.figure.value - tested.tuned.value if found.higher_is_better else tested.tuned.value - best.figure.value

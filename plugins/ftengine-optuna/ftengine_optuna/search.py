@@ -57,7 +57,7 @@ def tune(
         metric: by which trials are compared; by default what the verdict goes by.
         sampler: "tpe" (Bergstra et al. 2011) or "random".
         timeout: seconds after which no further trial begins.
-        test: whether the best is measured on the test split; False where there is none.
+        test: whether the best is measured on the test split, once.
         listener: told of phases, and a line a trial.
 
     Raises:

@@ -141,20 +141,9 @@ class TorchaoLoader(QuantisingLoader):
 
 def _reader(spec: str | Mapping[str, Any], source: str, where: str) -> api.ModelLoader:
     registry = registry_of()
-    others = {e.name for e in registry.entries("loader") if not issubclass(e.cls, QuantisingLoader)}
-    name = spec if isinstance(spec, str) else spec.get("name", AUTO)
-    if name == AUTO:
-        options = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "name"}
-        found = (n for n in sorted(others) if registry.build("loader", n, where).accepts(source))
-        name = next(found, None)
-        if name is None:
-            raise SourceError(
-                f"no loader accepts model.source {source!r} (installed: {', '.join(sorted(others))}). Give a folder "
-                "with config.json, a hub id, a .gguf file or package://NAME/PATH; name the loader in "
-                "model.loader.loader for anything else."
-            )
-        spec = {"name": name, **options}
-    loader: api.ModelLoader = registry.build("loader", spec, "model.loader.loader")
+    given = {"name": spec} if isinstance(spec, str) else {"name": AUTO, **spec}
+    loader = registry.loader_of(source, given, "model.loader.loader", leave_out=(QuantisingLoader,))
     if isinstance(loader, QuantisingLoader):
-        raise SourceError(f"{where} is {name!r}, which quantises as well. Name one of {', '.join(sorted(others))}.")
+        others = [e.name for e in registry.entries("loader") if not issubclass(e.cls, QuantisingLoader)]
+        raise SourceError(f"{where} is {loader.name!r}, which quantises as well. Name one of {', '.join(others)}.")
     return loader

@@ -255,11 +255,8 @@ def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
 
 
 def test_sources_find_their_loader(library, source, base, bert_folder, tmp_path):
-    from ftengine.engine.experiment import choose_loader
-
     def chosen(source):
-        recipe = Recipe.make({"model": {"source": source}, "task": "x", "data": {"train": "x"}, "strategy": "full"})
-        return choose_loader(recipe, Registry()).name
+        return Registry().loader_of(source, {"name": "auto"}).name
 
     _, folder = base
     assert chosen(source) == library
