@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,9 +36,14 @@ def count(module: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in trainable(module).values()), total
 
 
-def default_param_groups(module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Group trainable parameters for the optimiser: weight decay on those that `decayed` names, none on the others."""
-    names, parameters = decayed(module), trainable(module)
+def default_param_groups(
+    module: nn.Module, learning_rate: float, weight_decay: float, *, decays: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """Group trainable parameters for the optimiser: weight decay on those that `decays` names, none on the others.
+
+    By default these are what `decayed` names.
+    """
+    names, parameters = decayed(module) if decays is None else decays, trainable(module)
     groups = [
         {
             "params": [p for name, p in parameters.items() if (name in names) is wanted],

@@ -54,9 +54,11 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found[pattern] = matching(paths, pattern, whole=whole)
         if not found[pattern]:
+            names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
+            called = f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
             how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
             raise NoMatch(
-                f"{option}: {pattern!r} matches no module of {type(module).__name__}."
+                f"{option}: {pattern!r} matches no module of {type(module).__name__}. Its modules are called {called}."
                 f"{near_modules(pattern, paths)}{how}"
             )
     return found

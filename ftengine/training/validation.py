@@ -69,11 +69,12 @@ class Validation:
             load_best(setup.run, module)
             setup.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
         elif self.regularizers.average:
+            train_mode(module)
             with self.regularizers.evaluating():
-                train_mode(module)
                 share_statistics(setup.accelerator, module)
                 kept = {name: tensor.detach().clone() for name, tensor in state_tensors(module).items()}
             copy_into(state_tensors(module), kept, "the weights to keep")
+        module.eval()
 
     def _loss(self, split: EncodedSplit | None) -> float:
         assert split is not None

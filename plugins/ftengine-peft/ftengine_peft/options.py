@@ -15,6 +15,7 @@ from peft import PeftConfig
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ftengine import api
+from ftengine.model import regex
 from ftengine_peft.methods import LORA_INITS, PEFT_CHOOSES
 
 ALL_LINEAR = "all-linear"
@@ -144,10 +145,7 @@ def _targets(peft_type: str, kind: Any) -> tuple[Any, Any]:
 
 def _pattern(targets: Any) -> Any:
     if isinstance(targets, str):
-        try:
-            re.compile(targets)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+        regex(targets)
     if targets == "" or (isinstance(targets, list) and not all(targets)) or targets == []:
         raise ValueError("name modules, or leave it out")
     return targets

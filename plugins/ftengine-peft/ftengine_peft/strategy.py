@@ -15,7 +15,7 @@ from torch import nn
 
 from ftengine import api
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
-from ftengine.model import copy_into, decayed, matching, read_tensors, trainable
+from ftengine.model import copy_into, decayed, default_param_groups, matching, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
 from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
 from ftengine_peft.options import options_of, strictly
@@ -79,15 +79,7 @@ class PeftStrategy(api.Strategy):
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Group trainable parameters: scales that PEFT holds as matrices do not decay either."""
         names = {name for name in decayed(model) if not any(f".{scale}." in name for scale in SCALES)}
-        groups = [
-            {
-                "params": [p for name, p in trainable(model).items() if (name in names) is wanted],
-                "lr": learning_rate,
-                "weight_decay": weight_decay if wanted else 0.0,
-            }
-            for wanted in (True, False)
-        ]
-        return [group for group in groups if group["params"]]
+        return default_param_groups(model, learning_rate, weight_decay, decays=names)
 
     def save(self, loaded: api.LoadedModel, directory: Path) -> None:
         """Write what PEFT's own `save_pretrained` writes: adapter_config.json and adapter_model.safetensors."""

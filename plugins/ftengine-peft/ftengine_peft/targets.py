@@ -9,8 +9,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftengine import api
-from ftengine.errors import NoMatch, did_you_mean
-from ftengine.model import matches_name, matching
+from ftengine.errors import NoMatch
+from ftengine.model import find_modules, matches_name
 from ftengine_peft.options import ALL_LINEAR
 
 HEADS = ("classifier", "score")
@@ -51,7 +51,6 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
         NoMatch: a pattern matches no module, or one that trains whole.
     """
     module: Any = loaded.module
-    paths = [path for path, _ in module.named_modules() if path]
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
         found = {
@@ -60,20 +59,11 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
             if isinstance(part, (nn.Linear, Conv1D)) and part is not head and not _inside(path, whole)
         }
         if not found:
-            raise NoMatch(f"strategy.target_modules: {type(module).__name__} has no linear layer. {_known(paths)}")
+            raise NoMatch(f"strategy.target_modules: {type(module).__name__} has no linear layer; name others.")
         return found
-    for pattern in [targets] if isinstance(targets, str) else targets or ():
-        taken = matching(paths, pattern, whole=isinstance(targets, str))
-        outside = [path for path in taken if not _inside(path, whole)]
-        if taken and not outside:
+    for taken in find_modules(module, targets or [], "strategy.target_modules").values():
+        if all(_inside(path, whole) for path in taken):
             raise NoMatch(f"strategy.target_modules: {taken[0]!r} trains whole, as part of the head. Leave it out.")
-        if not outside:
-            known = sorted({path.rpartition(".")[2] for path in paths})
-            raise NoMatch(
-                f"strategy.target_modules: {pattern!r} matches no module of {type(module).__name__}. "
-                f"{_known(paths)}{did_you_mean(pattern, known)}"
-                + (" A string is a regular expression for the whole path." if isinstance(targets, str) else "")
-            )
     return targets
 
 
@@ -89,8 +79,3 @@ def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
 
 def _inside(path: str, whole: Iterable[str]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for one in whole)
-
-
-def _known(paths: Iterable[str]) -> str:
-    names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
-    return f"Its modules are called {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
