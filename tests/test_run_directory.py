@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,6 +24,34 @@ def test_a_folder_with_content_is_refused(tmp_path, content):
     (tmp_path / content).write_text("x")
     with pytest.raises(RunError, match="is not empty"):
         RunDirectory(tmp_path).require_free()
+
+
+def test_what_a_run_killed_at_its_very_start_leaves_is_free(tmp_path):
+    for name in ("audit.json", "environment.json", "recipe.yaml.partial", ".lock"):
+        (tmp_path / name).write_text("x")
+    RunDirectory(tmp_path).require_free()
+
+
+HOLDER = """
+import sys, time
+from ftengine.run.directory import RunDirectory
+with RunDirectory(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_keeps_other_processes_out_and_dies_with_its_own(tmp_path):
+    run = RunDirectory(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match="is in use: another process writes into it"):
+            run.require_unlocked()
+        holder.kill()
+    run.require_unlocked()
+    with run.locked(), pytest.raises(RunError, match="is in use"), run.locked():
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):

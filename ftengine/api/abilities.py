@@ -111,6 +111,14 @@ class ChecksSource(Protocol):
         """Raise SourceError where something is missing, or the files are of a kind that is not read."""
 
 
+@runtime_checkable
+class RunsCode(Protocol):
+    """Says when it runs code other than installed plugins: a run made elsewhere may do that only if the user agrees."""
+
+    def runs_code(self, source: str) -> str | None:
+        """Return what would run, as in "Python code that comes with the model"; None where nothing would."""
+
+
 # Tasks.
 
 

@@ -11,7 +11,7 @@ from ftengine.api.types import LoadedModel, LoadRequest
 class ModelLoader(Component):
     """Turns a model source into a module and its processor.
 
-    Abilities: BuildsSkeletons (without it, patterns are checked only after loading), ChecksSource.
+    Abilities: BuildsSkeletons (without it, patterns are checked only after loading), ChecksSource, RunsCode.
     """
 
     def accepts(self, source: str) -> bool:

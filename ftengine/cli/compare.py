@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import with_interval
-from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.report.text import duration, number, share, size
@@ -51,11 +50,9 @@ def compare(
       ftengine compare recipe.yaml --strategies "full,{name: lora, rank: 4, train.learning_rate: 1.0e-3}"
     """
     from ftengine.engine.compare import compare_strategies
-    from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("compare starts processes of its own; call it without torchrun or accelerate launch.")
+    require_one_process("compare", "starts processes of its own")
     recipe = Recipe.read(recipe_file, overrides)
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})

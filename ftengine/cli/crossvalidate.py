@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import figure_table, show_verdict
-from ftengine.cli.options import json_option, output_option, recipe_argument, set_option
+from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.report.text import number, one_line, printable
@@ -37,11 +36,9 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     """
     from ftengine.engine.cross_validate import cross_validate as validate
     from ftengine.engine.cross_validate import require_folds
-    from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("cross-validate starts processes of its own; call it without torchrun or accelerate launch.")
+    require_one_process("cross-validate", "starts processes of its own")
     require_folds(folds)
     # With the folds in it, as they may be all that the recipe divides.
     recipe = Recipe.read(recipe_file, [*overrides, f"data.split.folds={folds}", "data.split.fold=0"])

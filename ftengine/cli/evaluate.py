@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices, show_verdict
-from ftengine.cli.options import PATH, json_option, run_argument
+from ftengine.cli.options import PATH, json_option, run_argument, trust_code_option
 from ftengine.cli.page import page, print_json
 from ftengine.cli.progress import is_main_process, listening
 
@@ -21,8 +21,9 @@ from ftengine.cli.progress import is_main_process, listening
     help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept, and "
     "judge the run again.",
 )
+@trust_code_option
 @json_option
-def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json: bool) -> None:
+def evaluate(run_folder: str, data: str | None, evaluators: str | None, trust_code: bool, as_json: bool) -> None:
     """Compare a tuned model with its base on the same examples.
 
     \b
@@ -35,7 +36,7 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, as_json:
 
     named = [name.strip() for name in (evaluators or "").split(",") if name.strip()]
     with listening() as listener:
-        run = load_run(run_folder, listener=listener)
+        run = load_run(run_folder, listener=listener, trust_code=trust_code)
         figures = run.evaluate(data, evaluators=named)
     if not is_main_process():
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ftengine.cli.options import PATH, json_option, run_argument
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import listening
 
@@ -19,8 +19,9 @@ from ftengine.cli.progress import listening
     show_default=True,
     help="Of the merged weights; auto keeps the base's.",
 )
+@trust_code_option
 @json_option
-def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
+def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool) -> None:
     """Fold what was trained into the base and save a plain model in the new folder OUT.
 
     Outputs before and after are compared first; where they differ by more than rounding, nothing is written.
@@ -31,8 +32,9 @@ def merge(run_folder: str, out: str, dtype: str, as_json: bool) -> None:
     """
     from ftengine.engine.fine_tune import load_run
 
+    require_one_process("merge", "writes one model")
     with listening() as listener:
-        report = load_run(run_folder, listener=listener).merge(out, dtype)
+        report = load_run(run_folder, listener=listener, trust_code=trust_code).merge(out, dtype)
     if as_json:
         print_json(report.to_json())
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,8 +31,22 @@ output_option = click.option(
 )
 
 
+trust_code_option = click.option(
+    "--trust-code",
+    is_flag=True,
+    help="Let the run load its model by Python code that its recipe names; look at that code first.",
+)
+
 recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=PATH)
 run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
+
+
+def require_one_process(command: str, does: str) -> None:
+    """Refuse a command in one of several processes of a launcher (InputError); `does` says why."""
+    from ftengine.errors import InputError
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{command} {does}; call it without torchrun or accelerate launch.")
 
 
 def add_debug(command: click.Command) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import PATH, json_option, run_argument, yaml_values
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option, yaml_values
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
 from ftengine.report.text import printable
@@ -43,6 +43,7 @@ from ftengine.report.text import printable
     multiple=True,
     help="An option of the task, e.g. max_new_tokens=40; may be given several times.",
 )
+@trust_code_option
 @json_option
 def predict(
     run_folder: str,
@@ -53,6 +54,7 @@ def predict(
     batch_size: int | None,
     precision: str | None,
     options: tuple[str, ...],
+    trust_code: bool,
     as_json: bool,
 ) -> None:
     """Answer the rows of a file with a tuned model.
@@ -67,6 +69,7 @@ def predict(
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
 
+    require_one_process("predict", "writes each answer once")
     if output is None and (resume or as_json):
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
     settings: dict[str, Any] = {
@@ -75,7 +78,7 @@ def predict(
         "options": yaml_values(options, "--option"),
     }
     with listening(bars=output is not None) as listener:
-        run = load_run(run_folder, listener=listener, precision=precision)
+        run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:
             for row in predict_rows(run, source, **settings):
                 line = json.dumps(row, ensure_ascii=False)

@@ -146,10 +146,13 @@ def compare_strategies(
     listener = listener or SilentListener()
     contenders = contend(recipe, strategies)
     prepared = check(contenders, metric, listener)
-    reused = train_unfinished(contenders, prepared, listener)
-    require_alike(contenders)
-    result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
-    result.write(RunDirectory(recipe.output))
+    folder = RunDirectory(recipe.output)
+    folder.create()
+    with folder.locked():
+        reused = train_unfinished(contenders, prepared, listener)
+        require_alike(contenders)
+        result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
+        result.write(folder)
     return result
 
 

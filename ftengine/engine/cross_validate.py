@@ -99,9 +99,12 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
     listener = listener or SilentListener()
     children = divide(recipe, folds)
     prepared = check(children, listener)
-    reused = train_unfinished(children, prepared, listener)
-    result = pool(children, prepared[0].ready, reused)
-    result.write(RunDirectory(recipe.output))
+    folder = RunDirectory(recipe.output)
+    folder.create()
+    with folder.locked():
+        reused = train_unfinished(children, prepared, listener)
+        result = pool(children, prepared[0].ready, reused)
+        result.write(folder)
     return result
 
 

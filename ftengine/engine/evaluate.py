@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.state import PartialState
 
 from ftengine.api import FitsOnValidation
 from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
-from ftengine.engine.device import Device
+from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_model
@@ -60,7 +59,7 @@ def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mappi
     named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
     built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
     report = add_evaluators(run, built, ready.task, ready.recipe)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         conclude(run, ready.registry, report)
         ready.listener.message(
             f"added to evaluation.json of {run.path}, which is judged again: verdict.json and report.html are new"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
-
-from accelerate.state import PartialState
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
+from ftengine.engine.device import check_launch, processes
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
@@ -53,16 +54,19 @@ def fine_tune(
         InputError: recipe, data, model source or output folder are wrong; nothing has been written then.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
     """
+    check_launch(recipe)
     run = RunDirectory(recipe.output)
     resuming = resume and run.is_run()
     if not resuming:
         run.require_free()
+    if processes().is_main_process:
+        run.require_unlocked()
     experiment = Experiment.open(recipe, registry, listener or SilentListener())
     if resuming:
         require_same_recipe(run, experiment.resolved())
     if resuming and run.finished:
         experiment.listener.message(f"{run.path} is finished; nothing to resume")
-        if not concluded(run) and PartialState().is_main_process:
+        if not concluded(run) and processes().is_main_process:
             finish(experiment, run)
     else:
         data = prepare_data(experiment)
@@ -74,7 +78,7 @@ def fine_tune(
         for told in idle_augmenters(data.encoded["train"]):
             experiment.listener.message(told)
         train(prepare_model(data, run if resuming else None), run, resuming)
-    return load_run(run.path, registry=experiment.registry, listener=experiment.listener)
+    return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
 
 
 def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
@@ -86,23 +90,34 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
         SavedPartDiffers: what was saved does not give the tuned model back; the run keeps its last checkpoint.
     """
     trainer = model.trainer(run)
-    if resuming:
-        continue_run(run, model)
-        trainer.resume()
-    else:
-        begin_run(run, model)
-    progress = trainer.progress
-    try:
-        trained = train_model(model, trainer, run)
-        del trainer  # the optimiser's memory goes before a second model comes
+    with alone(run, resuming) if model.device.is_main else nullcontext():
+        if resuming:
+            continue_run(run, model)
+            trainer.resume()
+        else:
+            begin_run(run, model)
+        progress = trainer.progress
+        try:
+            trained = train_model(model, trainer, run)
+            del trainer  # the optimiser's memory goes before a second model comes
+            if model.device.is_main:
+                write_results(trained, run)
+        except BaseException as error:  # interrupted or failed: callbacks may have something open
+            model.tell(Failed(run.path, progress.step, error))
+            raise
         if model.device.is_main:
-            write_results(trained, run)
-    except BaseException as error:  # interrupted or failed: callbacks may have something open
-        model.tell(Failed(run.path, progress.step, error))
-        raise
-    if model.device.is_main:
-        finish(model.experiment, run)
+            finish(model.experiment, run)
     model.device.wait()
+
+
+@contextmanager
+def alone(run: RunDirectory, resuming: bool) -> Iterator[None]:
+    """Keep other processes out of a run directory (RunError: one has come before)."""
+    run.create()
+    with run.locked():
+        if not resuming:
+            run.require_free()  # another run may have ended since the first look
+        yield
 
 
 def finish(experiment: Experiment, run: RunDirectory) -> None:
@@ -115,7 +130,6 @@ def finish(experiment: Experiment, run: RunDirectory) -> None:
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
     """Make the run directory and record what the run is (RunError where it cannot be written)."""
     if model.device.is_main:
-        run.create()
         model.data.audit.write(run)
         model.environment().write(run)
         run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed

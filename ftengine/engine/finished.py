@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Listener, LoadedModel, SilentListener, Task
+from ftengine.api import Example, Listener, LoadedModel, RunsCode, SilentListener, Task
 from ftengine.api.figures import listed
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
@@ -35,6 +35,8 @@ class Run:
         registry: components; by default those of all installed plugins.
         listener: told of phases and steps.
         precision: what its models compute in, in place of the recipe's `train.precision`.
+        trust_code: whether its model may be loaded by code that is no installed plugin, as its recipe asks. A run
+            that somebody else made may hold any recipe: look at it first.
 
     Raises:
         RunError: the folder holds no finished run.
@@ -48,6 +50,7 @@ class Run:
         registry: Registry | None = None,
         listener: Listener | None = None,
         precision: str | None = None,
+        trust_code: bool = False,
     ) -> None:
         self.directory = RunDirectory(path)
         self.directory.require_finished()
@@ -56,6 +59,7 @@ class Run:
         self.recipe = Recipe.read(self.path / "recipe.yaml", other)
         self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
+        self.trust_code = trust_code
         self._registry = registry or Registry()
         self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
 
@@ -203,10 +207,23 @@ class Run:
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
         content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
+            if check_source:
+                self._require_trust()
             experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
         task = experiment.make_task()
         task.labels = self.facts.labels
         return ReadyTask(experiment, task, None, None)
+
+    def _require_trust(self) -> None:
+        """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
+        model = self.recipe.model
+        loader = self._registry.loader_of(model.source, model.loader)
+        code = loader.runs_code(model.source) if isinstance(loader, RunsCode) else None
+        if code and not self.trust_code:
+            raise InputError(
+                f"run {str(self.path)!r} loads its model with {code}, which could do anything on this machine. If you "
+                f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
+            )
 
     def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
         if not base and self._ready is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError
+from ftengine.run.directory import LOCK, locked, writing
 
 
 @dataclass(frozen=True)
@@ -91,27 +93,36 @@ def predict_file(
     rows = _checked(run, source, table=as_table)
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
-    kept = _kept(lined, rows, resume)
-    lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
-    written = 0
-    try:
-        first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
-        if first is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with open(lined, "a", encoding="utf-8") as file:
-                for line in chain([first], lines):
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    file.flush()
-                    written += 1
-        if as_table:
-            write_table(lined, output)
-            lined.unlink()
-    except OSError as error:
-        raise RunError(
-            f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
-            "--resume continues behind them."
-        ) from None
+    with _alone(output):
+        kept = _kept(lined, rows, resume)
+        lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
+        written = 0
+        try:
+            first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
+            if first is not None:
+                with open(lined, "a", encoding="utf-8") as file:
+                    for line in chain([first], lines):
+                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                        file.flush()
+                        written += 1
+            if as_table:
+                write_table(lined, output)
+                lined.unlink()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
+                "--resume continues behind them."
+            ) from None
     return PredictionReport(str(output), written, kept)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes from an output file (RunError: one writes it)."""
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with locked(output.with_name(f".{output.name}{LOCK}"), f"output {str(output)!r}"):
+        yield
 
 
 def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from ftengine.errors import RunError
 
@@ -21,6 +22,10 @@ SIDECAR = "ftengine.json"
 """ftengine's own facts beside the trained part."""
 PARTIAL = ".partial"
 """Ending of what is still being written; such leftovers of a killed run are removed on resume."""
+LOCK = ".lock"
+"""Held while a process writes into the folder."""
+BEFORE_RECIPE = ("audit.json", "environment.json", LOCK)
+"""What a run killed at its very start leaves; recipe.yaml, with which it can be resumed, comes after them."""
 
 
 class RunDirectory:
@@ -43,13 +48,28 @@ class RunDirectory:
 
     def require_free(self, other: str = "another with --set output=DIR") -> None:
         """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self._holds_something():
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
             hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
             raise RunError(
                 f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose {other}."
             )
         self._require_directory()
+
+    def _holds_something(self) -> bool:
+        return self.path.is_dir() and any(
+            self.is_run() or (file.name not in BEFORE_RECIPE and file.suffix != PARTIAL) for file in self.path.iterdir()
+        )
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder, which exists, for one process (RunError: another one writes into it)."""
+        return locked(self.path / LOCK, f"folder {str(self.path)!r}")
+
+    def require_unlocked(self) -> None:
+        """Refuse a folder that another process writes into (RunError)."""
+        if (self.path / LOCK).exists():
+            with self.locked():
+                pass
 
     def require_finished(self, *needed: str) -> None:
         """Refuse what is no run, one whose training has not ended, or that lacks a file that is `needed` (RunError)."""
@@ -124,17 +144,19 @@ class RunDirectory:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl; a last line cut off by a kill is left out."""
+        """Read metrics.jsonl; a last line cut off by a kill is left out (RunError: another line is damaged)."""
         file = self.path / "metrics.jsonl"
         if not file.is_file():
             return []
-        lines = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        found, lines = [], file.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines, 1):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return lines
+                found.append(json.loads(line))
+                found[-1]["step"] + 0
+            except (ValueError, KeyError, TypeError):
+                if number < len(lines):
+                    raise RunError(f"{str(file)!r}: line {number} is damaged. Take it out, or restore it.") from None
+        return found
 
     def keep_metrics(self, up_to_step: int) -> None:
         """Drop the lines after a step, which a resumed run writes again."""
@@ -157,13 +179,25 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
         partial.mkdir(parents=True)
         fill(partial)
         follow_umask(partial)
+        flush(partial)
         old = target.with_name(target.name + ".old" + PARTIAL)
         remove(old)
         if target.exists():
             target.rename(old)
         partial.rename(target)
+        flush(target.parent, inside=False)
         remove(old)
     return target
+
+
+def flush(path: Path, *, inside: bool = True) -> None:
+    """Have the system write a file, or a folder and with `inside` its files, to the disk: power may fail."""
+    for file in (*(path.rglob("*") if inside and path.is_dir() else ()), path):
+        opened = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def follow_umask(path: Path) -> None:
@@ -175,6 +209,32 @@ def follow_umask(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file() and file.stat().st_mode & 0o777 == 0o600:
             file.chmod(mode)
+
+
+@contextmanager
+def locked(file: Path, what: str) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs; when the process dies, the lock ends with it.
+
+    Args:
+        file: made here and removed at the end.
+        what: that it stands for, as the error names it.
+
+    Raises:
+        RunError: another process holds it, or the file cannot be made.
+    """
+    lock = FileLock(file, blocking=False)
+    with writing(file):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"{what} is in use: another process writes into it. Wait for its end, or choose another place."
+            ) from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

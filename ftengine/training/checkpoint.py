@@ -5,6 +5,7 @@ Random states need no place here: the loop draws them anew at every step, from (
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftengine.api import Listener
+from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.run.directory import PARTIAL, RunDirectory, follow_umask, remove, write_folder, writing
+from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
 from ftengine.training.optimizer import optimizer_state, restore_optimizer
 
 BEST = "best.safetensors"
+STATE = "state.json"
 REGULARIZERS = "regularizers.safetensors"
 
 
@@ -60,12 +64,59 @@ def save_checkpoint(
         save_tensors(state_tensors(module), folder / "trained.safetensors")
         slots, content = optimizer_state(module, optimizer)
         save_tensors(slots, folder / "optimizer.safetensors")
-        RunDirectory(folder).write_json("state.json", {"progress": asdict(progress), "optimizer": content})
+        hashes = {file.name: _hash(file) for file in folder.iterdir()}
+        state = {"progress": asdict(progress), "optimizer": content, "sha256": hashes}
+        RunDirectory(folder).write_json(STATE, state)
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
     for old in checkpoint_folders(run)[:-keep]:
         remove(old)
     return target
+
+
+def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
+    """Return the newest checkpoint whose files are whole; None where there was none yet.
+
+    Args:
+        listener: told which newer ones are damaged.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    folders = checkpoint_folders(run)
+    for folder in reversed(folders):
+        try:
+            _verify(folder)
+        except RunError as error:
+            listener.message(f"checkpoint {folder.name} is damaged and left out: {error}")
+        else:
+            return folder
+    if folders:
+        raise RunError(
+            f"every checkpoint of run {str(run.path)!r} is damaged. Restore one from a copy, or start a new run with "
+            "--set output=DIR."
+        )
+    return None
+
+
+def _verify(folder: Path) -> None:
+    """Compare a checkpoint's files with the hashes that it was written with (RunError: one is damaged or missing)."""
+    state = RunDirectory(folder).read_json(STATE)
+    if not (isinstance(state, dict) and {"progress", "optimizer", "sha256"} <= state.keys()):
+        raise RunError(f"{str(folder / STATE)!r} is incomplete.")
+    for name, hashed in state["sha256"].items():
+        if not (folder / name).is_file():
+            raise RunError(f"{str(folder / name)!r} is missing.")
+        if _hash(folder / name) != hashed:
+            raise RunError(f"{str(folder / name)!r} is not what was written.")
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_checkpoint(
@@ -76,7 +127,7 @@ def load_checkpoint(
     Raises:
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
     """
-    state = RunDirectory(folder).read_json("state.json")
+    state = RunDirectory(folder).read_json(STATE)
     copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
     restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
     regularizers = folder / REGULARIZERS
@@ -91,6 +142,7 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         save_tensors(state_tensors(module), partial)
         follow_umask(partial)
+        flush(partial)
         partial.replace(target)
 
 

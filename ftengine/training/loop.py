@@ -11,7 +11,7 @@ from ftengine.data.batching import epoch_batches
 from ftengine.model import count
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
-from ftengine.training.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from ftengine.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached
@@ -40,10 +40,10 @@ class Trainer:
         self.validation = Validation(setup, self.regularizers)
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint of the run, or from the start when it has none yet."""
-        folders = checkpoint_folders(self.setup.run)
-        if folders:
-            self.progress, tensors = load_checkpoint(folders[-1], self.module, self.descent.optimizer)
+        """Continue from the newest whole checkpoint of the run, or from the start when it has none yet."""
+        newest = newest_checkpoint(self.setup.run, self.setup.listener)
+        if newest is not None:
+            self.progress, tensors = load_checkpoint(newest, self.module, self.descent.optimizer)
             self.regularizers.restore(tensors)
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)

@@ -12,7 +12,7 @@ from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.engine.predict import predict_file
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RunError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 
@@ -40,7 +40,7 @@ def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
 def predict(tmp_path):
     """Answer a file's text by a classifier whose scores are given; return the output."""
 
-    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail"):
+    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail", meanwhile=lambda: None):
         source = tmp_path / name
         source.write_text(content)
         answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
@@ -50,12 +50,23 @@ def predict(tmp_path):
             registry=registry,
             task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
-            predict=lambda rows, **_: (answer for _ in rows),
+            predict=lambda rows, **_: (meanwhile() or answer for _ in rows),
         )
         predict_file(run, source, tmp_path / output)
         return tmp_path / output
 
     return call
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_two_processes_do_not_write_one_output(predict, suffix):
+    def rival():
+        with pytest.raises(RunError, match=f"output '.*out.{suffix}' is in use: another process"):
+            predict("rows.csv", "text\ngoal\n", f"out.{suffix}")
+
+    written = predict("rows.csv", "text\ngoal\n", f"out.{suffix}", meanwhile=rival)
+    assert len(written.read_text().splitlines()) == (1 if suffix == "jsonl" else 2)
+    assert sorted(file.name for file in written.parent.iterdir()) == [f"out.{suffix}", "rows.csv"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])

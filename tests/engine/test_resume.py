@@ -62,6 +62,39 @@ def test_resume_without_a_run_begins_one_and_of_a_finished_run_returns_it(chat_r
     assert (run.path / "evaluation.json").stat().st_mtime_ns == written
 
 
+def test_a_run_killed_before_it_could_be_resumed_is_begun_anew(chat_recipe, monkeypatch):
+    def killed(self, name, value):
+        raise KeyboardInterrupt
+
+    recipe = chat_recipe(train__max_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_yaml", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(recipe)
+    assert RunDirectory(recipe.output).path.joinpath("environment.json").is_file()
+    assert fine_tune(recipe).directory.finished
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_in_the_same_folder_is_refused(chat_recipe, resume):
+    recipe = chat_recipe(train__max_steps=3)
+
+    class Rival(SilentListener):
+        refused = ""
+
+        def advance(self, steps=1, **figures):
+            if "loss" in figures and not self.refused:
+                with pytest.raises(RunError) as refusal:
+                    fine_tune(recipe, resume=resume)
+                self.refused = str(refusal.value)
+
+    rival = Rival()
+    run = fine_tune(recipe, listener=rival)
+    assert ("is in use" if resume else "an unfinished run") in rival.refused
+    assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2, 3]
+    assert not (run.path / ".lock").exists()
+
+
 @pytest.fixture
 def unfinished(chat_recipe):
     """A run that lost its process after three steps."""
@@ -100,11 +133,39 @@ def test_leftovers_of_a_kill_are_removed(unfinished, tmp_path):
     assert not leftover.exists()
 
 
-def test_a_damaged_checkpoint_is_an_error_and_not_a_fresh_start(unfinished, tmp_path):
+def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(chat_recipe, tmp_path):
+    settings = {"train__max_steps": 5, "train__checkpoint_every": 1, "train__keep_checkpoints": 3}
+    recipe = chat_recipe(**settings)
+    interrupt(recipe, after=4)
+    _, second, third = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    changed = bytearray((second / "optimizer.safetensors").read_bytes())
+    changed[-1] ^= 1
+    (second / "optimizer.safetensors").write_bytes(changed)
+    (third / "state.json").write_text("{}")
+    listener = Phases()
+    resumed = fine_tune(recipe, resume=True, listener=listener)
+    told = [text for text in listener.said if "damaged" in text]
+    assert len(told) == 2
+    assert f"{third.name} is damaged and left out" in told[0]
+    assert "optimizer.safetensors' is not what was written" in told[1]
+    whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
+    assert curve(resumed.path) == curve(whole.path)
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew(unfinished, tmp_path):
     for file in (tmp_path / "run" / "checkpoints").glob("step-*/optimizer.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match="no readable safetensors"):
+    with pytest.raises(RunError, match=r"every checkpoint of run .* is damaged"):
         fine_tune(unfinished, resume=True)
+
+
+def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(unfinished, tmp_path):
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([lines[0][:9] + "\n", *lines[1:]]))
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        fine_tune(unfinished, resume=True)
+    assert len(file.read_text().splitlines()) == len(lines)
 
 
 def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tmp_path):

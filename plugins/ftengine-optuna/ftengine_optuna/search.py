@@ -244,7 +244,7 @@ def conclude(found: Tuning, search: Search, test: bool, before: Tuning | None) -
     found.tested = [] if before is None else before.tested
     if test and all(one.trial != best.number for one in found.tested):
         search.listener.phase("measure the best on test")
-        figures = load_run(best.run).evaluate(search.files["test"])
+        figures = load_run(best.run, trust_code=True).evaluate(search.files["test"])
         sides = {side: figures[side][search.metric] for side in ("base", "tuned")}
         found.tested = [*found.tested, Tested(trial=best.number, **sides)]
     found.statement = statement(found)

@@ -50,6 +50,9 @@ class CallableLoader(ModelLoader):
             if top not in sys.modules and importlib.util.find_spec(top) is None:
                 raise SourceError(f"{source!r}: there is no module {top!r}, neither installed nor in {os.getcwd()!r}.")
 
+    def runs_code(self, source: str) -> str:
+        return f"the function {source}"
+
     def load_processor(self, source: str) -> Any:
         """Return the processor that comes with the model, or None where it comes alone."""
         self.check_source(source)

@@ -84,6 +84,10 @@ class TransformersLoader(ModelLoader):
         if Path(source).is_dir():
             check_weights(folder, source)
 
+    def runs_code(self, source: str) -> str | None:
+        """Say that code of the model runs, where the option asks for it."""
+        return "Python code that comes with the model" if self.config.trust_remote_code else None
+
     def load_processor(self, source: str) -> Any:
         """Load the tokenizer, or the image processor of a model that has none (or on request)."""
         folder = self._folder(source, weights=False)

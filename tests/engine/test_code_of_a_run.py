@@ -1,0 +1,64 @@
+"""A run made elsewhere may load its model by code: that runs only if the user agrees, each time."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from ftengine import fine_tune, load_run
+from ftengine.cli import main
+from ftengine.errors import InputError
+
+MODULE = """
+from pathlib import Path
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+
+def small(request):
+    Path({marker!r}).touch()
+    tokenizer = AutoTokenizer.from_pretrained({folder!r})
+    if not request.head:
+        return AutoModelForSequenceClassification.from_pretrained({folder!r}), tokenizer
+    names = dict(enumerate(request.labels.names))
+    return AutoModelForSequenceClassification.from_pretrained({folder!r}, id2label=names), tokenizer
+"""
+
+
+@pytest.fixture
+def run_with_code(label_recipe, bert_folder, tmp_path, monkeypatch):
+    """A finished run whose recipe names a function; the file `ran` appears when the function is called."""
+    (tmp_path / "its_model.py").write_text(MODULE.format(marker=str(tmp_path / "ran"), folder=str(bert_folder)))
+    monkeypatch.chdir(tmp_path)
+    recipe = label_recipe(model={"source": "its_model:small", "loader": "callable"}, train__max_steps=1)
+    run = fine_tune(recipe)
+    sys.modules.pop("its_model")
+    (tmp_path / "ran").unlink()
+    return run.path
+
+
+def test_commands_run_code_of_a_run_only_with_the_flag(run_with_code, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "a goal"}) + "\n")
+    for command in (["predict", "--input", str(rows)], ["evaluate"], ["merge", str(tmp_path / "merged")]):
+        asked = [command[0], str(run_with_code), *command[1:]]
+        result = CliRunner().invoke(main, asked)
+        assert result.exit_code == 2, result.output
+        assert "loads its model with the function its_model:small" in result.stderr
+        assert "--trust-code" in result.stderr
+        assert not (tmp_path / "ran").exists()
+    assert (
+        CliRunner().invoke(main, ["predict", str(run_with_code), "--input", str(rows), "--trust-code"]).exit_code == 0
+    )
+    assert (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_model_is_asked_about(label_recipe, tmp_path):
+    run = fine_tune(label_recipe(train__max_steps=1))
+    recipe = (run.path / "recipe.yaml").read_text()
+    (run.path / "recipe.yaml").write_text(recipe.replace("trust_remote_code: false", "trust_remote_code: true"))
+    assert "trust_remote_code: true" in (run.path / "recipe.yaml").read_text()
+    with pytest.raises(InputError, match="Python code that comes with the model"):
+        load_run(run.path).evaluate()
+    assert load_run(run.path, trust_code=True).evaluate()["tuned"]
