@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ftengine.api.figures import counted
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.report.text import size
@@ -18,16 +19,20 @@ Check = Callable[[list[str]], Any]
 
 
 @click.command()
+@click.option("--clear-cache", is_flag=True, help="Remove the data files that were parsed before; they are read anew.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(clear_cache: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.
 
     Exits with 1 when there is something to repair.
 
     \b
-    Example:
+    Examples:
       ftengine doctor --json
+      ftengine doctor --clear-cache
     """
+    if clear_cache:
+        _clear_cache()
     found, problems = examine()
     if as_json:
         print_json({**found, "problems": problems})
@@ -132,6 +137,24 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
     return found
 
 
+def _cache(problems: list[str]) -> dict[str, Any]:
+    from ftengine.data.cache_folder import usage
+
+    return usage()
+
+
+def _clear_cache() -> None:
+    from ftengine.data.cache_folder import clear, usage
+    from ftengine.errors import RunError
+
+    before = usage()
+    try:
+        clear()
+    except OSError as error:
+        raise RunError(f"cannot remove the cache {before['folder']}: {error.strerror or error}.") from None
+    click.echo(f"removed {size(before['bytes'])} from {before['folder']}", err=True)
+
+
 CHECKS: dict[str, Check] = {
     "versions": _fact("versions"),
     "requirements": _requirements,
@@ -139,6 +162,7 @@ CHECKS: dict[str, Check] = {
     "precision": _precision,
     "build": _fact("build"),
     "kernels": _kernels,
+    "cache": _cache,
     "plugins": _plugins,
     "commands": _commands,
 }
@@ -186,6 +210,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("build", found["build"]["line"]))
     for device, kernels in (found["kernels"] or {}).items():
         lines.append((f"on {device}", f"{SERVES[kernels['backend']]}: {kernels['reason']}"))
+    if found["cache"]:
+        cache = found["cache"]
+        held = f"{size(cache['bytes'])} of at most {size(cache['limit'])}"
+        lines.append(("cache", f"{counted(cache['entries'], 'data file')}, {held}, in {cache['folder']}"))
     for plugin in found["plugins"] or ():
         lines.append(
             ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")

@@ -17,12 +17,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of, redact_short
+from ftengine.data.cache_folder import (
+    CACHE_VARIABLE,
+    FACTS,
+    PARTIAL,
+    ROWS,
+    cache_folder,
+    hash_of,
+    is_whole,
+    make_private,
+    make_room,
+    wanted_size,
+)
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import each, wrong
 
-CACHE_VARIABLE = "FTENGINE_CACHE"
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
@@ -58,20 +69,22 @@ class Reading:
         """Return the cache entry of a file, made now if there is none.
 
         An entry is a folder that is written under another name and renamed, so that it is complete wherever
-        it exists, and processes that make the same one at once do not disturb each other.
+        it exists, and processes that make the same one at once do not disturb each other. One that is not what was
+        written is made anew.
         """
-        folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "data"
+        folder, limit = cache_folder(), wanted_size()
         before = os.stat(self.path)
         entry = folder / self._key()
-        if entry.is_dir():
-            return entry
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f"{entry.name}-", suffix=".tmp", dir=folder) as temporary:
+            make_private(folder)
+            if is_whole(entry):
+                return entry
+            with tempfile.TemporaryDirectory(prefix=f"{entry.name}-", suffix=PARTIAL, dir=folder) as temporary:
                 part = Path(temporary, "entry")
                 part.mkdir()
-                facts = self.write(str(part / "rows.arrow"))
-                (part / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+                facts = self.write(str(part / ROWS))
+                facts["hash"] = hash_of(part / ROWS)
+                (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
                 after = os.stat(self.path)
                 if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                     raise DataError(f"{self.source} changed while it was read. Try again when its writer is done.")
@@ -80,6 +93,7 @@ class Reading:
                 except OSError:
                     if not entry.is_dir():  # it is when another process was faster
                         raise
+            make_room(folder, entry, limit)
         except OSError as error:
             raise DataError(
                 f"cannot keep the rows of {self.source} in the cache {folder}: {error.strerror or error}. "

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftengine.api import ReadsFiles, place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, Reading, check_free
+from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.errors import DataError, did_you_mean, near_file
 from ftengine.plugins.registry import AUTO, Registry
@@ -262,12 +263,12 @@ def _read(reading: Reading) -> _Found:
     entry, buffer = None, pa.BufferOutputStream()
     if os.path.isfile(reading.path):
         entry = reading.cached()
-        facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
+        facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
     else:
         facts = reading.write(buffer)
     try:
         if entry is not None:
-            dataset = Dataset.from_file(str(entry / "rows.arrow"))
+            dataset = Dataset.from_file(str(entry / ROWS))
         else:
             dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:

@@ -1,0 +1,127 @@
+"""The folder of cached rows: one user's, whole entries only, and no larger than is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ftengine.errors import DataError, InputError
+
+CACHE_VARIABLE = "FTENGINE_CACHE"
+SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
+DEFAULT_SIZE = "20GB"
+ROWS, FACTS = "rows.arrow", "facts.json"
+"""The files of an entry; the facts hold the hash of the rows."""
+PARTIAL = ".tmp"
+
+_IN_USE = 3600
+"""Seconds since its last use before an entry may be removed to make room: another process may be about to open it."""
+_ABANDONED = 86400
+"""Seconds after which what is half-written has no writer any more."""
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached rows, which may not exist yet."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "data"
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder, for its user's eyes only.
+
+    Rows are copies of files that may be private, and what lies here is trained on without a further look.
+
+    Raises:
+        DataError: it is another user's.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise DataError(
+            f"the cache {folder} belongs to another user, who could change the rows in it. Name a folder of your own "
+            f"with {CACHE_VARIABLE}."
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def is_whole(entry: Path) -> bool:
+    """Say whether an entry is there with the rows that were written; a damaged one is removed."""
+    if not entry.is_dir():
+        return False
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry / ROWS):
+            os.utime(entry)  # so that the entries used last are the last to go
+            return True
+    shutil.rmtree(entry, ignore_errors=True)
+    return False
+
+
+def hash_of(file: Path) -> str:
+    """Return a hash of a file's content."""
+    digest = blake2b(digest_size=20)
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def make_room(folder: Path, keep: Path, limit: float) -> None:
+    """Remove what killed processes left, then the entries used longest ago until the folder is as small as wanted.
+
+    Args:
+        keep: the entry that stays in any case.
+        limit: bytes that the folder may hold.
+    """
+    now = time.time()
+    for left in folder.glob(f"*{PARTIAL}"):
+        with suppress(OSError):
+            if now - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left)
+    found = sorted(entries(folder), key=lambda entry: entry[1])
+    total = sum(size for _, _, size in found)
+    for entry, used, size in found:
+        if total > limit and entry != keep and now - used > _IN_USE:
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= size
+
+
+def wanted_size() -> float:
+    """Return the bytes that the folder may hold (InputError: FTENGINE_CACHE_SIZE is no size)."""
+    text = os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE
+    found = _SIZE.fullmatch(text.upper())
+    if found is None:
+        raise InputError(f"{SIZE_VARIABLE}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
+    return float(found[1]) * _UNITS[found[2] or ""]
+
+
+def entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
+    """Yield each entry, when it was last used (seconds since 1970) and its bytes."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_dir() and entry.suffix != PARTIAL:
+            with suppress(OSError):  # another process removes it just now
+                yield entry, entry.stat().st_mtime, sum(file.stat().st_size for file in entry.iterdir())
+
+
+def usage() -> dict[str, Any]:
+    """Return what the cache holds: its `folder`, `entries`, their `bytes`, and the `limit` in bytes."""
+    folder = cache_folder()
+    sizes = [size for _, _, size in entries(folder)]
+    return {"folder": str(folder), "entries": len(sizes), "bytes": sum(sizes), "limit": int(wanted_size())}
+
+
+def clear() -> None:
+    """Remove all cached rows (OSError: they cannot be removed)."""
+    folder = cache_folder()
+    if folder.is_dir():
+        shutil.rmtree(folder)
