@@ -26,6 +26,7 @@ from ftengine.plugins.registry import AUTO, Registry
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from datasets import Dataset
 
 BATCH_FILES = 16
