@@ -27,6 +27,17 @@ def losses(run: Run) -> list[float]:
     return [line["loss"] for line in run.metrics if "loss" in line]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_drawings():
+    """Leave the drawings out of reports where runs are about something else: a tenth of a tiny run's time.
+
+    For the conftest.py of a folder; tests of reports, of commands and of documents draw.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftengine.report.draw.line_svg", lambda *_: "")
+        yield
+
+
 class Heard(SilentListener):
     """Keeps what a run says."""
 
