@@ -26,7 +26,6 @@ from ftengine.plugins.registry import AUTO, Registry
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from datasets import Dataset
 
 BATCH_FILES = 16
@@ -98,9 +97,9 @@ class Rows:
         return row | {name: self._found(row[name]) for name in self.paths & row.keys()}
 
     @cached_property
-    def _lines(self) -> pa.ChunkedArray:
+    def _lines(self) -> np.ndarray:
         """The column of places; `dataset[LINE]` would copy what the data set says of its columns at each access."""
-        return self.dataset.select_columns(LINE).with_format("arrow")[:][LINE]
+        return self.dataset.select_columns(LINE).with_format("numpy")[:][LINE]
 
     @cached_property
     def _categories(self) -> dict[str, Any]:
@@ -127,7 +126,7 @@ class Rows:
 
         A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
         """
-        place = self._lines[int(index)].as_py()
+        place = self._lines[int(index)]
         return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
 
 
