@@ -21,13 +21,18 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
+FEW = ("train.max_steps=2", "evaluation.answers=2", "evaluation.training_sample=4")
+
 SHORTER = {
-    r"--set train\.max_steps=40\b": "--set train.max_steps=2 --set evaluation.answers=2",
-    r'"train\.max_steps=40"': '"train.max_steps=2", "evaluation.answers=2"',
+    r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),
+    r'"train\.max_steps=40"': ", ".join(f'"{override}"' for override in FEW),
     r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
-    r"(?m)^ftengine plan support\.yaml$": r"\g<0> --no-measure",  # what it measures: tests/cli/test_commands_on_a_run.py
+    r"(?m)^ftengine plan support\.yaml$": r"\g<0> --no-measure",
 }
-"""How a command or a snippet is made to take less time; whatever else stands there is run as it stands."""
+"""How a command or a snippet is made to take less time; whatever else stands there is run as it stands.
+
+A plan that measures a step is tests/cli/test_commands_on_a_run.py's.
+"""
 
 ROWS = 20
 """Rows that are left of a file after a command wrote data; with `SHORTER`, all that is changed."""
