@@ -34,8 +34,9 @@ demo: $(COMPILED) ## fine-tune a real language model on real conversations
 
 # One thread a process: the processes share the cores already. A file's tests stay in one process, so
 # that a model which they share is loaded once. Compiled kernels must be there: none may be lost unnoticed.
+# Byte code is kept whatever the environment says: pytest takes 10 s a process to rewrite the tests' assertions.
 test: $(COMPILED) ## run the tests
-	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions
+	PYTHONDONTWRITEBYTECODE= FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions
 
 test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distributions in plugins/
 	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
+from runs import start_commands_here
 
 from ftengine.cli import main
 
@@ -19,14 +21,20 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
-SHORTER = {
-    r"--set train\.max_steps=40\b": "--set train.max_steps=2 --set evaluation.answers=2",
-    r'"train\.max_steps=40"': '"train.max_steps=2", "evaluation.answers=2"',
-    r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
-}
-"""How a command or a snippet is made to take less time; whatever else stands there is run as it stands."""
+FEW = ("train.max_steps=2", "evaluation.answers=2", "evaluation.training_sample=4")
 
-ROWS = 40
+SHORTER = {
+    r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),
+    r'"train\.max_steps=40"': ", ".join(f'"{override}"' for override in FEW),
+    r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
+    r"(?m)^ftengine plan support\.yaml$": r"\g<0> --no-measure",
+}
+"""How a command or a snippet is made to take less time; whatever else stands there is run as it stands.
+
+A plan that measures a step is tests/cli/test_commands_on_a_run.py's.
+"""
+
+ROWS = 20
 """Rows that are left of a file after a command wrote data; with `SHORTER`, all that is changed."""
 
 NOT_RUN = {
@@ -127,7 +135,9 @@ def shortened(text: str) -> str:
 
 
 def run_command(command: str, folder: Path) -> None:
-    """Run what a document has typed, in a folder, which is the working directory as well.
+    """Run what a document has typed, in a folder, which is the working directory as well, and in this process.
+
+    Under torchrun what it starts runs once; two processes are what tests/engine/test_processes.py is about.
 
     Raises:
         AssertionError: it fails, or is no command that these tests know how to run.
@@ -138,15 +148,19 @@ def run_command(command: str, folder: Path) -> None:
     if program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
         assert set(arguments) <= set(targets), f"{command}: the Makefile has {targets}"
+    elif program == "torchrun":
+        assert arguments[:5] == ["--standalone", "--nproc-per-node", "2", "-m", "ftengine"], command
+        run_command(shlex.join(arguments[4:]), folder)
     elif program == "ftengine":
-        result = CliRunner().invoke(main, arguments, prog_name="ftengine")
+        with pytest.MonkeyPatch.context() as patch:
+            start_commands_here(patch)
+            result = CliRunner().invoke(main, arguments, prog_name="ftengine")
         assert result.exit_code == 0, f"{command}: exit {result.exit_code}\n{result.output}"
     else:
-        programs = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
-        assert program in programs, f"{command}: add {program!r} here, or the command to NOT_RUN"
-        line = [*programs[program], *arguments]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert program == "python", f"{command}: add {program!r} here, or the command to NOT_RUN"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            runpy.run_path(str(folder / arguments[0]), run_name="__main__")
         for file in [Path(folder, name) for name in arguments if name.endswith(".jsonl")]:
             file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]))
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import SilentListener
+from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 
 
@@ -20,6 +25,17 @@ def curve(path: str | Path) -> list[dict[str, Any]]:
 def losses(run: Run) -> list[float]:
     """Return the training loss of each step."""
     return [line["loss"] for line in run.metrics if "loss" in line]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_drawings():
+    """Leave the drawings out of reports where runs are about something else: a tenth of a tiny run's time.
+
+    For the conftest.py of a folder; tests of reports, of commands and of documents draw.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftengine.report.draw.line_svg", lambda *_: "")
+        yield
 
 
 class Heard(SilentListener):
@@ -58,3 +74,35 @@ def interrupt(recipe: Recipe, *, after: int, resume: bool = False) -> None:
         fine_tune(recipe, resume=resume, listener=Interrupting(after))
     assert RunDirectory(recipe.output).is_run()
     assert not RunDirectory(recipe.output).finished
+
+
+class CommandHere:
+    """Stands in for `subprocess.Popen` where ftengine is started: the command runs in this process.
+
+    Another process takes seconds to import torch. That one is really started, tests/cli/test_command_compare.py sees.
+    """
+
+    def __init__(self, line: list[str], **_: Any) -> None:
+        assert line[:3] == [sys.executable, "-m", "ftengine"], line
+        result = CliRunner().invoke(main, line[3:], prog_name="ftengine")
+        self.stderr, self.returncode = io.StringIO(result.stderr), result.exit_code
+
+    def __enter__(self) -> CommandHere:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> None:
+    """Have the runs of a comparison or a cross-validation trained in this process, all but the first few."""
+    started = []
+
+    def start(line: list[str], **options: Any) -> Any:
+        started.append(line)
+        return (subprocess.Popen if len(started) <= after else CommandHere)(line, **options)
+
+    class Processes:
+        Popen, PIPE, DEVNULL = staticmethod(start), subprocess.PIPE, subprocess.DEVNULL
+
+    patch.setattr("ftengine.engine.subprocess_runs.subprocess", Processes)

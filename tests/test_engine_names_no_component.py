@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,13 +83,17 @@ def words_of(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.arg
 
 
-WORDS_OF = {name: list(words_of(file.read_text(encoding="utf-8"))) for name, file in FILES.items()}
+@cache
+def words_of_files() -> dict[str, list[tuple[int, str]]]:
+    return {name: list(words_of(file.read_text(encoding="utf-8"))) for name, file in FILES.items()}
 
 
 def places(name: str) -> list[str]:
     """Return where the engine names a component, as `file:line`; identifiers have _ where names have -."""
     spellings = {name, name.replace("-", "_")}
-    files = {file: words for file, words in WORDS_OF.items() if not (name in HEADS and file.startswith(NAMES_HEADS))}
+    files = {
+        file: words for file, words in words_of_files().items() if not (name in HEADS and file.startswith(NAMES_HEADS))
+    }
     return [f"{file}:{line}" for file, words in files.items() for line, word in words if word in spellings]
 
 

@@ -98,6 +98,11 @@ class Rows:
         return row | {name: self._found(row[name]) for name in self.paths & row.keys()}
 
     @cached_property
+    def _lines(self) -> np.ndarray:
+        """The column of places; `dataset[LINE]` would copy what the data set says of its columns at each access."""
+        return self.dataset.select_columns(LINE).with_format("numpy")[:][LINE]
+
+    @cached_property
     def _categories(self) -> dict[str, Any]:
         """Columns whose numbers stand for names that the data set brings."""
         from datasets import ClassLabel
@@ -122,7 +127,7 @@ class Rows:
 
         A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
         """
-        place = self.dataset[LINE][int(index)]
+        place = self._lines[int(index)]
         return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
 
 

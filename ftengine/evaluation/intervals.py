@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 Interval = tuple[float | None, float | None]
@@ -65,12 +65,13 @@ def effective_trials(value: float, resampled: np.ndarray, trials: float, n: floa
 
 
 def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion seen in so many trials."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(value * trials, trials, 1 - confidence, method="wilson")
+    """Return Wilson's score interval of a proportion seen in so many trials (1927, doi:10.2307/2276774)."""
+    z = float(ndtri((1 - confidence) / 2))  # below 0
+    middle = value + z**2 / (2 * trials)
+    half = -z * math.sqrt(value * (1 - value) / trials + (z / (2 * trials)) ** 2)
+    low, high = ((middle + side) / (1 + z**2 / trials) for side in (-half, half))
     # Rounding must not push an end past the value that it encloses, nor out of [0, 1].
-    return max(0.0, min(value, float(low))), min(1.0, max(value, float(high)))
+    return max(0.0, min(value, low)), min(1.0, max(value, high))
 
 
 def excess_interval(value: float, resampled: np.ndarray, share: float, shares: np.ndarray, n: float) -> Interval:

@@ -58,7 +58,7 @@ class Weights:
         step = max(1, CHUNK // max(1, len(self)))
         drawn = []
         for start in range(0, self.resamples, step):
-            chunk = np.stack([self._resample(b) for b in range(start, min(start + step, self.resamples))])
+            chunk = self._drawn(range(start, min(start + step, self.resamples)))
             if self.resamples * len(self) <= KEPT:
                 drawn.append(chunk)
             yield chunk
@@ -69,11 +69,16 @@ class Weights:
         with np.errstate(all="ignore"):  # resamples may well be without a class or a token; that is nan, no warning
             return np.concatenate([np.asarray(values(chunk), dtype=np.float64) for chunk in self.chunks()])
 
-    def _resample(self, number: int) -> np.ndarray:
-        words = -(-self.distinct // 4)  # a 64-bit word makes four weights
-        key = np.array([self.seed % 2**64, number], dtype=np.uint64)
-        raw = np.random.Philox(key=key).random_raw(words).astype("<u8")
-        return _poisson_quantiles()[raw.view("<u2")][self._codes]
+    def _drawn(self, numbers: range) -> np.ndarray:
+        """Return the weights (b, n) of some resamples; each has a stream of its own, whatever is drawn beside it."""
+        raw = np.empty((len(numbers), -(-self.distinct // 4)), dtype=np.uint64)  # a 64-bit word makes four weights
+        generator = np.random.Philox(key=self.seed % 2**64)
+        state = generator.state  # set back for each resample: a new generator asks the system for entropy first
+        for row, number in zip(raw, numbers, strict=True):
+            state["state"]["key"][1] = number
+            generator.state = state
+            row[:] = generator.random_raw(row.size)
+        return _poisson_quantiles()[raw.astype("<u8").view("<u2")][:, self._codes]
 
 
 @cache

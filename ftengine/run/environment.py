@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ PACKAGES = ("ftengine", "torch", "transformers", "accelerate", "datasets", "safe
 
 def versions() -> dict[str, str | None]:
     """Return the installed versions of what matters, None for what is absent."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+@cache  # each run asks several times, and a package's whole description is parsed for it
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, Any]:

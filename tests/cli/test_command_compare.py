@@ -1,4 +1,4 @@
-"""`ftengine compare`: two strategies trained in processes of their own, and one table."""
+"""`ftengine compare`: two strategies, the first trained in a process of its own, and one table."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from html import unescape
 
 import pytest
 import yaml
+from runs import start_commands_here
 
 from ftengine import load_run
 from ftengine.cli.compare import parse_strategies
@@ -20,7 +21,9 @@ LORA = "lora rank=2 train.learning_rate=0.02"
 def compared(ftengine, recipe, tmp_path_factory):
     """What the command printed; its runs are in `folder`."""
     folder = tmp_path_factory.mktemp("compared") / "runs"
-    return compare(ftengine, recipe, folder), folder
+    with pytest.MonkeyPatch.context() as patch:
+        start_commands_here(patch, after=1)
+        return compare(ftengine, recipe, folder), folder
 
 
 def compare(ftengine, recipe, folder, *options, strategies=STRATEGIES, code=0):

@@ -6,6 +6,7 @@ import re
 from html import unescape
 
 import pytest
+from runs import start_commands_here
 
 from ftengine import load_run
 from ftengine.engine.cross_validate import divide
@@ -16,7 +17,9 @@ from ftengine.errors import InputError
 def validated(ftengine, recipe, tmp_path_factory):
     """What the command printed; its runs are in `folder`."""
     folder = tmp_path_factory.mktemp("folds") / "runs"
-    return validate(ftengine, recipe, folder), folder
+    with pytest.MonkeyPatch.context() as patch:
+        start_commands_here(patch)
+        return validate(ftengine, recipe, folder), folder
 
 
 def validate(ftengine, recipe, folder, *options, code=0):

@@ -1,4 +1,4 @@
-"""A command that is ended says what is saved and how to go on."""
+"""A command that is ended says what is saved and how to go on; Ctrl-C is the KeyboardInterrupt that Python makes."""
 
 import os
 import signal
@@ -8,37 +8,52 @@ import time
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
+from ftengine.training.loop import Trainer
 
 
-def started(recipe, *options):
-    line = [sys.executable, "-m", "ftengine", "train", str(recipe), *options]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-
-
-def wait_for(condition, child, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
+def terminated(arguments, run):
+    """Train in a process of its own and terminate it on its way; return its exit status and what it said."""
+    line = [sys.executable, "-m", "ftengine", *map(str, arguments)]
+    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not any(line["step"] >= 12 for line in run.metrics()):
         assert child.poll() is None, child.stderr.read()
         assert time.monotonic() < deadline, "slow"
         time.sleep(0.02)
+    os.kill(child.pid, signal.SIGTERM)
+    said = child.communicate(timeout=60)[1]
+    return child.returncode, said
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_an_ended_run_says_what_is_saved_and_how_to_go_on(ftengine, recipe, tmp_path, number, code, word):
+def interrupted(arguments, run):
+    """Train in this process, with Ctrl-C in the middle of a step."""
+    step = Trainer.step
+
+    def stopping(self, *args):
+        if any(line["step"] >= 12 for line in run.metrics()):
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", stopping)
+        result = CliRunner().invoke(main, list(map(str, arguments)), prog_name="ftengine")
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.parametrize(("end", "code"), [(interrupted, 130), (terminated, 143)])
+def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end, code):
     file, run = tmp_path / "long recipe.yaml", RunDirectory(tmp_path / "run")
     content = yaml.safe_load(recipe.read_text())
     content["train"] |= {"epochs": 500, "checkpoint_every": 5, "validate_every": 1000}
     file.write_text(yaml.safe_dump(content | {"output": str(run.path)}))
-    child = started(file, "--set", "seed=3")
-    wait_for(lambda: any(line["step"] >= 12 for line in run.metrics()), child)
-    os.kill(child.pid, number)
-    said = [line for line in child.communicate(timeout=60)[1].splitlines() if line]
-    assert child.returncode == code
-    assert said[-1] == f"error: {word}."
+    status, text = end(["train", file, "--set", "seed=3"], run)
+    said = [line for line in text.splitlines() if line]
+    assert status == code
+    assert said[-1] == f"error: {end.__name__}."
     step = int(sorted(path.name for path in run.checkpoints.iterdir())[-1].removeprefix("step-"))
     resume = f"ftengine train '{file}' --set seed=3 --resume"
     assert (

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tiny import tiny_gpt2
 
+from ftengine.cli import main
 from ftengine.cli.plugins_new import distribution, kinds
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
@@ -30,27 +31,41 @@ def test_there_is_a_template_of_every_kind():
 
 @pytest.fixture(scope="module")
 def shout(ftengine, tmp_path_factory):
-    """A distribution with a component of each kind, written and installed: its folder, and a PYTHONPATH that has it."""
+    """A distribution with a component of each kind, written and installed: its folder, and where it is installed."""
     folder, site = tmp_path_factory.mktemp("shout"), tmp_path_factory.mktemp("site")
     chosen = [word for kind in KINDS for word in ("--kind", kind)]
     ftengine("plugins", "new", "shout", *chosen, "--output", folder)
     run("pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, folder)
     assert (site / "ftengine_shout" / "py.typed").is_file()
-    return folder, os.pathsep.join([str(site), *sys.path])
+    return folder, site
+
+
+@pytest.fixture
+def installed(shout, monkeypatch):
+    """Have what was written installed in this process for the length of a test."""
+    monkeypatch.syspath_prepend(shout[1])
+    monkeypatch.setattr(main, "_external", None)
+    yield
+    main._external = None
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ftengine_shout"]:
+        del sys.modules[name]
 
 
 def test_what_is_written_passes_its_tests(shout):
-    folder, path = shout
+    folder, site = shout
+    path = os.pathsep.join([str(site), *sys.path])
     tested = run("pytest", "-q", "-p", "no:cacheprovider", folder / "tests", PYTHONPATH=path)
     assert "skipped" not in tested
-    listed = run("ftengine", "plugins", "list", PYTHONPATH=path)
+
+
+def test_what_is_written_is_listed(ftengine, installed):
+    listed = ftengine("plugins", "list").stdout
     of_ours = [line.split()[:2] for line in listed.splitlines() if " ftengine-shout 0.1.0 " in line]
     assert sorted(of_ours) == sorted([kind, "shout"] for kind in KINDS)
 
 
-def test_what_is_written_passes_plugins_check(shout):
-    _, path = shout
-    told = json.loads(run("ftengine", "plugins", "check", "ftengine-shout", "--json", PYTHONPATH=path))
+def test_what_is_written_passes_plugins_check(ftengine, installed):
+    told = json.loads(ftengine("plugins", "check", "ftengine-shout", "--json").stdout)
     assert {result["component"] for result in told["results"]} == {f"{kind} shout" for kind in KINDS}
     assert told["counts"]["passed"] > len(KINDS)
 
@@ -77,12 +92,11 @@ def recipe_of_all(folder):
 
 
 @pytest.mark.slow
-def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(shout, tmp_path):
-    _, path = shout
+def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, installed, tmp_path):
     tiny_gpt2(tmp_path / "gpt2")
     recipe = recipe_of_all(tmp_path)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run("ftengine", "train", tmp_path / "recipe.yaml", PYTHONPATH=path)
+    ftengine("train", tmp_path / "recipe.yaml")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
@@ -92,8 +106,8 @@ def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(shout, tmp_pat
     assert figures["tuned"]["loss"]["value"] < figures["base"]["loss"]["value"]
     findings = json.loads((tmp_path / "run" / "verdict.json").read_text())["findings"]
     assert any("The figures rest on 4 examples" in finding["text"] for finding in findings)
-    run("ftengine", "evaluate", tmp_path / "run", PYTHONPATH=path)
-    run("ftengine", "merge", tmp_path / "run", tmp_path / "merged", PYTHONPATH=path)
+    ftengine("evaluate", tmp_path / "run")
+    ftengine("merge", tmp_path / "run", tmp_path / "merged")
 
 
 @pytest.mark.parametrize("kind", KINDS)

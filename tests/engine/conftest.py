@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rows import sentences, write_rows
+from runs import without_drawings  # noqa: F401
 
 from ftengine import Recipe
 

@@ -179,7 +179,7 @@ def recipe(strategy: str, architecture: str, precision: str, folder: Path, outpu
                 "batch_size": 6,
                 "learning_rate": RATES[strategy],
                 "precision": precision,
-                "checkpoint_every": 2,
+                "checkpoint_every": 4,
             },
             "evaluation": {"resamples": 100, "answers": None},
             "output": str(folder / f"{strategy}-{architecture}-{precision}-{output}"),

@@ -115,9 +115,9 @@ def test_a_clear_winner_among_eight_is_supported(compared_here, label_recipe, tm
     """The bootstrap's least p, 2/101 here, times 28 pairs is above 0.05, so that nothing could ever be."""
     file = tmp_path / "many.jsonl"
     words = {"yes": "good fine great nice", "no": "bad poor awful sad"}
-    rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(120) for label in words]
+    rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(60) for label in words]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=8)
+    recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=12)
     specs = ["full", *({"name": "full", "train.max_steps": 1, "train.learning_rate": n * 1e-9} for n in range(1, 8))]
     for metric in ("accuracy", "nll"):
         result = compared_here(recipe, specs, metric=metric)

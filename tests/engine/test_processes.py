@@ -15,11 +15,12 @@ from ftengine.model import read_tensors
 from ftengine.run.evaluation_result import Examples
 
 CHILD = """
-import sys, json
-from ftengine import Recipe, fine_tune
-for recipe in json.loads(open(sys.argv[1]).read()):
-    fine_tune(Recipe.make(recipe))
+import sys
+from ftengine.cli import main
+for recipe in sys.argv[1:]:
+    main(["train", recipe], standalone_mode=False)
 """
+"""One start of the two processes for all recipes."""
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
@@ -55,14 +56,16 @@ def runs(build_chat_recipe, tmp_path_factory):
         ]
 
     (folder / "child.py").write_text(CHILD)
-    (folder / "recipes.json").write_text(json.dumps([recipe.resolved() for recipe in recipes("two", 4)]))
+    files = [folder / f"{number}.yaml" for number in range(3)]
+    for file, recipe in zip(files, recipes("two", 4), strict=True):
+        file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         one = [fine_tune(recipe) for recipe in recipes("one", 8)]
         subprocess.run(
-            [*command, str(folder / "child.py"), str(folder / "recipes.json")],
+            [*command, str(folder / "child.py"), *map(str, files)],
             check=True,
             env=os.environ,
             capture_output=True,

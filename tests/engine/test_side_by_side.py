@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from runs import start_commands_here
 from scipy.stats import binomtest
 
 from ftengine import Recipe, fine_tune
@@ -90,7 +91,8 @@ def test_of_two_runs_the_second_is_set_against_the_first_and_the_page_shows_it(r
     assert "▲ better" in text.split("<strong>Differences between the runs")[1].split("</table>")[0]
 
 
-def test_a_compared_folder_has_the_figures_of_its_comparison(chat_recipe, tmp_path):
+def test_a_compared_folder_has_the_figures_of_its_comparison(chat_recipe, tmp_path, monkeypatch):
+    start_commands_here(monkeypatch)
     recipe = chat_recipe(train__max_steps=3, output=str(tmp_path / "compared"))
     (expected,) = compare_strategies(recipe, ["lora", "full"]).differences
     report(tmp_path / "compared")

@@ -25,14 +25,18 @@ from ftengine.run.records import Verdict
 
 
 class Matthews(Evaluator):
-    """Matthews correlation."""
+    """Matthews correlation of three classes (Gorodkin 2004); scikit-learn's would take 2 ms for each resample."""
 
     name = "matthews"
     reads = frozenset({"label", "predicted"})
     metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True, decides=True)}  # noqa: RUF012
 
     def score(self, rows, weights):
-        return {"matthews": matthews_corrcoef(rows["label"], rows["predicted"], sample_weight=weights)}
+        pairs = 3 * np.asarray(rows["label"]) + np.asarray(rows["predicted"])
+        cells = np.bincount(pairs, weights, 9).reshape(3, 3)
+        n, true, said = cells.sum(), cells.sum(axis=1), cells.sum(axis=0)
+        spread = (n**2 - true @ true) * (n**2 - said @ said)
+        return {"matthews": (n * np.trace(cells) - true @ said) / spread**0.5 if spread > 0 else 0.0}
 
 
 class Lengths(Evaluator):

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from ftengine import api
@@ -171,6 +170,8 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
 
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits / math.exp(log_t), axis=1)[places].mean())
+
+    from scipy.optimize import minimize_scalar  # slow to import, for the one place that needs it
 
     ends = math.log(LOWEST), math.log(HIGHEST)
     return math.exp(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-7}).x)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr, stdtrit
 
 from ftengine.api import Difference
 from ftengine.api.figures import Figure, Key, ends, holm
@@ -49,11 +49,11 @@ def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> fl
     found = ends(difference)
     if n is None or n < 2 or found is None or not found[1] > found[0]:
         return p
-    least = 2 * t.cdf(norm.ppf(1 / (resamples + 1)) * math.sqrt((n - 1) / n), n - 1)
+    least = 2 * stdtr(n - 1, ndtri(1 / (resamples + 1)) * math.sqrt((n - 1) / n))
     if not math.isclose(p, least, rel_tol=1e-9):
         return p
-    error = (found[1] - found[0]) / 2 / t.ppf(1 - CHANCE / 2, n - 1)
-    return min(p, 2 * float(t.cdf(-abs(difference.value) / error, n - 1)))
+    error = (found[1] - found[0]) / 2 / stdtrit(n - 1, 1 - CHANCE / 2)
+    return min(p, 2 * float(stdtr(n - 1, -abs(difference.value) / error)))
 
 
 @dataclass(frozen=True)

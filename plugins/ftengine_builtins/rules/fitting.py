@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev, variance
 from typing import Any
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
@@ -159,7 +159,7 @@ class LearningCurve(Rule):
         first, last = losses[:count], losses[-count:]
         change = fmean(last) - fmean(first)
         noise = math.sqrt((variance(first) + variance(last)) / count)
-        beyond = float(t.ppf(1 - CHANCE / 2, 2 * count - 2)) * noise
+        beyond = float(stdtrit(2 * count - 2, 1 - CHANCE / 2)) * noise
         figures = {"first": fmean(first), "last": fmean(last), "steps": count, "standard_error": noise}
         measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
         rate = f"{run.recipe.train.learning_rate:g}"

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from scipy.stats import binomtest
-
 from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.api.figures import counted, interval, percent, plain, short_place, with_interval
@@ -84,6 +82,8 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
     if not right or median(right) < SURE:
         return None
     found = sorted((row for row in judged if not row[1] and row[0] <= limit), key=lambda row: row[0])
+    from scipy.stats import binomtest  # a second of importing, which most runs do without
+
     interval = binomtest(len(found), len(judged)).proportion_ci(method="wilson")
     return {
         "value": len(found) / len(judged),

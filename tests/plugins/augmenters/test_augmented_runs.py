@@ -83,10 +83,12 @@ def test_a_run_with_every_augmenter_of_texts_has_finite_losses_of_its_own(texts,
 def test_a_run_with_every_augmenter_of_images_has_finite_losses_of_its_own(images):
     plain = losses(fine_tune(recipe(images, [])))
     for name in IMAGES:
-        changed = losses(fine_tune(recipe(images, [{"name": name, "probability": 1}], output=f"run-{name}")))
-        assert len(changed) == len(plain)
+        train = {**images["train"], "max_steps": 4}
+        augment = [{"name": name, "probability": 1}]
+        changed = losses(fine_tune(recipe(images, augment, output=f"run-{name}", train=train)))
+        assert len(changed) == 4
         assert all(map(math.isfinite, changed)), name
-        assert changed != plain, name
+        assert changed != plain[:4], name
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images):

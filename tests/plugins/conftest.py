@@ -1,0 +1,1 @@
+from runs import without_drawings  # noqa: F401
