@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -17,7 +18,9 @@ import pytest
 import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
+from test_imports import PUBLIC
 
+import ftengine
 from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import RecipeError
@@ -88,6 +91,17 @@ def test_the_tutorials_broken_strategy_fails_as_it_says():
     failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
     assert failed[0] == "something_trains"
     assert len(failed) == 7
+
+
+def test_the_distribution_is_the_tutorials_package(newcomer):
+    from ftengine.cli.plugins_new import distribution
+
+    package = ROOT / "plugins" / "ftengine-bitfit"
+    (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
+    assert (ROOT / "plugins" / block.file).read_text("utf-8") == block.text
+    init = "ftengine_bitfit/__init__.py"
+    assert (package / init).read_text("utf-8") == distribution("bitfit", ["strategy"])[init]
+    assert blocks(TUTORIAL, "toml")[0].text in (package / "pyproject.toml").read_text("utf-8")
 
 
 def test_the_tutorial_tells_the_files_that_are_written(newcomer):
@@ -376,18 +390,20 @@ def test_every_key_of_a_prediction_is_told():
 # The reference
 
 
-def public_modules():
-    """Return the modules that `make docs` describes."""
-    (line,) = [line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if "-m pdoc" in line]
-    return re.findall(r"ftengine[\w.]*", line)
-
-
 @pytest.mark.skipif(importlib.util.find_spec("pdoc") is None, reason="pdoc is not installed")
 def test_the_reference_is_made_without_a_warning(tmp_path):
-    line = [sys.executable, "-W", "error::UserWarning", "-m", "pdoc", "-d", "google", *public_modules()]
-    done = subprocess.run([*line, "-o", tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = re.search(r"^## What a plugin may import\n+(.*)", TEXTS[INDEX], re.MULTILINE)
+    importable = {name for name in code(found[1]) if re.fullmatch(r"ftengine[.a-z]*", name)}
+    assert importable > set(PUBLIC)
+    make = ["make", "-n", "-o", ".venv/.installed", "docs", f"BIN={Path(sys.executable).parent}"]
+    planned = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = planned.replace("build/docs", shlex.quote(str(tmp_path)))
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for module in public_modules():
-        assert (tmp_path / (module.replace(".", "/") + ".html")).is_file()
-    page = (tmp_path / "ftengine" / "api.html").read_text("utf-8")
-    assert [base.__name__ for base, _ in KINDS.values() if f'id="{base.__name__}' not in page] == []
+    pages = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.html")}
+    assert pages == {"index.html", "ftengine/plugins/hookspecs.html"} | {
+        f"{module.replace('.', '/')}.html" for module in importable
+    }
+    for page, names in (("ftengine", ftengine.__all__), ("ftengine/api", [base.__name__ for base, _ in KINDS.values()])):
+        text = (tmp_path / f"{page}.html").read_text("utf-8")
+        assert [name for name in names if f'id="{name}' not in text] == []
