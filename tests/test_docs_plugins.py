@@ -404,6 +404,9 @@ def test_the_reference_is_made_without_a_warning(tmp_path):
     assert pages == {"index.html", "ftengine/plugins/hookspecs.html"} | {
         f"{module.replace('.', '/')}.html" for module in importable
     }
-    for page, names in (("ftengine", ftengine.__all__), ("ftengine/api", [base.__name__ for base, _ in KINDS.values()])):
+    for page, names in (
+        ("ftengine", ftengine.__all__),
+        ("ftengine/api", [base.__name__ for base, _ in KINDS.values()]),
+    ):
         text = (tmp_path / f"{page}.html").read_text("utf-8")
         assert [name for name in names if f'id="{name}' not in text] == []

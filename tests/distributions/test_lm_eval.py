@@ -128,7 +128,10 @@ def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp
     assert "acc" in result.output
     found = json.loads((path / "lm_eval.json").read_text(encoding="utf-8"))
     assert found["tasks"]["choose"]["examples"] == 8
-    assert any(one.source == "benchmarks" for one in load_run(path).verdict.findings)
+    stored = json.loads((path / "verdict.json").read_text(encoding="utf-8"))
+    assert stored == load_run(path).verdict.to_json()
+    assert any(one["source"] == "benchmarks" for one in stored["findings"])
+    assert "lm-evaluation-harness" in (path / "report.html").read_text(encoding="utf-8")
     result = CliRunner().invoke(lm_eval, [*asked, "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == found
 
