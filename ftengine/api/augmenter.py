@@ -69,6 +69,11 @@ class InputAugmenter(Augmenter):
 
     def _changed(self, value: Any, rng: RandomSource) -> Any:
         changed = self.change(value, rng)
+        if changed is None or isinstance(changed, str) != isinstance(value, str):
+            kind = "a text" if isinstance(value, str) else "an image"
+            raise TypeError(
+                f"change() of augmenter {self.name!r} returned {changed!r} for {kind}; it must return {kind}"
+            )
         return value if isinstance(changed, str) and not changed.strip() else changed
 
 

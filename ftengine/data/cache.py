@@ -9,14 +9,14 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of, redact_short
+from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import each, wrong
@@ -141,7 +141,10 @@ class Reading:
 
         def kept() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
-            for item in map(_encoded, self._guarded(found)):
+            for one in self._guarded(found):
+                if isinstance(one, Row) and not isinstance(one.values, Mapping):
+                    raise wrong(self.make(), "read", one.values, "rows whose values are a mapping of columns")
+                item = _encoded(one)
                 if not isinstance(item, BrokenRow):
                     row, content = item
                     columns.update(dict.fromkeys(row.values))
@@ -218,11 +221,9 @@ def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
     """Return a row and its JSON in UTF-8, or what is wrong with it."""
     if isinstance(item, BrokenRow):
         return item
-    if not isinstance(item.values, dict):
-        return BrokenRow(item.place, f"a row is an object {{…}}, not {redact_short(item.values)}")
     try:
         # Strict encoding, as half of a surrogate pair ("\ud83d") breaks every tokenizer later on.
-        return item, _to_json(item.values).encode()
+        return item, _to_json(dict(item.values)).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         return BrokenRow(item.place, f"holds {half}, half of a surrogate pair, which is no character")
