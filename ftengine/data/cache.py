@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of
-from ftengine.errors import DataError
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
-from ftengine.plugins.returned import each, wrong
+from ftengine.plugins.returned import described, each, wrong
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 CACHE_FORMAT = 4
@@ -143,7 +144,10 @@ class Reading:
             nonlocal skipped
             for one in self._guarded(found):
                 if isinstance(one, Row) and not isinstance(one.values, Mapping):
-                    raise wrong(self.make(), "read", one.values, "rows whose values are a mapping of columns")
+                    raise PluginError(
+                        f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
+                        f"{described(one.values)} as values; they must be a mapping of columns, or the row a BrokenRow."
+                    )
                 item = _encoded(one)
                 if not isinstance(item, BrokenRow):
                     row, content = item
