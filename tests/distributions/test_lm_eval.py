@@ -140,13 +140,13 @@ def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp
     "strategy", [{"name": "full"}, {"name": "prompt", "virtual_tokens": 4}], ids=["full", "prompt"]
 )
 def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchmarks, tmp_path):
-    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "limit": 8}
+    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "num_fewshot": 1, "limit": 12}
     run = fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked], strategy=strategy))
     table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
     assert {row["task"] for row in table} == {"choose", "write"}
     assert any(row["base"] != row["tuned"] for row in table)  # else any model would do
     if strategy["name"] == "full":  # whose trained part is a transformers folder
-        wanted = by_hand(run.trained, benchmarks, limit=8)
+        wanted = by_hand(run.trained, benchmarks, num_fewshot=1, limit=12)
         for task, metric in (("choose", "acc"), ("write", "exact_match")):
             said = [sample[metric] for sample in wanted["samples"][task]]
             assert [row["tuned"] for row in table if row["task"] == task] == said

@@ -98,7 +98,7 @@ CASES = [
         lambda self, row, task, rng: [],
         r"nothing that task .*: no row came back\.",
     ),
-    ("augmenter", api.Augmenter, "augment", lambda *_: [{"text": 3, "label": "film"}], r"made nothing that .*text"),
+    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"made nothing that .*text"),
     ("evaluator", api.Evaluator, "score", lambda self, rows, weights: 0.5, "0.5; it must return a mapping of metrics"),
     (
         "augmenter",

@@ -126,7 +126,7 @@ class Emptying(Augmenter):
         (Growing, "no_state_between_examples", "depends on those before it"),
         (Remembering, "no_state_between_examples", "otherwise the second time"),
         (Relabelled, "labels_stay", "and became 'sports': an augmenter changes inputs alone"),
-        (Losing, "new_examples_can_be_read", "whose inputs are []"),
+        (Losing, "new_examples_can_be_read", "change() of augmenter 'small' returned None for a text"),
         (Idle, "something_changes", "twenty seeds leave every example as it was"),
         (Unpicklable, "it_can_be_pickled", "keep files, locks and functions out of its attributes"),
         (InPlace, "given_examples_stay", "copy it first"),
