@@ -61,7 +61,9 @@ def written(block: Block) -> str:
     """Return the file that a YAML block is shown as; "" where it is a part of one."""
     if "model:" in block.text:
         return "recipe.yaml"
-    return "space.yaml" if block.text.startswith("# space.yaml") else "tasks/capitals.yaml" * ("task:" in block.text)
+    if block.text.startswith("# space.yaml"):
+        return "space.yaml"
+    return "tasks/capitals.yaml" if "task:" in block.text else ""
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.parent.name)
