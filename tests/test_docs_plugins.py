@@ -304,9 +304,13 @@ def suites():
 
 
 def test_every_function_that_checks_is_told_with_its_arguments():
+    def written(parameter):
+        return f"{parameter.name}={{…}}" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
+
     given = {name: function for name, function in vars(testing).items() if name.startswith("check_")}
     called = {
-        f"{name}({', '.join(list(inspect.signature(function).parameters)[:-1])})" for name, function in given.items()
+        f"{name}({', '.join(map(written, list(inspect.signature(function).parameters.values())[:-1]))})"
+        for name, function in given.items()
     }
     told = {heading.strip("`") for heading in headings(TESTING)} | set(code(prose(TEXTS[TESTING])))
     assert called <= told
