@@ -24,7 +24,8 @@ PLUGINS := .venv-plugins
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes."
+	@echo "The first one makes $(VENV) and installs everything there, which takes a few minutes;"
+	@echo "test-plugins lays $(PLUGINS) over it, with what the distributions in plugins/ rest on."
 	@echo "  PYTHON=python3.12 make test   uses another Python (3.10 or newer)"
 
 env: $(COMPILED) ## make the environment; the others do so by themselves
@@ -42,7 +43,8 @@ test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distribu
 	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \
 	    $(PLUGINS)/bin/python -m pytest $(PYTEST_OPTIONS) plugins tests/distributions
 
-$(PLUGINS)/.installed: plugins/requirements.txt $(INSTALLED)
+# Not made anew where `make clean` took $(INSTALLED) away: the packages that it lies over are still there.
+$(PLUGINS)/.installed: plugins/requirements.txt | $(INSTALLED)
 	@$(BIN)/python -m venv --clear $(PLUGINS)
 	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	    > $$($(PLUGINS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
@@ -59,14 +61,20 @@ $(HUB)/.installed: Makefile
 	$(HUB)/bin/python -m pip install --quiet --disable-pip-version-check torch 'adapters~=1.3.0'
 	@touch $@
 
+# What plugins may import.
+REFERENCE := ftengine ftengine.api ftengine.api.figures ftengine.plugins.hookspecs ftengine.errors ftengine.model \
+    ftengine.ops ftengine.testing
+
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
-docs: $(INSTALLED) ## write the reference of all public names to build/docs
-	$(BIN)/python -W error::UserWarning -m pdoc -d google ftengine.api ftengine.plugins.hookspecs ftengine.errors ftengine.model ftengine.ops ftengine.testing -o build/docs
+docs: $(INSTALLED) ## write the reference of what plugins may import to build/docs
+	@# pdoc sees what a module holds, and ftengine holds its names once they are used.
+	$(BIN)/python -W error::UserWarning -c 'from ftengine import *; from pdoc.__main__ import cli; cli()' -d google \
+	    $(REFERENCE) -o build/docs
 
 bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py
@@ -86,6 +94,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
     fail "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; \
 echo "Making the virtual environment $(VENV) with $$($(PYTHON) --version)."; \
+rm -f $(PLUGINS)/.installed; \
 $(PYTHON) -m venv --clear $(VENV)
 endef
 

@@ -34,7 +34,8 @@ __all__ = ["Recipe", "Run", "RunRecords", "__version__", "fine_tune", "hookimpl"
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'ftengine' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -62,7 +62,7 @@ class MergeChangedOutputs(FtengineError):
 
 
 class SavedPartDiffers(FtengineError):
-    """The files of a trained part cannot be opened on a fresh base, or give another model than the tuned one."""
+    """A trained part cannot be saved, or opened on a fresh base, or gives another model than the tuned one."""
 
 
 class TrainingError(FtengineError):

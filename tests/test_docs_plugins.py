@@ -6,6 +6,8 @@ The order of calls has tests of its own: test_docs_lifecycle.py.
 import inspect
 import json
 import re
+import shlex
+import subprocess
 import sys
 import types
 import warnings
@@ -16,7 +18,9 @@ import pytest
 import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
+from test_imports import PUBLIC
 
+import ftengine
 from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import Criterion, LoadRequest
 from ftengine.errors import RecipeError
@@ -87,6 +91,17 @@ def test_the_tutorials_broken_strategy_fails_as_it_says():
     failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
     assert failed[0] == "something_trains"
     assert len(failed) == 7
+
+
+def test_the_distribution_is_the_tutorials_package(newcomer):
+    from ftengine.cli.plugins_new import distribution
+
+    package = ROOT / "plugins" / "ftengine-bitfit"
+    (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
+    assert (ROOT / "plugins" / block.file).read_text("utf-8") == block.text
+    init = "ftengine_bitfit/__init__.py"
+    assert (package / init).read_text("utf-8") == distribution("bitfit", ["strategy"])[init]
+    assert blocks(TUTORIAL, "toml")[0].text in (package / "pyproject.toml").read_text("utf-8")
 
 
 def test_the_tutorial_tells_the_files_that_are_written(newcomer):
@@ -289,9 +304,13 @@ def suites():
 
 
 def test_every_function_that_checks_is_told_with_its_arguments():
+    def written(parameter):
+        return f"{parameter.name}={{…}}" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
+
     given = {name: function for name, function in vars(testing).items() if name.startswith("check_")}
     called = {
-        f"{name}({', '.join(list(inspect.signature(function).parameters)[:-1])})" for name, function in given.items()
+        f"{name}({', '.join(map(written, list(inspect.signature(function).parameters.values())[:-1]))})"
+        for name, function in given.items()
     }
     told = {heading.strip("`") for heading in headings(TESTING)} | set(code(prose(TEXTS[TESTING])))
     assert called <= told
@@ -375,19 +394,25 @@ def test_every_key_of_a_prediction_is_told():
 # The reference
 
 
-def public_modules():
-    """Return the modules that `make docs` describes."""
-    (line,) = [line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if "-m pdoc" in line]
-    return re.findall(r"ftengine[\w.]*", line)
-
-
+@pytest.mark.skipif(importlib.util.find_spec("pdoc") is None, reason="pdoc is not installed")
 def test_the_reference_is_made_without_a_warning(tmp_path, capsys):
-    pdoc = pytest.importorskip("pdoc.__main__")
+    found = re.search(r"^## What a plugin may import\n+(.*)", TEXTS[INDEX], re.MULTILINE)
+    importable = {name for name in code(found[1]) if re.fullmatch(r"ftengine[.a-z]*", name)}
+    assert importable > set(PUBLIC)
+    make = ["make", "-n", "-o", ".venv/.installed", "docs", f"BIN={Path(sys.executable).parent}"]
+    planned = shlex.split(subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert planned[1:4] == ["-W", "error::UserWarning", "-m"]
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # as `make docs` has it
-        pdoc.cli(["-d", "google", *public_modules(), "-o", str(tmp_path)])
+        warnings.simplefilter("error", UserWarning)
+        importlib.import_module("pdoc.__main__").cli([*planned[5:-1], str(tmp_path)])
     assert capsys.readouterr().err == ""
-    for module in public_modules():
-        assert (tmp_path / (module.replace(".", "/") + ".html")).is_file()
-    page = (tmp_path / "ftengine" / "api.html").read_text("utf-8")
-    assert [base.__name__ for base, _ in KINDS.values() if f'id="{base.__name__}' not in page] == []
+    pages = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.html")}
+    assert pages == {"index.html", "ftengine/plugins/hookspecs.html"} | {
+        f"{module.replace('.', '/')}.html" for module in importable
+    }
+    for page, names in (
+        ("ftengine", ftengine.__all__),
+        ("ftengine/api", [base.__name__ for base, _ in KINDS.values()]),
+    ):
+        text = (tmp_path / f"{page}.html").read_text("utf-8")
+        assert [name for name in names if f'id="{name}' not in text] == []

@@ -157,6 +157,10 @@ class Unresolved(Config):
         (Nothing, "returned the class Nothing; it must return a list"),
         (Nothing(), "returned an object of type Nothing; it must return a list"),
         ([made(prepare=Strategy.prepare)], "offers 'made' as a strategy, but it does not implement 'prepare', which"),
+        (
+            [made(prepare=lambda self: None)],
+            r"but its method \S*<lambda>\(self\) cannot be called as prepare\(self, loaded\) \(test_plugins\.py:\d+\)",
+        ),
         ([made(Config=Bare)], r"'made' as a strategy, but its Config must be a subclass of ftengine\.api\.Config"),
         ([made(Config=Named)], "its Config has a field 'name'"),
         ([made(Config=Misdefaulted)], "the default of its option 'depth' is 'three', but: Input should be a valid int"),

@@ -69,6 +69,9 @@ class InputAugmenter(Augmenter):
 
     def _changed(self, value: Any, rng: RandomSource) -> Any:
         changed = self.change(value, rng)
+        if changed is None or isinstance(changed, str) != isinstance(value, str):
+            kind, got = "a text" if isinstance(value, str) else "an image", repr(changed)[:60]
+            raise TypeError(f"change() of augmenter {self.name!r} returned {got} for {kind}; it must return {kind}")
         return value if isinstance(changed, str) and not changed.strip() else changed
 
 

@@ -24,7 +24,8 @@ from ftengine.cli.progress import listening
 def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool) -> None:
     """Fold what was trained into the base and save a plain model in the new folder OUT.
 
-    Outputs before and after are compared first; where they differ by more than rounding, nothing is written.
+    Outputs are compared twice: before and after merging, and the merged model's with those of the written folder,
+    opened anew from its files. Where they differ by more than rounding, OUT is not left behind.
 
     \b
     Example:

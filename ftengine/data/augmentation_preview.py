@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Example, MixesBatches, Task
+from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import DataError
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.blame import named
 
 SAMPLED = 30
 """Examples that are changed to find some that look different, as an augmenter may leave most as they are."""
@@ -45,14 +47,45 @@ def without_effect(split: EncodedSplit) -> list[str]:
     """Return the names of augmenters that leave all of `SAMPLED` examples as they are for the model, each by itself.
 
     Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters.
+
+    Raises:
+        PluginError: the task can read nothing that an augmenter makes of them.
     """
     idle = []
     for augmenter in filterfalse(_mixes, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
-        pairs = ((alone.rows[row], alone.augmented(row, 0)) for row in sample_rows(split))
-        if not any(len(after) != 1 or _reads_otherwise(split, before, after[0]) for before, after in pairs):
+        if not any(_changes(alone, row) for row in sample_rows(split)):
+            _require_read(alone, augmenter)
             idle.append(augmenter.name)
     return idle
+
+
+def _changes(alone: EncodedSplit, row: int) -> bool:
+    after = [changed for changed, _ in alone.changed(row, 0)]
+    return len(after) > 1 or (bool(after) and _reads_otherwise(alone, alone.rows[row], after[0]))
+
+
+def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
+    """Refuse an augmenter of whose rows the task cannot read a single one (PluginError)."""
+    rows = sample_rows(alone)
+    reasons = [_unread(alone, row) for row in rows]
+    if all(reasons):
+        raise PluginError(
+            f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
+            f"{alone.task.name!r} can read: {reasons[0]}. It must return or yield rows like the one that it is given."
+        )
+
+
+def _unread(alone: EncodedSplit, row: int) -> str:
+    """Say why the task cannot read what is made of a row; "" where it can read some of it."""
+    reason = "no row came back"
+    for made in alone.augmented(row, 0):
+        try:
+            alone.task.encode(made, alone.processor, max_length=alone.max_length)
+            return ""
+        except DataError as error:
+            reason = str(error).rstrip(".")
+    return reason
 
 
 def idle_augmenters(split: EncodedSplit) -> list[str]:

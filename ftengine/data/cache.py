@@ -9,14 +9,14 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of, redact_short
+from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of
 from ftengine.data.cache_folder import (
     CACHE_VARIABLE,
     FACTS,
@@ -29,9 +29,10 @@ from ftengine.data.cache_folder import (
     make_room,
     wanted_size,
 )
-from ftengine.errors import DataError
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
-from ftengine.plugins.returned import each, wrong
+from ftengine.plugins.returned import described, each, wrong
 
 CACHE_FORMAT = 5
 """Part of every cache key; raised when the same file would be stored in another way."""
@@ -155,7 +156,13 @@ class Reading:
 
         def kept() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
-            for item in map(_encoded, self._guarded(found)):
+            for one in self._guarded(found):
+                if isinstance(one, Row) and not isinstance(one.values, Mapping):
+                    raise PluginError(
+                        f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
+                        f"{described(one.values)} as values; they must be a mapping of columns, or the row a BrokenRow."
+                    )
+                item = _encoded(one)
                 if not isinstance(item, BrokenRow):
                     row, content = item
                     columns.update(dict.fromkeys(row.values))
@@ -232,11 +239,9 @@ def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
     """Return a row and its JSON in UTF-8, or what is wrong with it."""
     if isinstance(item, BrokenRow):
         return item
-    if not isinstance(item.values, dict):
-        return BrokenRow(item.place, f"a row is an object {{…}}, not {redact_short(item.values)}")
     try:
         # Strict encoding, as half of a surrogate pair ("\ud83d") breaks every tokenizer later on.
-        return item, _to_json(item.values).encode()
+        return item, _to_json(dict(item.values)).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         return BrokenRow(item.place, f"holds {half}, half of a surrogate pair, which is no character")

@@ -108,14 +108,15 @@ class EncodedSplit:
         """Yield what takes a row's place with its features, at least one; where nothing usable is made, the row."""
         usable = False
         if epoch is not None and self.augmenters:
-            for changed in self._changed(number, epoch):
+            for changed in self.changed(number, epoch):
                 usable = True
                 yield changed
         if not usable:
             row = self.rows[number]
             yield row, self.task.encode(row, self.processor, max_length=self.max_length)
 
-    def _changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
+    def changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
+        """Yield those rows that augmenters make of a row in an epoch and that are trained on, with their features."""
         try:
             rows = self.augmented(number, epoch)
         except DataError:  # what is wrong with the row itself is said where it is encoded as it stands

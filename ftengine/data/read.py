@@ -204,7 +204,7 @@ def _is_path(path: Path, registry: Registry) -> bool:
 
 
 def _missing(source: str, path: Path, registry: Registry) -> str:
-    allowed = f"{data_is(registry)}."
+    allowed = f"{data_is(registry)}.{registry.blocked()}"
     if not path.parent.is_dir():
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. {allowed}"
     ends = suffixes(registry)

@@ -33,7 +33,9 @@ def choose_reader(
     if (found := accepting(source, registry, spec)) is None:
         ending = f"files with the suffix {Path(source).suffix.lower()!r} are not read"
         what = ending if Path(source).is_file() else "no reader accepts it"
-        raise DataError(f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.")
+        raise DataError(
+            f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.{registry.blocked()}"
+        )
     return found
 
 

@@ -20,7 +20,7 @@ from ftengine.engine.prepared_model import load_base, place_base, prepare_strate
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.results import evaluate
+from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.stored import add_evaluators
 from ftengine.report.write import conclude
 from ftengine.run.directory import RunDirectory
@@ -44,7 +44,7 @@ def evaluate_run(
     load_trained_part(strategy, loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
-    return evaluate(plan, base, tuned)[0]
+    return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
 
 
 def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:

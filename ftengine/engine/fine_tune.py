@@ -23,7 +23,7 @@ from ftengine.engine.prepared_model import (
 )
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
-from ftengine.evaluation.results import evaluate
+from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
@@ -185,7 +185,7 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     trained.result.write(run)
     model.experiment.listener.phase("figures")
-    figures, changed = evaluate(model.plan, model.base, trained.tuned)
+    figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, trained.tuned))
     save_predictions(run, base=model.base, tuned=trained.tuned)
     remove(run.path / BASE_FILE)
     if changed is not None:

@@ -21,7 +21,7 @@ from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import AUTO, Registry
-from ftengine.report.write import verdict_of
+from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
@@ -82,6 +82,17 @@ class Run:
     def verdict(self) -> Verdict:
         """What the run came to, from its files as they are now."""
         return verdict_of(self.path, self._registry)
+
+    def conclude(self) -> Verdict:
+        """Judge the run again, after a file of it has changed: write verdict.json and report.html anew.
+
+        Returns:
+            The verdict.
+
+        Raises:
+            RunError: a file cannot be read or written.
+        """
+        return conclude(self.directory, self._registry)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, show_model
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
+from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
 from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.plugins.returned import json_mapping
@@ -39,6 +40,8 @@ class PreparedModel:
     Args:
         plan: what is measured of base and tuned model.
         base: what the base model said of all that; `base_key` is a hash of what it depends on.
+        measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
+            process alone.
     """
 
     data: PreparedData
@@ -48,6 +51,7 @@ class PreparedModel:
     strategy: Strategy
     base: EvalResult
     base_key: str
+    measured: Mapping[str, Measured]
 
     @property
     def experiment(self) -> Experiment:
@@ -120,6 +124,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 
     Raises:
         InputError: the model cannot be loaded, or data and model do not fit each other.
+        PluginError: an evaluator cannot measure the base.
     """
     plan = evaluation_plan(data)
     experiment, device = data.experiment, Device.open(data.experiment.recipe)
@@ -133,11 +138,13 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         base = run_model(device, data.ready, loaded, plan, "base")
     else:
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
+    experiment.listener.phase("figures")
+    measured = measure_all(plan, base) if device.is_main else {}
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
-    return PreparedModel(data, plan, device, loaded, strategy, base, key)
+    return PreparedModel(data, plan, device, loaded, strategy, base, key, measured)
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:

@@ -63,7 +63,7 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     is released for that, so that memory holds one base at a time: `model.loaded.module` is empty afterwards.
 
     Raises:
-        SavedPartDiffers: they cannot be opened, or give other outputs; there is no trained part then.
+        SavedPartDiffers: they cannot be saved or opened, or give other outputs; there is no trained part then.
         RunError: a file cannot be written.
     """
     model.experiment.listener.phase("save")
@@ -78,7 +78,14 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     )
 
     def fill(folder: Path) -> None:
-        strategy.save(loaded, folder)
+        try:
+            strategy.save(loaded, folder)
+        except OSError:  # of the file system, told as such
+            raise
+        # Strategies are third-party code and raise anything.
+        except Exception as error:
+            who, kept = _who(model), _kept(run)
+            raise SavedPartDiffers(f"{who} cannot save what it trained: {cause_in(strategy, error)}. {kept}") from error
         if hasattr(loaded.processor, "save_pretrained"):
             loaded.processor.save_pretrained(folder)
         facts.write(RunDirectory(folder))
@@ -110,11 +117,7 @@ def _reopened(strategy: Strategy) -> dict[str, Any]:
 def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: TrainedPart) -> None:
     """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers)."""
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
-    who = f"strategy {strategy.name!r} of {model.experiment.make_strategy.entry.origin}"
-    kept = (
-        f"No {TRAINED}/ was written; the checkpoints are kept in {str(run.checkpoints)!r}. Once the strategy is "
-        "repaired, the same command with --resume goes on from the last one."
-    )
+    who, kept = _who(model), _kept(run)
     batch, count = _examples(model)
     before = _outputs(model.device, task, loaded, batch)
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
@@ -141,6 +144,18 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
         )
     if told:
         model.experiment.listener.message(f"{who}: once read back, {told}, although the outputs agree")
+
+
+def _who(model: PreparedModel) -> str:
+    return f"strategy {model.strategy.name!r} of {model.experiment.make_strategy.entry.origin}"
+
+
+def _kept(run: RunDirectory) -> str:
+    """Say what is left of the run where its trained part cannot be written."""
+    return (
+        f"No {TRAINED}/ was written; the checkpoints are kept in {str(run.checkpoints)!r}. Once the strategy is "
+        "repaired, the same command with --resume goes on from the last one."
+    )
 
 
 def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[str, Tensor]) -> LoadedModel:

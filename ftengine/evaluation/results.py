@@ -109,15 +109,15 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 
 
-def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[EvaluationResult, Examples | None]:
-    """Make all figures of two models from what they said, by evaluators that know the labels.
+def evaluate(
+    plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]
+) -> tuple[EvaluationResult, Examples | None]:
+    """Make all figures of two models from what each came to (`measure_all`).
 
     Returns:
         Them, and the examples that tuning changed most; None without held-out ones.
     """
-    weights: dict[str, Weights] = {}
-    before, after = (_measured(plan, result, weights) for result in (base, tuned))
-    report, held = _report(plan, before, after, weights), plan.held_out
+    report, held = _report(plan, before, after), plan.held_out
     if held is None:
         return report, None
     sides = before[held.name], after[held.name]
@@ -128,7 +128,12 @@ def evaluate(plan: EvalPlan, base: EvalResult, tuned: EvalResult) -> tuple[Evalu
     return report, Examples.model_validate(examples)
 
 
-def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -> dict[str, Measured]:
+def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
+    """Return what a model came to on each set that is measured, by evaluators that know the labels.
+
+    Raises:
+        PluginError: an evaluator returns something else than its contract says.
+    """
     fit({evaluator for one in plan.sets() for evaluator in one.evaluators}, None)
     if plan.validation is not None:
         fit(plan.validation.evaluators, result.predictions(plan.validation))
@@ -137,24 +142,21 @@ def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -
         if one is plan.validation:
             continue
         predictions = result.predictions(one)
-        if one.name not in weights:
-            weights[one.name] = Weights(predictions.groups, plan.seed, plan.resamples)
+        weights = Weights(predictions.groups, plan.seed, plan.resamples)
         found[one.name] = Measured(predictions)
         for evaluator in one.evaluators:
-            found[one.name].add(evaluator, weights[one.name], answering=evaluator in one.answering)
+            found[one.name].add(evaluator, weights, answering=evaluator in one.answering)
     return found
 
 
-def _report(
-    plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured], weights: Mapping[str, Weights]
-) -> EvaluationResult:
+def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]) -> EvaluationResult:
     """Return what evaluation.json holds; no figures without a held-out split."""
     held, clean, found = plan.held_out, None, dict[str, Any]()
     if held is None:
         found = {"base": {}, "tuned": {}, "difference": {}, "details": Details(), "displays": Displays()}
     else:
         base, clean = before[held.name], after[held.name]
-        slices = _slices(plan, held, base, clean, weights[held.name])
+        slices = _slices(plan, held, base, clean)
         found = {**compared(base, clean), "paired": paired(base, clean), "slices": slices}
     if plan.training is not None:
         found["training"] = _training(before[plan.training.name], after[plan.training.name])
@@ -194,17 +196,16 @@ def paired(base: Measured, tuned: Measured) -> Paired | None:
     return None if found is None else Paired(evaluator=name or "", **found)
 
 
-def _slices(
-    plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured, weights: Weights
-) -> dict[str, SlicedColumn]:
+def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> dict[str, SlicedColumn]:
     """Return what is known of each column; examples that the first evaluator does not see are left out."""
     if not held.slices or not held.evaluators:
         return {}
     evaluator = held.evaluators[0]
     seen = tuned.seen[evaluator.name]
     columns = {name: values[seen] for name, values in tuned.predictions.slices()}
-    sides, groups = (base.seen_by(evaluator), tuned.seen_by(evaluator)), tuned.predictions.groups[seen]
-    return slice_reports(columns, evaluator, *sides, weights.under(seen), groups, plan.small_slice)
+    sides, groups = (base.seen_by(evaluator), tuned.seen_by(evaluator)), tuned.predictions.groups
+    weights = Weights(groups, plan.seed, plan.resamples).under(seen)
+    return slice_reports(columns, evaluator, *sides, weights, groups[seen], plan.small_slice)
 
 
 def _training(base: Measured, tuned: Measured) -> OnTraining:

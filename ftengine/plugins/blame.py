@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from ftengine.api import Component
 from ftengine.errors import FtengineError
 from ftengine.plugins.discovery import GROUP
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
+from ftengine.plugins.offered import written
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
 
@@ -20,7 +23,8 @@ def blame(error: BaseException) -> str:
     """Say of an unexpected error which installed plugin it comes from, what, and where; "" where it is from none.
 
     It is that of the innermost frame in a plugin's module, or else the one whose component the innermost function of
-    all has called, and cannot go on with what came back. ftengine's own components count as the engine.
+    all has called, and cannot call so, or cannot go on with what came back; told is then where its class is written.
+    ftengine's own components count as the engine.
     """
     owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]
@@ -30,11 +34,11 @@ def blame(error: BaseException) -> str:
     components = [one for one in locals_ if isinstance(one, Component) and _owner(type(one).__module__, owners)]
     if not own and not components:
         return ""
-    frame, line = (own or frames)[0]
-    owner = _owner(frame.f_globals["__name__"] if own else type(components[0]).__module__, owners)
+    owner = _owner(own[0][0].f_globals["__name__"] if own else type(components[0]).__module__, owners)
     assert owner is not None
     component = next((one for one in components if _owner(type(one).__module__, owners) is owner), None)
-    cause, place = f"{type(error).__name__}: {error}".rstrip(": "), f"{Path(frame.f_code.co_filename).name}:{line}"
+    cause = f"{type(error).__name__}: {error}".rstrip(": ")
+    place = _line_of(*own[0]) if own else _written(components[0], error) or _line_of(*frames[0])
     told = f"plugin {owner.entry_point.name!r} of {owner}" if component is None else named(component)
     instead = "" if component is None else without(component)
     return f"{told} failed: {cause} ({place}; run with --debug for the traceback).{instead}"
@@ -51,9 +55,10 @@ def cause_in(component: Component, error: BaseException) -> str:
     """Say what was raised in a component's own code, and where: "KeyError: 'x' (ftengine_x.py:31)"."""
     frames = list(traceback.walk_tb(error.__traceback__))
     root = _root(type(component).__module__)
-    frame, line = next((x for x in frames[::-1] if _root(x[0].f_globals.get("__name__")) == root), frames[-1])
+    own = next((x for x in frames[::-1] if _root(x[0].f_globals.get("__name__")) == root), None)
+    place = _line_of(*own) if own else _written(component, error) or _line_of(*frames[-1])
     text = str(error) if isinstance(error, FtengineError) else f"{type(error).__name__}: {error}"
-    return f"{text.rstrip(': .')} ({Path(frame.f_code.co_filename).name}:{line})"
+    return f"{text.rstrip(': .')} ({place})"
 
 
 def without(component: Component) -> str:
@@ -62,6 +67,17 @@ def without(component: Component) -> str:
     if _kind(component) in RECIPE_KEYS or owner is None or owner.distribution == BUILT_IN:
         return ""
     return f" Run with {BLOCK_VARIABLE}={owner.distribution} to do without it."
+
+
+def _written(component: Component, error: BaseException) -> str:
+    """Return where the method is written that a TypeError names ("Thing.score() takes …"), else the class."""
+    method = re.match(r"[\w.<>]+\.(\w+)\(\) ", str(error)) if isinstance(error, TypeError) else None
+    found = getattr(type(component), method[1], None) if method else None
+    return written(found if inspect.isfunction(found) else type(component))
+
+
+def _line_of(frame: FrameType, line: int) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
 
 
 def _owners() -> dict[str, Offer]:

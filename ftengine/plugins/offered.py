@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from pydantic import ValidationError
@@ -39,7 +41,7 @@ def fault(cls: Any, base: type[Component]) -> str:
     unwritten = [name for name, member in inspect.getmembers(cls, inspect.isfunction) if _is_required(member)]
     if unwritten:
         return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
-    return _fault_of_config(cls.Config)
+    return _fault_of_methods(cls) or _fault_of_config(cls.Config)
 
 
 def described(cls: Any) -> str:
@@ -48,16 +50,28 @@ def described(cls: Any) -> str:
     return repr(name) if isinstance(cls, type) and isinstance(name, str) and name else _told(cls)
 
 
+def written(thing: type | FunctionType) -> str:
+    """Return where a class or function is written, "ftengine_x.py:31"; "" where there is no file."""
+    try:
+        return f"{Path(inspect.getsourcefile(thing) or '').name}:{inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
 def _told(found: Any) -> str:
     if isinstance(found, type):
         return f"the class {found.__qualname__}"
     return "None" if found is None else f"an object of type {type(found).__qualname__}"
 
 
+def _contracts(cls: type[Component]) -> list[type]:
+    """Return the classes of contracts that a class derives from, the nearest first."""
+    return [kind for kind in cls.__mro__ if kind.__module__.startswith(f"{Component.__module__.rpartition('.')[0]}.")]
+
+
 def _declared(cls: type[Component]) -> list[str]:
     """Return the names that a contract declares without a value, for its classes to set."""
-    kinds = (kind for kind in cls.__mro__ if kind.__module__.startswith(f"{Component.__module__.rpartition('.')[0]}."))
-    declared = (inspect.get_annotations(kind) for kind in kinds)
+    declared = map(inspect.get_annotations, _contracts(cls))
     return [name for found in declared for name, type_ in found.items() if str(type_).startswith("ClassVar")]
 
 
@@ -65,6 +79,31 @@ def _is_required(member: Any) -> bool:
     """Say whether a method is one that a contract leaves to its subclasses."""
     package = Component.__module__.rpartition(".")[0]
     return member.__module__.startswith(f"{package}.") and "NotImplementedError" in member.__code__.co_names
+
+
+def _fault_of_methods(cls: type[Component]) -> str:
+    """Say which method cannot be called as its contract's is."""
+    contracts = _contracts(cls)
+    told = {name: member for kind in contracts[::-1] for name, member in vars(kind).items() if name[0] != "_"}
+    own = {name for kind in cls.__mro__ if kind not in contracts for name in vars(kind)}
+    for name in sorted(own & told.keys()):
+        method = inspect.getattr_static(cls, name)
+        if not (inspect.isfunction(method) and inspect.isfunction(told[name])):
+            continue
+        wanted = inspect.signature(told[name]).parameters.values()
+        options = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+        try:
+            inspect.signature(method).bind(*(p for p in wanted if p.name not in options), **options)
+        except TypeError:
+            called = f"{method.__qualname__}{_bare(method)} cannot be called as {name}{_bare(told[name])}"
+            return f"its method {called} ({written(method)})"
+    return ""
+
+
+def _bare(function: Any) -> str:
+    """Return a function's signature without types."""
+    parameters = inspect.signature(function).parameters.values()
+    return str(inspect.Signature([p.replace(annotation=p.empty) for p in parameters]))
 
 
 def _fault_of_config(config: Any) -> str:

@@ -183,8 +183,14 @@ class Registry:
         if entry is None:
             asked = f"option {key.removesuffix('.name')}" if key.startswith("--") else f"recipe key {key}"
             where = f" ({asked})" if key else ""
-            raise UnknownName(f"no {kind} named {name!r}{where}.{self._elsewhere(name) or self._instead(kind, name)}")
+            told = self._elsewhere(name) or f"{self._instead(kind, name)}{self.blocked()}"
+            raise UnknownName(f"no {kind} named {name!r}{where}.{told}")
         return entry
+
+    def blocked(self) -> str:
+        """Say which distributions the user blocks, after a blank; "" where there are none."""
+        found = {one.distribution for one in self.plugins.origins.values() if one.status == "blocked"}
+        return f" Not loaded, as {BLOCK_VARIABLE} names it: {', '.join(sorted(found))}." if found else ""
 
     def _elsewhere(self, name: str) -> str:
         """Say of which other kind a component of this name is; "" where there is none that a recipe names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from ftengine.api import (
     Component,
     Evaluator,
     Example,
+    FileReader,
     FitsOnValidation,
     LearnsLabels,
     LoadRequest,
@@ -46,7 +48,7 @@ from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
 from ftengine.testing.predicted import predictions
-from ftengine.testing.readers import ReaderChecks, sample_sources
+from ftengine.testing.readers import ReaderChecks, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.samples import Fixture, fixture, fixtures, rows_of
@@ -251,7 +253,7 @@ def _of_loader(make: Callable[[], ModelLoader]) -> Iterator[Check]:
 
 
 def _of_reader(make: Callable[[], Reader]) -> Iterator[Check]:
-    """Yield a reader's checks on the shipped sources that it accepts; else those of `accepts`."""
+    """Yield a reader's checks on the shipped sources that it accepts; else on their contents under its own suffixes."""
     with tempfile.TemporaryDirectory() as folder:
         sources = sample_sources(Path(folder))
         accepted = [source for source in sources if _accepts(make(), source)]
@@ -259,7 +261,12 @@ def _of_reader(make: Callable[[], Reader]) -> Iterator[Check]:
             yield from ReaderChecks(make, source, sources[source], on=Path(source).name)
         if accepted:
             return
-        yield from AcceptingChecks(make, folder)
+        reader = make()
+        if isinstance(reader, FileReader):
+            for suffix in reader.suffixes:
+                yield from under_suffix(make, suffix, filter(os.path.isfile, sources))
+        else:
+            yield from AcceptingChecks(make, folder)
     names = ", ".join(Path(source).name for source in sources)
     why = f"it accepts none of the shipped sources ({names}); use check_reader with a file of yours"
     yield "rows_are_those_that_were_written", partial(skip, why)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftengine.api import BrokenRow, Example, Reader, Row
-from ftengine.testing.checks import run_checks, skip
+from ftengine.testing.checks import Check, run_checks, skip
 from ftengine.testing.loaders import AcceptingChecks
 from ftengine.testing.samples import rows_of_images, rows_of_texts
 from ftengine.testing.values import explained
@@ -69,6 +69,36 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
     return {str(folder / name): content for name, content in found.items()}
 
 
+def under_suffix(make: Callable[[], Reader], suffix: str, sources: Iterable[str]) -> Iterator[Check]:
+    """Yield a reader's checks on the contents of sources, written to files of its own suffix.
+
+    What is right of them is not known, so all its checks are made on the first of which it reads rows; where it reads
+    rows of none, those of what it accepts and of files that it cannot read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copies = []
+        for source in sources:
+            place = Path(folder) / Path(source).suffix.removeprefix(".")
+            place.mkdir()
+            copies.append(str(shutil.copy(source, place / f"rows{suffix}")))
+        copy = next((copy for copy in copies if _reads_rows(make(), copy)), None)
+        for name, check in ReaderChecks(make, copy or copies[0], None, on=f"rows{suffix}"):
+            if name in WITHOUT_ROWS or (copy is not None and name != "rows_are_those_that_were_written"):
+                yield name, check
+
+
+def _reads_rows(reader: Reader, source: str) -> bool:
+    try:
+        found = reader.read(source)
+        return any(not isinstance(one, BrokenRow) for one in found)
+    except Exception:  # of files that it cannot read, the checks will tell
+        return False
+
+
+WITHOUT_ROWS = ("accepting_is_quick_and_raises_nothing", "it_accepts_what_it_reads", "damaged_files_are_broken_rows")
+"""Checks of a reader on a file that need no row in it."""
+
+
 @dataclass
 class ReaderChecks(AcceptingChecks):
     """Checks of a reader on one source, and the rows in it where they are known."""
@@ -89,6 +119,9 @@ class ReaderChecks(AcceptingChecks):
             )
         for row in rows:
             assert isinstance(row.place, (int, str)), f"a row's place is {row.place!r}; it is a line's number, or text"
+            assert isinstance(row.values, Mapping), (
+                f"the values of {row.place!r} are {row.values!r}, no mapping of columns"
+            )
             assert all(isinstance(name, str) for name in row.values), f"a column of {row.place} has no text as name"
             try:
                 json.dumps(dict(row.values))

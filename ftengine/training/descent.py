@@ -17,7 +17,7 @@ from ftengine.data.batching import micro_batches
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import trainable
 from ftengine.plugins.blame import named
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
@@ -26,6 +26,9 @@ from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.steps import plan_steps
+
+GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
+"""What `Strategy.param_groups` returns, for messages."""
 
 
 class Descent:
@@ -166,9 +169,16 @@ class Descent:
 def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> list[dict[str, Any]]:
     """Return a strategy's parameter groups (PluginError: they hold not each trainable parameter once, and no other)."""
     groups = strategy.param_groups(module, section.learning_rate, section.weight_decay)
-    keys = {"params", "lr"}
-    if not isinstance(groups, list) or not all(isinstance(group, Mapping) and keys <= group.keys() for group in groups):
-        raise wrong(strategy, "param_groups", groups, "a list of mappings with 'params' and 'lr', as torch takes them")
+    if not isinstance(groups, list):
+        raise wrong(strategy, "param_groups", groups, GROUPS)
+    for number, group in enumerate(groups, 1):
+        missing = [key for key in ("params", "lr") if key not in group] if isinstance(group, Mapping) else None
+        if missing is None or missing:
+            had = described(group) if missing is None else f"a mapping without {' and '.join(map(repr, missing))}"
+            raise PluginError(
+                f"{named(strategy)}: param_groups() returned a list whose group {number} is {had}; it must return "
+                f"{GROUPS}."
+            )
     # Optimisers of torch take a decay of their own where a group names none.
     groups = [{"weight_decay": 0.0, **group, "params": list(group["params"])} for group in groups]
     given = Counter(id(parameter) for group in groups for parameter in group["params"])

@@ -7,7 +7,8 @@ from cli_samples import ENTRY
 
 from ftengine import registry_of
 from ftengine.cli.failure import describe
-from ftengine.errors import PluginError
+from ftengine.data.read import read_rows
+from ftengine.errors import InputError, PluginError
 
 CALLED = {
     "augmenter": ("Augmenter", "ftengine_augmenters", "augment(self, row, task, rng)", ({}, None, None)),
@@ -103,6 +104,64 @@ def test_what_an_evaluator_scores_is_looked_at(distribution, body, told):
     with pytest.raises((PluginError, KeyError)) as error:
         measure(evaluator, {}, Weights(np.arange(3), 0, 10))
     assert re.match(rf"evaluator 'thing' of ftengine-thing 1\.2(: score\(\))? {told}", describe(error.value))
+
+
+@pytest.mark.parametrize("method", ["def score(self)", "def score(self, rows, *, weights)"])
+def test_a_method_of_another_signature_is_refused_where_it_is_written(distribution, method):
+    distribution(plugin("evaluator").replace("def score(self, rows, weights)", method), ENTRY)
+    with pytest.raises(PluginError) as error:
+        registry_of()
+    told = r"ftengine-thing 1\.2 offers 'thing' as an evaluator, but its method Thing\.score\(.*\) cannot be called as "
+    assert re.match(rf"{told}score\(self, rows, weights\) \(ftengine_thing\.py:7\)\.", str(error.value)), error.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "method", "call", "told"),
+    [
+        (
+            "evaluator",
+            "Evaluator",
+            "def details(self)",
+            lambda one: one.details({}, None),
+            r"Thing\.details\(\) takes 1",
+        ),
+        (
+            "augmenter",
+            "TextAugmenter",
+            "def change(self, text, rng)",
+            lambda one: one._changed("a text", None),
+            r"change\(\) of augmenter 'thing' returned None for a text; it must return a text",
+        ),
+    ],
+)
+def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_written(
+    distribution, kind, base, method, call, told
+):
+    body = plugin(kind, "return None").replace(f"api.{CALLED[kind][0]}", f"api.{base}")
+    distribution(
+        body.replace(f"    def {CALLED[kind][2]}:", f"    {method}: return None\n    def score(self, rows, weights):"),
+        ENTRY,
+    )
+    with pytest.raises(TypeError) as error:
+        call(registry_of().build(kind, "thing", kind))
+    assert re.match(
+        rf"{kind} 'thing' of ftengine-thing 1\.2 failed: TypeError: {told}.* \(ftengine_thing\.py:\d; ",
+        describe(error.value),
+    )
+
+
+def test_a_blocked_distribution_is_told_of_where_a_name_is_unknown(distribution, tmp_path, monkeypatch):
+    distribution(plugin("evaluator"), ENTRY)
+    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
+    (tmp_path / "rows.odd").write_text("x")
+    for ask in (
+        lambda known: known.get("evaluator", "thing", "evaluate"),
+        lambda known: known.get("reader", "thing", "data.reader"),
+        lambda known: read_rows(str(tmp_path / "rows.odd"), registry=known),
+        lambda known: read_rows(str(tmp_path / "missing.odd"), registry=known),
+    ):
+        with pytest.raises(InputError, match=r"Not loaded, as FTENGINE_BLOCK_PLUGINS names it: ftengine-thing\.$"):
+            ask(registry_of())
 
 
 def test_of_distributions_that_share_a_namespace_the_one_that_raised_is_named(distribution, tmp_path):

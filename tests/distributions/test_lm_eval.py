@@ -73,7 +73,7 @@ def run(sensitive, answers, benchmarks, tmp_path):
     return fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked]))
 
 
-def by_hand(model, benchmarks):
+def by_hand(model, benchmarks, **options):
     """Measure a transformers folder as the harness's documentation has it."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -84,7 +84,7 @@ def by_hand(model, benchmarks):
         spec["dataset_kwargs"]["data_files"]["test"] = str(benchmarks / "sums.jsonl")
     manager = TaskManager(include_defaults=False)
     found = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8)
-    return simple_evaluate(found, tasks=specs, task_manager=manager, num_fewshot=1)
+    return simple_evaluate(found, tasks=specs, task_manager=manager, **options)
 
 
 def test_figures_are_those_of_the_harness_by_hand(run, sensitive, benchmarks, tmp_path):
@@ -92,7 +92,7 @@ def test_figures_are_those_of_the_harness_by_hand(run, sensitive, benchmarks, tm
     found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
     table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
     for side, model in (("base", sensitive), ("tuned", tmp_path / "merged")):
-        wanted = by_hand(model, benchmarks)
+        wanted = by_hand(model, benchmarks, num_fewshot=1)
         for task, metric in (("choose", "acc"), ("write", "exact_match")):
             measured = found["tasks"][task]
             assert (measured["examples"], measured["num_fewshot"]) == (25, 1)
@@ -128,7 +128,10 @@ def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp
     assert "acc" in result.output
     found = json.loads((path / "lm_eval.json").read_text(encoding="utf-8"))
     assert found["tasks"]["choose"]["examples"] == 8
-    assert any(one.source == "benchmarks" for one in load_run(path).verdict.findings)
+    stored = json.loads((path / "verdict.json").read_text(encoding="utf-8"))
+    assert stored == load_run(path).verdict.to_json()
+    assert any(one["source"] == "benchmarks" for one in stored["findings"])
+    assert "lm-evaluation-harness" in (path / "report.html").read_text(encoding="utf-8")
     result = CliRunner().invoke(lm_eval, [*asked, "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == found
 
@@ -137,10 +140,16 @@ def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp
     "strategy", [{"name": "full"}, {"name": "prompt", "virtual_tokens": 4}], ids=["full", "prompt"]
 )
 def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchmarks, tmp_path):
-    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "limit": 4}
+    asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "num_fewshot": 1, "limit": 12}
     run = fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked], strategy=strategy))
-    found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
-    assert found["tasks"].keys() == {"choose", "write"}
+    table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
+    assert {row["task"] for row in table} == {"choose", "write"}
+    assert any(row["base"] != row["tuned"] for row in table)  # else any model would do
+    if strategy["name"] == "full":  # whose trained part is a transformers folder
+        wanted = by_hand(run.trained, benchmarks, num_fewshot=1, limit=12)
+        for task, metric in (("choose", "acc"), ("write", "exact_match")):
+            said = [sample[metric] for sample in wanted["samples"][task]]
+            assert [row["tuned"] for row in table if row["task"] == task] == said
 
 
 def test_another_base_is_refused(answers, benchmarks, tmp_path):

@@ -194,19 +194,19 @@ def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
 def test_wrong_input_is_refused_before_anything_trains(changes, options, message, content, tmp_path, no_weights):
     content["data"] |= changes
     with pytest.raises(InputError, match=message) as raised:
-        tuned(content, tmp_path / "tuned", **options)
+        tuned(content, tmp_path / "new" / "tuned", **options)
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "tuned" / "trials").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_another_search_is_refused(content, tmp_path):
     from ftengine_optuna.space import parse
 
     tuned(content, tmp_path / "tuned", trials=1, test=False)
-    with pytest.raises(InputError, match=r"trials of another search; the ranges differs"):
+    with pytest.raises(InputError, match=r"trials of another search, which differs in the ranges\."):
         tuned(content, tmp_path / "tuned", space=[parse("strategy.rank", "1..4", "")])
     content["seed"] = 7
-    with pytest.raises(InputError, match=r"trials of another search; seed differs"):
+    with pytest.raises(InputError, match=r"trials of another search, which differs in seed\."):
         tuned(content, tmp_path / "tuned")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,17 @@ from ftengine.training.optimizer import build_optimizer
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
 LoRA = INSTALLED.get("strategy", "lora").cls
-HOOKS = {"task": "tasks", "strategy": "strategies", "regularizer": "regularizers", "augmenter": "augmenters"}
-KEYS = {"task": "task", "strategy": "strategy", "regularizer": "regularize", "augmenter": "augment"}
+HOOKS = {
+    **{kind: f"{kind}s" for kind in ("task", "regularizer", "augmenter", "evaluator")},
+    "strategy": "strategies",
+}
+KEYS = {
+    "task": "task",
+    "strategy": "strategy",
+    "regularizer": "regularize",
+    "augmenter": "augment",
+    "evaluator": "evaluate",
+}
 
 
 def component(base, **members):
@@ -74,10 +84,22 @@ CASES = [
     ("strategy", LoRA, "param_groups", leaving_out, r"leaves out 2 parameters, such as 'classifier\.weight'"),
     ("strategy", LoRA, "param_groups", twice, r"holds twice 1 parameters, such as '\S+lora_a'"),
     ("strategy", LoRA, "param_groups", frozen_too, r"although they do not train, \d+ parameters, such as 'bert\."),
-    ("strategy", LoRA, "param_groups", lambda *_: {}, "an object of type dict; it must return a list of mappings"),
+    ("strategy", LoRA, "param_groups", lambda *_: {}, "an object of type dict; it must return a list of groups"),
+    ("strategy", LoRA, "param_groups", lambda *_: [{"params": []}], "whose group 1 is a mapping without 'lr'; .*rate"),
+    ("strategy", LoRA, "param_groups", lambda *_: [3], "whose group 1 is 3; it must return a list of groups"),
     ("regularizer", api.Regularizer, "penalty", lambda self, *_: torch.ones(2), r"tensor of shape \(2,\); .*or None"),
     ("regularizer", api.Regularizer, "penalty", lambda self, *_: 0.5, r"0\.5; it must return a tensor of floats"),
     ("augmenter", api.Augmenter, "augment", lambda self, row, task, rng: row, "Mapping objects"),
+    ("augmenter", api.Augmenter, "augment", lambda self, row, task, rng: None, "returned None; it must .*Mapping"),
+    (
+        "augmenter",
+        api.Augmenter,
+        "augment",
+        lambda self, row, task, rng: [],
+        r"nothing that task .*: no row came back\.",
+    ),
+    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"made nothing that .*text"),
+    ("evaluator", api.Evaluator, "score", lambda self, rows, weights: 0.5, "0.5; it must return a mapping of metrics"),
     (
         "augmenter",
         api.Augmenter,
@@ -94,10 +116,12 @@ def test_what_is_returned_is_looked_at(label_recipe, kind, base, method, functio
     hook = f"ftengine_{HOOKS[kind]}"
     registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname=hook))})
     settings = {"strategy": "lora", "train__max_steps": 1, KEYS[kind]: "odd"}
-    if kind in ("regularizer", "augmenter"):
+    if kind in ("regularizer", "augmenter", "evaluator"):
         settings[KEYS[kind]] = [{"name": "odd"}]
     with pytest.raises(PluginError) as error:
         fine_tune(label_recipe(**settings), registry=registry)
+    if kind in ("augmenter", "evaluator"):  # before anything is trained
+        assert not Path(label_recipe().output).exists()
     start = rf"{kind} 'odd' of module {__name__}: .*{method}\(\) .*{told}"
     assert re.match(start, str(error.value)), str(error.value)
 

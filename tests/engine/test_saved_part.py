@@ -75,6 +75,13 @@ class Unreadable(Biases):
         return {}["nothing"]
 
 
+class Unsaved(Biases):
+    """Fail to save."""
+
+    def save(self, loaded, directory):
+        return {}["nothing"]
+
+
 class OtherKeys(Biases):
     """Write keys that it does not look for."""
 
@@ -110,15 +117,21 @@ def recipe(label_recipe):
     )
 
 
-@pytest.mark.parametrize("strategy", [Nothing, OneShort, Elsewhere])
-def test_files_that_do_not_give_the_tuned_model_back_end_the_run(recipe, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        *((one, "saved files that do not give the tuned") for one in (Nothing, OneShort, Elsewhere)),
+        (Unsaved, "cannot save what it trained: KeyError: 'nothing' (test_saved_part.py:"),
+    ],
+)
+def test_files_that_do_not_give_the_tuned_model_back_end_the_run(recipe, strategy, told):
     with pytest.raises(SavedPartDiffers) as error:
         fine_tune(recipe(), registry=registry(strategy))
     message, run = str(error.value), recipe().output
-    assert message.startswith("strategy 'biases' of ftengine-biases unversioned saved files that do not give the tuned")
+    assert message.startswith(f"strategy 'biases' of ftengine-biases unversioned {told}")
     assert "checkpoints" in message
     assert "--resume" in message
-    assert ("such as 'bert." in message) == (strategy is not Elsewhere)
+    assert ("such as 'bert." in message) == (strategy in (Nothing, OneShort))
     assert not list(Path(run).glob("adapter*"))
     repaired = fine_tune(recipe(), resume=True, registry=registry(Biases if strategy is not Elsewhere else _Kept))
     assert repaired.evaluation["tuned"] == repaired.evaluate()["tuned"]

@@ -126,7 +126,7 @@ class Emptying(Augmenter):
         (Growing, "no_state_between_examples", "depends on those before it"),
         (Remembering, "no_state_between_examples", "otherwise the second time"),
         (Relabelled, "labels_stay", "and became 'sports': an augmenter changes inputs alone"),
-        (Losing, "new_examples_can_be_read", "whose inputs are []"),
+        (Losing, "new_examples_can_be_read", "change() of augmenter 'small' returned None for a text"),
         (Idle, "something_changes", "twenty seeds leave every example as it was"),
         (Unpicklable, "it_can_be_pickled", "keep files, locks and functions out of its attributes"),
         (InPlace, "given_examples_stay", "copy it first"),
@@ -342,6 +342,15 @@ class Writing(Lines):
         yield from super().read(source)
 
 
+class Tuples(Lines):
+    """Yields rows without columns."""
+
+    def read(self, source):
+        for row in super().read(source):
+            yield Row(row.place, list(row.values.values()))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".log"], ids=["shipped", "own"])
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
@@ -349,12 +358,14 @@ class Writing(Lines):
         (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
         (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
         (Mappings, "rows_have_places_and_json_values", "no Row of a source"),
+        (Tuples, "rows_have_places_and_json_values", "no mapping of columns"),
         (Writing, "nothing_is_written", "writes files beside it"),
     ],
 )
-def test_a_broken_reader_fails_the_check_that_is_meant(cls, check, text):
-    assert failed(Lines) == {}
-    assert text in failed(cls)[check]
+def test_a_broken_reader_fails_the_check_that_is_meant(cls, check, text, suffix):
+    sound, broken = (type(one.__name__, (one,), {"suffixes": (suffix,), "__doc__": "Read."}) for one in (Lines, cls))
+    assert failed(sound) == {}
+    assert text in failed(broken)[check]
 
 
 # Audits and rules.

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from ftengine import api
 from ftengine.errors import NoMatch
 from ftengine.testing import check_strategy
-from ftengine_bitfit import BitFit
+from ftengine_bitfit.strategy import BitfitStrategy
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": torch.tensor([0, 2])}
@@ -23,13 +23,13 @@ def load():
 
 
 def prepared(**options):
-    strategy, loaded = BitFit(BitFit.Config(**options)), load()
+    strategy, loaded = BitfitStrategy(BitfitStrategy.Config(**options)), load()
     strategy.prepare(loaded)
     return strategy, loaded
 
 
 def test_the_conformance_suite():
-    check_strategy(BitFit, load, BATCH)
+    check_strategy(BitfitStrategy, load, BATCH)
 
 
 def test_biases_train_and_nothing_else():
@@ -39,7 +39,7 @@ def test_biases_train_and_nothing_else():
 
 
 def test_each_ending_names_its_modules():
-    strategy, _ = prepared(ends=["query.bias", "LayerNorm.bias"])
+    strategy, _ = prepared(endings=["query.bias", "LayerNorm.bias"])
     query, norms = strategy.matches().values()
     assert query == ["bert.encoder.layer.0.attention.self.query"]
     assert len(norms) == 3
@@ -47,16 +47,16 @@ def test_each_ending_names_its_modules():
 
 def test_an_ending_of_no_parameter_is_refused_with_what_there_is():
     with pytest.raises(NoMatch, match=r"no parameter of Bert\w+ ends in 'biass'.*end in bias, weight\. Did you mean"):
-        prepared(ends=["biass"])
+        prepared(endings=["biass"])
 
 
 def test_a_model_without_biases_is_refused():
     module = LlamaForCausalLM(LlamaConfig(**SIZES))
     with pytest.raises(NoMatch, match=r"no parameter of LlamaForCausalLM ends in 'bias'. Its parameters end in weight"):
-        BitFit().prepare(api.LoadedModel(module, None, "llama", "causal-lm"))
+        BitfitStrategy().prepare(api.LoadedModel(module, None, "llama", "causal-lm"))
 
 
-@pytest.mark.parametrize("options", [{"ends": []}, {"ends": "bias"}, {"biases": ["bias"]}])
+@pytest.mark.parametrize("options", [{"endings": []}, {"endings": "bias"}, {"biases": ["bias"]}])
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValidationError):
-        BitFit.Config(**options)
+        BitfitStrategy.Config(**options)

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     "--tasks", required=True, metavar="LIST", help="Tasks, groups, task files and folders of them, with commas between."
 )
 @click.option("--limit", type=int, help="Most examples of each task, its first; by default all.")
-@click.option("--num-fewshot", type=int, help="Solved examples in each prompt; by default the task's own.")
+@click.option(
+    "--num-fewshot",
+    type=int,
+    help="Solved examples in each prompt; by default the task's own. A task that sets 0 keeps 0.",
+)
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Examples that the model reads together.")
 @click.option("--max-length", type=int, help="Longest input in tokens; by default the model's own.")
 @click.option("--apply-chat-template", is_flag=True, help="Put each prompt into the tokenizer's chat template.")
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
 def lm_eval(run_folder: Path, tasks: str, as_json: bool, **options: Any) -> None:
     """Run tasks of lm-evaluation-harness on a run's base and tuned model.
 
-    The figures are written to lm_eval.json in RUN, each example's to lm_eval.parquet. They stand in the run's verdict
-    from then on; `ftengine report RUN` writes the page anew.
+    The figures are written to lm_eval.json in RUN, each example's to lm_eval.parquet, and the run is judged again with
+    them: its verdict.json and report.html are new.
 
     \b
     Examples:
@@ -51,14 +55,15 @@ def lm_eval(run_folder: Path, tasks: str, as_json: bool, **options: Any) -> None
         raise InputError(f"--{key.replace('_', '-')} {first['input']!r}: {first['msg']}.") from None
     run = load_run(run_folder)
     found = measure(run.path, asked)
+    verdict = run.conclude()
     if as_json:
         click.echo(found.model_dump_json(indent=2))
         return
     show(found)
-    for finding in run.verdict.findings:
+    for finding in verdict.findings:
         if finding.source == "benchmarks":
             click.echo(f"\n{finding.text}")
-    click.echo(f"\nwritten: {run.path / 'lm_eval.json'}; `ftengine report {run.path}` makes the page with it")
+    click.echo(f"\nwritten: {run.path / 'lm_eval.json'}; the run is judged again: verdict.json and report.html are new")
 
 
 def show(found: Benchmarks) -> None:

@@ -15,7 +15,9 @@ class Options(Config):
         description="names of the harness's tasks, groups or tags; files and folders of YAML for tasks of one's own",
     )
     limit: int | None = Field(None, ge=1, description="most examples of each task, its first; null for all")
-    num_fewshot: int | None = Field(None, ge=0, description="solved examples in each prompt; null: the task's own")
+    num_fewshot: int | None = Field(
+        None, ge=0, description="solved examples in each prompt; null: the task's own, and a task that sets 0 keeps 0"
+    )
     batch_size: int = Field(8, ge=1, description="examples that the model reads together")
     apply_chat_template: bool = Field(False, description="put each prompt into the tokenizer's chat template")
     max_length: int | None = Field(None, ge=2, description="longest input in tokens; null: the model's own")

@@ -102,14 +102,15 @@ def show(found: Tuning) -> None:
     from rich.table import Table
 
     from ftengine.api.figures import interval, plain
+    from ftengine_optuna.result import ranked
+    from ftengine_optuna.space import shown
 
     table = Table(box=None, pad_edge=False, header_style="")
     keys = [one["key"] for one in found.space]
     for column in ("trial", *(key.partition(".")[2] for key in keys), found.metric, "95 % interval", "seconds"):
         table.add_column(column, justify="right")
-    sign = -1 if found.higher_is_better else 1
-    for trial in sorted(found.finished, key=lambda one: sign * one.figure.value if one.figure else 0.0):
-        values = [_told(trial.values[key]) for key in keys]
+    for trial in ranked(found.trials, found.higher_is_better):
+        values = [shown(trial.values[key]) for key in keys]
         table.add_row(
             f"{trial.number:,}", *values, plain(trial.figure), interval(trial.figure), f"{trial.seconds:,.1f}"
         )
@@ -119,10 +120,6 @@ def show(found: Tuning) -> None:
             click.echo(f"trial {trial.number} failed: {trial.reason}")
     click.echo(f"\n{found.statement}\n")
     click.echo(f"the best one's recipe: {found.recipe}; `ftengine train {found.recipe}` trains it as a run of its own")
-
-
-def _told(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

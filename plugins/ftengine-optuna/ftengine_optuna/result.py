@@ -96,11 +96,10 @@ class Tuning(BaseModel):
             raise RunError(f"{file}, which says how often the test split was measured, is damaged: {reason}") from None
 
 
-def best_of(trials: list[Tried], higher_is_better: bool) -> Tried | None:
-    """Return the best trial, the first of equals; None where none came to a figure."""
-    finished = [trial for trial in trials if known(trial.figure)]
-    sign = 1 if higher_is_better else -1
-    return max(finished, key=lambda trial: sign * trial.figure.value if trial.figure else -math.inf, default=None)
+def ranked(trials: list[Tried], higher_is_better: bool) -> list[Tried]:
+    """Return the trials that came to a figure, the best first, equals in their order."""
+    scored = [(trial.figure.value, trial) for trial in trials if known(trial.figure)]
+    return [trial for _, trial in sorted(scored, key=lambda one: one[0], reverse=higher_is_better)]
 
 
 def statement(found: Tuning) -> str:

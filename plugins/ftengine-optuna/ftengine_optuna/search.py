@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ftengine import Recipe, fine_tune, load_run, plan, registry_of
 from ftengine.api import Estimate, Listener, SilentListener
-from ftengine.api.figures import counted, plain
+from ftengine.api.figures import counted, listed, plain
 from ftengine.errors import FtengineError, InputError, RunError, TrainingError
 from ftengine_optuna.division import FOLDER, choose_metric, divide, trial_recipe
-from ftengine_optuna.result import Tested, Tried, Tuning, best_of, statement
-from ftengine_optuna.space import Dimension, check_space, default_space, own_values, with_values
+from ftengine_optuna.result import Tested, Tried, Tuning, ranked, statement
+from ftengine_optuna.space import Dimension, check_space, default_space, own_values, shown, with_values
 
 JOURNAL = "trials.log"
 """Optuna's journal: a line of JSON a change."""
@@ -65,19 +67,19 @@ def tune(
         TrainingError: no trial came to a figure.
     """
     listener = listener or SilentListener()
-    registry, folder = registry_of(), Path(recipe.output)
+    registry = registry_of()
     require_splits(recipe, test)
     strategy = registry.get("strategy", recipe.strategy["name"], "strategy")
     space = list(space) or default_space(recipe, strategy.cls.Config)
     check_space(recipe, space, registry)
-    search = Search.open(recipe, space, metric, sampler, folder, listener)
+    search = Search.open(recipe, space, metric, sampler, listener)
     own = own_values(recipe, space, registry)
     search.run(trials, own, timeout)
     found = search.found(own)
     if found.best is None:
         last = found.trials[-1].reason if found.trials else "none began; give more time with --timeout."
         raise TrainingError(f"none of {counted(len(found.trials), 'trial')} came to a figure; the last one: {last}")
-    conclude(found, search, test, Tuning.read(folder))
+    conclude(found, search, test, Tuning.read(search.folder))
     return found
 
 
@@ -121,13 +123,13 @@ class Search:
         space: Sequence[Dimension],
         metric: str | None,
         sampler: str,
-        folder: Path,
         listener: Listener,
     ) -> Search:
-        """Go on with what a folder holds, or begin there (InputError: it holds something else)."""
+        """Go on with what `recipe.output` holds, or begin there (InputError: it holds something else)."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         asked = {"recipe": recipe.resolved(), "space": [one.to_json() for one in space]}
         asked = json.loads(json.dumps(asked))
+        folder = Path(recipe.output)
         journal = folder / JOURNAL
         if not journal.exists():
             if folder.is_dir() and any(one.name != FOLDER for one in folder.iterdir()):
@@ -136,8 +138,9 @@ class Search:
                     "--output DIR."
                 )
             plan(recipe, measure=False, listener=listener)  # all that is wrong with the recipe is found here
-            files, labels = divide(recipe, folder / FOLDER)
-            name, declared = choose_metric(recipe, labels, metric)
+            with _nothing_left(folder / FOLDER):
+                files, labels = divide(recipe, folder / FOLDER)
+                name, declared = choose_metric(recipe, labels, metric)
             direction = "maximize" if declared.higher_is_better else "minimize"
             study = optuna.create_study(storage=_storage(journal), study_name="tune", direction=direction)  # type: ignore[arg-type]
             study.set_user_attr("begun", {"metric": name, "label": declared.label, **asked})
@@ -171,7 +174,7 @@ class Search:
 
     def _try(self, number: int, values: dict[str, Any], trials: int) -> None:
         """Train one trial; one that fails counts among the worst."""
-        began, said = time.monotonic(), ", ".join(f"{key.split('.', 1)[1]} {_told(v)}" for key, v in values.items())
+        began, said = time.monotonic(), ", ".join(f"{key.split('.', 1)[1]} {shown(v)}" for key, v in values.items())
         figure, reason = None, ""
         self.listener.phase(f"trial {number + 1} of {trials}")
         try:
@@ -190,8 +193,7 @@ class Search:
             self.listener.message(f"trial {number + 1} of {trials}: {said}: failed: {reason}")
         else:
             self.study.tell(number, figure.value)
-            best = best_of(self.tried(), self.higher_is_better)
-            first = " (the best so far)" if best is not None and best.number == number + 1 else ""
+            first = " (the best so far)" if self.ranked()[0].number == number + 1 else ""
             self.listener.message(f"trial {number + 1} of {trials}: {said}: {self.label} {plain(figure)}{first}")
         gc.collect()  # what a trial leaves on the device is not the next one's
         if torch.cuda.is_available():
@@ -217,10 +219,13 @@ class Search:
             )
         return found
 
+    def ranked(self) -> list[Tried]:
+        """Return the trials that came to a figure, the best first."""
+        return ranked(self.tried(), self.higher_is_better)
+
     def found(self, own: dict[str, Any] | None) -> Tuning:
         """Return what came of the trials; nothing is said of the test split yet."""
         tried = self.tried()
-        best = best_of(tried, self.higher_is_better)
         return Tuning(
             metric=self.metric,
             label=self.label,
@@ -228,7 +233,7 @@ class Search:
             space=[one.to_json() for one in self.space],
             trials=tried,
             as_written=next((trial.number for trial in tried if trial.values == own), None),
-            best=None if best is None else best.number,
+            best=next((trial.number for trial in self.ranked()), None),
         )
 
 
@@ -251,6 +256,17 @@ def conclude(found: Tuning, search: Search, test: bool, before: Tuning | None) -
     found.write(search.folder)
 
 
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those above it that were made for it, where something is refused."""
+    new = next((path for path in reversed((folder, *folder.parents)) if not path.exists()), folder)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
 def _storage(journal: Path) -> JournalStorage:
     journal.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(journal)))
@@ -271,10 +287,6 @@ def _key(number: int) -> str:
     return f"trial {number + 1}"
 
 
-def _told(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _require_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any], metric: str | None) -> None:
     """Refuse to go on with trials of another recipe, other ranges or another metric (RunError)."""
     before, now = _flat(begun["recipe"]), _flat(asked["recipe"])
@@ -283,9 +295,8 @@ def _require_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any], me
     differing += ["--metric"] if metric not in (None, begun["metric"]) else []
     if differing:
         raise RunError(
-            f"output {str(folder)!r} holds trials of another search; {', '.join(differing)} "
-            f"{'differs' if len(differing) == 1 else 'differ'}. Give what they began with, or choose another folder "
-            "with --output DIR."
+            f"output {str(folder)!r} holds trials of another search, which differs in {listed(differing)}. Give what "
+            "they began with, or choose another folder with --output DIR."
         )
 
 

@@ -212,3 +212,8 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
             return None
         found[one.key] = value
     return found
+
+
+def shown(value: Any) -> str:
+    """Return a value in few characters: numbers with six digits at most."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,11 @@
 """Every method on a language model and on a classifier with a new head: conformance, PEFT's files, PEFT's outputs."""
 
 import copy
+import dataclasses
 import json
+import re
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from ftengine.testing import check_strategy
 from ftengine_peft import LEFT_OUT
+from ftengine_peft.options import OWNED, UNUSABLE
 from ftengine_peft.strategy import strategies
 
 METHODS = {method.name: method for method in strategies()}
@@ -139,5 +141,8 @@ def test_the_readme_lists_every_method():
         assert f"| {kind} | {reason} |" in text
 
 
-def test_it_is_tested_with_the_version_that_it_requires():
-    assert tuple(map(int, peft.__version__.split(".")[:2])) >= (0, 21)
+def test_the_readme_names_each_option_that_is_left_out():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"`(\w+)`", text.partition("Not among them are")[2].partition("PEFT's defaults")[0])
+    fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method.Config.made_from)}
+    assert set(told) & fields == ((OWNED | UNUSABLE) & fields) | {"init_lora_weights"}

@@ -76,17 +76,6 @@ def test_options_reach_the_step():
     assert not torch.equal(nets[0][0].weight, nets[2][0].weight)
 
 
-def test_the_rate_is_the_groups():
-    net = module()
-    optimizer = AdamW8bit().build(groups(net))
-    step(net, optimizer, 0)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    before = net[0].weight.clone()
-    step(net, optimizer, 1)
-    assert torch.equal(net[0].weight, before)
-
-
 def test_another_device_is_refused():
     parameter = types.SimpleNamespace(device=torch.device("mps"))
     with pytest.raises(RecipeError, match="adamw-8bit does not run on mps; bitsandbytes has its step for cpu, cuda"):

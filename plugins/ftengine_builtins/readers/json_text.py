@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ftengine.api import BrokenRow, FileReader, Row, text_lines
+from ftengine.api import BrokenRow, FileReader, Row, redact_short, text_lines
 
 
 class JsonLinesReader(FileReader):
@@ -23,7 +23,7 @@ class JsonLinesReader(FileReader):
                 yield BrokenRow(line, problem)
             elif text.strip():
                 try:
-                    yield Row(line, json.loads(text.rstrip("\r\n")))
+                    yield _row(line, json.loads(text.rstrip("\r\n")))
                 except RecursionError:
                     yield BrokenRow(line, _TOO_DEEP)
                 except ValueError as error:  # JSONDecodeError, or a number with thousands of digits
@@ -43,6 +43,12 @@ class JsonReader(FileReader):
             yield from _json_list(_JsonWindow(file, source))
 
 
+def _row(place: int | str, values: Any) -> Row | BrokenRow:
+    if isinstance(values, dict):
+        return Row(place, values)
+    return BrokenRow(place, f"a row is an object {{…}}, not {redact_short(values)}")
+
+
 def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
     if not text.peek():
         return
@@ -59,7 +65,7 @@ def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
     number = 0
     while separator != "]":
         text.peek()  # go to where the object begins, for its line
-        yield Row(f"[{number}]", text.value())
+        yield _row(f"[{number}]", text.value())
         number += 1
         separator = text.peek()
         if separator not in (",", "]"):

@@ -1,0 +1,42 @@
+"""Train the biases alone."""
+
+from ftengine import api
+from ftengine.errors import NoMatch, did_you_mean
+from pydantic import Field
+
+
+class BitfitStrategy(api.Strategy):
+    """Train the biases alone (BitFit, Ben Zaken et al. 2021)."""
+
+    name = "bitfit"
+    citation = "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
+    starter_learning_rate = 1.0e-3
+
+    class Config(api.Config):
+        """What a recipe may set."""
+
+        endings: list[str] = Field(["bias"], min_length=1, description="how the names of the parameters that train end")
+
+    def prepare(self, loaded: api.LoadedModel) -> None:
+        """Let only the parameters train whose names end as the options say."""
+        names = [name for name, _ in loaded.module.named_parameters()]
+        self._chosen = {end: [name for name in names if name.endswith(end)] for end in self.config.endings}
+        for end, found in self._chosen.items():
+            if not found:
+                known = sorted({name.rpartition(".")[2] for name in names})
+                raise NoMatch(
+                    f"strategy.endings: no parameter of {type(loaded.module).__name__} ends in {end!r}. "
+                    f"Its parameters end in {', '.join(known)}.{did_you_mean(end, known)}"
+                )
+        for name, parameter in loaded.module.named_parameters():
+            parameter.requires_grad_(name.endswith(tuple(self.config.endings)))
+
+    def matches(self) -> dict[str, list[str]]:
+        """Return the modules of the chosen parameters, for `ftengine plan`."""
+        return {end: [name.rpartition(".")[0] for name in found] for end, found in self._chosen.items()}
+
+    def check_merge(self) -> None:
+        """Refuse nothing: whatever the options, the result is a plain model."""
+
+    def merge(self, loaded: api.LoadedModel) -> None:
+        """Do nothing: the trained biases are the base's own."""
