@@ -150,7 +150,10 @@ BUILT_IN = {
 """Components of the box that stand for their kind, with all abilities that they have."""
 MORE = {
     "task": {"see_model": lambda task, loaded, strategy: None},
-    "strategy": {"frozen": lambda strategy, model, step, steps, steps_per_epoch: ()},
+    "strategy": {
+        "frozen": lambda strategy, model, step, steps, steps_per_epoch: (),
+        "regularizer": lambda strategy, steps: Regularizer(),
+    },
 }
 """Abilities that those lack."""
 OWN = {

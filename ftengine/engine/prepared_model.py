@@ -16,7 +16,7 @@ from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, show_model
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, check_own_regularizers, show_model
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
@@ -27,6 +27,7 @@ from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_
 from ftengine.run.records import Computation, Environment, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
+from ftengine.training.steps import plan_steps
 
 BASE_FILE = "base.json"
 """What the base's tables of predictions depend on, in the folder of a run that is not finished."""
@@ -123,6 +124,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     """
     plan = evaluation_plan(data)
     experiment, device = data.experiment, Device.open(data.experiment.recipe)
+    steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, device.accelerator.num_processes)
+    check_own_regularizers(data.ready, steps.total)
     loaded = load_base(data.ready)
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)

@@ -18,7 +18,7 @@ from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
 from ftengine.model import copy_into, decayed, default_param_groups, matching, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
 from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
-from ftengine_peft.options import options_of, strictly
+from ftengine_peft.options import PeftOptions, options_of, strictly
 from ftengine_peft.targets import chosen, require_outside, whole_modules
 
 
@@ -147,20 +147,24 @@ class PeftStrategy(api.Strategy):
 
 def strategies() -> list[type[api.Strategy]]:
     """Return a strategy for every method that the installed PEFT has, but those that are left out."""
+    from ftengine_peft.adalora import AdaLoraOptions, AdaLoraStrategy
+
     found: list[type[api.Strategy]] = []
     for kind, made_from in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         peft_type = str(kind.value)
         if peft_type in ABOUT and peft_type not in LEFT_OUT:
             text, paper = ABOUT[peft_type]
+            acts = peft_type == "ADALORA"
             members: dict[str, Any] = {
                 "__doc__": f"Train {text} (PEFT's {peft_type}).",
                 "__module__": __name__,
                 "name": name_of(peft_type),
                 "peft_type": peft_type,
-                "Config": options_of(peft_type, made_from),
+                "Config": options_of(peft_type, made_from, AdaLoraOptions if acts else PeftOptions),
                 **({"citation": citation_of(paper)} if paper else {}),
             }
-            found.append(type(made_from.__name__.removesuffix("Config"), (PeftStrategy,), members))
+            base = AdaLoraStrategy if acts else PeftStrategy
+            found.append(type(made_from.__name__.removesuffix("Config"), (base,), members))
     return found
 
 

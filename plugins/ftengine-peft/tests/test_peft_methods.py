@@ -125,6 +125,66 @@ def test_a_loaded_adapter_answers_alike_under_another_seed(name, load, base, bat
     torch.testing.assert_close(outputs(other.module), outputs(loaded.module), **SAME)
 
 
+ALLOCATING = {"init_r": 6, "target_r": 3, "tinit": 1, "tfinal": 2, "deltaT": 2}
+STEPS = 7
+
+
+def by_peft(folder):
+    """Train with AdaLoRA as PEFT's documentation has it; return the model and its losses."""
+    torch.manual_seed(1)
+    options = {**ALLOCATING, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    config = peft.AdaLoraConfig(**options, total_step=STEPS)
+    model = get_peft_model(llama(), config).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for step in range(1, STEPS + 1):
+        loss = model(**LM_BATCH).loss
+        loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.save_pretrained(folder)
+    return model, losses
+
+
+def test_adalora_trains_as_in_peft(tmp_path):
+    theirs, losses = by_peft(tmp_path / "theirs")
+    torch.manual_seed(1)
+    method = METHODS["peft-adalora"]
+    strategy, loaded = method(method.Config(**ALLOCATING, target_modules=["q_proj", "v_proj"])), load_llama()
+    strategy.prepare(loaded)
+    regularizer, model = strategy.regularizer(STEPS), loaded.module.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for step in range(1, STEPS + 1):
+        loss = model(**LM_BATCH).loss
+        loss = loss + regularizer.penalty(model, LM_BATCH, loss)
+        assert loss.item() == pytest.approx(losses[step - 1], abs=1e-5)
+        loss.backward()
+        optimizer.step()
+        regularizer.stepped(model, step)
+        optimizer.zero_grad()
+    (tmp_path / "ours").mkdir()
+    strategy.save(loaded, tmp_path / "ours")
+    weights = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
+    configs = [json.loads((tmp_path / side / "adapter_config.json").read_text()) for side in ("ours", "theirs")]
+    assert configs[0]["total_step"] == configs[1]["total_step"] == STEPS
+    assert configs[0]["rank_pattern"] == configs[1]["rank_pattern"]
+    ranks = [sum(kept) for kept in configs[0]["rank_pattern"].values()]
+    assert sum(ranks) == 3 * len(ranks)  # the budget
+    assert len(set(ranks)) > 1  # which moved between layers
+    for folder in ("ours", "theirs"):
+        again, other = method(method.Config(**ALLOCATING, target_modules=["q_proj", "v_proj"])), load_llama()
+        again.prepare(other)
+        again.load(other, tmp_path / folder)
+        torch.testing.assert_close(outputs(other.module), outputs(theirs), rtol=0, atol=1e-4)
+    opened = PeftModel.from_pretrained(llama(), str(tmp_path / "ours"))
+    torch.testing.assert_close(outputs(opened), outputs(other.module), **SAME)
+    again.merge(other)
+    torch.testing.assert_close(outputs(other.module), outputs(opened), rtol=0, atol=1e-4)
+
+
 def test_every_method_of_peft_is_a_strategy_or_left_out_for_a_reason():
     offered = {method.peft_type for method in METHODS.values()}
     assert offered | LEFT_OUT.keys() == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
