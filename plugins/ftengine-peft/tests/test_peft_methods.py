@@ -8,9 +8,10 @@ import peft
 import pytest
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
-from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama
+from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama, load_packed
 from safetensors.torch import load_file
 
+from ftengine.errors import RecipeError
 from ftengine.testing import check_strategy
 from ftengine_peft import LEFT_OUT
 from ftengine_peft.strategy import strategies
@@ -123,6 +124,39 @@ def test_a_loaded_adapter_answers_alike_under_another_seed(name, load, base, bat
     again.prepare(other)
     again.load(other, tmp_path)
     torch.testing.assert_close(outputs(other.module), outputs(loaded.module), **SAME)
+
+
+NEEDS_WEIGHTS = (
+    *("deft", "delora", "glora", "hira", "hra", "loha", "lokr", "osf", "peanut", "psoft", "shira", "supertuning"),
+    *("tinylora", "unilora"),
+)
+"""Methods that read weights, or go by their shape or type."""
+ONLY_IN_4_BITS = ("loha", "lokr")
+VARIANTS = [{"use_dora": True}, *({"init_lora_weights": init} for init in ("olora", "orthogonal", "pissa"))]
+PACKED = [(name, OPTIONS.get(name, {})) for name in METHODS] + [("peft-lora", options) for options in VARIANTS]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("name", "options"), PACKED, ids=str)
+def test_on_packed_weights_a_method_trains_or_is_refused(name, options, bits):
+    """It is refused on the model without values already."""
+    method, short = METHODS[name], name.removeprefix("peft-")
+    refused = options in VARIANTS or (short in NEEDS_WEIGHTS and not (bits == 8 and short in ONLY_IN_4_BITS))
+    if refused:
+        said = rf"'{name}'.* needs weights as they are.* 14 layers .*q_proj' \(PackedLinear of peft_models, u?int8\)"
+        for meta in (True, False):
+            with pytest.raises(RecipeError, match=said):
+                method(method.Config(**options)).prepare(load_packed(bits, meta))
+        return
+    torch.manual_seed(1)
+    strategy, loaded = method(method.Config(**options)), load_packed(bits)
+    strategy.prepare(loaded)
+    loss = loaded.module.train()(**LM_BATCH).loss
+    loss.backward()
+    gradients = [p.grad for p in loaded.module.parameters() if p.requires_grad]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+    method(method.Config(**options)).prepare(load_packed(bits, meta=True))
 
 
 ALLOCATING = {"init_r": 6, "target_r": 3, "tinit": 1, "tfinal": 2, "deltaT": 2}
