@@ -46,6 +46,7 @@ from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     AsksForAnswers,
+    AsksModels,
     Baseline,
     Difference,
     Estimate,
@@ -87,6 +88,7 @@ __all__ = [
     "PERSONAL",
     "VERSION",
     "AsksForAnswers",
+    "AsksModels",
     "Audit",
     "AuditedData",
     "AuditedRows",

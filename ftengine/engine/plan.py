@@ -229,6 +229,10 @@ def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
         "probes": [
             {"kind": one.kind, "name": one.name, "data": one.data, "examples": len(one.examples.members)}
             for one in evaluating.probes
+        ]
+        + [
+            {"kind": "benchmark", "name": one.asker.name, "data": one.data, "examples": None}
+            for one in evaluating.benchmarks
         ],
     }
 

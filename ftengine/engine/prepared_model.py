@@ -132,10 +132,10 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     place_base(device, data.ready, loaded)
     key = base_key(data, plan, device, loaded)
     base = None if resumed is None else kept_base(resumed, plan, key)
-    if base is None:
-        base = run_model(device, data.ready, loaded, plan, "base")
-    else:
+    if base is not None:
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
+    if base is None or plan.benchmarks:  # these may have other questions now
+        base = run_model(device, data.ready, loaded, plan, "base", base)
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
@@ -235,11 +235,16 @@ def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel
     return strategy
 
 
-def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, side: str) -> EvalResult:
-    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part."""
+def run_model(
+    device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, side: str, kept: EvalResult | None = None
+) -> EvalResult:
+    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part.
+
+    `kept` has what it said of the plan's sets already.
+    """
     recipe = ready.experiment.recipe
     size = recipe.evaluation.batch_size or recipe.train.batch_size
-    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan)
+    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan, kept)
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

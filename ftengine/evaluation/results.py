@@ -22,12 +22,13 @@ from ftengine.api import (
 from ftengine.evaluation.differences import beyond_baseline, beyond_chance, compare, gap_between
 from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
-from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.plugins.returned import wrong
 from ftengine.run import evaluation_result as record
 from ftengine.run.evaluation_result import (
     Details,
@@ -142,6 +143,14 @@ def _measured(plan: EvalPlan, result: EvalResult, weights: dict[str, Weights]) -
         found[one.name] = Measured(predictions)
         for evaluator in one.evaluators:
             found[one.name].add(evaluator, weights[one.name], answering=evaluator in one.answering)
+    for asked in plan.benchmarks:
+        predictions = result.predictions(asked)
+        known = weights.setdefault(asked.name, Weights(predictions.groups, plan.seed, plan.resamples))
+        if len(known) != len(predictions):
+            rows, wanted = predictions.columns["row"].tolist(), f"the {len(known):,} of {asked.data!r} as of the base"
+            raise wrong(asked.asker, "ask", rows, wanted)
+        found[asked.name] = Measured(predictions)
+        found[asked.name].add(asked.evaluator, known, answering=False)
     return found
 
 
@@ -161,7 +170,10 @@ def _report(
     return EvaluationResult(
         split=plan.split,
         metrics=declarations(one.figures for one in reversed(list(after.values()))),
-        probes=tuple(_probe(probe, before, after, clean) for probe in plan.probes),
+        probes=(
+            *(_probe(probe, before, after, clean) for probe in plan.probes),
+            *(_benchmark(asked, before[asked.name], after[asked.name]) for asked in plan.benchmarks),
+        ),
         **found,
     )
 
@@ -242,6 +254,13 @@ def _probe(
         against=against,
         held_out=held_out,
         **compared(base, tuned),
+    )
+
+
+def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
+    examples = len(tuned.predictions)
+    return record.Probe(
+        kind="benchmark", name=asked.asker.name, data=asked.data, examples=examples, **compared(base, tuned)
     )
 
 
