@@ -27,7 +27,7 @@ EXAMPLES = 16
 Call = tuple[str, str]
 """What was called, such as "strategy.prepare" (a second object of the kind is "strategy 2"), and what held then."""
 
-COMPUTING = {"loss", "predict", "infer", "answer"}
+COMPUTING = {"loss", "predict", "infer", "answer", "ask"}
 """Methods that compute with the model, of which gradients and autocast are told."""
 SEEDS = {int(np.random.SeedSequence([SEED, step, 0]).generate_state(1)[0]): "step" for step in range(100)}
 SEEDS[SEED] = "recipe"
@@ -98,6 +98,12 @@ class Evaluator(api.Evaluator):
     def check_row(self, row):
         """Nothing to refuse."""
 
+    def benchmarks(self, task):
+        return {"nothing": Evaluator()}
+
+    def ask(self, loaded):
+        return {"nothing": []}
+
     def keep(self, prediction):
         return {"length": len(prediction["text"])}
 
@@ -150,7 +156,10 @@ BUILT_IN = {
 """Components of the box that stand for their kind, with all abilities that they have."""
 MORE = {
     "task": {"see_model": lambda task, loaded, strategy: None},
-    "strategy": {"frozen": lambda strategy, model, step, steps, steps_per_epoch: ()},
+    "strategy": {
+        "frozen": lambda strategy, model, step, steps, steps_per_epoch: (),
+        "regularizer": lambda strategy, steps: Regularizer(),
+    },
 }
 """Abilities that those lack."""
 OWN = {

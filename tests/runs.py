@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import SilentListener
 from ftengine.cli import main
+from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 
 
@@ -68,10 +69,10 @@ class Interrupting(SilentListener):
                 raise Interruption
 
 
-def interrupt(recipe: Recipe, *, after: int, resume: bool = False) -> None:
+def interrupt(recipe: Recipe, *, after: int, resume: bool = False, registry: Registry | None = None) -> None:
     """Train until some steps are done, then stop for good."""
     with pytest.raises(Interruption):
-        fine_tune(recipe, resume=resume, listener=Interrupting(after))
+        fine_tune(recipe, resume=resume, listener=Interrupting(after), registry=registry)
     assert RunDirectory(recipe.output).is_run()
     assert not RunDirectory(recipe.output).finished
 

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import pytest
 from dpo import DPO
+from quiz import Quiz
+from spread import Spread
 
 from ftengine import api
 from ftengine.plugins.registry import KINDS, Registry
@@ -125,7 +127,7 @@ def stored(method: FunctionType) -> set[str]:
     return {step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}
 
 
-THIRD_PARTY = {"SeesModel": DPO}
+THIRD_PARTY = {"AsksModels": Quiz, "Regularizes": Spread, "SeesModel": DPO}
 """Abilities that no component of the box needs, and who has them: a plugin that the tests train with."""
 
 

@@ -29,6 +29,7 @@ from ftengine.api.abilities import (
     Recognised,
     RecognisesData,
     References,
+    Regularizes,
     Reopens,
     ReplacesWeightDecay,
     ReportsEnvironment,
@@ -46,6 +47,7 @@ from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     AsksForAnswers,
+    AsksModels,
     Baseline,
     Difference,
     Estimate,
@@ -87,6 +89,7 @@ __all__ = [
     "PERSONAL",
     "VERSION",
     "AsksForAnswers",
+    "AsksModels",
     "Audit",
     "AuditedData",
     "AuditedRows",
@@ -161,6 +164,7 @@ __all__ = [
     "RecognisesData",
     "References",
     "Regularizer",
+    "Regularizes",
     "Reopens",
     "ReplacesWeightDecay",
     "ReportsEnvironment",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftengine.api.augmenter import RandomSource
+    from ftengine.api.regularizer import Regularizer
     from ftengine.api.strategy import Strategy
     from ftengine.api.task import Task
 
@@ -260,6 +261,26 @@ class FreezesByStep(Protocol):
 
 
 @runtime_checkable
+class Regularizes(Protocol):
+    """A strategy whose method has a term in the loss, or acts after each step, as one that moves ranks does.
+
+    Both are what a regularizer does, so it brings one, with whatever abilities that needs: a penalty, a look at the
+    model and its gradients after each step, state that checkpoints hold. No recipe names it; it is called as its
+    strategy is.
+    """
+
+    def regularizer(self, steps: int) -> Regularizer:
+        """Return it for the model that `prepare` has seen; attached before those of the recipe, on a skeleton too.
+
+        Args:
+            steps: all optimiser steps of the run.
+
+        Raises:
+            RecipeError: the options do not suit a run of so many steps.
+        """
+
+
+@runtime_checkable
 class ReportsEnvironment(Protocol):
     """Says how it computes (kernel path and the reason), for environment.json."""
 
@@ -324,7 +345,10 @@ class SeesSteps(Protocol):
     """Looks at the model after every optimiser step."""
 
     def stepped(self, model: nn.Module, step: int) -> None:
-        """See the model; `step` counts from 1."""
+        """See the model, with the gradients of the step as `BeforeStep` has them; `step` counts from 1.
+
+        Under float16 a step whose gradients are not finite was left out, and the model is as before.
+        """
 
 
 @runtime_checkable

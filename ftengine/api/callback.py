@@ -37,7 +37,7 @@ class Started(Event):
 class BeforeStep(Event):
     """The gradients of a step are ready: added up over the effective batch, divided by its weight, and clipped.
 
-    The parameters of `model` have them as `grad` (None: no part of this step) until all callbacks were told.
+    The parameters of `model` have them as `grad` (None: no part of this step) until regularizers saw the step.
 
     Args:
         step: the step that is taken next, as metrics.jsonl will count it.

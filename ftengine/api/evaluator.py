@@ -10,10 +10,12 @@ from pydantic import Field
 
 from ftengine.api.component import Component
 from ftengine.api.display import Display, Shown
-from ftengine.api.types import Example, Labels, Prediction
+from ftengine.api.types import Example, Labels, LoadedModel, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ftengine.api.task import Task
 
     Rows = Mapping[str, np.ndarray]
 else:
@@ -199,6 +201,31 @@ class AsksForAnswers(Protocol):
 
     generation: Mapping[str, Any]
     """E.g. {"max_new_tokens": 64}."""
+
+
+@runtime_checkable
+class AsksModels(Protocol):
+    """Asks the models questions of its own, beside the recipe's data, as benchmarks do.
+
+    An evaluator that does no more than that has no metrics, and its `score` returns none.
+    """
+
+    def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
+        """Return what it asks, by name, and the evaluator of the answers to each; called before a model loads.
+
+        These are called as it is itself. Their metrics are known by now; two are called alike only where they mean the
+        same.
+
+        Raises:
+            InputError: models of this task cannot be asked, or what is asked is not there.
+        """
+
+    def ask(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
+        """Return a mapping an example with what the evaluators of `benchmarks` read, by the same names.
+
+        Base and tuned model are asked the same examples in the same order. The model is in evaluation mode, without
+        gradients and under the run's autocast, as in `Task.predict`.
+        """
 
 
 @runtime_checkable

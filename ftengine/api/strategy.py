@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Strategy(Component):
     """Decides which parameters train. After `prepare`, requires_grad is the only truth.
 
-    Abilities: Merges, FreezesByStep, ReportsEnvironment, Reopens.
+    Abilities: Merges, References, FreezesByStep, Regularizes, ReportsEnvironment, Reopens.
     """
 
     def prepare(self, loaded: LoadedModel) -> None:

@@ -203,7 +203,8 @@ def _evaluation(found: dict[str, Any]) -> list[str]:
     if found["slices"]:
         lines.append(f"slices by {', '.join(found['slices'])}")
     for one in found["probes"]:
-        lines.append(f"{one['kind']}: {one['name']} on {one['data']} ({counted(one['examples'], 'example')})")
+        many = "" if one["examples"] is None else f" ({counted(one['examples'], 'example')})"
+        lines.append(f"{one['kind']}: {one['name']} on {one['data']}{many}")
     return [cut(line, SHOWN_PIECE) for line in lines]
 
 

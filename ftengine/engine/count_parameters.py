@@ -11,7 +11,7 @@ from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadReq
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import DataError, SourceError
-from ftengine.model import count
+from ftengine.model import count, parameter_sizes, trainable
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.recipe import Recipe
@@ -95,9 +95,9 @@ def count_parameters(
 def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
     """Return how many parameters lie at or below some paths, and how many of them train."""
     wanted = set(paths)
-    found = [
-        parameter
-        for name, parameter in loaded.module.named_parameters()
+    found = {
+        name: size
+        for name, size in parameter_sizes(loaded.module).items()
         if not wanted.isdisjoint(accumulate(name.split("."), "{}.{}".format))
-    ]
-    return sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad)
+    }
+    return sum(found.values()), sum(found[name] for name in found.keys() & trainable(loaded.module).keys())

@@ -11,6 +11,7 @@ import numpy as np
 
 from ftengine.api import (
     AsksForAnswers,
+    AsksModels,
     Augmenter,
     AugmenterConfig,
     Evaluator,
@@ -29,7 +30,7 @@ from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
-from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe, answer_keys, by_pass
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe, answer_keys, by_pass, check_metrics
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
@@ -66,7 +67,7 @@ def plan_evaluation(
         split: what the held-out examples are called in the figures.
         train: the training rows, of which a sample is measured.
         validation: the validation split, where it is not what is held out.
-        lenient: leave out slices whose column these examples lack, instead of refusing.
+        lenient: leave out slices whose column these examples lack, instead of refusing, and what has other examples.
 
     Raises:
         InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
@@ -103,11 +104,25 @@ def plan_evaluation(
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
     figures = section.small_slice, section.resamples, ready.recipe.seed
-    plan = EvalPlan(split, held, training, probes, to_fit, *figures)
+    asked = [] if lenient else _benchmarks(ready, reading)
+    check_metrics([*reading, *answering, *(one.evaluator for one in asked)])
+    plan = EvalPlan(split, held, training, probes, to_fit, *figures, benchmarks=asked)
     for one in plan.sets():
         _check_rows_of(one)
         bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
+
+
+def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:
+    found: list[Benchmark] = []
+    for asker in evaluators:
+        if isinstance(asker, AsksModels):
+            with naming(f"evaluate.{asker.name}"):
+                parts = asker.benchmarks(ready.task)
+            for data, evaluator in parts.items():
+                evaluator.name = asker.name  # type: ignore[misc]  # no recipe names it
+                found.append(Benchmark(f"benchmark-{len(found)}", data, asker, evaluator))
+    return found
 
 
 def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:

@@ -17,7 +17,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, held_out, prepare_data
+from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text
@@ -31,6 +31,7 @@ from ftengine.training.estimate import estimate
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.optimizer import optimizer_bytes
+from ftengine.training.regularizing import own_regularizers
 from ftengine.training.steps import Steps, plan_steps
 
 PLANNED_EPOCHS = 3
@@ -96,6 +97,7 @@ def plan(
     evaluating, device = evaluation_plan(data), Device.open(recipe)
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
+    check_own_regularizers(data.ready, schedule.total)
     steps = _steps(data, device, schedule)
     if data.ready.skeleton is None or measure:
         loaded = load_base(data.ready)
@@ -187,7 +189,7 @@ def _estimate(
         device.accelerator,
         loaded,
         data.ready.task,
-        [make() for make in data.experiment.make_regularizers],
+        [*own_regularizers(strategy, planned.total), *(make() for make in data.experiment.make_regularizers)],
         data.encoded["train"],
         section.batch_size,
         step_tokens * planned.total,
@@ -227,6 +229,10 @@ def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
         "probes": [
             {"kind": one.kind, "name": one.name, "data": one.data, "examples": len(one.examples.members)}
             for one in evaluating.probes
+        ]
+        + [
+            {"kind": "benchmark", "name": one.asker.name, "data": one.data, "examples": None}
+            for one in evaluating.benchmarks
         ],
     }
 

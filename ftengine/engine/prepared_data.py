@@ -36,7 +36,7 @@ from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
-from ftengine.training.regularizing import Attached
+from ftengine.training.regularizing import Attached, own_regularizers
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,13 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
     return Skeleton(loaded, strategy, trained)
+
+
+def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
+    """Refuse a strategy that cannot train for so many steps (RecipeError), before weights are read."""
+    if ready.skeleton is not None:
+        own = own_regularizers(ready.skeleton.strategy, steps)
+        Attached(own, ready.skeleton.loaded, ready.task).detach()
 
 
 def show_model(task: Task, loaded: LoadedModel, strategy: Strategy | None) -> None:

@@ -16,7 +16,7 @@ from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, show_model
+from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, check_own_regularizers, show_model
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.results import Measured, measure_all
@@ -28,6 +28,7 @@ from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_
 from ftengine.run.records import Computation, Environment, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
+from ftengine.training.steps import plan_steps
 
 BASE_FILE = "base.json"
 """What the base's tables of predictions depend on, in the folder of a run that is not finished."""
@@ -128,16 +129,18 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     """
     plan = evaluation_plan(data)
     experiment, device = data.experiment, Device.open(data.experiment.recipe)
+    steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, device.accelerator.num_processes)
+    check_own_regularizers(data.ready, steps.total)
     loaded = load_base(data.ready)
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)
     place_base(device, data.ready, loaded)
     key = base_key(data, plan, device, loaded)
     base = None if resumed is None else kept_base(resumed, plan, key)
-    if base is None:
-        base = run_model(device, data.ready, loaded, plan, "base")
-    else:
+    if base is not None:
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
+    if base is None or plan.benchmarks:  # these may have other questions now
+        base = run_model(device, data.ready, loaded, plan, "base", base)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base) if device.is_main else {}
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
@@ -239,11 +242,16 @@ def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel
     return strategy
 
 
-def run_model(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, side: str) -> EvalResult:
-    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part."""
+def run_model(
+    device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, side: str, kept: EvalResult | None = None
+) -> EvalResult:
+    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part.
+
+    `kept` has what it said of the plan's sets already.
+    """
     recipe = ready.experiment.recipe
     size = recipe.evaluation.batch_size or recipe.train.batch_size
-    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan)
+    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan, kept)
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

@@ -63,6 +63,23 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Questions of an evaluator's own.
+
+    Args:
+        name: of the table of answers.
+        data: what the asker calls them.
+        asker: who asks (`AsksModels`).
+        evaluator: who measures the answers.
+    """
+
+    name: str
+    data: str
+    asker: Evaluator
+    evaluator: Evaluator
+
+
+@dataclass(frozen=True)
 class EvalPlan:
     """What is measured, of base and tuned model alike.
 
@@ -75,6 +92,7 @@ class EvalPlan:
         to_read: a few held-out prompts that are answered for people to read; it has the name of `held_out`, and with
             it one table, where evaluators ask for those answers anyway.
         writes: whether the task's models write text, measured and shown or not.
+        benchmarks: what evaluators ask beside the recipe's data.
     """
 
     split: str | None
@@ -87,6 +105,7 @@ class EvalPlan:
     seed: int = 0
     to_read: EvalSet | None = None
     writes: bool = False
+    benchmarks: Sequence[Benchmark] = ()
 
     @property
     def general(self) -> EncodedSplit | None:

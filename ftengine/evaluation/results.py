@@ -22,12 +22,13 @@ from ftengine.api import (
 from ftengine.evaluation.differences import beyond_baseline, beyond_chance, compare, gap_between
 from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
-from ftengine.evaluation.plan import EvalPlan, EvalSet, Probe
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.plugins.returned import wrong
 from ftengine.run import evaluation_result as record
 from ftengine.run.evaluation_result import (
     Details,
@@ -146,6 +147,11 @@ def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
         found[one.name] = Measured(predictions)
         for evaluator in one.evaluators:
             found[one.name].add(evaluator, weights, answering=evaluator in one.answering)
+    for asked in plan.benchmarks:
+        predictions = result.predictions(asked)
+        found[asked.name] = Measured(predictions)
+        weights = Weights(predictions.groups, plan.seed, plan.resamples)
+        found[asked.name].add(asked.evaluator, weights, answering=False)
     return found
 
 
@@ -163,7 +169,10 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
     return EvaluationResult(
         split=plan.split,
         metrics=declarations(one.figures for one in reversed(list(after.values()))),
-        probes=tuple(_probe(probe, before, after, clean) for probe in plan.probes),
+        probes=(
+            *(_probe(probe, before, after, clean) for probe in plan.probes),
+            *(_benchmark(asked, before[asked.name], after[asked.name]) for asked in plan.benchmarks),
+        ),
         **found,
     )
 
@@ -243,6 +252,16 @@ def _probe(
         against=against,
         held_out=held_out,
         **compared(base, tuned),
+    )
+
+
+def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
+    examples = len(tuned.predictions)
+    if examples != len(base.predictions):
+        rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
+        raise wrong(asked.asker, "ask", rows, f"{wanted} as of the base")
+    return record.Probe(
+        kind="benchmark", name=asked.asker.name, data=asked.data, examples=examples, **compared(base, tuned)
     )
 
 

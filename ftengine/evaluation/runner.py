@@ -16,15 +16,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ftengine.api import Evaluator, Generates, Listener, LoadedModel, Prediction, Task
+from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import ordered_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, RunError, TrainingError
-from ftengine.evaluation.plan import EvalPlan, EvalSet, read_columns
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
 from ftengine.plugins.blame import named
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.returned import each, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -39,10 +39,10 @@ class EvalResult:
         self._folder = TemporaryDirectory(prefix="ftengine-")
         self.folder = Path(self._folder.name)
 
-    def path(self, of: EvalSet) -> Path:
+    def path(self, of: EvalSet | Benchmark) -> Path:
         return self.folder / f"{of.name}.parquet"
 
-    def predictions(self, of: EvalSet) -> Predictions:
+    def predictions(self, of: EvalSet | Benchmark) -> Predictions:
         return Predictions.read(self.path(of))
 
 
@@ -84,12 +84,35 @@ class EvalRunner:
     listener: Listener
     side: str
 
-    def run(self, plan: EvalPlan) -> EvalResult:
-        """Return the tables of all sets; every process has all of them."""
-        result = EvalResult()
-        for one in plan.sets():
+    def run(self, plan: EvalPlan, kept: EvalResult | None = None) -> EvalResult:
+        """Return the tables of all sets and benchmarks; every process has all of them. `kept` has those of the sets."""
+        result = EvalResult() if kept is None else kept
+        for one in plan.sets() if kept is None else ():
             pq.write_table(self._table(one, result.folder), result.path(one), row_group_size=ROWS)
+        for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
+            self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
         return result
+
+    def _ask(self, asker: Evaluator, benchmarks: Sequence[Benchmark], result: EvalResult) -> None:
+        """Write the answers to an evaluator's own questions; each process asks all of them."""
+        assert isinstance(asker, AsksModels)
+        self.loaded.module.eval()
+        self.listener.phase(f"evaluate {self.side}: {asker.name}")
+        with torch.no_grad(), self.accelerator.autocast():
+            said = asker.ask(self.loaded)
+        if not isinstance(said, Mapping) or {one.data for one in benchmarks} - said.keys():
+            raise wrong(asker, "ask", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
+        for one in benchmarks:
+            writer = Writer(result.folder / "parts", [one.evaluator])
+            for i, answer in enumerate(each(asker, "ask", said[one.data], Mapping)):
+                writer.put(i, dict(answer), {})
+            answers = writer.finish()
+            own = {name: pa.array(range(len(answers))) for name in ("row", "group")}
+            own["place"] = pa.array([f"{one.data}:{i + 1}" for i in range(len(answers))], pa.string())
+            table = answers.drop_columns([MEMBER])
+            for name, column in own.items():
+                table = table.append_column(name, column)
+            pq.write_table(table, result.path(one), row_group_size=ROWS)
 
     def _table(self, of: EvalSet, folder: Path) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from ftengine.api import Evaluator, Task
+from ftengine.api import AsksModels, Evaluator, Task
 from ftengine.errors import InputError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.plan import answer_keys, check_metrics, listed, read_columns
@@ -102,6 +102,11 @@ def _check(
     given = task.predicts | answer_keys(task)
     check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
+        if isinstance(evaluator, AsksModels) and not evaluator.metrics:
+            raise InputError(
+                f"evaluator {evaluator.name!r} asks the models themselves, and what a run kept holds no answers to its "
+                "questions. Train with it in recipe key 'evaluate'."
+            )
         if not evaluator.reads <= given:
             raise InputError(
                 f"evaluator {evaluator.name!r} reads {listed(evaluator.reads - given)}, which task {task.name!r} does "

@@ -7,7 +7,14 @@ from ftengine.model.chat import encode_conversation, end_of_turn, has_template, 
 from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
 from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
 from ftengine.model.modes import evaluating, seeded, widen
-from ftengine.model.parameters import count, decayed, default_param_groups, state_tensors, trainable
+from ftengine.model.parameters import (
+    count,
+    decayed,
+    default_param_groups,
+    parameter_sizes,
+    state_tensors,
+    trainable,
+)
 from ftengine.model.patterns import ModuleNames, find_modules, matches_name, matching, near_modules, regex
 from ftengine.model.probing import probe_tokens, raw_outputs
 from ftengine.model.saving import (
@@ -56,6 +63,7 @@ __all__ = [
     "near_modules",
     "open_model",
     "pad",
+    "parameter_sizes",
     "probe_tokens",
     "quiet_transformers",
     "raw_outputs",

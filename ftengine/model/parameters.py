@@ -30,10 +30,23 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def parameter_sizes(module: nn.Module) -> dict[str, int]:
+    """Return how many numbers each parameter stands for, by name, shared ones once.
+
+    A linear layer's weight that is no float is packed: it stands for as many as the layer has inputs times outputs.
+    """
+    found = {name: p.numel() for name, p in module.named_parameters()}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.is_floating_point():
+            name = f"{path}.weight" if path else "weight"
+            found |= {name: layer.in_features * layer.out_features} if name in found else {}
+    return found
+
+
 def count(module: nn.Module) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; packed quantised ones count as they are stored."""
-    total = sum(p.numel() for p in module.parameters())
-    return sum(p.numel() for p in trainable(module).values()), total
+    """Return (trainable, total) numbers of parameters; packed ones count as what they stand for."""
+    found = parameter_sizes(module)
+    return sum(found[name] for name in trainable(module)), sum(found.values())
 
 
 def default_param_groups(

@@ -176,6 +176,7 @@ def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
 
 INTROS = {
     "robustness": "The same examples with disturbed input.",
+    "benchmark": "Questions beside the recipe's data, which both models were asked.",
     "forgetting": "What the base could do before: measured on other text, before and after tuning.",
 }
 """What a kind of probe is, where its name does not say it."""

@@ -143,8 +143,8 @@ class Probe(Figures):
     """What was measured beside the held-out examples.
 
     Args:
-        kind: "robustness", "forgetting", "memorisation" or "refusal".
-        name, data: what was done to the examples, and where they are from.
+        kind: "robustness", "forgetting", "memorisation", "refusal" or "benchmark".
+        name, data: what was done to the examples, or who asked them, and where they are from.
         examples: how many.
         against: tuned against the reference: undisturbed examples, or held-out ones.
         held_out: figures of the reference, where there are such; by model.

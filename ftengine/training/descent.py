@@ -56,6 +56,8 @@ class Descent:
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
 
+        Regularizers are told of it before its gradients are dropped.
+
         Returns:
             Its mean losses, the learning rate, and the gradient's norm before clipping, None where that is not finite.
 
@@ -69,6 +71,8 @@ class Descent:
         with frozen(frozen_parameters(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
             losses, norm = self._descend(members, progress, regularizers)
+        regularizers.stepped(progress.step + 1)
+        self.optimizer.zero_grad(set_to_none=True)
         return {
             **losses,
             "learning_rate": self.section.learning_rate * rate,
@@ -162,7 +166,6 @@ class Descent:
         if math.isfinite(norm):  # else the scaler leaves this step out
             self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
 

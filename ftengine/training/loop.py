@@ -14,7 +14,7 @@ from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
-from ftengine.training.regularizing import Attached
+from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
 from ftengine.training.validation import Validation
 
@@ -36,7 +36,8 @@ class Trainer:
         self.descent = Descent(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
-        self.regularizers = Attached(setup.regularizers, setup.loaded, setup.task)
+        own = own_regularizers(setup.strategy, self.descent.steps.total)
+        self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validation(setup, self.regularizers)
 
     def resume(self) -> None:
@@ -87,7 +88,6 @@ class Trainer:
         figures = self.descent.step(members, progress, self.regularizers)
         progress.step += 1
         progress.step_in_epoch += 1
-        self.regularizers.stepped(progress.step)
         tokens = int(train.lengths[members].sum())
         line = {
             "step": progress.step,

@@ -18,10 +18,28 @@ from ftengine.api import (
     HoldsState,
     LoadedModel,
     Regularizer,
+    Regularizes,
     SeesSteps,
+    Strategy,
     Task,
 )
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
+
+
+def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
+    """Return what a strategy brings for a run of so many steps, [] where it brings nothing.
+
+    Raises:
+        RecipeError: its options do not suit so many steps.
+        PluginError: it is no regularizer.
+    """
+    if not isinstance(strategy, Regularizes):
+        return []
+    found = strategy.regularizer(steps)
+    if not isinstance(found, Regularizer):
+        raise wrong(strategy, "regularizer", found, "a Regularizer")
+    found.name = strategy.name  # type: ignore[misc]  # no recipe names it
+    return [found]
 
 
 class Attached:
@@ -81,7 +99,7 @@ class Attached:
             yield
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a checkpoint has to hold, by place in the recipe and name."""
+        """Return what a checkpoint has to hold, by place and name."""
         return {
             f"{place}|{name}": tensor
             for place, regularizer in enumerate(self._attached)

@@ -31,6 +31,7 @@ class Setup:
 
     Args:
         loaded: the model after `strategy.prepare`.
+        regularizers: those of the recipe.
         general: data on which regularizers may measure forgetting, or None.
         run: where metrics and checkpoints go.
         listener: told of every step.

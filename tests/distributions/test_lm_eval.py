@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory):
-    """A folder with two tasks, of choices and of free answers, and their data."""
+    """A folder with tasks of choices and of free answers, and their data."""
     folder = tmp_path_factory.mktemp("benchmarks")
     rows = [{"q": f"What is {a} + {b}?", "good": f"It is {a + b}.", "bad": "Dogs."} for a in range(5) for b in range(5)]
     (folder / "sums.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -41,7 +41,8 @@ def benchmarks(tmp_path_factory):
         "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 8},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    for task in (choose, write):
+    score = {**write, "task": "score", "metric_list": [{"metric": "bleu", "higher_is_better": True}]}
+    for task in (choose, score, write):
         (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(shared | task), encoding="utf-8")
     return folder
 
@@ -70,7 +71,12 @@ def sensitive(tmp_path_factory):
 @pytest.fixture
 def run(sensitive, answers, benchmarks, tmp_path):
     asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "num_fewshot": 1}
-    return fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked]))
+    return fine_tune(recipe(sensitive, answers, tmp_path / "run", evaluate=[asked]))
+
+
+def asked_of(run):
+    """What a run's evaluation.json has of each of the harness's tasks."""
+    return {one["data"]: one for one in run.evaluation["probes"] if one["kind"] == "benchmark"}
 
 
 def by_hand(model, benchmarks, **options):
@@ -89,18 +95,21 @@ def by_hand(model, benchmarks, **options):
 
 def test_figures_are_those_of_the_harness_by_hand(run, sensitive, benchmarks, tmp_path):
     run.merge(tmp_path / "merged")
-    found = json.loads((run.path / "lm_eval.json").read_text(encoding="utf-8"))
-    table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
+    found, places = asked_of(run), list(asked_of(run))
     for side, model in (("base", sensitive), ("tuned", tmp_path / "merged")):
         wanted = by_hand(model, benchmarks, num_fewshot=1)
         for task, metric in (("choose", "acc"), ("write", "exact_match")):
-            measured = found["tasks"][task]
-            assert (measured["examples"], measured["num_fewshot"]) == (25, 1)
-            assert measured["metrics"][f"{metric},none"][side]["value"] == wanted["results"][task][f"{metric},none"]
-            each = [row[side] for row in table if row["task"] == task]
+            assert found[task]["examples"] == 25
+            assert found[task][side][f"{metric},none"]["value"] == wanted["results"][task][f"{metric},none"]
+            file = run.path / "predictions" / f"benchmark-{places.index(task)}-{side}.parquet"
+            each = pq.read_table(file)[f"{metric},none"].to_pylist()
             assert each == [sample[metric] for sample in wanted["samples"][task]]
-    choose = found["tasks"]["choose"]["metrics"]["acc,none"]
-    assert choose["base"]["value"] != choose["tuned"]["value"]  # else any model would do
+        assert found["score"][side]["bleu,none"]["value"] == wanted["results"]["score"]["bleu,none"]
+    choose = found["choose"]
+    assert choose["base"]["acc,none"]["value"] != choose["tuned"]["acc,none"]["value"]  # else any model would do
+    assert choose["difference"]["acc,none"]["better"] is True
+    assert choose["tuned"]["acc,none"]["low"] < choose["tuned"]["acc,none"]["value"]
+    assert found["score"]["base"]["bleu,none"]["low"] is None  # no mean of examples
 
 
 def test_the_verdict_tells_of_benchmarks(run):
@@ -109,12 +118,20 @@ def test_the_verdict_tells_of_benchmarks(run):
     assert "is better than its base at choose acc" in finding.text
     stored = json.loads((run.path / "verdict.json").read_text(encoding="utf-8"))
     assert any(one["source"] == "benchmarks" for one in stored["findings"])
+    assert "Benchmark" in (run.path / "report.html").read_text(encoding="utf-8")
+    again = load_run(run.path)
+    assert again.evaluate()["probes"] == run.evaluation["probes"]
+    with pytest.raises(InputError, match="asks the models themselves"):
+        again.evaluate(evaluators=[{"name": "lm-eval", "tasks": ["arc_easy"]}])
 
 
 def test_the_run_itself_stays_as_it_is(run, sensitive, answers, tmp_path):
     """Measuring in the midst of a run changes neither weights nor figures."""
     without = fine_tune(recipe(sensitive, answers, tmp_path / "without"))
-    assert run.evaluation == without.evaluation
+    assert run.evaluation["tuned"] == without.evaluation["tuned"]
+    assert run.evaluation["difference"] == without.evaluation["difference"]
+    name = "adapter_model.safetensors"
+    assert (run.trained / name).read_bytes() == (without.trained / name).read_bytes()
 
 
 def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp_path):
@@ -141,15 +158,18 @@ def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp
 )
 def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchmarks, tmp_path):
     asked = {"name": "lm-eval", "tasks": [str(benchmarks)], "num_fewshot": 1, "limit": 12}
-    run = fine_tune(recipe(sensitive, answers, tmp_path / "run", callbacks=[asked], strategy=strategy))
-    table = pq.read_table(run.path / "lm_eval.parquet").to_pylist()
-    assert {row["task"] for row in table} == {"choose", "write"}
-    assert any(row["base"] != row["tuned"] for row in table)  # else any model would do
+    run = fine_tune(recipe(sensitive, answers, tmp_path / "run", evaluate=[asked], strategy=strategy))
+    found = asked_of(run)
+    assert {name: one["examples"] for name, one in found.items()} == {"choose": 12, "score": 12, "write": 12}
+    said = {}
+    for side in ("base", "tuned"):
+        for i, task in enumerate(found):
+            said[side, task] = pq.read_table(run.path / "predictions" / f"benchmark-{i}-{side}.parquet").to_pydict()
+    assert any(said["base", task] != said["tuned", task] for task in found)  # else any model would do
     if strategy["name"] == "full":  # whose trained part is a transformers folder
         wanted = by_hand(run.trained, benchmarks, num_fewshot=1, limit=12)
         for task, metric in (("choose", "acc"), ("write", "exact_match")):
-            said = [sample[metric] for sample in wanted["samples"][task]]
-            assert [row["tuned"] for row in table if row["task"] == task] == said
+            assert said["tuned", task][f"{metric},none"] == [sample[metric] for sample in wanted["samples"][task]]
 
 
 def test_another_base_is_refused(answers, benchmarks, tmp_path):
@@ -162,20 +182,17 @@ def test_another_base_is_refused(answers, benchmarks, tmp_path):
     assert not (path / "lm_eval.json").exists()
 
 
-def test_unknown_tasks_are_refused_before_anything_is_read(tmp_path):
+def test_unknown_tasks_are_refused_before_weights_are_read(llama_folder, answers, tmp_path, no_weights):
     asked = {"name": "lm-eval", "tasks": ["arc_easyy"]}
-    with pytest.raises(InputError, match=r"callbacks\.0.*no task 'arc_easyy'\. Did you mean 'arc_easy'"):
-        fine_tune(recipe("missing", "missing.jsonl", tmp_path / "run", callbacks=[asked]))
+    with pytest.raises(InputError, match=r"evaluate\.lm-eval.*no task 'arc_easyy'\. Did you mean 'arc_easy'"):
+        fine_tune(recipe(llama_folder, answers, tmp_path / "run", evaluate=[asked]))
 
 
-def test_a_classifier_is_told_of_before_training(bert_folder, reviews, benchmarks, tmp_path):
-    from runs import Heard
-
-    asked, heard = {"name": "lm-eval", "tasks": [str(benchmarks)]}, Heard()
-    made = recipe(bert_folder, reviews, tmp_path / "run", callbacks=[asked], task="text-classification")
-    run = fine_tune(made, listener=heard)
-    assert any("left out" in text and "head 'sequence-classification'" in text for text in heard.said)
-    assert not (run.path / "lm_eval.json").exists()
+def test_a_classifier_is_refused_before_weights_are_read(bert_folder, reviews, benchmarks, tmp_path, no_weights):
+    asked = {"name": "lm-eval", "tasks": [str(benchmarks)]}
+    made = recipe(bert_folder, reviews, tmp_path / "run", evaluate=[asked], task="text-classification")
+    with pytest.raises(InputError, match="head 'sequence-classification'"):
+        fine_tune(made)
 
 
 def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tmp_path):
@@ -185,12 +202,13 @@ def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tm
     content["model"]["loader"] = {"name": "bitsandbytes", "bits": 4}
     content["strategy"] = {"name": "peft-lora", "r": 4}
     content["train"]["optimizer"] = "adamw-8bit"
-    content["callbacks"] = [{"name": "lm-eval", "tasks": [str(benchmarks / "choose.yaml")]}]
+    content["evaluate"] = [{"name": "lm-eval", "tasks": [str(benchmarks / "choose.yaml")]}]
     run = fine_tune(Recipe.make(content))
-    measured = json.loads((run.path / "lm_eval.json").read_text())
-    assert measured["tasks"].keys() == {"choose"}
+    measured = asked_of(run)
+    assert measured.keys() == {"choose"}
     assert {finding.source for finding in run.verdict.findings} >= {"benchmarks"}
-    (run.path / "lm_eval.json").unlink()
     done = CliRunner().invoke(main, ["lm-eval", str(run.path), "--tasks", str(benchmarks / "choose.yaml")])
     assert done.exit_code == 0, done.output
-    assert json.loads((run.path / "lm_eval.json").read_text())["tasks"] == measured["tasks"]
+    found = json.loads((run.path / "lm_eval.json").read_text())["tasks"]["choose"]["metrics"]["acc,none"]
+    for side in ("base", "tuned"):
+        assert found[side]["value"] == measured["choose"][side]["acc,none"]["value"]

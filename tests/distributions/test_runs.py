@@ -12,6 +12,7 @@ from ftengine import Recipe, fine_tune, load_run
 pytestmark = pytest.mark.usefixtures("installed")
 
 GENERATING = [
+    {"name": "peft-adalora", "init_r": 6, "target_r": 3, "tinit": 2, "tfinal": 3},
     {"name": "peft-ia3"},
     {"name": "peft-osf"},
     {"name": "peft-shira", "r": 4},

@@ -1,16 +1,18 @@
 """Runs with regularizers: resumed ones, ones in smaller micro-batches, and all of them at once."""
 
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from rows import WORDS, sentences, write_rows
 from runs import curve, interrupt
+from spread import Spread
 
-from ftengine import Recipe, fine_tune, plan
+from ftengine import Recipe, fine_tune, hookimpl, plan, registry_of
 from ftengine.api import Regularizer
-from ftengine.errors import RecipeError
+from ftengine.errors import PluginError, RecipeError
 from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
@@ -53,13 +55,51 @@ def weights(run):
 
 @pytest.mark.parametrize("name", ["ema", "r-drop", "mixout", "wise-ft", "l2-sp"])
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name):
-    options = {"checkpoint_every": 3, "max_steps": 7}
-    whole = fine_tune(recipe("whole", [name], **options))
-    broken = recipe("broken", [name], **options)
-    interrupt(broken, after=5)
-    resumed = fine_tune(broken, resume=True)
+    resumes_as_uninterrupted(recipe, [name], "model.safetensors")
+
+
+def resumes_as_uninterrupted(recipe, regularize, file, registry=None, **options):
+    """Return the uninterrupted run."""
+    options = {"checkpoint_every": 3, "max_steps": 7, **options}
+    whole = fine_tune(recipe("whole", regularize, **options), registry=registry)
+    broken = recipe("broken", regularize, **options)
+    interrupt(broken, after=5, registry=registry)
+    resumed = fine_tune(broken, resume=True, registry=registry)
     assert curve(resumed.path) == curve(whole.path)
-    assert all((a == b).all() for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+    tensors = [read_tensors(run.trained / file).values() for run in (whole, resumed)]
+    assert all((a == b).all() for a, b in zip(*tensors, strict=True))
+    return whole
+
+
+@pytest.fixture
+def with_spread():
+    plugin = SimpleNamespace(ftengine_strategies=hookimpl(lambda: [Spread]))
+    return registry_of({"spread": plugin})
+
+
+def test_a_strategy_brings_a_regularizer_that_trains_and_resumes(recipe, with_spread):
+    """It stands before the recipe's, whose average is of what it left; both have a place in the checkpoint."""
+    whole = resumes_as_uninterrupted(recipe, ["ema"], "trained.safetensors", with_spread, strategy="spread")
+    penalties = [line.get("penalty", 0) for line in curve(whole.path) if "loss" in line]
+    assert penalties[0] == 0
+    assert min(penalties[1:]) > 0
+    facts = whole.directory.read_json("training.json")["regularizers"]
+    assert [entry["name"] for entry in facts] == ["spread", "ema"]
+    plan(recipe("planned", [], strategy="spread"), registry=with_spread)
+
+
+def test_steps_that_a_strategy_cannot_train_for_are_refused_before_weights_are_read(recipe, with_spread, no_weights):
+    few = recipe("run", [], strategy={"name": "spread", "wait": 4}, max_steps=4)
+    for command in (fine_tune, partial(plan, measure=False)):
+        with pytest.raises(RecipeError, match="waits for 4 steps, and the run has 4"):
+            command(few, registry=with_spread)
+
+
+def test_what_is_no_regularizer_is_refused(recipe, with_spread, monkeypatch):
+    monkeypatch.setattr(Spread, "regularizer", lambda self, steps: "ema")
+    said = r"strategy 'spread' .*: regularizer\(\) returned 'ema'; it must return a Regularizer"
+    with pytest.raises(PluginError, match=said):
+        fine_tune(recipe("run", [], strategy="spread"), registry=with_spread)
 
 
 def test_a_penalty_counts_once_however_the_batch_is_cut(recipe):

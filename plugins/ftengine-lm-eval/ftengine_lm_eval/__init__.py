@@ -1,16 +1,16 @@
-"""lm-evaluation-harness on the base and the tuned model: callback `lm-eval`, command `ftengine lm-eval`, and a rule."""
+"""lm-evaluation-harness on base and tuned model: evaluator `lm-eval`, command `ftengine lm-eval`, and a rule."""
 
 from __future__ import annotations
 
 from ftengine import api, hookimpl
-from ftengine_lm_eval.callback import LmEval
+from ftengine_lm_eval.evaluator import LmEval
 from ftengine_lm_eval.rule import Benchmarks
 
-__all__ = ["Benchmarks", "LmEval", "ftengine_callbacks", "ftengine_rules"]
+__all__ = ["Benchmarks", "LmEval", "ftengine_evaluators", "ftengine_rules"]
 
 
 @hookimpl
-def ftengine_callbacks() -> list[type[api.Callback]]:
+def ftengine_evaluators() -> list[type[api.Evaluator]]:
     return [LmEval]
 
 

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from ftengine import Recipe, registry_of
-from ftengine.api import LoadedModel, LoadRequest
+from ftengine.api import LoadedModel, LoadRequest, Task
 from ftengine.errors import BaseMismatch, InputError, RunError
 from ftengine.model import fingerprint_processor, fingerprint_weights
 from ftengine_lm_eval.figures import Benchmarks, benchmarked, write
@@ -50,9 +50,16 @@ def measure(run: Path, options: Options) -> Benchmarks:
     return result
 
 
-def require_language_model(spec: Mapping[str, Any]) -> str:
-    """Return the head of a recipe's task; refuse one whose model writes no text (InputError)."""
-    task = registry_of().build("task", spec, "task")
+def answers_under_autocast(loaded: LoadedModel, options: Options) -> dict[str, Any]:
+    """Return what `lm_eval.evaluate` returns for the model of a run, in the dtype that autocast has now."""
+    device = next(loaded.module.parameters()).device.type
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    with contained(), _own_generators():
+        return _answers(loaded, options, {"compute": str(compute).removeprefix("torch.")})
+
+
+def require_head(task: Task) -> str:
+    """Return the head of a task; refuse one whose model writes no text (InputError)."""
     if task.head not in HEADS:
         raise InputError(
             f"lm-evaluation-harness asks language models, and task {task.name!r} trains a model with head "
@@ -69,14 +76,10 @@ def _base(run: Path) -> tuple[LoadedModel, Any, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise RunError(f"run {str(run)!r} is not finished, or is damaged: {error}.") from None
     recipe, registry = Recipe.read(run / "recipe.yaml"), registry_of()
-    head = require_language_model(recipe.task)
+    head = require_head(registry.build("task", recipe.task, "task"))
     source = recipe.model.source
     set_seed(recipe.seed)
     loaded = registry.loader_of(source, recipe.model.loader).load(LoadRequest(source, head))
-    if not isinstance(loaded.module, PreTrainedModel):
-        raise InputError(
-            f"lm-evaluation-harness asks models of transformers, and {source!r} is {type(loaded.module).__name__}."
-        )
     # A loader that quantises says what the weights were before.
     weights = loaded.fingerprint.get("weights") or fingerprint_weights(loaded.module, loaded.new_modules)
     known = {"weights": weights, "processor": fingerprint_processor(loaded.processor)}
@@ -106,6 +109,11 @@ def _answers(loaded: LoadedModel, options: Options, facts: Mapping[str, Any]) ->
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
 
+    if not isinstance(loaded.module, PreTrainedModel):
+        raise InputError(
+            f"lm-evaluation-harness asks models of transformers, and {loaded.source!r} is "
+            f"{type(loaded.module).__name__}."
+        )
     tasks = load_tasks(options.tasks)
     for task in tasks["tasks"].values():
         own = task.get_config("num_fewshot")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ftengine.api import Difference, Finding, Rule
 from ftengine.api.figures import against, counted, ends, holm, interval, listed, plain, probability
-from ftengine_lm_eval.figures import LEVEL, BenchmarkMetric
+from ftengine_lm_eval.evaluator import LmEval
+from ftengine_lm_eval.figures import LEVEL, Benchmark, BenchmarkMetric
 from ftengine_lm_eval.figures import Benchmarks as Found
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ class Benchmarks(Rule):
     order = 110
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = Found.read(run.path)
-        if found is None:
-            return
+        tasks = _asked(run)
+        if (found := Found.read(run.path)) is not None:  # by the command
+            tasks |= found.tasks
         # p-values are adjusted for all tasks and metrics together (Holm 1979).
-        metrics = {(task, name): m for task, one in found.tasks.items() for name, m in one.metrics.items()}
+        metrics = {(task, name): m for task, one in tasks.items() for name, m in one.metrics.items()}
         tested = {key: m.difference.p for key, m in metrics.items() if m.difference.p is not None}
         p_values = holm(tested)
         differing = {key for key, p in p_values.items() if p <= LEVEL and _excludes_0(metrics[key].difference)}
         for key in sorted(differing):
-            yield self._finding(key, metrics[key], found.tasks[key[0]].examples, p_values[key])
+            yield self._finding(key, metrics[key], tasks[key[0]].examples, p_values[key])
         for keys, shows in (
             (tested.keys() - differing, "lm-evaluation-harness shows no difference beyond chance"),
             (
@@ -45,7 +46,7 @@ class Benchmarks(Rule):
         ):
             if rest := [key for key in metrics if key in keys]:
                 shown = [f"{_called(key)} {against(metrics[key].tuned, metrics[key].base)}" for key in rest[:6]]
-                shown += [f"{counted(len(rest) - 6, 'further figure')} in lm_eval.json"] if len(rest) > 6 else []
+                shown += [f"{counted(len(rest) - 6, 'further figure')} beside them"] if len(rest) > 6 else []
                 text = f"{shows}; tuned against base: {listed(shown)}."
                 figures = {_called(key): metrics[key].difference for key in rest}
                 yield Finding(kind="benchmarks", level="note", text=text, figures=figures)
@@ -66,6 +67,23 @@ class Benchmarks(Rule):
             f"(95 % interval {interval(change, sign=True)}, {probability(p)}, {counted(n, 'example')})."
         )
         return Finding(kind="benchmarks", level=level, text=text, figures={_called(key): change})
+
+
+def _asked(run: RunRecords) -> dict[str, Benchmark]:
+    """Return what the evaluator measured in the run."""
+    higher = {name: metric.higher_is_better for name, metric in run.evaluation.metrics.items()}
+    found = {}
+    for probe in run.evaluation.probes:
+        if (probe.kind, probe.name) == ("benchmark", LmEval.name):
+            metrics = {
+                name: BenchmarkMetric(
+                    higher_is_better=higher[name], base=probe.base[name], tuned=tuned, difference=probe.difference[name]
+                )
+                for name, tuned in probe.tuned.items()
+                if name in probe.difference
+            }
+            found[probe.data] = Benchmark(examples=probe.examples, num_fewshot=None, metrics=metrics)
+    return found
 
 
 def _excludes_0(change: Difference) -> bool:

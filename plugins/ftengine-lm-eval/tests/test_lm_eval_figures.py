@@ -13,6 +13,7 @@ from ftengine_lm_eval.options import Options
 from ftengine_lm_eval.rule import Benchmarks as Rule
 
 OPTIONS = Options(tasks=["quiz"])
+NOTHING = SimpleNamespace(metrics={}, probes=())
 
 
 def result(values, metric="acc", figure=None):
@@ -31,7 +32,7 @@ def result(values, metric="acc", figure=None):
 
 def judged(base, tuned, tmp_path, **options):
     write(tmp_path, *benchmarked(result(base, **options), result(tuned, **options), OPTIONS))
-    return list(Rule().judge(SimpleNamespace(path=tmp_path)))
+    return list(Rule().judge(SimpleNamespace(path=tmp_path, evaluation=NOTHING)))
 
 
 def test_right_and_wrong_answers_are_paired():
@@ -110,7 +111,7 @@ def test_a_gain_is_good_and_chance_is_a_note(tmp_path):
 
 
 def test_a_run_without_benchmarks_is_not_judged(tmp_path):
-    assert list(Rule().judge(SimpleNamespace(path=tmp_path))) == []
+    assert list(Rule().judge(SimpleNamespace(path=tmp_path, evaluation=NOTHING))) == []
 
 
 def test_what_is_undefined_is_read_again(tmp_path):
@@ -138,5 +139,5 @@ def test_what_differs_without_a_direction_is_said_to_differ(tmp_path):
     for side in (base, tuned):
         side["higher_is_better"] = {"quiz": {}}
     write(tmp_path, *benchmarked(base, tuned, OPTIONS))
-    (one,) = Rule().judge(SimpleNamespace(path=tmp_path))
+    (one,) = Rule().judge(SimpleNamespace(path=tmp_path, evaluation=NOTHING))
     assert (one.level, "is different from its base at quiz acc" in one.text) == ("note", True)

@@ -115,4 +115,4 @@ def test_data_that_cannot_be_read_is_told_in_one_line(folder):
 def test_several_processes_are_refused(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="measures in one process"):
-        LmEval(LmEval.Config(tasks=[task(folder)])).check_options()
+        LmEval(LmEval.Config(tasks=[task(folder)])).benchmarks(None)

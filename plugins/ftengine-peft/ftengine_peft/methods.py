@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ABOUT: dict[str, tuple[str, str]] = {
+    "ADALORA": ("low-rank updates as singular values and vectors, whose ranks move between layers", "2303.10512"),
     "ADAPTION_PROMPT": ("learnt tokens that the attention of the last layers reads (LLaMA-Adapter)", "2303.16199"),
     "BEFT": ("biases added to value projections", "2509.15974"),
     "BOFT": ("orthogonal rotations of weights, factored as butterflies", "2311.06243"),
@@ -46,7 +47,6 @@ _BUILT_IN = "ftengine's own strategy {!r} writes the same files"
 _UNSEEN = "it reads the weights' values when it is prepared; ftengine checks a recipe on a model without values first"
 
 LEFT_OUT: dict[str, str] = {
-    "ADALORA": "its ranks move by each step's gradients, and it has a second loss; a strategy sees and adds neither",
     "ADAMSS": _UNSEEN,
     "CARTRIDGE": "it is distilled from long documents by a procedure of its own",
     "CPT": "its virtual tokens need labels of their own, which tasks do not give",
@@ -71,6 +71,16 @@ NEEDS_FLOAT32: dict[str, str] = {
     "PSOFT": "its file does not hold the subspace that it rotates, and rounded weights have another one",
 }
 """Methods whose files mean the same only on weights that are not rounded, with the reason."""
+
+IGNORED: dict[str, frozenset[str]] = {
+    "ADALORA": frozenset(
+        {
+            *("alpha_pattern", "ensure_weight_tying", "init_lora_weights", "lora_bias", "r", "use_dora", "use_rslora"),
+            *("rank_pattern", "total_step"),  # what training comes to, and the run's own
+        }
+    ),
+}
+"""Fields that a method takes over from LoRA's and does not follow, or that are no choice."""
 
 PEFT_CHOOSES: frozenset[str] = frozenset({"ADAPTION_PROMPT", "BEFT", "IA3", "LN_TUNING", "TRAINABLE_TOKENS"})
 """Methods that are not for all linear layers; without `target_modules` PEFT chooses by the model's architecture."""

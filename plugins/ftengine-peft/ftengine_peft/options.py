@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ftengine import api
 from ftengine.model import regex
-from ftengine_peft.methods import LORA_INITS, PEFT_CHOOSES
+from ftengine_peft.methods import IGNORED, LORA_INITS, PEFT_CHOOSES
 
 ALL_LINEAR = "all-linear"
 
@@ -76,13 +76,14 @@ class PeftOptions(api.Config):
         "task_type": "There is no such option: the recipe's task says what the model is for.",
     }
 
-    def peft_config(self) -> PeftConfig:
-        """Return a new configuration of PEFT with these options.
+    def peft_config(self, **further: Any) -> PeftConfig:
+        """Return a new configuration of PEFT with these options, and further fields.
 
         Raises:
             ValueError, TypeError, NotImplementedError: PEFT refuses them.
         """
-        return self.made_from(**{name: copy.deepcopy(getattr(self, name)) for name in type(self).model_fields})
+        own = {name: copy.deepcopy(getattr(self, name)) for name in type(self).model_fields}
+        return self.made_from(**own, **further)
 
     @model_validator(mode="after")
     def _suits_peft(self) -> PeftOptions:
@@ -94,10 +95,10 @@ class PeftOptions(api.Config):
         return self
 
 
-def options_of(peft_type: str, made_from: type[PeftConfig]) -> type[PeftOptions]:
+def options_of(peft_type: str, made_from: type[PeftConfig], base: type[PeftOptions] = PeftOptions) -> type[PeftOptions]:
     """Return the class of a method's options."""
     fields: dict[str, Any] = dict(_fields(peft_type, made_from))
-    options = create_model(f"{made_from.__name__}Options", __base__=PeftOptions, __module__=__name__, **fields)
+    options = create_model(f"{made_from.__name__}Options", __base__=base, __module__=__name__, **fields)
     options.made_from = made_from
     options.meant = {**PeftOptions.meant, **dict(_words(fields))}
     options.__doc__ = f"Options of PEFT's {made_from.__name__}."
@@ -108,7 +109,7 @@ def _fields(peft_type: str, made_from: type[PeftConfig]) -> Iterator[tuple[str, 
     types = typing.get_type_hints(made_from)
     for field in dataclasses.fields(made_from):
         kind, default = types[field.name], cast(Any, field.default)
-        if field.name in OWNED | UNUSABLE or _holds_settings(kind):
+        if field.name in OWNED | UNUSABLE | IGNORED.get(peft_type, frozenset()) or _holds_settings(kind):
             continue
         description = _first_sentence(field.metadata.get("help", ""))
         if field.name == "target_modules":

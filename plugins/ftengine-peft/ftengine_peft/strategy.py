@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
 from ftengine.model import copy_into, decayed, default_param_groups, matching, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
 from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
-from ftengine_peft.options import options_of, strictly
+from ftengine_peft.options import PeftOptions, options_of, strictly
+from ftengine_peft.packed import packed_layers, require_no_values
 from ftengine_peft.targets import chosen, require_outside, whole_modules
 
 
@@ -35,19 +37,25 @@ class PeftStrategy(api.Strategy):
 
         Raises:
             NoMatch: a pattern matches no module, or one that trains whole.
-            RecipeError: PEFT refuses the options for this model.
+            RecipeError: PEFT refuses the options for this model, or the method needs weights that are packed.
         """
         module, self._whole = loaded.module, whole_modules(loaded)
         config: Any = self.config.peft_config()
         if self.peft_type != "ADAPTION_PROMPT":
             config.target_modules = chosen(config.target_modules, loaded, self._whole)
-        on_meta = any(parameter.is_meta for parameter in module.parameters())
+        on_meta, packed = any(parameter.is_meta for parameter in module.parameters()), packed_layers(module)
+        asked = copy.deepcopy(config)
         if on_meta:
             _ask_no_values(config)
-        elif self.peft_type in NEEDS_FLOAT32:
+        elif self.peft_type in NEEDS_FLOAT32 and not packed:
             self._require_float32(module)
-        with refusing(f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"), strictly(config):
-            self._model: PeftModel = get_peft_model(module, config)
+        try:
+            text = f"PEFT refuses {self.name!r} with these options for {type(module).__name__}"
+            with refusing(text), strictly(config):
+                self._model: PeftModel = get_peft_model(module, config)
+        except Exception:
+            require_no_values(self.name, asked, packed, packed)
+            raise
         _renew_hooks(module)
         with refusing("PEFT could not read what it would write"):
             type(config)(**as_stored(config))
@@ -58,6 +66,7 @@ class PeftStrategy(api.Strategy):
         known = getattr(self._model.base_model, "targeted_module_names", None)
         self._adapted = list(known or dict.fromkeys(name.rpartition(".")[0] for name in trained))
         require_outside(self._adapted, self._whole)
+        require_no_values(self.name, asked, packed, self._adapted)
         for path in self._whole:
             module.get_submodule(path).requires_grad_(True)
         if on_meta:
@@ -147,20 +156,24 @@ class PeftStrategy(api.Strategy):
 
 def strategies() -> list[type[api.Strategy]]:
     """Return a strategy for every method that the installed PEFT has, but those that are left out."""
+    from ftengine_peft.adalora import AdaLoraOptions, AdaLoraStrategy
+
     found: list[type[api.Strategy]] = []
     for kind, made_from in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         peft_type = str(kind.value)
         if peft_type in ABOUT and peft_type not in LEFT_OUT:
             text, paper = ABOUT[peft_type]
+            acts = peft_type == "ADALORA"
             members: dict[str, Any] = {
                 "__doc__": f"Train {text} (PEFT's {peft_type}).",
                 "__module__": __name__,
                 "name": name_of(peft_type),
                 "peft_type": peft_type,
-                "Config": options_of(peft_type, made_from),
+                "Config": options_of(peft_type, made_from, AdaLoraOptions if acts else PeftOptions),
                 **({"citation": citation_of(paper)} if paper else {}),
             }
-            found.append(type(made_from.__name__.removesuffix("Config"), (PeftStrategy,), members))
+            base = AdaLoraStrategy if acts else PeftStrategy
+            found.append(type(made_from.__name__.removesuffix("Config"), (base,), members))
     return found
 
 

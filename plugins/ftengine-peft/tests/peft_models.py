@@ -1,6 +1,7 @@
 """Small models for the tests, the same each time, with weights so large that every layer matters."""
 
 import torch
+from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -37,6 +38,31 @@ def bert() -> BertForSequenceClassification:
 
 def load_llama(tied: bool = False) -> api.LoadedModel:
     return api.LoadedModel(llama(tied), None, "llama", "causal-lm")
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with two 4-bit codes a byte, or with 8-bit codes; w = (code − 8) / 32."""
+
+    def __init__(self, linear: nn.Linear, bits: int) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        codes = (linear.weight.detach() * 32 + 8).round().clamp(0, 15).to(torch.uint8)
+        packed = codes.to(torch.int8) if bits == 8 else (codes[:, ::2] + 16 * codes[:, 1::2]).reshape(-1, 1)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        codes = self.weight
+        if codes.dtype == torch.uint8:
+            codes = torch.stack([codes % 16, codes // 16], -1).view(self.out_features, self.in_features)
+        return x @ ((codes.float() - 8) / 32).T
+
+
+def load_packed(bits: int, meta: bool = False) -> api.LoadedModel:
+    loaded = load_llama()
+    for path, layer in list(loaded.module.named_modules()):
+        if isinstance(layer, nn.Linear) and path != "lm_head":
+            loaded.module.set_submodule(path, PackedLinear(layer, bits))
+    loaded.module.to("meta" if meta else "cpu")
+    return loaded
 
 
 def load_bert() -> api.LoadedModel:

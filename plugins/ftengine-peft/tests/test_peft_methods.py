@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model
-from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, AdaLoraConfig, PeftModel, get_peft_model
+from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama, load_packed
 from safetensors.torch import load_file
 
+from ftengine.errors import RecipeError
 from ftengine.testing import check_strategy
 from ftengine_peft import LEFT_OUT
 from ftengine_peft.options import OWNED, UNUSABLE
@@ -125,6 +126,99 @@ def test_a_loaded_adapter_answers_alike_under_another_seed(name, load, base, bat
     again.prepare(other)
     again.load(other, tmp_path)
     torch.testing.assert_close(outputs(other.module), outputs(loaded.module), **SAME)
+
+
+NEEDS_WEIGHTS = (
+    *("deft", "delora", "glora", "hira", "hra", "loha", "lokr", "osf", "peanut", "psoft", "shira", "supertuning"),
+    *("tinylora", "unilora"),
+)
+"""Methods that read weights, or go by their shape or type."""
+ONLY_IN_4_BITS = ("loha", "lokr")
+VARIANTS = [{"use_dora": True}, *({"init_lora_weights": init} for init in ("olora", "orthogonal", "pissa"))]
+PACKED = [(name, OPTIONS.get(name, {})) for name in METHODS] + [("peft-lora", options) for options in VARIANTS]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("name", "options"), PACKED, ids=str)
+def test_on_packed_weights_a_method_trains_or_is_refused(name, options, bits):
+    """It is refused on the model without values already."""
+    method, short = METHODS[name], name.removeprefix("peft-")
+    refused = options in VARIANTS or (short in NEEDS_WEIGHTS and not (bits == 8 and short in ONLY_IN_4_BITS))
+    if refused:
+        said = rf"'{name}'.* needs weights as they are.* 14 layers .*q_proj' \(PackedLinear of peft_models, u?int8\)"
+        for meta in (True, False):
+            with pytest.raises(RecipeError, match=said):
+                method(method.Config(**options)).prepare(load_packed(bits, meta))
+        return
+    torch.manual_seed(1)
+    strategy, loaded = method(method.Config(**options)), load_packed(bits)
+    strategy.prepare(loaded)
+    loss = loaded.module.train()(**LM_BATCH).loss
+    loss.backward()
+    gradients = [p.grad for p in loaded.module.parameters() if p.requires_grad]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+    method(method.Config(**options)).prepare(load_packed(bits, meta=True))
+
+
+ALLOCATING = {"init_r": 6, "target_r": 3, "tinit": 1, "tfinal": 2, "deltaT": 2}
+STEPS = 7
+
+
+def by_peft(folder):
+    """Train with AdaLoRA as PEFT's documentation has it; return the model and its losses."""
+    torch.manual_seed(1)
+    options = {**ALLOCATING, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    config = AdaLoraConfig(**options, total_step=STEPS)
+    model = get_peft_model(llama(), config).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for step in range(1, STEPS + 1):
+        loss = model(**LM_BATCH).loss
+        loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.save_pretrained(folder)
+    return model, losses
+
+
+def test_adalora_trains_as_in_peft(tmp_path):
+    theirs, losses = by_peft(tmp_path / "theirs")
+    torch.manual_seed(1)
+    method = METHODS["peft-adalora"]
+    strategy, loaded = method(method.Config(**ALLOCATING, target_modules=["q_proj", "v_proj"])), load_llama()
+    strategy.prepare(loaded)
+    regularizer, model = strategy.regularizer(STEPS), loaded.module.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for step in range(1, STEPS + 1):
+        loss = model(**LM_BATCH).loss
+        loss = loss + regularizer.penalty(model, LM_BATCH, loss)
+        assert loss.item() == pytest.approx(losses[step - 1], abs=1e-5)
+        loss.backward()
+        optimizer.step()
+        regularizer.stepped(model, step)
+        optimizer.zero_grad()
+    (tmp_path / "ours").mkdir()
+    strategy.save(loaded, tmp_path / "ours")
+    weights = [load_file(tmp_path / side / "adapter_model.safetensors") for side in ("ours", "theirs")]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
+    configs = [json.loads((tmp_path / side / "adapter_config.json").read_text()) for side in ("ours", "theirs")]
+    assert configs[0]["total_step"] == configs[1]["total_step"] == STEPS
+    assert configs[0]["rank_pattern"] == configs[1]["rank_pattern"]
+    ranks = [sum(kept) for kept in configs[0]["rank_pattern"].values()]
+    assert sum(ranks) == 3 * len(ranks)  # the budget
+    assert len(set(ranks)) > 1  # which moved between layers
+    for folder in ("ours", "theirs"):
+        again, other = method(method.Config(**ALLOCATING, target_modules=["q_proj", "v_proj"])), load_llama()
+        again.prepare(other)
+        again.load(other, tmp_path / folder)
+        torch.testing.assert_close(outputs(other.module), outputs(theirs), rtol=0, atol=1e-4)
+    opened = PeftModel.from_pretrained(llama(), str(tmp_path / "ours"))
+    torch.testing.assert_close(outputs(opened), outputs(other.module), **SAME)
+    again.merge(other)
+    torch.testing.assert_close(outputs(other.module), outputs(opened), rtol=0, atol=1e-4)
 
 
 def test_every_method_of_peft_is_a_strategy_or_left_out_for_a_reason():

@@ -46,6 +46,9 @@ def saved(folder, name, load=load_llama, **options):
         ("peft-ia3", {"target_modules": ["k_proj"], "feedforward_modules": ["up_proj"]}, "should be a subset"),
         ("peft-psoft", {"psoft_svd_lowrank_niter": 3}, "is only used when"),
         ("peft-vera", {"r": -1}, "greater than or equal to 0"),
+        ("peft-adalora", {"target_r": 12}, "target_r, .*below init_r"),
+        ("peft-adalora", {"deltaT": 0}, "deltaT has to be 1 or more"),
+        ("peft-adalora", {"total_step": 9}, "Extra inputs are not permitted"),
     ],
 )
 def test_options_are_validated(name, options, said):
@@ -150,6 +153,24 @@ def test_trained_biases_are_saved(tmp_path):
     folder = saved(tmp_path / "a", "peft-lora", load_bert, bias="lora_only", target_modules=["query"])
     biases = [key for key in load_file(folder / "adapter_model.safetensors") if key.endswith("query.base_layer.bias")]
     assert len(biases) == 2
+
+
+def test_adalora_refuses_a_run_in_which_no_rank_moves():
+    strategy, _ = prepared("peft-adalora", tinit=3, tfinal=4)
+    strategy.regularizer(8)
+    with pytest.raises(RecipeError, match=r"first tinit \(3\) and before its last tfinal \(4\) steps, .* has 7 in all"):
+        strategy.regularizer(7)
+
+
+def test_a_step_that_was_left_out_says_nothing_of_ranks():
+    strategy, loaded = prepared("peft-adalora")
+    regularizer, model = strategy.regularizer(9), loaded.module.train()
+    model(**LM_BATCH).loss.backward()
+    next(p for name, p in model.named_parameters() if "lora_A" in name).grad[0] = float("inf")
+    regularizer.stepped(model, 1)
+    averages = [x for name, x in regularizer.tensors().items() if name.startswith("exp_avg")]
+    assert averages
+    assert not any(x.any() for x in averages)
 
 
 def test_scales_do_not_decay():

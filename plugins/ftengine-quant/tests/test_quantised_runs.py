@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ftengine_quant
 from ftengine import Recipe, fine_tune, load_run, registry_of
 from ftengine.api import SilentListener
+from ftengine.engine.count_parameters import count_parameters
 from ftengine.errors import NotMergeable, RecipeError
+from ftengine.model import count
 
 LOADERS = {
     "nf4": {"name": "bitsandbytes", "double_quant": True},
@@ -89,6 +91,15 @@ def run(request, base, answers, registry, tmp_path_factory):
 
 def test_it_learns(run):
     assert run.evaluation["tuned"]["loss"]["value"] < 0.8 * run.evaluation["base"]["loss"]["value"]
+
+
+def test_packed_weights_count_as_those_that_were_read(run, base, registry):
+    plain, trained = count(AutoModelForCausalLM.from_pretrained(base))[1], run.directory.read_json("training.json")
+    assert trained["total_parameters"] == plain + trained["trainable_parameters"]
+    counted = count_parameters(run.recipe, registry=registry)
+    assert counted.base_parameters == plain
+    (pattern,) = counted.patterns.values()
+    assert pattern["parameters"] == plain - 40 * 64 - 5 * 64 + pattern["trainable_parameters"]  # embeddings and norms
 
 
 def test_it_resumes_bit_for_bit(run, registry, tmp_path):

@@ -1,0 +1,126 @@
+"""The evaluator: the harness asks the models of a run, and its figures stand in evaluation.json, report and verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Evaluator, ExampleScores, LoadedModel, Metric, Prediction, Rows, Task
+from ftengine.errors import RecipeError
+from ftengine_lm_eval.options import Options
+
+
+class LmEval(Evaluator):
+    """Ask base and tuned model tasks of lm-evaluation-harness, in a run; `ftengine lm-eval RUN` asks finished ones."""
+
+    name = "lm-eval"
+    citation = "Biderman et al. 2024, arXiv:2405.14782"
+
+    Config = Options
+
+    def score(self, rows: Rows, weights: np.ndarray) -> dict[str, float]:
+        """Return nothing: it measures nothing of what the recipe's task predicts."""
+        return {}
+
+    def benchmarks(self, task: Task) -> dict[str, Evaluator]:
+        """Return an evaluator for each of the harness's tasks, without its groups; their data is fetched."""
+        from ftengine_lm_eval.harness import require_head
+        from ftengine_lm_eval.tasks import load_tasks
+
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                "lm-eval measures in one process. Take it out of the recipe, and measure the finished run with "
+                "`ftengine lm-eval RUN --tasks NAME`."
+            )
+        require_head(task)
+        return {name: Answers(one) for name, one in load_tasks(self.config.tasks)["tasks"].items()}
+
+    def ask(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
+        """Return each metric of each example, as the harness gives it to what makes a figure of all."""
+        from ftengine_lm_eval.harness import answers_under_autocast
+
+        found: dict[str, list[Prediction]] = {}
+        for name, samples in answers_under_autocast(loaded, self.config)["samples"].items():
+            rows: dict[int, Prediction] = {}
+            for sample in samples:
+                values = {f"{metric},{sample['filter']}": sample[metric] for metric in sample["metrics"]}
+                rows.setdefault(int(sample["doc_id"]), {}).update({key: _kept(value) for key, value in values.items()})
+            found[name] = [rows[i] for i in sorted(rows)]
+        return found
+
+
+class Answers(Evaluator):
+    """Figures of one task of the harness, made as the harness makes them; `task` is the harness's."""
+
+    def __init__(self, task: Any) -> None:
+        from lm_eval.api.metrics import mean
+
+        super().__init__()
+        filters = [one.name for one in task._filters]
+        better, self._make = task.higher_is_better(), task.aggregation()
+        names = [(metric, chosen) for metric in self._make for chosen in filters if metric != "bypass"]
+        self._means = {f"{m},{chosen}" for m, chosen in names if self._make[m] is mean}
+        self.metrics = {
+            f"{metric},{chosen}": Metric(
+                metric.replace("_", " ") + ("" if chosen == "none" else f" ({chosen})"),
+                higher_is_better=better.get(metric),
+                interval=f"{metric},{chosen}" in self._means,
+            )
+            for metric, chosen in names
+        }
+
+    def score(self, rows: Rows, weights: np.ndarray) -> dict[str, float]:
+        return {name: self._figure(name, rows, weights) for name in self.metrics}
+
+    def score_resamples(self, rows: Rows, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the means of many resamples, (B,); other figures have no interval."""
+        found = {}
+        for name in self._means:
+            values = _numbers(rows.get(name), weights.shape[1])
+            there = ~np.isnan(values)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found[name] = (weights @ np.where(there, values, 0.0)) / (weights @ there)
+        return found
+
+    def trials(self, rows: Rows) -> dict[str, float]:
+        """Return the number of examples of metrics that say right or wrong of each."""
+        columns = {name: _numbers(rows.get(name), 0) for name in self._means}
+        return {name: float(len(x)) for name, x in columns.items() if len(x) and np.isin(x, (0, 1)).all()}
+
+    def example_scores(self, rows: Rows) -> ExampleScores:
+        """Return the first metric that says right or wrong of each example."""
+        judging = [name for name in self.metrics if name in self.trials(rows) and self.metrics[name].higher_is_better]
+        count = len(next(iter(rows.values()), ()))
+        values = _numbers(rows[judging[0]], count) if judging else np.full(count, math.nan)
+        return ExampleScores(values, values)
+
+    def _figure(self, name: str, rows: Rows, weights: np.ndarray) -> float:
+        if name in self._means:
+            return float(self.score_resamples(rows, weights[None])[name][0])
+        kept = [] if name not in rows else zip(rows[name], weights, strict=True)
+        items = [_read(x) for x, weight in kept if not _missing(x) for _ in range(int(weight))]
+        return float(self._make[name.partition(",")[0]](items)) if items else math.nan
+
+
+def _kept(value: Any) -> float | str:
+    """Return a number as it is, and what else a figure is made of (texts, pairs) as JSON."""
+    if isinstance(value, (bool, int, float, np.number, np.bool_)):
+        return float(value)
+    return json.dumps(value, default=lambda one: one.item() if isinstance(one, np.generic) else list(one))
+
+
+def _read(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _numbers(column: Any, count: int) -> np.ndarray:
+    """Return a metric of each example, nan where there is none."""
+    return np.full(count, math.nan) if column is None else np.asarray(column, dtype=np.float64)

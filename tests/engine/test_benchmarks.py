@@ -1,0 +1,74 @@
+"""Evaluators that ask models questions of their own: figures of both models in evaluation.json, and what is refused."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from quiz import QUESTIONS, Quiz
+from rows import sentences, write_rows
+
+from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
+from ftengine.errors import InputError, PluginError
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return registry_of({"quiz": SimpleNamespace(ftengine_evaluators=hookimpl(lambda: [Quiz]))})
+
+
+@pytest.fixture
+def recipe(bert_folder, tmp_path):
+    return Recipe.make(
+        {
+            "model": {"source": str(bert_folder)},
+            "task": "text-classification",
+            "data": {"train": write_rows(tmp_path / "rows.jsonl", sentences(48, random.Random(0))), "validation": 0.25},
+            "strategy": "full",
+            "evaluate": ["quiz"],
+            "train": {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
+            "evaluation": {"resamples": 100},
+            "output": str(tmp_path / "run"),
+        }
+    )
+
+
+def test_both_models_are_asked_and_their_answers_measured(recipe, registry):
+    planned = plan(recipe, measure=False, registry=registry).evaluation["probes"]
+    assert planned == [{"kind": "benchmark", "name": "quiz", "data": "texts", "examples": None}]
+    run = fine_tune(recipe, registry=registry)
+    (probe,) = run.evaluation["probes"]
+    assert [probe[key] for key in ("kind", "name", "data")] == ["benchmark", "quiz", "texts"]
+    assert probe["examples"] == len(QUESTIONS)
+    again = load_run(run.path, registry=registry)
+    names, rows = again.facts.labels.names, [{"text": text} for text in QUESTIONS]
+    for side in ("base", "tuned"):
+        found, answers = probe[side]["quiz"], again.predict(rows, base=side == "base")
+        right = [answer["label"] == names[i % 2] for i, answer in enumerate(answers)]
+        assert found["value"] == pytest.approx(sum(right) / len(right))
+        assert found["low"] <= found["value"] <= found["high"]
+    assert run.evaluation["metrics"]["quiz"]["evaluator"] == "quiz"
+    assert "right answers" in (run.path / "report.html").read_text(encoding="utf-8")
+    assert again.evaluate()["probes"] == run.evaluation["probes"]
+    with pytest.raises(InputError, match="evaluator 'quiz' asks the models themselves"):
+        again.evaluate(evaluators=["quiz"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([{"right": 1.0}], "a mapping with 'texts'"),
+        ({"others": []}, "a mapping with 'texts'"),
+        ({"texts": [1.0]}, "Mapping objects"),
+    ],
+)
+def test_what_is_no_answer_is_refused(answers, said, recipe, registry, monkeypatch):
+    monkeypatch.setattr(Quiz, "ask", lambda self, loaded: answers)
+    with pytest.raises(PluginError, match=rf"evaluator 'quiz'.*ask\(\) returned .*{said}"):
+        fine_tune(recipe, registry=registry)
+
+
+def test_other_examples_than_the_base_was_asked_are_refused(recipe, registry, monkeypatch):
+    counts = iter((12, 11))
+    monkeypatch.setattr(Quiz, "ask", lambda self, loaded: {"texts": [{"right": 1.0}] * next(counts)})
+    with pytest.raises(PluginError, match=r"ask\(\) returned a list of 11; it must return the 12 of 'texts'"):
+        fine_tune(recipe, registry=registry)

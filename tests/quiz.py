@@ -1,0 +1,34 @@
+"""An evaluator that asks the models questions of its own, as a third party writes it: public names only."""
+
+import numpy as np
+
+from ftengine.api import Evaluator, Metric
+
+QUESTIONS = [f"quiz number {i}" for i in range(12)]
+
+
+class Quiz(Evaluator):
+    """Ask classifiers about texts of its own, which have the first two labels in turn."""
+
+    name = "quiz"
+
+    def score(self, rows, weights):
+        return {}
+
+    def benchmarks(self, task):
+        self.task = task
+        return {"texts": Right()}
+
+    def ask(self, loaded):
+        answers = self.task.infer(loaded, [{"text": text} for text in QUESTIONS])
+        return {"texts": [{"right": float(a["label"] == loaded.labels.names[i % 2])} for i, a in enumerate(answers)]}
+
+
+class Right(Evaluator):
+    """The share of right answers."""
+
+    reads = frozenset({"right"})
+    metrics = {"quiz": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"quiz": float(np.average(rows["right"], weights=weights)) if weights.any() else float("nan")}
