@@ -177,6 +177,19 @@ class Run:
             yield from answers
             done += len(chunk)
 
+    @contextmanager
+    def model(self, *, base: bool = False) -> Iterator[LoadedModel]:
+        """Give the tuned model, or its base, as it answers: evaluation mode, no gradients, the run's precision.
+
+        The base is loaded at each call; the tuned model is kept for the next.
+
+        Raises:
+            InputError: the base is not the one that was trained on, or is loaded by code that is not trusted.
+        """
+        device, _, loaded = self._model(base)
+        with device.inference(loaded):
+            yield loaded
+
     def merge(self, out: str | Path, dtype: str = "auto") -> MergeReport:
         """Fold the trained part into the base and save a plain model, after checking that outputs agree.
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @click.option("--max-length", type=int, help="Longest input in tokens; by default the model's own.")
 @click.option("--apply-chat-template", is_flag=True, help="Put each prompt into the tokenizer's chat template.")
 @click.option("--seed", type=int, default=1234, show_default=True, help="Of solved examples and sampled answers.")
+@click.option("--trust-code", is_flag=True, help="Let the run load its model by Python code that its recipe names.")
 @click.option("--json", "as_json", is_flag=True, help="Print what lm_eval.json holds to stdout.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings.")
-def lm_eval(run_folder: Path, tasks: str, as_json: bool, **options: Any) -> None:
+def lm_eval(run_folder: Path, tasks: str, trust_code: bool, as_json: bool, **options: Any) -> None:
     """Run tasks of lm-evaluation-harness on a run's base and tuned model.
 
     The figures are written to lm_eval.json in RUN, each example's to lm_eval.parquet, and the run is judged again with
@@ -53,8 +54,8 @@ def lm_eval(run_folder: Path, tasks: str, as_json: bool, **options: Any) -> None
         first = error.errors()[0]
         key = str(first["loc"][0])
         raise InputError(f"--{key.replace('_', '-')} {first['input']!r}: {first['msg']}.") from None
-    run = load_run(run_folder)
-    found = measure(run.path, asked)
+    run = load_run(run_folder, trust_code=trust_code)
+    found = measure(run, asked)
     verdict = run.conclude()
     if as_json:
         click.echo(found.model_dump_json(indent=2))

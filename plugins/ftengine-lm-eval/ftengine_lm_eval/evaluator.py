@@ -41,10 +41,10 @@ class LmEval(Evaluator):
 
     def ask(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
         """Return each metric of each example, as the harness gives it to what makes a figure of all."""
-        from ftengine_lm_eval.harness import answers_under_autocast
+        from ftengine_lm_eval.harness import answers
 
         found: dict[str, list[Prediction]] = {}
-        for name, samples in answers_under_autocast(loaded, self.config)["samples"].items():
+        for name, samples in answers(loaded, self.config)["samples"].items():
             rows: dict[int, Prediction] = {}
             for sample in samples:
                 values = {f"{metric},{sample['filter']}": sample[metric] for metric in sample["metrics"]}
