@@ -11,7 +11,10 @@ KERNELS: Options = {
     "--tokens": ("LIST", "512", "Tokens for the preset's layers."),
     "--ranks": ("LIST", "8,16,64", "Ranks, separated by commas."),
     "--dropout": ("LIST", "0,0.05", "Dropout probabilities."),
-    "--dtypes": ("LIST", "float32,bfloat16", "Of inputs and frozen weights: float32, bfloat16, and float16 on a GPU."),
+    "--dtypes": (
+        *("LIST", "auto"),
+        "Of inputs and frozen weights: float32 and bfloat16 on a CPU, bfloat16 and float16 on a GPU; auto is both.",
+    ),
     "--device": ("NAME", "auto", "auto, cpu or cuda."),
     "--providers": (
         *("LIST", "auto"),
