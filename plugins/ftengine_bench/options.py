@@ -30,8 +30,12 @@ KERNELS: Options = {
 }
 
 COMPARE: Options = {
+    "--by": (
+        *("NAME", "file"),
+        "file: our rows, a column for each file; device: a table of devices in Markdown, as in docs/benchmarks.md.",
+    ),
     "--fail-over": (
         *("PERCENT", None),
         "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
-    )
+    ),
 }
