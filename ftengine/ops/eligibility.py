@@ -7,7 +7,7 @@ import torch
 
 from ftengine.ops import library
 from ftengine.ops.precision import compute_dtype
-from ftengine.ops.schemas import NAMES
+from ftengine.ops.schemas import PART_SCHEMAS
 
 DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
@@ -63,6 +63,6 @@ def active_backend(device_type: str = "cpu") -> tuple[str, str]:
     The dispatcher answers, so this is what runs, not what was meant to.
     """
     key = device_type.upper()
-    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in NAMES):
+    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in PART_SCHEMAS):
         return "compiled", library.describe(device_type)
     return "reference", library.why_absent(device_type)
