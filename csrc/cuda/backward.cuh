@@ -138,7 +138,7 @@ struct BackwardInput {
 // Shared memory: (stage, 4 rows of a lane, threads) of vec8; the wide factor; two tiles of ds, each straight, then
 // transposed.
 template <typename T, int Ranks, bool Drop>
-FTENGINE_KERNEL(kThreads, 1)
+FTENGINE_KERNEL(kThreads, Ranks == 16 ? 2 : 1)
 lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
   const Dense<const T>& x = args.x;
   const BlockPlace place(grid, x.rows);

@@ -120,9 +120,10 @@ Matrix columns_of(const Tensor& narrow, int64_t first, int64_t count) {
 }
 
 // y = x Wᵀ + (bias + scale · S Bᵀ) of each layer: the update is written first, and the product adds to it.
-std::tuple<Tensors, Tensor, Tensor> lowrank_forward(Tensor x, Tensors weights,
-                                                    std::vector<std::optional<Tensor>> biases, Tensors a, Tensors b,
-                                                    std::vector<double> scales, double p, std::optional<Tensor> given) {
+std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward(Tensor x, Tensors weights,
+                                                          std::vector<std::optional<Tensor>> biases, Tensors a,
+                                                          Tensors b, std::vector<double> scales, double p,
+                                                          std::optional<Tensor> given) {
   Call call(x, "x");
   const Tensor rows = as_matrix(x), seed = own_seed(x, p, given), factors = stacked(a);
   const auto [level, seed_data] = call.dropout(p, seed);
@@ -152,8 +153,8 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_forward(Tensor x, Tensors weights,
 
 // da of each layer, db of each, and dx = Σ dy W + mask ∘ (dS A) / (1 - p) where it is wanted: the update is written
 // first, and each layer's product adds to it.
-Tensors lowrank_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Tensors weights, Tensors a, Tensors b,
-                         std::vector<double> scales, double p, bool input_gradient) {
+Tensors lowrank_group_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Tensors weights, Tensors a, Tensors b,
+                               std::vector<double> scales, double p, bool input_gradient) {
   Call call(x, "x");
   const Tensor rows = as_matrix(x), factors = stacked(a);
   const auto [level, seed_data] = call.dropout(p, seed);
@@ -202,15 +203,28 @@ Tensors lowrank_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Tensors w
   return gradients;
 }
 
+std::tuple<Tensor, Tensor, Tensor> lowrank_forward(Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor a,
+                                                   Tensor b, double scale, double p, std::optional<Tensor> given) {
+  const auto [ys, s, seed] = lowrank_group_forward(x, {weight}, {bias}, {a}, {b}, {scale}, p, given);
+  return {ys[0], s, seed};
+}
+
+std::tuple<Tensor, Tensor, Tensor> lowrank_backward(Tensor dy, Tensor x, Tensor s, Tensor seed, Tensor weight, Tensor a,
+                                                    Tensor b, double scale, double p, bool input_gradient) {
+  Tensors all = lowrank_group_backward({dy}, x, s, seed, {weight}, {a}, {b}, {scale}, p, input_gradient);
+  if (!input_gradient) all.push_back(torch::stable::new_empty(x, std::vector<int64_t>{0}));
+  return {all[0], all[1], all[2]};
+}
+
 }  // namespace
 }  // namespace ftengine
 
 // lowrank_merge_ is not here: it is called once a layer, and ATen's product serves it.
 STABLE_TORCH_LIBRARY_IMPL(FTENGINE_LIBRARY, FTENGINE_DISPATCH_KEY, m) {
-#ifdef FTENGINE_WHOLE_LAYERS
   m.impl("lowrank_forward", TORCH_BOX(&ftengine::lowrank_forward));
   m.impl("lowrank_backward", TORCH_BOX(&ftengine::lowrank_backward));
-#endif
+  m.impl("lowrank_group_forward", TORCH_BOX(&ftengine::lowrank_group_forward));
+  m.impl("lowrank_group_backward", TORCH_BOX(&ftengine::lowrank_group_backward));
   m.impl("lowrank_shrink", TORCH_BOX(&ftengine::lowrank_shrink));
   m.impl("lowrank_expand_", TORCH_BOX(&ftengine::lowrank_expand));
   m.impl("lowrank_backward_output", TORCH_BOX(&ftengine::lowrank_backward_output));

@@ -7,11 +7,9 @@ from functools import cache
 
 import torch
 
-from ftengine.ops import (
-    library,
-    schemas,  # noqa: F401 (defines the operators)
-)
+from ftengine.ops import library
 from ftengine.ops.precision import compute_dtype
+from ftengine.ops.schemas import PART_SCHEMAS
 
 DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
@@ -23,8 +21,8 @@ CAPABILITY = (8, 0)
 CUDA_COLUMNS = 8
 """CUDA kernels move 16 bytes at a time, and rows are neighbours: inputs and outputs are multiples of this."""
 
-KERNELS = ("lowrank_shrink", "lowrank_expand_", "lowrank_backward_output", "lowrank_backward_input_")
-"""What every compiled library has. Whole layers are made of these where they are not compiled; a merge is ATen's."""
+KERNELS = tuple(name for name in PART_SCHEMAS if name != "lowrank_merge_")
+"""What a compiled library has at least: whole layers fall back to these, and a merge that is not compiled to ATen."""
 
 _reference_only = False
 

@@ -10,7 +10,6 @@
 
 #define FTENGINE_LIBRARY ftengine_emulated
 #define FTENGINE_DISPATCH_KEY CPU
-#define FTENGINE_WHOLE_LAYERS
 
 namespace ftengine::runtime {
 

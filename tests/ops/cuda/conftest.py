@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftengine.ops.schemas import SCHEMAS
-
-LAYERS = "Tensor[] weights, {}Tensor[] a, Tensor[] b, float[] scales, float p"
-LAYER_SCHEMAS = {
-    "lowrank_forward": f"(Tensor x, {LAYERS.format('Tensor?[] biases, ')}, Tensor? seed) -> (Tensor[], Tensor, Tensor)",
-    "lowrank_backward": f"(Tensor[] dys, Tensor x, Tensor s, Tensor seed, {LAYERS.format('')}, bool dx) -> Tensor[]",
-}
+from ftengine.ops.schemas import LAYER_SCHEMAS, PART_SCHEMAS
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +23,7 @@ def emulator():
             pytest.fail("ftengine.ops._emulated_cuda is not built, and FTENGINE_REQUIRE_EXTENSION=1")
         pytest.skip("ftengine.ops._emulated_cuda is not built: install with FTENGINE_EMULATED=1")
     with torch.library._scoped_library("ftengine_emulated", "DEF") as library:
-        for function, schema in SCHEMAS.items():
-            library.define(function.__name__ + schema)
-        for name, schema in LAYER_SCHEMAS.items():
+        for name, schema in (PART_SCHEMAS | LAYER_SCHEMAS).items():
             library.define(name + schema)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
