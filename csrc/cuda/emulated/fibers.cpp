@@ -30,7 +30,6 @@ namespace {
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr int kMaxResident = 3;  // blocks whose threads take turns
 constexpr int kNobody = -1, kSeveral = -2;
-constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
 constexpr int kMaxPolls = 1 << 16;
 const char* const kMeetingNames[] = {"a barrier", "a warp's barrier", "an mma"};
 
@@ -39,8 +38,6 @@ struct Copy {
   uint32_t value[4];
   int group;
 };
-
-struct Block;
 
 struct Fiber {
   ucontext_t context;  // where it begins
@@ -51,7 +48,7 @@ struct Fiber {
   bool begun, waiting, finished;
   Meeting meeting;
   Site site;
-  Block* block;
+  struct Block* block;
   int index;
   std::vector<Copy> copies;
   int groups;  // of copies that were committed
@@ -105,9 +102,8 @@ uint64_t next_random() {
 }
 
 Fiber* take_ready() {
-  const size_t chosen = next_random() % grid->ready.size();
-  Fiber* fiber = grid->ready[chosen];
-  grid->ready[chosen] = grid->ready.back();
+  std::swap(grid->ready[next_random() % grid->ready.size()], grid->ready.back());
+  Fiber* fiber = grid->ready.back();
   grid->ready.pop_back();
   return fiber;
 }
@@ -191,8 +187,7 @@ void begin(Block& block) {
     fiber.copies.clear();
     fiber.groups = 0;
     makecontext(&fiber.context, fiber_main, 0);
-    block.threads[i].block = index;
-    block.threads[i].index = i;
+    block.threads[i] = {index, i, {}, {}};
     grid->ready.push_back(&fiber);
   }
 }
@@ -214,12 +209,10 @@ void begin(Block& block) {
 }
 
 Word& word_at(int index) {
-  const std::vector<Word>& shared = grid->running->block->shared;
-  if (index < 0 || index >= static_cast<int>(shared.size())) {
-    fail(name(*grid->running) + " accesses word " + std::to_string(index) + " of " + std::to_string(shared.size()) +
-         " in shared memory");
-  }
-  return grid->running->block->shared[index];
+  std::vector<Word>& shared = grid->running->block->shared;
+  if (index >= 0 && index < static_cast<int>(shared.size())) return shared[index];
+  fail(name(*grid->running) + " accesses word " + std::to_string(index) + " of " + std::to_string(shared.size()) +
+       " in shared memory");
 }
 
 Access now() {
@@ -352,7 +345,7 @@ void run(int64_t blocks, int threads, int64_t shared_bytes, Stream stream, const
     fail(std::to_string(threads) + " threads a block: it must be whole warps, of at most " +
          std::to_string(kMaxThreads) + " threads");
   }
-  if (blocks < 1 || blocks > kMaxBlocks) fail("a grid of " + std::to_string(blocks) + " blocks");
+  if (blocks < 1 || blocks >= int64_t{1} << 31) fail("a grid of " + std::to_string(blocks) + " blocks");
   if (shared_bytes > kMaxSharedBytes) {
     fail(std::to_string(shared_bytes) + " bytes of shared memory; a block has at most " +
          std::to_string(kMaxSharedBytes));
@@ -366,9 +359,8 @@ void run(int64_t blocks, int threads, int64_t shared_bytes, Stream stream, const
   state.random = stream.order;
   state.order.resize(blocks);
   for (int i = 0; i < static_cast<int>(blocks); ++i) {
-    const int j = static_cast<int>(next_random() % (i + 1));
-    state.order[i] = state.order[j];
-    state.order[j] = i;
+    state.order[i] = i;
+    std::swap(state.order[i], state.order[next_random() % (i + 1)]);
   }
   const int64_t resident = std::min<int64_t>(blocks, 1 + next_random() % kMaxResident);
   static std::vector<char> stacks;  // kept from launch to launch
@@ -387,24 +379,18 @@ void run(int64_t blocks, int threads, int64_t shared_bytes, Stream stream, const
     }
   }
   state.scheduler.begun = true;
-  try {
-    while (true) {
-      state.block_ended = false;
-      for (const auto& block : state.blocks) {
-        if (block->unfinished == 0 && state.next < state.count) begin(*block);
-      }
-      if (state.ready.empty()) break;
-      go(state.scheduler, *take_ready());  // comes back when a block has ended, or no thread is ready
-      if (state.error) std::rethrow_exception(state.error);
-    }
+  while (true) {
+    state.block_ended = false;
     for (const auto& block : state.blocks) {
-      if (block->unfinished > 0) explain_deadlock();
+      if (block->unfinished == 0 && state.next < state.count) begin(*block);
     }
-  } catch (...) {
-    grid = nullptr;
-    throw;
+    if (state.ready.empty()) break;
+    go(state.scheduler, *take_ready());  // comes back when a block has ended, or no thread is ready
+    if (state.error) std::rethrow_exception(state.error);
   }
-  grid = nullptr;
+  for (const auto& block : state.blocks) {
+    if (block->unfinished > 0) explain_deadlock();
+  }
 }
 
 }  // namespace ftengine::device::emulated
