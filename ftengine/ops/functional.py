@@ -160,6 +160,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     """
     _check_update(weight, a, b)
     _check(weight.dim() == 2 and weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
+    a, b = (factor.clone() if _overlap(factor, weight) else factor for factor in (a, b))
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
     with without_autocast(weight.device.type):
         operators(a.shape[0], weight).lowrank_merge_(dense, a, b, scale)
@@ -168,6 +169,11 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     if not weight.is_inference():  # autograd sees what a compiled kernel wrote, as it sees any other change in place
         torch.autograd.graph.increment_version(weight)
     return weight
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors may share memory."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def _times(b: Tensor, diagonal: Tensor | None) -> Tensor:
