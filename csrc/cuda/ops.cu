@@ -25,13 +25,20 @@ Tensor lowrank_shrink(Tensor x, Tensor a, double p, std::optional<Tensor> seed) 
   return s;
 }
 
-void lowrank_expand(Tensor y, Tensor s, Tensor b, double scale) {
+// Adds to y in place, or into a new tensor, which then is not copied first.
+Tensor expand(const Tensor& y, const Tensor& s, const Tensor& b, double scale, bool in_place) {
   Call call(y, "y");
-  const Matrix out = call.large(y, "y");
+  const Matrix base = in_place ? call.large(y, "y") : call.input(y, "y");
   const int64_t rank = b.size(1);
-  call.run({plan_expand(call.type(), out, {out.data, out.columns}, call.narrow(s, "s", out.rows, rank),
-                        call.factor(b, "b", true, rank, out.columns), static_cast<float>(scale))});
+  const Tensor out = in_place ? y : call.empty(base.rows, base.columns);
+  call.run(
+      {plan_expand(call.type(), call.large(out, "y"), {base.data, base.columns}, call.narrow(s, "s", base.rows, rank),
+                   call.factor(b, "b", true, rank, base.columns), static_cast<float>(scale))});
+  return out;
 }
+
+void lowrank_expand_in_place(Tensor y, Tensor s, Tensor b, double scale) { expand(y, s, b, scale, true); }
+Tensor lowrank_expand(Tensor y, Tensor s, Tensor b, double scale) { return expand(y, s, b, scale, false); }
 
 std::tuple<Tensor, Tensor> lowrank_backward_output(Tensor dy, Tensor s, Tensor b, double scale) {
   Call call(dy, "dy");
@@ -45,8 +52,9 @@ std::tuple<Tensor, Tensor> lowrank_backward_output(Tensor dy, Tensor s, Tensor b
   return {ds, Call::finished(db, b)};
 }
 
-Tensor lowrank_backward_input(std::optional<Tensor> dx, Tensor x, Tensor ds, Tensor a, double p,
-                              std::optional<Tensor> seed) {
+// da, and dx where it is wanted: added to what it holds, or written.
+Tensor backward_input(const std::optional<Tensor>& dx, bool adds, const Tensor& x, const Tensor& ds, const Tensor& a,
+                      double p, const std::optional<Tensor>& seed) {
   Call call(x, "x");
   const Matrix large = call.input(x, "x");
   const int64_t rank = a.size(0);
@@ -56,10 +64,20 @@ Tensor lowrank_backward_input(std::optional<Tensor> dx, Tensor x, Tensor ds, Ten
   Tensor da = call.gradient(a);
   if (large.rows == 0 || large.columns == 0) torch::stable::zero_(da);
   const Factor factor = call.factor(a, "a", false, rank, large.columns);
-  call.run(
-      {plan_backward_input(call.type(), call.factor(da, "da", false, rank, large.columns), out, {out.data, out.columns},
-                           large, call.narrow(ds, "ds", large.rows, rank), factor, level, seed_data)});
+  call.run({plan_backward_input(call.type(), call.factor(da, "da", false, rank, large.columns), out,
+                                {adds ? out.data : nullptr, out.columns}, large,
+                                call.narrow(ds, "ds", large.rows, rank), factor, level, seed_data)});
   return Call::finished(da, a);
+}
+
+Tensor lowrank_backward_input_in_place(std::optional<Tensor> dx, Tensor x, Tensor ds, Tensor a, double p,
+                                       std::optional<Tensor> seed) {
+  return backward_input(dx, true, x, ds, a, p, seed);
+}
+
+std::tuple<Tensor, Tensor> lowrank_backward_input(Tensor x, Tensor ds, Tensor a, double p, std::optional<Tensor> seed) {
+  const Tensor dx = torch::stable::empty_like(x);
+  return {dx, backward_input(dx, false, x, ds, a, p, seed)};
 }
 
 using Tensors = std::vector<Tensor>;
@@ -226,7 +244,9 @@ STABLE_TORCH_LIBRARY_IMPL(FTENGINE_LIBRARY, FTENGINE_DISPATCH_KEY, m) {
   m.impl("lowrank_group_forward", TORCH_BOX(&ftengine::lowrank_group_forward));
   m.impl("lowrank_group_backward", TORCH_BOX(&ftengine::lowrank_group_backward));
   m.impl("lowrank_shrink", TORCH_BOX(&ftengine::lowrank_shrink));
-  m.impl("lowrank_expand_", TORCH_BOX(&ftengine::lowrank_expand));
+  m.impl("lowrank_expand", TORCH_BOX(&ftengine::lowrank_expand));
+  m.impl("lowrank_expand_", TORCH_BOX(&ftengine::lowrank_expand_in_place));
   m.impl("lowrank_backward_output", TORCH_BOX(&ftengine::lowrank_backward_output));
-  m.impl("lowrank_backward_input_", TORCH_BOX(&ftengine::lowrank_backward_input));
+  m.impl("lowrank_backward_input", TORCH_BOX(&ftengine::lowrank_backward_input));
+  m.impl("lowrank_backward_input_", TORCH_BOX(&ftengine::lowrank_backward_input_in_place));
 }

@@ -17,7 +17,15 @@ from ftengine.ops import composite, reference
 from ftengine.ops.composite import as_matrix
 from ftengine.ops.eligibility import why_ineligible
 from ftengine.ops.precision import without_autocast
-from ftengine.ops.schemas import BACKWARD, FORWARD, GROUP_BACKWARD, GROUP_FORWARD, PARTS
+from ftengine.ops.schemas import (
+    BACKWARD,
+    BACKWARD_INPUT,
+    EXPAND,
+    FORWARD,
+    GROUP_BACKWARD,
+    GROUP_FORWARD,
+    PARTS,
+)
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -26,6 +34,8 @@ REFERENCE = SimpleNamespace(
     backward=partial(composite.lowrank_backward, reference),
     group_forward=partial(composite.lowrank_group_forward, reference),
     group_backward=partial(composite.lowrank_group_backward, reference),
+    expand=partial(composite.lowrank_expand, reference),
+    backward_input=partial(composite.lowrank_backward_input, reference),
 )
 
 
@@ -116,8 +126,8 @@ class LowRankAdd(torch.autograd.Function):
     ) -> Tensor:
         ctx.ops = operators(a.shape[0], x, y)
         s = ctx.ops.lowrank_shrink(as_matrix(x), a, p, seed)
-        out = as_matrix(y).clone()
-        ctx.ops.lowrank_expand_(out, s, b, scale)
+        expand = REFERENCE.expand if ctx.ops is reference else EXPAND
+        out = expand(as_matrix(y), s, b, scale)
         ctx.save_for_backward(x, s, seed, a, b)
         ctx.scale, ctx.p = scale, p
         return out.view(y.shape)
@@ -130,7 +140,9 @@ class LowRankAdd(torch.autograd.Function):
 def _update_gradients(ctx: Any, dy: Tensor) -> Gradients:
     x, s, seed, a, b = ctx.saved_tensors
     rows = as_matrix(x)
-    dx = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
     ds, db = ctx.ops.lowrank_backward_output(as_matrix(dy), s, b, ctx.scale)
-    da = ctx.ops.lowrank_backward_input_(dx, rows, ds, a, ctx.p, seed)
-    return dy, None if dx is None else dx.view(x.shape), da, db, None, None, None
+    if not ctx.needs_input_grad[1]:
+        return dy, None, ctx.ops.lowrank_backward_input_(None, rows, ds, a, ctx.p, seed), db, None, None, None
+    backward_input = REFERENCE.backward_input if ctx.ops is reference else BACKWARD_INPUT
+    dx, da = backward_input(rows, ds, a, ctx.p, seed)
+    return dy, dx.view(x.shape), da, db, None, None, None

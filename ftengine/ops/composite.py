@@ -114,6 +114,22 @@ def lowrank_backward(
     return da, db, dx[0] if dx else x.new_empty(0)
 
 
+def lowrank_expand(parts: Any, y: Tensor, s: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return y + scale · S Bᵀ, fresh.  y (M, N), s (M, r), b (N, r)."""
+    out = y.clone()
+    parts.lowrank_expand_(out, s, b, scale)
+    return out
+
+
+def lowrank_backward_input(
+    parts: Any, x: Tensor, ds: Tensor, a: Tensor, p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return dx = mask ∘ (dS A) / (1 - p) alone, and da.  x (M, K), ds (M, r), a (r, K)."""
+    dx = torch.zeros_like(x)
+    da = parts.lowrank_backward_input_(dx, x, ds, a, p, seed)
+    return dx, da
+
+
 def as_matrix(x: Tensor) -> Tensor:
     """Return x (..., K) as contiguous (M, K); x itself or a view wherever x is contiguous."""
     if x.dim() == 2:

@@ -35,6 +35,8 @@ LAYER_SCHEMAS = {
     "float p, Tensor? seed) -> (Tensor[] ys, Tensor s, Tensor seed)",
     "lowrank_group_backward": "(Tensor[] dys, Tensor x, Tensor s, Tensor seed, Tensor[] weights, Tensor[] a, "
     "Tensor[] b, float[] scales, float p, bool input_gradient) -> Tensor[]",
+    "lowrank_expand": "(Tensor y, Tensor s, Tensor b, float scale) -> Tensor",
+    "lowrank_backward_input": "(Tensor x, Tensor ds, Tensor a, float p, Tensor? seed) -> (Tensor dx, Tensor da)",
 }
 """Layers whole; a library without them computes them from the parts."""
 
@@ -56,7 +58,7 @@ PARTS = SimpleNamespace(
 
 DRAWS = {name: (torch.Tag.nondeterministic_seeded,) for name in LAYER_SCHEMAS if name.endswith("forward")}
 
-FORWARD, BACKWARD, GROUP_FORWARD, GROUP_BACKWARD = (
+FORWARD, BACKWARD, GROUP_FORWARD, GROUP_BACKWARD, EXPAND, BACKWARD_INPUT = (
     _define(name, schema, partial(getattr(composite, name), PARTS), *DRAWS.get(name, ()))
     for name, schema in LAYER_SCHEMAS.items()
 )
@@ -84,6 +86,16 @@ def _(x, weights, biases, a, b, scales, p, seed):  # type: ignore[no-untyped-def
 def _(dys, x, s, seed, weights, a, b, scales, p, input_gradient):  # type: ignore[no-untyped-def]
     gradients = [factor.new_empty(factor.shape) for factor in (*a, *b)]
     return [*gradients, x.new_empty(x.shape)] if input_gradient else gradients
+
+
+@torch.library.register_fake("ftengine::lowrank_expand", lib=library)
+def _(y: Tensor, s: Tensor, b: Tensor, scale: float) -> Tensor:
+    return y.new_empty(y.shape)
+
+
+@torch.library.register_fake("ftengine::lowrank_backward_input", lib=library)
+def _(x: Tensor, ds: Tensor, a: Tensor, p: float, seed: Tensor | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), a.new_empty(a.shape)
 
 
 @torch.library.register_fake("ftengine::lowrank_shrink", lib=library)

@@ -176,6 +176,20 @@ def test_results_do_not_depend_on_the_order_of_blocks_and_threads(operands, emul
     assert all(torch.equal(other[name], first[name]) for other in others for name in first)
 
 
+def test_fresh_results_are_those_added_in_place(operands, emulated):
+    """What a layer that nobody has seen takes: y is not copied first, and dx is written, not added to zeros."""
+    o, ops = operands(20, 72, 40, 5, torch.bfloat16), emulated()
+    expected = run(ops, o, 0.25, SEED)
+    y = o.y.clone()
+    assert torch.equal(ops.lowrank_expand(o.y, o.s, o.b, SCALE), expected["y"])
+    assert torch.equal(o.y, y)
+    zeros = torch.zeros_like(o.x)
+    ops.lowrank_backward_input_(zeros, o.x, o.ds, o.a, 0.25, SEED)
+    dx, da = ops.lowrank_backward_input(o.x, o.ds, o.a, 0.25, SEED)
+    assert torch.equal(dx, zeros)
+    assert torch.equal(da, expected["da"])
+
+
 def test_an_input_without_a_gradient_costs_none(operands, emulated):
     o = operands(20, 72, 40, 5, torch.bfloat16)
     da = emulated().lowrank_backward_input_(None, o.x, o.ds, o.a, 0.25, SEED)
