@@ -46,14 +46,20 @@ def mask_of(p, rows, columns):
 
 def arguments(m, k, n, r, dtype, factor_dtype, p):
     """Return the arguments of each operator by its name."""
-    x, dx, y, dy = (torch.randn(size, device=DEVICE, dtype=dtype) for size in ((m, k), (m, k), (m, n), (m, n)))
+    x, dx, y, dy, w = (
+        torch.randn(size, device=DEVICE, dtype=dtype) for size in ((m, k), (m, k), (m, n), (m, n), (n, k))
+    )
     s, ds = (torch.randn(m, r, device=DEVICE, dtype=dtype) for _ in range(2))
     a, b = (torch.randn(size, device=DEVICE).div(8).to(factor_dtype) for size in ((r, k), (n, r)))
     seed = make_seed() if p else None
     return {
         "lowrank_shrink": (x, a, p, seed),
         "lowrank_expand_": (y, s, b, 1.5),
+        "lowrank_expand": (y, s, b, 1.5),
         "lowrank_backward_output": (dy, s, b, 1.5),
+        "lowrank_backward_input": (x, ds, a, p, seed),
+        "lowrank_forward": (x, w, w[:, 0].contiguous(), a, b, 1.5, p, seed),
+        "lowrank_backward": (dy, x, s, make_seed() if p else make_seed().new_empty(0), w, a, b, 1.5, p, True),
         "lowrank_backward_input_": (dx, x, ds, a, p, seed),
     }
 
