@@ -50,7 +50,8 @@ def lowrank_linear(
     _check_layer(x, weight, bias, a, b)
     x = _computed(x)
     p, seed = _dropout(x, p, seed)
-    b = _times(b, diagonal)
+    if diagonal is not None:
+        b = _times(b, diagonal)
     return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
 
 
@@ -136,7 +137,8 @@ def lowrank_add(
     if p and seed is None:
         seed = draw_seed(x.device)
     x = _computed(x)
-    b = _times(b, diagonal)
+    if diagonal is not None:
+        b = _times(b, diagonal)
     return LowRankAdd.apply(y, x, a, b, scale, p, seed)
 
 
@@ -176,10 +178,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def _times(b: Tensor, diagonal: Tensor | None) -> Tensor:
-    """Return b with its columns times a diagonal; b itself without one. b (N, r), diagonal (r,)."""
-    if diagonal is None:
-        return b
+def _times(b: Tensor, diagonal: Tensor) -> Tensor:
+    """Return b with its columns times a diagonal.  b (N, r), diagonal (r,)."""
     _check(diagonal.shape == b.shape[1:], "diagonal (r,)", diagonal, "b (N, r)", b)
     wide = torch.promote_types(b.dtype, torch.float32)
     return b.to(wide) * diagonal.to(wide)
@@ -187,7 +187,8 @@ def _times(b: Tensor, diagonal: Tensor | None) -> Tensor:
 
 def _computed(x: Tensor) -> Tensor:
     """Return x in the dtype that the layer computes in."""
-    return x.to(compute_dtype(x.device.type, x.dtype))
+    dtype = compute_dtype(x.device.type, x.dtype)
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:

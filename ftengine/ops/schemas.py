@@ -1,9 +1,10 @@
 """torch.ops.ftengine: schemas, the reference behind them, and shapes for torch.compile.
 
 The reference is registered as CompositeExplicitAutograd, so a kernel that a compiled library registers for CPU or
-CUDA wins in the dispatcher, and no Python changes. Such a kernel may rely on contiguous matrices, on a p that is a
-multiple of 1/65536, on a () int64 seed on x's device wherever p > 0, and on what `why_reference` promises. It must
-follow the dtype rule of reference.py and the mask of philox.py.
+CUDA wins in the dispatcher, and no Python changes. Such a kernel may rely on a p that is a multiple of 1/65536, on a
+() int64 seed on x's device wherever there is one, and on what `why_reference` promises; a kernel for a part of a layer
+on contiguous matrices and a seed wherever p > 0, too. It must follow the dtype rule of reference.py and the mask of
+philox.py.
 """
 
 from functools import partial

@@ -1,11 +1,15 @@
 """lowrank_linears: layers that read one x, against each layer alone under the same mask."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftengine.ops import lowrank_linear, lowrank_linears, quantise_dropout
+from ftengine.ops.composite import lowrank_group_backward, lowrank_group_forward
+from ftengine.ops.schemas import GROUP_BACKWARD, GROUP_FORWARD, PARTS
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -72,6 +76,23 @@ def test_as_accurate_as_each_layer_alone(leading, k, layers, p, dtype, factor_dt
 
 def test_ranks_beyond_what_a_kernel_takes_share_a_mask_too():
     check(*group((9,), 40, [(24, 200), (16, 100)], torch.float32), 0.25, torch.tensor(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_made_of_their_parts_compute_the_same(dtype):
+    """What a device does whose library has kernels for the parts alone."""
+    x, (weights, biases, a, b, scales), dys = group((3, 17), 40, [(24, 4), (9, 3)], dtype)
+    x, seed = x.detach(), torch.tensor(3)
+    made = (partial(f, PARTS) for f in (lowrank_group_forward, lowrank_group_backward))
+    results = []
+    for forward, backward in ((GROUP_FORWARD, GROUP_BACKWARD), tuple(made)):
+        with torch.no_grad():
+            ys, s, used = forward(x, weights, biases, a, b, scales, 0.25, seed)
+            results.append([*ys, s, used, *backward(dys, x, s, used, weights, a, b, scales, 0.25, True)])
+    ours, parts = results
+    unit = torch.finfo(dtype).eps
+    for k, e in zip(ours, parts, strict=True):
+        torch.testing.assert_close(k, e, rtol=0, atol=8 * unit * float(e.abs().max()))
 
 
 def test_runs_are_bitwise_equal():

@@ -130,9 +130,10 @@ class LoRALinear(DenseLoRA):
     def forward(self, x: Tensor) -> Tensor:
         if self.lora_on_residual:
             return super().forward(x)
-        y = None if self.lora_group is None else self.lora_group.output(self, x)
-        if y is not None:
-            return y
+        if self.lora_group is not None:
+            y = self.lora_group.output(self, x)
+            if y is not None:
+                return y
         return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
     @property
