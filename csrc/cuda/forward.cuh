@@ -118,36 +118,36 @@ lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
 template <typename T>
 FTENGINE_KERNEL(kThreads, 2)
 lowrank_expand_kernel(Update<T> update, Grid grid, int tiles) {
-  const BlockPlace place(grid, update.out.rows);
+  const BlockCoord coord(grid, update.out.rows);
   const int g = device::lane_index() / 4, t = device::lane_index() % 4;
-  const int stride = padded_words(tiles * kRankTile), wide = place.column_warp * tiles * kWideWords;
+  const int stride = padded_words(tiles * kRankTile), wide = coord.column_warp * tiles * kWideWords;
   const int narrow = grid.column_warps * tiles * kWideWords, narrow_words = grid.block_rows() * stride;
   const Vec8 all[4] = {{{~0u, ~0u, ~0u, ~0u}}, {{~0u, ~0u, ~0u, ~0u}}, {{~0u, ~0u, ~0u, ~0u}}, {{~0u, ~0u, ~0u, ~0u}}};
   Shared shared;
   const auto stage = [&](int64_t row, int buffer) {
-    if (row < place.end_row) {
+    if (row < coord.end_row) {
       update.narrow.stage(shared, row, grid.block_rows(), 0, tiles * kRankTile, narrow + buffer * narrow_words, -1);
     }
   };
 
-  stage_wide<T>(shared, 0, update.wide, place.first_column, grid.column_warps, tiles);
-  stage(place.first_row, 0);
+  stage_wide<T>(shared, 0, update.wide, coord.first_column, grid.column_warps, tiles);
+  stage(coord.first_row, 0);
   device::barrier();
   int buffer = 0;
   FTENGINE_KEEP_LOOP
-  for (int64_t block_row = place.first_row; block_row < place.end_row; block_row += grid.block_rows()) {
-    const int64_t row = block_row + place.row_warp * kTileRows + 4 * t;
+  for (int64_t block_row = coord.first_row; block_row < coord.end_row; block_row += grid.block_rows()) {
+    const int64_t row = block_row + coord.row_warp * kTileRows + 4 * t;
     Vec8 updated[4];
-    update.load(updated, row, place.column + 8 * g);
+    update.load(updated, row, coord.column + 8 * g);
     stage(block_row + grid.block_rows(), 1 - buffer);
     FTENGINE_UNROLL
     for (int half = 0; half < 2; ++half) {
       Products products;
-      const int tile = narrow + buffer * narrow_words + place.row_warp * kTileRows * stride;
+      const int tile = narrow + buffer * narrow_words + coord.row_warp * kTileRows * stride;
       products.add<T>(shared, wide, tile, stride, tiles, half);
       update.add(updated, products, half, all);
     }
-    update.store(updated, row, place.column + 8 * g);
+    update.store(updated, row, coord.column + 8 * g);
     device::barrier();
     buffer = 1 - buffer;
   }

@@ -26,13 +26,13 @@ struct Grid {
   FTENGINE_DEVICE int block_columns() const { return column_warps * kTileColumns; }
 };
 
-// A block's place in the grid: groups vary fastest, so that those which read the same rows run together.
-struct BlockPlace {
+// A block's coordinates in the grid: groups vary fastest, so that those which read the same rows run together.
+struct BlockCoord {
   int group, column_block, split;
   int column_warp, row_warp;
   int64_t first_column, column, first_row, end_row;  // column: of the warp
 
-  FTENGINE_DEVICE BlockPlace(const Grid& grid, int64_t rows)
+  FTENGINE_DEVICE BlockCoord(const Grid& grid, int64_t rows)
       : group(device::block_index() % grid.groups),
         column_block(device::block_index() / grid.groups % grid.column_blocks),
         split(device::block_index() / grid.groups / grid.column_blocks),
@@ -101,23 +101,23 @@ struct RowSums {
   // Adds up the block's warps and writes: the gradient, or a part of it that the last block adds to the others.
   // Overwrites shared memory from word 0 on.
   template <typename T, int Ranks>
-  FTENGINE_DEVICE void write(const ColumnSums<T, Ranks>& sums, const Grid& grid, const BlockPlace& place) const {
+  FTENGINE_DEVICE void write(const ColumnSums<T, Ranks>& sums, const Grid& grid, const BlockCoord& coord) const {
     constexpr int kStride = ColumnSums<T, Ranks>::kStride, kWarpWords = Ranks * kStride;
     Shared shared;
     for (int i = 0; i < grid.row_warps; ++i) {
       device::barrier();
-      if (place.row_warp == i) sums.put(shared, place.column_warp * kWarpWords, i > 0);
+      if (coord.row_warp == i) sums.put(shared, coord.column_warp * kWarpWords, i > 0);
     }
     device::barrier();
-    const int first_rank = place.group * Ranks, ranks = ranks_of_group(to.ranks, place.group, Ranks);
+    const int first_rank = coord.group * Ranks, ranks = ranks_of_group(to.ranks, coord.group, Ranks);
     const int64_t size = to.length * to.ranks;
     const auto each = [&](auto function) {  // neighbouring threads write neighbours
       for (int i = device::thread_index(); i < ranks * grid.block_columns(); i += device::thread_count()) {
         const bool by_rank = to.rank_stride == 1;
         const int rank = by_rank ? i % ranks : i / grid.block_columns();
         const int column = by_rank ? i / ranks : i % grid.block_columns();
-        const int64_t offset = (first_rank + rank) * to.rank_stride + (place.first_column + column) * to.stride;
-        if (place.first_column + column < to.length) function(rank, column, offset);
+        const int64_t offset = (first_rank + rank) * to.rank_stride + (coord.first_column + column) * to.stride;
+        if (coord.first_column + column < to.length) function(rank, column, offset);
       }
     };
     each([&](int rank, int column, int64_t offset) {
@@ -126,11 +126,11 @@ struct RowSums {
       if (grid.splits == 1) {
         to.store<T>(offset, sum * scale);
       } else {
-        partial[place.split * size + offset] = sum;
+        partial[coord.split * size + offset] = sum;
       }
     });
     if (grid.splits == 1) return;
-    uint32_t* counter = counters + place.column_block * grid.groups + place.group;
+    uint32_t* counter = counters + coord.column_block * grid.groups + coord.group;
     if (!arrives_last(counter, grid.splits, shared, grid.column_warps * kWarpWords)) return;
     each([&](int, int, int64_t offset) {
       to.store<T>(offset, scale * sum_splits(partial + offset, grid.splits, size));

@@ -224,7 +224,7 @@ def peft(layer: Layer) -> Step:
 
 
 def lorafusion(layer: Layer) -> Step:
-    """LoRAFusion's layer (Zhu et al. 2025, arXiv:2510.00206), its factors in x's dtype."""
+    """LoRAFusion's layer (github.com/CentML/lorafusion), its factors in x's dtype."""
     from lorafusion.ops.lora_v1 import fused_linear_lora
 
     a, b = _factors_like_x(layer)
