@@ -2,23 +2,32 @@
 # Builds, tests and measures the CUDA kernels, in under eight minutes.
 #
 #   benchmarks/gpu_check.sh OUT
+#   benchmarks/gpu_check.sh --dry-run OUT     without a GPU: the emulated kernels' tests, tiny measurements on the CPU
 #
-# Needs an NVIDIA GPU, nvcc, a C++ compiler, and a python3 (or $PYTHON) with torch >= 2.10 and pytest; nothing is
-# downloaded. Writes into the folder OUT:
+# Needs an NVIDIA GPU of compute capability 8.0 or newer with its driver, nvcc, a C++ compiler, and a python3 (or
+# $PYTHON) with torch >= 2.10 and pytest; nothing is downloaded. PEFT, LoRAFusion and Unsloth are measured where they
+# are installed. Writes into the folder OUT, benchmarks/results/DEVICE for a row of docs/benchmarks.md:
 #
-#   environment.txt                  the machine, its driver and its software
-#   build.log                        compilers' output
-#   tests.log, tests.xml             pytest -m gpu
-#   target.json, target.txt          8192x4096x4096, rank 16: the shape that the figures to reach are about
-#   llama3-8b.json, llama3-8b.txt    every layer of a block
-#   summary.txt                      a line a step
+#   environment.txt             the machine, its driver and its software
+#   build.log                   compilers' output
+#   tests.log, tests.xml        pytest -m gpu
+#   kernels-target.json, .txt   8192x4096x4096, rank 16: the shape that the figures to reach are about
+#   kernels-small.json, .txt    512 tokens through a block of Llama-3-8B
+#   kernels-large.json, .txt    8192 tokens through it
+#   kernels-compile.json, .txt  the target against torch.compile; may fail without failing the whole
+#   summary.txt                 a line a step
 #
 # Exits with 0 when every step succeeded, 1 when one failed, 2 when something is missing.
 
 set -uo pipefail
 
+dry=
+if [ "${1:-}" = --dry-run ]; then
+    dry=1
+    shift
+fi
 if [ $# -ne 1 ]; then
-    echo "usage: benchmarks/gpu_check.sh OUT" >&2
+    echo "usage: benchmarks/gpu_check.sh [--dry-run] OUT" >&2
     exit 2
 fi
 python=$(command -v "${PYTHON:-python3}") || {
@@ -66,10 +75,11 @@ step() {
     return 1
 }
 
-# What must be there. Every line printed is something that is not.
-missing=$("$python" - 2>&1 <<'PYTHON'
+# What must be there. Every line on stdout is something that is not; what libraries warn of goes to stderr.
+missing=$(DRY=$dry "$python" - 2>"$out/environment.txt" <<'PYTHON'
+import ctypes
 import importlib.util
-import shutil
+import os
 import sys
 
 if importlib.util.find_spec("pytest") is None:
@@ -81,16 +91,31 @@ import torch
 
 if torch.torch_version.TorchVersion(torch.__version__) < (2, 10):
     print(f"torch is {torch.__version__}; 2.10 or newer is needed")
-if not torch.cuda.is_available():
-    print(f"torch {torch.__version__} finds no NVIDIA GPU; a GPU, its driver and a torch built for CUDA are needed")
+if os.environ["DRY"]:
+    sys.exit()
+try:
+    ctypes.CDLL("libcuda.so.1")
+except OSError:
+    print("there is no NVIDIA driver here (libcuda.so.1); install the one of your GPU")
+if torch.version.cuda is None:
+    print(f"torch {torch.__version__} is built without CUDA; install one that is built with it")
+elif not torch.cuda.is_available():
+    print(f"torch {torch.__version__}, for CUDA {torch.version.cuda}, finds no NVIDIA GPU that its driver serves")
+elif torch.cuda.get_device_capability() < (8, 0):
+    print(f"{torch.cuda.get_device_name()} has compute capability {torch.cuda.get_device_capability()}; 8.0 is needed")
 PYTHON
-) || missing=${missing:-"$python does not run"}
-nvcc=${CUDACXX:-$(command -v nvcc || true)}
-if [ -z "$nvcc" ] && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
-    nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
-    export PATH="$PATH:${nvcc%/*}"
+) || missing=${missing:-"$python does not run: $(tail -n 1 "$out/environment.txt")"}
+lacks() { missing+="${missing:+$'\n'}$1"; }
+compiler=${CXX:-$(command -v c++ || command -v g++ || command -v clang++)} ||
+    lacks "a C++ compiler is neither named by CXX nor on PATH (c++, g++ or clang++)"
+if [ -z "$dry" ]; then
+    nvcc=${CUDACXX:-$(command -v nvcc || true)}
+    if [ -z "$nvcc" ] && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+        nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
+        export PATH="$PATH:${nvcc%/*}"
+    fi
+    if [ -z "$nvcc" ]; then lacks "nvcc is not on PATH, nor in CUDA_HOME or /usr/local/cuda"; fi
 fi
-if [ -z "$nvcc" ]; then missing+="${missing:+$'\n'}nvcc is not on PATH, nor in CUDA_HOME or /usr/local/cuda"; fi
 if [ -n "$missing" ]; then
     while IFS= read -r line; do say "missing: $line"; done <<<"$missing"
     exit 2
@@ -98,33 +123,61 @@ fi
 
 describe() {
     nvidia-smi || true
-    "$nvcc" --version
+    "${nvcc:-true}" --version
+    $compiler --version
     "$python" - <<'PYTHON'
 import platform
 
 import torch
 
 print(platform.platform(), "python", platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
-print(torch.cuda.get_device_properties(0))
+if torch.cuda.is_available():
+    print(torch.cuda.get_device_properties(0))
 PYTHON
 }
-describe >"$out/environment.txt" 2>&1
+describe >>"$out/environment.txt" 2>&1
 
-# This GPU's architecture alone, and no setuptools, which may be too old for pyproject.toml.
-architecture=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
-export FTENGINE_CPU=1 FTENGINE_CUDA=1 FTENGINE_CUDA_ARCHS=${FTENGINE_CUDA_ARCHS:-$architecture}
-build="from builder.parts import ROOT, plan; plan().build(ROOT)"
+build="from builder.parts import ROOT, plan; plan().build(ROOT)" # no setuptools, which may be too old for pyproject.toml
+if [ -n "$dry" ]; then
+    export FTENGINE_CPU=1 FTENGINE_CUDA=0 FTENGINE_EMULATED=1
+    tests=(tests/ops/cuda/test_layers.py)
+    target=(--device cpu --shape 64x128x256 --seconds 0.01)
+    small=("${target[@]}") large=("${target[@]}")
+else
+    # This GPU's architecture alone.
+    architecture=$("$python" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())' 2>/dev/null)
+    export FTENGINE_CPU=1 FTENGINE_CUDA=1 FTENGINE_CUDA_ARCHS=${FTENGINE_CUDA_ARCHS:-$architecture}
+    tests=(-m gpu tests/ops/cuda)
+    target=(--device cuda --shape 8192x4096x4096 --seconds 0.5)
+    small=(--device cuda --preset llama3-8b --tokens 512 --seconds 0.1)
+    large=(--device cuda --preset llama3-8b --tokens 8192 --seconds 0.1)
+fi
+peers=frozen,eager,reference,compiled
+for peer in peft lorafusion unsloth; do
+    if [ -z "$dry" ] && "$python" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$peer'))"; then
+        peers+=,$peer
+    fi
+done
+
+# measure NAME SECONDS OPTIONS… measures kernels; rows are in the file as soon as they are there.
+measure() {
+    local name=$1 limit=$2
+    shift 2
+    step "$name" "$limit" "kernels-$name.txt" "$python" -m ftengine_bench kernels --dtypes bfloat16 \
+        --json "$out/kernels-$name.json" "$@"
+}
 
 if step build 240 build.log env PYTHONPATH="$PWD/csrc:$PYTHONPATH" "$python" -c "$build"; then
     # pyproject.toml's addopts name plugins of pytest that may be absent here.
-    step tests 200 tests.log "$python" -m pytest -o addopts= -ra --strict-markers -p no:cacheprovider -m gpu \
-        --junitxml "$out/tests.xml" tests/ops/cuda
-    step target 120 target.txt "$python" -m ftengine_bench kernels --device cuda --shape 8192x4096x4096 --ranks 16 \
-        --dtypes bfloat16 --seconds 0.5 --json "$out/target.json"
-    # torch.compile takes longer to compile a block's layers than all else takes.
-    step llama3-8b 180 llama3-8b.txt "$python" -m ftengine_bench kernels --device cuda --preset llama3-8b \
-        --tokens 8192 --ranks 8,16,64 --dtypes bfloat16 --providers eager,reference,compiled --seconds 0.1 \
-        --json "$out/llama3-8b.json"
+    step tests 200 tests.log "$python" -m pytest -o addopts= -ra --strict-markers -p no:cacheprovider \
+        --junitxml "$out/tests.xml" "${tests[@]}"
+    measure target 100 "${target[@]}" --ranks 16 --providers "$peers"
+    measure small 60 "${small[@]}" --ranks 16 --providers "$peers"
+    measure large 120 "${large[@]}" --ranks 8,16,64 --providers "$peers"
+    # torch.compile may lack its own compiler, or take all the time that there is: last, and nothing depends on it.
+    if ! measure compile 120 "${target[@]}" --ranks 16 --providers eager,torch-compile; then
+        unset 'failed[-1]'
+    fi
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then

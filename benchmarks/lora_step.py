@@ -10,7 +10,7 @@ process, provider by provider, round by round; figures are medians over rounds o
 token. Memory is the peak of a process of its own for each provider.
 
     python examples/chat/prepare.py
-    python benchmarks/lora_step.py --json benchmarks/results/lora_step.json
+    python benchmarks/lora_step.py --json benchmarks/results/DEVICE/lora_step.json
 """
 
 from __future__ import annotations

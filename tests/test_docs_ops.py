@@ -4,11 +4,14 @@ import inspect
 import re
 
 import pytest
+import torch
 from docs_commands import ROOT, blocks, table
 
 from ftengine import ops, testing
 from ftengine.model import state_tensors
+from ftengine.ops.eligibility import why_ineligible
 
+INSTALLATION = ROOT / "docs" / "installation.md"
 ABILITIES = ROOT / "docs" / "plugins" / "abilities.md"
 
 
@@ -19,6 +22,21 @@ def test_every_operation_is_told_as_it_is_called():
         own = inspect.signature(getattr(ops, name)).parameters.values()
         arguments = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in own]
         assert ", ".join(arguments).replace("'", '"').startswith(given), name
+
+
+def test_the_layers_that_take_a_kernel_are_those_that_the_predicate_lets():
+    floats = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    rows = []
+    for device in ("cpu", "cuda", "mps", "xpu"):
+        dtypes = [dtype for dtype in floats if why_ineligible(device, dtype, 1) is None]
+        if not dtypes:
+            continue
+        ranks = [rank for rank in range(1000) if why_ineligible(device, dtypes[0], rank) is None]
+        sizes = [size for size in range(1, 65) if why_ineligible(device, dtypes[0], 1, columns=(size,)) is None]
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        multiples = "any" if sizes[0] == 1 else f"multiples of {sizes[0]}"
+        rows.append([f"`{device}`", names, f"{ranks[0]} to {ranks[-1]}", multiples])
+    assert table(INSTALLATION, "Which layers take a kernel").rows == rows
 
 
 @pytest.fixture(scope="module")

@@ -244,14 +244,14 @@ class Plan:
 
     def _emulated(self) -> Part:
         sources = _sources(Path("csrc") / "cuda" / "emulated", "*.cpp")
-        return self._module("emulated", sources, ("-O2",))
+        return self._module("emulated", sources, ("-O2", TORCH_TARGET), self._torch)
 
-    def _module(self, name: str, sources: list[Path], flags: tuple[str, ...]) -> Part:
-        """Return a pybind11 module, with the headers that torch brings, linked to Python alone."""
+    def _module(self, name: str, sources: list[Path], flags: tuple[str, ...], linked: Torch | None = None) -> Part:
+        """Return a pybind11 module, with the headers that torch brings, linked to no torch unless one is given."""
         headers = (f"-I{BUILD}", "-isystem", str(find_python_headers()), "-isystem", str(self._torch.include))
         command = (*self._compiler.command, "-std=c++17", *flags, "-fPIC", "-fvisibility=hidden", "-Icsrc", *headers)
         steps = [_compile(command, source) for source in sources]
-        steps.append(_link((*self._compiler.command, "-shared"), name, steps))
+        steps.append(_link((*self._compiler.command, "-shared"), name, steps, linked))
         return Part(FILES[name], steps)
 
 
@@ -301,7 +301,9 @@ def _link(
     output = BUILD / FILES[name]
     libraries: tuple[str, ...] = ()
     if torch is not None:
-        libraries = (f"-L{torch.lib}", f"{linker}--no-as-needed", "-ltorch", "-ltorch_cpu", f"{linker}-z,defs")
+        libraries = (f"-L{torch.lib}", f"{linker}--no-as-needed", "-ltorch", "-ltorch_cpu")
+        if name != "emulated":  # a module of Python, whose symbols are not there to link against
+            libraries += (f"{linker}-z,defs",)
     return Step(output, objects, (*command, "-o", str(output), *map(str, objects), *libraries))
 
 

@@ -26,18 +26,19 @@ FTENGINE_INLINE __m512i pair(__m512 low, __m512 high) {
   return _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
 }
 
-// (rows, columns) -> (pairs of rows, columns); after an odd last row come zeros.
-void pair_rows(const float* from, int64_t rows, int64_t columns, uint32_t* to, int64_t to_stride) {
+// (rows, columns) -> (pairs of rows, columns), columns begin <= column < end of them; after an odd last row come zeros.
+void pair_rows(const float* from, int64_t rows, int64_t columns, int64_t begin, int64_t end, uint32_t* to,
+               int64_t to_stride) {
   for (int64_t i = 0; i < rows; i += 2, to += to_stride) {
     const float *even = from + i * columns, *odd = even + columns;
     const bool both = i + 1 < rows;
-    int64_t column = 0;
-    for (; column + W <= columns; column += W) {
+    int64_t column = begin;
+    for (; column + W <= end; column += W) {
       const __m512 high = both ? _mm512_loadu_ps(odd + column) : _mm512_setzero_ps();
       _mm512_storeu_si512(to + column, pair(_mm512_loadu_ps(even + column), high));
     }
-    if (column < columns) {
-      const __mmask16 lanes = first_lanes(columns - column);
+    if (column < end) {
+      const __mmask16 lanes = first_lanes(end - column);
       const __m512 high = _mm512_maskz_loadu_ps(both ? lanes : 0, odd + column);
       _mm512_mask_storeu_epi32(to + column, lanes, pair(_mm512_maskz_loadu_ps(lanes, even + column), high));
     }
@@ -87,15 +88,16 @@ FTENGINE_INLINE void copy_halves(const bfloat16* x, int64_t columns, const Masks
 
 constexpr int64_t kPairColumns = kDotTileBytes / sizeof(bfloat16);
 
-// sums[i][j] += x[i] · a[j] for kDotRows rows and kRanks ranks; x and a are padded with zeros, kPairColumns wide.
+// sums[i][j] += x[i] · a[j] for kDotRows rows and kRanks ranks, both padded with zeros; a's rows are kPairColumns
+// apart.
 template <int kRanks>
-FTENGINE_INLINE void dot_pairs(const uint16_t* x, const uint16_t* a, int64_t columns, float* sums,
+FTENGINE_INLINE void dot_pairs(const uint16_t* x, int64_t x_stride, const uint16_t* a, int64_t columns, float* sums,
                                int64_t sums_stride) {
   Vector acc[kDotRows][kDotRanks];
   for (int64_t column = 0; column < columns; column += kPairWidth) {
     __m512i values[kDotRows];
     FTENGINE_UNROLL
-    for (int i = 0; i < kDotRows; ++i) values[i] = _mm512_load_si512(x + i * kPairColumns + column);
+    for (int i = 0; i < kDotRows; ++i) values[i] = _mm512_load_si512(x + i * x_stride + column);
     FTENGINE_UNROLL
     for (int j = 0; j < kRanks; ++j) {
       const __m512i factor = _mm512_load_si512(a + j * kPairColumns + column);
@@ -107,12 +109,12 @@ FTENGINE_INLINE void dot_pairs(const uint16_t* x, const uint16_t* a, int64_t col
   for (int i = 0; i < kDotRows; ++i) add_sums(acc[i], sums + i * sums_stride);
 }
 
-FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t rows, const uint16_t* a, int64_t columns, float* sums,
-                                    int64_t rank) {
+FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t x_stride, int64_t rows, const uint16_t* a,
+                                    int64_t columns, float* sums, int64_t rank) {
   const int64_t sums_stride = multiple(rank, kDotRanks);
   const auto ranks = [&](int64_t j, auto dot_ranks) FTENGINE_LAMBDA {
     for (int64_t i = 0; i < rows; i += kDotRows) {
-      dot_ranks(x + i * kPairColumns, a + j * kPairColumns, columns, sums + i * sums_stride + j, sums_stride);
+      dot_ranks(x + i * x_stride, x_stride, a + j * kPairColumns, columns, sums + i * sums_stride + j, sums_stride);
     }
   };
   int64_t j = 0;
@@ -127,9 +129,11 @@ FTENGINE_INLINE void dot_pairs_tile(const uint16_t* x, int64_t rows, const uint1
   }
 }
 
-// (r, L) -> (chunks of kPairColumns, r, kPairColumns), zeros up to the end of the last vector of pairs.
-void round_chunks(const float* a, int64_t length, int64_t rank, uint16_t* to) {
-  for (int64_t column = 0; column < length; column += kPairColumns) {
+// (r, L) -> (chunks of kPairColumns, r, kPairColumns), chunks begin <= chunk < end of them; zeros up to the end of the
+// last vector of pairs.
+void round_chunks(const float* a, int64_t length, int64_t rank, int64_t begin, int64_t end, uint16_t* to) {
+  to += begin * kPairColumns * rank;
+  for (int64_t column = begin * kPairColumns; column < least(end * kPairColumns, length); column += kPairColumns) {
     const int64_t columns = least(kPairColumns, length - column);
     for (int64_t j = 0; j < rank; ++j, to += kPairColumns) {
       round_row(a + j * length + column, columns, to);
@@ -160,7 +164,7 @@ void project_pairs(int64_t begin, int64_t end, const bfloat16* x, const void* ar
           copy_halves<false>(from, columns, masks, first + i, column, nullptr, store);
         }
       }
-      dot_pairs_tile(tile, rows, a + column * rank, columns, sums, rank);
+      dot_pairs_tile(tile, kPairColumns, rows, a + column * rank, columns, sums, rank);
     }
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < rank; ++j) round_to(factor * sums[i * sums_stride + j], s + (first + i) * rank + j);
@@ -265,7 +269,8 @@ void expand_pairs(int64_t begin, int64_t end, bfloat16* y, const void* arranged_
 // Pairs of rows, interleaved. That leaves 32 columns in the order 0-3, 8-11, 16-19, 24-27, then 4-7, 12-15, …; sums
 // keep it, in_order() undoes it.
 constexpr int64_t kPairStrip = 2 * kStrip;  // halves of a pair of rows
-constexpr int64_t kPairStripRows = 64;
+constexpr int64_t kPairStripRows = 60;
+static_assert(kPairStripRows % 12 == 0 && kPairColumns % kStrip == 0);
 
 // sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and 32 columns.
 template <int kRanks>
@@ -303,17 +308,20 @@ FTENGINE_INLINE void outer_pairs_tile(const uint16_t* x, int64_t row_pairs, int6
   if constexpr (kRanks > 1) outer_pairs_tile<kRanks / 2>(x, row_pairs, columns, s, s_stride, sums, ranks);
 }
 
-// Copies a tile of x by pairs of rows; after an odd last row come zeros.
+// Copies a tile of x by pairs of rows, after an odd last row zeros, and by rows unless by_rows is null.
 template <bool kDropout, class Ahead>
 FTENGINE_INLINE void copy_row_pairs(const bfloat16* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* tile,
-                                    const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
+                                    uint16_t* by_rows, const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
                                     const Ahead& fetch_ahead) {
   for (int64_t i = 0; i < rows; i += 2) {
     __m512i even[kStrip / kPairWidth], odd[kStrip / kPairWidth];
     const auto keep_row = [&](int64_t k, __m512i* to) FTENGINE_LAMBDA {
       fetch_ahead(k);
       copy_halves<kDropout>(x + k * stride, columns, masks, row + k, column, bits + k * (kStrip / 64),
-                            [to](int64_t at, __m512i value) FTENGINE_LAMBDA { to[at / kPairWidth] = value; });
+                            [=](int64_t at, __m512i value) FTENGINE_LAMBDA {
+                              to[at / kPairWidth] = value;
+                              if (by_rows != nullptr) _mm512_store_si512(by_rows + k * kStrip + at, value);
+                            });
     };
     keep_row(i, even);
     if (i + 1 < rows) {
@@ -340,13 +348,16 @@ FTENGINE_INLINE void in_order(const float* sums, __m512 factor, float* to, int64
 }
 
 void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x, const void* arranged_s,
-                    const void* arranged_expand_s, const void* arranged_a, float* g, int64_t rows, int64_t length,
-                    int64_t rank, float factor, Dropout dropout) {
+                    const void* arranged_expand_s, const void* arranged_a, const void* arranged_b, float* g,
+                    float* partial, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
   const auto* s_by_rows = static_cast<const uint32_t*>(arranged_s);
   const auto* s_by_ranks = static_cast<const uint32_t*>(arranged_expand_s);
   const auto* a = static_cast<const uint32_t*>(arranged_a);
+  const auto* b = static_cast<const uint16_t*>(arranged_b);
   const Masks masks(dropout);
   alignas(64) uint16_t tile[kPairStripRows / 2 * kPairStrip];
+  alignas(64) uint16_t row_tile[kPairStripRows * kStrip] = {};
+  uint16_t* by_rows = partial == nullptr ? nullptr : row_tile;
   auto* sums = static_cast<float*>(scratch(kSumsSlot, rank * kStrip * static_cast<int64_t>(sizeof(float))));
   uint64_t bits[kPairStripRows * (kStrip / 64)];
   const PairTile pair_tile{length, multiple(length, kPairWidth), pairs(rank), bits, _mm512_set1_ps(factor)};
@@ -362,11 +373,15 @@ void contract_pairs(int64_t begin, int64_t end, bfloat16* dx, const bfloat16* x,
         if (dx != nullptr) prefetch_strip<1>(dx + offset);
       };
       if (dropout.level != 0) {
-        copy_row_pairs<true>(from, length, tile_rows, columns, tile, masks, first, column, bits, fetch_ahead);
+        copy_row_pairs<true>(from, length, tile_rows, columns, tile, by_rows, masks, first, column, bits, fetch_ahead);
       } else {
-        copy_row_pairs<false>(from, length, tile_rows, columns, tile, masks, first, column, bits, fetch_ahead);
+        copy_row_pairs<false>(from, length, tile_rows, columns, tile, by_rows, masks, first, column, bits, fetch_ahead);
       }
       outer_pairs_tile<kOuterRanks>(tile, pairs(tile_rows), columns, s_by_rows + first / 2 * rank, rank, sums, rank);
+      if (partial != nullptr) {
+        const uint16_t* factors = b + column / kPairColumns * kPairColumns * rank + column % kPairColumns;
+        dot_pairs_tile(row_tile, kStrip, tile_rows, factors, columns, partial + first * partial_stride(rank), rank);
+      }
       if (dx == nullptr) continue;
       const uint32_t* weights = s_by_ranks + first * pairs(rank);
       bfloat16* to = dx + first * length + column;
@@ -401,16 +416,36 @@ int64_t arranged_bytes(Operand operand, int64_t rows, int64_t columns) {
   return 0;
 }
 
-void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns, void* to) {
+constexpr int64_t kArrangedColumns = 512;  // of expand's b in a unit
+
+int64_t arranged_units(Operand operand, int64_t rows, int64_t columns) {
   switch (operand) {
     case Operand::kProjectA:
-      return round_chunks(packed, columns, rows, static_cast<uint16_t*>(to));
+      return (columns + kPairColumns - 1) / kPairColumns;
     case Operand::kExpandS:
-      return pair_ranks(packed, rows, columns, static_cast<uint32_t*>(to));
+      return rows;
     case Operand::kExpandB:
-      return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), multiple(columns, kPairWidth));
+      return (columns + kArrangedColumns - 1) / kArrangedColumns;
     case Operand::kContractS:
-      return pair_rows(packed, rows, columns, static_cast<uint32_t*>(to), columns);
+      return pairs(rows);
+  }
+  return 0;
+}
+
+void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns, int64_t begin, int64_t end,
+             void* to) {
+  auto* to_pairs = static_cast<uint32_t*>(to);
+  switch (operand) {
+    case Operand::kProjectA:
+      return round_chunks(packed, columns, rows, begin, end, static_cast<uint16_t*>(to));
+    case Operand::kExpandS:
+      return pair_ranks(packed + begin * columns, end - begin, columns, to_pairs + begin * pairs(columns));
+    case Operand::kExpandB:
+      return pair_rows(packed, rows, columns, begin * kArrangedColumns, least(end * kArrangedColumns, columns),
+                       to_pairs, multiple(columns, kPairWidth));
+    case Operand::kContractS:
+      return pair_rows(packed + 2 * begin * columns, least(2 * end, rows) - 2 * begin, columns, 0, columns,
+                       to_pairs + begin * columns, columns);
   }
 }
 
@@ -420,6 +455,6 @@ const InstructionSet kAvx512Bf16 = {
     "avx512bf16",
     [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
     in_fp32<float>(),
-    {arranged_bytes, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>}};
+    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>}};
 
 }  // namespace ftengine::cpu

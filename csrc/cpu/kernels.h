@@ -29,8 +29,12 @@ enum class Operand { kProjectA, kExpandS, kExpandB, kContractS };
 
 template <class T>
 struct Kernels {
-  int64_t (*arranged_bytes)(Operand operand, int64_t rows, int64_t columns);  // null: the packed matrix itself serves
-  void (*arrange)(Operand operand, const float* packed, int64_t rows, int64_t columns, void* to);
+  // null: the packed matrix itself serves
+  int64_t (*arranged_bytes)(Operand operand, int64_t rows, int64_t columns);
+  // Arranging falls into units, of which those begin <= unit < end are written; threads share them.
+  int64_t (*arranged_units)(Operand operand, int64_t rows, int64_t columns);
+  void (*arrange)(Operand operand, const float* packed, int64_t rows, int64_t columns, int64_t begin, int64_t end,
+                  void* to);
 
   // s[m] = factor · dropout(x[m]) aᵀ for rows begin <= m < end.  x (M, L), a (r, L), s (M, r)
   void (*project)(int64_t begin, int64_t end, const T* x, const void* a, T* s, int64_t length, int64_t rank,
@@ -40,11 +44,13 @@ struct Kernels {
   void (*expand)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
                  float factor);
 
-  // g = factor · sᵀ dropout(x) and, unless dx is null, dx += factor · mask ∘ (s a), for columns begin <= l < end,
-  // begin a multiple of kColumnUnit.  x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L);
-  // g (r, L) in fp32
+  // g = factor · sᵀ dropout(x); unless dx is null, dx += factor · mask ∘ (s a); unless partial is null, partial +=
+  // dropout(x) bᵀ. For columns begin <= l < end, begin a multiple of kColumnUnit; dx and partial exclude each other.
+  // x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L); b (r, L) as kProjectA; g (r, L) in fp32;
+  // partial (partial_rows(M), partial_stride(r)) in fp32
   void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const void* s, const void* expand_s, const void* a,
-                   float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout);
+                   const void* b, float* g, float* partial, int64_t rows, int64_t length, int64_t rank, float factor,
+                   Dropout dropout);
 
   // As expand, where y is a weight and s and b are in full fp32, packed but not arranged.
   void (*merge)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
@@ -53,6 +59,11 @@ struct Kernels {
 
 constexpr int64_t kColumnUnit = 64;
 constexpr int64_t kMaxRank = 256;
+// Parts of the columns that have partial sums of their own are multiples of kPartColumns and about kMostParts at most.
+constexpr int64_t kPartColumns = 256, kMostParts = 16;
+
+constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
+constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }
 
 struct InstructionSet {
   const char* name;

@@ -13,7 +13,7 @@ void* scratch(int slot, int64_t bytes);
 // Gives back this thread's slots that are larger than kKeptBytes.
 void shrink_scratch();
 
-constexpr int kScratchSlots = 8;
+constexpr int kScratchSlots = 12;
 constexpr int kSumsSlot = kScratchSlots - 1;  // of a kernel's own sums; the others are an operator's
 constexpr int64_t kKeptBytes = int64_t{16} << 20;
 

@@ -33,9 +33,10 @@ constexpr int kDotRanks = 4;
 constexpr int kDotTileRows = 12, kDotTileBytes = 2048;  // of a row: with as many of a, within the first-level cache
 constexpr int64_t kExpandChunk = 256;                   // columns: (r, chunk) of b
 constexpr int64_t kExpandTileRows = 48;
-constexpr int64_t kStrip = 128, kStripRows = 32;  // columns and rows: a tile of x, and (r, strip) of a
+constexpr int64_t kStrip = 128, kStripRows = 36;  // columns and rows: a tile of x, and (r, strip) of a
 constexpr int64_t kRankBlock = 64;                // long sums are sums of sums, whose rounding errors grow more slowly
-static_assert(kDotTileRows % kDotRows == 0 && kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
+static_assert(kDotTileRows % kDotRows == 0 && kStripRows % kDotRows == 0 && 12 % kDotRows == 0 &&
+              kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
 
 FTENGINE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 FTENGINE_INLINE int64_t multiple(int64_t value, int64_t of) { return (value + of - 1) / of * of; }
@@ -256,7 +257,7 @@ void expand(int64_t begin, int64_t end, T* y, const void* packed_s, const void* 
   }
 }
 
-// --- contract: g = factor · sᵀ dropout(x); dx += factor · mask ∘ (s a) -----------------------------------------------
+// --- contract: g = factor · sᵀ dropout(x); dx += factor · mask ∘ (s a) or partial += dropout(x) bᵀ ------------------
 
 // sums[j] += Σ_i s[i][j] x[i] for kRanks ranks and kOuterVectors vectors; x and sums are kStrip wide.
 template <int kRanks>
@@ -312,10 +313,12 @@ FTENGINE_INLINE void prefetch_strip(const T* from) {
 
 template <class T>
 void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_s, const void*, const void* packed_a,
-              float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout) {
-  const auto *s = static_cast<const float*>(packed_s), *a = static_cast<const float*>(packed_a);
+              const void* packed_b, float* g, float* partial, int64_t rows, int64_t length, int64_t rank, float factor,
+              Dropout dropout) {
+  const auto *s = static_cast<const float*>(packed_s), *a = static_cast<const float*>(packed_a),
+             *b = static_cast<const float*>(packed_b);
   const Masks masks(dropout);
-  alignas(64) float tile[kStripRows * kStrip];
+  alignas(64) float tile[kStripRows * kStrip] = {};
   auto* sums = static_cast<float*>(scratch(kSumsSlot, rank * kStrip * static_cast<int64_t>(sizeof(float))));
   uint64_t bits[kStripRows * (kStrip / 64)];
   for (int64_t column = begin; column < end; column += kStrip) {
@@ -335,6 +338,9 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_
         }
       }
       outer_tile<kOuterRanks>(tile, tile_rows, columns, s + first * rank, rank, sums, rank);
+      if (partial != nullptr) {
+        dot_tile(tile, kStrip, tile_rows, b + column, length, columns, partial + first * partial_stride(rank), rank);
+      }
       if (dx == nullptr) continue;
       const ExpandTile expand_tile{length, length, rank, bits, Vector(factor)};
       T* to = dx + first * length + column;
@@ -354,7 +360,7 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_
 
 template <class T>
 constexpr Kernels<T> in_fp32() {
-  return {nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>};
+  return {nullptr, nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>};
 }
 
 }  // namespace

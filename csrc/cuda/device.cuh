@@ -1,6 +1,6 @@
-// The thin device layer under the kernels: who a thread is, where threads meet, and the types that registers hold.
+// The thin device layer under the kernels: who a thread is, where threads meet, and what memory and tensor cores do.
 //
-// A compiler that is not nvcc gets emulated/device.h instead, which runs a block on the host. Kernels use nothing of
+// A compiler that is not nvcc gets emulated/device.h instead, which runs a grid on the host. Kernels use nothing of
 // CUDA but what this file offers, so that both run the same text.
 
 #pragma once
@@ -11,7 +11,7 @@
 
 namespace ftengine::device {
 
-// 16-bit elements are bits to everything but the conversions below.
+// Sixteen-bit types are bits to everything but conversions and mma. A word holds two neighbours, the first one low.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -19,21 +19,20 @@ struct Half {
   uint16_t bits;
 };
 
-// Two neighbouring elements, the first one low: what a fragment of mma is made of. One register, or two for fp32.
-template <typename T>
-struct Pair {
-  uint32_t bits;
+struct alignas(8) Vec4 {  // four elements of 16 bits
+  uint32_t word[2];
 };
-template <>
-struct Pair<float> {
-  float low, high;
+struct alignas(16) Vec8 {  // eight elements of 16 bits: a 16-byte access, and one block of Philox
+  uint32_t word[4];
+};
+struct alignas(16) Float4 {
+  float f[4];
 };
 
-// Eight neighbouring elements: a 16-byte load of bf16 or fp16, two of fp32, and one block of Philox.
-template <typename T>
-struct alignas(16) Octet {
-  Pair<T> pair[4];
-};
+constexpr int kMaxThreads = 1024;              // of a block
+constexpr int kDefaultSharedBytes = 48 << 10;  // more has to be asked for
+constexpr int kMaxSharedBytes = 99 << 10;      // of a block: what every architecture from sm_80 on offers
+constexpr int kMaxParameterBytes = 4 << 10;
 
 }  // namespace ftengine::device
 
@@ -42,6 +41,10 @@ struct alignas(16) Octet {
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #define FTENGINE_DEVICE __device__ __forceinline__
 #define FTENGINE_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
@@ -52,92 +55,142 @@ namespace ftengine::device {
 
 using Stream = cudaStream_t;
 
+// How many blocks of a kernel the current device holds at once: multiprocessors times occupancy. 0 where CUDA fails,
+// which the launch will say.
+template <typename Kernel>
+int64_t resident_blocks(Kernel* kernel, int threads, int64_t shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, int64_t>, int64_t> known;
+  int device = 0, processors = 0, blocks = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  const std::lock_guard lock(mutex);
+  const auto [found, is_new] =
+      known.try_emplace({device, reinterpret_cast<const void*>(kernel), threads, shared_bytes});
+  if (is_new) {
+    if (shared_bytes > kDefaultSharedBytes) {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
+    }
+    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
+    found->second = int64_t{processors} * blocks;
+  }
+  return found->second;
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
             const Arguments&... arguments) {
+  static_assert((sizeof(Parameters) + ... + 0) <= kMaxParameterBytes, "too many parameters for a kernel");
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
 }
 
+inline void zero(void* memory, int64_t bytes, Stream stream) { cudaMemsetAsync(memory, 0, bytes, stream); }
+
 FTENGINE_DEVICE int block_index() { return blockIdx.x; }
-FTENGINE_DEVICE int block_count() { return gridDim.x; }
 FTENGINE_DEVICE int thread_index() { return threadIdx.x; }
 FTENGINE_DEVICE int thread_count() { return blockDim.x; }
 
-// Every thread of the block waits for every other.
+// Every thread of the block, or of the warp, waits for every other and sees what it wrote before.
 FTENGINE_DEVICE void barrier() { __syncthreads(); }
+FTENGINE_DEVICE void warp_barrier() { __syncwarp(); }
 
-// The value that another lane of the warp gives; all 32 take part.
-FTENGINE_DEVICE float shuffle(float value, int lane) { return __shfl_sync(0xFFFFFFFF, value, lane); }
+// What this thread wrote before is seen by whoever sees what it writes afterwards.
+FTENGINE_DEVICE void fence() { __threadfence(); }
+// Returns the old value.
+FTENGINE_DEVICE uint32_t atomic_add(uint32_t* to, uint32_t value) { return atomicAdd(to, value); }
+// What other blocks wrote: from L2, since L1 may hold what was there before.
+FTENGINE_DEVICE float load_coherent(const float* from) { return __ldcg(from); }
 
-// The block's shared memory, as floats.
+// A wide access; the address is a multiple of V's alignment.
+template <typename V>
+FTENGINE_DEVICE V load_vector(const void* from) {
+  return *static_cast<const V*>(from);
+}
+template <typename V>
+FTENGINE_DEVICE void store_vector(void* to, const V& value) {
+  *static_cast<V*>(to) = value;
+}
+
+// The block's shared memory, in words of four bytes; an access is aligned as V is.
 class Shared {
  public:
   FTENGINE_DEVICE Shared() {
-    extern __shared__ float memory[];
-    memory_ = memory;
+    extern __shared__ uint4 memory[];
+    memory_ = reinterpret_cast<uint32_t*>(memory);
   }
-  FTENGINE_DEVICE float load(int index) const { return memory_[index]; }
-  FTENGINE_DEVICE void store(int index, float value) { memory_[index] = value; }
+  template <typename V>
+  FTENGINE_DEVICE V load(int word) const {
+    return *reinterpret_cast<const V*>(memory_ + word);
+  }
+  template <typename V>
+  FTENGINE_DEVICE void store(int word, const V& value) {
+    *reinterpret_cast<V*>(memory_ + word) = value;
+  }
+  // Begins to copy sixteen bytes, or zeros where they lie outside of their operand.
+  FTENGINE_DEVICE void copy_async(int word, const void* from, bool inside) {
+    const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(memory_ + word));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+                 "r"(inside ? 16 : 0)
+                 : "memory");
+  }
 
  private:
-  float* memory_;
+  uint32_t* memory_;
 };
 
-FTENGINE_DEVICE float to_float(float x) { return x; }
-FTENGINE_DEVICE float to_float(double x) { return static_cast<float>(x); }
+// Ends a group of this thread's copies; waits until at most N groups are on their way.
+FTENGINE_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+FTENGINE_DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
 FTENGINE_DEVICE float to_float(BFloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 FTENGINE_DEVICE float to_float(Half x) { return __half2float(__ushort_as_half(x.bits)); }
 
+// Rounds two floats to a word.
 template <typename T>
-FTENGINE_DEVICE T from_float(float x);
+FTENGINE_DEVICE uint32_t make_word(float low, float high);
 template <>
-FTENGINE_DEVICE float from_float<float>(float x) {
-  return x;
+FTENGINE_DEVICE uint32_t make_word<BFloat16>(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&both);
 }
 template <>
-FTENGINE_DEVICE double from_float<double>(float x) {
-  return x;
-}
-template <>
-FTENGINE_DEVICE BFloat16 from_float<BFloat16>(float x) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
-}
-template <>
-FTENGINE_DEVICE Half from_float<Half>(float x) {
-  return {__half_as_ushort(__float2half_rn(x))};
+FTENGINE_DEVICE uint32_t make_word<Half>(float low, float high) {
+  const __half2 both = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&both);
 }
 
-// c (16, 8) += a (16, 16) b (16, 8), over the warp. PTX ISA, "Matrix fragments for mma.m16n8k16 with
-// floating point type": lane 4g + t holds of a the rows g and g + 8, of b the column g, of c the columns 2t and 2t + 1.
-FTENGINE_DEVICE void mma(float (&c)[4], const Pair<BFloat16> (&a)[4], const Pair<BFloat16> (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0].bits), "r"(a[1].bits), "r"(a[2].bits), "r"(a[3].bits), "r"(b[0].bits), "r"(b[1].bits));
-}
-FTENGINE_DEVICE void mma(float (&c)[4], const Pair<Half> (&a)[4], const Pair<Half> (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0].bits), "r"(a[1].bits), "r"(a[2].bits), "r"(a[3].bits), "r"(b[0].bits), "r"(b[1].bits));
+// 0xFFFF for each half whose highest bit is set, else 0.
+FTENGINE_DEVICE uint32_t spread_signs(uint32_t word) {
+  uint32_t spread;
+  asm("prmt.b32 %0, %1, 0, 0xBB99;" : "=r"(spread) : "r"(word));
+  return spread;
 }
 
-// Octets as 16-byte accesses; the address is a multiple of 16.
+// c (16, 8) += a (16, 16) b (16, 8), over the warp, all of whose lanes come here together. PTX ISA, "Matrix fragments
+// for mma.m16n8k16 with floating point type": lane 4g + t holds of a the rows g and g + 8, of b the column g, of c the
+// columns 2t and 2t + 1.
 template <typename T>
-FTENGINE_DEVICE Octet<T> load_octet(const T* from) {
-  Octet<T> octet;
-  FTENGINE_UNROLL
-  for (unsigned i = 0; i < sizeof(octet) / 16; ++i) {
-    reinterpret_cast<uint4*>(&octet)[i] = reinterpret_cast<const uint4*>(from)[i];
-  }
-  return octet;
+FTENGINE_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <>
+FTENGINE_DEVICE void mma<BFloat16>(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  __syncwarp();
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-template <typename T>
-FTENGINE_DEVICE void store_octet(T* to, const Octet<T>& octet) {
-  FTENGINE_UNROLL
-  for (unsigned i = 0; i < sizeof(octet) / 16; ++i) {
-    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(&octet)[i];
-  }
+template <>
+FTENGINE_DEVICE void mma<Half>(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  __syncwarp();
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 }  // namespace ftengine::device
@@ -150,62 +203,18 @@ namespace ftengine::device {
 
 FTENGINE_DEVICE int lane_index() { return thread_index() % 32; }
 FTENGINE_DEVICE int warp_index() { return thread_index() / 32; }
-FTENGINE_DEVICE int warp_count() { return thread_count() / 32; }
 
-FTENGINE_DEVICE float low(Pair<float> pair) { return pair.low; }
-FTENGINE_DEVICE float high(Pair<float> pair) { return pair.high; }
-FTENGINE_DEVICE float low(Pair<BFloat16> pair) { return to_float(BFloat16{static_cast<uint16_t>(pair.bits)}); }
-FTENGINE_DEVICE float high(Pair<BFloat16> pair) { return to_float(BFloat16{static_cast<uint16_t>(pair.bits >> 16)}); }
-FTENGINE_DEVICE float low(Pair<Half> pair) { return to_float(Half{static_cast<uint16_t>(pair.bits)}); }
-FTENGINE_DEVICE float high(Pair<Half> pair) { return to_float(Half{static_cast<uint16_t>(pair.bits >> 16)}); }
-
-// Rounds two floats to a pair.
 template <typename T>
-FTENGINE_DEVICE Pair<T> make_pair(float low, float high) {
-  return {from_float<T>(low).bits | static_cast<uint32_t>(from_float<T>(high).bits) << 16};
-}
-template <>
-FTENGINE_DEVICE Pair<float> make_pair<float>(float low, float high) {
-  return {low, high};
-}
-
-// The first, or second, elements of two pairs.
-template <typename T>
-FTENGINE_DEVICE Pair<T> lows(Pair<T> first, Pair<T> second) {
-  return {(first.bits & 0xFFFF) | second.bits << 16};
+FTENGINE_DEVICE float low(uint32_t word) {
+  return to_float(T{static_cast<uint16_t>(word)});
 }
 template <typename T>
-FTENGINE_DEVICE Pair<T> highs(Pair<T> first, Pair<T> second) {
-  return {first.bits >> 16 | (second.bits & 0xFFFF0000)};
+FTENGINE_DEVICE float high(uint32_t word) {
+  return to_float(T{static_cast<uint16_t>(word >> 16)});
 }
-FTENGINE_DEVICE Pair<float> lows(Pair<float> first, Pair<float> second) { return {first.low, second.low}; }
-FTENGINE_DEVICE Pair<float> highs(Pair<float> first, Pair<float> second) { return {first.high, second.high}; }
 
-// The same product in fp32, by multiply-add: TF32 keeps 10 bits of the mantissa, which an fp32 layer may not lose. A
-// lane fetches each factor from the lane that holds it. That costs a shuffle for each multiply-add, so fp32 is bound
-// by shuffles, not by memory; beside its base product, which is as far from the tensor cores' rate, that is little.
-// The sixteen products are summed before they go to c, which keeps long sums as accurate as a library's.
-FTENGINE_DEVICE void mma(float (&c)[4], const Pair<float> (&a)[4], const Pair<float> (&b)[2]) {
-  const int row = lane_index() / 4 * 4, column = lane_index() % 4 * 8;  // lanes that begin c's row and column
-  float sums[4] = {};
-  FTENGINE_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    FTENGINE_UNROLL
-    for (int k = 0; k < 8; ++k) {
-      const int holder = k / 2;
-      const auto factor = [k](Pair<float> pair) { return k % 2 == 0 ? pair.low : pair.high; };
-      const float top = shuffle(factor(a[2 * half]), row + holder);
-      const float bottom = shuffle(factor(a[2 * half + 1]), row + holder);
-      const float left = shuffle(factor(b[half]), column + holder);
-      const float right = shuffle(factor(b[half]), column + 4 + holder);
-      sums[0] += top * left;
-      sums[1] += top * right;
-      sums[2] += bottom * left;
-      sums[3] += bottom * right;
-    }
-  }
-  FTENGINE_UNROLL
-  for (int i = 0; i < 4; ++i) c[i] += sums[i];
-}
+// The first, or second, elements of two words.
+FTENGINE_DEVICE uint32_t lows(uint32_t first, uint32_t second) { return (first & 0xFFFF) | second << 16; }
+FTENGINE_DEVICE uint32_t highs(uint32_t first, uint32_t second) { return first >> 16 | (second & 0xFFFF0000); }
 
 }  // namespace ftengine::device

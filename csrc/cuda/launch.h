@@ -1,37 +1,42 @@
-// The five operations on device memory. No torch: ops.cu gives them tensors, the emulator's module gives them copies.
+// The kernels' launches, planned before they run, so that an operator can allocate one workspace for all of them.
+// No torch: ops.cu gives them tensors.
 
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 
-#include "device.cuh"
+#include "tiles.cuh"
 
 namespace ftengine {
 
-enum class Type { kFloat, kBFloat16, kHalf, kDouble };
+enum class Type { kBFloat16, kHalf };
 
-// A matrix in device memory. Large operands are contiguous; small ones may have any strides and any type.
+// A matrix of the type of the call. Large ones are contiguous, begin at a multiple of 16 bytes and have rows of whole
+// vec8; narrow ones, S and dS, may be some columns of another.
 struct Matrix {
   void* data;
-  Type type;
-  int64_t rows, columns, row_stride, column_stride;
+  int64_t rows, columns, stride;  // stride: from row to row
 };
 
-struct Context {
-  std::function<void*(size_t bytes)> allocate;  // workspace that lives until the stream has passed the launches
-  device::Stream stream;
+// A launch, and what it needs of the workspace: counters, which begin as zeros, and floats.
+struct Plan {
+  int64_t counters = 0, floats = 0;
+  std::function<void(device::Stream, uint32_t*, float*)> run;  // empty where there is nothing to compute
 };
 
-// level = 65536 p; seed is null when level is 0.
-void launch_lowrank_shrink(const Context& context, Matrix s, Matrix x, Matrix a, int level, const int64_t* seed);
-void launch_lowrank_expand(const Context& context, Matrix y, Matrix s, Matrix b, float scale);
-void launch_lowrank_backward_output(const Context& context, Matrix ds, Matrix db, Matrix dy, Matrix s, Matrix b,
-                                    float scale);
-// dx.data is null when nobody wants it.
-void launch_lowrank_backward_input(const Context& context, Matrix da, Matrix dx, Matrix x, Matrix ds, Matrix a,
-                                   int level, const int64_t* seed);
-void launch_lowrank_merge(const Context& context, Matrix w, Matrix a, Matrix b, float scale);
+// What an update is added to: base is out itself, another matrix of its size, a row (base_stride 0), or null for zeros.
+struct Base {
+  const void* data;
+  int64_t stride;
+};
+
+// level = 65536 p.
+Plan plan_shrink(Type type, Matrix s, Matrix x, Factor a, int level, const int64_t* seed);
+Plan plan_expand(Type type, Matrix out, Base base, Matrix s, Factor b, float scale);
+Plan plan_backward_output(Type type, Matrix ds, Factor db, Matrix dy, Matrix s, Factor b, float scale);
+// out.data is null when nobody wants it.
+Plan plan_backward_input(Type type, Factor da, Matrix out, Base base, Matrix x, Matrix ds, Factor a, int level,
+                         const int64_t* seed);
 
 }  // namespace ftengine

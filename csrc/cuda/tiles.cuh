@@ -1,250 +1,239 @@
-// What a warp does with a piece of a large matrix: read it, drop elements, and multiply it by something skinny.
+// How operands lie in registers and shared memory, and what tensor cores make of them.
 //
-// A lane holds octets: eight neighbouring columns of a row, which is one wide load and one block of Philox. mma sums
-// over an index that a lane shares with its quad, in whatever order, as long as both factors agree on it. So octets go
-// into the tensor cores as they come from memory, without shared memory or shuffles, in two arrangements:
+// mma sums over an index that a lane shares with its quad, in whatever order, as long as both factors agree on it. So
+// fragments of a large matrix are vec8 as they come from memory, eight neighbouring columns of a row, in two layouts:
 //
 //   by rows      lane 4g + t holds rows g and g + 8, columns 8t … 8t + 7 of 32: sums over columns (x̂ Aᵀ, dy B)
-//   by columns   lane 4g + t holds rows 4t … 4t + 3, columns 8g … 8g + 7: sums over 16 rows (dSᵀ x̂, dyᵀ S),
+//   by columns   lane 4g + t holds rows 4t … 4t + 3, columns 8g … 8g + 7 of 64: sums over 16 rows (dSᵀ x̂, dyᵀ S),
 //                and receives products of rank r (S Bᵀ, dS A) for the same elements
 
 #pragma once
-
-#include <type_traits>
 
 #include "device.cuh"
 
 namespace ftengine {
 
-using device::Octet;
-using device::Pair;
+using device::Shared;
+using device::Vec4;
+using device::Vec8;
 
-constexpr int kTileRows = 16;     // of a warp, in both arrangements
-constexpr int kTileColumns = 64;  // of a warp: 128 bytes of bf16 from each row
+constexpr int kTileRows = 16;     // of a warp
+constexpr int kTileColumns = 64;  // of a warp: 128 bytes of each row
 constexpr int kRankTile = 16;     // of an mma
+constexpr int kWarps = 8;         // of a block, at most
+constexpr int kThreads = 32 * kWarps;
 
-// A large operand: contiguous, rows × columns.
+// A large operand: rows × columns, contiguous, every vec8 at a multiple of 16 bytes.
 template <typename T>
 struct Dense {
-  using Element = std::remove_const_t<T>;
-
   T* data;
   int64_t rows, columns;
-  bool aligned;  // every octet begins at a multiple of 16 bytes and lies in one row
 
-  // Reads octets of rows row, row + step, … at a column; elements outside are zero. All of them are requested before
-  // the first is used, so that a lane has several loads in flight.
-  template <int N>
-  FTENGINE_DEVICE void load(Octet<Element> (&octets)[N], int64_t row, int step, int64_t column) const {
-    const T* from = data + row * columns + column;
-    const int rows_left = left(rows - row), columns_left = left(columns - column);
+  FTENGINE_DEVICE bool inside(int64_t row, int64_t column) const { return row < rows && column < columns; }
+  FTENGINE_DEVICE T* at(int64_t row, int64_t column) const { return data + row * columns + column; }
+};
+
+// A factor, A or B, or its gradient: element (rank, i) of T or, where it is wide, of float.
+struct Factor {
+  void* data;
+  bool is_wide;
+  int ranks;
+  int64_t length, rank_stride, stride;
+
+  template <typename T>
+  FTENGINE_DEVICE uint32_t word(int rank, int64_t i) const {  // ranks rank and rank + 1, zeros outside
+    return device::make_word<T>(element<T>(rank, i), element<T>(rank + 1, i));
+  }
+  template <typename T>
+  FTENGINE_DEVICE float element(int rank, int64_t i) const {
+    if (rank >= ranks || i >= length) return 0.0f;
+    const int64_t offset = rank * rank_stride + i * stride;
+    return is_wide ? static_cast<const float*>(data)[offset] : device::to_float(static_cast<const T*>(data)[offset]);
+  }
+  // i … i + 7 of a rank, where they are neighbours.
+  template <typename T>
+  FTENGINE_DEVICE Vec8 vector(int rank, int64_t i) const {
+    if (rank >= ranks || i >= length) return {};
+    const int64_t offset = rank * rank_stride + i;
+    if (!is_wide) return device::load_vector<Vec8>(static_cast<const T*>(data) + offset);
+    Vec8 vec8;
     FTENGINE_UNROLL
-    for (int i = 0; i < N; ++i) octets[i] = {};
-    if (aligned) {
-      FTENGINE_UNROLL
-      for (int i = 0; i < N; ++i) {
-        if (i * step < rows_left && columns_left > 0) octets[i] = device::load_octet(from + i * step * columns);
-      }
+    for (int j = 0; j < 2; ++j) {
+      const auto four = device::load_vector<device::Float4>(static_cast<const float*>(data) + offset + 4 * j);
+      vec8.word[2 * j] = device::make_word<T>(four.f[0], four.f[1]);
+      vec8.word[2 * j + 1] = device::make_word<T>(four.f[2], four.f[3]);
+    }
+    return vec8;
+  }
+  template <typename T>
+  FTENGINE_DEVICE void store(int64_t offset, float value) const {
+    if (is_wide) {
+      static_cast<float*>(data)[offset] = value;
     } else {
-      FTENGINE_UNROLL
-      for (int i = 0; i < N; ++i) {
-        FTENGINE_UNROLL
-        for (int j = 0; j < 8; j += 2) {
-          const int inside = i * step < rows_left ? columns_left - j : 0;
-          const T* pair = from + i * step * columns + j;
-          octets[i].pair[j / 2] = device::make_pair<Element>(inside > 0 ? device::to_float(pair[0]) : 0.0f,
-                                                             inside > 1 ? device::to_float(pair[1]) : 0.0f);
-        }
-      }
+      static_cast<T*>(data)[offset] = {static_cast<uint16_t>(device::make_word<T>(value, 0.0f))};
     }
   }
-
-  // Writes octets of rows row, row + 1, …; nothing outside.
-  template <int N>
-  FTENGINE_DEVICE void store(const Octet<Element> (&octets)[N], int64_t row, int64_t column) const {
-    T* to = data + row * columns + column;
-    const int rows_left = left(rows - row), columns_left = left(columns - column);
-    FTENGINE_UNROLL
-    for (int i = 0; i < N; ++i) {
-      if (i >= rows_left || columns_left <= 0) continue;
-      if (aligned) {
-        device::store_octet(to + i * columns, octets[i]);
-      } else {
-        FTENGINE_UNROLL
-        for (int j = 0; j < 8; j += 2) {
-          if (columns_left > j) to[i * columns + j] = device::from_float<T>(device::low(octets[i].pair[j / 2]));
-          if (columns_left > j + 1)
-            to[i * columns + j + 1] = device::from_float<T>(device::high(octets[i].pair[j / 2]));
-        }
-      }
-    }
-  }
-
- private:
-  // As a small number: comparisons with it then take one register.
-  static FTENGINE_DEVICE int left(int64_t count) { return count < 64 ? static_cast<int>(count) : 64; }
 };
 
-// Dropout with p = level / 65536; none when seed is null.
-struct Dropout {
-  const int64_t* seed;
-  int level;
-};
-
-// The mask, with the seed read once.
-struct Mask {
-  bool active;
-  uint64_t seed;
-  int32_t threshold;  // compares half-words as upper halves of 32-bit words: one comparison, whichever half it was
-
-  explicit FTENGINE_DEVICE Mask(Dropout dropout)
-      : active(dropout.seed != nullptr),
-        seed(active ? static_cast<uint64_t>(*dropout.seed) : 0),
-        threshold((dropout.level - 32768) * 65536) {}
-
-  // Bit j says whether column + j is kept; all are where there is no dropout.
-  FTENGINE_DEVICE uint32_t kept(int64_t row, int64_t column) const {
-    if (!active) return 0xFF;
-    const PhiloxBlock block =
-        philox(seed, static_cast<uint32_t>(row), static_cast<uint32_t>(column / kColumnsPerBlock));
-    uint32_t bits = 0;
-    FTENGINE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      if (static_cast<int32_t>(block.w[i] << 16) >= threshold) bits |= 1u << 2 * i;
-      if (static_cast<int32_t>(block.w[i]) >= threshold) bits |= 2u << 2 * i;
-    }
-    return bits;
-  }
-};
-
+// sums (16 rows, 8 ranks) += x (16 rows, 32 columns) aᵀ, where top and bottom are x by rows, and a a lane's vec8 of
+// rank g.
 template <typename T>
-FTENGINE_DEVICE Pair<T> select(Pair<T> pair, bool low, bool high) {
-  return {pair.bits & ((low ? 0xFFFFu : 0u) | (high ? 0xFFFF0000u : 0u))};
-}
-FTENGINE_DEVICE Pair<float> select(Pair<float> pair, bool low, bool high) {
-  return {low ? pair.low : 0.0f, high ? pair.high : 0.0f};
-}
-
-// Dropped elements become exact zeros, even where they are infinite.
-template <typename T>
-FTENGINE_DEVICE void drop(Octet<T>& octet, uint32_t kept) {
-  FTENGINE_UNROLL
-  for (int i = 0; i < 4; ++i) octet.pair[i] = select(octet.pair[i], kept >> 2 * i & 1, kept >> 2 * i & 2);
-}
-
-// Small operands come packed: cast to T, padded with zeros to whole tiles, in the order in which lanes read them.
-//
-//   by rank     (rank, length)            element (rank, i) at rank * stride + i
-//   in pairs    (rank / 2, length, 2)     two ranks of one i are neighbours
-//   by length   (length, rank)            element (rank, i) at i * stride + rank
-template <typename T>
-struct Packed {
-  const T* data;
-  int64_t stride;
-  int ranks;  // a multiple of kRankTile
-};
-
-// sums (16 rows, 8 ranks) += x (16 rows, 32 columns) aᵀ, where top and bottom are octets of x by rows.
-template <typename T>
-FTENGINE_DEVICE void add_over_columns(float (&sums)[4], const Octet<T>& top, const Octet<T>& bottom,
-                                      const Octet<T>& a) {
+FTENGINE_DEVICE void add_over_columns(float (&sums)[4], const Vec8& top, const Vec8& bottom, const Vec8& a) {
   FTENGINE_UNROLL
   for (int i = 0; i < 4; i += 2) {
-    const Pair<T> left[4] = {top.pair[i], bottom.pair[i], top.pair[i + 1], bottom.pair[i + 1]};
-    const Pair<T> right[2] = {a.pair[i], a.pair[i + 1]};
-    device::mma(sums, left, right);
+    const uint32_t left[4] = {top.word[i], bottom.word[i], top.word[i + 1], bottom.word[i + 1]};
+    const uint32_t right[2] = {a.word[i], a.word[i + 1]};
+    device::mma<T>(sums, left, right);
   }
 }
 
-// Sums over rows: sᵀ x, with s packed by rank. A lane's share of (Ranks, 64 columns).
+// Words from one row of a shared tile to the next, such that lanes 4g + t that read vec4 t of rows g meet no bank
+// twice.
+FTENGINE_HOST_DEVICE constexpr int padded_words(int elements) { return elements / 2 + (elements % 32 == 0 ? 8 : 0); }
+
+// A narrow matrix (M, r), S or dS, or some columns of one; and some rows of it in shared memory, as they are, or
+// transposed.
+template <typename T>
+struct Narrow {
+  T* data;
+  int64_t rows, stride;
+  int ranks;
+
+  FTENGINE_DEVICE void store(int64_t row, int rank, float value) const {
+    data[row * stride + rank] = {static_cast<uint16_t>(device::make_word<T>(value, 0.0f))};
+  }
+
+  // Copies rows row … row + count - 1 and ranks rank … rank + width - 1, zeros outside, two by two: to word `straight`
+  // by rows, to word `transposed` by ranks; neither where it is negative.
+  FTENGINE_DEVICE void stage(Shared& shared, int64_t row, int count, int rank, int width, int straight,
+                             int transposed) const {
+    const int pairs = width / 2, straight_stride = padded_words(width), transposed_stride = padded_words(count);
+    for (int i = device::thread_index(); i < count / 2 * pairs; i += device::thread_count()) {
+      const int down = i / pairs, across = i % pairs;
+      uint32_t top = 0, bottom = 0;
+      FTENGINE_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const int at = rank + 2 * across + j;
+        const int64_t from = row + 2 * down;
+        if (at < ranks && from < rows) top |= static_cast<uint32_t>(data[from * stride + at].bits) << 16 * j;
+        if (at < ranks && from + 1 < rows) {
+          bottom |= static_cast<uint32_t>(data[(from + 1) * stride + at].bits) << 16 * j;
+        }
+      }
+      if (straight >= 0) {
+        shared.store(straight + 2 * down * straight_stride + across, top);
+        shared.store(straight + (2 * down + 1) * straight_stride + across, bottom);
+      }
+      if (transposed >= 0) {
+        shared.store(transposed + 2 * across * transposed_stride + down, device::lows(top, bottom));
+        shared.store(transposed + (2 * across + 1) * transposed_stride + down, device::highs(top, bottom));
+      }
+    }
+  }
+};
+
+// Sums over rows: sᵀ x. A lane's share of (Ranks, 64 columns).
 template <typename T, int Ranks>
 struct ColumnSums {
   float c[Ranks / kRankTile][8][4] = {};
 
-  // x: octets by columns. s: at rank 0 and the first of the 16 rows. Ranks from `ranks` on are not computed.
-  FTENGINE_DEVICE void add(const Octet<T> (&x)[4], const T* s, int64_t stride, int ranks) {
+  // x: by columns. s: a transposed tile, at rank 0 and the first of the 16 rows. Ranks from `ranks` on are left out.
+  FTENGINE_DEVICE void add(const Vec8 (&x)[4], const Shared& s, int word, int stride, int ranks) {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
     FTENGINE_UNROLL
     for (int tile = 0; tile < Ranks / kRankTile; ++tile) {
       if (tile * kRankTile >= ranks) break;
-      Pair<T> left[4];
-      FTENGINE_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const auto* four = reinterpret_cast<const Pair<T>*>(s + (tile * kRankTile + g + 8 * i) * stride + 4 * t);
-        left[i] = four[0];
-        left[2 + i] = four[1];
-      }
+      const auto top = s.load<Vec4>(word + (tile * kRankTile + g) * stride + 2 * t);
+      const auto bottom = s.load<Vec4>(word + (tile * kRankTile + g + 8) * stride + 2 * t);
+      const uint32_t left[4] = {top.word[0], bottom.word[0], top.word[1], bottom.word[1]};
       FTENGINE_UNROLL
       for (int j = 0; j < 8; ++j) {
         const int i = j / 2;
-        const Pair<T> right[2] = {
-            j % 2 == 0 ? lows(x[0].pair[i], x[1].pair[i]) : highs(x[0].pair[i], x[1].pair[i]),
-            j % 2 == 0 ? lows(x[2].pair[i], x[3].pair[i]) : highs(x[2].pair[i], x[3].pair[i]),
+        const uint32_t right[2] = {
+            j % 2 == 0 ? device::lows(x[0].word[i], x[1].word[i]) : device::highs(x[0].word[i], x[1].word[i]),
+            j % 2 == 0 ? device::lows(x[2].word[i], x[3].word[i]) : device::highs(x[2].word[i], x[3].word[i]),
         };
-        device::mma(c[tile][j], left, right);
+        device::mma<T>(c[tile][j], left, right);
       }
     }
   }
 
-  // to: (rank, length), at rank 0 and the first of the 64 columns.
-  FTENGINE_DEVICE void store(float* to, int64_t stride, int ranks) const {
+  static constexpr int kStride = kTileColumns + 8;
+
+  // Writes to shared memory (Ranks, kStride), or adds to what is there.
+  FTENGINE_DEVICE void put(Shared& shared, int word, bool adds) const {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
     FTENGINE_UNROLL
-    for (int tile = 0; tile < Ranks / kRankTile; ++tile) {
-      if (tile * kRankTile >= ranks) break;
+    for (int i = 0; i < Ranks / kRankTile * 8; ++i) {
+      const int tile = i / 8, element = i / 2 % 4, half = i % 2;  // c's element: rank g + 8 (e / 2), vec8 2t + e % 2
+      const int at = word + (tile * kRankTile + g + 8 * (element / 2)) * kStride + 8 * (2 * t + element % 2) + 4 * half;
+      device::Float4 four = {};
+      if (adds) four = shared.load<device::Float4>(at);
       FTENGINE_UNROLL
-      for (int i = 0; i < 4; ++i) {  // c's element i: rank g + 8 (i / 2), octet 2t + i % 2, all j
-        Octet<float> octet;
-        FTENGINE_UNROLL
-        for (int j = 0; j < 4; ++j) octet.pair[j] = {c[tile][2 * j][i], c[tile][2 * j + 1][i]};
-        const int rank = tile * kRankTile + g + 8 * (i / 2), column = 8 * (2 * t + i % 2);
-        device::store_octet(to + rank * stride + column, octet);
-      }
+      for (int j = 0; j < 4; ++j) four.f[j] += c[tile][4 * half + j][element];
+      shared.store(at, four);
     }
   }
 };
 
-// The wide factor of an update, 16 ranks by 64 columns, packed in pairs: a lane's share of it as mma takes it, for one
-// half of the lane's octets (four columns). Halves, since sums and factors of whole octets would not fit into
-// registers.
+// The wide factor of a product of rank r, for some warps' columns, as fragments in shared memory: for each 16 ranks and
+// quarter of the lanes' vec8, a lane's four words, which are ranks 4t … 4t + 3 of two neighbouring columns.
 template <typename T>
-struct Factor {
-  Pair<T> a[2][4];  // by pair of columns
-
-  // from: at rank 0 of the tile and the first of the 64 columns.
-  FTENGINE_DEVICE void load(const T* from, int64_t stride, int half) {
-    const int g = device::lane_index() / 4, t = device::lane_index() % 4;
-    FTENGINE_UNROLL
-    for (int i = 0; i < 2; ++i) {  // ranks 4t + 2i and 4t + 2i + 1
-      const Octet<T> octet = device::load_octet(from + ((2 * t + i) * stride + 8 * g + 4 * half) * 2);
-      FTENGINE_UNROLL
-      for (int j = 0; j < 4; ++j) a[j / 2][2 * i + j % 2] = octet.pair[j];
-    }
+FTENGINE_DEVICE void stage_wide(Shared& shared, int word, const Factor& factor, int64_t column, int warps, int tiles) {
+  const int words = warps * tiles * 4 * 32 * 4;
+  for (int i = device::thread_index(); i < words; i += device::thread_count()) {
+    const int part = i % 4, lane = i / 4 % 32, quarter = i / 128 % 4, tile = i / 512 % tiles, warp = i / 512 / tiles;
+    const int64_t at = column + kTileColumns * warp + 8 * (lane / 4) + 2 * quarter + part % 2;
+    shared.store(word + i, factor.word<T>(tile * kRankTile + 4 * (lane % 4) + 2 * (part / 2), at));
   }
-};
+}
 
-// Products of rank r for a lane's four octets by columns, one half of each: of row 2i + j and the half's pair q of
-// columns, c[i][q][j] and c[i][q][2 + j].
+// Products of rank r for a lane's four vec8 by columns, one half of each: registers would not suffice for whole ones.
 struct Products {
   float c[2][2][4] = {};
 
-  // narrow: packed by length, at the first of the 16 rows and rank 0 of the tile.
+  // wide: fragments of the warp's columns. narrow: a tile of (16 rows, 16 tiles ranks).
   template <typename T>
-  FTENGINE_DEVICE void add(const Factor<T>& factor, const T* narrow, int64_t stride) {
-    const int g = device::lane_index() / 4, t = device::lane_index() % 4;
-    FTENGINE_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      // mma's column g is a row of ours, and a lane receives columns 2t and 2t + 1: rows 4t + 2i and 4t + 2i + 1.
-      const int row = 4 * (g / 2) + 2 * i + g % 2;
-      const auto* four = reinterpret_cast<const Pair<T>*>(narrow + row * stride + 4 * t);
-      const Pair<T> right[2] = {four[0], four[1]};
+  FTENGINE_DEVICE void add(const Shared& shared, int wide, int narrow, int stride, int tiles, int half) {
+    const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
+    FTENGINE_KEEP_LOOP
+    for (int tile = 0; tile < tiles; ++tile) {
+      Vec8 left[2];
+      Vec4 right[2];
       FTENGINE_UNROLL
-      for (int q = 0; q < 2; ++q) device::mma(c[i][q], factor.a[q], right);
+      for (int q = 0; q < 2; ++q) left[q] = shared.load<Vec8>(wide + ((tile * 4 + 2 * half + q) * 32 + lane) * 4);
+      FTENGINE_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        // mma's column g is a row of ours, and a lane receives columns 2t and 2t + 1: rows 4t + 2i and 4t + 2i + 1.
+        const int row = 4 * (g / 2) + 2 * i + g % 2;
+        right[i] = shared.load<Vec4>(narrow + row * stride + tile * kRankTile / 2 + 2 * t);
+      }
+      FTENGINE_UNROLL
+      for (int i = 0; i < 4; ++i) device::mma<T>(c[i / 2][i % 2], left[i % 2].word, right[i / 2].word);
     }
   }
 
-  FTENGINE_DEVICE float low(int row, int q) const { return c[row / 2][q][row % 2]; }
-  FTENGINE_DEVICE float high(int row, int q) const { return c[row / 2][q][2 + row % 2]; }
+  // Of the lane's row and the half's pair of columns.
+  FTENGINE_DEVICE float low(int row, int pair) const { return c[row / 2][pair][row % 2]; }
+  FTENGINE_DEVICE float high(int row, int pair) const { return c[row / 2][pair][2 + row % 2]; }
 };
+
+// Says in every thread of the block whether it is the last of `count` blocks to come here; what the others wrote before
+// is then there to be read. word: one of shared memory that is free.
+FTENGINE_DEVICE bool arrives_last(uint32_t* counter, int count, Shared& shared, int word) {
+  device::fence();
+  device::barrier();
+  if (device::thread_index() == 0) shared.store(word, device::atomic_add(counter, 1));
+  device::barrier();
+  device::fence();
+  return shared.load<uint32_t>(word) == static_cast<uint32_t>(count - 1);
+}
+
+// The sum of `count` floats that blocks wrote `stride` apart, always in the same order.
+FTENGINE_DEVICE float sum_splits(const float* from, int count, int64_t stride) {
+  float sum = 0.0f;
+  for (int i = 0; i < count; ++i) sum += device::load_coherent(from + i * stride);
+  return sum;
+}
 
 }  // namespace ftengine

@@ -1,13 +1,13 @@
 """Low-rank operations: one reference in PyTorch, compiled kernels where a library registers them.
 
-lowrank_linear and lowrank_add are layers with gradients; lowrank_merge_ folds an update into its weight. The
-operators below them are torch.ops.ftengine.*. This room imports torch and nothing else.
+lowrank_linear, lowrank_linears and lowrank_add are layers with gradients; lowrank_merge_ folds an update into its
+weight. The operators below them are torch.ops.ftengine.*. This room imports torch and nothing else.
 """
 
 from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference
-from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_merge_
+from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_linears, lowrank_merge_
 from ftengine.ops.library import instruction_sets, use_instruction_set
 from ftengine.ops.precision import without_autocast
 
@@ -17,6 +17,7 @@ __all__ = [
     "instruction_sets",
     "lowrank_add",
     "lowrank_linear",
+    "lowrank_linears",
     "lowrank_merge_",
     "quantise_dropout",
     "use_instruction_set",

@@ -1,19 +1,28 @@
 """Which layers may take a compiled kernel, and why the others do not."""
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from ftengine.ops import library
 from ftengine.ops.precision import compute_dtype
-from ftengine.ops.schemas import NAMES
+from ftengine.ops.schemas import PART_SCHEMAS
 
 DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
-    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+    "cuda": (torch.bfloat16, torch.float16),
 }
 MAX_RANK = 256
+CAPABILITY = (8, 0)
+"""Of the oldest GPUs that the CUDA kernels run on: cp.async and mma with bfloat16."""
+CUDA_COLUMNS = 8
+"""CUDA kernels move 16 bytes at a time, and rows are neighbours: inputs and outputs are multiples of this."""
+
+KERNELS = tuple(name for name in PART_SCHEMAS if name != "lowrank_merge_")
+"""What a compiled library has at least: whole layers fall back to these, and a merge that is not compiled to ATen."""
 
 _reference_only = False
 
@@ -32,14 +41,21 @@ def use_reference() -> Iterator[None]:
         _reference_only = before
 
 
-def why_ineligible(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
+def why_ineligible(
+    device_type: str,
+    dtype: torch.dtype,
+    rank: int,
+    layout: torch.layout = torch.strided,
+    columns: Iterable[int] = (),
+) -> str | None:
     """Say why a layer may not take a compiled kernel, or None when it may.
 
     Args:
         device_type: "cpu", "cuda", …
         dtype: that the layer computes in.
-        rank: r.
+        rank: r; of layers that read one input, all of theirs together.
         layout: of the layer's input and frozen weight.
+        columns: the layer's inputs K and outputs N, as far as they are known.
     """
     if _reference_only:
         return "the reference is asked for"
@@ -49,12 +65,59 @@ def why_ineligible(device_type: str, dtype: torch.dtype, rank: int, layout: torc
         return f"dtype {dtype} on {device_type}: kernels exist for {', '.join(map(str, DTYPES[device_type]))}"
     if layout != torch.strided:
         return f"layout {layout}: kernels need {torch.strided}"
-    return None if 1 <= rank <= MAX_RANK else f"rank {rank}: kernels need 1 to {MAX_RANK}"
+    if not 1 <= rank <= MAX_RANK:
+        return f"rank {rank}: kernels need 1 to {MAX_RANK}"
+    if device_type != "cuda":
+        return None
+    odd = [size for size in columns if size % CUDA_COLUMNS]
+    if odd:
+        return f"size {odd[0]} on cuda: kernels need inputs and outputs in multiples of {CUDA_COLUMNS}"
+    return why_no_gpu_serves()
 
 
-def why_reference(device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided) -> str | None:
+@cache
+def why_no_gpu_serves() -> str | None:
+    """Say which GPU or driver is too old for the CUDA kernels, or None. GPUs and drivers do not change in a process."""
+    if not torch.cuda.is_available():
+        return None  # nothing is on such a device
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if capability < CAPABILITY:
+            name, found, needed = (
+                torch.cuda.get_device_name(index),
+                ".".join(map(str, capability)),
+                ".".join(map(str, CAPABILITY)),
+            )
+            return f"GPU {index}, {name}, has compute capability {found}: kernels need {needed}"
+    built, driver = library.cuda_version(), driver_version()
+    if built is not None and driver is not None and driver < built:
+        return (
+            f"the NVIDIA driver is for CUDA {driver} and the kernels were compiled by nvcc {built}: update the driver, "
+            f"or reinstall ftengine with a CUDA {driver} toolkit"
+        )
+    return None
+
+
+def driver_version() -> int | None:
+    """Return the major version of the CUDA that the NVIDIA driver is for; None where it does not say."""
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000  # 12040 is CUDA 12.4
+
+
+def why_reference(
+    device_type: str,
+    dtype: torch.dtype,
+    rank: int,
+    layout: torch.layout = torch.strided,
+    columns: Iterable[int] = (),
+) -> str | None:
     """As why_ineligible, but dtype is the input's: autocast, where it is on, has the last word."""
-    return why_ineligible(device_type, compute_dtype(device_type, dtype), rank, layout)
+    return why_ineligible(device_type, compute_dtype(device_type, dtype), rank, layout, columns)
 
 
 def active_backend(device_type: str = "cpu") -> tuple[str, str]:
@@ -63,6 +126,7 @@ def active_backend(device_type: str = "cpu") -> tuple[str, str]:
     The dispatcher answers, so this is what runs, not what was meant to.
     """
     key = device_type.upper()
-    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in NAMES):
-        return "compiled", library.describe(device_type)
+    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in KERNELS):
+        refused = why_no_gpu_serves() if device_type == "cuda" else None
+        return ("reference", refused) if refused else ("compiled", library.describe(device_type))
     return "reference", library.why_absent(device_type)

@@ -1,10 +1,13 @@
 """What a strategy calls: low-rank updates of frozen layers, checked, cast and seeded."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ftengine.ops.autograd import LowRankAdd, LowRankLinear, operators
+from ftengine.ops.autograd import LowRankAdd, LowRankGroup, LowRankLinear, operators
 from ftengine.ops.dropout import draw_seed, quantise_dropout
+from ftengine.ops.eligibility import MAX_RANK
 from ftengine.ops.precision import autocast_enabled, compute_dtype, without_autocast
 
 
@@ -44,18 +47,59 @@ def lowrank_linear(
         ValueError: shapes disagree; the message gives both. Or weight or bias requires a gradient, which it would
             not get; or x and weight differ in dtype outside autocast.
     """
-    if not _layer_agrees(x, weight, bias, a, b):
-        _explain_layer(x, weight, bias, a, b)
-    if (weight.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled():
-        name = "weight" if weight.requires_grad else "bias"
-        raise ValueError(f"{name} requires a gradient, but lowrank_linear keeps it frozen: set requires_grad to False")
-    if autocast_enabled(x.device.type):
-        x = x.to(compute_dtype(x.device.type, x.dtype))
-    elif weight.dtype != x.dtype:
-        raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
+    _check_layer(x, weight, bias, a, b)
+    x = _computed(x)
     p, seed = _dropout(x, p, seed)
-    b = _times(b, diagonal)
+    if diagonal is not None:
+        b = _times(b, diagonal)
     return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
+
+
+def lowrank_linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    scales: Sequence[float],
+    p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Apply several frozen linear maps with their low-rank updates to one x: a transformer's q, k and v.
+
+    Each as lowrank_linear computes it, but x is read once, all share one dropout mask, and their gradients with
+    respect to x are added up in one buffer.
+
+    Args:
+        x: (..., K), as in lowrank_linear.
+        weights: (N, K) each; N may differ.
+        biases: (N,) each, or None.
+        a: (r, K) each; b: (N, r) each; r may differ.
+        scales: alpha / r of each.
+        p: dropout probability, of all.
+        seed: of the mask, as in lowrank_linear.
+
+    Returns:
+        y (..., N) of each map.
+
+    Raises:
+        ValueError: as in lowrank_linear, or the lists differ in length.
+    """
+    if not len(weights) == len(biases) == len(a) == len(b) == len(scales) > 0:
+        raise ValueError(
+            f"there are {len(weights)} weights, {len(biases)} biases, {len(a)} a, {len(b)} b and {len(scales)} scales: "
+            "give one of each for every layer"
+        )
+    for weight, bias, down, up in zip(weights, biases, a, b, strict=True):
+        _check_layer(x, weight, bias, down, up)
+    x = _computed(x)
+    p, seed = _dropout(x, p, seed)
+    if sum(len(factor) for factor in a) > MAX_RANK >= max(len(factor) for factor in a):
+        # Kernels take them one by one; of one seed they have one mask.
+        seed = draw_seed(x.device) if p and seed is None else seed
+        layers = zip(weights, biases, a, b, scales, strict=True)
+        return tuple(LowRankLinear.apply(x, *layer, p, seed) for layer in layers)
+    return LowRankGroup.apply(x, list(scales), p, seed, *weights, *biases, *a, *b)
 
 
 def lowrank_add(
@@ -90,8 +134,11 @@ def lowrank_add(
     _check(y.shape[-1:] == b.shape[:1], "y (..., N)", y, "b (N, r)", b)
     _check(y.shape[:-1] == x.shape[:-1], "y (..., N)", y, "x (..., K)", x)
     p, seed = _dropout(x, p, seed)
-    x = x.to(compute_dtype(x.device.type, x.dtype))
-    b = _times(b, diagonal)
+    if p and seed is None:
+        seed = draw_seed(x.device)
+    x = _computed(x)
+    if diagonal is not None:
+        b = _times(b, diagonal)
     return LowRankAdd.apply(y, x, a, b, scale, p, seed)
 
 
@@ -115,6 +162,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     """
     _check_update(weight, a, b)
     _check(weight.dim() == 2 and weight.shape[0] == b.shape[0], "weight (N, K)", weight, "b (N, r)", b)
+    a, b = (factor.clone() if _overlap(factor, weight) else factor for factor in (a, b))
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
     with without_autocast(weight.device.type):
         operators(a.shape[0], weight).lowrank_merge_(dense, a, b, scale)
@@ -125,13 +173,32 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     return weight
 
 
-def _times(b: Tensor, diagonal: Tensor | None) -> Tensor:
-    """Return b with its columns times a diagonal; b itself without one. b (N, r), diagonal (r,)."""
-    if diagonal is None:
-        return b
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors may share memory."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _times(b: Tensor, diagonal: Tensor) -> Tensor:
+    """Return b with its columns times a diagonal.  b (N, r), diagonal (r,)."""
     _check(diagonal.shape == b.shape[1:], "diagonal (r,)", diagonal, "b (N, r)", b)
     wide = torch.promote_types(b.dtype, torch.float32)
     return b.to(wide) * diagonal.to(wide)
+
+
+def _computed(x: Tensor) -> Tensor:
+    """Return x in the dtype that the layer computes in."""
+    dtype = compute_dtype(x.device.type, x.dtype)
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
+    if not _layer_agrees(x, weight, bias, a, b):
+        _explain_layer(x, weight, bias, a, b)
+    if (weight.requires_grad or (bias is not None and bias.requires_grad)) and torch.is_grad_enabled():
+        name = "weight" if weight.requires_grad else "bias"
+        raise ValueError(f"{name} requires a gradient, but here it is frozen: set requires_grad to False")
+    if weight.dtype != x.dtype and not autocast_enabled(x.device.type):
+        raise ValueError(f"x is {x.dtype} and weight is {weight.dtype}: cast one, or compute under torch.autocast")
 
 
 def _layer_agrees(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> bool:
@@ -162,12 +229,10 @@ def _check(agree: bool, name: str, tensor: Tensor, other_name: str, other: Tenso
 
 
 def _dropout(x: Tensor, p: float, seed: Tensor | None) -> tuple[float, Tensor | None]:
-    """Return the quantised p with its seed; no seed where there is no dropout, so that no generator moves."""
+    """Return the quantised p with the seed as it is given; no seed where there is no dropout."""
     p = quantise_dropout(p)
-    if p == 0.0:
+    if p == 0.0 or seed is None:
         return p, None
-    if seed is None:
-        return p, draw_seed(x.device)
     if seed.shape != () or seed.dtype != torch.int64:
         raise ValueError(f"seed is {seed.dtype} of shape {tuple(seed.shape)}; it must be a () torch.int64 tensor")
     return p, seed.to(x.device)

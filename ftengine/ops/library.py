@@ -59,6 +59,14 @@ def describe(device_type: str) -> str:
     return f"kernels for {', '.join(build['architectures'])} and PTX {build['ptx']}, {against}"
 
 
+def cuda_version() -> int | None:
+    """Return the major version of the CUDA that GPU kernels were compiled with; None where nothing says."""
+    native = _native()
+    build = native.build.get("cuda") if native else None
+    major = build["nvcc"].partition(".")[0] if build else ""
+    return int(major) if major.isdecimal() else None
+
+
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that CPU kernels were compiled for and this processor has, the best first.
 

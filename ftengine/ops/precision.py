@@ -7,7 +7,8 @@ import torch
 
 def autocast_enabled(device_type: str) -> bool:
     """Say whether autocast is on; some devices ("meta") know none and would raise."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    known = device_type in ("cpu", "cuda") or torch.amp.is_autocast_available(device_type)
+    return known and torch.is_autocast_enabled(device_type)
 
 
 def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftengine.errors import FtengineError
+from ftengine.errors import FtengineError, InputError
 from ftengine_bench import tables
 from ftengine_bench.compare import check_slower, compare, noise, parse_share
 from ftengine_bench.kernels import measure_kernels
@@ -51,10 +51,15 @@ def kernels(json: str | None, plot: str | None, **options: Any) -> None:
             print(aligned(table, tables.LEFT))
 
 
-def comparison(files: Sequence[str], fail_over: str | None) -> None:
+def comparison(files: Sequence[str], by: str, fail_over: str | None) -> None:
     """Print a comparison; fail where one became slower."""
     allowed = None if fail_over is None else parse_share(fail_over)
+    if by not in ("file", "device"):
+        raise InputError(f"--by {by!r}: write file or device.")
     reports = [Report.read(Path(file)) for file in files]
+    if by == "device":
+        print(tables.markdown(tables.device_table(reports)))
+        return
     found, names = compare(reports), [printable(file) for file in files]
     print(aligned(tables.comparison_table(found, names), tables.LEFT_OF_COMPARISON))
     for name, report in zip(names, reports, strict=True):

@@ -11,7 +11,7 @@ import torch
 
 from ftengine.ops import active_backend, draw_seed, use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Step
+from ftengine_bench.layers import MAY_FAIL, PROVIDERS, SCALE, WITHOUT_DROPOUT, Layer, Step
 from ftengine_bench.machine import Peak, machine, measure_peak
 from ftengine_bench.memory import peak_bytes, saved_bytes
 from ftengine_bench.report import OperatorRow, Report, Row
@@ -32,7 +32,7 @@ def measure_kernels(
     Args:
         settings: from `Settings.parse`.
         progress: told of everything that is done.
-        keep: given the report after every layer, as far as it is, so that an interrupted measurement is not lost.
+        keep: given the report after every layer and dropout, as far as it is: an interrupted measurement is not lost.
     """
     with nullcontext() if settings.instruction_set == "auto" else use_instruction_set(settings.instruction_set):
         device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds
@@ -52,6 +52,7 @@ def measure_kernels(
                 layer = Layer.make(shape, rank, dtype, p, device)
                 steps = prepare(settings.providers, layer, asked["left_out"])
                 report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds))
+                keep(report)
             report.operators.extend(measure_operators(layer, settings.dropouts, peaks[dtype], clock, seconds))
             keep(report)
             progress("measuring layers", done, len(cases))
@@ -63,19 +64,19 @@ def measure_kernels(
 def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> dict[str, Step]:
     """Build the providers' steps and run each once.
 
-    A torch.compile that does not work here goes into left_out, with the reason, and is not tried again.
+    One of MAY_FAIL that does not work here goes into left_out, with the reason, and is not tried again.
     """
     steps = {}
     for name in names:
-        if name in left_out:
+        if name in left_out or (layer.p and name in WITHOUT_DROPOUT):
             continue
-        step = PROVIDERS[name](layer)
         try:
+            step = PROVIDERS[name](layer)
             step.forward()
             step.backward()
         # A compiler that lacks its own compiler raises anything. Nobody else is excused.
         except Exception as error:
-            if name != "torch-compile":
+            if name not in MAY_FAIL:
                 raise
             left_out[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue

@@ -223,6 +223,28 @@ def peft(layer: Layer) -> Step:
     return layer.step(lambda: module(layer.x), a, b)
 
 
+def lorafusion(layer: Layer) -> Step:
+    """LoRAFusion's layer (github.com/CentML/lorafusion), its factors in x's dtype."""
+    from lorafusion.ops.lora_v1 import fused_linear_lora
+
+    a, b = _factors_like_x(layer)
+    x = layer.x[None]  # it takes a batch of sequences
+    return layer.step(lambda: fused_linear_lora(x, layer.weight, a, b, SCALE, dropout_p=layer.p)[0], a, b)
+
+
+def unsloth(layer: Layer) -> Step:
+    """Unsloth's layer, its factors in x's dtype. It has none with dropout."""
+    from unsloth.kernels.fast_lora import LoRA_W
+
+    a, b = _factors_like_x(layer)
+    x = layer.x[None]
+    return layer.step(lambda: LoRA_W.apply(x, layer.weight, None, a, b, SCALE)[0], a, b)
+
+
+def _factors_like_x(layer: Layer) -> tuple[Tensor, ...]:
+    return tuple(factor.detach().to(layer.x.dtype).requires_grad_() for factor in (layer.a, layer.b))
+
+
 def ours(layer: Layer) -> Step:
     a, b = layer.a, layer.b
     return layer.step(lambda: lowrank_linear(layer.x, layer.weight, None, a, b, SCALE, layer.p), a, b)
@@ -238,9 +260,17 @@ PROVIDERS: dict[str, Callable[[Layer], Step]] = {
     "eager": eager,
     "peft": peft,
     "torch-compile": compiled_composition,
+    "lorafusion": lorafusion,
+    "unsloth": unsloth,
     "reference": our_reference,
     "compiled": ours,
 }
+
+MAY_FAIL = ("torch-compile", "lorafusion", "unsloth")
+"""Providers whose own compilers may lack something here: they are left out, with the reason."""
+
+WITHOUT_DROPOUT = ("unsloth",)
+"""Providers that have no layer with dropout."""
 
 OURS = ("compiled", "reference")
 """Our providers, the better one first."""
@@ -253,6 +283,10 @@ def why_unavailable(name: str, device: str) -> str | None:
     """Say why a provider cannot be measured here, or None when it can."""
     if name == "peft" and find_spec("peft") is None:
         return "PEFT is not installed; pip install peft"
+    if name in ("lorafusion", "unsloth"):
+        if device != "cuda":
+            return f"{name} computes on GPUs alone"
+        return None if find_spec(name) else f"{name} is not installed"
     if name == "compiled":
         backend, reason = active_backend(device)
         return None if backend == "compiled" else reason

@@ -14,7 +14,7 @@ from torch.utils import collect_env
 from ftengine import __version__
 from ftengine.ops import active_backend
 from ftengine_bench.layers import dtype_name
-from ftengine_bench.timing import Clock, measure
+from ftengine_bench.timing import Clock, measure, spread
 
 COPIED_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 """Far larger than any cache."""
@@ -78,7 +78,7 @@ class Peak:
 
 
 def measure_peak(dtype: torch.dtype, device: str, clock: Clock, seconds: float) -> Peak:
-    """Time a large copy and a large product; the fastest of each is what the device can do."""
+    """Time a large copy and a large product; medians, as of everything that is compared with them."""
     count, size = COPIED_BYTES[device] // dtype.itemsize, PRODUCT_SIZE[device]
     source = torch.ones(count, dtype=dtype, device=device)
     target = torch.empty_like(source)
@@ -88,5 +88,5 @@ def measure_peak(dtype: torch.dtype, device: str, clock: Clock, seconds: float) 
         "product": [lambda: torch.mm(left, right.t(), out=product)],
     }
     times = measure(actions, clock, seconds)
-    copy, matmul = (min(parts[0] for parts in times[name]) for name in actions)
+    copy, matmul = (spread([parts[0] for parts in times[name]])["p50"] for name in actions)
     return Peak(dtype_name(dtype), 2 * source.nbytes / copy, 2 * size**3 / matmul)

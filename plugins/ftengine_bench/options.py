@@ -11,7 +11,10 @@ KERNELS: Options = {
     "--tokens": ("LIST", "512", "Tokens for the preset's layers."),
     "--ranks": ("LIST", "8,16,64", "Ranks, separated by commas."),
     "--dropout": ("LIST", "0,0.05", "Dropout probabilities."),
-    "--dtypes": ("LIST", "float32,bfloat16", "Of inputs and frozen weights: float32, bfloat16, and float16 on a GPU."),
+    "--dtypes": (
+        *("LIST", "auto"),
+        "Of inputs and frozen weights: float32 and bfloat16 on a CPU, bfloat16 and float16 on a GPU; auto is both.",
+    ),
     "--device": ("NAME", "auto", "auto, cpu or cuda."),
     "--providers": (
         *("LIST", "auto"),
@@ -27,8 +30,12 @@ KERNELS: Options = {
 }
 
 COMPARE: Options = {
+    "--by": (
+        *("NAME", "file"),
+        "file: our rows, a column for each file; device: a table of devices in Markdown, as in docs/benchmarks.md.",
+    ),
     "--fail-over": (
         *("PERCENT", None),
         "Exit with 1 if a row of the compiled kernels is slower than in the first file by more, e.g. 5%.",
-    )
+    ),
 }

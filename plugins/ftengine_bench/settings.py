@@ -56,7 +56,8 @@ class Settings:
         providers, left_out = _providers(asked["providers"], device)
         sets, chosen = ["auto", *(instruction_sets() if device == "cpu" else ())], [asked["instruction_set"]]
         known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
-        dtypes = _known("--dtypes", _items("--dtypes", asked["dtypes"]), known, f"on {device}, kernels exist for")
+        named = list(known) if asked["dtypes"] == "auto" else _items("--dtypes", asked["dtypes"])
+        dtypes = _known("--dtypes", named, known, f"on {device}, kernels exist for")
         dropouts = [
             _number("--dropout", item, lambda text: quantise_dropout(float(text)), "numbers from 0 to below 1")
             for item in _items("--dropout", asked["dropout"])

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from ftengine_bench.compare import Comparison
 from ftengine_bench.figures import least_overhead, recovered
+from ftengine_bench.layers import OURS
 from ftengine_bench.report import Case, Report, Row
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 NONE = "–"
 CASE = ("layer", "dtype", "rank", "dropout")
+
+OTHERS = ("eager", "peft", "torch-compile", "lorafusion", "unsloth")
+"""Other people's providers, as columns of the table of devices."""
 
 LEFT = 5
 """Columns of text in the tables of one measurement, before the figures."""
@@ -119,6 +123,33 @@ def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) ->
         figures = [NONE if figure is None else f"{figure:.3f}" for pair in pairs for figure in pair]
         rows.append((*_case(one.row), one.row.phase, one.row.provider, f"{one.row.overhead:.3f}", *figures))
     return columns, rows
+
+
+def device_table(reports: Sequence[Report]) -> Table:
+    """Return each device's layers, forward and backward together: what others and we cost over the frozen layer."""
+    rows: dict[tuple[str, ...], tuple[str, ...]] = {}
+    measured = {row.provider for report in reports for row in report.rows}
+    others = [name for name in OTHERS if name in measured]
+    for report in reports:
+        machine = report.environment
+        device = f"{machine['name']}, {machine['capability']}"
+        if machine["device"] == "cpu":
+            device += f", {machine['threads']} threads"
+        layers: dict[tuple[str, ...], dict[str, Row]] = {}
+        for row in report.rows:
+            if row.phase == "both":
+                layers.setdefault(_case(row, " (K,N)" if row.transposed else ""), {})[row.provider] = row
+        for case, of in layers.items():
+            ours = next((of[name] for name in OURS if name in of), None)
+            figures = [NONE if name not in of else f"{of[name].overhead:.2f}" for name in others]
+            mine = (NONE, NONE) if ours is None else (f"{ours.overhead:.2f}", percent(ours.recovered))
+            rows[(device, *case)] = (f"{1e3 * of['frozen'].p50:.3g}", *figures, *mine)
+    return ("device", *CASE, "frozen ms", *others, "ours", "recovered"), [(*key, *of) for key, of in rows.items()]
+
+
+def markdown(table: Table) -> str:
+    columns, rows = table
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ("---",) * len(columns), *rows))
 
 
 def _case(row: Case, more: str = "") -> tuple[str, ...]:

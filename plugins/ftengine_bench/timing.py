@@ -39,15 +39,16 @@ class Clock:
 class CudaClock(Clock):
     """The time of an NVIDIA GPU between two events in its stream."""
 
-    # Larger than any L2 cache (H100: 50 MB, B200: 126 MB), and long enough to write that the CPU, which launches what
-    # is measured, is ahead of the GPU by then.
+    # Larger than any L2 cache (H100: 50 MB, B200: 126 MB), and long enough to read that the CPU, which launches what is
+    # measured, is ahead of the GPU by then. Read, not written: what lies in L2 written has to leave it within the time
+    # that is measured.
     FLUSHED_BYTES = 512 << 20
 
     def __init__(self) -> None:
-        self._flushed = torch.empty(self.FLUSHED_BYTES, dtype=torch.int8, device="cuda")
+        self._flushed = torch.zeros(self.FLUSHED_BYTES // 4, dtype=torch.float32, device="cuda")
 
     def ready(self) -> None:
-        self._flushed.zero_()
+        self._flushed.sum()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

@@ -6,6 +6,7 @@ from docs_commands import ROOT, code, table
 
 from ftengine_bench.layers import PRESETS, PROVIDERS
 from ftengine_bench.report import OperatorRow, Report, Row
+from ftengine_bench.tables import device_table, markdown
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -27,3 +28,10 @@ def test_every_field_is_told():
         names = table(PAGE, heading).names()
         assert len(names) == len(set(names))
         assert set(names) == {field.name for field in fields(kind)} | more
+
+
+def test_the_table_of_devices_is_what_the_command_prints():
+    files = sorted((ROOT / "benchmarks" / "results").glob("*/kernels-*.json"))
+    assert files
+    printed = markdown(device_table([Report.read(file) for file in files]))
+    assert printed in PAGE.read_text(encoding="utf-8"), "the section says which command prints it"

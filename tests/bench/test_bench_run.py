@@ -129,7 +129,7 @@ COMPUTING = [
     if name == "torch-compile"
     else name
     for name in PROVIDERS
-    if name != "frozen"
+    if name not in ("frozen", "lorafusion", "unsloth")  # the last two compute on GPUs alone
 ]
 
 
@@ -277,6 +277,22 @@ def test_without_click_compare_fails_with_1(report, tmp_path, capsys):
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--fail-over", "5%"]) == 1
     assert "2.000 times" in capsys.readouterr().err
+
+
+def test_a_table_of_devices_has_a_row_a_layer_of_each(report, tmp_path, capsys):
+    report.write(tmp_path / "a.json")
+    other = replace(report, environment={**report.environment, "name": "Other", "device": "cuda"})
+    other.write(tmp_path / "b.json")
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert main(["compare", "--by", "device", *files, files[1]]) == 0
+    columns, _, *lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    layers = {row.layer for row in report.rows}
+    assert len(lines) == 2 * len(layers)  # a layer that is measured again replaces what there was
+    assert {line[0].partition(",")[0] for line in lines} == {report.environment["name"], "Other"}
+    row = next(row for row in report.rows if (row.phase, row.provider) == ("both", "eager"))
+    line = next(line for line in lines if line[2:5] == [row.dtype, str(row.rank), f"{row.p:.3g}"])
+    assert line[columns.index("eager")] == f"{row.overhead:.2f}"
+    assert main(["compare", "--by", "colour", *files]) == 2
 
 
 def test_a_plot_is_drawn_where_matplotlib_is_installed(report, tmp_path):

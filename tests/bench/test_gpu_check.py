@@ -16,6 +16,7 @@ PLAYED = """#!/usr/bin/env bash
 case "$*" in
     -) cat >/dev/null ;;  # nothing is missing
     *get_device_capability*) echo 90 ;;
+    *find_spec*) exit 1 ;;  # nobody else's package is installed
     *) echo "$*"; [ -z "${FAILING:-}" ] || [[ "$*" != *"$FAILING"* ]] ;;
 esac
 """
@@ -32,9 +33,11 @@ def check(tmp_path):
 
     def run(code, **environment):
         out = tmp_path / "out"
-        given = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **environment}
+        given = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CXX": "true", **environment}
         given.pop("PYTHON", None)
-        done = subprocess.run(["bash", SCRIPT, out], env=given, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [shutil.which("bash"), SCRIPT, out], env=given, capture_output=True, text=True, check=False
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return {file.name: file.read_text() for file in out.iterdir()}
 
@@ -45,20 +48,28 @@ def test_every_step_runs_for_this_gpu_alone(check):
     out = check(0)
     assert "plan().build" in out["build.log"]
     assert "-m gpu" in out["tests.log"]
-    assert "--shape 8192x4096x4096" in out["target.txt"]
-    assert "--preset llama3-8b" in out["llama3-8b.txt"]
-    assert out["summary.txt"].count("ok: ") == 4
+    assert "--shape 8192x4096x4096" in out["kernels-target.txt"]
+    assert "--tokens 8192" in out["kernels-large.txt"]
+    assert "torch-compile" in out["kernels-compile.txt"]
+    assert out["summary.txt"].count("ok: ") == 6
     assert "everything succeeded" in out["summary.txt"]
 
 
 @pytest.mark.parametrize(
-    ("failing", "name", "after"), [("-m gpu", "tests", True), ("--shape", "target", True), ("build", "build", False)]
+    ("failing", "name", "after"),
+    [("-m gpu", "tests", True), ("frozen,eager", "target small large", True), ("build", "build", False)],
 )
 def test_a_step_that_fails_is_named_and_fails_the_whole(check, failing, name, after):
     out = check(1, FAILING=failing)
-    assert f"failed: {name}: exit status 1" in out["summary.txt"]
+    assert f"failed: {name.partition(' ')[0]}: exit status 1" in out["summary.txt"]
     assert out["summary.txt"].splitlines()[-1].endswith(f" s: {name}")
-    assert ("llama3-8b.txt" in out) == after  # without a build there is nothing to measure
+    assert ("kernels-large.txt" in out) == after  # without a build there is nothing to measure
+
+
+def test_torch_compile_may_fail_without_failing_the_whole(check):
+    out = check(0, FAILING="torch-compile")
+    assert "failed: compile: exit status 1" in out["summary.txt"]
+    assert "everything succeeded" in out["summary.txt"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -66,11 +77,20 @@ def test_without_a_gpu_it_says_so(tmp_path):
     given = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(["bash", SCRIPT, tmp_path / "out"], env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "finds no NVIDIA GPU" in done.stdout
-    assert "finds no NVIDIA GPU" in (tmp_path / "out" / "summary.txt").read_text()
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert done.stdout == summary
+    assert all(line.startswith("missing: ") for line in summary.splitlines())
+    assert ("is built without CUDA" if torch.version.cuda is None else "finds no NVIDIA GPU") in summary
+
+
+def test_a_missing_compiler_is_said(check, tmp_path):
+    for tool in ("bash", "dirname", "basename", "mkdir", "tee", "cat", "tail"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    out = check(2, PATH=str(tmp_path), CXX="")
+    assert "missing: a C++ compiler is neither named by CXX nor on PATH" in out["summary.txt"]
 
 
 def test_without_a_folder_it_says_how_to_call_it():
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: benchmarks/gpu_check.sh OUT" in done.stderr
+    assert "usage: benchmarks/gpu_check.sh [--dry-run] OUT" in done.stderr

@@ -112,7 +112,7 @@ def whole_mask():
     from ftengine.ops.philox import keep_mask
 
     def make(seed, p, x):
-        rows = x.reshape(-1, x.shape[-1]).shape[0]
+        rows = x.shape[:-1].numel()
         return keep_mask(seed, dropout_level(p), 0, rows, x.shape[-1]).bool().view(x.shape)
 
     return make

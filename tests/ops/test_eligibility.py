@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftengine.ops import use_reference, why_reference
+from ftengine.ops import active_backend, eligibility, library, use_reference, why_reference
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from ftengine.ops import use_reference, why_reference
         ("cuda", torch.float16, 1, torch.strided, None),
         ("cpu", torch.float16, 8, torch.strided, "dtype torch.float16 on cpu"),
         ("cpu", torch.float64, 8, torch.strided, "dtype torch.float64"),
-        ("cuda", torch.float64, 8, torch.strided, "dtype torch.float64"),
+        ("cuda", torch.float32, 8, torch.strided, "dtype torch.float32 on cuda"),
         ("mps", torch.float32, 8, torch.strided, "device mps"),
         ("cpu", torch.float32, 257, torch.strided, "rank 257"),
         ("cpu", torch.float32, 8, torch.sparse_coo, "layout torch.sparse_coo"),
@@ -43,3 +43,37 @@ def test_reference_is_used_inside_its_block_and_no_longer():
     with pytest.raises(RuntimeError, match="inside"):
         inside()
     assert why_reference("cpu", torch.float32, 8) is None
+
+
+@pytest.mark.parametrize("columns", [(576, 1536), (64, 8, 8)])
+def test_sizes_that_wide_accesses_allow(columns):
+    assert why_reference("cuda", torch.bfloat16, 8, columns=columns) is None
+    assert why_reference("cuda", torch.bfloat16, 8, columns=(*columns, 777)).startswith("size 777 on cuda")
+    assert why_reference("cpu", torch.bfloat16, 8, columns=(*columns, 777)) is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "driver", "reason"),
+    [
+        ([(9, 0)], 13, None),
+        ([(8, 0), (12, 0)], 13, None),
+        ([(7, 5)], 13, "GPU 0, some GPU, has compute capability 7.5: kernels need 8.0"),
+        ([(9, 0), (7, 0)], 13, "GPU 1, some GPU, has compute capability 7.0"),
+        ([(9, 0)], 12, "the NVIDIA driver is for CUDA 12 and the kernels were compiled by nvcc 13"),
+    ],
+)
+def test_gpu_and_driver_are_asked_before_anything_is_launched(monkeypatch, capabilities, driver, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
+    monkeypatch.setattr(eligibility, "driver_version", lambda: driver)
+    monkeypatch.setattr(library, "cuda_version", lambda: 13)
+    eligibility.why_no_gpu_serves.cache_clear()
+    try:
+        answer = why_reference("cuda", torch.bfloat16, 8)
+        backend = active_backend("cuda")
+    finally:
+        eligibility.why_no_gpu_serves.cache_clear()
+    assert answer is None if reason is None else answer.startswith(reason)
+    assert reason is None or backend in (("reference", answer), ("reference", library.why_absent("cuda")))

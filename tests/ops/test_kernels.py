@@ -185,6 +185,20 @@ def test_choosing_another_instruction_set_meanwhile_does_no_harm():
         chooser.join()
 
 
+NO_SEED = torch.empty(0, dtype=torch.int64)
+
+
+def freed(tensor, size=0):
+    """Return a tensor whose storage has been cut down under it."""
+    tensor.untyped_storage().resize_(size)
+    return tensor
+
+
+def wide(t):
+    """Return lists of two layers, of rank 200 each."""
+    return [t.w] * 2, [None] * 2, [torch.zeros(200, 8)] * 2, [torch.zeros(6, 200)] * 2, [1.0] * 2
+
+
 WRONG = [
     ("a must have two dimensions", lambda t: ops.lowrank_shrink(t.x, torch.zeros(()), 0.0, None)),
     ("b must have two dimensions", lambda t: ops.lowrank_expand_(t.y, t.s, torch.zeros(6), 1.0)),
@@ -203,6 +217,14 @@ WRONG = [
     ("dx and x must agree", lambda t: ops.lowrank_backward_input_(t.dx[:3], t.x, t.ds, t.a, 0.0, None)),
     ("dx and x must agree", lambda t: ops.lowrank_backward_input_(t.dx.bfloat16(), t.x, t.ds, t.a, 0.0, None)),
     (r"b must be \(6, 2\)", lambda t: ops.lowrank_merge_(t.w, t.a, t.b[:5], 1.0)),
+    ("x needs 128 bytes of storage; its storage has 0", lambda t: ops.lowrank_shrink(freed(t.x), t.a, 0.0, None)),
+    ("b needs 48 bytes of storage; its storage has 8", lambda t: ops.lowrank_expand_(t.y, t.s, freed(t.b, 8), 1.0)),
+    ("dx needs", lambda t: ops.lowrank_backward_input_(freed(t.dx), t.x, t.ds, t.a, 0.0, None)),
+    ("s needs", lambda t: ops.lowrank_backward_output(t.dy, freed(t.s), t.b, 1.0)),
+    ("weight needs", lambda t: ops.lowrank_forward(t.x, freed(t.w), None, t.a, t.b, 1.0, 0.0, None)),
+    (r"bias must be \(6,\)", lambda t: ops.lowrank_forward(t.x, t.w, t.x[0], t.a, t.b, 1.0, 0.0, None)),
+    (r"dy must be \(4, 6\)", lambda t: ops.lowrank_backward(t.x, t.x, t.s, NO_SEED, t.w, t.a, t.b, 1.0, 0.0, True)),
+    ("ranks add up to 400", lambda t: ops.lowrank_group_forward(t.x, *wide(t), 0.0, None)),
     ("no dtype of low-rank factors", lambda t: ops.lowrank_merge_(t.w, t.a.int(), t.b, 1.0)),
 ]
 

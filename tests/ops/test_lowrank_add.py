@@ -26,7 +26,7 @@ def test_gradients_match_finite_differences(layer, p):
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(33, 40, 24, 4), ((2, 5), 13, 11, 1), (0, 8, 8, 2)])
+@pytest.mark.parametrize("shape", [(33, 40, 24, 4), ((2, 5), 13, 11, 1), (0, 8, 8, 2), ((2, 0), 5, 4, 1), (3, 0, 4, 2)])
 def test_as_accurate_as_the_composition(layer, composition, whole_mask, assert_as_accurate, shape, dtype, p):
     sample, p, seed = layer(*shape, dtype, torch.float32), quantise_dropout(p), torch.tensor(3)
     mask = whole_mask(seed, p, sample.x) if p else None

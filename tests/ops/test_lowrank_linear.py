@@ -7,7 +7,15 @@ from ftengine.ops import lowrank_linear, quantise_dropout
 
 pytestmark = pytest.mark.usefixtures("backend")
 
-SHAPES = [(33, 40, 24, 4), (7, 13, 11, 1), (1, 64, 9, 3), ((2, 3, 5), 17, 8, 8), (0, 8, 8, 2), ((2, 0), 5, 4, 1)]
+SHAPES = [
+    (33, 40, 24, 4),
+    (7, 13, 11, 1),
+    (1, 64, 9, 3),
+    ((2, 3, 5), 17, 8, 8),
+    (0, 8, 8, 2),
+    ((2, 0), 5, 4, 1),
+    (3, 0, 4, 2),
+]
 DTYPES = [
     (torch.float32, torch.float32),
     (torch.bfloat16, torch.bfloat16),

@@ -37,6 +37,12 @@ def test_chunks_of_rows_and_transposed_weights_change_nothing(layer, monkeypatch
     torch.testing.assert_close(transposed, sample.weight)
 
 
+def test_factors_that_are_views_of_the_weight_are_read_before_it_changes(layer):
+    weight = layer(1, 40, 24, 4).weight
+    expected = weight + 1.5 * weight[:, :3] @ weight[:3]
+    torch.testing.assert_close(lowrank_merge_(weight, weight[:3], weight[:, :3], 1.5), expected)
+
+
 def test_autocast_does_not_lower_the_precision(layer):
     sample = layer(1, 40, 24, 4)
     expected = sample.weight.clone()

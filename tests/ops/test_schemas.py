@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ftengine.ops import active_backend, lowrank_linear
+from ftengine.ops.eligibility import KERNELS
 from ftengine.ops.schemas import NAMES
 
 SEED = torch.tensor(5)
@@ -27,9 +28,20 @@ def samples():
             yield "lowrank_shrink", (x, a, p, seed)
             yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
             yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
+            yield "lowrank_backward_input", (x, ds, a, p, seed)
         yield "lowrank_expand_", (y, s, b, 0.5)
+        yield "lowrank_expand", (y, s, b, 0.5)
         yield "lowrank_backward_output", (y, s, b, 0.5)
         yield "lowrank_merge_", (torch.randn(n, k, dtype=dtype), a, b, 0.5)
+        w, (bias, dy) = torch.randn(n, k, dtype=dtype), tensors((n,), (m, n), dtype=dtype)
+        s2 = torch.randn(m, 2 * r, dtype=dtype)
+        for p, seed in ((0.0, torch.empty(0, dtype=torch.int64)), (0.25, SEED)):
+            given = seed if p else None
+            yield "lowrank_forward", (x, w, bias, a, b, 0.5, p, given)
+            yield "lowrank_group_forward", (x, [w, w], [bias, None], [a, a], [b, b], [0.5, 1.0], p, given)
+            yield "lowrank_backward", (dy, x, s, seed, w, a, b, 0.5, p, p > 0)
+            lists = [w, w], [a, a], [b, b], [0.5, 1.0]
+            yield "lowrank_group_backward", ([dy, dy], x, s2, seed, *lists, p, p > 0)
 
 
 def registered():
@@ -52,12 +64,12 @@ def test_every_operator_of_the_design_is_registered():
 def test_kernel_registered_later_takes_eligible_layers(layer):
     calls = []
 
-    def kernel(x, a, p, seed):
+    def kernel(x, weight, bias, a, b, scale, p, seed):
         calls.append(x.dtype)
-        return x @ a.to(x.dtype).T
+        return x @ weight.T, x.new_zeros(len(x), len(a)), torch.empty(0, dtype=torch.int64)
 
     with torch.library._scoped_library("ftengine", "IMPL") as library:
-        library.impl("lowrank_shrink", kernel, "CPU")
+        library.impl("lowrank_forward", kernel, "CPU")
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
             sample = layer(4, 8, 6, 2, dtype)
             lowrank_linear(sample.x, sample.weight, None, sample.a, sample.b, 1.0)
@@ -68,7 +80,7 @@ def test_backend_is_what_the_dispatcher_runs():
     """On a device that no library of ours has kernels for: what is asked is the dispatcher, not a list."""
     assert active_backend("xpu") == ("reference", "no compiled library is installed for xpu")
     with torch.library._scoped_library("ftengine", "IMPL") as library:
-        for name in NAMES:
+        for name in KERNELS:
             assert active_backend("xpu")[0] == "reference"
             library.impl(name, lambda *_: None, "XPU")
         assert active_backend("xpu")[0] == "compiled"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -21,6 +21,7 @@ from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.classes import of_classes
+from ftengine_builtins.strategies.lora_groups import group_layers
 from ftengine_builtins.strategies.lora_layers import (
     INIT_PATTERN,
     INITIALISATIONS,
@@ -93,6 +94,11 @@ class LoRAConfig(Config):
         description="how A starts: kaiming or gaussian; or how A and B start from the weight itself: pissa, "
         "pissa_niter_N (fast, with N iterations) or olora",
     )
+    group: Literal["auto", "off"] = Field(
+        "auto",
+        description="layers that read one input (q, k and v; gate and up) are computed together and share its dropout "
+        "mask: auto, or off for a mask of each layer's own, as PEFT has it",
+    )
     lr_ratio: float = Field(1.0, gt=0, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)")
     start_from: str | None = Field(
         None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
@@ -154,6 +160,8 @@ class LoRA(Strategy):
         freeze_base(loaded)
         for path in paths:
             add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
+        if config.group == "auto":
+            group_layers(module)
         if config.start_from is not None:
             self.load(loaded, Path(config.start_from))
 

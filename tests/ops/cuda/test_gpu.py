@@ -7,7 +7,7 @@ streams, sizes beyond 2^31, the dispatcher. The expected masks come from the spe
 import pytest
 import torch
 
-from ftengine.ops import active_backend, lowrank_add, lowrank_linear, lowrank_merge_, quantise_dropout
+from ftengine.ops import active_backend, lowrank_add, lowrank_linear, quantise_dropout
 from ftengine.ops.dropout import dropout_level
 from ftengine.ops.philox import keep_mask
 
@@ -17,17 +17,8 @@ pytestmark = [
 ]
 
 DEVICE = "cuda"
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+DTYPES = [torch.bfloat16, torch.float16]
 SEED = 0x1234_5678_9ABC_DEF0
-
-
-@pytest.fixture(autouse=True)
-def _exact_fp32():
-    """Compare with fp32, not with TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture
@@ -64,9 +55,12 @@ def arguments(m, k, n, r, dtype, factor_dtype, p):
     return {
         "lowrank_shrink": (x, a, p, seed),
         "lowrank_expand_": (y, s, b, 1.5),
+        "lowrank_expand": (y, s, b, 1.5),
         "lowrank_backward_output": (dy, s, b, 1.5),
+        "lowrank_backward_input": (x, ds, a, p, seed),
+        "lowrank_forward": (x, w, w[:, 0].contiguous(), a, b, 1.5, p, seed),
+        "lowrank_backward": (dy, x, s, make_seed() if p else make_seed().new_empty(0), w, a, b, 1.5, p, True),
         "lowrank_backward_input_": (dx, x, ds, a, p, seed),
-        "lowrank_merge_": (w, a, b, 1.5),
     }
 
 
@@ -84,7 +78,7 @@ def test_the_compiled_kernels_are_what_runs():
 
 @pytest.mark.parametrize("p", [0.0, 0.25])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(5, 24, 16, 4), (3, 7, 5, 1), (70, 1032, 600, 33), (0, 8, 8, 2)])
+@pytest.mark.parametrize("shape", [(5, 24, 16, 4), (3, 8, 40, 1), (70, 1032, 600, 33), (0, 8, 8, 2)])
 def test_operators_pass_opcheck(shape, dtype, p):
     for name, args in arguments(*shape, dtype, torch.float32, p).items():
         torch.library.opcheck(getattr(torch.ops.ftengine, name).default, args)
@@ -98,8 +92,9 @@ def test_operators_pass_opcheck(shape, dtype, p):
     "shape",
     [
         (1, 8, 8, 1),
-        ((3, 7), 77, 75, 5),
-        (37, 1100, 584, 17),
+        ((3, 7), 72, 80, 5),
+        ((3, 7), 77, 75, 5),  # takes the reference
+        (37, 1104, 584, 17),
         ((2, 500), 4096, 1000, 16),
         (2048, 1024, 4096, 64),
         (300, 512, 640, 256),
@@ -114,20 +109,6 @@ def test_as_accurate_as_the_composition(on_gpu, composition, assert_as_accurate,
         mask, seed = mask_of(p, rows, sample.x.shape[-1]).view(sample.x.shape).to(DEVICE), make_seed()
     truth = sample.to(torch.float64).run(composition, mask, p)
     assert_as_accurate(sample.run(lowrank_linear, p, seed), sample.run(composition, mask, p), truth)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("factor_dtype", [*DTYPES, torch.float64])
-def test_merge_sums_in_fp32_and_rounds_once(dtype, factor_dtype):
-    r = 40
-    w, a, b = torch.randn(300, 520).to(dtype), torch.randn(r, 520).to(factor_dtype), torch.randn(300, r)
-    w, a, b = w.to(DEVICE), a.to(DEVICE), b.to(DEVICE, factor_dtype)
-    wide, a_fp32, b_fp32 = w.double(), a.float().double(), b.float().double()
-    truth, magnitude = wide + 1.5 * (b_fp32 @ a_fp32), wide.abs() + 1.5 * (b_fp32.abs() @ a_fp32.abs())
-    lowrank_merge_(w, a, b, 1.5)
-    # One rounding to the dtype, and the bound of a sum of r products in fp32 (Higham 2002, §3.1).
-    allowed = torch.finfo(dtype).eps / 2 * truth.abs() + (r + 2) * torch.finfo(torch.float32).eps * magnitude
-    assert ((w.double() - truth).abs() <= allowed).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -153,22 +134,13 @@ def test_results_are_bitwise_equal_from_run_to_run(dtype, rank):
             assert all(torch.equal(again, once) for again, once in zip(call(name, args), first, strict=True)), name
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_strides_and_addresses_do_not_matter(dtype):
-    def moved(t):
-        if not isinstance(t, torch.Tensor) or t.dim() == 0:
-            return t
-        if 5 in t.shape:  # of rank 5, hence small: any strides
-            return torch.stack([t.T, torch.full_like(t.T, float("nan"))], -1)[..., 0].T
-        return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
-
-    for name, args in arguments(20, 72, 40, 5, dtype, torch.float32, 0.25).items():
-        odd = [moved(t) for t in args]
-        copies = [t.clone() if isinstance(t, torch.Tensor) else t for t in args]
-        plain_result, odd_result = (getattr(torch.ops.ftengine, name)(*each) for each in (copies, odd))
-        torch.testing.assert_close(odd_result, plain_result, rtol=0, atol=0)
-        tensors = [(t, o) for t, o in zip(copies, odd, strict=True) if isinstance(t, torch.Tensor)]
-        assert all(torch.equal(t, o) for t, o in tensors), name
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU here")
+def test_a_second_gpu_computes_what_the_first_does():
+    for name, args in arguments(300, 1032, 600, 8, torch.bfloat16, torch.float32, 0.25).items():
+        there = [t.to("cuda:1") if isinstance(t, torch.Tensor) else t for t in args]
+        first, second = call(name, args), call(name, there)
+        assert torch.cuda.current_device() == 0
+        assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(first, second, strict=True)), name
 
 
 def test_dropped_elements_contribute_nothing():
@@ -269,7 +241,7 @@ def test_layers_under_autocast(on_gpu, composition, assert_as_accurate, autocast
 
 
 def test_operators_name_what_is_wrong():
-    x, a = torch.randn(4, 8, device=DEVICE), torch.randn(2, 8, device=DEVICE)
+    x, a = torch.randn(4, 8, device=DEVICE).bfloat16(), torch.randn(2, 8, device=DEVICE)
     shrink = torch.ops.ftengine.lowrank_shrink
     with pytest.raises(RuntimeError, match="needs a seed"):
         shrink(x, a, 0.25, None)
@@ -277,7 +249,11 @@ def test_operators_name_what_is_wrong():
         shrink(x, a, 0.3, make_seed())
     with pytest.raises(RuntimeError, match=r"a must be \(2, 8\)"):
         shrink(x, a[:, :4], 0.0, None)
-    with pytest.raises(RuntimeError, match="a must be on the device of the other operands, cuda:0"):
+    with pytest.raises(RuntimeError, match="a must be on the device of the other operands, CUDA 0"):
         shrink(x, a.cpu(), 0.0, None)
+    with pytest.raises(RuntimeError, match="x must be on a CUDA device"):
+        shrink(x.cpu(), a, 0.0, None)
     with pytest.raises(RuntimeError, match="x must be contiguous"):
         shrink(x.T, torch.randn(2, 4, device=DEVICE), 0.0, None)
+    with pytest.raises(RuntimeError, match="x is Float; kernels exist for BFloat16 and Half"):
+        shrink(x.float(), a, 0.0, None)

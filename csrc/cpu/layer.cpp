@@ -1,0 +1,234 @@
+// torch.ops.ftengine for CPU, layers whole: frozen products and low-rank updates of all layers that read one x.
+//
+// The frozen products are ATen's, called without its dispatcher.
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include <limits>
+#include <tuple>
+
+#include "cpu/operands.h"
+
+namespace ftengine::cpu {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
+  int32_t dtype = aoti_torch_dtype_float32();
+  if (type == ScalarType::BFloat16) dtype = aoti_torch_dtype_bfloat16();
+  if (type == ScalarType::Half) dtype = aoti_torch_dtype_float16();
+  if (type == ScalarType::Double) dtype = aoti_torch_dtype_float64();
+  if (type == ScalarType::Long) dtype = aoti_torch_dtype_int64();
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+
+// A view of x's memory as a matrix.
+Tensor strided(const Tensor& x, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+  const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
+  AtenTensorHandle made;  // 0 is added to x's offset
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), 2, sizes, strides, 0, &made));
+  return Tensor(made);
+}
+
+Tensor transposed(const Tensor& w) { return strided(w, w.size(1), w.size(0), w.stride(1), w.stride(0)); }
+
+// Contiguous x (..., L) as (M, L).
+Tensor as_rows(const Tensor& x, int64_t rows, int64_t length) {
+  return x.dim() == 2 ? x : strided(x, rows, length, length, 1);
+}
+
+// x (..., L) as contiguous (M, L): x itself or a view wherever x is contiguous.
+Tensor as_matrix(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() >= 1, name, " must have at least one dimension");
+  check_large_type(x, name);
+  const Tensor whole = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  int64_t rows = 1;
+  for (int64_t d = 0; d + 1 < whole.dim(); ++d) rows *= whole.size(d);
+  return as_rows(whole, rows, whole.size(whole.dim() - 1));
+}
+
+Tensor in_type_of(const Tensor& x, const Tensor& w) {
+  return w.scalar_type() == x.scalar_type() ? w : torch::stable::to(w, x.scalar_type());
+}
+
+// out = left right + c, where c (columns,) is added to each row, or may be out itself; without c, left right.
+void product(const Tensor& out, const Tensor& left, const Tensor& right, const Tensor* c) {
+  STABLE_TORCH_ERROR_CODE_CHECK(c == nullptr
+                                    ? aoti_torch_cpu_mm_out(out.get(), left.get(), right.get())
+                                    : aoti_torch_cpu_addmm_out(out.get(), c->get(), left.get(), right.get(), 1.0, 1.0));
+}
+
+// The seed to use: as in ftengine.ops.draw_seed where there is dropout and none is given. Never the given tensor.
+Tensor own_seed(int level, const std::optional<Tensor>& given) {
+  if (level == 0) return empty({0}, ScalarType::Long);
+  Tensor seed = empty({}, ScalarType::Long);
+  if (given) {
+    *data<int64_t>(seed) = static_cast<int64_t>(read_dropout(level / 65536.0, given).seed);
+  } else {
+    const int64_t no_sizes = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_randint_low_out(seed.get(), 0, std::numeric_limits<int64_t>::max(), &no_sizes, 0));
+  }
+  return seed;
+}
+
+void check_group(const Tensors& weights, const Tensors& a, const Tensors& b, const std::vector<double>& scales) {
+  const size_t layers = weights.size();
+  STD_TORCH_CHECK(layers > 0 && a.size() == layers && b.size() == layers && scales.size() == layers,
+                  "each layer needs a weight, a, b and a scale");
+}
+
+// Checks a layer's operands; returns its rank.
+int64_t check_layer(const Tensor& weight, const Tensor& a, const Tensor& b, int64_t length) {
+  const int64_t rank = rank_of(a, "a", 0);
+  STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 2 && weight.size(1) == length, "weight must be (N, ", length,
+                  ") and on the CPU");
+  check_storage(weight, "weight");
+  check_small(a, "a", rank, length);
+  check_small(b, "b", weight.size(0), rank);
+  return rank;
+}
+
+// Columns of a (rows, ...) matrix of T's whose rows lie `stride` apart.
+template <class T>
+View columns_of(const T* first, int64_t rows, int64_t columns, int64_t stride) {
+  return {first, kTypeOf<T>, rows, columns, stride, 1};
+}
+
+std::vector<View> views(const Tensors& factors) {
+  std::vector<View> result;
+  for (const Tensor& factor : factors) result.push_back(view(factor));
+  return result;
+}
+
+std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward_cpu(const Tensor& x, const Tensors& weights,
+                                                              const std::vector<std::optional<Tensor>>& biases,
+                                                              const Tensors& a, const Tensors& b,
+                                                              const std::vector<double>& scales, double p,
+                                                              const std::optional<Tensor>& given_seed) {
+  check_group(weights, a, b, scales);
+  STD_TORCH_CHECK(biases.size() == weights.size(), "each layer needs a bias or none");
+  const Tensor matrix = as_matrix(x, "x");
+  const int64_t rows = matrix.size(0), length = matrix.size(1);
+  int64_t rank = 0;
+  for (size_t i = 0; i < weights.size(); ++i) rank += check_layer(weights[i], a[i], b[i], length);
+  STD_TORCH_CHECK(rank <= kMaxRank, "ranks add up to ", rank, "; kernels exist for 1 to ", kMaxRank);
+  const int level = dropout_level(p);
+  const Tensor seed = own_seed(level, given_seed), s = empty({rows, rank}, x.scalar_type());
+  const Dropout dropout{level == 0 ? 0 : static_cast<uint64_t>(*const_data<int64_t>(seed)), level};
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < x.dim(); ++d) sizes.push_back(x.size(d));
+  Tensors ys;
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
+    Slots slots;
+    shrink(kernels, slots, const_data<T>(matrix), views(a), data<T>(s), rows, length, rank, dropout);
+    const int before = slots.used();
+    const T* columns = const_data<T>(s);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const int64_t n = weights[i].size(0), r = a[i].size(0);
+      sizes.back() = n;
+      ys.push_back(empty(sizes, x.scalar_type()));
+      const Tensor y = as_rows(ys.back(), rows, n), weight = in_type_of(x, weights[i]);
+      if (biases[i]) {
+        STD_TORCH_CHECK(biases[i]->dim() == 1 && biases[i]->size(0) == n, "bias must be (", n, ",)");
+        const Tensor bias = in_type_of(x, *biases[i]);
+        product(y, matrix, transposed(weight), &bias);
+      } else {
+        product(y, matrix, transposed(weight), nullptr);
+      }
+      slots.use_again_from(before);
+      expand(kernels, slots, data<T>(y), columns_of(columns, rows, r, rank), view(b[i], true), rows, scales[i]);
+      columns += r;
+    }
+  });
+  return {ys, s, seed};
+}
+
+// Gradients: da of each layer, db of each layer and, where asked for, dx.
+Tensors lowrank_group_backward_cpu(const Tensors& dys, const Tensor& x, const Tensor& s, const Tensor& seed,
+                                   const Tensors& weights, const Tensors& a, const Tensors& b,
+                                   const std::vector<double>& scales, double p, bool input_gradient) {
+  check_group(weights, a, b, scales);
+  STD_TORCH_CHECK(dys.size() == weights.size(), "each layer needs a dy");
+  const Tensor matrix = as_matrix(x, "x");
+  const int64_t rows = matrix.size(0), length = matrix.size(1);
+  int64_t rank = 0;
+  for (size_t i = 0; i < weights.size(); ++i) rank += check_layer(weights[i], a[i], b[i], length);
+  STD_TORCH_CHECK(rank <= kMaxRank, "ranks add up to ", rank, "; kernels exist for 1 to ", kMaxRank);
+  check_large(s, "s");
+  check_small(s, "s", rows, rank);
+  STD_TORCH_CHECK(s.scalar_type() == x.scalar_type(), "s and x must agree in dtype");
+  const Dropout dropout = read_dropout(p, seed);
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < x.dim(); ++d) sizes.push_back(x.size(d));
+  Tensors gradients;
+  for (const Tensor& factor : a) gradients.push_back(empty({factor.size(0), length}, factor.scalar_type()));
+  for (const Tensor& factor : b) gradients.push_back(empty({factor.size(0), factor.size(1)}, factor.scalar_type()));
+  if (input_gradient) gradients.push_back(empty(sizes, x.scalar_type()));
+  const std::optional<Tensor> dx =
+      input_gradient ? std::optional(as_rows(gradients.back(), rows, length)) : std::nullopt;
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
+    Slots slots;
+    T* ds = slots.next<T>(rows * rank);
+    const int before = slots.used();
+    int64_t column = 0;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const int64_t n = weights[i].size(0), r = a[i].size(0);
+      const Tensor dy = as_matrix(dys[i], "dy");
+      STD_TORCH_CHECK(dy.size(0) == rows && dy.size(1) == n && dy.scalar_type() == x.scalar_type(), "dy must be (",
+                      rows, ", ", n, ") in x's dtype");
+      if (dx) product(*dx, dy, in_type_of(x, weights[i]), i == 0 ? nullptr : &*dx);
+      slots.use_again_from(before);
+      backward_output(kernels, slots, const_data<T>(dy), columns_of(const_data<T>(s) + column, rows, r, rank),
+                      view(b[i], true), ds + column, rank, gradients[a.size() + i], rows, scales[i]);
+      column += r;
+    }
+    slots.use_again_from(before);
+    const bool direct = a.size() == 1 && a[0].scalar_type() == ScalarType::Float;
+    float* g = direct ? data<float>(gradients[0]) : slots.next<float>(rank * length);
+    backward_input(kernels, slots, dx ? data<T>(*dx) : nullptr, const_data<T>(matrix), columns_of(ds, rows, rank, rank),
+                   views(a), g, rows, length, dropout);
+    for (size_t i = 0; !direct && i < a.size(); ++i) {
+      unpack(g, a[i].size(0), length, false, gradients[i]);
+      g += a[i].size(0) * length;
+    }
+  });
+  return gradients;
+}
+
+std::tuple<Tensor, Tensor, Tensor> lowrank_forward_cpu(const Tensor& x, const Tensor& weight,
+                                                       const std::optional<Tensor>& bias, const Tensor& a,
+                                                       const Tensor& b, double scale, double p,
+                                                       const std::optional<Tensor>& given_seed) {
+  auto [ys, s, seed] = lowrank_group_forward_cpu(x, {weight}, {bias}, {a}, {b}, {scale}, p, given_seed);
+  return {ys[0], s, seed};
+}
+
+std::tuple<Tensor, Tensor, Tensor> lowrank_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& s,
+                                                        const Tensor& seed, const Tensor& weight, const Tensor& a,
+                                                        const Tensor& b, double scale, double p, bool input_gradient) {
+  const Tensors gradients =
+      lowrank_group_backward_cpu({dy}, x, s, seed, {weight}, {a}, {b}, {scale}, p, input_gradient);
+  return {gradients[0], gradients[1], input_gradient ? gradients[2] : empty({0}, x.scalar_type())};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ftengine, CPU, library) {
+  library.impl("lowrank_forward", TORCH_BOX(&lowrank_forward_cpu));
+  library.impl("lowrank_backward", TORCH_BOX(&lowrank_backward_cpu));
+  library.impl("lowrank_group_forward", TORCH_BOX(&lowrank_group_forward_cpu));
+  library.impl("lowrank_group_backward", TORCH_BOX(&lowrank_group_backward_cpu));
+}
+
+}  // namespace ftengine::cpu

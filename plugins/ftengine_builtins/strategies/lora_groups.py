@@ -1,0 +1,154 @@
+"""LoRA layers that read one input, such as q, k and v, computed together by ftengine.ops.lowrank_linears.
+
+Which layers those are stands in the source of their parent's forward: children called once each, in one block of
+statements, with the same variable, which nothing assigns to in between. That is known before anything is computed, so
+that a forward and its repetition under activation checkpointing group alike. At run time the tensor itself decides: a
+layer that is called with another one computes alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftengine.ops import lowrank_linears
+from ftengine_builtins.strategies.lora_layers import DoRA, LoRALinear
+
+
+class Group:
+    """Layers of one input: the first that is called computes all, the others take what is theirs.
+
+    Outputs wait from the first call to the last of a round. Should one never be called, its output goes with the
+    next round, or with the input.
+    """
+
+    def __init__(self, layers: Sequence[LoRALinear]) -> None:
+        self.layers = tuple(layers)
+        self._waiting: tuple[weakref.ref[Tensor], tuple[Any, ...], dict[int, Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": self.layers, "_waiting": None}
+
+    def output(self, layer: LoRALinear, x: Tensor) -> Tensor | None:
+        """Return a layer's output for x, or None where it must compute alone."""
+        # A traced graph would hold what waits, and changes of an inference tensor cannot be told.
+        if torch.compiler.is_compiling() or x.is_inference():
+            return None
+        state, waiting, key = self._state(layer, x), self._waiting, id(layer)
+        if waiting is not None and key in waiting[2]:
+            source, before, ys = waiting
+            y = ys.pop(key)
+            if not ys:
+                self._waiting = None
+            return y if source() is x and before == state else None
+        if all(layer is not own for own in self.layers) or any(own.lora_p != layer.lora_p for own in self.layers):
+            return None
+        operands = [(own.lora_matrix, own.bias, own.lora_a, own.lora_b, own.lora_scale) for own in self.layers]
+        computed = lowrank_linears(x, *zip(*operands, strict=True), layer.lora_p)
+        ys = {id(own): y for own, y in zip(self.layers, computed, strict=True)}
+        y = ys.pop(key)
+        self._waiting = weakref.ref(x, self._forget), state, ys
+        return y
+
+    @staticmethod
+    def _state(layer: LoRALinear, x: Tensor) -> tuple[Any, ...]:
+        """Return what an output depends on, beside x and the layer's tensors."""
+        device = x.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else None
+        return x._version, layer.lora_p, torch.is_grad_enabled(), dtype
+
+    def _forget(self, source: weakref.ref[Tensor]) -> None:
+        if self._waiting is not None and self._waiting[0] is source:
+            self._waiting = None
+
+
+def group_layers(module: nn.Module) -> list[list[str]]:
+    """Let LoRA layers of one input compute together; return their paths, group by group."""
+    grouped = []
+    for path, parent in module.named_modules():
+        children = dict(parent.named_children())
+        if sum(_groupable(child) for child in children.values()) < 2:
+            continue
+        for names in shared_inputs(type(parent)):
+            members = [name for name in names if _groupable(children.get(name))]
+            widths = {children[name].lora_a.shape[1] for name in members}
+            if len(members) > 1 and len(widths) == 1:
+                group = Group([children[name] for name in members])
+                for layer in group.layers:
+                    layer.lora_group = group
+                grouped.append([f"{path}.{name}" if path else name for name in members])
+    return grouped
+
+
+def _groupable(layer: nn.Module | None) -> bool:
+    return isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
+
+
+def shared_inputs(cls: type[nn.Module]) -> list[list[str]]:
+    """Return the children that a module's forward calls with one variable each time, in the order of the calls.
+
+    [] where the source is not to be had.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(cls.forward)))
+        (function,) = ast.parse(source).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return []
+    reader = _Reader()
+    reader.visit_all(getattr(function, "body", []))
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, calls in reader.calls.items():
+        (variable, block, time), *others = calls
+        if variable is not None and not others:
+            assigned = sum(when < time for when in reader.assigned.get(variable, ()))
+            groups.setdefault((variable, block, assigned), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+class _Reader(ast.NodeVisitor):
+    """Reads a forward in the order of evaluation: calls of children, and assignments to variables."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[tuple[str | None, tuple[int, ...], int]]] = {}
+        self.assigned: dict[str, list[int]] = {}
+        self._block: tuple[int, ...] = ()
+        self._time = 0
+
+    def visit_all(self, nodes: Iterable[ast.AST]) -> None:
+        for node in nodes:
+            self.visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        called = node.func
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "self":
+            plain = len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.Name)
+            variable = node.args[0].id if plain else None
+            self.calls.setdefault(called.attr, []).append((variable, self._block, self._time))
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if not isinstance(node.ctx, ast.Load):
+            self._time += 1
+            self.assigned.setdefault(node.id, []).append(self._time - 1)
+
+    def generic_visit(self, node: ast.AST) -> None:
+        fields = dict(ast.iter_fields(node))
+        if "value" in fields:  # of an assignment: it comes before its targets
+            fields = {"value": fields.pop("value"), **fields}
+        for name, value in fields.items():
+            nodes = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST)]
+            # What may be skipped or repeated is a block of its own.
+            inner = name in ("body", "orelse", "handlers", "finalbody", "generators") and not isinstance(node, ast.With)
+            before = self._block
+            if inner and nodes:
+                self._block = (*before, id(nodes[0]))
+            self.visit_all(nodes)
+            self._block = before

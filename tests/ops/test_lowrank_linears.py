@@ -1,0 +1,116 @@
+"""lowrank_linears: layers that read one x, against each layer alone under the same mask."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ftengine.ops import lowrank_linear, lowrank_linears, quantise_dropout
+from ftengine.ops.composite import lowrank_group_backward, lowrank_group_forward
+from ftengine.ops.schemas import GROUP_BACKWARD, GROUP_FORWARD, PARTS
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+def group(leading, k, layers, dtype, factor_dtype=torch.float32):
+    """Return x, the lists that lowrank_linears takes, and dy of each layer; layers are (N, r)."""
+    x = torch.randn(*leading, k, dtype=torch.float64).to(dtype).requires_grad_()
+    weights = [(torch.randn(n, k) / max(k, 1) ** 0.5).to(dtype) for n, _ in layers]
+    biases = [torch.randn(n, dtype=dtype) if n % 2 else None for n, _ in layers]
+    a = [(torch.randn(r, k) / max(k, 1) ** 0.5).to(factor_dtype).requires_grad_() for _, r in layers]
+    b = [(torch.randn(n, r) / r**0.5).to(factor_dtype).requires_grad_() for n, r in layers]
+    dys = [torch.randn(*leading, n, dtype=torch.float64).to(dtype) for n, _ in layers]
+    return x, (weights, biases, a, b, [1.5 + i for i in range(len(layers))]), dys
+
+
+def run(x, lists, dys, p, seed, together):
+    if together:
+        ys = lowrank_linears(x, *lists, p, seed)
+    else:
+        ys = [lowrank_linear(x, *layer, p, seed) for layer in zip(*lists, strict=True)]
+    known = (x, *lists[2], *lists[3])
+    return [*(y.detach() for y in ys), *torch.autograd.grad(ys, known, dys)]
+
+
+def check(x, lists, dys, p, seed):
+    """Hold max|together - truth| to twice the error of the layers alone and one unit in the last place."""
+    together, alone = (run(x, lists, dys, p, seed, which) for which in (True, False))
+
+    def wide(t):
+        return None if t is None else t.detach().double().requires_grad_(t.requires_grad)
+
+    exact = [[wide(t) for t in ts] for ts in lists[:4]]
+    truth = run(wide(x), (*exact, lists[4]), [dy.double() for dy in dys], p, seed, False)
+    for i, (k, q, r) in enumerate(zip(together, alone, truth, strict=True)):
+        assert (k.shape, k.dtype) == (q.shape, q.dtype)
+        if r.numel():
+            unit = torch.finfo(x.dtype).eps * r.abs().max()
+            error, allowed = (k.double() - r).abs().max(), 2 * (q.double() - r).abs().max() + unit
+            assert error <= allowed, f"result {i}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_gradients_match_finite_differences(p):
+    x, (weights, biases, *factors, scales), _ = group((2, 3), 7, [(5, 2), (4, 1)], torch.float64, torch.float64)
+    flat, seed = [*factors[0], *factors[1]], torch.tensor(11) if p else None
+    assert torch.autograd.gradcheck(
+        lambda x, *f: lowrank_linears(x, weights, biases, f[:2], f[2:], scales, p, seed), (x, *flat)
+    )
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    leading=st.sampled_from([(1,), (40,), (3, 17), (0,), (2, 0), ()]),
+    k=st.integers(0, 300),
+    layers=st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20)), min_size=1, max_size=4),
+    p=st.sampled_from([0.0, 0.1, 0.6]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    factor_dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
+def test_as_accurate_as_each_layer_alone(leading, k, layers, p, dtype, factor_dtype):
+    torch.manual_seed(0)
+    check(*group(leading, k, layers, dtype, factor_dtype), quantise_dropout(p), torch.tensor(5) if p else None)
+
+
+def test_ranks_beyond_what_a_kernel_takes_share_a_mask_too():
+    check(*group((9,), 40, [(24, 200), (16, 100)], torch.float32), 0.25, torch.tensor(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_made_of_their_parts_compute_the_same(dtype):
+    """What a device does whose library has kernels for the parts alone."""
+    x, (weights, biases, a, b, scales), dys = group((3, 17), 40, [(24, 4), (9, 3)], dtype)
+    x, seed = x.detach(), torch.tensor(3)
+    made = (partial(f, PARTS) for f in (lowrank_group_forward, lowrank_group_backward))
+    results = []
+    for forward, backward in ((GROUP_FORWARD, GROUP_BACKWARD), tuple(made)):
+        with torch.no_grad():
+            ys, s, used = forward(x, weights, biases, a, b, scales, 0.25, seed)
+            results.append([*ys, s, used, *backward(dys, x, s, used, weights, a, b, scales, 0.25, True)])
+    ours, parts = results
+    unit = torch.finfo(dtype).eps
+    for k, e in zip(ours, parts, strict=True):
+        torch.testing.assert_close(k, e, rtol=0, atol=8 * unit * float(e.abs().max()))
+
+
+def test_runs_are_bitwise_equal():
+    operands = group((200,), 300, [(400, 8), (90, 5)], torch.float32)
+    first, again = (run(*operands, 0.25, torch.tensor(3), True) for _ in range(2))
+    assert all(torch.equal(k, e) for k, e in zip(again, first, strict=True))
+
+
+def test_an_output_that_is_not_used_and_an_input_without_gradient():
+    x, lists, dys = group((9,), 40, [(24, 4), (16, 4)], torch.float32)
+    ys = lowrank_linears(x.detach(), *lists, 0.1, torch.tensor(5))
+    da, db = torch.autograd.grad(ys[1], (lists[2][1], lists[3][0]), dys[1])
+    alone = lowrank_linear(x.detach(), *(part[1] for part in lists), 0.1, torch.tensor(5))
+    torch.testing.assert_close(da, *torch.autograd.grad(alone, lists[2][1], dys[1]))
+    assert not db.any()
+
+
+def test_lists_of_other_lengths_are_refused():
+    x, (weights, biases, a, b, scales), _ = group((9,), 40, [(24, 4), (16, 4)], torch.float32)
+    with pytest.raises(ValueError, match="there are 2 weights, 2 biases, 1 a, 2 b and 2 scales"):
+        lowrank_linears(x, weights, biases, a[:1], b, scales)

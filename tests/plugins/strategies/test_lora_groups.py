@@ -1,0 +1,173 @@
+"""LoRA layers of one input compute together where nothing else could be meant, and alone elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from lora_models import prepared
+from torch import nn
+
+from ftengine.api import LoadedModel
+from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
+from ftengine_builtins.strategies.lora_groups import shared_inputs
+from ftengine_builtins.strategies.lora_layers import lora_layers
+
+
+class Attention(nn.Module):
+    """Reads q, k and v from one input, or k and v from another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, n) for n in (16, 8, 8, 16))
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        q = self.q(x)
+        k = self.k(x)
+        v = self.v(x)
+        return self.out(torch.cat([torch.tanh(k) * v, q[..., :8]], -1)) + x
+
+
+class Assigned(nn.Module):
+    def forward(self, x, y):
+        x = self.first(x)
+        x = self.second(x)  # another x
+        if y is None:
+            a, b = self.third(x), self.fourth(x)
+        else:
+            a = self.fifth(x)  # in another block than the sixth
+        self.seventh(x + 1)
+        for part in y:
+            b = self.eighth(part)
+            c = self.ninth(part)
+        self.sixth(x)
+        return self.tenth(x) * self.tenth(y) + a + b + c
+
+
+def test_inputs_are_shared_by_name_block_and_assignment():
+    assert shared_inputs(Assigned) == [["third", "fourth"], ["eighth", "ninth"]]
+    assert shared_inputs(Attention) == [["q", "k", "v"]]
+    assert shared_inputs(nn.Sequential) == []
+
+
+def model(group: str = "auto", layers: int = 2, **options) -> LoadedModel:
+    torch.manual_seed(1)
+    loaded = LoadedModel(nn.Sequential(*(Attention() for _ in range(layers))), None, "", None)
+    prepared(loaded, targets=["q", "k", "v", "out"], group=group, **options)
+    for layer in lora_layers(loaded.module).values():
+        nn.init.normal_(layer.lora_b, std=0.1)
+    return loaded
+
+
+def gradients(module: nn.Module, x: torch.Tensor, **settings) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    run = module
+    if settings.pop("checkpoint", None):
+        reentrant = settings.pop("use_reentrant")
+
+        def run(x):
+            for block in module:
+                x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=reentrant)
+            return x
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.pop("autocast", False)):
+        y = run(x)
+    module.zero_grad()
+    x.grad = None
+    y.float().square().sum().backward()
+    found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    return {"y": y.detach(), "dx": x.grad} | found
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    torch.manual_seed(3)
+    return torch.randn(2, 5, 16, requires_grad=True)
+
+
+def test_a_group_computes_what_its_layers_do(x):
+    grouped, alone = (gradients(model(group, dropout=0.0).module, x) for group in ("auto", "off"))
+    assert grouped.keys() == alone.keys()
+    assert len(grouped) > 10
+    torch.testing.assert_close(grouped, alone)
+    assert {type(layer.lora_group).__name__ for layer in lora_layers(model().module).values()} == {"Group", "NoneType"}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_repeats_the_masks_of_a_group(x, use_reentrant, autocast):
+    module = model(dropout=0.4).module
+    plain = gradients(module, x, autocast=autocast)
+    again = gradients(module, x, autocast=autocast, checkpoint=True, use_reentrant=use_reentrant)
+    assert plain.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in plain.items())
+
+
+def test_nothing_waits_after_the_last_layer_or_when_the_input_is_gone(x):
+    module = model().module
+    first, second = (block.q.lora_group for block in module)
+    module(x)
+    assert first._waiting is second._waiting is None
+    with torch.no_grad():
+        module[1].q(source := x * 1)  # alone: k and v are never called
+        assert second._waiting is not None
+    del source
+    gc.collect()
+    assert second._waiting is None
+    module[0].q(x)
+    copy.deepcopy(module)(x)
+    module(x)
+    assert first._waiting is None
+
+
+@pytest.mark.parametrize("change", ["other tensor", "changed in place", "evaluation", "inference"])
+def test_a_layer_that_meets_something_else_computes_alone(x, change):
+    module, expected = (model(group, layers=1, dropout=0.0).module[0] for group in ("auto", "off"))
+    first = x.detach().clone()
+    second = first + 1 if change == "other tensor" else first
+
+    def both(part: nn.Module) -> list[torch.Tensor]:
+        part.train()
+        q = part.q(first)
+        if change == "changed in place":
+            first.mul_(2)
+        if change == "evaluation":
+            part.eval()
+        with torch.inference_mode(change == "inference"):
+            return [q, part.k(second * 1 if change == "inference" else second), part.v(second), part.q(second)]
+
+    ours = both(module)
+    first.copy_(x.detach())
+    torch.testing.assert_close(ours, both(expected))
+
+
+def test_a_group_shares_its_mask_and_off_gives_each_layer_its_own():
+    x = torch.ones(1, 64, 16)
+    for group, equal in (("auto", True), ("off", False)):
+        part = model(group, layers=1, dropout=0.5).module[0]
+        with torch.no_grad():
+            for layer in (part.k, part.v):
+                layer.weight.zero_(), layer.bias.zero_()
+                layer.lora_a.copy_(part.k.lora_a)
+                layer.lora_b.copy_(part.k.lora_b)
+        part.q(x), (k := part.k(x)), (v := part.v(x))
+        assert torch.equal(k, v) == equal
+
+
+def test_merging_and_the_base_alone_know_no_group(x):
+    loaded = model(dropout=0.0)
+    tuned, strategy = loaded.module.eval()(x).detach(), LoRA(LoRAConfig())
+    with strategy.as_base(loaded):
+        assert not torch.allclose(loaded.module(x), tuned)
+    strategy.merge(loaded)
+    assert not any(hasattr(part, "lora_group") for part in loaded.module.modules())
+    torch.testing.assert_close(loaded.module(x).detach(), tuned, rtol=1e-4, atol=1e-5)
+
+
+def test_a_traced_model_computes_the_same(x):
+    torch.compiler.reset()
+    module = model(dropout=0.0, layers=1).module
+    traced = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(traced(x), module(x))
