@@ -205,8 +205,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
 
 def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
     """Refuse a strategy that cannot train for so many steps (RecipeError), before weights are read."""
-    if ready.skeleton is not None:
-        own = own_regularizers(ready.skeleton.strategy, steps)
+    if ready.skeleton is not None and (own := own_regularizers(ready.skeleton.strategy, steps)):
         Attached(own, ready.skeleton.loaded, ready.task).detach()
 
 

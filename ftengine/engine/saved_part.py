@@ -17,7 +17,7 @@ from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
-from ftengine.errors import SavedPartDiffers
+from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_tensors
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
@@ -80,7 +80,7 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     def fill(folder: Path) -> None:
         try:
             strategy.save(loaded, folder)
-        except OSError:  # of the file system, told as such
+        except (OSError, RunError):  # of the file system, told as such
             raise
         # Strategies are third-party code and raise anything.
         except Exception as error:
