@@ -1,8 +1,7 @@
 """Abilities: what some components can do beyond their kind.
 
-A component has an ability by having its members; nothing has to be declared or registered. The engine asks
-`isinstance(component, Merges)` and reads no attribute that a base class or an ability does not name. The abilities of
-evaluators are in `api/evaluator.py`.
+A component has an ability by having its members; the engine asks `isinstance(component, Merges)` and reads no attribute
+that a base class or an ability does not name. The abilities of evaluators are in `api/evaluator.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Starts(Protocol):
-    """`ftengine init` proposes this component among its kind where `starter` is true.
-
-    Of optimizers and schedules it is what `auto`, the recipe's default, stands for.
-    """
+    """Where `starter` is true, `ftengine init` proposes it; of optimizers and schedules `auto` stands for it."""
 
     starter: bool
 
@@ -264,8 +260,7 @@ class FreezesByStep(Protocol):
 class Regularizes(Protocol):
     """A strategy whose method has a term in the loss, or acts after each step, as one that moves ranks does.
 
-    Both are what a regularizer does, so it brings one, with whatever abilities that needs: a penalty, a look at the
-    model and its gradients after each step, state that checkpoints hold. No recipe names it; it is called as its
+    It brings a regularizer for that, with the abilities that this needs; no recipe names it, it is called as its
     strategy is.
     """
 

@@ -89,9 +89,14 @@ class Experiment:
             for i, spec in enumerate(recipe.evaluation.robustness):
                 registry.build("augmenter", spec, f"evaluation.robustness.{i}")
             experiment._require_agreement()
-        if check_source and isinstance(loader, ChecksSource):
-            loader.check_source(recipe.model.source)
+        if check_source:
+            experiment.check_source()
         return experiment
+
+    def check_source(self) -> None:
+        """Refuse a model source that cannot be loaded (SourceError), where the loader can tell without weights."""
+        if isinstance(self.loader, ChecksSource):
+            self.loader.check_source(self.recipe.model.source)
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values, the options of every component written out."""

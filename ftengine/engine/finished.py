@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Listener, LoadedModel, RunsCode, SilentListener, Task
+from ftengine.api import Example, Listener, LoadedModel, ModelLoader, RunsCode, SilentListener, Task
 from ftengine.api.figures import listed
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
@@ -231,18 +231,17 @@ class Run:
         content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
         content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
-            if check_source:
-                self._require_trust()
-            experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=check_source)
+            experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=False)
+        if check_source:
+            self._require_trust(experiment.loader)
+            experiment.check_source()
         task = experiment.make_task()
         task.labels = self.facts.labels
         return ReadyTask(experiment, task, None, None)
 
-    def _require_trust(self) -> None:
+    def _require_trust(self, loader: ModelLoader) -> None:
         """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
-        model = self.recipe.model
-        loader = self._registry.loader_of(model.source, model.loader)
-        code = loader.runs_code(model.source) if isinstance(loader, RunsCode) else None
+        code = loader.runs_code(self.recipe.model.source) if isinstance(loader, RunsCode) else None
         if code and not self.trust_code:
             raise InputError(
                 f"run {str(self.path)!r} loads its model with {code}, which could do anything on this machine. If you "
