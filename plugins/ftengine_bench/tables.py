@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ftengine.api.figures import counted
 from ftengine_bench.compare import Comparison
 from ftengine_bench.figures import least_overhead, recovered
 from ftengine_bench.layers import OURS
@@ -28,7 +29,7 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     machine = report.environment
     if not report.complete:
         yield "incomplete", "the measurement was interrupted"
-    yield "device", f"{machine['name']} ({machine['capability']}), {machine['threads']} threads"
+    yield "device", f"{machine['name']} ({machine['capability']}), {counted(machine['threads'], 'thread')}"
     yield "software", f"torch {machine['torch']}, ftengine {machine['ftengine']}, PEFT {machine['peft'] or 'absent'}"
     yield "kernels", f"{machine['kernels']['backend']}: {machine['kernels']['reason']}"
     if machine["driver"]:
@@ -134,7 +135,7 @@ def device_table(reports: Sequence[Report]) -> Table:
         machine = report.environment
         device = f"{machine['name']}, {machine['capability']}"
         if machine["device"] == "cpu":
-            device += f", {machine['threads']} threads"
+            device += f", {counted(machine['threads'], 'thread')}"
         layers: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in report.rows:
             if row.phase == "both":
