@@ -399,7 +399,15 @@ def test_the_reference_is_made_without_a_warning(tmp_path, capsys, monkeypatch):
     found = re.search(r"^## What a plugin may import\n+(.*)", TEXTS[INDEX], re.MULTILINE)
     importable = {name for name in code(found[1]) if re.fullmatch(r"ftengine[.a-z]*", name)}
     assert importable > set(PUBLIC)
-    make = ["make", "-n", "-o", ".venv/.installed", "docs", f"BIN={Path(sys.executable).parent}"]
+    make = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "-o",
+        ".venv/.installed",
+        "docs",
+        f"BIN={Path(sys.executable).parent}",
+    ]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
     program, options = re.fullmatch(r"[^']*-W error::UserWarning -c ('[^']+')(.*)", printed, re.DOTALL).groups()
     monkeypatch.setattr(sys, "argv", ["-c", *shlex.split(options.replace("build/docs", str(tmp_path)))])
