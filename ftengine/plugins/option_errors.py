@@ -67,7 +67,8 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             known, meant = _known_keys(model, path[:-1])
             here = key.removesuffix(path[-1])
             said = hint(path[-1], meant, here, known) or did_you_mean(path[-1], known)
-            parts.append(f"unknown key {key!r}{owner}. Allowed: {', '.join(known)}.{said}")
+            allowed = f"Allowed: {', '.join(known)}" if known else "It has no options"
+            parts.append(f"unknown key {key!r}{owner}. {allowed}.{said}")
         elif item["type"] == "missing":
             parts.append(f"key {key!r}{owner} is missing; it is required.")
         elif item["type"] in EXPECTED:

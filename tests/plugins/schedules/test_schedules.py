@@ -140,3 +140,8 @@ def test_wrong_schedules_are_refused_before_anything_loads(content, spec, error,
     content["model"]["source"] = "nowhere"
     with pytest.raises(error, match=message):
         fine_tune(Recipe.make(content))
+
+
+def test_an_option_of_what_has_none_is_answered_so():
+    with pytest.raises(RecipeError, match=r"unknown key 'train\.schedule\.power' .*It has no options\."):
+        rates({"name": "constant", "power": 2})
