@@ -116,8 +116,8 @@ def lowrank_add(
 
     out = y + scale · (dropout(x) Aᵀ) Bᵀ, with y = layer(x); or with ∘ d before Bᵀ, as in lowrank_linear
 
-    y is read and never overwritten: its layer may have saved it for its own backward, and hooks may hold it. That
-    costs one copy of y; a dense layer avoids it through lowrank_linear.
+    y is read and never overwritten: its layer may have saved it for its own backward, and hooks may hold it. Memory
+    holds a second y for that; a dense layer avoids it through lowrank_linear.
 
     Args:
         y: (..., N) output of the frozen layer.
