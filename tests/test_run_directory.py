@@ -113,3 +113,8 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask):
         os.umask(before)
     assert (folder / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_last_line_that_is_no_step_is_left_out_too(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}')
+    assert [line["step"] for line in RunDirectory(tmp_path).metrics()] == [1]

@@ -151,11 +151,13 @@ class RunDirectory:
         found, lines = [], file.read_text(encoding="utf-8", errors="replace").split("\n")
         for number, line in enumerate(lines, 1):
             try:
-                found.append(json.loads(line))
-                found[-1]["step"] + 0
+                content = json.loads(line)
+                content["step"] + 0
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):
                     raise RunError(f"{str(file)!r}: line {number} is damaged. Take it out, or restore it.") from None
+            else:
+                found.append(content)
         return found
 
     def keep_metrics(self, up_to_step: int) -> None:
