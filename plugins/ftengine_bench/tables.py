@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ftengine.api.figures import counted
 from ftengine_bench.compare import Comparison
 from ftengine_bench.figures import least_overhead, recovered
 from ftengine_bench.layers import OURS
@@ -24,12 +23,17 @@ LEFT_OF_COMPARISON = 6
 """Columns of text in the table of a comparison."""
 
 
+def threads(count: int) -> str:
+    """Return "1 thread" or "2 threads"."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def facts(report: Report) -> Iterator[tuple[str, str]]:
     """Yield what a measurement ran on, in a few lines."""
     machine = report.environment
     if not report.complete:
         yield "incomplete", "the measurement was interrupted"
-    yield "device", f"{machine['name']} ({machine['capability']}), {counted(machine['threads'], 'thread')}"
+    yield "device", f"{machine['name']} ({machine['capability']}), {threads(machine['threads'])}"
     yield "software", f"torch {machine['torch']}, ftengine {machine['ftengine']}, PEFT {machine['peft'] or 'absent'}"
     yield "kernels", f"{machine['kernels']['backend']}: {machine['kernels']['reason']}"
     if machine["driver"]:
@@ -135,7 +139,7 @@ def device_table(reports: Sequence[Report]) -> Table:
         machine = report.environment
         device = f"{machine['name']}, {machine['capability']}"
         if machine["device"] == "cpu":
-            device += f", {counted(machine['threads'], 'thread')}"
+            device += f", {threads(machine['threads'])}"
         layers: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in report.rows:
             if row.phase == "both":
