@@ -3,6 +3,7 @@
 import numpy as np
 
 from ftengine.api import Evaluator, Metric
+from ftengine.errors import RecipeError
 
 QUESTIONS = [f"quiz number {i}" for i in range(12)]
 
@@ -16,6 +17,8 @@ class Quiz(Evaluator):
         return {}
 
     def benchmarks(self, task):
+        if task.head != "sequence-classification":
+            raise RecipeError(f"evaluator quiz asks classifiers of texts, not models of task {task.name}.")
         self.task = task
         return {"texts": Right()}
 

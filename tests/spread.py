@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 
 from ftengine.api import Config, Regularizer, Strategy
-from ftengine.errors import RecipeError
+from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import trainable
 
 
@@ -22,6 +22,8 @@ class Spread(Strategy):
     def prepare(self, loaded):
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+        if not trainable(loaded.module):
+            raise NoMatch("strategy spread trains biases, and this model has none.")
 
     def regularizer(self, steps):
         if steps <= self.config.wait:

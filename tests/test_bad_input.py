@@ -82,6 +82,10 @@ def unknown_strategy(w):
     w.recipe(strategy={"name": "lroa"})
 
 
+def evaluator_named_twice(w):
+    w.recipe(evaluate=["calibration", {"name": "calibration"}])
+
+
 def unknown_option_of_a_strategy(w):
     w.recipe(strategy={"rnk": 4})
 
@@ -234,6 +238,7 @@ def failure(result, code):
             unknown_strategy,
             r"recipe\.yaml: no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'",
         ),
+        (evaluator_named_twice, r"evaluate has 'calibration' twice"),
         (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
         (pattern_without_match, r"qury_proj.*q_proj"),
         (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),

@@ -100,17 +100,17 @@ def test_the_distribution_is_the_tutorials_package(newcomer):
     (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
     assert (ROOT / "plugins" / block.file).read_text("utf-8") == block.text
     init = "ftengine_bitfit/__init__.py"
-    assert (package / init).read_text("utf-8") == distribution("bitfit", ["strategy"])[init]
+    assert (package / init).read_text("utf-8") == distribution("bitfit", {"strategy": "bitfit"})[init]
     assert blocks(TUTORIAL, "toml")[0].text in (package / "pyproject.toml").read_text("utf-8")
 
 
 def test_the_tutorial_tells_the_files_that_are_written(newcomer):
     from ftengine.cli.plugins_new import distribution
 
-    written = {str(path) for path in distribution("bitfit", ["strategy"])}
+    written = {str(path) for path in distribution("bitfit", {"strategy": "bitfit"})}
     assert set(table(TUTORIAL, "Begin").names()) == written
     entry_point, hook = blocks(TUTORIAL, "toml")[0].text, blocks(TUTORIAL, "python")[0].text
-    files = distribution("bitfit", ["strategy"])
+    files = distribution("bitfit", {"strategy": "bitfit"})
     assert entry_point in files["pyproject.toml"]
     assert hook.strip() in files["ftengine_bitfit/__init__.py"]
 

@@ -116,7 +116,12 @@ def describe(error: Exception) -> str:
         return str(error)
     from ftengine.plugins.blame import blame
 
-    return blame(error) or f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
+    if said := blame(error):
+        return said
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        return f"the Python module {name!r} is needed and not installed (run with --debug to see what needs it)."
+    return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
 
 
 def exit_code(error: Exception) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -49,29 +49,31 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @click.option(
     "--kind",
     "chosen",
-    metavar="KIND",
+    metavar="KIND[=NAME]",
     shell_complete=complete_kinds,
     multiple=True,
     required=True,
-    help=f"What it offers: {', '.join(kinds())}. May be given several times.",
+    help=f"What it offers: {', '.join(kinds())}; called NAME as well, or as is said. May be given several times.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     """Write a distribution `ftengine-NAME` with a small component that works, its tests and a CI file.
 
     \b
-    Example:
+    Examples:
       ftengine plugins new bitfit --kind strategy
+      ftengine plugins new clinic --kind evaluator=sensitivity --kind augmenter=abbreviate
     """
     from ftengine.errors import InputError
     from ftengine.report.text import printable
 
     name = name.removeprefix("ftengine-")
-    _check(name, chosen)
+    names = {kind: own or name for kind, _, own in (one.partition("=") for one in chosen)}
+    _check(name, names)
     folder = Path(output or f"ftengine-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} exists and is not empty. Name another folder with --output.")
-    found = distribution(name, list(dict.fromkeys(chosen)))
+    found = distribution(name, names)
     try:
         for path, text in found.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +90,12 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
         click.echo(printable(f"  {line}"))
 
 
-def distribution(name: str, chosen: Sequence[str]) -> dict[str, str]:
+def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
     """Return the files of a distribution by path.
 
     Args:
-        name: of the components, without "ftengine-".
-        chosen: kinds that `kinds` names.
+        name: without "ftengine-".
+        chosen: the name of each component by its kind, one that `kinds` names.
     """
     from ftengine import __version__
     from ftengine.plugins.registry import KINDS, RECIPE_KEYS, article
@@ -101,16 +103,16 @@ def distribution(name: str, chosen: Sequence[str]) -> dict[str, str]:
     package = f"ftengine_{name.replace('-', '_')}"
     files: dict[str, str] = {}
     hooks, offers, uses, summaries = "", [], [], []
-    for kind in chosen:
-        cls = "".join(part.capitalize() for part in name.split("-")) + kind.capitalize()
-        words = {"name": name, "package": package, "class": cls, "variable": name.replace("-", "_")}
+    for kind, own in chosen.items():
+        cls = "".join(part.capitalize() for part in own.split("-")) + kind.capitalize()
+        words = {"name": own, "package": package, "class": cls, "variable": own.replace("-", "_")}
         files |= _filled(kind, words)
         summaries.append(_summary(files[f"{package}/{kind}.py"], cls))
-        offers.append(f"- {article(kind)} {kind}, `{name}`: {summaries[-1]}")
+        offers.append(f"- {article(kind)} {kind}, `{own}`: {summaries[-1]}")
         hooks += HOOK.format(hook=KINDS[kind][1], package=package, kind=kind, cls=cls)
         # What a recipe does not name is used in every run.
         key = RECIPE_KEYS.get(kind)
-        uses.append(f"ftengine train recipe.yaml --set {key}={name}" if key else "ftengine train recipe.yaml")
+        uses.append(f"ftengine train recipe.yaml --set {key}={own}" if key else "ftengine train recipe.yaml")
     common = {
         "distribution": f"ftengine-{name}",
         "name": name,
@@ -118,14 +120,14 @@ def distribution(name: str, chosen: Sequence[str]) -> dict[str, str]:
         "version": __version__,
         "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(chosen)}.",
         "offers": "\n".join(offers),
-        "shown": name if len(chosen) == 1 else f"{name} --kind KIND",
+        "shown": next(iter(chosen.values())) if len(chosen) == 1 else "NAME --kind KIND",
         "uses": "\n".join(dict.fromkeys(uses)),
         "hooks": hooks.rstrip("\n"),
     }
     return {**_filled(COMMON, common), **files}
 
 
-def _check(name: str, chosen: Sequence[str]) -> None:
+def _check(name: str, chosen: Mapping[str, str]) -> None:
     """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
     from ftengine.cli.components import require_kind
     from ftengine.errors import InputError
@@ -133,19 +135,20 @@ def _check(name: str, chosen: Sequence[str]) -> None:
 
     for kind in chosen:
         require_kind(kind)
-    if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} cannot name a plugin: write small letters of a to z, digits and single hyphens, a letter first, "
-            f"at most {LONGEST_NAME} of them, such as layer-drop."
-        )
+    for one in (name, *chosen.values()):
+        if len(one) > LONGEST_NAME or not NAME.fullmatch(one):
+            raise InputError(
+                f"{one!r} cannot name a plugin: write small letters of a to z, digits and single hyphens, a letter "
+                f"first, at most {LONGEST_NAME} of them, such as layer-drop."
+            )
     distribution, module = f"ftengine-{name}", f"ftengine_{name.replace('-', '_')}"
     if find_spec(module) is not None:
         raise InputError(f"a module {module} is installed already. Choose another name, or uninstall {distribution}.")
     registry = Registry()
-    for kind in chosen:
+    for kind, own in chosen.items():
         for entry in registry.entries(kind):
-            if entry.name == name:
-                what = f"{article(kind)} {kind} named {name!r}"
+            if entry.name == own:
+                what = f"{article(kind)} {kind} named {own!r}"
                 raise InputError(f"there is {what} already (of {entry.origin}). Choose another name.")
 
 

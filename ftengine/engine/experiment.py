@@ -86,6 +86,8 @@ class Experiment:
                 registry.factory("reader", recipe.data.reader, "data.reader")
             for i, spec in enumerate(recipe.evaluate):
                 registry.build("evaluator", spec, f"evaluate.{i}")
+                if any(spec["name"] == other["name"] for other in recipe.evaluate[:i]):
+                    raise RecipeError(f"evaluate has {spec['name']!r} twice: an evaluator measures once. Take one out.")
             for i, spec in enumerate(recipe.evaluation.robustness):
                 registry.build("augmenter", spec, f"evaluation.robustness.{i}")
             experiment._require_agreement()

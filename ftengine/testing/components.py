@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ftengine.api import (
+    AsksModels,
     Augmenter,
     Component,
     Evaluator,
@@ -38,6 +39,7 @@ from ftengine.model import save_model
 from ftengine.plugins.offered import ALLOWED_TO_FAIL, described, fault
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import KINDS
+from ftengine.testing.asking import AskingChecks
 from ftengine.testing.audited import audited_rows, clean, messy
 from ftengine.testing.augmenters import AugmenterChecks
 from ftengine.testing.callbacks import CallbackChecks
@@ -193,7 +195,9 @@ def _of_task(make: Callable[[], Task]) -> Iterator[Check]:
 
 
 def _of_evaluator(make: Callable[[], Evaluator]) -> Iterator[Check]:
-    """Yield an evaluator's checks on the predictions that have what it reads."""
+    """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
+    if isinstance(make(), AsksModels):
+        yield from _of_asker(make)
     suited, refused = 0, []
     for one in predictions():
         evaluator = make()
@@ -217,6 +221,15 @@ def _of_evaluator(make: Callable[[], Evaluator]) -> Iterator[Check]:
         keys = sorted(make().reads)
         why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
         yield "predictions_suit_it", partial(skip, why)
+
+
+def _of_asker(make: Callable[[], Any]) -> Iterator[Check]:
+    """Yield the checks of an evaluator that asks, on each model whose task it does not refuse."""
+
+    def suits(one: Fixture) -> None:
+        make().benchmarks(one.task)
+
+    return _on_models(suits, lambda one: AskingChecks(make, one.task, one.load, on=one.name))
 
 
 def _failure(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Exception | None:

@@ -13,20 +13,36 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, FreezesByStep, LoadedModel, References, Reopens, ReportsEnvironment, Strategy
+from ftengine.api import (
+    Batch,
+    FreezesByStep,
+    LoadedModel,
+    References,
+    Regularizer,
+    Regularizes,
+    Reopens,
+    ReportsEnvironment,
+    Strategy,
+)
+from ftengine.errors import RecipeError
 from ftengine.model import trainable
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.recipe import TrainSection
-from ftengine.testing.checks import run_checks, skip
+from ftengine.testing.checks import require_passed, results_of, run_checks, skip
 from ftengine.testing.merging import MergeChecks
-from ftengine.testing.samples import on_meta
+from ftengine.testing.regularizers import RegularizerChecks
+from ftengine.testing.samples import fixture, on_meta
 from ftengine.testing.values import copies, differing, relative, require_meta, without_values
 from ftengine.training.descent import groups_of
 from ftengine.training.modes import train_mode
+from ftengine.training.regularizing import own_regularizers
 
 STEPS = 5
 LEAST_EFFECT = 1e-3
 """How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
+
+RUN = 100
+"""Steps of the run that a regularizer is brought for; its checks take the first few."""
 
 
 def check_strategy(
@@ -195,6 +211,27 @@ class StrategyChecks(MergeChecks):
             assert asked[0] == asked[1], f"what is frozen in step {step} changes when it is asked again"
             other = asked[0] - {id(p) for p in loaded.module.parameters() if p.requires_grad}
             assert not other, f"{len(other)} parameters frozen in step {step} never train"
+
+    def what_it_brings_regularizes(self) -> None:
+        if not isinstance(self.make(), Regularizes):
+            skip("it brings no regularizer")
+        prepared: list[Strategy] = []
+
+        def load() -> LoadedModel:
+            strategy, loaded = self._new()
+            prepared.append(strategy)
+            return loaded
+
+        def brought() -> Regularizer:
+            return own_regularizers(prepared[-1], RUN)[0]
+
+        head = load().head
+        try:
+            brought()
+            task = fixture(head).task
+        except (RecipeError, LookupError) as error:
+            skip(str(error))
+        require_passed(results_of(RegularizerChecks(brought, task, load, self.batch), None))
 
     def reopened_options_are_its_own(self) -> None:
         strategy, _ = self._new()

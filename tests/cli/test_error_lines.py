@@ -41,6 +41,11 @@ def error_line(result):
         (InputError("key 'x' is 3; it must be 4."), 2, "error: key 'x' is 3; it must be 4."),
         (TrainingError("the loss is nan."), 1, "error: the loss is nan."),
         (ValueError("odd"), 1, "error: unexpected ValueError: odd (run with --debug for the traceback)"),
+        (
+            ModuleNotFoundError("No module named 'optuna.storages'", name="optuna.storages"),
+            1,
+            "error: the Python module 'optuna' is needed and not installed (run with --debug to see what needs it).",
+        ),
         (InputError("two\nlines\x1b[31m"), 2, "error: two lines\\x1b[31m"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, inst
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
-    files = distribution("half-life", [kind])
+    files = distribution("half-life", {kind: "half-life"})
     assert f"ftengine_half_life/{kind}.py" in files
     assert f"tests/test_{kind}.py" in files
     for path, text in files.items():
@@ -122,6 +122,17 @@ def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
     assert 'half-life = "ftengine_half_life"' in files["pyproject.toml"]
     assert KINDS[kind][1] in files["ftengine_half_life/__init__.py"]
     assert "ftengine plugins check ftengine-half-life" in files[".github/workflows/test.yml"]
+
+
+def test_components_of_one_distribution_have_names_of_their_own():
+    files = distribution("clinic", {"evaluator": "sensitivity", "augmenter": "short-forms"})
+    offered = files["ftengine_clinic/__init__.py"]
+    assert "import SensitivityEvaluator" in offered
+    assert "import ShortFormsAugmenter" in offered
+    assert 'name = "short-forms"' in files["ftengine_clinic/augmenter.py"]
+    assert "--set evaluate=sensitivity" in files["README.md"]
+    assert "- an augmenter, `short-forms`: " in files["README.md"]
+    assert "ftengine plugins show NAME --kind KIND" in files["README.md"]
 
 
 @pytest.mark.parametrize("folder", [True, False], ids=["output", "here"])
@@ -158,6 +169,8 @@ def test_what_cannot_name_a_plugin_is_refused(ftengine, tmp_path, monkeypatch, n
         ("lora", "strategy", "there is a strategy named 'lora' already (of ftengine 0"),
         ("builtins", "strategy", "a module ftengine_builtins is installed already"),
         ("ftengine-shout", "stratgy", "Did you mean 'strategy'?"),
+        ("shout", "strategy=lora", "there is a strategy named 'lora' already (of ftengine 0"),
+        ("shout", "strategy=Mine", "'Mine' cannot name a plugin"),
     ],
 )
 def test_what_is_taken_and_what_is_no_kind_is_refused(ftengine, tmp_path, monkeypatch, name, kind, told):

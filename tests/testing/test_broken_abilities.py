@@ -1,0 +1,136 @@
+"""What has an ability is checked for it: strategies that bring a regularizer, evaluators that ask models questions."""
+
+import random
+
+import pytest
+from broken import failed
+from quiz import Quiz, Right
+from spread import Spread, TowardsGradients
+
+from ftengine.errors import RecipeError
+from ftengine.testing import check_results, fixture
+from ftengine.testing.asking import AskingChecks
+from ftengine.testing.checks import results_of
+from ftengine.testing.strategies import StrategyChecks
+
+BERT = fixture("sequence-classification")
+
+
+class Amnesiac(Spread):
+    """Remembers what its checkpoints do not hold."""
+
+    def regularizer(self, steps):
+        own = TowardsGradients(self.config)
+        own.tensors, own.restore = dict, lambda tensors: None
+        return own
+
+
+class Clinging(Spread):
+    """Leaves a hook behind."""
+
+    def regularizer(self, steps):
+        own = TowardsGradients(self.config)
+        own.attach = lambda loaded, task: loaded.module.register_forward_hook(lambda *args: None)
+        return own
+
+
+class Named(Spread):
+    """Names a regularizer in place of bringing one."""
+
+    def regularizer(self, steps):
+        return "ema"
+
+
+class Long(Spread):
+    """Is meant for long runs, and says so."""
+
+    def regularizer(self, steps):
+        raise RecipeError("1,000 steps at least.")
+
+
+@pytest.mark.parametrize(
+    ("cls", "outcome", "text"),
+    [
+        (Spread, "passed", ""),
+        (Long, "skipped", "1,000 steps at least."),
+        (Amnesiac, "failed", "a_resumed_run_is_the_uninterrupted_one"),
+        (Clinging, "failed", "detach leaves 1 hooks on the model"),
+        (Named, "failed", "it must return a Regularizer"),
+    ],
+)
+def test_the_regularizer_that_a_strategy_brings_is_checked(cls, outcome, text):
+    check = StrategyChecks(cls, BERT.load, BERT.batch).what_it_brings_regularizes
+    result = results_of([("brings", check)], None)[0]
+    assert (result.outcome, text in result.reason) == (outcome, True), result
+
+
+def test_a_sound_strategy_that_brings_one_passes():
+    assert failed(Spread) == {}
+
+
+class Silent(Quiz):
+    """Forgets to answer."""
+
+    def ask(self, loaded):
+        return {}
+
+
+class Shuffled(Quiz):
+    """Asks other questions each time."""
+
+    def ask(self, loaded):
+        return {"texts": [{"right": random.random()} for _ in range(8)]}
+
+
+class Trains(Quiz):
+    """Leaves the model in training mode, with another head."""
+
+    def ask(self, loaded):
+        said = super().ask(loaded)
+        loaded.module.train()
+        loaded.module.classifier.bias.add_(1)
+        return said
+
+
+class Lopsided(Right):
+    """Counts every answer as one, whatever its weight."""
+
+    def score(self, rows, weights):
+        return {"quiz": float(rows["right"].mean())}
+
+
+class Unsound(Quiz):
+    """Has an evaluator of its answers that is broken."""
+
+    def benchmarks(self, task):
+        return {"texts": Lopsided()} if super().benchmarks(task) else {}
+
+
+class Renamed(Quiz):
+    """Names a metric in place of giving an evaluator."""
+
+    def benchmarks(self, task):
+        return {"texts": "accuracy"} if super().benchmarks(task) else {}
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "text"),
+    [
+        (Silent, "every_benchmark_is_answered", "no answers to 'texts'"),
+        (Renamed, "every_benchmark_is_answered", "it gives for 'texts' 'accuracy'"),
+        (Shuffled, "the_same_examples_are_asked_again", "gives other answers"),
+        (Trains, "asking_leaves_the_model_as_it_is", "changes the values of classifier.bias"),
+        (Unsound, "its_benchmarks_are_sound_evaluators", "on texts: row 0 with a weight of 2"),
+    ],
+)
+def test_an_evaluator_that_asks_is_checked_on_a_model(cls, check, text):
+    results = {one.check: one for one in results_of(AskingChecks(cls, BERT.task, BERT.load), None)}
+    assert (results[check].outcome, text in results[check].reason) == ("failed", True), results
+
+
+def test_a_sound_one_passes_and_says_what_it_does_not_ask():
+    results = {one.check: one for one in check_results(Quiz)}
+    assert [one for one in results.values() if one.outcome == "failed"] == []
+    assert (
+        results["LlamaForCausalLM"].reason == "evaluator quiz asks classifiers of texts, not models of task causal-lm."
+    )
