@@ -1,12 +1,10 @@
 """Two processes with half the batch each do what one process does with the whole."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import together, train
 from rows import photos
 from tiny import tiny_resnet
 
@@ -14,13 +12,6 @@ from ftengine import Recipe, fine_tune, load_run
 from ftengine.model import read_tensors
 from ftengine.run.evaluation_result import Examples
 
-CHILD = """
-import sys
-from ftengine.cli import main
-for recipe in sys.argv[1:]:
-    main(["train", recipe], standalone_mode=False)
-"""
-"""One start of the two processes for all recipes."""
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
@@ -47,30 +38,19 @@ def runs(build_chat_recipe, tmp_path_factory):
     tiny_resnet(folder / "resnet")
     photos(folder / "photos")
 
-    def recipes(side, batch_size):
-        common = {"train__batch_size": batch_size}
+    def recipes(side, batch_size, accumulate=1):
+        common = {"train__batch_size": batch_size, "train__accumulate": accumulate}
         return [
             build_chat_recipe(**FREE, **common, output=str(folder / f"free-{side}")),
             build_chat_recipe(**PENALISED, **common, output=str(folder / f"penalised-{side}")),
-            image_recipe(folder, str(folder / f"images-{side}"), batch_size),
+            image_recipe(folder, str(folder / f"images-{side}"), batch_size * accumulate),
         ]
 
-    (folder / "child.py").write_text(CHILD)
     files = [folder / f"{number}.yaml" for number in range(3)]
-    for file, recipe in zip(files, recipes("two", 4), strict=True):
+    for file, recipe in zip(files, recipes("two", 2, 2), strict=True):
         file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        one = [fine_tune(recipe) for recipe in recipes("one", 8)]
-        subprocess.run(
-            [*command, str(folder / "child.py"), *map(str, files)],
-            check=True,
-            env=os.environ,
-            capture_output=True,
-            timeout=240,
-        )
+    one = [fine_tune(recipe) for recipe in recipes("one", 8)]
+    together(folder, train, *map(str, files))
     names = ("free", "penalised", "images")
     return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, one, strict=True)}
 
