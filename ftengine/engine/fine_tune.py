@@ -141,10 +141,10 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     """Check that a run is what it was when it began, and remove what a killed process left half-written.
 
     Raises:
-        RunError: base model, number of processes or precision have changed.
+        RunError: base model or precision have changed.
     """
     before, now = Environment.read(run), model.environment()
-    for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
+    for key, what in (("base", "base model"), ("precision", "precision")):
         was, is_now = before.to_json()[key], now.to_json()[key]
         if was != is_now:
             raise RunError(

@@ -98,7 +98,7 @@ def plan(
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     check_own_regularizers(data.ready, schedule.total)
-    steps = _steps(data, device, schedule)
+    steps = _steps(data, schedule)
     if data.ready.skeleton is None or measure:
         loaded = load_base(data.ready)
         strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
@@ -142,16 +142,15 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
+def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
-    section, processes = recipe.train, device.accelerator.num_processes
-    batches = _planned(train, recipe, planned.total, processes)
-    micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
+    batches = _planned(train, recipe.seed, planned)
+    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,
         "per_epoch": planned.per_epoch,
-        "examples_a_step": section.batch_size * section.accumulate * processes,
+        "examples_a_step": planned.batch,
         "unit": UNITS.get(task.modality, "examples"),
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
@@ -161,14 +160,13 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
     }
 
 
-def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) -> list[np.ndarray]:
-    size = recipe.train.batch_size * recipe.train.accumulate * processes
+def _planned(train: EncodedSplit, seed: int, planned: Steps) -> list[np.ndarray]:
     batches: list[np.ndarray] = []
     for epoch in range(PLANNED_EPOCHS):
-        batches += epoch_batches(train.lengths, size, recipe.seed, epoch)
-        if len(batches) >= steps:
+        batches += epoch_batches(train.lengths, planned.batch, seed, epoch)
+        if len(batches) >= planned.total:
             break
-    return batches[:steps]
+    return batches[: planned.total]
 
 
 def _estimate(

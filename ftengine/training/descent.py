@@ -53,7 +53,7 @@ class Descent:
         self._idle = set[nn.Parameter]()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
-        self.steps = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
+        self.steps = plan_steps(len(setup.train), self.section, setup.processes)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.

@@ -112,8 +112,7 @@ class Trainer:
     def _epoch(self) -> bool:
         """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
         progress, section, train = self.progress, self.setup.section, self.setup.train
-        size = section.batch_size * section.accumulate * self.accelerator.num_processes
-        batches = epoch_batches(train.lengths, size, self.setup.seed, progress.epoch)
+        batches = epoch_batches(train.lengths, self.descent.steps.batch, self.setup.seed, progress.epoch)
         for members in batches[progress.step_in_epoch :]:
             self.step(members)
             last = progress.step_in_epoch == len(batches)

@@ -1,11 +1,13 @@
-"""Two processes with half the batch each do what one process does with the whole."""
+"""Two processes with half the batch each do what one process does with the whole, and go on from what others left."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from processes import together, train
 from rows import photos
+from runs import Heard, interrupt, losses
 from tiny import tiny_resnet
 
 from ftengine import Recipe, fine_tune, load_run
@@ -15,6 +17,13 @@ from ftengine.run.evaluation_result import Examples
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
+LOST = {"strategy__dropout": 0.0, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
+
+
+def train_and_lose(lost, *recipes):
+    """Train one recipe until its machines are lost, in the second epoch and after a checkpoint, and others whole."""
+    interrupt(Recipe.read(lost), after=7)
+    train(*recipes)
 
 
 def image_recipe(folder, output, batch_size):
@@ -46,11 +55,13 @@ def runs(build_chat_recipe, tmp_path_factory):
             image_recipe(folder, str(folder / f"images-{side}"), batch_size * accumulate),
         ]
 
+    lost = build_chat_recipe(**LOST, train__batch_size=4, output=str(folder / "lost"))
+    (folder / "lost.yaml").write_text(json.dumps(lost.resolved()))
     files = [folder / f"{number}.yaml" for number in range(3)]
     for file, recipe in zip(files, recipes("two", 2, 2), strict=True):
         file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML
     one = [fine_tune(recipe) for recipe in recipes("one", 8)]
-    together(folder, train, *map(str, files))
+    together(folder, train_and_lose, str(folder / "lost.yaml"), *map(str, files))
     names = ("free", "penalised", "images")
     return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, one, strict=True)}
 
@@ -95,3 +106,27 @@ def test_two_processes_answer_the_prompts_that_people_read_between_them(runs):
     assert len(first) == 12
     assert [(one.place, one.prompt, one.base) for one in second] == [(one.place, one.prompt, one.base) for one in first]
     assert all(one.tuned for one in second)
+
+
+def test_another_number_of_processes_goes_on_where_two_stood(runs, build_chat_recipe, tmp_path):
+    folder = runs["free"][1].path.parent
+    whole = losses(fine_tune(build_chat_recipe(**LOST, train__batch_size=8, output=str(tmp_path / "whole"))))
+    for name in ("one", "three"):
+        shutil.copytree(folder / "lost", tmp_path / name)
+    lost, heard = Recipe.read(folder / "lost.yaml"), Heard()
+    one = fine_tune(lost.model_copy(update={"output": str(tmp_path / "one")}), resume=True, listener=heard)
+    assert (
+        "the run began with 2 processes and goes on with 1: a step keeps its 8 examples, in micro-batches of at most 4"
+    ) in heard.said
+    file = tmp_path / "three.yaml"
+    file.write_text(json.dumps(lost.model_copy(update={"output": str(tmp_path / "three")}).resolved()))
+    together(tmp_path, train_on, str(file), ranks=3)
+    three = load_run(tmp_path / "three")
+    for run in (one, three):
+        assert losses(run) == pytest.approx(whole, rel=1e-4)  # float32 sums in another order
+        assert [line["examples"] for line in run.metrics if "loss" in line] == [8] * 9
+        assert run.directory.read_json("environment.json")["processes"] == 2
+
+
+def train_on(recipe):
+    train(recipe, resume=True)
