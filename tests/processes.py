@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,9 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "accelerate", "transformers", "ftengine.engine.fine_tune"])
 
+LONGEST = 200
+"""Seconds after which a process ends whatever it waits for."""
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -23,7 +27,7 @@ class Rank:
     process: BaseProcess
     said: Path
 
-    def ended(self, timeout: float = 200) -> tuple[int | None, str]:
+    def ended(self, timeout: float = LONGEST) -> tuple[int | None, str]:
         """Wait for its end; return its exit status, None where it goes on, and what it said."""
         self.process.join(timeout)
         return self.process.exitcode, self.said.read_text()
@@ -47,7 +51,7 @@ def start(folder: Path, target: Callable[..., Any], *args: Any, ranks: int = 2, 
     for rank in range(ranks):
         said = folder / f"rank-{rank}.txt"
         own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = CONTEXT.Process(target=_run, args=(own, str(said), target, args), daemon=True)
+        process = CONTEXT.Process(target=_run, args=(own, str(said), target, args))
         process.start()
         started.append(Rank(process, said))
     return started
@@ -61,6 +65,7 @@ def together(folder: Path, target: Callable[..., Any], *args: Any, ranks: int = 
 
 
 def _run(environment: Mapping[str, str], said: str, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    signal.alarm(LONGEST)
     os.environ.clear()
     os.environ.update(environment)
     with open(said, "wb") as file:
@@ -68,6 +73,19 @@ def _run(environment: Mapping[str, str], said: str, target: Callable[..., Any], 
         os.dup2(file.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     target(*args)
+
+
+def launch(workers: int, target: Callable[..., Any], *args: Any, **config: Any) -> None:
+    """Do what torchrun does, in this process, with workers that are forked from it; for `start` with one rank."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    defaults = {"min_nodes": 1, "max_nodes": 1, "run_id": "launch", "rdzv_backend": "c10d", "monitor_interval": 0.1}
+    both = {**defaults, "rdzv_endpoint": "127.0.0.1:0", **config}
+    try:
+        elastic_launch(LaunchConfig(nproc_per_node=workers, start_method="fork", **both), target)(*args)
+    except ChildFailedError as error:
+        sys.exit(f"launcher: {error}")
 
 
 def train(*recipes: str, resume: bool = False) -> None:

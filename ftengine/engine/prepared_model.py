@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -79,6 +80,7 @@ class PreparedModel:
             ),
             strategy=json_mapping(strategy, "environment", reports),
             base={"source": self.loaded.source, **self.loaded.fingerprint},
+            launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:

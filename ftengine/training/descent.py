@@ -28,6 +28,7 @@ from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.steps import plan_steps
+from ftengine.training.stopping import Stop
 
 GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
 """What `Strategy.param_groups` returns, for messages."""
@@ -50,6 +51,7 @@ class Descent:
             )
         groups = groups_of(setup.strategy, self.module, self.section)
         self.optimizer = build_optimizer(setup.optimizer, groups)
+        self.stop = Stop(alone=self.accelerator.num_processes == 1)
         self._idle = set[nn.Parameter]()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
@@ -92,12 +94,13 @@ class Descent:
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
         gradients = Reduction(parameters if several else [])
         totals = self._accumulate(members, progress.epoch, regularizers, gradients)
-        touched = totals.new_tensor([p.grad is not None for p in self.parameters])
+        flags = totals.new_tensor([self.stop.asked, *(p.grad is not None for p in self.parameters)])
         gradients.send()
-        loss_sum, penalty_sum, weight, penalties, *touches = self.accelerator.reduce(
-            torch.cat([totals, touched]), "sum"
+        loss_sum, penalty_sum, weight, penalties, asked, *touches = self.accelerator.reduce(
+            torch.cat([totals, flags]), "sum"
         ).tolist()
         gradients.wait()
+        self.stop.agreed = asked > 0
         self._idle = {parameter for parameter, times in zip(self.parameters, touches, strict=True) if not times}
         for parameter in self._idle:  # of all processes, so the optimiser passes it over as it does in one
             parameter.grad = None
