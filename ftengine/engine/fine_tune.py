@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+import torch
+from accelerate.utils import broadcast
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
@@ -68,9 +69,9 @@ def fine_tune(
     check_launch(recipe)
     with watched():
         run = RunDirectory(recipe.output)
-        resuming = [run.is_run() and (resume or restarted(run))]
-        broadcast_object_list(resuming)  # of the main process, where another host does not see the folder
-        return _fine_tune(recipe, run, resuming[0], listener, registry)
+        resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=processes().device)
+        resuming = broadcast(resuming)  # the main process says it, where another host does not see the folder
+        return _fine_tune(recipe, run, bool(resuming), listener, registry)
 
 
 def _fine_tune(
