@@ -16,7 +16,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "accelerate", "transformers", "ftengine.engine.fine_tune"])
 
-LONGEST = 200
+LONGEST = 300
 """Seconds after which a process ends whatever it waits for."""
 
 

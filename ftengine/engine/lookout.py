@@ -92,7 +92,7 @@ class Lookout:
     def lost(self, error: BaseException) -> NoReturn:
         """Raise ProcessLost for a failed collective operation, once it is known who is missing."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all when one is gone; let this one say why
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all when one is gone; this one says why first
         deadline = time.monotonic() + min(self._seconds, GRACE)
         while not (missing := self.missing(3 * self._interval)) and time.monotonic() < deadline:
             time.sleep(self._interval / 2)

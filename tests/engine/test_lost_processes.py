@@ -1,4 +1,4 @@
-"""Of two processes one is killed, stopped or asked to end: the other ends too and says why, and the run goes on."""
+"""Of two processes one is killed, stopped, cut off or asked to end: the other ends and says why; the run goes on."""
 
 import json
 import os
@@ -8,7 +8,8 @@ import time
 
 import pytest
 import torch.distributed as dist
-from processes import launch, start, train
+from hosts import ADDRESSES, CARD, enter, plug, two_hosts
+from processes import launch, start
 from runs import losses
 
 from ftengine import fine_tune, load_run
@@ -16,7 +17,8 @@ from ftengine.engine.rendezvous import agreed_name, timeout
 from ftengine.errors import InputError
 from ftengine.run.directory import RunDirectory
 
-SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000, "train__epochs": 20}
+SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}
+SETTINGS |= {"train__epochs": 10, "evaluation__training_sample": None}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,17 @@ def whole(build_chat_recipe, tmp_path_factory):
     return fine_tune(build_chat_recipe(**SETTINGS, train__batch_size=8, output=str(folder / "run")))
 
 
-def resumed(recipe):
-    train(recipe, resume=True)
+SECONDS = 8
+"""FTENGINE_TIMEOUT where a process is stopped or cut off."""
+
+
+def wait_for(run, step, ranks):
+    """Wait until a run has done so many steps."""
+    deadline = time.monotonic() + 250
+    while not any(line["step"] >= step for line in run.metrics()):
+        assert all(rank.process.is_alive() for rank in ranks), [rank.said.read_text() for rank in ranks]
+        assert time.monotonic() < deadline, "slow"
+        time.sleep(0.02)
 
 
 class Ends:
@@ -40,11 +51,7 @@ class Ends:
     def train(self, name, *, until, **variables):
         """Start both and wait until so many steps are done."""
         ranks = start(self.folder / name, command, str(self.file), **variables)
-        deadline = time.monotonic() + 120
-        while not any(line["step"] >= until for line in self.run.metrics()):
-            assert all(rank.process.is_alive() for rank in ranks), [rank.said.read_text() for rank in ranks]
-            assert time.monotonic() < deadline, "slow"
-            time.sleep(0.02)
+        wait_for(self.run, until, ranks)
         return ranks
 
     def saved(self):
@@ -79,7 +86,7 @@ def test_the_other_process_ends_with_the_cause_and_the_run_goes_on(whole, build_
     assert said.count("error:") == 1
     assert "go on from there with: ftengine train" in said
 
-    first, second = both.train("stopped", until=both.saved() + 5, FTENGINE_TIMEOUT="8")
+    first, second = both.train("stopped", until=both.saved() + 5, FTENGINE_TIMEOUT=str(SECONDS))
     os.kill(second.process.pid, signal.SIGSTOP)
     began = time.monotonic()
     status, said = first.ended()
@@ -90,7 +97,7 @@ def test_the_other_process_ends_with_the_cause_and_the_run_goes_on(whole, build_
 
     for rank in start(tmp_path / "last", command, str(both.file)):
         assert rank.ended()[0] == 0, rank.said.read_text()
-    assert losses(load_run(recipe.output)) == pytest.approx(losses(whole), rel=1e-3)  # float32 sums, 120 steps on
+    assert losses(load_run(recipe.output)) == pytest.approx(losses(whole), rel=1e-3)  # float32 sums, 60 steps on
 
 
 def broken(recipe):
@@ -164,6 +171,55 @@ def test_workers_that_torchrun_starts_again_resume(whole, build_chat_recipe, tmp
 
 def another(recipe):
     launch(1, killed_once, recipe, max_restarts=1, run_id="another")
+
+
+def torchrun_on(namespace, host, recipe):
+    """Start torchrun's agent on a host, with one worker."""
+    enter(namespace)
+    launch(
+        1,
+        command,
+        recipe,
+        min_nodes=2,
+        max_nodes=2,
+        rdzv_endpoint=f"{ADDRESSES['a']}:29400",
+        rdzv_configs={"is_host": host == "a", "read_timeout": SECONDS},
+        local_addr=ADDRESSES[host],
+    )
+
+
+def test_a_cut_network_ends_both_hosts_and_the_run_goes_on(whole, build_chat_recipe, tmp_path):
+    recipe = build_chat_recipe(**SETTINGS, train__batch_size=4, output=str(tmp_path / "run"))
+    file, run = tmp_path / "recipe.yaml", RunDirectory(recipe.output)
+    file.write_text(json.dumps(recipe.resolved()))
+
+    def started(name, namespaces):
+        variables = {"GLOO_SOCKET_IFNAME": CARD, "FTENGINE_TIMEOUT": str(SECONDS)}
+        return [
+            start(tmp_path / name / host, torchrun_on, namespace, host, str(file), ranks=1, **variables)[0]
+            for host, namespace in namespaces.items()
+        ]
+
+    with two_hosts() as namespaces:
+        hosts = started("first", namespaces)
+        wait_for(run, 5, hosts)
+        plug(namespaces["b"], "down")
+        cut = time.monotonic()
+        while not all("error: " in host.said.read_text() for host in hosts):
+            assert time.monotonic() - cut < 60, [host.said.read_text() for host in hosts]
+            time.sleep(0.1)
+        first, second = (host.said.read_text() for host in hosts)
+        assert "error: process 1 of 2" in first
+        assert f"error: host {ADDRESSES['a']}, which holds the processes together, has not answered" in second
+        for host in hosts:  # torchrun's agents wait longer for each other
+            host.process.kill()
+        assert not run.finished
+
+        plug(namespaces["b"], "up")
+        for host in started("second", namespaces):
+            status, said = host.ended()
+            assert status == 0, said
+    assert losses(load_run(recipe.output)) == pytest.approx(losses(whole), rel=1e-3)  # float32 sums, 60 steps on
 
 
 def test_processes_agree_on_a_name_and_what_dead_ones_said_is_not_taken():
