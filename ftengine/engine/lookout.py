@@ -72,7 +72,8 @@ class Lookout:
 
     def __init__(self, rank: int, ranks: int, seconds: float) -> None:
         store = dist.distributed_c10d._get_default_store()
-        self._store, self._seconds, self._interval = store.clone(), seconds, min(1.0, seconds / 5)
+        self._store = store.clone()  # type: ignore[attr-defined]  # one connection for each thread; torch's stubs lack it
+        self._seconds, self._interval = seconds, min(1.0, seconds / 5)
         lookout = next(_LOOKOUTS)
         self._keys = [f"ftengine/{lookout}/{number}" for number in range(ranks)]
         self._own, self._over = self._keys[rank], threading.Event()

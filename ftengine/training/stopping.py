@@ -15,8 +15,8 @@ class Stop:
     """Whether training is asked to stop, in this process and in any.
 
     Args:
-        alone: whether this is the only process. A second signal then has its effect at once; of several processes,
-            which a launcher may signal twice, none leaves the others alone in the middle of a step.
+        alone: whether this is the only process. The same signal again then has its effect at once; of several
+            processes, which a launcher may signal twice, none leaves the others alone in the middle of a step.
     """
 
     def __init__(self, alone: bool) -> None:
@@ -48,7 +48,7 @@ class Stop:
         signal.raise_signal(self._asked or signal.SIGTERM)
 
     def _ask(self, number: int, frame: Any) -> None:
-        again, self._asked = bool(self._asked), number
+        again, self._asked = number == self._asked, self._asked or number
         if again and self._alone:
             self.follow()
 

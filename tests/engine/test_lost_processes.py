@@ -13,8 +13,9 @@ from processes import launch, start
 from runs import losses
 
 from ftengine import fine_tune, load_run
+from ftengine.engine import fine_tune as fine_tuning
 from ftengine.engine.rendezvous import agreed_name, timeout
-from ftengine.errors import InputError
+from ftengine.errors import InputError, RunError
 from ftengine.run.directory import RunDirectory
 
 SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}
@@ -243,6 +244,12 @@ def test_processes_agree_on_a_name_and_what_dead_ones_said_is_not_taken():
     first, again = agree(0.0), agree(0.3)
     assert first[0] == first[1]
     assert again[0] == again[1] not in (None, first[0])
+
+
+def test_a_folder_that_a_host_does_not_share_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(fine_tuning, "SEEN", 0.0)
+    with pytest.raises(RunError, match=r"is not seen by host .* on a file system that all hosts share"):
+        fine_tuning.require_seen(RunDirectory(tmp_path))
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "inf", "-1"])
