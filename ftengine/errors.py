@@ -65,6 +65,10 @@ class SavedPartDiffers(FtengineError):
     """A trained part cannot be saved, or opened on a fresh base, or gives another model than the tuned one."""
 
 
+class ProcessLost(FtengineError):
+    """Of several processes that work together, one has ended or no longer answers."""
+
+
 class TrainingError(FtengineError):
     """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
 

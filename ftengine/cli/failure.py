@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ftengine.errors import FtengineError
+from ftengine.errors import FtengineError, ProcessLost
 from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def telling(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
         before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ProcessLost):
         listener.message(say())
         raise
     finally:

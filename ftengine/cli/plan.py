@@ -11,6 +11,7 @@ import click
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, marked, page, print_json, table
 from ftengine.cli.progress import listening
+from ftengine.cli.scaling import network, show_scaling
 from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ SHOWN_TEXT = 240
     type=click.IntRange(min=1),
     help="With --parameters-only: outputs of a classification head, which the data would tell.  [default: 2]",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Work out how long a step would take on up to so many processes; with --bandwidth.",
+)
+@click.option("--bandwidth", help="Of the slowest link between two processes, such as 400Gb/s; with --processes.")
 @json_option
 def plan(
     recipe_file: str,
@@ -58,6 +65,8 @@ def plan(
     measure: bool,
     parameters_only: bool,
     labels: int | None,
+    processes: int | None,
+    bandwidth: str | None,
     as_json: bool,
 ) -> None:
     """Show what a recipe would do, without training.
@@ -68,6 +77,7 @@ def plan(
     Examples:
       ftengine plan recipe.yaml
       ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
+      ftengine plan recipe.yaml --processes 64 --bandwidth 400Gb/s
     """
     from ftengine.engine.count_parameters import count_parameters
     from ftengine.engine.fine_tune import plan as make_plan
@@ -76,6 +86,7 @@ def plan(
 
     if labels is not None and not parameters_only:
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
+    speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
     if parameters_only:
         with listening() as listener:
@@ -86,7 +97,7 @@ def plan(
             show_count(counted)
         return
     with listening() as listener:
-        result = make_plan(recipe, measure=measure, listener=listener)
+        result = make_plan(recipe, measure=measure, processes=processes, bandwidth=speed, listener=listener)
     if as_json:
         print_json(result.to_json())
     else:
@@ -113,6 +124,9 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
     if plan.augmented:
         out.print()
         show_changes(out, plan.augmented)
+    if plan.scaling is not None:
+        out.print()
+        show_scaling(out, plan.scaling)
     if plan.warnings:
         out.print()
         out.print(facts(_warnings(plan)))

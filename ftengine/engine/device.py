@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ftengine.api import LoadedModel
+from ftengine.engine.rendezvous import own_store
 from ftengine.errors import RecipeError
 from ftengine.run.recipe import Recipe
 from ftengine.training.precision import Precision, apply_precision, choose_precision
@@ -48,7 +49,7 @@ def processes() -> PartialState:
     """Return which of how many processes this is, and its device."""
     # Without being told, Accelerate takes several processes on CPUs for as many single ones.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu)
+    return PartialState(cpu=cpu, **own_store())
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+
+import torch
+from accelerate.utils import broadcast
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.device import check_launch, processes
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
+from ftengine.engine.lookout import watched
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import (
@@ -21,6 +28,7 @@ from ftengine.engine.prepared_model import (
     prepare_model,
     train_model,
 )
+from ftengine.engine.rendezvous import timeout
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import evaluate, measure_all
@@ -31,6 +39,9 @@ from ftengine.run.directory import RunDirectory, remove
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
+
+SEEN = 60.0
+"""Seconds after which every client of a network file system has noticed a new file."""
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
@@ -43,7 +54,7 @@ def fine_tune(
     Args:
         recipe: what to do.
         resume: continue an unfinished run in `recipe.output`; a finished one is returned as it is, and
-            where there is none, a new one begins.
+            where there is none, a new one begins. Workers that torchrun starts again continue what its others began.
         listener: told of phases and steps.
         registry: components; by default those of all installed plugins.
 
@@ -53,10 +64,19 @@ def fine_tune(
     Raises:
         InputError: recipe, data, model source or output folder are wrong; nothing has been written then.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
+        ProcessLost: of several processes one is gone; so it is then.
     """
     check_launch(recipe)
-    run = RunDirectory(recipe.output)
-    resuming = resume and run.is_run()
+    with watched():
+        run = RunDirectory(recipe.output)
+        resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=processes().device)
+        resuming = broadcast(resuming)  # the main process says it, where another host does not see the folder
+        return _fine_tune(recipe, run, bool(resuming), listener, registry)
+
+
+def _fine_tune(
+    recipe: Recipe, run: RunDirectory, resuming: bool, listener: Listener | None, registry: Registry | None
+) -> Run:
     if not resuming:
         run.require_free()
     if processes().is_main_process:
@@ -110,6 +130,13 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
     model.device.wait()
 
 
+def restarted(run: RunDirectory) -> bool:
+    """Say whether the launcher that began a run has started its workers again: after a failure, or with other hosts."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    again = launch != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return launch is not None and again and Environment.read(run).launch == launch
+
+
 @contextmanager
 def alone(run: RunDirectory, resuming: bool) -> Iterator[None]:
     """Keep other processes out of a run directory (RunError: one has come before)."""
@@ -135,16 +162,30 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed
         keep_base(run, model.base, model.base_key)
     model.device.wait()
+    require_seen(run)
+
+
+def require_seen(run: RunDirectory) -> None:
+    """Refuse a folder that this process's host does not share with the main process (RunError)."""
+    deadline = time.monotonic() + min(SEEN, timeout())
+    while not run.is_run():
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"output {str(run.path)!r} is not seen by host {socket.gethostname()}: process 0 writes there, and "
+                "all read checkpoints. Choose a folder on a file system that all hosts share, with --set output=DIR."
+            )
+        time.sleep(0.1)
 
 
 def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     """Check that a run is what it was when it began, and remove what a killed process left half-written.
 
     Raises:
-        RunError: base model, number of processes or precision have changed.
+        RunError: base model or precision have changed.
     """
+    require_seen(run)
     before, now = Environment.read(run), model.environment()
-    for key, what in (("base", "base model"), ("processes", "number of processes"), ("precision", "precision")):
+    for key, what in (("base", "base model"), ("precision", "precision")):
         was, is_now = before.to_json()[key], now.to_json()[key]
         if was != is_now:
             raise RunError(

@@ -14,6 +14,7 @@ from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.lookout import watched
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base, prepare_strategy
@@ -137,9 +138,11 @@ class Run:
         Raises:
             InputError: the data cannot be used, the base is not the one trained on, or an evaluator reads what the
                 run did not keep.
+            ProcessLost: of several processes one is gone.
         """
         if not evaluators:
-            return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
+            with watched():
+                return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
         if data is not None:
             raise InputError(
                 "--evaluators reads the predictions that the run kept, and --data names other examples. To measure "

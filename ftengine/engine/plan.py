@@ -19,6 +19,7 @@ from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.engine.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text
 from ftengine.model import count
@@ -27,7 +28,7 @@ from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.training.descent import groups_of
-from ftengine.training.estimate import estimate
+from ftengine.training.estimate import GRADIENT_BYTES, estimate
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.optimizer import optimizer_bytes
@@ -59,6 +60,8 @@ class Plan:
         evaluation: "split", its "examples" and "evaluators", "training" (rows of training that are measured too),
             "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
+        scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
+            ("advice"); None where that was not asked for.
         warnings: what deserves attention, in plain words.
     """
 
@@ -73,6 +76,7 @@ class Plan:
     precision: dict[str, str]
     evaluation: dict[str, Any]
     estimate: dict[str, Any] | None
+    scaling: dict[str, Any] | None
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,13 +85,21 @@ class Plan:
 
 
 def plan(
-    recipe: Recipe, *, measure: bool = True, listener: Listener | None = None, registry: Registry | None = None
+    recipe: Recipe,
+    *,
+    measure: bool = True,
+    processes: int | None = None,
+    bandwidth: float | None = None,
+    listener: Listener | None = None,
+    registry: Registry | None = None,
 ) -> Plan:
     """Work out what a recipe would do; nothing is written.
 
     Args:
         recipe: the recipe.
         measure: load the weights and time a few batches; without it there is no estimate.
+        processes, bandwidth: a number of processes for which scaling is worked out from the estimate, and bytes a
+            second of the slowest link between two of them; both or neither.
 
     Raises:
         InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
@@ -98,7 +110,7 @@ def plan(
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     check_own_regularizers(data.ready, schedule.total)
-    steps = _steps(data, device, schedule)
+    steps = _steps(data, schedule)
     if data.ready.skeleton is None or measure:
         loaded = load_base(data.ready)
         strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
@@ -119,6 +131,7 @@ def plan(
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating),
         estimate=figures,
+        scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         warnings=[
             *_warnings(data, targets),
             *_untested(evaluating),
@@ -142,16 +155,15 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
+def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
-    section, processes = recipe.train, device.accelerator.num_processes
-    batches = _planned(train, recipe, planned.total, processes)
-    micro = [part for batch in batches for part in micro_batches(batch, section.batch_size)]
+    batches = _planned(train, recipe.seed, planned)
+    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,
         "per_epoch": planned.per_epoch,
-        "examples_a_step": section.batch_size * section.accumulate * processes,
+        "examples_a_step": planned.batch,
         "unit": UNITS.get(task.modality, "examples"),
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
@@ -161,14 +173,13 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
     }
 
 
-def _planned(train: EncodedSplit, recipe: Recipe, steps: int, processes: int) -> list[np.ndarray]:
-    size = recipe.train.batch_size * recipe.train.accumulate * processes
+def _planned(train: EncodedSplit, seed: int, planned: Steps) -> list[np.ndarray]:
     batches: list[np.ndarray] = []
     for epoch in range(PLANNED_EPOCHS):
-        batches += epoch_batches(train.lengths, size, recipe.seed, epoch)
-        if len(batches) >= steps:
+        batches += epoch_batches(train.lengths, planned.batch, seed, epoch)
+        if len(batches) >= planned.total:
             break
-    return batches[:steps]
+    return batches[: planned.total]
 
 
 def _estimate(
@@ -196,7 +207,34 @@ def _estimate(
         _evaluated_tokens(data.encoded, evaluating, validations),
         optimizer_bytes(data.experiment.make_optimizer(), groups),
     )
-    return {**asdict(figures), "peak_bytes": figures.peak_bytes, "answers": 2 * _answers(evaluating)}
+    return {
+        **asdict(figures),
+        "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
+        "peak_bytes": figures.peak_bytes,
+        "answers": 2 * _answers(evaluating),
+    }
+
+
+def _scaling(
+    recipe: Recipe,
+    figures: Mapping[str, Any] | None,
+    planned: Steps,
+    examples: int,
+    processes: int | None,
+    bandwidth: float | None,
+) -> dict[str, Any] | None:
+    if figures is None or processes is None or bandwidth is None:
+        return None
+    section = recipe.train
+    compute = figures["train_seconds"] / planned.total
+    backward = figures["backward_share"] * compute / section.accumulate
+    scales = []
+    for number in sizes_up_to(processes):
+        steps = plan_steps(examples, section, number)
+        spent, exposed = communication(number, figures["gradient_bytes"], bandwidth, backward)
+        scales.append(Scale(number, steps.batch, steps.total, compute, spent, exposed))
+    said = advice(scales, section.accumulate, examples, bandwidth)
+    return {"bandwidth": bandwidth, "scales": [scale.to_json() for scale in scales], "advice": said}
 
 
 def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:

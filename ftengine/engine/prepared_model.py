@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
+from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
@@ -40,6 +42,7 @@ class PreparedModel:
 
     Args:
         plan: what is measured of base and tuned model.
+        processes: with how many the run began.
         base: what the base model said of all that; `base_key` is a hash of what it depends on.
         measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
             process alone.
@@ -50,6 +53,7 @@ class PreparedModel:
     device: Device
     loaded: LoadedModel
     strategy: Strategy
+    processes: int
     base: EvalResult
     base_key: str
     measured: Mapping[str, Measured]
@@ -76,6 +80,7 @@ class PreparedModel:
             ),
             strategy=json_mapping(strategy, "environment", reports),
             base={"source": self.loaded.source, **self.loaded.fingerprint},
+            launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
@@ -95,6 +100,7 @@ class PreparedModel:
                 general=self.plan.general,
                 section=experiment.recipe.train,
                 seed=experiment.recipe.seed,
+                processes=self.processes,
                 run=run,
                 listener=experiment.listener,
                 events=self.tell,
@@ -129,7 +135,14 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     """
     plan = evaluation_plan(data)
     experiment, device = data.experiment, Device.open(data.experiment.recipe)
-    steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, device.accelerator.num_processes)
+    now = device.accelerator.num_processes
+    began = now if resumed is None else Environment.read(resumed).processes
+    steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
+    if began != now:
+        experiment.listener.message(
+            f"the run began with {counted(began, 'process', 'processes')} and goes on with {now}: a step keeps its "
+            f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
+        )
     check_own_regularizers(data.ready, steps.total)
     loaded = load_base(data.ready)
     batched = [*data.encoded.values(), *plan.encoded()]
@@ -147,7 +160,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
-    return PreparedModel(data, plan, device, loaded, strategy, base, key, measured)
+    return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured)
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:

@@ -89,6 +89,7 @@ class Environment(Record):
         device, processes, precision: of the training.
         strategy: what the strategy says of how it computes.
         base: source and fingerprint of the base model.
+        launch: torchrun's name of the launch that began the run, None for no torchrun.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -101,6 +102,7 @@ class Environment(Record):
     precision: Computation
     strategy: dict[str, Any]
     base: dict[str, str]
+    launch: str | None = None
 
 
 class TrainingResult(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from ftengine.training.checkpoint import Progress
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
 from ftengine.training.modes import frozen, frozen_parameters, train_mode
 from ftengine.training.optimizer import build_optimizer
+from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.steps import plan_steps
+from ftengine.training.stopping import Stop
 
 GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
 """What `Strategy.param_groups` returns, for messages."""
@@ -35,8 +38,7 @@ class Descent:
     """The optimiser of a run, over what the strategy left trainable (TrainingError: nothing is).
 
     The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
-    8×1 equals 1×8. Gradients are added up over processes here rather than by a wrapper around the model: the wrapper
-    would average them, and a task's loss need not pass through the model's own forward.
+    8×1 equals 1×8. `Reduction` adds gradients up over processes.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -49,9 +51,11 @@ class Descent:
             )
         groups = groups_of(setup.strategy, self.module, self.section)
         self.optimizer = build_optimizer(setup.optimizer, groups)
+        self.stop = Stop(alone=self.accelerator.num_processes == 1)
+        self._idle = set[nn.Parameter]()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
-        self.steps = plan_steps(len(setup.train), self.section, self.accelerator.num_processes)
+        self.steps = plan_steps(len(setup.train), self.section, setup.processes)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -85,8 +89,21 @@ class Descent:
         set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
 
     def _descend(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> tuple[dict[str, Any], float]:
-        totals = self._accumulate(members, progress.epoch, regularizers)
-        loss_sum, penalty_sum, weight, penalties = (float(x) for x in self.accelerator.reduce(totals, "sum"))
+        several = self.accelerator.num_processes > 1
+        # What got no gradient in the last step comes last, so that nothing waits for it.
+        parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
+        gradients = Reduction(parameters if several else [])
+        totals = self._accumulate(members, progress.epoch, regularizers, gradients)
+        flags = totals.new_tensor([self.stop.asked, *(p.grad is not None for p in self.parameters)])
+        gradients.send()
+        loss_sum, penalty_sum, weight, penalties, asked, *touches = self.accelerator.reduce(
+            torch.cat([totals, flags]), "sum"
+        ).tolist()
+        gradients.wait()
+        self.stop.agreed = asked > 0
+        self._idle = {parameter for parameter, times in zip(self.parameters, touches, strict=True) if not times}
+        for parameter in self._idle:  # of all processes, so the optimiser passes it over as it does in one
+            parameter.grad = None
         for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
             if not math.isfinite(value):
                 raise TrainingError(
@@ -100,12 +117,12 @@ class Descent:
             losses["penalty"] = penalty_sum / weight if weight else 0.0
         return losses, norm
 
-    def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached) -> Tensor:
+    def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached, gradients: Reduction) -> Tensor:
         """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
         mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
-        for chosen in mine:
+        for number, chosen in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
                 loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
@@ -114,7 +131,8 @@ class Descent:
             added = 0.0 if penalty is None else penalty * weight
             whole = loss_sum + added
             if whole.requires_grad:
-                (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
+                with gradients.overlapping() if number == len(mine) else nullcontext():
+                    (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
             totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
 
@@ -135,8 +153,7 @@ class Descent:
         """Say which parameters would train but are no part of the computation (TrainingError: none is, anywhere)."""
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
-        touched = torch.tensor(float(len(training) - len(untouched)), device=self.accelerator.device)
-        if not self.accelerator.reduce(touched, "sum"):
+        if len(untouched) == len(training):
             raise TrainingError(
                 f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, and none "
                 "got a gradient in the first step: the model does not compute with them. Choose other layers."
@@ -149,11 +166,6 @@ class Descent:
 
     def _update(self, weight: float, step: int) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
-        if self.accelerator.num_processes > 1:
-            # Every process takes part, also one whose batch left a gradient out.
-            for parameter in (p for p in self.parameters if p.requires_grad):
-                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(grad, "sum")
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

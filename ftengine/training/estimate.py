@@ -32,11 +32,13 @@ class Estimate:
         evaluate_seconds: validations during training, and base and tuned afterwards, without free answers.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
+        backward_share: of a micro-batch's time, what its backward pass takes.
         activation_bytes: what the largest micro-batch keeps for its backward pass.
     """
 
     train_seconds: float
     evaluate_seconds: float
+    backward_share: float
     weight_bytes: int
     optimizer_bytes: int
     activation_bytes: int
@@ -74,7 +76,7 @@ def estimate(
     try:
         train_mode(module)
         _step(accelerator, loaded, task, attached, train, typical)  # the first call allocates and warms caches
-        seconds, forward, saved = _step(accelerator, loaded, task, attached, train, typical)
+        seconds, forward, backward, saved = _step(accelerator, loaded, task, attached, train, typical)
     finally:
         attached.detach()
         module.zero_grad(set_to_none=True)
@@ -84,6 +86,7 @@ def estimate(
     return Estimate(
         train_seconds=seconds / tokens * train_tokens,
         evaluate_seconds=forward / tokens * evaluate_tokens,
+        backward_share=backward / seconds,
         weight_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
         optimizer_bytes=trained * GRADIENT_BYTES + state_bytes,
         activation_bytes=int(saved * growth),
@@ -97,8 +100,8 @@ def _step(
     regularizers: Attached,
     split: EncodedSplit,
     members: np.ndarray,
-) -> tuple[float, float, int]:
-    """Run one forward and backward; return seconds in all, those of one forward pass, and bytes saved in between."""
+) -> tuple[float, float, float, int]:
+    """Run one forward and backward; return seconds in all, of one forward pass, of backward, and bytes saved for it."""
     module = loaded.module
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     saved: dict[int, int] = {}
@@ -118,9 +121,12 @@ def _step(
         _settle(accelerator)
         forward = (time.perf_counter() - made) / regularizers.criterion.passes
         penalty = regularizers.penalty(batch, loss_sum / weight)
+    _settle(accelerator)
+    ahead = time.perf_counter()
     (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
     _settle(accelerator)
-    return time.perf_counter() - start, forward, sum(saved.values())
+    end = time.perf_counter()
+    return end - start, forward, end - ahead, sum(saved.values())
 
 
 def _settle(accelerator: Accelerator) -> None:

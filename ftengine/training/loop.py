@@ -62,8 +62,9 @@ class Trainer:
         try:
             self._announce()
             stopped = self.validation.is_enough(progress)
-            while progress.step < total and not stopped:
-                stopped = self._epoch()
+            with self.descent.stop.listening():
+                while progress.step < total and not stopped:
+                    stopped = self._epoch()
             self.validation.keep_weights(progress)
             facts = self.regularizers.finish(self.module, self.validation.losses)
         finally:
@@ -112,8 +113,7 @@ class Trainer:
     def _epoch(self) -> bool:
         """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
         progress, section, train = self.progress, self.setup.section, self.setup.train
-        size = section.batch_size * section.accumulate * self.accelerator.num_processes
-        batches = epoch_batches(train.lengths, size, self.setup.seed, progress.epoch)
+        batches = epoch_batches(train.lengths, self.descent.steps.batch, self.setup.seed, progress.epoch)
         for members in batches[progress.step_in_epoch :]:
             self.step(members)
             last = progress.step_in_epoch == len(batches)
@@ -130,9 +130,19 @@ class Trainer:
             overdue = section.checkpoint_every is None and self._seconds() - progress.seconds > SAVE_SECONDS
             if save or stopped or overdue:
                 self._save()
+            if self.descent.stop.agreed:
+                self._stop(saved=save or stopped)
             if ended or stopped:
                 return stopped
         return False
+
+    def _stop(self, *, saved: bool) -> None:
+        """Save a checkpoint where none was `saved`, and let the signal that asked for the end have its effect."""
+        if not saved:
+            share_statistics(self.accelerator, self.module)
+            self._save()
+        self.setup.accelerator.wait_for_everyone()  # a process that ends is missed by the one that still writes
+        self.descent.stop.follow()
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)

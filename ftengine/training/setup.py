@@ -33,6 +33,7 @@ class Setup:
         loaded: the model after `strategy.prepare`.
         regularizers: those of the recipe.
         general: data on which regularizers may measure forgetting, or None.
+        processes: with how many the run began, which decides the effective batch; now there may be fewer or more.
         run: where metrics and checkpoints go.
         listener: told of every step.
         events: told of every step, validation and checkpoint, in the main process.
@@ -50,6 +51,7 @@ class Setup:
     general: EncodedSplit | None
     section: TrainSection
     seed: int
+    processes: int
     run: RunDirectory
     listener: Listener
     events: Callable[[Event], None]

@@ -13,11 +13,15 @@ from ftengine.run.recipe import TrainSection
 
 @dataclass(frozen=True)
 class Steps:
-    """How many optimiser steps a run has, how many a whole epoch, and over how many the learning rate grows."""
+    """How many optimiser steps a run has, how many a whole epoch, and over how many the learning rate grows.
+
+    `batch` is the number of examples of each, over all micro-batches and processes: the effective batch.
+    """
 
     total: int
     per_epoch: int
     warmup: int
+    batch: int
 
     def factor(self, schedule: Schedule, step: int) -> float:
         """Return what the peak learning rate is multiplied by at a step, 0 for the first.
@@ -37,11 +41,12 @@ class Steps:
 
 
 def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Steps:
-    """Count the optimiser steps of a run over `examples` training examples."""
-    per_epoch = math.ceil(examples / (section.batch_size * section.accumulate * processes))
+    """Count the optimiser steps of a run over `examples` training examples, which began with so many processes."""
+    batch = section.batch_size * section.accumulate * processes
+    per_epoch = math.ceil(examples / batch)
     total = max(1, _up(per_epoch * section.epochs))
     total = min(total, section.max_steps or total)
-    return Steps(total, per_epoch, warmup_steps(section.warmup, total))
+    return Steps(total, per_epoch, warmup_steps(section.warmup, total), batch)
 
 
 def warmup_steps(warmup: float, total: int) -> int:

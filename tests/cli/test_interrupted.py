@@ -1,4 +1,4 @@
-"""A command that is ended says what is saved and how to go on; Ctrl-C is the KeyboardInterrupt that Python makes."""
+"""A command that is ended saves a checkpoint, and says what is saved and how to go on."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def interrupted(arguments, run):
 
     def stopping(self, *args):
         if any(line["step"] >= 12 for line in run.metrics()):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -55,6 +55,7 @@ def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end,
     assert status == code
     assert said[-1] == f"error: {end.__name__}."
     step = int(sorted(path.name for path in run.checkpoints.iterdir())[-1].removeprefix("step-"))
+    assert step == run.metrics()[-1]["step"]
     resume = f"ftengine train '{file}' --set seed=3 --resume"
     assert (
         said[-2]
@@ -72,3 +73,17 @@ def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, mon
         f"nothing is saved yet; begin again with: ftengine train {recipe} --set output={tmp_path / 'run'}"
         in result.stderr
     )
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(recipe, tmp_path, monkeypatch):
+    def stopping(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    arguments = ["train", str(recipe), "--set", f"output={tmp_path / 'run'}"]
+    result = CliRunner().invoke(main, arguments, prog_name="ftengine")
+    assert result.exit_code == 130
+    assert "no checkpoint is saved yet" in result.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

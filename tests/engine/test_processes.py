@@ -1,29 +1,29 @@
-"""Two processes with half the batch each do what one process does with the whole."""
+"""Two processes with half the batch each do what one process does with the whole, and go on from what others left."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
+from processes import together, train
 from rows import photos
+from runs import Heard, interrupt, losses
 from tiny import tiny_resnet
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.model import read_tensors
 from ftengine.run.evaluation_result import Examples
 
-CHILD = """
-import sys
-from ftengine.cli import main
-for recipe in sys.argv[1:]:
-    main(["train", recipe], standalone_mode=False)
-"""
-"""One start of the two processes for all recipes."""
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
+LOST = {"strategy__dropout": 0.0, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
+
+
+def train_and_lose(lost, *recipes):
+    """Train one recipe until its machines are lost, in the second epoch and after a checkpoint, and others whole."""
+    interrupt(Recipe.read(lost), after=7)
+    train(*recipes)
 
 
 def image_recipe(folder, output, batch_size):
@@ -47,30 +47,21 @@ def runs(build_chat_recipe, tmp_path_factory):
     tiny_resnet(folder / "resnet")
     photos(folder / "photos")
 
-    def recipes(side, batch_size):
-        common = {"train__batch_size": batch_size}
+    def recipes(side, batch_size, accumulate=1):
+        common = {"train__batch_size": batch_size, "train__accumulate": accumulate}
         return [
             build_chat_recipe(**FREE, **common, output=str(folder / f"free-{side}")),
             build_chat_recipe(**PENALISED, **common, output=str(folder / f"penalised-{side}")),
-            image_recipe(folder, str(folder / f"images-{side}"), batch_size),
+            image_recipe(folder, str(folder / f"images-{side}"), batch_size * accumulate),
         ]
 
-    (folder / "child.py").write_text(CHILD)
+    lost = build_chat_recipe(**LOST, train__batch_size=4, output=str(folder / "lost"))
+    (folder / "lost.yaml").write_text(json.dumps(lost.resolved()))
     files = [folder / f"{number}.yaml" for number in range(3)]
-    for file, recipe in zip(files, recipes("two", 4), strict=True):
+    for file, recipe in zip(files, recipes("two", 2, 2), strict=True):
         file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        one = [fine_tune(recipe) for recipe in recipes("one", 8)]
-        subprocess.run(
-            [*command, str(folder / "child.py"), *map(str, files)],
-            check=True,
-            env=os.environ,
-            capture_output=True,
-            timeout=240,
-        )
+    one = [fine_tune(recipe) for recipe in recipes("one", 8)]
+    together(folder, train_and_lose, str(folder / "lost.yaml"), *map(str, files))
     names = ("free", "penalised", "images")
     return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, one, strict=True)}
 
@@ -115,3 +106,27 @@ def test_two_processes_answer_the_prompts_that_people_read_between_them(runs):
     assert len(first) == 12
     assert [(one.place, one.prompt, one.base) for one in second] == [(one.place, one.prompt, one.base) for one in first]
     assert all(one.tuned for one in second)
+
+
+def test_another_number_of_processes_goes_on_where_two_stood(runs, build_chat_recipe, tmp_path):
+    folder = runs["free"][1].path.parent
+    whole = losses(fine_tune(build_chat_recipe(**LOST, train__batch_size=8, output=str(tmp_path / "whole"))))
+    for name in ("one", "three"):
+        shutil.copytree(folder / "lost", tmp_path / name)
+    lost, heard = Recipe.read(folder / "lost.yaml"), Heard()
+    one = fine_tune(lost.model_copy(update={"output": str(tmp_path / "one")}), resume=True, listener=heard)
+    assert (
+        "the run began with 2 processes and goes on with 1: a step keeps its 8 examples, in micro-batches of at most 4"
+    ) in heard.said
+    file = tmp_path / "three.yaml"
+    file.write_text(json.dumps(lost.model_copy(update={"output": str(tmp_path / "three")}).resolved()))
+    together(tmp_path, train_on, str(file), ranks=3)
+    three = load_run(tmp_path / "three")
+    for run in (one, three):
+        assert losses(run) == pytest.approx(whole, rel=1e-4)  # float32 sums in another order
+        assert [line["examples"] for line in run.metrics if "loss" in line] == [8] * 9
+        assert run.directory.read_json("environment.json")["processes"] == 2
+
+
+def train_on(recipe):
+    train(recipe, resume=True)

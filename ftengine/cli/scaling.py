@@ -1,0 +1,53 @@
+"""What `ftengine plan --processes N --bandwidth B` takes and prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftengine.cli.page import table
+from ftengine.errors import InputError
+from ftengine.report.text import duration, number, one_line, share
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> float | None:
+    """Return bytes a second; None where scaling is not asked for (InputError: half of it is, or nothing is timed)."""
+    if processes is None and bandwidth is None:
+        return None
+    if processes is None or bandwidth is None:
+        raise InputError("--processes and --bandwidth go together, as in --processes 64 --bandwidth 400Gb/s.")
+    if not measure:
+        raise InputError(
+            "--processes works with what is measured of a step; leave --no-measure and --parameters-only out."
+        )
+    from ftengine.engine.scaling import bandwidth_of
+
+    return bandwidth_of(bandwidth)
+
+
+def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
+    """Print a step on 1, 2, 4, … processes, and what limits."""
+    speed = number(8 * scaling["bandwidth"] / 1e9)
+    out.print(f"A step on several processes like this one, at {speed} Gb/s (computed):")
+    columns = ("processes", "examples", "steps", "compute", "gradients", "not hidden", "efficiency", "training")
+    rows = [
+        (
+            f"{one['processes']:,}",
+            f"{one['examples_a_step']:,}",
+            f"{one['steps']:,}",
+            *(seconds(one[f"{part}_seconds"]) for part in ("compute", "communication", "exposed")),
+            share(one["efficiency"]),
+            duration(one["seconds"]),
+        )
+        for one in scaling["scales"]
+    ]
+    out.print(table(columns, rows))
+    for line in scaling["advice"]:
+        out.print(one_line(line), soft_wrap=True)
+
+
+def seconds(value: float) -> str:
+    """Return a short time with its unit."""
+    return f"{number(value)} s" if value >= 1 else f"{number(1000 * value)} ms"

@@ -1,0 +1,149 @@
+"""Several processes that work together: each says that it lives, and ends where another no longer does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import NoReturn
+
+import torch.distributed as dist
+
+from ftengine.engine.device import processes
+from ftengine.engine.rendezvous import timeout
+from ftengine.errors import ProcessLost
+
+GRACE = 10.0
+"""Seconds in which processes that end for one reason all end by themselves, with an error of their own."""
+
+_LOOKOUTS = itertools.count()
+"""One after the other in every process, so that their keys in the store are the same."""
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """End with one error where another process dies, stops, or its host is cut off; alone, do nothing.
+
+    A collective operation that fails says so within seconds. One that would wait without end does not come back into
+    Python; after `timeout` seconds the error is printed from a thread, and the process exits with 1.
+
+    Raises:
+        ProcessLost: another process is gone; names it and its host.
+        InputError: FTENGINE_TIMEOUT is no number.
+    """
+    seconds = timeout()
+    try:
+        state = processes()
+        lookout = Lookout(state.process_index, state.num_processes, seconds) if state.num_processes > 1 else None
+    except RuntimeError as error:
+        if not _of_a_group(error):
+            raise
+        raise ProcessLost(_message(f"the processes do not reach each other: {error}")) from None
+    if lookout is None:
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        if _of_a_group(error):
+            lookout.lost(error)
+        lookout.close(str(error) or type(error).__name__)
+        raise
+    lookout.close("")
+
+
+class Lookout:
+    """Writes a sign of life into the process group's store every second, and reads those of the others.
+
+    The store is the launcher's: torchrun's agent, or process 0.
+
+    Args:
+        rank, ranks: this process and their number.
+        seconds: of silence after which a process counts as lost.
+    """
+
+    def __init__(self, rank: int, ranks: int, seconds: float) -> None:
+        store = dist.distributed_c10d._get_default_store()
+        self._store = store.clone()  # type: ignore[attr-defined]  # one connection for each thread; torch's stubs lack it
+        self._seconds, self._interval = seconds, min(1.0, seconds / 5)
+        lookout = next(_LOOKOUTS)
+        self._keys = [f"ftengine/{lookout}/{number}" for number in range(ranks)]
+        self._own, self._over = self._keys[rank], threading.Event()
+        self._say(0)
+        self._store.wait(self._keys, timedelta(seconds=seconds))
+        self._reached = time.monotonic()
+        self._heard = [(value, self._reached) for value in self._store.multi_get(self._keys)]
+        for task in (self._beat, self._watch):
+            threading.Thread(target=task, daemon=True).start()
+
+    def close(self, reason: str) -> None:
+        """Tell the others that this process ends, and why; "" where nothing is wrong with it."""
+        with suppress(RuntimeError):  # where the store is gone, those who wait for it see that
+            self._say(0, ended=reason)
+        self._over.set()
+
+    def lost(self, error: BaseException) -> NoReturn:
+        """Raise ProcessLost for a failed collective operation, once it is known who is missing."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all when one is gone; this one says why first
+        deadline = time.monotonic() + min(self._seconds, GRACE)
+        while not (missing := self.missing(3 * self._interval)) and time.monotonic() < deadline:
+            time.sleep(self._interval / 2)
+        self.close("")
+        raise ProcessLost(_message(missing or f"the processes no longer reach each other: {error}")) from None
+
+    def missing(self, seconds: float) -> str:
+        """Name the processes that ended, or have been silent for so long; "" where all live."""
+        now, found = time.monotonic(), []
+        for rank, (value, since) in enumerate(self._heard):
+            host, _, ended = json.loads(value)
+            who = f"process {rank} of {len(self._keys)} (host {host})"
+            if ended and now - since > min(seconds, GRACE):
+                found.append(f"{who} ended: {ended.rstrip('.')}")
+            elif ended is None and now - since > seconds and now - self._reached <= seconds:
+                found.append(f"{who} has not answered for {now - since:.0f} s: it was killed or stopped, or cut off")
+        if now - self._reached > seconds and not found:
+            host = os.environ.get("MASTER_ADDR", "of process 0")
+            found.append(f"host {host}, which holds the processes together, has not answered for {seconds:.0f} s")
+        return "; ".join(found)
+
+    def _say(self, number: int, ended: str | None = None) -> None:
+        self._store.set(self._own, json.dumps([socket.gethostname(), number, ended]))
+
+    def _beat(self) -> None:
+        for number in itertools.count(1):
+            if self._over.wait(self._interval):
+                return
+            try:
+                self._say(number)
+                values = self._store.multi_get(self._keys)
+            except RuntimeError:
+                return  # the store is gone; `_watch` counts the seconds
+            self._reached = time.monotonic()
+            self._heard = [
+                before if before[0] == value else (value, self._reached)
+                for before, value in zip(self._heard, values, strict=True)
+            ]
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval):
+            if missing := self.missing(self._seconds):
+                print(f"error: {_message(missing)}", file=sys.stderr, flush=True)
+                os._exit(ProcessLost.exit_code)  # a thread cannot end an operation that the main one waits for
+
+
+def _of_a_group(error: BaseException) -> bool:
+    """Say whether an operation of a process group failed; gloo's errors have no class of their own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _message(missing: str) -> str:
+    return f"{missing}. Start all processes again; `ftengine train RECIPE --resume` goes on from the last checkpoint."

@@ -1,0 +1,111 @@
+"""How long a step would take on many processes: computed from one that was measured, and the network's speed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftengine.errors import InputError
+from ftengine.report.text import share
+from ftengine.training.reduction import BUCKET_BYTES
+
+WAITING = 0.1
+"""Share of a step that may be spent waiting for gradients before something should be changed."""
+
+_BANDWIDTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(bit|b|B)(?:/s|ps)", re.ASCII)
+_PREFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A step on some number of processes, each with the recipe's batch_size and accumulate.
+
+    Args:
+        processes: how many.
+        examples_a_step: the effective batch.
+        steps: optimiser steps of the run.
+        compute_seconds: forward and backward passes of one process.
+        communication_seconds: adding up gradients in a ring.
+        exposed_seconds: the part of that which no backward pass hides.
+    """
+
+    processes: int
+    examples_a_step: int
+    steps: int
+    compute_seconds: float
+    communication_seconds: float
+    exposed_seconds: float
+
+    @property
+    def step_seconds(self) -> float:
+        return self.compute_seconds + self.exposed_seconds
+
+    @property
+    def efficiency(self) -> float:
+        """The share of a step that is computation."""
+        return self.compute_seconds / self.step_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        own = {name: getattr(self, name) for name in ("step_seconds", "efficiency")}
+        return {**self.__dict__, **own, "seconds": self.steps * self.step_seconds}
+
+
+def communication(
+    processes: int, gradient_bytes: float, bandwidth: float, backward_seconds: float
+) -> tuple[float, float]:
+    """Return the seconds of a ring all-reduce of the gradients, and those that the backward pass does not hide.
+
+    Each of n processes sends 2 (n - 1) / n of the gradients' bytes to its neighbour (Patarasuk & Yuan 2009,
+    doi:10.1016/j.jpdc.2008.09.002). Of k buckets all but the last may be sent while the last micro-batch's backward
+    pass goes on. Latency, a few microseconds a hop, is left out.
+
+    Args:
+        bandwidth: bytes a second of the slowest link of the ring, in one direction.
+        backward_seconds: of one micro-batch.
+    """
+    seconds = 2 * (processes - 1) / processes * gradient_bytes / bandwidth
+    buckets = max(1, math.ceil(gradient_bytes / BUCKET_BYTES))
+    return seconds, seconds - min(seconds * (1 - 1 / buckets), backward_seconds)
+
+
+def sizes_up_to(processes: int) -> list[int]:
+    """Return 1, 2, 4, … and the number itself."""
+    return [*(2**power for power in range(processes.bit_length()) if 2**power < processes), processes]
+
+
+def bandwidth_of(text: str) -> float:
+    """Return bytes a second of "400Gb/s" (bits), "50GB/s" (bytes) or "25Gbps" (InputError: it is none)."""
+    found = _BANDWIDTH.fullmatch(text.strip())
+    if found is None or not (number := float(found[1])):
+        raise InputError(
+            f"--bandwidth {text!r}: write a number above 0 and its unit, in bits as 400Gb/s or in bytes as 50GB/s."
+        )
+    return number * _PREFIX[found[2]] / (1 if found[3] == "B" else 8)
+
+
+def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: float) -> list[str]:
+    """Say of the last of some scales what limits it, and what to change."""
+    last, said = scales[-1], []
+    if last.examples_a_step > examples:
+        most = max(1, examples * last.processes // last.examples_a_step)
+        said.append(
+            f"the data limits: a step of {last.processes:,} processes would hold {last.examples_a_step:,} examples, "
+            f"and there are {examples:,} to train on; at most {most:,} processes, or a smaller train.batch_size"
+        )
+    if last.efficiency >= 1 - WAITING:
+        said.append(f"computation limits: it is {share(last.efficiency)} of a step of {last.processes:,} processes")
+        return said
+    times = math.ceil(last.exposed_seconds * (1 / WAITING - 1) / last.compute_seconds)
+    # At this speed a step waits for at most a tenth of its time, even if the backward pass hides nothing.
+    enough = last.communication_seconds * bandwidth * 8 / last.compute_seconds * (1 / WAITING - 1) / 1e9
+    said.append(
+        f"the network limits: {share(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
+        f"gradients. train.accumulate={accumulate * times} (a step then holds {last.examples_a_step * times:,} "
+        f"examples) or {enough:,.0f} Gb/s would bring that to a tenth; so may a larger train.batch_size, or a strategy "
+        "that trains fewer parameters"
+    )
+    return said
