@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def _no_time_lost():
             # Each seed is noted for GPUs that may come, with the stack that it was set from.
             patch.setattr("torch.cuda.random._lazy_call", lambda *_, **__: None)
             patch.setattr("torch.xpu.random._lazy_call", lambda *_, **__: None)
+        entry_points = importlib.metadata.entry_points
+
+        @cache
+        def known(path, **wanted):
+            return entry_points(**wanted)
+
+        def looked_up_once(**wanted):  # else the metadata of every installed distribution is read for every registry
+            changed = (os.stat(place).st_mtime_ns for place in sys.path if os.path.isdir(place))
+            return known((*sys.path, *changed), **wanted)
+
+        patch.setattr("importlib.metadata.entry_points", looked_up_once)
         if "accelerate" in sys.modules:
             patch.setattr("accelerate.utils.memory.clear_device_cache", lambda **_: None)  # all garbage, at every run
         yield
