@@ -37,6 +37,7 @@ def _no_time_lost():
             # Each seed is noted for GPUs that may come, with the stack that it was set from.
             patch.setattr("torch.cuda.random._lazy_call", lambda *_, **__: None)
             patch.setattr("torch.xpu.random._lazy_call", lambda *_, **__: None)
+        patch.setattr("os.fsync", lambda file: None)  # the machine does not lose its power
         entry_points = importlib.metadata.entry_points
 
         @cache

@@ -17,6 +17,7 @@ from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, make_cell, recipe
 from runs import interrupt
 
 from ftengine import fine_tune
+from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import RecipeError
 from ftengine.run.directory import RunDirectory
 
@@ -113,6 +114,11 @@ def test_every_strategy_meets_every_task_and_every_architecture_both_precisions_
         assert {run[0] for run in runs} == set(STRATEGIES)
         assert {ARCHITECTURES[run[1]].task for run in runs} == set(TASKS)
     assert set(INTERRUPTED) <= set(RUNS)
+
+
+@each_run
+def test_new_modules_that_the_strategys_own_files_hold_are_not_written_twice(cell, strategy, architecture, precision):
+    assert not (cell(strategy, architecture, precision).run.trained / NEW_MODULES).exists()
 
 
 @each_run

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import Forked, curve, interrupt
+from runs import Forked, Interruption, curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
@@ -76,7 +76,7 @@ def test_a_second_run_in_the_same_folder_is_refused(chat_recipe, resume):
 def lost(build_chat_recipe, tmp_path_factory):
     """A run that lost its process after three steps, and a copy of its folder."""
     folder = tmp_path_factory.mktemp("lost")
-    recipe = build_chat_recipe(train__checkpoint_every=2, evaluation__answers=12, output=str(folder / "run"))
+    recipe = build_chat_recipe(train__checkpoint_every=2, evaluation__answers=3, output=str(folder / "run"))
     interrupt(recipe, after=3)
     shutil.copytree(folder / "run", folder / "kept")
     return recipe, folder / "kept"
@@ -163,7 +163,8 @@ def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished):
     for split in audit["encoded"].values():
         del split["percentiles"]
     file.write_text(json.dumps(audit))
-    assert fine_tune(unfinished, resume=True).evaluation["tuned"]
+    with pytest.raises(Interruption):
+        fine_tune(unfinished, resume=True, listener=Phases("train"))
 
 
 def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
@@ -182,13 +183,15 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
 
 
 class Phases(SilentListener):
-    """Notes what is done, and said."""
+    """Notes what is done, and said; loses the process where a phase begins."""
 
-    def __init__(self):
-        self.seen, self.said = [], []
+    def __init__(self, until=None):
+        self.seen, self.said, self.until = [], [], until
 
     def phase(self, name, total=None):
         self.seen.append(name)
+        if name == self.until:
+            raise Interruption
 
     def message(self, text):
         self.said.append(text)
@@ -216,6 +219,7 @@ def test_what_the_base_said_is_made_anew_where_it_cannot_be_trusted(unfinished, 
         table.unlink()
     else:
         (run / "base.json").write_text('{"key": "0"}')
-    listener = Phases()
-    fine_tune(unfinished, resume=True, listener=listener)
+    listener = Phases("train")
+    with pytest.raises(Interruption):
+        fine_tune(unfinished, resume=True, listener=listener)
     assert "evaluate base" in listener.seen
