@@ -133,7 +133,7 @@ class Forked:
         self._process = multiprocessing.get_context("fork").Process(target=run)
         self._process.start()
 
-    def end_after_step(self, step: int, run: RunDirectory, signal: int) -> tuple[int, str]:
+    def end_after_step(self, step: int, run: RunDirectory, signal: int) -> tuple[int | None, str]:
         """Send a signal once the run has written a step; return the exit status and what was said."""
         deadline = time.monotonic() + 120
         while not any(line["step"] >= step for line in run.metrics()):
@@ -141,5 +141,9 @@ class Forked:
             assert time.monotonic() < deadline, "slow"
             time.sleep(0.02)
         os.kill(self._process.pid, signal)
+        return self.ended()
+
+    def ended(self) -> tuple[int | None, str]:
+        """Wait; return the exit status, None after a minute, and what was said."""
         self._process.join(60)
         return self._process.exitcode, self._said.read_text()
