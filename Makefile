@@ -14,7 +14,7 @@ C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 # The CUDA kernels for the host as well, for the tests.
 export FTENGINE_EMULATED ?= 1
 
-PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile
+PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-loadscope-reorder
 # An environment over that one, for what the distributions in plugins/ rest on: some of it speaks up wherever it is.
 PLUGINS := .venv-plugins
 
@@ -34,7 +34,8 @@ demo: $(COMPILED) ## fine-tune a real language model on real conversations
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/chat/demo.sh
 
 # One thread a process: the processes share the cores already. A file's tests stay in one process, so
-# that a model which they share is loaded once. Compiled kernels must be there: none may be lost unnoticed.
+# that a model which they share is loaded once; tests/conftest.py says which files begin.
+# Compiled kernels must be there: none may be lost unnoticed.
 # Byte code is kept whatever the environment says: pytest takes 10 s a process to rewrite the tests' assertions.
 test: $(COMPILED) ## run the tests
 	PYTHONDONTWRITEBYTECODE= FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions

@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
-FEW = ("train.max_steps=2", "evaluation.answers=2", "evaluation.training_sample=4")
+FEW = (
+    "train.max_steps=2",
+    "train.batch_size=2",
+    "evaluation.answers=2",
+    "evaluation.generate.max_new_tokens=4",
+    "evaluation.training_sample=4",
+)
 
 SHORTER = {
     r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),

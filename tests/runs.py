@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ftengine import Recipe, Run, fine_tune
@@ -107,3 +112,38 @@ def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> None:
         Popen, PIPE, DEVNULL = staticmethod(start), subprocess.PIPE, subprocess.DEVNULL
 
     patch.setattr("ftengine.engine.subprocess_runs.subprocess", Processes)
+
+
+class Forked:
+    """A function in a process of its own, which has what this one imported; what it says goes to a file.
+
+    Args:
+        function: is called; its SystemExit is the exit status.
+        folder: where its stderr goes.
+    """
+
+    def __init__(self, function: Callable[[], Any], folder: Path) -> None:
+        self._said = folder / "said.txt"
+
+        def run() -> None:
+            torch.set_num_threads(1)  # those of a pool are not forked
+            with self._said.open("w", buffering=1) as sys.stderr:
+                function()
+
+        self._process = multiprocessing.get_context("fork").Process(target=run)
+        self._process.start()
+
+    def end_after_step(self, step: int, run: RunDirectory, signal: int) -> tuple[int | None, str]:
+        """Send a signal once the run has written a step; return the exit status and what was said."""
+        deadline = time.monotonic() + 120
+        while not any(line["step"] >= step for line in run.metrics()):
+            assert self._process.is_alive(), self._said.read_text()
+            assert time.monotonic() < deadline, "slow"
+            time.sleep(0.02)
+        os.kill(self._process.pid, signal)
+        return self.ended()
+
+    def ended(self) -> tuple[int | None, str]:
+        """Wait; return the exit status, None after a minute, and what was said."""
+        self._process.join(60)
+        return self._process.exitcode, self._said.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -32,6 +33,11 @@ def fault(cls: Any, base: type[Component]) -> str:
     """Say what is wrong with a class that is offered as a component of a kind, and what to do; "" where nothing is."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         return f"it must be a subclass of {base.__name__}"
+    return _fault_of_class(cls, base)
+
+
+@cache  # the classes stay the same, however many registries a process makes
+def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name:
         return "it has no name; set `name`"

@@ -1,14 +1,11 @@
 """A command that is ended saves a checkpoint, and says what is saved and how to go on."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from runs import Forked
 
 from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
@@ -17,16 +14,8 @@ from ftengine.training.loop import Trainer
 
 def terminated(arguments, run):
     """Train in a process of its own and terminate it on its way; return its exit status and what it said."""
-    line = [sys.executable, "-m", "ftengine", *map(str, arguments)]
-    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 120
-    while not any(line["step"] >= 12 for line in run.metrics()):
-        assert child.poll() is None, child.stderr.read()
-        assert time.monotonic() < deadline, "slow"
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGTERM)
-    said = child.communicate(timeout=60)[1]
-    return child.returncode, said
+    child = Forked(lambda: main(list(map(str, arguments)), prog_name="ftengine"), run.path.parent)
+    return child.end_after_step(12, run, signal.SIGTERM)
 
 
 def interrupted(arguments, run):

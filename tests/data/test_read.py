@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from runs import Forked
 
 from ftengine.data import cache as row_cache
 from ftengine.data.read import read_rows
@@ -392,13 +391,12 @@ def test_a_full_disk_is_told_with_the_way_out(write, cache, monkeypatch):
 
 def test_a_process_killed_while_reading_leaves_no_half_cache(write, tmp_path, cache):
     source = write("data.jsonl", TWO)
-    code = (
-        "import os, pathlib, signal\n"
-        "from ftengine.data.read import read_rows\n"
-        "pathlib.Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"read_rows({source!r})"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
+
+    def killed():
+        Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        read_rows(source)
+
+    assert Forked(killed, tmp_path).ended() == (-signal.SIGKILL, "")
     assert [entry.suffix for entry in cache.iterdir()] == [".tmp"]
     assert list(read_rows(source)) == ROWS
 

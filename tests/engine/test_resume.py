@@ -1,49 +1,26 @@
 """A run killed at any instant continues as if nothing had happened."""
 
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from runs import curve, interrupt
+from runs import Forked, Interruption, curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
 
-CHILD = """
-import sys, json
-from ftengine import Recipe, fine_tune
-fine_tune(Recipe.make(json.loads(sys.argv[1])), resume=True)
-"""
-
-
-def start(recipe):
-    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(recipe.resolved())], stderr=subprocess.PIPE)
-
-
-def wait_for_step(path, step, child, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and child.poll() is None:
-        if any(line["step"] >= step for line in RunDirectory(path).metrics()):
-            return
-        time.sleep(0.02)
-    pytest.fail(f"step {step} was not reached: {child.stderr.read().decode() if child.poll() is not None else 'slow'}")
-
 
 def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, tmp_path):
-    settings = {"train__epochs": 8, "train__checkpoint_every": 5, "train__validate_every": 4}
+    settings = {"train__epochs": 4, "train__checkpoint_every": 5, "train__validate_every": 4}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     killed = chat_recipe(**settings, output=str(tmp_path / "killed"))
-    child = start(killed)
-    wait_for_step(tmp_path / "killed", 8, child)  # in the second epoch
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child = Forked(lambda: fine_tune(killed, resume=True), tmp_path)
+    status, _ = child.end_after_step(8, RunDirectory(tmp_path / "killed"), signal.SIGKILL)  # in the second epoch
+    assert status == -signal.SIGKILL
     assert not RunDirectory(tmp_path / "killed").finished
     interrupt(killed, after=13, resume=True)  # later, and neither at a checkpoint
     resumed = fine_tune(killed, resume=True)
@@ -95,11 +72,22 @@ def test_a_second_run_in_the_same_folder_is_refused(chat_recipe, resume):
     assert not (run.path / ".lock").exists()
 
 
-@pytest.fixture
-def unfinished(chat_recipe):
-    """A run that lost its process after three steps."""
-    recipe = chat_recipe(train__checkpoint_every=2, evaluation__answers=12)
+@pytest.fixture(scope="module")
+def lost(build_chat_recipe, tmp_path_factory):
+    """A run that lost its process after three steps, and a copy of its folder."""
+    folder = tmp_path_factory.mktemp("lost")
+    recipe = build_chat_recipe(train__checkpoint_every=2, evaluation__answers=3, output=str(folder / "run"))
     interrupt(recipe, after=3)
+    shutil.copytree(folder / "run", folder / "kept")
+    return recipe, folder / "kept"
+
+
+@pytest.fixture
+def unfinished(lost):
+    """The run that lost its process, as it was then."""
+    recipe, kept = lost
+    shutil.rmtree(recipe.output)
+    shutil.copytree(kept, recipe.output)
     return recipe
 
 
@@ -126,8 +114,8 @@ def test_resume_on_changed_data_is_refused(chat_recipe, chat_file, tmp_path):
     assert "load model" not in listener.seen  # what the data alone tells is told before it
 
 
-def test_leftovers_of_a_kill_are_removed(unfinished, tmp_path):
-    leftover = tmp_path / "run" / "checkpoints" / "step-000099.partial"
+def test_leftovers_of_a_kill_are_removed(unfinished):
+    leftover = Path(unfinished.output) / "checkpoints" / "step-000099.partial"
     leftover.mkdir()
     fine_tune(unfinished, resume=True)
     assert not leftover.exists()
@@ -152,15 +140,15 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(chat_recip
     assert curve(resumed.path) == curve(whole.path)
 
 
-def test_where_every_checkpoint_is_damaged_nothing_begins_anew(unfinished, tmp_path):
-    for file in (tmp_path / "run" / "checkpoints").glob("step-*/optimizer.safetensors"):
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew(unfinished):
+    for file in (Path(unfinished.output) / "checkpoints").glob("step-*/optimizer.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(RunError, match=r"every checkpoint of run .* is damaged"):
         fine_tune(unfinished, resume=True)
 
 
-def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(unfinished, tmp_path):
-    file = tmp_path / "run" / "metrics.jsonl"
+def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(unfinished):
+    file = Path(unfinished.output) / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([lines[0][:9] + "\n", *lines[1:]]))
     with pytest.raises(RunError, match="line 1 is damaged"):
@@ -168,14 +156,15 @@ def test_a_damaged_line_of_metrics_is_named_and_nothing_is_dropped(unfinished, t
     assert len(file.read_text().splitlines()) == len(lines)
 
 
-def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished, tmp_path):
+def test_only_what_the_rows_hold_decides_whether_the_data_changed(unfinished):
     """Lengths and what is counted of them may be told otherwise by another version of ftengine."""
-    file = tmp_path / "run" / "audit.json"
+    file = Path(unfinished.output) / "audit.json"
     audit = json.loads(file.read_text())
     for split in audit["encoded"].values():
         del split["percentiles"]
     file.write_text(json.dumps(audit))
-    assert fine_tune(unfinished, resume=True).evaluation["tuned"]
+    with pytest.raises(Interruption):
+        fine_tune(unfinished, resume=True, listener=Phases("train"))
 
 
 def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch, tmp_path):
@@ -194,13 +183,15 @@ def test_resuming_a_run_that_lacks_its_report_writes_it(chat_recipe, monkeypatch
 
 
 class Phases(SilentListener):
-    """Notes what is done, and said."""
+    """Notes what is done, and said; loses the process where a phase begins."""
 
-    def __init__(self):
-        self.seen, self.said = [], []
+    def __init__(self, until=None):
+        self.seen, self.said, self.until = [], [], until
 
     def phase(self, name, total=None):
         self.seen.append(name)
+        if name == self.until:
+            raise Interruption
 
     def message(self, text):
         self.said.append(text)
@@ -228,6 +219,7 @@ def test_what_the_base_said_is_made_anew_where_it_cannot_be_trusted(unfinished, 
         table.unlink()
     else:
         (run / "base.json").write_text('{"key": "0"}')
-    listener = Phases()
-    fine_tune(unfinished, resume=True, listener=listener)
+    listener = Phases("train")
+    with pytest.raises(Interruption):
+        fine_tune(unfinished, resume=True, listener=listener)
     assert "evaluate base" in listener.seen

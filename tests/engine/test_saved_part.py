@@ -1,5 +1,6 @@
 """A run ends only where its saved files give the tuned model back; new modules are saved whatever a strategy does."""
 
+import gc
 import types
 import weakref
 from pathlib import Path
@@ -113,7 +114,7 @@ def registry(strategy):
 @pytest.fixture
 def recipe(label_recipe):
     return lambda **overrides: label_recipe(
-        **{"strategy": "biases", "train__epochs": 3, "train__learning_rate": 0.05, **overrides}
+        **{"strategy": "biases", "train__max_steps": 4, "train__learning_rate": 0.05, **overrides}
     )
 
 
@@ -169,12 +170,6 @@ def test_new_modules_are_saved_and_read_back_whatever_the_strategy_does(recipe):
         list(load_run(run.path, registry=known).predict(rows))
 
 
-@pytest.mark.parametrize("strategy", ["full", "lora", "adapter"])
-def test_what_the_strategys_own_files_hold_is_not_written_twice(recipe, strategy):
-    run = fine_tune(recipe(strategy=strategy, train__max_steps=2))
-    assert not (run.trained / NEW_MODULES).exists()
-
-
 def test_a_strategy_may_save_in_half_precision(recipe):
     heard = Heard()
     run = fine_tune(recipe(), registry=registry(Halves), listener=heard)
@@ -203,6 +198,8 @@ def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
             frozen.append(weakref.ref(model.get_parameter("bert.embeddings.word_embeddings.weight")))
             return super().param_groups(model, learning_rate, weight_decay)
 
+    # tests/conftest.py leaves that out elsewhere.
+    monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda garbage_collection: gc.collect())
     monkeypatch.setattr(saved_part, "load_base", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
     fine_tune(recipe(train__max_steps=1), registry=registry(Watched))
     assert seen == [True]

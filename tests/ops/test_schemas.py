@@ -16,15 +16,15 @@ def tensors(*shapes, dtype=torch.float32):
 
 def samples():
     """Yield (operator's name, arguments) for opcheck, in every form that the layers call."""
-    for dtype, m, k, n, r in (
-        (torch.float32, 5, 24, 16, 4),
-        (torch.bfloat16, 3, 7, 5, 1),
-        (torch.float32, 0, 8, 8, 2),
+    for dtype, m, k, n, r, ps in (
+        (torch.float32, 5, 24, 16, 4, (0.0, 0.25)),
+        (torch.bfloat16, 3, 7, 5, 1, (0.25,)),
+        (torch.float32, 0, 8, 8, 2, (0.0,)),
     ):
         x, dx, y = tensors((m, k), (m, k), (m, n), dtype=dtype)
         s, ds = tensors((m, r), (m, r), dtype=dtype)
         a, b = tensors((r, k), (n, r))
-        for p, seed in ((0.0, None), (0.25, SEED)):
+        for p, seed in ((p, SEED if p else None) for p in ps):
             yield "lowrank_shrink", (x, a, p, seed)
             yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
             yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
@@ -35,7 +35,7 @@ def samples():
         yield "lowrank_merge_", (torch.randn(n, k, dtype=dtype), a, b, 0.5)
         w, (bias, dy) = torch.randn(n, k, dtype=dtype), tensors((n,), (m, n), dtype=dtype)
         s2 = torch.randn(m, 2 * r, dtype=dtype)
-        for p, seed in ((0.0, torch.empty(0, dtype=torch.int64)), (0.25, SEED)):
+        for p, seed in ((p, SEED if p else torch.empty(0, dtype=torch.int64)) for p in ps):
             given = seed if p else None
             yield "lowrank_forward", (x, w, bias, a, b, 0.5, p, given)
             yield "lowrank_group_forward", (x, [w, w], [bias, None], [a, a], [b, b], [0.5, 1.0], p, given)

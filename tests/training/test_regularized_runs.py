@@ -53,9 +53,9 @@ def weights(run):
     return read_tensors(run.trained / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["ema", "r-drop", "mixout", "wise-ft", "l2-sp"])
-def test_a_resumed_run_equals_the_uninterrupted_one(recipe, name):
-    resumes_as_uninterrupted(recipe, [name], "model.safetensors")
+def test_a_resumed_run_equals_the_uninterrupted_one(recipe):
+    """Each alone is resumed by a check of `ftengine.testing`, which tests/test_components_conform.py runs."""
+    resumes_as_uninterrupted(recipe, ["l2-sp", "r-drop", "mixout", "ema", "wise-ft"], "model.safetensors")
 
 
 def resumes_as_uninterrupted(recipe, regularize, file, registry=None, **options):
@@ -141,10 +141,9 @@ def test_what_ema_validates_is_what_it_keeps(recipe):
     ]  # training itself goes on with the weights
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_all_of_them_together_train_a_model_that_is_saved_as_any(recipe, checkpointing):
-    options = {"epochs": 4, "learning_rate": 0.01, "precision": "bfloat16"}
-    run = fine_tune(recipe("run", EVERY, **options, gradient_checkpointing=checkpointing))
+def test_all_of_them_together_train_a_model_that_is_saved_as_any(recipe):
+    options = {"epochs": 4, "learning_rate": 0.01, "precision": "bfloat16", "gradient_checkpointing": True}
+    run = fine_tune(recipe("run", EVERY, **options))
     plain = fine_tune(recipe("plain", [], max_steps=1))
     assert weights(run).keys() == weights(plain).keys()
     losses = [line["validation_loss"] for line in curve(run.path) if "validation_loss" in line]

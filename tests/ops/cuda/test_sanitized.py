@@ -47,7 +47,7 @@ def environment(tmp_path_factory):
         str(folder / "include"),
         f"-I{SOURCES.parents[1]}",
     )
-    flags = ("-std=c++17", "-O1", "-fsanitize=address", "-fno-omit-frame-pointer", "-fPIC", "-shared", TORCH_TARGET)
+    flags = ("-std=c++17", "-O0", "-fsanitize=address", "-fno-omit-frame-pointer", "-fPIC", "-shared", TORCH_TARGET)
     sources = sorted(map(str, SOURCES.glob("*.cpp")))
     libraries = (f"-L{folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
     command = [compiler, *flags, "-fvisibility=hidden", *headers, *sources, "-o", str(module), *libraries]
