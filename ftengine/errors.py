@@ -69,6 +69,11 @@ class TrainingError(FtengineError):
     """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Say whether an error is that of a library in Rust which gave up; it is no Exception."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known word, or "" when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -170,6 +170,23 @@ def truncated_weights(w):
     weights.write_bytes(weights.read_bytes()[:-1000])
 
 
+def tokenizer_with_more_tokens_than_the_model(w):
+    from transformers import AutoTokenizer
+
+    model = w.model()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["What is"])
+    tokenizer.save_pretrained(model)
+
+
+def tokenizer_that_panics(w):
+    file = w.model() / "tokenizer.json"
+    content = json.loads(file.read_text())
+    missing = {"SpecialToken": {"id": "<missing>", "type_id": 0}}
+    content["post_processor"] = {"type": "TemplateProcessing", "single": [missing], "pair": [], "special_tokens": {}}
+    file.write_text(json.dumps(content))
+
+
 def not_a_gguf(w):
     (w.folder / "model.gguf").write_bytes(b"not a model" * 100)
     w.recipe(model={"source": "model.gguf"})
@@ -257,6 +274,11 @@ def failure(result, code):
         (package_missing, r"package 'no_such_package' is not installed"),
         (pickle_instead_of_safetensors, r"pytorch_model\.bin.*only safetensors"),
         (truncated_weights, r"model\.safetensors.*damaged"),
+        (
+            tokenizer_with_more_tokens_than_the_model,
+            r"chat\.jsonl:\d+: .* the id (\d+) .*'What is'.* has \1 embeddings",
+        ),
+        (tokenizer_that_panics, r"cannot load 'model': PanicException: "),
         (not_a_gguf, r"model\.gguf"),
         (code_without_opting_in, r"mine:build"),
         (output_in_use, r"output 'run' is not empty"),

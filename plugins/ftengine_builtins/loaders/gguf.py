@@ -79,8 +79,8 @@ class GgufLoader(ModelLoader):
             where = {"pretrained_model_name_or_path": path.parent, "gguf_file": str(path)}
             with reading(source), parsed_once(self._parsed[path]):
                 config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-                tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
-            self._described[path] = config, pad_with_eos(tokenizer)
+                tokenizer = pad_with_eos(AutoTokenizer.from_pretrained(**where, trust_remote_code=False))
+            self._described[path] = config, tokenizer
         return self._described[path]
 
 

@@ -128,7 +128,11 @@ def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: 
 
 
 def pad_with_eos(tokenizer: Any) -> Any:
-    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart."""
+    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart.
+
+    It is tried on a text: some read their files and fail only then.
+    """
+    tokenizer("a")
     if getattr(tokenizer, "pad_token", "") is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer

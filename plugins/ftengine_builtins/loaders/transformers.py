@@ -96,9 +96,9 @@ class TransformersLoader(ModelLoader):
         if texts and wanted != "image":
             with reading(source):
                 tokenizer = AutoTokenizer.from_pretrained(folder, **self._code)
-            # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
-            if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
-                return pad_with_eos(tokenizer)
+                # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
+                if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
+                    return pad_with_eos(tokenizer)
         elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
             with reading(source):
                 # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.

@@ -85,7 +85,9 @@ def test_a_conversation_is_cut_and_labelled_as_a_whole_one(llama_tokenizer, monk
     for first, answer in (("Hello?", TEXTS["words"]), (TEXTS["words"], "Yes, of course.")):
         turns = [{"role": "user", "content": first}, {"role": "assistant", "content": answer}]
         with monkeypatch.context() as patch:
-            longest, _ = read(llama_tokenizer, patch, lambda turns=turns: task.encode({"messages": turns}, llama_tokenizer))
+            longest, _ = read(
+                llama_tokenizer, patch, lambda turns=turns: task.encode({"messages": turns}, llama_tokenizer)
+            )
             assert longest < 3000
 
 
