@@ -247,8 +247,7 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    skipped: dict[int, str] = {}
-    content, reasons = blake2b(digest_size=16), Counter[str]()
+    content, reasons, skipped = blake2b(digest_size=16), Counter[str](), dict[int, str]()
 
     def counted() -> Iterator[tuple[Any, ...]]:
         for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
@@ -265,7 +264,7 @@ def encode_split(
 
     counts = np.fromiter(counted(), COUNTS)
     kept = counts[counts["weight"] != 0]
-    untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
+    uncut, unknown = kept["uncut"], kept["unknown"]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     return EncodedSplit(
@@ -278,7 +277,7 @@ def encode_split(
         kept["weight"],
         kept["row"],
         int(counts["truncated"].sum()),
-        untrained,
+        len(counts) - len(kept),
         content.hexdigest(),
         skipped,
         augmenters,
@@ -305,9 +304,8 @@ def _whole(task: Task, features: Any) -> Features:
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
     """Return what `COUNTS` names."""
     told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-    token = max(
-        UNTOLD, *(max(ids, default=UNTOLD) for key in TOKENS if isinstance(ids := features.get(key), list)), UNTOLD
-    )
+    ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
+    token = max((max(one, default=UNTOLD) for one in ids), default=UNTOLD)
     return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
 
 

@@ -165,7 +165,7 @@ def require_vocabulary(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> N
         if size is not None and token >= size:
             raise SourceError(
                 f"{split.rows.where(row)}: the tokenizer of {loaded.source!r} gives a token with the id {token:,} "
-                f"({split.processor.convert_ids_to_tokens(token)!r}), and the model has {size:,} embeddings. They do not "
+                f"({split.processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
                 "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
             )
 

@@ -1,5 +1,6 @@
 """Of texts that are far too long, tokenizers read what is kept of them alone, and that changes nothing."""
 
+import functools
 import random
 
 import pytest
