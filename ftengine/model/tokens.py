@@ -70,8 +70,8 @@ def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Feature
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
     """Return what of a very long text its first `limit` tokens come from (with `left` its last), and where it begins.
 
-    Other texts (`LONG_TEXT`) are returned as they are. The part has twice as many tokens, so that those are kept whose characters are far from
-    the cut: they are the same as in the whole text.
+    Other texts (`LONG_TEXT`) are returned as they are. The part has twice as many tokens, so that those are kept whose
+    characters are far from the cut: they are the same as in the whole text.
     """
     size = LONG_TEXT
     while size < len(text):

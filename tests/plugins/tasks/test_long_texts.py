@@ -1,6 +1,5 @@
 """Of texts that are far too long, tokenizers read what is kept of them alone, and that changes nothing."""
 
-import functools
 import random
 
 import pytest
