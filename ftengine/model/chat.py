@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError
@@ -19,6 +22,9 @@ ROLES = ("system", "user", "assistant")
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REPLY = "REPLY"
+
+PATIENCE = 10
+"""Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
 
 
 def read_messages(value: Any) -> list[Message]:
@@ -82,10 +88,37 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
         DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
     """
     try:
-        return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
-    except (TemplateError, ValueError) as error:
+        with limited():
+            return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
+    except TimeoutError:
+        raise DataError(
+            f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
+            "loops. Take the template from the model's author."
+        ) from None
+    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """End a block that computes for more than `PATIENCE` (TimeoutError), where signals can: in the main thread."""
+    vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
+    main = threading.current_thread() is threading.main_thread()
+    if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(vtalrm, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(vtalrm, signal.SIG_DFL)
 
 
 def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
@@ -119,9 +152,10 @@ def _marked_spans(processor: Any, messages: list[Message]) -> list[Span]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template, special = processor.get_chat_template(), processor.special_tokens_map
-    _, [marked] = render_jinja_template(
-        [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
-    )
+    with limited():  # as long as it took to write it just now
+        _, [marked] = render_jinja_template(
+            [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
+        )
     spans = [(start, end) for start, end in marked if end > start]
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
     if all(trained):

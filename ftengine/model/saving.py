@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ftengine.errors import BaseMismatch, RunError
+from ftengine.errors import BaseMismatch, RunError, json_of_file
 from ftengine.model.parameters import state_tensors
 
 TRAINED_FILE = "trained.safetensors"
@@ -162,7 +161,7 @@ def open_model(directory: Path, dtype: torch.dtype, own: type | None = None) -> 
 
 def _architectures(directory: Path) -> list[str]:
     file = Path(directory) / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("architectures") or [] if file.is_file() else []
+    return json_of_file(file).get("architectures") or [] if file.is_file() else []
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,16 @@ from transformers import AutoConfig, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.pretrained import build_skeleton, load_pretrained, pad_with_eos, refuse_adapter
+from ftengine_builtins.loaders.pretrained import (
+    build_skeleton,
+    load_pretrained,
+    pad_with_eos,
+    refuse_adapter,
+    require_size,
+)
 from ftengine_builtins.loaders.quiet import cause, reading
+
+COUNTED = re.compile(r"\.(block|expert)_count$")
 
 
 class GgufLoader(ModelLoader):
@@ -54,6 +63,8 @@ class GgufLoader(ModelLoader):
             )
         if not file.tensors or not file.value("general.architecture"):
             raise SourceError(f"{source!r} holds no model: {len(file.tensors)} tensors and no usable metadata.")
+        counts = {key: file.value(key) for key in file.fields if COUNTED.search(key)}
+        require_size(counts, source)
         self._parsed = {path.absolute(): file}
 
     def load_processor(self, source: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import SourceError
+from ftengine.errors import SourceError, json_of_file
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
     PROBLEM_TYPES,
@@ -26,6 +26,8 @@ from ftengine_builtins.loaders.heads import (
 )
 from ftengine_builtins.loaders.quiet import reading
 
+MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
+"""Layers and experts at most, and what the keys of their numbers have in them."""
 UNLIMITED = 10**9
 """Tokenizers without a limit state one beyond this."""
 
@@ -177,6 +179,17 @@ def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
     ]
 
 
+def require_size(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a model of more layers or experts than any has, each of which is built (SourceError)."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            require_size(value, source)
+        elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
+            raise SourceError(
+                f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."
+            )
+
+
 def refuse_adapter(folder: Path, source: str) -> None:
     """Refuse a folder with an adapter in it: transformers would apply it unasked.
 
@@ -199,6 +212,8 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
         SourceError: it is missing, damaged, or of another format.
     """
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("it is no file")
         with safe_open(file, framework="np") as handle:
             return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:
@@ -213,7 +228,7 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
 def read_json(file: Path, source: str) -> dict[str, Any]:
     """Read a JSON object. Raises SourceError where the file is no JSON object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_of_file(file)
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read {file.name} of {source!r}: {error}.") from None
     if not isinstance(content, dict):
