@@ -352,6 +352,22 @@ def adapter_with_a_missing_key(w):
     save_file(tensors, file)
 
 
+def adapter_of_integers(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor.to(torch.int32) for name, tensor in load_file(file).items()}, file)
+
+
+def adapter_twice_in_one_file(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    again = {name.replace(".weight", ".default.weight"): tensor.clone() for name, tensor in tensors.items()}
+    save_file({**tensors, **again}, file)
+
+
 def adapter_missing(w):
     (w.folder / "run" / "adapter" / "adapter_model.safetensors").unlink()
 
@@ -371,6 +387,8 @@ def unfinished(w):
         (another_chat_template, r"another base: the tokenizer"),
         (adapter_of_another_shape, r"has shape \(3, 3\)"),
         (adapter_with_a_missing_key, r"1 keys missing"),
+        (adapter_of_integers, r"is torch\.int32, the model's is torch\.float32"),
+        (adapter_twice_in_one_file, r"holds two adapters"),
         (adapter_missing, r"adapter_model\.safetensors"),
         (not_a_run, r"no run directory"),
         (unfinished, r"not finished"),

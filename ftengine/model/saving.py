@@ -78,7 +78,7 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
         origin: where the tensors come from, for the message.
 
     Raises:
-        BaseMismatch: keys are missing or unexpected, or a shape differs.
+        BaseMismatch: keys are missing or unexpected, or a shape or the kind of a dtype differs.
     """
     missing, unexpected = parameters.keys() - tensors.keys(), tensors.keys() - parameters.keys()
     if missing or unexpected:
@@ -93,6 +93,12 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
             f"{origin} does not fit this model: {name!r} has shape {found}, the model expects {expected}"
             f" ({len(wrong)} of {len(parameters)} tensors differ)."
         )
+    for name, parameter in parameters.items():
+        if parameter.is_floating_point() != tensors[name].is_floating_point() or tensors[name].is_complex():
+            raise BaseMismatch(
+                f"{origin} does not fit this model: {name!r} is {tensors[name].dtype}, the model's is "
+                f"{parameter.dtype}. Quantised or damaged weights are not read."
+            )
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 

@@ -72,3 +72,21 @@ def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, mon
         f"nothing is saved yet; begin again with: ftengine train {recipe} --set output={tmp_path / 'run'}"
         in result.stderr
     )
+
+
+WAITING = "import time; from ftengine.run.parent import end_with_parent; end_with_parent(); print(); time.sleep(60)"
+PARENT = f"""
+import os, subprocess, sys, time
+options = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {{**os.environ, "FTENGINE_PARENT": "1"}}}}
+child = subprocess.Popen([sys.executable, "-c", {WAITING!r}], **options)
+child.stdout.readline()
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_ends_with_the_killed_command_that_started_it():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        parent.kill()
+        parent.communicate(timeout=30)  # the child has the same stderr, which ends with it
