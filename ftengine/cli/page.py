@@ -30,7 +30,7 @@ def print_json(value: Any) -> None:
 
 
 def page() -> Console:
-    """Return a console for stdout that takes text as it is, without markup and highlighting; `printable` makes it safe."""
+    """Return a console for stdout that takes text as it is, without markup or highlighting, made safe (`printable`)."""
     from rich.console import Console
 
     class Page(Console):

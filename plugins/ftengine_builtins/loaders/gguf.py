@@ -78,7 +78,10 @@ class GgufLoader(ModelLoader):
             return load_pretrained(request, path.parent, config, tokenizer, gguf_file=str(path), **_unpacked())
 
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
-        return build_skeleton(request, *self._config_and_tokenizer(request.source))
+        config, tokenizer = self._config_and_tokenizer(request.source)
+        path = Path(request.source).absolute()
+        file = self._parsed.get(path) or read_gguf(path)
+        return build_skeleton(request, config, tokenizer, held=sum(int(one.n_elements) for one in file.tensors))
 
     def _config_and_tokenizer(self, source: str) -> tuple[Any, Any]:
         """Read config and tokenizer once: walking the vocabulary takes seconds."""

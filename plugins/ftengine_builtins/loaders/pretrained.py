@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from ftengine_builtins.loaders.quiet import reading
 
 MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
 """Layers and experts at most, and what the keys of their numbers have in them."""
+MOST_PACKED, ROOM = 16, 10**7
+"""Parameters at most in one stored number (eight of 4 bits in an integer, twice that), and of a new head."""
 UNLIMITED = 10**9
 """Tokenizers without a limit state one beyond this."""
 
@@ -73,17 +76,30 @@ def build_skeleton(
     processor: Any,
     *,
     stored: Mapping[str, Shape | None] | None = None,
+    held: int | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Build the model that `load_pretrained` would load, on the meta device.
 
-    `stored` is what the weights hold, where that is known (`predicted_fresh`); the rest is as there.
+    `stored` is what the weights hold, where that is known (`predicted_fresh`), `held` how many numbers that is; the
+    rest is as there.
+
+    Raises:
+        SourceError: as there, or the config describes a model that is far larger than what the weights hold.
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
     with reading(request.source), torch.device("meta"):
         module = auto.from_config(_with_labels(config, request), dtype=dtype, trust_remote_code=trust_remote_code)
         fresh = set() if request.head in GENERATIVE else predicted_fresh(module, config, stored)
+    if held is None and stored and None not in stored.values():
+        held = sum(math.prod(shape) for shape in stored.values() if shape is not None)
+    size = sum(parameter.numel() for parameter in module.parameters())
+    if held and size > MOST_PACKED * held + ROOM:
+        raise SourceError(
+            f"the configuration of {request.source!r} describes a model of {size:,} parameters, and its weights hold "
+            f"{held:,} numbers. They do not belong together; fetch both again."
+        )
     return _loaded(request, module, config, processor, fresh)
 
 
