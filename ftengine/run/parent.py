@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-PARENT = "FTENGINE_PARENT"
+PARENT = "_FTENGINE_PARENT"
 """Set for such a process; its standard input is a pipe that nothing is written to, and that ends with the other one."""
 
 

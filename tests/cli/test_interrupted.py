@@ -77,7 +77,7 @@ def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, mon
 WAITING = "import time; from ftengine.run.parent import end_with_parent; end_with_parent(); print(); time.sleep(60)"
 PARENT = f"""
 import os, subprocess, sys, time
-options = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {{**os.environ, "FTENGINE_PARENT": "1"}}}}
+options = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {{**os.environ, "_FTENGINE_PARENT": "1"}}}}
 child = subprocess.Popen([sys.executable, "-c", {WAITING!r}], **options)
 child.stdout.readline()
 print(flush=True)
