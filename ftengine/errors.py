@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -71,6 +73,26 @@ class ProcessLost(FtengineError):
 
 class TrainingError(FtengineError):
     """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
+
+
+def text_of_file(file: Path) -> str:
+    """Read a text file in UTF-8 (OSError, ValueError: it cannot be; a pipe or device, which may never end, is none)."""
+    if file.exists() and not file.is_file():
+        raise OSError(f"it is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a file")
+    return file.read_text(encoding="utf-8")
+
+
+def json_of_file(file: Path) -> Any:
+    """Read a JSON file that somebody else may have written (OSError, ValueError: it cannot be)."""
+    try:
+        return json.loads(text_of_file(file))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Say whether an error is that of a library in Rust which gave up; it is no Exception."""
+    return type(error).__module__ == "pyo3_runtime"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

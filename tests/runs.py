@@ -21,6 +21,7 @@ from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine.run.parent import PARENT
 
 
 def curve(path: str | Path) -> list[dict[str, Any]]:
@@ -88,8 +89,12 @@ class CommandHere:
     Another process takes seconds to import torch. That one is really started, tests/cli/test_command_compare.py sees.
     """
 
-    def __init__(self, line: list[str], **_: Any) -> None:
+    def __init__(self, line: list[str], **options: Any) -> None:
         assert line[:3] == [sys.executable, "-m", "ftengine"], line
+        assert (options["stdin"], PARENT in options["env"]) == (
+            subprocess.PIPE,
+            True,
+        )  # so that it ends with its parent
         result = CliRunner().invoke(main, line[3:], prog_name="ftengine")
         self.stderr, self.returncode = io.StringIO(result.stderr), result.exit_code
 

@@ -174,6 +174,23 @@ def truncated_weights(w):
     weights.write_bytes(weights.read_bytes()[:-1000])
 
 
+def tokenizer_with_more_tokens_than_the_model(w):
+    from transformers import AutoTokenizer
+
+    model = w.model()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["What is"])
+    tokenizer.save_pretrained(model)
+
+
+def tokenizer_that_panics(w):
+    file = w.model() / "tokenizer.json"
+    content = json.loads(file.read_text())
+    missing = {"SpecialToken": {"id": "<missing>", "type_id": 0}}
+    content["post_processor"] = {"type": "TemplateProcessing", "single": [missing], "pair": [], "special_tokens": {}}
+    file.write_text(json.dumps(content))
+
+
 def not_a_gguf(w):
     (w.folder / "model.gguf").write_bytes(b"not a model" * 100)
     w.recipe(model={"source": "model.gguf"})
@@ -262,6 +279,11 @@ def failure(result, code):
         (package_missing, r"package 'no_such_package' is not installed"),
         (pickle_instead_of_safetensors, r"pytorch_model\.bin.*only safetensors"),
         (truncated_weights, r"model\.safetensors.*damaged"),
+        (
+            tokenizer_with_more_tokens_than_the_model,
+            r"chat\.jsonl:\d+: .* the id (\d+) .*'What is'.* has \1 embeddings",
+        ),
+        (tokenizer_that_panics, r"cannot load 'model': PanicException: "),
         (not_a_gguf, r"model\.gguf"),
         (code_without_opting_in, r"mine:build"),
         (output_in_use, r"output 'run' is not empty"),
@@ -335,6 +357,22 @@ def adapter_with_a_missing_key(w):
     save_file(tensors, file)
 
 
+def adapter_of_integers(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor.to(torch.int32) for name, tensor in load_file(file).items()}, file)
+
+
+def adapter_twice_in_one_file(w):
+    from safetensors.torch import load_file, save_file
+
+    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    again = {name.replace(".weight", ".default.weight"): tensor.clone() for name, tensor in tensors.items()}
+    save_file({**tensors, **again}, file)
+
+
 def adapter_missing(w):
     (w.folder / "run" / "adapter" / "adapter_model.safetensors").unlink()
 
@@ -354,6 +392,8 @@ def unfinished(w):
         (another_chat_template, r"another base: the tokenizer"),
         (adapter_of_another_shape, r"has shape \(3, 3\)"),
         (adapter_with_a_missing_key, r"1 keys missing"),
+        (adapter_of_integers, r"is torch\.int32, the model's is torch\.float32"),
+        (adapter_twice_in_one_file, r"holds two adapters"),
         (adapter_missing, r"adapter_model\.safetensors"),
         (not_a_run, r"no run directory"),
         (unfinished, r"not finished"),

@@ -26,8 +26,9 @@ class AuditedRows(Protocol):
         """Yield each row's view, in the file's order."""
 
     def texts(self) -> Iterator[str]:
-        """Yield all text of each row in one string, a line for each of its texts; "" where it has none.
+        """Yield the text of each row in one string, a line for each of its texts; "" where it has none.
 
+        Of a very long row it is the first 131,072 characters.
         Cheaper than the views, as texts are kept in memory up to a bound.
         """
 

@@ -83,7 +83,7 @@ def state_of(output: str, again: str, resume: str) -> str:
     return f"saved: the checkpoint of step {step:,} in {folders[-1]}; go on from there with: {resume}"
 
 
-def fail(error: Exception, debug: bool) -> NoReturn:
+def fail(error: BaseException, debug: bool) -> NoReturn:
     """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status."""
     if debug:
         traceback.print_exception(error)
@@ -102,7 +102,7 @@ ENDS: dict[type, tuple[str, int]] = {
 """What ends a command from outside: what is said, and the exit status that shells report."""
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Say what happened and, where there is something, what to do."""
     if isinstance(error, click.UsageError):
         message = error.format_message()
@@ -124,7 +124,7 @@ def describe(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
 
 
-def exit_code(error: Exception) -> int:
+def exit_code(error: BaseException) -> int:
     """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 for anything else."""
     if isinstance(error, (FtengineError, click.ClickException)):
         return error.exit_code

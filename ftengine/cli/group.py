@@ -15,7 +15,7 @@ from ftengine.cli.external import OWN, conflict, external_commands, help_line, l
 from ftengine.cli.failure import fail
 from ftengine.cli.options import add_debug
 from ftengine.cli.quiet import quiet
-from ftengine.errors import PluginError, did_you_mean
+from ftengine.errors import PluginError, did_you_mean, is_panic
 from ftengine.plugins.distributions import Offer
 
 COMPLETING = "_FTENGINE_COMPLETE"
@@ -119,5 +119,7 @@ class Commands(Suggesting):
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
             # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
-            except Exception as error:
+            except BaseException as error:
+                if not (isinstance(error, Exception) or is_panic(error)):
+                    raise
                 fail(error, debug)

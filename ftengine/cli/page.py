@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.report.text import one_line
+from ftengine.report.text import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,12 +30,16 @@ def print_json(value: Any) -> None:
 
 
 def page() -> Console:
-    """Return a console for stdout that takes text as it is: no markup, no highlighting."""
+    """Return a console for stdout that takes text as it is, without markup or highlighting, made safe (`printable`)."""
     from rich.console import Console
 
+    class Page(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
     if sys.stdout.isatty():
-        return Console(markup=False, highlight=False, emoji=False)
-    return Console(file=_Trimmed(), width=FILE_WIDTH, markup=False, highlight=False, emoji=False)
+        return Page(markup=False, highlight=False, emoji=False)
+    return Page(file=_Trimmed(), width=FILE_WIDTH, markup=False, highlight=False, emoji=False)
 
 
 class _Trimmed(io.StringIO):

@@ -45,8 +45,10 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
       ftengine train recipe.yaml --resume
     """
     from ftengine.engine.fine_tune import fine_tune
+    from ftengine.run.parent import end_with_parent
     from ftengine.run.recipe import Recipe
 
+    end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
     again = command_line("train", recipe_file, overrides)
 

@@ -52,7 +52,7 @@ class AuditRows:
             yield view
 
     def texts(self) -> Iterator[str]:
-        """Yield all text of each row."""
+        """Yield the text of each row."""
         kept = len(self._kept)
         yield from self._kept[:kept]
         if kept == len(self):

@@ -8,11 +8,12 @@ import numpy as np
 
 from ftengine.api import Task, View
 from ftengine.data.read import Rows
+from ftengine.model.tokens import LONG_TEXT
 
 
 def text_of(view: View) -> str:
-    """Return all text of a row, a line for each of its texts."""
-    return "\n".join(view.texts)
+    """Return a row's text, a line for each of its texts; of a very long one the first `LONG_TEXT` characters."""
+    return "\n".join(view.texts)[:LONG_TEXT]
 
 
 class Distinct:
@@ -52,7 +53,7 @@ class Distinct:
         return bits
 
     def text(self, number: int) -> str:
-        """Return all text of a distinct row."""
+        """Return the text of a distinct row (`text_of`)."""
         name, row = self._place(number)
         return text_of(self._task.view(self._splits[name][row]))
 

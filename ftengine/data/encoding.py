@@ -23,8 +23,13 @@ from ftengine.plugins.returned import wrong
 
 SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
-COUNTS = [("weight", float), *((name, int) for name in ("row", "length", "sequence", "truncated", "uncut", "unknown"))]
+COUNTS = [
+    ("weight", float),
+    *((name, int) for name in ("row", "length", "sequence", "truncated", "uncut", "unknown", "token")),
+]
 """What is kept of an example's features."""
+TOKENS = ("input_ids", "labels")
+"""Where features have ids of tokens, as a rule."""
 UNTOLD = -1
 """What stands for a count that the task does not tell."""
 
@@ -49,6 +54,7 @@ class EncodedSplit:
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
         unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
         unknown_rows: the first rows that have some.
+        largest: the largest id of a token, and its row; the id is `UNTOLD` where examples are not made of tokens.
         uncut: of the same, as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
     """
@@ -73,6 +79,7 @@ class EncodedSplit:
     uncut: dict[str, int] | None = None
     unknown: int | None = None
     unknown_rows: Sequence[int] = ()
+    largest: tuple[int, int] = (UNTOLD, 0)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -240,8 +247,7 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    skipped: dict[int, str] = {}
-    content, reasons = blake2b(digest_size=16), Counter[str]()
+    content, reasons, skipped = blake2b(digest_size=16), Counter[str](), dict[int, str]()
 
     def counted() -> Iterator[tuple[Any, ...]]:
         for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
@@ -257,8 +263,8 @@ def encode_split(
             yield _counts(i, features)
 
     counts = np.fromiter(counted(), COUNTS)
-    kept, truncated = counts[counts["weight"] != 0], int(counts["truncated"].sum())
-    untrained, uncut, unknown = len(counts) - len(kept), kept["uncut"], kept["unknown"]
+    kept = counts[counts["weight"] != 0]
+    uncut, unknown = kept["uncut"], kept["unknown"]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     return EncodedSplit(
@@ -270,8 +276,8 @@ def encode_split(
         kept["sequence"],
         kept["weight"],
         kept["row"],
-        truncated,
-        untrained,
+        int(counts["truncated"].sum()),
+        len(counts) - len(kept),
         content.hexdigest(),
         skipped,
         augmenters,
@@ -280,6 +286,7 @@ def encode_split(
         uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
+        largest=tuple(max(kept[["token", "row"]].tolist())),
     )
 
 
@@ -297,7 +304,9 @@ def _whole(task: Task, features: Any) -> Features:
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
     """Return what `COUNTS` names."""
     told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told
+    ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
+    token = max((max(one, default=UNTOLD) for one in ids), default=UNTOLD)
+    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
 
 
 def _nothing_left(name: str, rows: Rows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:

@@ -171,6 +171,10 @@ def read_rows(
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
     found: _Found
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(
+            f"{source} is a pipe or a device, which may never end. Write its data to a file, and name that."
+        )
     if path.exists():
         make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
         found = _read(Reading(source, str(path), make, on_error))

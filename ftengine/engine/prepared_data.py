@@ -145,6 +145,8 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     check_components(experiment, task, splits)
     ready = ready_task(experiment, task)
     encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
+    if ready.skeleton is not None:
+        require_vocabulary(ready.skeleton.loaded, encoded.values())
     if like is not None:
         return PreparedData(ready, splits, encoded, like.audit)
     experiment.listener.phase("audit data")
@@ -152,6 +154,20 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
     audited = splits.audited({name: list(split.skipped) for name, split in encoded.items()})
     return PreparedData(ready, splits, encoded, run_audits(audited, summaries, experiment.registry))
+
+
+def require_vocabulary(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
+    """Refuse a tokenizer whose tokens are more than the model has embeddings (SourceError, which names a row)."""
+    find = getattr(loaded.module, "get_input_embeddings", None)
+    size = len(weight) if (weight := getattr(find and find(), "weight", None)) is not None else None
+    for split in splits:
+        token, row = split.largest
+        if size is not None and token >= size:
+            raise SourceError(
+                f"{split.rows.where(row)}: the tokenizer of {loaded.source!r} gives a token with the id {token:,} "
+                f"({split.processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
+                "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
+            )
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:

@@ -18,7 +18,14 @@ from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, apply_strategy, check_own_regularizers, show_model
+from ftengine.engine.prepared_data import (
+    PreparedData,
+    ReadyTask,
+    apply_strategy,
+    check_own_regularizers,
+    require_vocabulary,
+    show_model,
+)
 from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.results import Measured, measure_all
@@ -268,8 +275,12 @@ def run_model(
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse examples longer than the model (RecipeError), which a loader without skeletons can tell only now."""
+    """Refuse examples longer than the model (RecipeError), which a loader without skeletons can tell only now.
+
+    So it is with tokens that the model does not have (SourceError).
+    """
     splits = list(splits)
+    require_vocabulary(loaded, splits)
     longest = max(split.longest for split in splits)
     if loaded.max_length is not None and longest > loaded.max_length:
         raise RecipeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
 from ftengine.run.directory import RunDirectory
+from ftengine.run.parent import PARENT
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
 from ftengine.training.precision import choose_precision
@@ -111,8 +113,10 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
     listener.phase(f"train {child.label}")
     line = [sys.executable, "-m", "ftengine", "train", str(recipe), "--resume", "--json"]
     last = failure = ""
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(line, text=True, errors="replace", **pipes) as process:
+    # Its standard input ends when this process does, however that ends: the child watches it.
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    watched = {**os.environ, PARENT: str(os.getpid())}
+    with subprocess.Popen(line, text=True, errors="replace", env=watched, **pipes) as process:
         try:
             for text in process.stderr or ():
                 listener.message(f"{child.label}: {text.rstrip()}")

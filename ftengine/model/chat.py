@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError
 
 from ftengine.errors import DataError, shown
-from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import Span, encode_spans
 
 Message = dict[str, Any]
@@ -21,6 +22,9 @@ ROLES = ("system", "user", "assistant")
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REPLY = "REPLY"
+
+PATIENCE = 10
+"""Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
 
 
 def read_messages(value: Any) -> list[Message]:
@@ -84,10 +88,37 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
         DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
     """
     try:
-        return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
-    except (TemplateError, ValueError) as error:
+        with limited():
+            return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
+    except TimeoutError:
+        raise DataError(
+            f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
+            "loops. Take the template from the model's author."
+        ) from None
+    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """End a block that computes for more than `PATIENCE` (TimeoutError), where signals can: in the main thread."""
+    vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
+    main = threading.current_thread() is threading.main_thread()
+    if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(vtalrm, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(vtalrm, signal.SIG_DFL)
 
 
 def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
@@ -105,28 +136,36 @@ def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[i
         DataError: the template refuses the conversation, or hides where the assistant's text begins or which turn is
             which.
     """
+    return encode_spans(processor, *conversation_spans(processor, messages))
+
+
+def conversation_spans(processor: Any, messages: list[Message]) -> tuple[str, list[Span]]:
+    """Write a conversation, and say where in the text stands what `encode_conversation` labels."""
     text = render(processor, messages)
     if _GENERATION_BLOCK.search(processor.get_chat_template()):
-        encoded = processor.apply_chat_template(_plain(messages), return_dict=True, return_assistant_tokens_mask=True)
-        ids, mask = encoded["input_ids"], _weighed(encoded["assistant_masks"], messages)
-        return ids, [token if written else IGNORED for token, written in zip(ids, mask, strict=True)]
-    return encode_spans(processor, text, _assistant_spans(processor, messages, text))
+        return text, _marked_spans(processor, messages)
+    return text, _assistant_spans(processor, messages, text)
 
 
-def _weighed(mask: Sequence[int], messages: Sequence[Message]) -> list[int]:
-    """Take what turns of weight 0 wrote out of a template's mask, (tokens,) of 0 and 1."""
+def _marked_spans(processor: Any, messages: list[Message]) -> list[Span]:
+    """Return what a template marks, without the turns of weight 0."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template, special = processor.get_chat_template(), processor.special_tokens_map
+    with limited():  # as long as it took to write it just now
+        _, [marked] = render_jinja_template(
+            [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
+        )
+    spans = [(start, end) for start, end in marked if end > start]
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
     if all(trained):
-        return list(mask)
-    runs = [(written, len(list(run))) for written, run in groupby(mask)]
-    if sum(written for written, _ in runs) != len(trained):
+        return spans
+    if len(spans) != len(trained):
         raise DataError(
             "messages have weight 0, but the model's chat template does not mark each of the assistant's turns by "
             "itself, so they cannot be left out."
         )
-    turns = iter(trained)
-    kept = [(written and int(next(turns)), count) for written, count in runs]
-    return [one for one, count in kept for _ in range(count)]
+    return [span for span, counts in zip(spans, trained, strict=True) if counts]
 
 
 def _assistant_spans(processor: Any, messages: list[Message], text: str) -> list[Span]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 
 
@@ -14,27 +15,24 @@ from torch import nn
 def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
     """Return a hash that identifies base weights, whatever dtype they were loaded in.
 
-    Names, shapes and up to 256 evenly spaced elements of each tensor, rounded to bfloat16, enter the
-    hash: reading every element of a large model would cost minutes, and weights that differ at all
-    differ nearly everywhere.
+    Names, shapes and every element, rounded to bfloat16, enter the hash. It is XXH3, of 2 GB a second, where SHA-256
+    reads 0.4: it is to notice another base, not one that somebody made to be taken for this one.
 
     Args:
         module: the model before a strategy touched it.
         exclude: names of modules initialised afresh, which differ from run to run.
     """
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     skipped = tuple(f"{name}." for name in exclude)
     for name, tensor in sorted(module.named_parameters()):
         if name.startswith(skipped):
             continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // 256)
-        sample = flat[::step][:256].cpu()
-        if sample.is_floating_point():
-            sample = sample.to(torch.bfloat16).view(torch.int16)
-        digest.update(sample.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+        values = tensor.detach().reshape(-1)
+        if values.is_floating_point():
+            values = values.to(torch.bfloat16).view(torch.int16)
+        digest.update(memoryview(values.cpu().numpy()))
+    return digest.hexdigest()
 
 
 def fingerprint_processor(processor: Any) -> str:

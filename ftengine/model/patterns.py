@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
+import regex as engine
 from pydantic import BeforeValidator
 from torch import nn
 
-from ftengine.errors import NoMatch
+from ftengine.errors import InputError, NoMatch
+
+PATIENCE = 2.0
+"""Seconds for one match; a usual one takes microseconds."""
 
 
 def regex(pattern: str) -> str:
     """Return a pattern that compiles, for options; ValueError says what is wrong with any other."""
     try:
-        re.compile(pattern)
-    except re.error as error:
+        engine.compile(pattern)
+    except (engine.error, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
     return pattern
+
+
+def whole_match(pattern: str, path: str) -> bool:
+    """Say whether a regular expression takes a whole path (InputError: it tries so many ways that it never ends)."""
+    try:
+        return engine.fullmatch(pattern, path, timeout=PATIENCE) is not None
+    except TimeoutError:
+        raise InputError(
+            f"pattern {pattern!r} takes too long to match {path!r}: it has repeats inside of repeats. Write it simpler."
+        ) from None
+    except (engine.error, OverflowError, RecursionError) as error:
+        raise InputError(f"pattern {pattern!r} is no regular expression: {error}.") from None
 
 
 def _names(value: Any) -> Any:
@@ -66,7 +81,7 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
 
 def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:
     """Return the paths that a pattern takes: a regular expression for `whole` paths, or a path or an ending of one."""
-    return [path for path in paths if (re.fullmatch(pattern, path) if whole else matches_name(path, [pattern]))]
+    return [path for path in paths if (whole_match(pattern, path) if whole else matches_name(path, [pattern]))]
 
 
 def near_modules(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:

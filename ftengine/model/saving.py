@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ftengine.errors import BaseMismatch, RunError
+from ftengine.errors import BaseMismatch, RunError, json_of_file
 from ftengine.model.parameters import state_tensors
 
 TRAINED_FILE = "trained.safetensors"
@@ -79,7 +78,7 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
         origin: where the tensors come from, for the message.
 
     Raises:
-        BaseMismatch: keys are missing or unexpected, or a shape differs.
+        BaseMismatch: keys are missing or unexpected, or a shape or the kind of a dtype differs.
     """
     missing, unexpected = parameters.keys() - tensors.keys(), tensors.keys() - parameters.keys()
     if missing or unexpected:
@@ -94,6 +93,12 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
             f"{origin} does not fit this model: {name!r} has shape {found}, the model expects {expected}"
             f" ({len(wrong)} of {len(parameters)} tensors differ)."
         )
+    for name, parameter in parameters.items():
+        if parameter.is_floating_point() != tensors[name].is_floating_point() or tensors[name].is_complex():
+            raise BaseMismatch(
+                f"{origin} does not fit this model: {name!r} is {tensors[name].dtype}, the model's is "
+                f"{parameter.dtype}. Quantised or damaged weights are not read."
+            )
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 
@@ -162,7 +167,7 @@ def open_model(directory: Path, dtype: torch.dtype, own: type | None = None) -> 
 
 def _architectures(directory: Path) -> list[str]:
     file = Path(directory) / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("architectures") or [] if file.is_file() else []
+    return json_of_file(file).get("architectures") or [] if file.is_file() else []
 
 
 @contextmanager

@@ -23,6 +23,12 @@ Span = tuple[int, int]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 
+LONG_TEXT = 1 << 17
+"""Characters up to which a text is always read as a whole. Tokenizers take 400 bytes a character, and all of a text,
+whatever is kept of it; audits, which look for kinds of things, read no more of one either."""
+_WORD_END = re.compile(r"(?<=\w)\W")
+"""A blank or a sign behind a word, in front of which tokenizers divide a text."""
+
 
 def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
     """Return the longest input in tokens: the task's option, or `default`, or the model's limit where that is less.
@@ -43,16 +49,49 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
 def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Features:
     """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, with the counts of `Task.encode`.
 
-    Of two texts the longer one is cut first. `options` are the tokenizer's.
+    Of two texts the longer one is cut first. `options` are the tokenizer's. Of a text that is far too long the full
+    length is estimated (`part_within`).
     """
     options |= {"return_attention_mask": False, "verbose": False}
-    encoded = processor(*texts, **options)
-    full = len(encoded["input_ids"])
+    left = getattr(processor, "truncation_side", "right") == "left"
+    found = [part_within(processor, text, limit, left=left) for text in texts]
+    parts = [part for part, _ in found]
+    encoded = processor(*parts, **options)
+    full = full_length(len(encoded["input_ids"]), "".join(texts), "".join(parts))
     if full > limit:
-        encoded = processor(*texts, truncation=True, max_length=limit, **options)
+        encoded = processor(*parts, truncation=True, max_length=limit, **options)
+    if "offset_mapping" in encoded and (start := found[0][1]):
+        encoded["offset_mapping"] = [(first + start, last + start) for first, last in encoded["offset_mapping"]]
     ids = encoded["input_ids"]
     counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
     return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
+
+
+def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
+    """Return what of a very long text its first `limit` tokens come from (with `left` its last), and where it begins.
+
+    Other texts (`LONG_TEXT`) are returned as they are. The part has twice as many tokens, so that those are kept whose
+    characters are far from the cut: they are the same as in the whole text.
+    """
+    size = LONG_TEXT
+    while size < len(text):
+        # Where a text is cut in front, merges of letters would begin elsewhere; behind, they are in order.
+        found = _WORD_END.search(text, len(text) - size) if left else None
+        start = found.start() if found else 0
+        part = text[start:] if left else text[:size]
+        if len(part) < len(text) and len(_plain_ids(processor, part)) >= 2 * limit:
+            return part, start
+        size *= 2
+    return text, 0
+
+
+def full_length(tokens: int, text: str, part: str) -> int:
+    """Return how many tokens a text has, estimated by those of a part unless that is all of it."""
+    return tokens if len(part) == len(text) else round(tokens * len(text) / len(part))
+
+
+def _plain_ids(processor: Any, text: str) -> list[int]:
+    return processor(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
@@ -125,7 +164,7 @@ def _encode_apart(processor: Any, text: str, spans: Sequence[Span]) -> tuple[lis
     labels: list[int] = []
     edges = [0, *(edge for span in spans for edge in span), len(text)]
     for number, (start, end) in enumerate(itertools.pairwise(edges)):
-        piece = processor(text[start:end], add_special_tokens=False, verbose=False)["input_ids"] if end > start else []
+        piece = _plain_ids(processor, text[start:end]) if end > start else []
         ids += piece
         labels += piece if number % 2 else [IGNORED] * len(piece)
     return ids, labels

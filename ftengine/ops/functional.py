@@ -94,8 +94,9 @@ def lowrank_linears(
         _check_layer(x, weight, bias, down, up)
     x = _computed(x)
     p, seed = _dropout(x, p, seed)
-    if sum(len(factor) for factor in a) > MAX_RANK >= max(len(factor) for factor in a):
-        # Kernels take them one by one; of one seed they have one mask.
+    ranks = [len(factor) for factor in a]
+    if sum(ranks) > MAX_RANK >= max(ranks) or min(ranks) == 0:
+        # Kernels take them one by one, but for one of rank 0; of one seed they have one mask.
         seed = draw_seed(x.device) if p and seed is None else seed
         layers = zip(weights, biases, a, b, scales, strict=True)
         return tuple(LowRankLinear.apply(x, *layer, p, seed) for layer in layers)

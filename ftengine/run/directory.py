@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from ftengine.errors import RunError
+from ftengine.errors import RunError, json_of_file
 
 TRAINED = "adapter"
 """Folder of the trained part, in its ecosystem's format."""
@@ -127,7 +127,7 @@ class RunDirectory:
         """Read one of the run's JSON files (RunError: it is missing or damaged)."""
         file = self.path / name
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            return json_of_file(file)
         except FileNotFoundError:
             raise RunError(f"{str(file)!r} is missing.") from None
         except (OSError, ValueError) as error:
@@ -153,7 +153,7 @@ class RunDirectory:
             try:
                 content = json.loads(line)
                 content["step"] + 0
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 if number < len(lines):
                     raise RunError(f"{str(file)!r}: line {number} is damaged. Take it out, or restore it.") from None
             else:

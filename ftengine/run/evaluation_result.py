@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftengine.api import Difference, Display, Estimate, Metric
 from ftengine.run.record import Part, Record, RedactedRecord
@@ -186,6 +186,12 @@ class EvaluationResult(RedactedRecord):
     training: OnTraining | None = None
     slices: dict[str, SlicedColumn] = Field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+
+    @model_validator(mode="after")
+    def _declared(self) -> EvaluationResult:
+        if self.base.keys() != self.tuned.keys() or not self.tuned.keys() <= self.metrics.keys():
+            raise ValueError("base and tuned have other metrics than each other, or than are declared")
+        return self
 
     @property
     def headline_metric(self) -> str | None:

@@ -20,8 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from ftengine.errors import RecipeError, near_file
+from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
+from ftengine.run.yaml_text import load_yaml, require_bounded
 
 
 def _named(value: Any) -> Any:
@@ -304,6 +305,7 @@ class Recipe(_Section):
     def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
         """Validate a mapping after applying `key=value` overrides (RecipeError names key, value, what is allowed)."""
         content = apply_overrides(content, overrides)
+        require_bounded(content, origin)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -323,15 +325,15 @@ def _content(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
         raise RecipeError(f"{path} is no recipe but data, by its suffix; `ftengine init --data {path}` makes a recipe.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of_file(path)
     except FileNotFoundError:
         there = [file.name for ending in ("*.yaml", "*.yml") for file in path.parent.glob(ending)]
         near = near_file(path.name, sorted(there))
         raise RecipeError(f"no recipe file {str(path)!r}.{near} `ftengine init` writes one to start from.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -379,7 +381,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
         if not equals or not key.strip():
             raise RecipeError(f"--set {override!r}: write key=value, for example train.max_steps=40.")
         try:
-            value = yaml.safe_load(raw)
+            value = load_yaml(raw)
         except yaml.YAMLError:
             raise RecipeError(f"--set {override!r}: {raw!r} is not a YAML value.") from None
         *parents, last = key.strip().split(".")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ftengine.api import Display, Finding, Labels
 from ftengine.errors import RecipeError, RunError
@@ -44,6 +44,12 @@ class SplitCounts(Part):
     skipped: Skipped
 
 
+def _with_training(splits: dict[str, Any]) -> dict[str, Any]:
+    if "train" not in splits:
+        raise ValueError("there is no training split")
+    return splits
+
+
 class AuditResult(RedactedRecord):
     """audit.json: what a run's data holds, and what is wrong with it.
 
@@ -58,9 +64,9 @@ class AuditResult(RedactedRecord):
     """
 
     file: ClassVar[str] = "audit.json"
-    splits: dict[str, SplitCounts]
+    splits: Annotated[dict[str, SplitCounts], AfterValidator(_with_training)]
     split: dict[str, Any]
-    encoded: dict[str, dict[str, Any]]
+    encoded: Annotated[dict[str, dict[str, Any]], AfterValidator(_with_training)]
     findings: tuple[Finding, ...]
     displays: tuple[Display, ...]
     facts: dict[str, Any]
@@ -119,12 +125,12 @@ class TrainingResult(Record):
     """
 
     file: ClassVar[str] = "training.json"
-    steps: int
-    planned_steps: int
+    steps: int = Field(ge=0)
+    planned_steps: int = Field(ge=0)
     stopped_early: bool
-    best_step: int | None
+    best_step: int | None = Field(ge=0)
     best_loss: float | None
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     regularizers: tuple[dict[str, Any], ...]
     trainable_parameters: int
     total_parameters: int

@@ -6,6 +6,7 @@ Random states need no place here: the loop draws them anew at every step, from (
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -65,8 +66,8 @@ def save_checkpoint(
         slots, content = optimizer_state(module, optimizer)
         save_tensors(slots, folder / "optimizer.safetensors")
         hashes = {file.name: _hash(file) for file in folder.iterdir()}
-        state = {"progress": asdict(progress), "optimizer": content, "sha256": hashes}
-        RunDirectory(folder).write_json(STATE, state)
+        state = {"progress": asdict(progress), "optimizer": content}
+        RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
     for old in checkpoint_folders(run)[:-keep]:
@@ -102,13 +103,20 @@ def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
 def _verify(folder: Path) -> None:
     """Compare a checkpoint's files with the hashes that it was written with (RunError: one is damaged or missing)."""
     state = RunDirectory(folder).read_json(STATE)
-    if not (isinstance(state, dict) and {"progress", "optimizer", "sha256"} <= state.keys()):
+    if not (isinstance(state, dict) and isinstance(hashes := state.pop("sha256", None), dict)):
         raise RunError(f"{str(folder / STATE)!r} is incomplete.")
-    for name, hashed in state["sha256"].items():
+    if hashes.pop(STATE, None) != _hash_of(state):
+        raise RunError(f"{str(folder / STATE)!r} is not what was written.")
+    for name, hashed in hashes.items():
         if not (folder / name).is_file():
             raise RunError(f"{str(folder / name)!r} is missing.")
         if _hash(folder / name) != hashed:
             raise RunError(f"{str(folder / name)!r} is not what was written.")
+
+
+def _hash_of(state: Mapping[str, Any]) -> str:
+    """Return the hash of a state, as it is read back from JSON."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode()).hexdigest()
 
 
 def _hash(file: Path) -> str:

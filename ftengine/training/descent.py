@@ -107,7 +107,7 @@ class Descent:
         for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the {what} is {value} at step {progress.step + 1}. {self._not_finite(progress.step)}"
+                    f"the {what} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
                 )
         if progress.step == 0 and weight:
             self._tell_untouched()
@@ -136,8 +136,8 @@ class Descent:
             totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
 
-    def _not_finite(self, step: int) -> str:
-        """Say what may be the cause where a loss or gradient is not finite, before a step (from 0), and what to do."""
+    def not_finite(self, step: int) -> str:
+        """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""
         broken = next((name for name, p in self.module.named_parameters() if not p.isfinite().all()), None)
         where = f"Parameter {broken!r} is not finite. " if broken else ""
         if step == 0:
@@ -174,7 +174,7 @@ class Descent:
         limit = self.section.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self._not_finite(step)}")
+            raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self.not_finite(step)}")
         if math.isfinite(norm):  # else the scaler leaves this step out
             self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()

@@ -8,7 +8,8 @@ import numpy as np
 
 from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
-from ftengine.model import count
+from ftengine.errors import TrainingError
+from ftengine.model import count, state_tensors
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -55,7 +56,7 @@ class Trainer:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
-            TrainingError: a loss or gradient is not finite.
+            TrainingError: a loss, gradient or trained tensor is not finite.
         """
         progress, total = self.progress, self.descent.steps.total
         self._began = time.monotonic() - progress.seconds
@@ -66,6 +67,7 @@ class Trainer:
                 while progress.step < total and not stopped:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)
+            self._require_finite()
             facts = self.regularizers.finish(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
@@ -151,8 +153,19 @@ class Trainer:
         """Return the seconds of training, continued over resumes."""
         return time.monotonic() - self._began
 
+    def _require_finite(self) -> None:
+        """Refuse to keep weights that are no numbers: the last step's are in no loss yet (TrainingError)."""
+        tensors = state_tensors(self.module)
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            step = self.progress.step
+            raise TrainingError(
+                f"after step {step}, {len(broken)} of {len(tensors)} trained tensors are not finite. "
+                f"{self.descent.not_finite(step)}"
+            )
+
     def _save(self) -> None:
         progress, setup = self.progress, self.setup
+        self._require_finite()
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()

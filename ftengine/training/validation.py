@@ -33,7 +33,7 @@ class Validation:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
-                    f"(now {section.learning_rate:g}) or use train.precision float32."
+                    f"(now {section.learning_rate:g}) or use train.precision float32, in a new run."
                 )
             # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
             train = self._loss(self._sample)

@@ -76,3 +76,21 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(recipe, tmp_path, monkeypatc
     assert result.exit_code == 130
     assert "no checkpoint is saved yet" in result.stderr
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+WAITING = "import time; from ftengine.run.parent import end_with_parent; end_with_parent(); print(); time.sleep(60)"
+PARENT = f"""
+import os, subprocess, sys, time
+options = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {{**os.environ, "_FTENGINE_PARENT": "1"}}}}
+child = subprocess.Popen([sys.executable, "-c", {WAITING!r}], **options)
+child.stdout.readline()
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_ends_with_the_killed_command_that_started_it():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        parent.kill()
+        parent.communicate(timeout=30)  # the child has the same stderr, which ends with it

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftengine.cli.page import page
 from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 STEERING = {
@@ -62,3 +63,8 @@ def test_escapes_say_what_was_there():
 )
 def test_figures_for_people(shown, expected):
     assert shown == expected
+
+
+def test_a_page_prints_no_escape_of_a_path(capsys):
+    page().print("report: \x1b[31mrun/report.html", soft_wrap=True)
+    assert capsys.readouterr().out == "report: \\x1b[31mrun/report.html\n"

@@ -1,6 +1,8 @@
 """A whole run, small and real: what is learnt, what is written, what stays still."""
 
+import copy
 import json
+import math
 import shutil
 import types
 
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
 from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
+from ftengine.training.descent import Descent
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
@@ -210,6 +213,21 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(chat_r
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+def test_weights_that_the_last_step_broke_are_not_saved(chat_recipe, tmp_path, monkeypatch):
+    step = Descent.step
+
+    def overflowing(self, *arguments):
+        figures = step(self, *arguments)
+        next(iter(self.parameters)).data[0] = math.nan
+        return figures
+
+    monkeypatch.setattr(Descent, "step", overflowing)
+    with pytest.raises(TrainingError, match=r"after step 1, 1 of 28 trained tensors are not finite.* in a new run"):
+        fine_tune(chat_recipe(data__validation=None, train__max_steps=1))
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
 def test_an_output_folder_in_use_is_refused_before_anything_loads(chat_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("do not lose me")
@@ -247,3 +265,10 @@ def test_bfloat16_keeps_what_trains_in_float32(chat_recipe):
     run = fine_tune(chat_recipe(train__precision="bfloat16", train__max_steps=6))
     assert all(tensor.dtype == torch.float32 for tensor in trained_tensors(run).values())
     assert run.evaluation["tuned"]["loss"]["value"] < run.evaluation["base"]["loss"]["value"]
+
+
+def test_a_fingerprint_sees_every_element_in_whatever_dtype():
+    module = torch.nn.Linear(1000, 30)
+    before, halved = fingerprint_weights(module), fingerprint_weights(copy.deepcopy(module).to(torch.bfloat16))
+    module.weight.data[17, 333] += 1
+    assert halved == before != fingerprint_weights(module)

@@ -129,12 +129,14 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(chat_recip
     changed = bytearray((second / "optimizer.safetensors").read_bytes())
     changed[-1] ^= 1
     (second / "optimizer.safetensors").write_bytes(changed)
-    (third / "state.json").write_text("{}")
+    state = json.loads((third / "state.json").read_text())
+    (third / "state.json").write_text(json.dumps(state | {"progress": None}))
     listener = Phases()
     resumed = fine_tune(recipe, resume=True, listener=listener)
     told = [text for text in listener.said if "damaged" in text]
     assert len(told) == 2
     assert f"{third.name} is damaged and left out" in told[0]
+    assert "state.json' is not what was written" in told[0]
     assert "optimizer.safetensors' is not what was written" in told[1]
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     assert curve(resumed.path) == curve(whole.path)

@@ -74,8 +74,9 @@ def test_as_accurate_as_each_layer_alone(leading, k, layers, p, dtype, factor_dt
     check(*group(leading, k, layers, dtype, factor_dtype), quantise_dropout(p), torch.tensor(5) if p else None)
 
 
-def test_ranks_beyond_what_a_kernel_takes_share_a_mask_too():
-    check(*group((9,), 40, [(24, 200), (16, 100)], torch.float32), 0.25, torch.tensor(5))
+@pytest.mark.parametrize("ranks", [(200, 100), (0, 3)])
+def test_ranks_beyond_what_a_kernel_takes_share_a_mask_too(ranks):
+    check(*group((9,), 40, list(zip((24, 16), ranks, strict=True)), torch.float32), 0.25, torch.tensor(5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

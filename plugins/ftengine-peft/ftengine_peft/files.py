@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor
 
 from ftengine import api
-from ftengine.errors import BaseMismatch, RunError
+from ftengine.errors import BaseMismatch, RunError, json_of_file
 from ftengine.model import save_tensors
 from ftengine_peft.targets import TASK_TYPES, modules_to_save
 
@@ -69,7 +69,7 @@ def require_same(config: PeftConfig, options: Iterable[str], directory: Path) ->
     """
     file = directory / CONFIG_FILE
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json_of_file(file)
     except (OSError, ValueError) as error:
         raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
     own = as_stored(config)

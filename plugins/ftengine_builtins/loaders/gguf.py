@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,16 @@ from transformers import AutoConfig, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.pretrained import build_skeleton, load_pretrained, pad_with_eos, refuse_adapter
+from ftengine_builtins.loaders.pretrained import (
+    build_skeleton,
+    load_pretrained,
+    pad_with_eos,
+    refuse_adapter,
+    require_size,
+)
 from ftengine_builtins.loaders.quiet import cause, reading
+
+COUNTED = re.compile(r"\.(block|expert)_count$")
 
 
 class GgufLoader(ModelLoader):
@@ -54,6 +63,8 @@ class GgufLoader(ModelLoader):
             )
         if not file.tensors or not file.value("general.architecture"):
             raise SourceError(f"{source!r} holds no model: {len(file.tensors)} tensors and no usable metadata.")
+        counts = {key: file.value(key) for key in file.fields if COUNTED.search(key)}
+        require_size(counts, source)
         self._parsed = {path.absolute(): file}
 
     def load_processor(self, source: str) -> Any:
@@ -67,7 +78,10 @@ class GgufLoader(ModelLoader):
             return load_pretrained(request, path.parent, config, tokenizer, gguf_file=str(path), **_unpacked())
 
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
-        return build_skeleton(request, *self._config_and_tokenizer(request.source))
+        config, tokenizer = self._config_and_tokenizer(request.source)
+        path = Path(request.source).absolute()
+        file = self._parsed.get(path) or read_gguf(path)
+        return build_skeleton(request, config, tokenizer, held=sum(int(one.n_elements) for one in file.tensors))
 
     def _config_and_tokenizer(self, source: str) -> tuple[Any, Any]:
         """Read config and tokenizer once: walking the vocabulary takes seconds."""
@@ -79,8 +93,8 @@ class GgufLoader(ModelLoader):
             where = {"pretrained_model_name_or_path": path.parent, "gguf_file": str(path)}
             with reading(source), parsed_once(self._parsed[path]):
                 config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-                tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
-            self._described[path] = config, pad_with_eos(tokenizer)
+                tokenizer = pad_with_eos(AutoTokenizer.from_pretrained(**where, trust_remote_code=False))
+            self._described[path] = config, tokenizer
         return self._described[path]
 
 

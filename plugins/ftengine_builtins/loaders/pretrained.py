@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import SourceError
+from ftengine.errors import SourceError, json_of_file
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
     PROBLEM_TYPES,
@@ -26,6 +27,10 @@ from ftengine_builtins.loaders.heads import (
 )
 from ftengine_builtins.loaders.quiet import reading
 
+MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
+"""Layers and experts at most, and what the keys of their numbers have in them."""
+MOST_PACKED, ROOM = 16, 10**7
+"""Parameters at most in one stored number (eight of 4 bits in an integer, twice that), and of a new head."""
 UNLIMITED = 10**9
 """Tokenizers without a limit state one beyond this."""
 
@@ -71,17 +76,30 @@ def build_skeleton(
     processor: Any,
     *,
     stored: Mapping[str, Shape | None] | None = None,
+    held: int | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Build the model that `load_pretrained` would load, on the meta device.
 
-    `stored` is what the weights hold, where that is known (`predicted_fresh`); the rest is as there.
+    `stored` is what the weights hold, where that is known (`predicted_fresh`), `held` how many numbers that is; the
+    rest is as there.
+
+    Raises:
+        SourceError: as there, or the config describes a model that is far larger than what the weights hold.
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
     with reading(request.source), torch.device("meta"):
         module = auto.from_config(_with_labels(config, request), dtype=dtype, trust_remote_code=trust_remote_code)
         fresh = set() if request.head in GENERATIVE else predicted_fresh(module, config, stored)
+    if held is None and stored and None not in stored.values():
+        held = sum(math.prod(shape) for shape in stored.values() if shape is not None)
+    size = sum(parameter.numel() for parameter in module.parameters())
+    if held and size > MOST_PACKED * held + ROOM:
+        raise SourceError(
+            f"the configuration of {request.source!r} describes a model of {size:,} parameters, and its weights hold "
+            f"{held:,} numbers. They do not belong together; fetch both again."
+        )
     return _loaded(request, module, config, processor, fresh)
 
 
@@ -128,7 +146,11 @@ def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: 
 
 
 def pad_with_eos(tokenizer: Any) -> Any:
-    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart."""
+    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart.
+
+    It is tried on a text: some read their files and fail only then.
+    """
+    tokenizer("a")
     if getattr(tokenizer, "pad_token", "") is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -173,6 +195,17 @@ def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
     ]
 
 
+def require_size(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a model of more layers or experts than any has, each of which is built (SourceError)."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            require_size(value, source)
+        elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
+            raise SourceError(
+                f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."
+            )
+
+
 def refuse_adapter(folder: Path, source: str) -> None:
     """Refuse a folder with an adapter in it: transformers would apply it unasked.
 
@@ -195,6 +228,8 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
         SourceError: it is missing, damaged, or of another format.
     """
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("it is no file")
         with safe_open(file, framework="np") as handle:
             return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:
@@ -209,7 +244,7 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
 def read_json(file: Path, source: str) -> dict[str, Any]:
     """Read a JSON object. Raises SourceError where the file is no JSON object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_of_file(file)
     except (OSError, ValueError) as error:
         raise SourceError(f"cannot read {file.name} of {source!r}: {error}.") from None
     if not isinstance(content, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ftengine.errors import FtengineError, SourceError
+from ftengine.errors import FtengineError, SourceError, is_panic
 from ftengine.model import quiet_transformers
 
 LONGEST_CAUSE = 240
@@ -21,7 +21,9 @@ def reading(source: str, failure: type[FtengineError] = SourceError) -> Iterator
     except (FtengineError, MemoryError):
         raise
     # Libraries answer damaged files with errors of every class; each means that this source cannot be read.
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise failure(f"cannot load {source!r}: {cause(error)}") from error
 
 

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
-from ftengine.errors import SourceError, did_you_mean
+from ftengine.errors import SourceError, did_you_mean, shown
 from ftengine_builtins.loaders.heads import Shape
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
@@ -22,6 +22,7 @@ from ftengine_builtins.loaders.pretrained import (
     pad_with_eos,
     read_json,
     refuse_adapter,
+    require_size,
     stored_tensors,
 )
 from ftengine_builtins.loaders.quiet import cause, reading
@@ -96,9 +97,9 @@ class TransformersLoader(ModelLoader):
         if texts and wanted != "image":
             with reading(source):
                 tokenizer = AutoTokenizer.from_pretrained(folder, **self._code)
-            # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
-            if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
-                return pad_with_eos(tokenizer)
+                # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
+                if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
+                    return pad_with_eos(tokenizer)
         elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
             with reading(source):
                 # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.
@@ -173,7 +174,10 @@ class TransformersLoader(ModelLoader):
                 f"(found: {found or 'nothing'}). A model folder holds config.json, {WEIGHTS} and tokenizer files."
             )
         config = read_json(file, source)
+        require_size(config, source)
         kind = config.get("model_type")
+        if kind is not None and not isinstance(kind, str):
+            raise SourceError(f"config.json of {source!r} has model_type {shown(kind)}; it must be a name.")
         if kind is None and "pretrained_cfg" in config:
             raise SourceError(
                 f"{source!r} is a model of timm. Give it as a folder, or write timm://{config.get('architecture')} "
@@ -253,7 +257,11 @@ def _shards(folder: Path, source: str) -> dict[str, list[str]]:
         raise SourceError(f"{INDEX} of {source!r} has no weight_map, so its shards are unknown.")
     shards: dict[str, list[str]] = {}
     for name, shard in weight_map.items():
-        shards.setdefault(str(shard), []).append(name)
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise SourceError(
+                f"{INDEX} of {source!r} names {shown(shard)} for {name!r}; a shard is a .safetensors file beside it."
+            )
+        shards.setdefault(shard, []).append(name)
     return shards
 
 

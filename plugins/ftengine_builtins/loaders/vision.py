@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftengine import api
 from ftengine.api import Labels, LoadedModel, LoadRequest, ModelLoader
-from ftengine.errors import SourceError, did_you_mean
+from ftengine.errors import SourceError, did_you_mean, json_of_file
 from ftengine_builtins.loaders.heads import rows_of
 from ftengine_builtins.loaders.pretrained import read_json, refuse_adapter, stored_tensors
 from ftengine_builtins.loaders.quiet import reading
@@ -113,9 +113,10 @@ class VisionLoader(ModelLoader):
         if source.startswith(self._scheme):
             return True
         try:
-            return self.owns(json.loads(Path(source, CONFIG).read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError):
+            config = json_of_file(Path(source, CONFIG))
+        except (OSError, ValueError):
             return False
+        return isinstance(config, dict) and self.owns(config)
 
     def check_source(self, source: str) -> None:
         """Find the library, the architecture and the weights' header."""

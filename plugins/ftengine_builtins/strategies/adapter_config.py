@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ftengine.errors import BaseMismatch, RecipeError, RunError, naming
+from ftengine.errors import BaseMismatch, RecipeError, RunError, json_of_file, naming
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +25,7 @@ def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
     """
     file = Path(directory) / CONFIG_FILE
     try:
-        return json.loads(file.read_text(encoding="utf-8")), file
+        return json_of_file(file), file
     except FileNotFoundError:
         inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
         hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""

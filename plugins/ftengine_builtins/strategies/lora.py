@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
-from ftengine.model import ModuleNames, regex
+from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
@@ -246,7 +245,7 @@ class LoRA(Strategy):
 
 def _matches(pattern: str, path: str) -> bool:
     """Say whether a pattern is the path or an ending of it that follows a dot, as PEFT's rank_pattern is matched."""
-    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    return bool(matching([path], rf"(.*\.)?({pattern})", whole=True))
 
 
 def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:

@@ -151,7 +151,13 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             "read. Convert it where you trust it: load it with PEFT and call save_pretrained(folder)."
         )
     tensors = read_tensors(directory / WEIGHTS_FILE)
-    return {_without_adapter_name(key): tensor for key, tensor in tensors.items()}
+    named = {_without_adapter_name(key): tensor for key, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        twice = next(
+            key for key in tensors if key != _without_adapter_name(key) and _without_adapter_name(key) in tensors
+        )
+        raise RunError(f"{str(directory / WEIGHTS_FILE)!r} holds two adapters, such as in {twice!r}. Save one alone.")
+    return named
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Tensor]) -> None:

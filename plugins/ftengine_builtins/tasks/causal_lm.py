@@ -12,7 +12,7 @@ from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Vie
 from ftengine.errors import DataError, RecipeError
 from ftengine.model.chat import (
     Message,
-    encode_conversation,
+    conversation_spans,
     has_template,
     is_trained,
     render,
@@ -20,7 +20,16 @@ from ftengine.model.chat import (
 )
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import encode_spans, length_limit, missing_end, unknown_in
+from ftengine.model.tokens import (
+    LONG_TEXT,
+    Span,
+    encode_spans,
+    full_length,
+    length_limit,
+    missing_end,
+    part_within,
+    unknown_in,
+)
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
@@ -88,9 +97,17 @@ class CausalLM(GenerativeTask):
         before its first label has weight 0.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        ids, labels = self._tokens(example, processor)
-        full, none = len(ids), all(label == IGNORED for label in labels)
-        kept = slice(limit) if self.config.truncate == "right" else slice(-limit, None)
+        left = self.config.truncate == "left"
+        text, spans, chat = self._written(example, processor)
+        part, start = part_within(processor, text, limit, left=left)
+        ids, labels = encode_spans(processor, part, [(first - start, last - start) for first, last in spans])
+        if not chat:
+            begin, end = _begin(processor, ids), missing_end(ids, processor)
+            ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
+        if self.config.loss_on == "all":
+            labels = list(ids)
+        full = full_length(len(ids), text, part)
+        kept = slice(-limit, None) if left else slice(limit)
         ids, labels = ids[kept], labels[kept]
         return {
             "input_ids": ids,
@@ -100,7 +117,7 @@ class CausalLM(GenerativeTask):
             "full_length": full,
             "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
-        } | ({"untrained": "every assistant turn has weight 0"} if none else {})
+        } | ({} if spans else {"untrained": "every assistant turn has weight 0"})
 
     def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""
@@ -149,8 +166,8 @@ class CausalLM(GenerativeTask):
         runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
         return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]
 
-    def _tokens(self, example: Example, processor: Any) -> tuple[list[int], list[int]]:
-        """Return all input_ids and labels of a row."""
+    def _written(self, example: Example, processor: Any) -> tuple[str, list[Span], bool]:
+        """Return a row as text, what of it is trained on, and whether it is written in the chat template."""
         shape = shape_of(example)
         if self._is_chat(shape, processor):
             messages, given = as_messages(example, shape), language_rows.given_turns(example)
@@ -161,21 +178,18 @@ class CausalLM(GenerativeTask):
                         "a message has weight 0, which leaves it out of the loss, but task.loss_on is all. Set it to "
                         "completions, or take the weights out of the data."
                     )
-                ids = _plain(processor, render(processor, with_system(messages, self.config.system)))
-                return ids, list(ids)
+                text = render(processor, with_system(messages, self.config.system))
+                return text, [(0, len(text))], True
             if not any(turn["role"] == "assistant" for turn in (learnt if given else messages[1:])):
                 where = "in its completion" if given else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
-            return encode_conversation(processor, with_system(messages, self.config.system))
+            return *conversation_spans(processor, with_system(messages, self.config.system)), True
         if shape == "prompt":
             prompt = read_text(example, "prompt")
             text, start = prompt + read_text(example, "completion"), len(prompt)
         else:
             text, start = read_text(example, "text"), 0
-        ids, labels = encode_spans(processor, text, [(start, len(text))])
-        begin, end = _begin(processor, ids), missing_end(ids, processor)
-        ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
-        return ids, list(ids) if self.config.loss_on == "all" else labels
+        return text, [(start, len(text))], False
 
     def _prompt(self, example: Example, processor: Any) -> list[int]:
         """Return the tokens that the answer to a row continues."""
@@ -199,6 +213,7 @@ class CausalLM(GenerativeTask):
             prompt = question[0]["content"] if len(question) == 1 else "\n".join(said)
             return _plain(processor, render(processor, question, prompt=True)), prompt, reference
         text = read_text(example, shape)
+        text = text if shape == "prompt" else text[:LONG_TEXT]
         ids = _plain(processor, text)
         if shape == "prompt":
             reference = example.get("completion")

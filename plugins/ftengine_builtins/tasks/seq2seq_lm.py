@@ -14,7 +14,7 @@ from ftengine.errors import DataError
 from ftengine.model import probe_tokens, raw_outputs
 from ftengine.model.generation import GenerationOptions, complete, stop_tokens
 from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import length_limit, missing_end, tokenize, unknown_in
+from ftengine.model.tokens import full_length, length_limit, missing_end, part_within, tokenize, unknown_in
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
 
@@ -75,9 +75,11 @@ class Seq2SeqLM(GenerativeTask):
         """
         prompt = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
-        whole = processor(text_target=_read(example, "completion"), verbose=False)["input_ids"]
+        text = _read(example, "completion")
+        part, _ = part_within(processor, text, limit)
+        whole = processor(text_target=part, verbose=False)["input_ids"]
         whole = whole + missing_end(whole, processor)
-        ids, labels = prompt["input_ids"], whole[:limit]
+        ids, labels, full = prompt["input_ids"], whole[:limit], full_length(len(whole), text, part)
         return {
             "input_ids": ids,
             "labels": labels,
@@ -85,8 +87,8 @@ class Seq2SeqLM(GenerativeTask):
             "longest": max(len(ids), len(labels)),
             "weight": len(labels),
             "unknown": unknown_in([*ids, *labels], processor),
-            "full_length": max(prompt["full_length"], len(whole)),
-            "truncated": prompt["truncated"] or len(whole) > limit,
+            "full_length": max(prompt["full_length"], full),
+            "truncated": prompt["truncated"] or full > limit,
         }
 
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:

@@ -193,6 +193,18 @@ def test_unknown_architecture_is_refused(tiny_gguf, tmp_path) -> None:
         GgufLoader().load_processor(str(file))
 
 
+@pytest.mark.parametrize("key", ["block_count", "feed_forward_length"])
+def test_absurd_sizes_are_refused(tiny_gguf, tmp_path, key) -> None:
+    file, content = tmp_path / "absurd.gguf", tiny_gguf.read_bytes()
+    at = content.index(f"llama.{key}".encode()) + len(f"llama.{key}") + 4  # behind its type
+    file.write_bytes(content[:at] + (10**9).to_bytes(4, "little") + content[at + 4 :])
+    loader = GgufLoader()
+    with pytest.raises(
+        SourceError, match=r"block_count 1,000,000,000; at most|describes a model of \d.* do not belong"
+    ):
+        loader.load_skeleton(LoadRequest(str(file), "causal-lm"))
+
+
 def test_missing_file_is_refused(tmp_path) -> None:
     with pytest.raises(SourceError, match=r"no file .*gone\.gguf"):
         GgufLoader().check_source(str(tmp_path / "gone.gguf"))

@@ -1,0 +1,35 @@
+"""YAML that may come from anywhere: what it can do beside saying what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ftengine.errors import RecipeError, shown
+
+MOST_VALUES = 100_000
+"""Values of a recipe; aliases that repeat aliases make billions of a few lines."""
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML says (YAMLError: it is none, or holds what is no value: a date of month 13, endless nesting)."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise yaml.YAMLError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
+
+
+def require_bounded(content: Any, origin: str) -> None:
+    """Refuse a recipe with too many values, or a null character, which no path can have (RecipeError)."""
+    left, seen = [content], 0
+    while left:
+        value, seen = left.pop(), seen + 1
+        if seen > MOST_VALUES:
+            raise RecipeError(
+                f"{origin}: more than {MOST_VALUES:,} values, as aliases (*name) repeat them. Write it out."
+            )
+        if isinstance(value, str) and "\0" in value:
+            raise RecipeError(f"{origin}: {shown(value)} holds a null character. Take it out.")
+        left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
