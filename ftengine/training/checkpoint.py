@@ -137,13 +137,15 @@ def load_checkpoint(
 def save_best(run: RunDirectory, module: nn.Module) -> None:
     """Write the present weights as the best, atomically."""
     target = run.checkpoints / BEST
-    partial = target.with_name(BEST + PARTIAL)
+    partial = target.with_name(BEST + PARTIAL)  # a folder: safetensors writes beside its file, under another name
     with writing(target, partial):
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        save_tensors(state_tensors(module), partial)
+        remove(partial)
+        partial.mkdir(parents=True)
+        save_tensors(state_tensors(module), partial / BEST)
         follow_umask(partial)
         flush(partial)
-        partial.replace(target)
+        (partial / BEST).replace(target)
+        remove(partial)
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:
