@@ -114,9 +114,21 @@ def describe(error: Exception) -> str:
         return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
+    if _out_of_memory(error):
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        return (
+            f"out of memory{reason and f' ({reason})'}. Lower train.batch_size and raise train.accumulate by as much, "
+            "shorten the task's max_length, or set train.gradient_checkpointing: true. What was complete is kept."
+        )
     from ftengine.plugins.blame import blame
 
     return blame(error) or f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Say whether memory was refused, by Python or by torch, which has an error of its own for GPUs alone."""
+    refused = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused
 
 
 def exit_code(error: Exception) -> int:

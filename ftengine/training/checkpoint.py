@@ -69,9 +69,17 @@ def save_checkpoint(
         RunDirectory(folder).write_json(STATE, state)
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
-    for old in checkpoint_folders(run)[:-keep]:
-        remove(old)
+    drop_checkpoints(run, target, keep)
     return target
+
+
+def drop_checkpoints(run: RunDirectory, newest: Path, keep: int) -> None:
+    """Remove the checkpoints before one, but for the newest `keep` with it (RunError: one cannot be removed)."""
+    folders = checkpoint_folders(run)
+    for old in folders[: folders.index(newest) + 1][:-keep]:
+        with writing(old):
+            # Under another name first, so that no kill leaves a part of it that looks like a checkpoint.
+            remove(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:

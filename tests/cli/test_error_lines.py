@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+import torch
 
 from ftengine.cli import COMMANDS, main
 from ftengine.errors import InputError, TrainingError
@@ -47,6 +49,18 @@ def error_line(result):
 def test_an_exception_becomes_one_line_and_a_status(ftengine, failing, error, code, text):
     failing(error)
     assert error_line(ftengine("fail", code=code)) == text
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 55), lambda: np.zeros(1 << 55)]
+)
+def test_memory_that_is_refused_is_told_with_what_to_do(ftengine, failing, allocate):
+    with pytest.raises((MemoryError, RuntimeError)) as refused:
+        allocate()
+    failing(refused.value)
+    line = error_line(ftengine("fail", code=1))
+    assert line.startswith("error: out of memory")
+    assert "Lower train.batch_size" in line
 
 
 def test_debug_shows_the_traceback_and_keeps_the_status(ftengine, failing):

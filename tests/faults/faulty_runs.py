@@ -27,7 +27,7 @@ CLOSE = 1e-5
 """Largest difference of two curves, or of two figures."""
 LIVES = 5
 """Of a run that is killed at random moments, at most."""
-SLOW = 120
+SLOW = 600
 """Seconds after which a run hangs."""
 
 
