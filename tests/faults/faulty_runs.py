@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -36,8 +37,9 @@ class Case:
     """One run with a fault, resumed until it ends.
 
     Args:
-        kind: "kill" or an errno's name at a file operation and all after it; "moment" for SIGKILL at random moments.
-        at: the file operation, from 1; the seed of the moments.
+        kind: "kill" or an errno's name at a file operation and all after it; "moment" for SIGKILL at random moments;
+            "disk" for one of a random size, which may be mounted.
+        at: the file operation, from 1; the seed of what is random.
     """
 
     kind: str
@@ -142,6 +144,8 @@ class Runs:
                 status, _ = self.run(name, seconds=rng.uniform(0, self.seconds))
                 if status != -signal.SIGKILL or rng.random() < 0.5:
                     break
+        elif case.kind == "disk":
+            self.on_small_disk(case, name)
         else:
             case.operation = self.operations[case.at - 1]
             error = 0 if case.kind == "kill" else getattr(__import__("errno"), case.kind)
@@ -155,9 +159,22 @@ class Runs:
             case.wrong.append(f"does not resume: {said[-500:]}")
         else:
             case.wrong += differences(self.folder / "whole" / "run", self.folder / name / "run")
+        if case.kind == "disk":
+            subprocess.run(["umount", self.folder / name], check=True)
         if not case.wrong:
             shutil.rmtree(self.folder / name)
         return case
+
+    def on_small_disk(self, case: Case, name: str) -> None:
+        """Run on a disk that is too small for it, and give it room."""
+        used = sum(file.stat().st_blocks * 512 for file in (self.folder / "whole").rglob("*"))
+        size, place = random.Random(case.at).randrange(4096, used), self.folder / name
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+        status, case.said = self.run(name)
+        case.operation = f"{size:,} of {used:,} bytes"
+        case.wrong += unclear(status, case.said)
+        subprocess.run(["mount", "-o", f"remount,size={10 * used}", place], check=True)
 
 
 def command(*arguments: Any) -> int:
