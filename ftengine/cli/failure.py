@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -114,6 +115,9 @@ def describe(error: Exception) -> str:
         return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of temporary files: a run's own are told elsewhere
+        place = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{place}. Make room, or set TMPDIR to a folder elsewhere. What was complete is kept."
     if _out_of_memory(error):
         reason = str(error).strip().split("\n")[0].rstrip(".")
         return (

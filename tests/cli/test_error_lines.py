@@ -1,5 +1,6 @@
 """Every failure is one `error:` line on stderr and an exit status that says whose fault it is."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -43,6 +44,11 @@ def error_line(result):
         (InputError("key 'x' is 3; it must be 4."), 2, "error: key 'x' is 3; it must be 4."),
         (TrainingError("the loss is nan."), 1, "error: the loss is nan."),
         (ValueError("odd"), 1, "error: unexpected ValueError: odd (run with --debug for the traceback)"),
+        (
+            OSError(errno.ENOSPC, "full", "/tmp/x"),
+            1,
+            "error: the disk is full (/tmp/x). Make room, or set TMPDIR to a folder elsewhere. What was complete is kept.",
+        ),
         (InputError("two\nlines\x1b[31m"), 2, "error: two lines\\x1b[31m"),
     ],
 )
