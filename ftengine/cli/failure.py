@@ -117,7 +117,7 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of temporary files: a run's own are told elsewhere
         place = f" ({error.filename})" if error.filename else ""
-        return f"the disk is full{place}. Make room, or set TMPDIR to a folder elsewhere. What was complete is kept."
+        return f"the disk is full{place}. Make room, or set TMPDIR elsewhere. What was complete is kept."
     if _out_of_memory(error):
         reason = str(error).strip().split("\n")[0].rstrip(".")
         return (

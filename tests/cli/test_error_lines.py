@@ -47,7 +47,7 @@ def error_line(result):
         (
             OSError(errno.ENOSPC, "full", "/tmp/x"),
             1,
-            "error: the disk is full (/tmp/x). Make room, or set TMPDIR to a folder elsewhere. What was complete is kept.",
+            "error: the disk is full (/tmp/x). Make room, or set TMPDIR elsewhere. What was complete is kept.",
         ),
         (InputError("two\nlines\x1b[31m"), 2, "error: two lines\\x1b[31m"),
     ],
