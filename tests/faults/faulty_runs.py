@@ -233,6 +233,8 @@ def alike(a: Any, b: Any) -> bool:
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    for name in ("tiny", "rows", "ftengine.engine.fine_tune"):  # with most of what the first run imports
+        importlib.import_module(name)
     runs = Runs(Path(sys.argv[1]), sys.argv[2])
     print(json.dumps({"operations": runs.operations, "seconds": runs.seconds}), flush=True)
     for line in sys.stdin:
