@@ -19,7 +19,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-plugins test-adapterhub lint docs bench clean
+.PHONY: help env demo test test-plugins test-adapterhub test-lowest faults fuzz sanitize lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,33 @@ test-adapterhub: $(COMPILED) $(HUB)/.installed ## compare bottleneck adapters wi
 $(HUB)/.installed: Makefile
 	$(PYTHON) -m venv --clear $(HUB)
 	$(HUB)/bin/python -m pip install --quiet --disable-pip-version-check torch 'adapters~=1.3.0'
+	@touch $@
+
+# Every night, not in every run of CI: minutes to hours each.
+faults: $(COMPILED) ## kill a run, or fail its disk, at every file operation (an hour)
+	FTENGINE_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults
+
+SECONDS ?= 600
+fuzz: $(COMPILED) ## read damaged files of each kind for SECONDS, 600 unless given
+	FTENGINE_FUZZ_SECONDS=$(SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz
+
+sanitize: $(COMPILED) ## run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	OMP_NUM_THREADS=2 $(BIN)/python tests/ops/sanitized.py
+
+# The lowest versions that pyproject.toml states, with the oldest Python. As a user has it: built and installed.
+LOWEST := .venv-lowest
+LOWEST_PYTHON ?= python3.10
+CORE := $(addprefix tests/,data engine evaluation ops plugins report training test_recipe.py test_records.py)
+test-lowest: $(LOWEST)/.installed ## run the tests' core with the lowest versions that pyproject.toml states
+	FTENGINE_NO_REAL_MODELS=1 FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -q -m 'not slow' $(CORE)
+
+$(LOWEST)/.installed: pyproject.toml setup.py Makefile $(C_SOURCES) $(shell find ftengine plugins/ftengine_* -name '*.py')
+	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra test pyproject.toml \
+	    --python $(LOWEST)/bin/python -o $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt
+	FTENGINE_EMULATED=1 $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation .
 	@touch $@
 
 # What plugins may import.

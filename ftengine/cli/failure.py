@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -114,6 +115,15 @@ def describe(error: BaseException) -> str:
         return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of temporary files: a run's own are told elsewhere
+        place = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{place}. Make room, or set TMPDIR elsewhere. What was complete is kept."
+    if _out_of_memory(error):
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        return (
+            f"out of memory{reason and f' ({reason})'}. Lower train.batch_size and raise train.accumulate by as much, "
+            "shorten the task's max_length, or set train.gradient_checkpointing: true. What was complete is kept."
+        )
     from ftengine.plugins.blame import blame
 
     if said := blame(error):
@@ -122,6 +132,12 @@ def describe(error: BaseException) -> str:
         name = error.name.partition(".")[0]
         return f"the Python module {name!r} is needed and not installed (run with --debug to see what needs it)."
     return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Say whether memory was refused, by Python or by torch, which has an error of its own for GPUs alone."""
+    refused = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused
 
 
 def exit_code(error: BaseException) -> int:

@@ -35,7 +35,7 @@ from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.runner import save_predictions
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
-from ftengine.run.directory import RunDirectory, remove
+from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
@@ -228,7 +228,7 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model.experiment.listener.phase("figures")
     figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, trained.tuned))
     save_predictions(run, base=model.base, tuned=trained.tuned)
-    remove(run.path / BASE_FILE)
+    run.remove(run.path / BASE_FILE)
     if changed is not None:
         changed.write(run)
     figures.write(run)

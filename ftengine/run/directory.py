@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,14 @@ class RunDirectory:
             raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
     def clear_partial(self) -> None:
-        """Remove what a killed run left half-written."""
+        """Remove what a killed run left half-written (RunError: it cannot be removed)."""
         for leftover in self.path.rglob("*" + PARTIAL):
-            remove(leftover)
+            self.remove(leftover)
+
+    def remove(self, path: Path) -> None:
+        """Remove one of the run's files or folders, where it is there (RunError: it cannot be removed)."""
+        with writing(path):
+            remove(path)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -235,7 +240,8 @@ def locked(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only; a file that nobody holds locks nothing
+            file.unlink(missing_ok=True)
         lock.release()
 
 
@@ -246,7 +252,8 @@ def writing(target: Path, partial: Path | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         if partial is not None:
-            remove(partial)
+            with suppress(OSError):  # the first error is told
+                remove(partial)
         if not isinstance(error, OSError):
             raise
         reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))

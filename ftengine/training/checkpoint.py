@@ -70,9 +70,17 @@ def save_checkpoint(
         RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
 
     target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
-    for old in checkpoint_folders(run)[:-keep]:
-        remove(old)
+    drop_checkpoints(run, target, keep)
     return target
+
+
+def drop_checkpoints(run: RunDirectory, newest: Path, keep: int) -> None:
+    """Remove the checkpoints before one, but for the newest `keep` with it (RunError: one cannot be removed)."""
+    folders = checkpoint_folders(run)
+    for old in folders[: folders.index(newest) + 1][:-keep]:
+        with writing(old):
+            # Under another name first, so that no kill leaves a part of it that looks like a checkpoint.
+            remove(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
@@ -145,13 +153,15 @@ def load_checkpoint(
 def save_best(run: RunDirectory, module: nn.Module) -> None:
     """Write the present weights as the best, atomically."""
     target = run.checkpoints / BEST
-    partial = target.with_name(BEST + PARTIAL)
+    partial = target.with_name(BEST + PARTIAL)  # a folder: safetensors writes beside its file, under another name
     with writing(target, partial):
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        save_tensors(state_tensors(module), partial)
+        remove(partial)
+        partial.mkdir(parents=True)
+        save_tensors(state_tensors(module), partial / BEST)
         follow_umask(partial)
         flush(partial)
-        partial.replace(target)
+        (partial / BEST).replace(target)
+        remove(partial)
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:

@@ -12,7 +12,13 @@ from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
-from ftengine.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from ftengine.training.checkpoint import (
+    Progress,
+    drop_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
@@ -50,6 +56,8 @@ class Trainer:
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
+            if newest is not None:  # a killed process may have left what was to go
+                drop_checkpoints(self.setup.run, newest, self.setup.section.keep_checkpoints)
             self.setup.run.keep_metrics(self.progress.step)
 
     def train(self) -> TrainingResult:

@@ -1,11 +1,14 @@
 """Every failure is one `error:` line on stderr and an exit status that says whose fault it is."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
+import torch
 
 from ftengine.cli import COMMANDS, main
 from ftengine.errors import InputError, TrainingError
@@ -46,12 +49,29 @@ def error_line(result):
             1,
             "error: the Python module 'optuna' is needed and not installed (run with --debug to see what needs it).",
         ),
+        (
+            OSError(errno.ENOSPC, "full", "/tmp/x"),
+            1,
+            "error: the disk is full (/tmp/x). Make room, or set TMPDIR elsewhere. What was complete is kept.",
+        ),
         (InputError("two\nlines\x1b[31m"), 2, "error: two lines\\x1b[31m"),
     ],
 )
 def test_an_exception_becomes_one_line_and_a_status(ftengine, failing, error, code, text):
     failing(error)
     assert error_line(ftengine("fail", code=code)) == text
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 55), lambda: np.zeros(1 << 55)]
+)
+def test_memory_that_is_refused_is_told_with_what_to_do(ftengine, failing, allocate):
+    with pytest.raises((MemoryError, RuntimeError)) as refused:
+        allocate()
+    failing(refused.value)
+    line = error_line(ftengine("fail", code=1))
+    assert line.startswith("error: out of memory")
+    assert "Lower train.batch_size" in line
 
 
 def test_debug_shows_the_traceback_and_keeps_the_status(ftengine, failing):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 from pathlib import Path
 from unittest import mock
 
@@ -531,3 +532,16 @@ def test_a_file_of_another_kind_is_never_proposed(write):
     write("trains.jsonl", '{"text": "a"}\n')
     with pytest.raises(DataError, match=r"Did you mean 'trains\.jsonl'\?"):
         read_rows(missing)
+
+
+@pytest.mark.parametrize("make", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_an_arrow_file_whose_offsets_lead_out_of_its_data_is_refused(tmp_path, make):
+    """Arrow itself follows them, and the process dies."""
+    table, file = pa.table({"text": ["good", "bad"]}), tmp_path / "a.arrow"
+    with make(str(file), table.schema) as writer:
+        writer.write_table(table)
+    offsets = struct.pack("<3i", 0, 4, 7)
+    assert file.read_bytes().count(offsets) == 1
+    file.write_bytes(file.read_bytes().replace(offsets, struct.pack("<3i", 0, 4, 2**30)))
+    with pytest.raises(DataError, match=r"a\.arrow is no Arrow file that can be read"):
+        read_rows(str(file))
