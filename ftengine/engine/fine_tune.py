@@ -8,9 +8,10 @@ from typing import Any
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
-from ftengine.engine.device import check_launch, processes
+from ftengine.engine.device import processes
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
+from ftengine.engine.launch import launched
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import (
@@ -54,7 +55,7 @@ def fine_tune(
         InputError: recipe, data, model source or output folder are wrong; nothing has been written then.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
     """
-    check_launch(recipe)
+    recipe = launched(recipe)
     run = RunDirectory(recipe.output)
     resuming = resume and run.is_run()
     if not resuming:

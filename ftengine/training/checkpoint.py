@@ -19,9 +19,14 @@ from ftengine.api import Listener
 from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
 from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
-from ftengine.training.optimizer import optimizer_state, restore_optimizer
+from ftengine.training.optimizer import optimizer_state, restore_optimizer, tensor_names
+from ftengine.training.sharded_files import read_like, read_parts, write_parts
+from ftengine.training.sharding import is_sharded
 
+TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 BEST = "best.safetensors"
+BEST_PARTS = "best"
+"""Its folder where the model is divided."""
 STATE = "state.json"
 REGULARIZERS = "regularizers.safetensors"
 
@@ -56,19 +61,30 @@ def save_checkpoint(
     keep: int,
     regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`."""
+    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`.
 
-    def fill(folder: Path) -> None:
+    Where the model is divided, every process calls it and writes its parts.
+    """
+    target = run.checkpoints / f"step-{progress.step:06d}"
+    trained = state_tensors(module)
+    slots, content = optimizer_state(module, optimizer)
+
+    def facts(folder: Path) -> None:
         if regularizers:
             save_tensors(regularizers, folder / REGULARIZERS)
-        save_tensors(state_tensors(module), folder / "trained.safetensors")
-        slots, content = optimizer_state(module, optimizer)
-        save_tensors(slots, folder / "optimizer.safetensors")
         hashes = {file.name: _hash(file) for file in folder.iterdir()}
         state = {"progress": asdict(progress), "optimizer": content, "sha256": hashes}
         RunDirectory(folder).write_json(STATE, state)
 
-    target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
+    def fill(folder: Path) -> None:
+        save_tensors(trained, folder / TRAINED)
+        save_tensors(slots, folder / OPTIMIZER)
+        facts(folder)
+
+    if is_sharded(module):
+        write_parts({**trained, **slots}, target, facts)
+    else:
+        write_folder(target, fill)
     for old in checkpoint_folders(run)[:-keep]:
         remove(old)
     return target
@@ -128,15 +144,24 @@ def load_checkpoint(
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
     """
     state = RunDirectory(folder).read_json(STATE)
-    copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
-    restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
+    trained = state_tensors(module)
+    if is_sharded(module) or not (folder / TRAINED).exists():
+        read_parts(folder, trained)
+        slots = read_like(folder, tensor_names(state["optimizer"]), trained)
+    else:
+        copy_into(trained, read_tensors(folder / TRAINED), str(folder))
+        slots = read_tensors(folder / OPTIMIZER)
+    restore_optimizer(module, optimizer, slots, state["optimizer"])
     regularizers = folder / REGULARIZERS
     return Progress(**state["progress"]), read_tensors(regularizers) if regularizers.exists() else {}
 
 
 def save_best(run: RunDirectory, module: nn.Module) -> None:
-    """Write the present weights as the best, atomically."""
-    target = run.checkpoints / BEST
+    """Write the present weights as the best, atomically; where the model is divided, every process calls it."""
+    parts, target = run.checkpoints / BEST_PARTS, run.checkpoints / BEST
+    if is_sharded(module):
+        write_parts(state_tensors(module), parts)
+        return
     partial = target.with_name(BEST + PARTIAL)
     with writing(target, partial):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -144,10 +169,14 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
         follow_umask(partial)
         flush(partial)
         partial.replace(target)
+    remove(parts)  # of as many processes as there were before
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:
     """Set the module to the best weights."""
+    if (parts := run.checkpoints / BEST_PARTS).is_dir():
+        read_parts(parts, state_tensors(module))
+        return
     copy_into(state_tensors(module), read_tensors(run.checkpoints / BEST), BEST)
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ftengine.api import BeforeStep, Strategy
-from ftengine.data.batching import micro_batches
+from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import trainable
 from ftengine.plugins.blame import named
@@ -25,6 +25,7 @@ from ftengine.training.modes import frozen, frozen_parameters, train_mode
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded, whole_norm
 from ftengine.training.steps import plan_steps
 
 GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
@@ -43,6 +44,7 @@ class Descent:
         self.setup, self.section = setup, setup.section
         self.accelerator, self.module = setup.accelerator, setup.loaded.module
         self.parameters = list(trainable(self.module).values())
+        self._sharded = is_sharded(self.module)
         if not self.parameters:
             raise TrainingError(
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
@@ -104,14 +106,17 @@ class Descent:
         """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
-        mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
-        for chosen in mine:
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        mine = batches_in_step(members, self.section.batch_size, rank, ranks, fill=self._sharded)
+        for chosen, counts in mine:
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
                 loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
+            if not counts:
+                loss_sum, added, weight, penalty = loss_sum * 0, 0.0, 0.0, None
             whole = loss_sum + added
             if whole.requires_grad:
                 (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
@@ -149,7 +154,7 @@ class Descent:
 
     def _update(self, weight: float, step: int) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self._sharded:
             # Every process takes part, also one whose batch left a gradient out.
             for parameter in (p for p in self.parameters if p.requires_grad):
                 grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -160,7 +165,9 @@ class Descent:
         if grads:
             torch._foreach_div_(grads, weight or 1.0)
         limit = self.section.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        total = whole_norm(torch.nn.utils.get_total_norm(grads))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, total)
+        norm = float(total)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self._not_finite(step)}")
         if math.isfinite(norm):  # else the scaler leaves this step out

@@ -16,6 +16,7 @@ from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded
 from ftengine.training.validation import Validation
 
 SAVE_SECONDS = 600
@@ -146,7 +147,7 @@ class Trainer:
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or is_sharded(self.module):
             keep, tensors = setup.section.keep_checkpoints, self.regularizers.tensors()
             folder = save_checkpoint(setup.run, progress, self.module, self.descent.optimizer, keep, tensors)
             setup.events(Saved(setup.run.path, progress.step, folder))
