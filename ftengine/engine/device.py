@@ -75,7 +75,12 @@ class Device:
     def place(self, loaded: LoadedModel) -> None:
         """Give a model its dtypes and its device; requires_grad says what is kept in float32."""
         apply_precision(loaded.module, self.precision)
-        loaded.module.to(self.whole)
+        self.move(loaded)
+
+    def move(self, loaded: LoadedModel) -> None:
+        """Give a model its device; what will be divided stays on the CPU, or on the meta device."""
+        if not self.divides:
+            loaded.module.to(self.accelerator.device)
 
     @property
     def whole(self) -> torch.device:

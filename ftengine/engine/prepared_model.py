@@ -248,7 +248,7 @@ def load_base(
 def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
     """Give a base model its device, and its dtypes where it is known what the strategy will train."""
     if ready.skeleton is None:
-        loaded.module.to(device.whole)
+        device.move(loaded)
     else:
         device.place(loaded)
 
