@@ -20,6 +20,7 @@ from ftengine.run.recipe import Recipe
 from ftengine.training.precision import Precision, apply_precision, choose_precision
 from ftengine.training.sharding import beside, shard, without_weights
 
+
 def processes() -> PartialState:
     """Return which of how many processes this is, and its device."""
     # Without being told, Accelerate takes several processes on CPUs for as many single ones.

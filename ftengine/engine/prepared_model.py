@@ -231,9 +231,11 @@ def load_base(
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
     loader, request = experiment.loader, experiment.request(ready.task)
-    without = not weights and isinstance(loader, BuildsSkeletons)
-    loaded = loader.load_skeleton(request) if without else loader.load(request)
-    if "weights" not in loaded.fingerprint and not without:
+    if not weights and isinstance(loader, BuildsSkeletons):
+        loaded = loader.load_skeleton(request)
+    else:
+        loaded = loader.load(request)
+    if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint["weights"] = fingerprint_weights(loaded.module, loaded.new_modules)
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     if trained_on is not None:

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ftengine.api import Optimizer, Regularizer, WorksOnParts
 from ftengine.errors import RecipeError
 
 
@@ -36,6 +37,15 @@ def require_shardable(module: nn.Module) -> None:
                 f"train.parallel fsdp divides parameters along their rows, and {name!r} of {type(module).__name__} is "
                 f"{what}. Set train.parallel to ddp."
             )
+
+
+def require_on_parts(component: Regularizer | Optimizer, kind: str) -> None:
+    """Refuse what would be wrong, or fail, where parameters are divided (RecipeError)."""
+    if not (isinstance(component, WorksOnParts) and component.works_on_parts):
+        raise RecipeError(
+            f"{kind} {component.name!r} does not work on parts of parameters, and train.parallel is fsdp. Set that to "
+            f"ddp, or choose another {kind}."
+        )
 
 
 @torch.no_grad()
