@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import torch
 
 from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
@@ -128,12 +129,20 @@ class Trainer:
             if validate:
                 self.validation.validate(progress)
                 stopped = self.validation.is_enough(progress)
-            overdue = section.checkpoint_every is None and self._seconds() - progress.seconds > SAVE_SECONDS
+            overdue = section.checkpoint_every is None and self._overdue()
             if save or stopped or overdue:
                 self._save()
             if ended or stopped:
                 return stopped
         return False
+
+    def _overdue(self) -> bool:
+        """Say whether the last save is long ago; by the first process's clock where all of them save."""
+        late = self._seconds() - self.progress.seconds > SAVE_SECONDS
+        if not is_sharded(self.module):
+            return late
+        said = torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum"))
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)

@@ -102,7 +102,7 @@ def _stored(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return shape and dtype of the tensors in a folder's files, their parts put together."""
     try:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{str(folder)!r} cannot be read: {error}.") from None
     return {
         name: (one.size, one.properties.dtype) for name, one in found.items() if isinstance(one, TensorStorageMetadata)

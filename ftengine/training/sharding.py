@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -146,16 +146,17 @@ def reshard(module: nn.Module) -> None:
 
 def without_weights(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device, which `gathered` fills."""
-    return _copied(module, lambda p: nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad))
+    return _copied(module, lambda weights: torch.empty_like(weights, device="meta"))
 
 
 def beside(module: nn.Module) -> nn.Module:
-    """Return a copy that shares the parameters until it is divided."""
-    return _copied(module, lambda p: p)
+    """Return a copy that shares the weights until it is divided or moved to another device."""
+    return _copied(module, lambda weights: weights)
 
 
-def _copied(module: nn.Module, parameter: Any) -> nn.Module:
-    return copy.deepcopy(module, {id(p): parameter(p) for p in module.parameters()})
+def _copied(module: nn.Module, weights: Callable[[Tensor], Tensor]) -> nn.Module:
+    copies = {id(p): nn.Parameter(weights(p.detach()), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, copies)
 
 
 @torch.no_grad()
