@@ -71,7 +71,7 @@ from ftengine.api.evaluator import (
 )
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
-from ftengine.api.optimizer import Optimizer
+from ftengine.api.optimizer import Optimizer, WorksOnParts
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
 from ftengine.api.reader import BrokenRow, ExplainsFiles, FileReader, Reader, Row, place_of, text_lines
 from ftengine.api.regularizer import Regularizer
@@ -193,6 +193,7 @@ __all__ = [
     "Validated",
     "View",
     "WeighsExamples",
+    "WorksOnParts",
     "find_personal",
     "iterate",
     "place_of",

@@ -1,7 +1,7 @@
 """Abilities: what some components can do beyond their kind.
 
 A component has an ability by having its members; the engine asks `isinstance(component, Merges)` and reads no attribute
-that a base class or an ability does not name. The abilities of evaluators are in `api/evaluator.py`.
+that a base class or an ability does not name. Those of evaluators and optimizers are beside their base classes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ftengine.api.component import Component
 
@@ -24,3 +24,16 @@ class Optimizer(Component):
         The parameters may be on the meta device, when `ftengine plan` estimates memory.
         """
         raise NotImplementedError
+
+
+@runtime_checkable
+class WorksOnParts(Protocol):
+    """A regularizer or optimizer that is right where parameters are divided over processes (`train.parallel: fsdp`).
+
+    Between passes a parameter is a DTensor there, of which a process holds some rows. What changes each number by
+    itself is right; a penalty made of weights would count once in every process. Regularizers and optimizers without
+    this are refused.
+    """
+
+    works_on_parts: bool
+    """Whether it is; may depend on the options."""

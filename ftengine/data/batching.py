@@ -48,9 +48,27 @@ def micro_batches(batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -
     return [mine[i : i + size] for i in range(0, len(mine), size)]
 
 
+def batches_in_step(
+    members: np.ndarray, size: int, rank: int, ranks: int, *, fill: bool
+) -> list[tuple[np.ndarray, bool]]:
+    """Return one process's micro-batches, and whether each counts.
+
+    With `fill` every process has as many: where a model is divided, all take part in every forward. What is filled in
+    is one example that another process has, and does not count.
+    """
+    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks)]
+    most = len(micro_batches(members, size, 0, ranks)) if fill else 0  # the first process has the most
+    return mine + [(members[-1:], False)] * (most - len(mine))
+
+
+def by_length(lengths: np.ndarray) -> np.ndarray:
+    """Return indices, longest example first."""
+    return np.argsort(-lengths, kind="stable")
+
+
 def ordered_batches(lengths: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
     """Split a whole split into batches by length, longest first, for evaluation."""
-    return micro_batches(np.argsort(-lengths, kind="stable"), size, rank, ranks)
+    return micro_batches(by_length(lengths), size, rank, ranks)
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:

@@ -10,39 +10,16 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import parse_flag_from_env, patch_environment
+from torch import nn
 
 from ftengine.api import LoadedModel
+from ftengine.engine.launch import FSDP, block_classes, check_launch
 from ftengine.engine.rendezvous import own_store
 from ftengine.errors import RecipeError
 from ftengine.run.recipe import Recipe
 from ftengine.training.precision import Precision, apply_precision, choose_precision
-
-NOT_OFFERED = {
-    "ACCELERATE_USE_FSDP": "sharded parameters (FSDP)",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
-"""What a launcher's environment asks for in vain."""
-
-
-def check_launch(recipe: Recipe) -> None:
-    """Refuse what `accelerate launch` or the environment asks for and the recipe would overrule (RecipeError)."""
-    asked = [what for variable, what in NOT_OFFERED.items() if parse_flag_from_env(variable)]
-    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":
-        asked.append(f"torch.compile (dynamo_backend {backend.lower()})")
-    if asked:
-        raise RecipeError(
-            f"the launcher asks for {' and '.join(asked)}, which ftengine does not train with: each process holds the "
-            "whole model. Take it out of `accelerate config`, or launch with torchrun."
-        )
-    accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulate not in ("1", str(recipe.train.accumulate)):
-        raise RecipeError(
-            f"the launcher asks for gradient_accumulation_steps {accumulate}, and train.accumulate is "
-            f"{recipe.train.accumulate}. The recipe decides: set train.accumulate={accumulate}, or take the other out."
-        )
+from ftengine.training.sharding import beside, shard, without_weights
 
 
 def processes() -> PartialState:
@@ -54,15 +31,24 @@ def processes() -> PartialState:
 
 @dataclass(frozen=True)
 class Device:
-    """Accelerate's device and processes, and the precision there."""
+    """Accelerate's device and processes, and the precision there.
+
+    `divides` says whether the model that trains is divided over the processes; whole models stay on the CPU then.
+    """
 
     accelerator: Accelerator
     precision: Precision
+    divides: bool = False
 
     @classmethod
-    def open(cls, recipe: Recipe) -> Device:
-        """Take the device that Accelerate gives (RecipeError: it cannot compute in the recipe's precision)."""
+    def open(cls, recipe: Recipe, *, training: bool = False) -> Device:
+        """Take the device that Accelerate gives (RecipeError: it cannot compute as recipe or launcher ask)."""
         check_launch(recipe)
+        if parse_flag_from_env(FSDP) and not training:
+            raise RecipeError(
+                "the launcher asks for divided parameters (FSDP), and only `ftengine train` divides them. Launch this "
+                "command with torchrun, or alone."
+            )
         device = processes().device
         precision = choose_precision(recipe.train.precision, recipe.model.dtype, device)
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -72,7 +58,12 @@ class Device:
                 f"({precision.name} here). The recipe decides: set train.precision, or leave mixed_precision at no."
             )
         AcceleratorState._reset_state()  # a second run in one process may want another precision
-        return cls(Accelerator(mixed_precision=precision.accelerate_name, cpu=device.type == "cpu"), precision)
+        with patch_environment(**{FSDP: "false"}):  # Accelerate need not divide anything
+            accelerator = Accelerator(mixed_precision=precision.accelerate_name, cpu=device.type == "cpu")
+        divides = training and recipe.train.parallel == "fsdp" and accelerator.num_processes > 1
+        if divides and precision.compute is torch.float16:
+            raise RecipeError("train.parallel fsdp and float16 do not go together. Set train.precision to bfloat16.")
+        return cls(accelerator, precision, divides)
 
     @property
     def is_main(self) -> bool:
@@ -86,11 +77,41 @@ class Device:
     def place(self, loaded: LoadedModel) -> None:
         """Give a model its dtypes and its device; requires_grad says what is kept in float32."""
         apply_precision(loaded.module, self.precision)
-        loaded.module.to(self.accelerator.device)
+        self.move(loaded)
+
+    def move(self, loaded: LoadedModel) -> None:
+        """Give a model its device; what will be divided stays on the CPU, or on the meta device."""
+        if not self.divides:
+            loaded.module.to(self.accelerator.device)
+
+    @property
+    def whole(self) -> torch.device:
+        """Where a model is that is not divided."""
+        return torch.device("cpu") if self.divides else self.accelerator.device
+
+    def divide(self, loaded: LoadedModel) -> nn.Module:
+        """Divide a model over the processes; return it without weights, for `gathered`."""
+        empty = without_weights(loaded.module)
+        shard(loaded.module, self.accelerator.device, block_classes())
+        return empty
+
+    @contextmanager
+    def measuring(self, loaded: LoadedModel) -> Iterator[None]:
+        """Have a model answer where this device computes, divided for that long where it would train divided."""
+        whole = loaded.module
+        if self.divides:
+            loaded.module = beside(whole)
+            shard(loaded.module, self.accelerator.device, block_classes())
+        try:
+            yield
+        finally:
+            loaded.module = whole
 
     @contextmanager
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
         """Run a model for its answers: no dropout, no gradients, the run's precision."""
         loaded.module.eval()
-        with torch.no_grad(), self.accelerator.autocast():
+        compute = self.precision.compute
+        cast = torch.autocast(self.whole.type, compute, enabled=compute is not torch.float32)
+        with torch.no_grad(), cast if self.divides else self.accelerator.autocast():
             yield

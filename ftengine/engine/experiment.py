@@ -21,6 +21,7 @@ from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import RecipeError, naming
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
+from ftengine.training.sharding import require_on_parts
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,10 @@ class Experiment:
     def _require_agreement(self) -> None:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
+        if section.parallel == "fsdp":
+            require_on_parts(self.make_optimizer(), "optimizer")
+            for make in self.make_regularizers:
+                require_on_parts(make(), "regularizer")
         for i, augmenter in enumerate(self.augmenters):
             if section.batch_size == 1 and isinstance(augmenter, MixesBatches):
                 raise RecipeError(

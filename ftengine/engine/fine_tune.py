@@ -14,9 +14,10 @@ from accelerate.utils import broadcast
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
-from ftengine.engine.device import check_launch, processes
+from ftengine.engine.device import processes
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
+from ftengine.engine.launch import launched
 from ftengine.engine.lookout import watched
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
@@ -66,7 +67,7 @@ def fine_tune(
         TrainingError: training cannot go on; the run keeps its last checkpoint.
         ProcessLost: of several processes one is gone; so it is then.
     """
-    check_launch(recipe)
+    recipe = launched(recipe)
     with watched():
         run = RunDirectory(recipe.output)
         resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=processes().device)

@@ -37,6 +37,7 @@ from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached, own_regularizers
+from ftengine.training.sharding import require_shardable
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,8 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     show_model(task, loaded, strategy)
     if experiment.recipe.train.gradient_checkpointing:
         require_gradient_checkpointing(loaded.module)
+    if experiment.recipe.train.parallel == "fsdp":
+        require_shardable(loaded.module)
     Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
     return Skeleton(loaded, strategy, trained)

@@ -10,9 +10,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import nn
 
-from ftengine.api import Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
+from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine.device import Device
@@ -37,6 +38,7 @@ from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_
 from ftengine.run.records import Computation, Environment, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import gathered
 from ftengine.training.steps import plan_steps
 
 BASE_FILE = "base.json"
@@ -53,6 +55,7 @@ class PreparedModel:
         base: what the base model said of all that; `base_key` is a hash of what it depends on.
         measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
             process alone.
+        empty: the model without weights, where `loaded` is divided over processes.
     """
 
     data: PreparedData
@@ -64,6 +67,7 @@ class PreparedModel:
     base: EvalResult
     base_key: str
     measured: Mapping[str, Measured]
+    empty: nn.Module | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -141,7 +145,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         PluginError: an evaluator cannot measure the base.
     """
     plan = evaluation_plan(data)
-    experiment, device = data.experiment, Device.open(data.experiment.recipe)
+    experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
     now = device.accelerator.num_processes
     began = now if resumed is None else Environment.read(resumed).processes
     steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
@@ -151,7 +155,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
     check_own_regularizers(data.ready, steps.total)
-    loaded = load_base(data.ready)
+    loaded = load_base_once(device, data.ready) if device.divides else load_base(data.ready)
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)
     place_base(device, data.ready, loaded)
@@ -160,21 +164,27 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     if base is not None:
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
     if base is None or plan.benchmarks:  # these may have other questions now
-        base = run_model(device, data.ready, loaded, plan, "base", base)
+        with device.measuring(loaded):
+            base = run_model(device, data.ready, loaded, plan, "base", base)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base) if device.is_main else {}
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
-    experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}")
-    return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured)
+    empty = device.divide(loaded) if device.divides else None
+    divided = f", divided over {device.accelerator.num_processes} processes" if device.divides else ""
+    experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}")
+    return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured, empty)
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
     """Train (TrainingError: it cannot go on; the run keeps its last checkpoint), and measure the tuned model."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     result = trainer.train()
-    tuned = run_model(prepared.device, prepared.data.ready, prepared.loaded, prepared.plan, "tuned")
+    loaded = prepared.loaded
+    tuned = run_model(prepared.device, prepared.data.ready, loaded, prepared.plan, "tuned")
+    if prepared.empty is not None:
+        loaded.module = gathered(loaded.module, prepared.empty)
     return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
 
 
@@ -216,12 +226,22 @@ def kept_base(run: RunDirectory, plan: EvalPlan, key: str) -> EvalResult | None:
     return kept_predictions(run, plan, "base") if known else None
 
 
-def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Path | None = None) -> LoadedModel:
+def load_base_once(device: Device, ready: ReadyTask) -> LoadedModel:
+    """Load the base model in the first process; the others have it without weights where its loader can."""
+    loaded = load_base(ready, weights=device.is_main)
+    (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
+    return loaded
+
+
+def load_base(
+    ready: ReadyTask, trained_on: TrainedPart | None = None, where: Path | None = None, *, weights: bool = True
+) -> LoadedModel:
     """Load the base model in its checkpoint's dtype and take its fingerprint.
 
     Args:
         ready: the task.
         trained_on: a part that was trained on it, in the folder `where`.
+        weights: whether they are read, if the loader can do without.
 
     Raises:
         SourceError: it cannot be loaded.
@@ -230,8 +250,12 @@ def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Pa
     experiment = ready.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
-    loaded = experiment.loader.load(experiment.request(ready.task))
-    if "weights" not in loaded.fingerprint:
+    loader, request = experiment.loader, experiment.request(ready.task)
+    if not weights and isinstance(loader, BuildsSkeletons):
+        loaded = loader.load_skeleton(request)
+    else:
+        loaded = loader.load(request)
+    if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint["weights"] = fingerprint_weights(loaded.module, loaded.new_modules)
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     if trained_on is not None:
@@ -246,7 +270,7 @@ def load_base(ready: ReadyTask, trained_on: TrainedPart | None = None, where: Pa
 def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
     """Give a base model its device, and its dtypes where it is known what the strategy will train."""
     if ready.skeleton is None:
-        loaded.module.to(device.accelerator.device)
+        device.move(loaded)
     else:
         device.place(loaded)
 

@@ -190,7 +190,7 @@ def _examples(model: PreparedModel) -> tuple[Batch, int]:
     split = encoded[held_out(encoded) or "train"]
     count = min(EXAMPLES, len(split), model.experiment.recipe.train.batch_size)
     members = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
-    return to_device(split.batch(members), model.device.accelerator.device), count
+    return to_device(split.batch(members), model.device.whole), count
 
 
 class _Recorder(Criterion):
@@ -222,7 +222,7 @@ def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch) -> T
     Every task has a loss, of whatever its batches hold; it alone is compared where a task leaves the criterion aside.
     """
     recorder = _Recorder()
-    with device.inference(loaded), seeded(0, device.accelerator.device):  # a loss may draw random numbers
+    with device.inference(loaded), seeded(0, device.whole):  # a loss may draw random numbers
         total, _ = loss_of(task, loaded.module, batch, recorder)
     return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel, Prediction, Task
-from ftengine.data.batching import ordered_batches
+from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, RunError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, read_columns
@@ -27,6 +27,7 @@ from ftengine.plugins.blame import named
 from ftengine.plugins.returned import each, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
+from ftengine.training.sharding import is_sharded, reshard
 
 Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
 """For each example its position in the split, what the model said, and the columns of the row that were asked for."""
@@ -135,10 +136,12 @@ class EvalRunner:
 
     def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> Said:
         """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
-        for members in self._batches(np.arange(len(split)), split, phase):
+        for members, counts in self._batches(np.arange(len(split)), split, phase):
             batch = to_device(split.batch(members), self.accelerator.device)
             with torch.no_grad(), self.accelerator.autocast():
                 predictions = self.task.predict(self.loaded.module, batch)
+            if not counts:
+                continue
             _require_whole(self.task, predictions, len(members))
             for member, prediction in zip(members, predictions, strict=True):
                 _require_finite(prediction, split, member, phase)
@@ -148,10 +151,12 @@ class EvalRunner:
     def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> Said:
         """Yield the answer to each of the chosen examples in this process's share, longest first."""
         assert isinstance(self.task, Generates)
-        for chosen in self._batches(of.answered, of.split, phase):
+        for chosen, counts in self._batches(of.answered, of.split, phase):
             rows = [of.split.example(member) for member in chosen]
             with torch.no_grad(), self.accelerator.autocast():
                 answers = self.task.answer(self.loaded, rows, of.options)
+            if not counts:
+                continue
             for member, answer, row in zip(chosen, answers, rows, strict=True):
                 yield int(member), answer, {column: row.get(column) for column in columns}
 
@@ -162,13 +167,16 @@ class EvalRunner:
         except Exception as error:  # whatever a model's own code raises
             self.listener.message(f"the {self.side} model's answers are not shown, as it cannot write them: {error}")
 
-    def _batches(self, members: np.ndarray, split: EncodedSplit, phase: str) -> Iterator[np.ndarray]:
+    def _batches(self, members: np.ndarray, split: EncodedSplit, phase: str) -> Iterator[tuple[np.ndarray, bool]]:
+        """Yield this process's batches, and whether each counts: where the model is divided, all have as many."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.loaded.module.eval()
         self.listener.phase(phase, len(members))
-        for chosen in ordered_batches(split.lengths[members], self.batch_size, rank, ranks):
-            yield members[chosen]
-            self.listener.advance(len(chosen) * ranks)
+        ordered, fill = members[by_length(split.lengths[members])], is_sharded(self.loaded.module)
+        for chosen, counts in batches_in_step(ordered, self.batch_size, rank, ranks, fill=fill):
+            yield chosen, counts
+            self.listener.advance(len(chosen) * ranks if counts else 0)
+        reshard(self.loaded.module)
 
 
 def _own_columns(of: EvalSet) -> pa.Table:

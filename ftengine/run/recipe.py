@@ -189,6 +189,9 @@ class TrainSection(_Section):
         "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
+    )
     trackers: list[str] = Field(
         [], description="names of callbacks, such as experiment trackers; the same as `callbacks`"
     )

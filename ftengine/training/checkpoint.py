@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 from torch import Tensor, nn
 
 from ftengine.api import Listener
 from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
 from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
-from ftengine.training.optimizer import optimizer_state, restore_optimizer
+from ftengine.training.optimizer import optimizer_state, restore_optimizer, tensor_names
+from ftengine.training.sharded_files import read_like, read_parts, write_parts
+from ftengine.training.sharding import is_sharded
 
+TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 BEST = "best.safetensors"
+BEST_PARTS = "best"
+"""Its folder where the model is divided."""
 STATE = "state.json"
 REGULARIZERS = "regularizers.safetensors"
 
@@ -57,20 +63,32 @@ def save_checkpoint(
     keep: int,
     regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`."""
+    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`.
 
-    def fill(folder: Path) -> None:
+    Where the model is divided, every process calls it and writes its parts.
+    """
+    target = run.checkpoints / f"step-{progress.step:06d}"
+    trained = state_tensors(module)
+    slots, content = optimizer_state(module, optimizer)
+
+    def facts(folder: Path) -> None:
         if regularizers:
             save_tensors(regularizers, folder / REGULARIZERS)
-        save_tensors(state_tensors(module), folder / "trained.safetensors")
-        slots, content = optimizer_state(module, optimizer)
-        save_tensors(slots, folder / "optimizer.safetensors")
         hashes = {file.name: _hash(file) for file in folder.iterdir()}
         state = {"progress": asdict(progress), "optimizer": content}
         RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
 
-    target = write_folder(run.checkpoints / f"step-{progress.step:06d}", fill)
-    drop_checkpoints(run, target, keep)
+    def fill(folder: Path) -> None:
+        save_tensors(trained, folder / TRAINED)
+        save_tensors(slots, folder / OPTIMIZER)
+        facts(folder)
+
+    if is_sharded(module):
+        write_parts({**trained, **slots}, target, facts)
+    else:
+        write_folder(target, fill)
+    if PartialState().is_main_process:
+        drop_checkpoints(run, target, keep)
     return target
 
 
@@ -144,15 +162,24 @@ def load_checkpoint(
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
     """
     state = RunDirectory(folder).read_json(STATE)
-    copy_into(state_tensors(module), read_tensors(folder / "trained.safetensors"), str(folder))
-    restore_optimizer(module, optimizer, read_tensors(folder / "optimizer.safetensors"), state["optimizer"])
+    trained = state_tensors(module)
+    if is_sharded(module) or not (folder / TRAINED).exists():
+        read_parts(folder, trained)
+        slots = read_like(folder, tensor_names(state["optimizer"]), trained)
+    else:
+        copy_into(trained, read_tensors(folder / TRAINED), str(folder))
+        slots = read_tensors(folder / OPTIMIZER)
+    restore_optimizer(module, optimizer, slots, state["optimizer"])
     regularizers = folder / REGULARIZERS
     return Progress(**state["progress"]), read_tensors(regularizers) if regularizers.exists() else {}
 
 
 def save_best(run: RunDirectory, module: nn.Module) -> None:
-    """Write the present weights as the best, atomically."""
-    target = run.checkpoints / BEST
+    """Write the present weights as the best, atomically; where the model is divided, every process calls it."""
+    parts, target = run.checkpoints / BEST_PARTS, run.checkpoints / BEST
+    if is_sharded(module):
+        write_parts(state_tensors(module), parts)
+        return
     partial = target.with_name(BEST + PARTIAL)  # a folder: safetensors writes beside its file, under another name
     with writing(target, partial):
         remove(partial)
@@ -162,10 +189,14 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
         flush(partial)
         (partial / BEST).replace(target)
         remove(partial)
+    remove(parts)  # of as many processes as there were before
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:
     """Set the module to the best weights."""
+    if (parts := run.checkpoints / BEST_PARTS).is_dir():
+        read_parts(parts, state_tensors(module))
+        return
     copy_into(state_tensors(module), read_tensors(run.checkpoints / BEST), BEST)
 
 

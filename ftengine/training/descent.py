@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ftengine.api import BeforeStep, Strategy
-from ftengine.data.batching import micro_batches
+from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import trainable
 from ftengine.plugins.blame import named
@@ -27,6 +27,7 @@ from ftengine.training.optimizer import build_optimizer
 from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded, not_finite, whole_norm
 from ftengine.training.steps import plan_steps
 from ftengine.training.stopping import Stop
 
@@ -45,6 +46,7 @@ class Descent:
         self.setup, self.section = setup, setup.section
         self.accelerator, self.module = setup.accelerator, setup.loaded.module
         self.parameters = list(trainable(self.module).values())
+        self._sharded = is_sharded(self.module)
         if not self.parameters:
             raise TrainingError(
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
@@ -92,7 +94,7 @@ class Descent:
         several = self.accelerator.num_processes > 1
         # What got no gradient in the last step comes last, so that nothing waits for it.
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
-        gradients = Reduction(parameters if several else [])
+        gradients = Reduction(parameters if several and not self._sharded else [])
         totals = self._accumulate(members, progress.epoch, regularizers, gradients)
         flags = totals.new_tensor([self.stop.asked, *(p.grad is not None for p in self.parameters)])
         gradients.send()
@@ -121,14 +123,17 @@ class Descent:
         """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
-        mine = micro_batches(members, self.section.batch_size, accelerator.process_index, accelerator.num_processes)
-        for number, chosen in enumerate(mine, 1):
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        mine = batches_in_step(members, self.section.batch_size, rank, ranks, fill=self._sharded)
+        for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
                 loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
+            if not counts:
+                loss_sum, added, weight, penalty = loss_sum * 0, 0.0, 0.0, None
             whole = loss_sum + added
             if whole.requires_grad:
                 with gradients.overlapping() if number == len(mine) else nullcontext():
@@ -138,7 +143,7 @@ class Descent:
 
     def not_finite(self, step: int) -> str:
         """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""
-        broken = next((name for name, p in self.module.named_parameters() if not p.isfinite().all()), None)
+        broken = next(iter(not_finite(dict(self.module.named_parameters()))), None)
         where = f"Parameter {broken!r} is not finite. " if broken else ""
         if step == 0:
             who = f"the base or strategy {self.setup.strategy.name!r}" if broken else "model and data"
@@ -172,7 +177,9 @@ class Descent:
         if grads:
             torch._foreach_div_(grads, weight or 1.0)
         limit = self.section.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        total = whole_norm(torch.nn.utils.get_total_norm(grads))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, total)
+        norm = float(total)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self.not_finite(step)}")
         if math.isfinite(norm):  # else the scaler leaves this step out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import torch
 
 from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
@@ -23,6 +24,7 @@ from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded, not_finite
 from ftengine.training.validation import Validation
 
 SAVE_SECONDS = 600
@@ -137,7 +139,7 @@ class Trainer:
             if validate:
                 self.validation.validate(progress)
                 stopped = self.validation.is_enough(progress)
-            overdue = section.checkpoint_every is None and self._seconds() - progress.seconds > SAVE_SECONDS
+            overdue = section.checkpoint_every is None and self._overdue()
             if save or stopped or overdue:
                 self._save()
             if self.descent.stop.agreed:
@@ -154,6 +156,14 @@ class Trainer:
         self.setup.accelerator.wait_for_everyone()  # a process that ends is missed by the one that still writes
         self.descent.stop.follow()
 
+    def _overdue(self) -> bool:
+        """Say whether the last save is long ago; by the first process's clock where all of them save."""
+        late = self._seconds() - self.progress.seconds > SAVE_SECONDS
+        if not is_sharded(self.module):
+            return late
+        said = torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum"))
+
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
 
@@ -164,7 +174,7 @@ class Trainer:
     def _require_finite(self) -> None:
         """Refuse to keep weights that are no numbers: the last step's are in no loss yet (TrainingError)."""
         tensors = state_tensors(self.module)
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        if broken := not_finite(tensors):
             step = self.progress.step
             raise TrainingError(
                 f"after step {step}, {len(broken)} of {len(tensors)} trained tensors are not finite. "
@@ -177,7 +187,7 @@ class Trainer:
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or is_sharded(self.module):
             keep, tensors = setup.section.keep_checkpoints, self.regularizers.tensors()
             folder = save_checkpoint(setup.run, progress, self.module, self.descent.optimizer, keep, tensors)
             setup.events(Saved(setup.run.path, progress.step, folder))

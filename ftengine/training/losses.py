@@ -7,9 +7,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Criterion, Task
-from ftengine.data.batching import ordered_batches
+from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.plugins.returned import is_scalar, wrong
+from ftengine.training.sharding import is_sharded, reshard
 
 SAMPLE = 256
 """Training rows at most on which the training loss is measured as the validation loss is."""
@@ -20,11 +21,14 @@ def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, 
     """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight."""
     module.eval()
     totals = zeros(2, accelerator.device)
-    for members in ordered_batches(split.lengths, size, accelerator.process_index, accelerator.num_processes):
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    for members, counts in batches_in_step(by_length(split.lengths), size, rank, ranks, fill=is_sharded(module)):
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
             loss_sum, weight = loss_of(split.task, module, batch, Criterion())
-        totals += stacked(accelerator.device, loss_sum, weight)
+        if counts:
+            totals += stacked(accelerator.device, loss_sum, weight)
+    reshard(module)
     total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
     return total / count
 

@@ -166,6 +166,15 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor], device: torch.device) -> 
     return {key: _unpack(item, tensors, device) for key, item in value[MAPPING]}
 
 
+def tensor_names(packed: Any) -> Iterator[str]:
+    """Yield the names of the tensors in what `optimizer_state` returned as JSON."""
+    if isinstance(packed, dict) and isinstance(name := packed.get(TENSOR), str):
+        yield name
+    elif isinstance(packed, (dict, list)):
+        for item in packed.values() if isinstance(packed, dict) else packed:
+            yield from tensor_names(item)
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value

@@ -24,6 +24,7 @@ from ftengine.api import (
     Task,
 )
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
+from ftengine.training.sharding import is_sharded, require_on_parts
 
 
 def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
@@ -57,6 +58,8 @@ class Attached:
         self.criterion = Criterion()
         try:
             for regularizer in regularizers:
+                if is_sharded(loaded.module):
+                    require_on_parts(regularizer, "regularizer")
                 self._attached.append(regularizer)  # first, so that half an attachment is undone too
                 regularizer.attach(loaded, task)
             for regularizer in regularizers:

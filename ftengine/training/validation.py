@@ -13,6 +13,7 @@ from ftengine.training.losses import SAMPLE, mean_loss
 from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded
 
 
 class Validation:
@@ -38,7 +39,8 @@ class Validation:
             # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
             train = self._loss(self._sample)
             better = progress.best_loss is None or loss < progress.best_loss
-            if better and section.keep_best and setup.accelerator.is_main_process:
+            writes = setup.accelerator.is_main_process or is_sharded(setup.loaded.module)
+            if better and section.keep_best and writes:
                 save_best(setup.run, setup.loaded.module)
         if better:
             progress.best_loss, progress.best_step = loss, progress.step

@@ -1,6 +1,8 @@
 """A command that is ended saves a checkpoint, and says what is saved and how to go on."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml

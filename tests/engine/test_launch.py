@@ -6,13 +6,27 @@ from click.testing import CliRunner
 from ftengine import fine_tune
 from ftengine.cli import main
 from ftengine.engine.device import Device
+from ftengine.engine.launch import launched
 from ftengine.errors import RecipeError
+
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+}
+"""What `accelerate launch` sets for the answers that `accelerate config` proposes for version 2."""
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
-        ("ACCELERATE_USE_FSDP", "true", r"sharded parameters \(FSDP\)"),
+        ("ACCELERATE_USE_FSDP", "true", r"version 1 of FSDP: set fsdp_version to 2"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed"),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"torch\.compile"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"train\.accumulate=4"),
@@ -23,6 +37,27 @@ def test_what_is_not_offered_is_refused_before_data_is_read(chat_recipe, monkeyp
     with pytest.raises(RecipeError, match=named):
         fine_tune(chat_recipe(data__train=str(tmp_path / "missing.jsonl")))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params"),
+        ("FSDP_RESHARD_AFTER_FORWARD", "false", "fsdp_reshard_after_forward"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "fsdp_auto_wrap_policy"),
+        ("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT", "fsdp_state_dict_type"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", r"train\.gradient_checkpointing"),
+    ],
+)
+def test_settings_of_fsdp_are_honoured_or_refused(chat_recipe, monkeypatch, variable, value, named):
+    for name, usual in {**FSDP2, variable: value}.items():
+        monkeypatch.setenv(name, usual)
+    with pytest.raises(RecipeError, match=named):
+        launched(chat_recipe())
+    monkeypatch.setenv(variable, FSDP2[variable])
+    assert launched(chat_recipe()).train.parallel == "fsdp"
+    with pytest.raises(RecipeError, match=r"train\.parallel is ddp"):
+        launched(chat_recipe(train__parallel="ddp"))
 
 
 def test_precision_is_the_recipes(chat_recipe, monkeypatch):

@@ -30,6 +30,7 @@ class AdamW(Optimizer):
     """Adam with weight decay apart from the gradient: the usual choice."""
 
     name = "adamw"
+    works_on_parts = True
     Config = AdamConfig
     starter = True
     citation = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
@@ -44,6 +45,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent, with momentum; weight decay is added to the gradient."""
 
     name = "sgd"
+    works_on_parts = True
 
     class Config(Config):
         """Options of momentum."""

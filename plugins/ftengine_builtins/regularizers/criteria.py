@@ -20,6 +20,7 @@ class LabelSmoothing(Regularizer):
     """
 
     name = "label-smoothing"
+    works_on_parts = True
     starter = True
     citation = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
@@ -63,6 +64,7 @@ class RDrop(Regularizer):
     """
 
     name = "r-drop"
+    works_on_parts = True
     citation = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
 
     class Config(api.Config):

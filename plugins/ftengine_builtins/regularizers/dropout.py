@@ -20,6 +20,7 @@ class Dropout(Regularizer):
     """
 
     name = "dropout"
+    works_on_parts = True
     citation = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
 
     class Config(api.Config):

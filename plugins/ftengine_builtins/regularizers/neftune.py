@@ -26,6 +26,7 @@ class Neftune(Regularizer):
     """
 
     name = "neftune"
+    works_on_parts = True
     citation = "Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, arXiv:2310.05914"
 
     class Config(api.Config):

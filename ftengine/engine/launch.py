@@ -1,0 +1,84 @@
+"""What a launcher asks for: honoured where the recipe can say it, else refused by name."""
+
+from __future__ import annotations
+
+import os
+
+from accelerate.utils import parse_flag_from_env
+
+from ftengine.errors import RecipeError
+from ftengine.run.recipe import Recipe
+
+FSDP = "ACCELERATE_USE_FSDP"
+
+NOT_OFFERED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
+}
+"""What a launcher's environment asks for in vain."""
+
+OF_FSDP = {
+    "VERSION": ("2", "1", "version 1 of FSDP: set fsdp_version to 2"),
+    "RESHARD_AFTER_FORWARD": ("true", "true", "blocks that stay whole: set fsdp_reshard_after_forward to true"),
+    "OFFLOAD_PARAMS": ("false", "false", "parameters on the CPU: set fsdp_offload_params to false"),
+    "AUTO_WRAP_POLICY": (
+        "transformer_based_wrap",
+        "transformer_based_wrap",
+        "other blocks than the model's: set fsdp_auto_wrap_policy to TRANSFORMER_BASED_WRAP",
+    ),
+    "STATE_DICT_TYPE": (
+        "sharded_state_dict",
+        "sharded_state_dict",
+        "whole checkpoints: set fsdp_state_dict_type to SHARDED_STATE_DICT",
+    ),
+    "ACTIVATION_CHECKPOINTING": (
+        "false",
+        "false",
+        "fsdp_activation_checkpointing: set the recipe's train.gradient_checkpointing to true instead",
+    ),
+    "ACTIVATION_CHECKPOINTING_OFFLOAD": ("false", "false", "activations on the CPU: leave it at false"),
+    "IGNORED_MODULES": ("", "", "modules that are not divided: take fsdp_ignored_modules out"),
+}
+"""Settings of FSDP, after FSDP_: the one that is honoured, what leaving it out means, and what another one asks for."""
+
+
+def launched(recipe: Recipe) -> Recipe:
+    """Return the recipe with what the launcher asks for (RecipeError: the two contradict each other)."""
+    check_launch(recipe)
+    if not parse_flag_from_env(FSDP):
+        return recipe
+    if recipe.train.parallel == "ddp" and "parallel" in recipe.train.model_fields_set:
+        raise RecipeError(
+            "the launcher asks for divided parameters (FSDP), and train.parallel is ddp. Set that to fsdp, or take "
+            "FSDP out of `accelerate config`."
+        )
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": "fsdp"})})
+
+
+def check_launch(recipe: Recipe) -> None:
+    """Refuse what `accelerate launch` or the environment asks for and the recipe would overrule (RecipeError)."""
+    asked = [what for variable, what in NOT_OFFERED.items() if parse_flag_from_env(variable)]
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":
+        asked.append(f"torch.compile (dynamo_backend {backend.lower()})")
+    if asked:
+        raise RecipeError(
+            f"the launcher asks for {' and '.join(asked)}, which ftengine does not train with. Take it out of "
+            "`accelerate config`, or launch with torchrun; train.parallel: fsdp divides the model over processes."
+        )
+    if parse_flag_from_env(FSDP):
+        for name, (honoured, usual, what) in OF_FSDP.items():
+            if os.environ.get(f"FSDP_{name}", usual).lower() != honoured:
+                raise RecipeError(f"the launcher asks for {what}, or launch with torchrun and train.parallel: fsdp.")
+    accumulate = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulate not in ("1", str(recipe.train.accumulate)):
+        raise RecipeError(
+            f"the launcher asks for gradient_accumulation_steps {accumulate}, and train.accumulate is "
+            f"{recipe.train.accumulate}. The recipe decides: set train.accumulate={accumulate}, or take the other out."
+        )
+
+
+def block_classes() -> tuple[str, ...]:
+    """Return the classes of blocks that the launcher names."""
+    named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "") if parse_flag_from_env(FSDP) else ""
+    return tuple(name.strip() for name in named.split(",") if name.strip())
