@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
+from ftengine.training.validation import Validation
 
 
 def terminated(arguments, run):
@@ -87,3 +88,11 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(recipe, tmp_path, monkeypatc
     assert result.exit_code == 130
     assert "no checkpoint is saved yet" in result.stderr
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_after_the_last_step_is_followed(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
+    arguments = ["train", str(recipe), "--set", f"output={tmp_path / 'run'}", "--set", "train.max_steps=1"]
+    result = CliRunner().invoke(main, arguments, prog_name="ftengine")
+    assert result.exit_code == 130
+    assert "saved: the checkpoint of step 1 in" in result.stderr
