@@ -159,16 +159,23 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
 
 def require_vocabulary(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
     """Refuse a tokenizer whose tokens are more than the model has embeddings (SourceError, which names a row)."""
-    find = getattr(loaded.module, "get_input_embeddings", None)
-    size = len(weight) if (weight := getattr(find and find(), "weight", None)) is not None else None
     for split in splits:
         token, row = split.largest
-        if size is not None and token >= size:
+        if token >= 0 and (size := vocabulary_size(loaded.module)) is not None and token >= size:
             raise SourceError(
                 f"{split.rows.where(row)}: the tokenizer of {loaded.source!r} gives a token with the id {token:,} "
                 f"({split.processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
                 "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
             )
+
+
+def vocabulary_size(module: Any) -> int | None:
+    """Return how many tokens a model has embeddings for; None where it does not say."""
+    try:
+        weight: Any = module.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+    return len(weight)
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:

@@ -32,7 +32,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note signals instead of following them; those that are ignored stay so."""
+        """Note signals instead of following them before the end; those that are ignored stay so."""
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -41,11 +41,14 @@ class Stop:
             yield
         finally:
             self._restore()
+        if self._asked:  # after the last step
+            self.follow()
 
     def follow(self) -> None:
         """Let the signal have the effect that it would have had, in the processes that did not get it too."""
         self._restore()
-        signal.raise_signal(self._asked or signal.SIGTERM)
+        number, self._asked = self._asked or signal.SIGTERM, 0
+        signal.raise_signal(number)
 
     def _ask(self, number: int, frame: Any) -> None:
         again, self._asked = number == self._asked, self._asked or number

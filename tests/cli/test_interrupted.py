@@ -12,6 +12,7 @@ from runs import Forked
 from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
+from ftengine.training.validation import Validation
 
 
 def terminated(arguments, run):
@@ -96,3 +97,11 @@ def test_a_run_ends_with_the_killed_command_that_started_it():
         parent.stdout.readline()
         parent.kill()
         parent.communicate(timeout=30)  # the child has the same stderr, which ends with it
+
+
+def test_ctrl_c_after_the_last_step_is_followed(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
+    arguments = ["train", str(recipe), "--set", f"output={tmp_path / 'run'}", "--set", "train.max_steps=1"]
+    result = CliRunner().invoke(main, arguments, prog_name="ftengine")
+    assert result.exit_code == 130
+    assert "saved: the checkpoint of step 1 in" in result.stderr
