@@ -19,6 +19,7 @@ from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_tensors
+from ftengine.model.saving import save_processor
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
 from ftengine.run.environment import versions
@@ -86,8 +87,7 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
         except Exception as error:
             who, kept = _who(model), _kept(run)
             raise SavedPartDiffers(f"{who} cannot save what it trained: {cause_in(strategy, error)}. {kept}") from error
-        if hasattr(loaded.processor, "save_pretrained"):
-            loaded.processor.save_pretrained(folder)
+        save_processor(loaded.processor, folder)
         facts.write(RunDirectory(folder))
         _verify(model, run, folder, facts)
 

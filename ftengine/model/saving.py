@@ -122,11 +122,24 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
             _save_pretrained(module, directory)
         else:
             save_tensors(module.state_dict(), directory / MODEL_FILE)
-        if hasattr(processor, "save_pretrained"):
-            processor.save_pretrained(directory)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write the model to {str(directory)!r}: {error}. Free some space or choose another output."
+        ) from None
+    save_processor(processor, directory)
+
+
+def save_processor(processor: Any, directory: Path) -> None:
+    """Write a tokenizer or image processor, where it can be written (RunError: disk full, no permission)."""
+    if not hasattr(processor, "save_pretrained"):
+        return
+    try:
+        processor.save_pretrained(directory)
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error) is not Exception:  # what tokenizers raises, written in Rust
+            raise
+        raise RunError(
+            f"cannot write the processor to {str(directory)!r}: {error}. Free some space or choose another output."
         ) from None
 
 

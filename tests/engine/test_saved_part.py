@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from runs import Heard
+from transformers import AutoTokenizer
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
-from ftengine.errors import BaseMismatch, SavedPartDiffers
+from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, trainable
+from ftengine.model.saving import save_processor
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 
@@ -259,3 +261,11 @@ class Noisy(TextClassification):
 def test_a_random_loss_draws_the_same_for_both(recipe):
     plugin = types.SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Noisy], specname="ftengine_tasks"))
     fine_tune(recipe(task="noisy", strategy="full", train__max_steps=2), registry=registry_of({"noisy": plugin}))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_told(llama_folder, tmp_path):
+    """Of tokenizers, it is a bare Exception."""
+    (tmp_path / "tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="cannot write the processor to .*No space left on device"):
+        save_processor(AutoTokenizer.from_pretrained(llama_folder), tmp_path)
