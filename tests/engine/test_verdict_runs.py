@@ -217,7 +217,7 @@ def news_run(model, folder, train, test):
             folder,
             write_rows(folder / "train.jsonl", train),
             data=data,
-            task={"max_length": 40},
+            task={"max_length": 20},
             strategy={"name": "lora", "rank": 8},
             train={"epochs": 3, "batch_size": 16, "learning_rate": 0.002},
         )
