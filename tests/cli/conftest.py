@@ -69,7 +69,7 @@ def recipe(llama_folder, chat_rows, tmp_path_factory) -> Path:
         "data": {"train": str(chat_rows), "validation": 0.2},
         "strategy": {"name": "lora", "rank": 4},
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "generate": {"max_new_tokens": 4}},
         "output": str(folder / "run"),
     }
     file = folder / "recipe.yaml"

@@ -124,15 +124,12 @@ def test_pfeiffer_adds_one_adapter_a_layer(counted, sizes, layers, width, factor
     [
         # T5 1.1's d_model, d_ff, layers and heads; total parameters with one virtual token; trained ones by length.
         ((512, 1024, 8, 6), 76_961_664, {1: 512, 150: 76_800}),
-        ((768, 2048, 12, 12), 247_578_624, {20: 15_360}),
-        ((1024, 2816, 24, 16), 783_151_104, {50: 51_200}),
-        ((2048, 5120, 24, 32), 2_849_759_232, {100: 204_800}),
         ((4096, 10240, 24, 64), 11_135_336_448, {5: 20_480}),
     ],
-    ids=["small", "base", "large", "xl", "xxl"],
+    ids=["small", "xxl"],
 )
 def test_prompts_of_t5_have_the_published_numbers_of_parameters(counted, sizes, total, by_length):
-    """Lester et al. 2021 (arXiv:2104.08691), table 4; its small at length 20 is a slip of the paper and left out."""
+    """Lester et al. 2021 (arXiv:2104.08691), table 4; tests/plugins/strategies/test_prompt_counts.py has all of it."""
     config = T5 | dict(zip(("d_model", "d_ff", "num_layers", "num_heads"), sizes, strict=True))
     for length, published in by_length.items():
         content = counted(config, {"name": "prompt", "virtual_tokens": length}, task="seq2seq-lm")
