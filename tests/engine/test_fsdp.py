@@ -98,6 +98,8 @@ def test_two_processes_with_a_part_each_equal_one_with_all(folder, kind, strateg
     file = "model.safetensors" if strategy == FULL else "adapter_model.safetensors"
     first, second = (read_tensors(run.trained / file) for run in (one, two))
     assert first.keys() == second.keys()
+    config = "config.json" if strategy == FULL else "adapter_config.json"
+    assert (two.trained / config).read_text() == (one.trained / config).read_text()
     for name, tensor in first.items():
         # Adam divides by the root of a mean of squares, which enlarges rounding where that is small.
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=2e-3 * max(1e-2, tensor.abs().max()), msg=name)
