@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.data.batching import epoch_batches, micro_batches, ordered_batches, padding_share
+from ftengine.data.batching import batches_in_step, epoch_batches, micro_batches, ordered_batches, padding_share
 
 
 @given(
@@ -44,3 +44,14 @@ def test_padding_stays_small_where_random_batches_waste_more_than_half(size):
     assert padding_share(lengths, random) > 0.5
     assert padding_share(lengths, epoch_batches(lengths, size, 0, 0)) < 0.1
     assert padding_share(lengths, ordered_batches(lengths, size)) < 0.1
+
+
+def test_every_process_has_as_many_batches_where_that_is_wanted():
+    """Five examples for three processes, one a batch: the third fills in an example that does not count."""
+    members = np.arange(10, 15)
+    filled = [batches_in_step(members, 1, rank, 3, fill=True) for rank in range(3)]
+    assert [len(batches) for batches in filled] == [2, 2, 2]
+    counted = sorted(int(i) for batches in filled for batch, counts in batches if counts for i in batch)
+    assert counted == members.tolist()
+    assert [counts for _, counts in filled[2]] == [True, False]
+    assert [len(batches_in_step(members, 1, rank, 3, fill=False)) for rank in range(3)] == [2, 2, 1]

@@ -18,7 +18,7 @@ from ftengine.model import default_param_groups, open_model, read_tensors, state
 from ftengine.training import loop
 from ftengine.training.checkpoint import checkpoint_folders, load_checkpoint
 from ftengine.training.sharded_files import read_parts
-from ftengine.training.sharding import blocks, gathered, shard, without_weights
+from ftengine.training.sharding import blocks, gathered, require_shardable, shard, without_weights
 
 FULL, LORA = "full", {"name": "lora", "rank": 4, "dropout": 0.0}
 STEPS = 5
@@ -98,6 +98,8 @@ def test_two_processes_with_a_part_each_equal_one_with_all(folder, kind, strateg
     file = "model.safetensors" if strategy == FULL else "adapter_model.safetensors"
     first, second = (read_tensors(run.trained / file) for run in (one, two))
     assert first.keys() == second.keys()
+    config = "config.json" if strategy == FULL else "adapter_config.json"
+    assert (two.trained / config).read_text() == (one.trained / config).read_text()
     for name, tensor in first.items():
         # Adam divides by the root of a mean of squares, which enlarges rounding where that is small.
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=2e-3 * max(1e-2, tensor.abs().max()), msg=name)
@@ -219,6 +221,20 @@ def test_what_does_not_work_on_parts_is_refused_before_data_is_read(chat_recipe,
     overrides = {"train__parallel": "fsdp", "data__train": str(tmp_path / "missing.jsonl"), **overrides}
     with pytest.raises(RecipeError, match=named):
         fine_tune(chat_recipe(**overrides))
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (torch.zeros(2, 2, dtype=torch.uint8), "'weight' of Linear is packed as uint8"),
+        (torch.zeros(()), "'weight' of Linear is a single number"),
+    ],
+)
+def test_what_has_no_rows_of_numbers_is_refused(weight, told):
+    module = torch.nn.Linear(2, 2)
+    module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(RecipeError, match=told):
+        require_shardable(module)
 
 
 def test_only_training_divides(chat_recipe, monkeypatch):
