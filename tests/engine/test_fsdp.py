@@ -22,6 +22,7 @@ from ftengine.training.sharding import blocks, gathered, require_shardable, shar
 
 FULL, LORA = "full", {"name": "lora", "rank": 4, "dropout": 0.0}
 STEPS = 5
+OTHERS = ("alone", "of-three")
 LAUNCHED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer"}
 
 
@@ -53,6 +54,10 @@ def child(folder):
     folder = Path(folder)
     first, second, *others = (recipe_of(folder, *cell, "two", parallel="fsdp") for cell in CELLS)
     interrupt(first, after=4)
+    if not processes().process_index:  # to go on with 1 process and with 3
+        for side in OTHERS:
+            shutil.copytree(first.output, recipe_of(folder, "llama", FULL, side).output)
+    processes().wait_for_everyone()
     fine_tune(first, resume=True)
     second.train.parallel = "ddp"
     second.train.model_fields_set.remove("parallel")
@@ -167,7 +172,7 @@ def child_of_three(folder):
     import torch.distributed as dist
 
     folder = Path(folder)
-    dist.init_process_group("gloo")
+    processes()
     for side in ("two", "one"):
         plain = open_model(folder / "llama", torch.float32)[0]
         whole = restored(plain, last_checkpoint(folder, side))
@@ -182,11 +187,23 @@ def child_of_three(folder):
             assert module.lm_head.weight is module.model.embed_tokens.weight
             for name, tensor in plain.named_parameters():
                 assert torch.equal(module.get_parameter(name), tensor), name
-    dist.destroy_process_group()
+    fine_tune(recipe_of(folder, "llama", FULL, "of-three", parallel="fsdp"), resume=True)
 
 
-def test_three_processes_read_the_checkpoints_of_two_and_of_one(folder):
+def test_three_processes_read_the_checkpoints_of_two_and_of_one_and_go_on(folder):
     together(folder / "three", child_of_three, str(folder), ranks=3)
+    check_rest(folder, "of-three")
+
+
+def test_one_process_goes_on_where_two_stopped(folder):
+    fine_tune(recipe_of(folder, "llama", FULL, "alone", parallel="fsdp"), resume=True)
+    check_rest(folder, "alone")
+
+
+def check_rest(folder, side):
+    """Compare a run that two processes began with that of one."""
+    went_on, one = (run_of(folder, "llama", FULL, name) for name in (side, "one"))
+    assert losses(went_on) == pytest.approx(losses(one), rel=1e-4)  # float32 sums in another order
 
 
 def test_blocks_are_found_in_the_tree_of_modules(folder):
