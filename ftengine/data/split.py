@@ -24,6 +24,9 @@ from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 
+LEAST_ROWS = 0.1
+"""Rows that a fraction comes to, at least; of few rows one is held out although it comes to less than one."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -147,6 +150,12 @@ def _sides(
 ) -> dict[str, np.ndarray]:
     """Divide the rows of the training source: for each part the indices of its rows, ascending."""
     split, rows = section.split, hashes.splits["train"]
+    for name, share in shares.items():
+        if share * len(rows) < LEAST_ROWS:
+            raise DataError(
+                f"{rows.source}: data.{name} is {share:g}, which of its {counted(len(rows), 'row')} is none. Set it to "
+                f"{1 / len(rows):.2g} or more, or to null."
+            )
     if split.by == "time":
         return latest(hashes.keys["train"], shares, rows.source)
     groups = _groups(section, hashes, distinct, near)

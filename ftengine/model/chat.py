@@ -153,9 +153,10 @@ def _marked_spans(processor: Any, messages: list[Message]) -> list[Span]:
 
     template, special = processor.get_chat_template(), processor.special_tokens_map
     with limited():  # as long as it took to write it just now
-        _, [marked] = render_jinja_template(
+        written: Any = render_jinja_template(
             [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
         )
+    _, [marked] = written
     spans = [(start, end) for start, end in marked if end > start]
     trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
     if all(trained):

@@ -31,7 +31,7 @@ def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
         values = tensor.detach().reshape(-1)
         if values.is_floating_point():
             values = values.to(torch.bfloat16).view(torch.int16)
-        digest.update(memoryview(values.cpu().numpy()))
+        digest.update(values.cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -66,7 +66,7 @@ class AuditResult(RedactedRecord):
     file: ClassVar[str] = "audit.json"
     splits: Annotated[dict[str, SplitCounts], AfterValidator(_with_training)]
     split: dict[str, Any]
-    encoded: Annotated[dict[str, dict[str, Any]], AfterValidator(_with_training)]
+    encoded: dict[str, dict[str, Any]]
     findings: tuple[Finding, ...]
     displays: tuple[Display, ...]
     facts: dict[str, Any]
@@ -222,11 +222,14 @@ class RunRecords:
             recipe = Recipe.read(run.path / "recipe.yaml")
         except RecipeError as error:
             raise RunError(str(error)) from None
+        audit = AuditResult.read(run)
+        if "train" not in audit.encoded:
+            raise RunError(f"{str(run.path / AuditResult.file)!r}: encoded: there is no training split. It is damaged.")
         return cls(
             path=run.path,
             recipe=recipe,
             environment=Environment.read(run),
-            audit=AuditResult.read(run),
+            audit=audit,
             training=TrainingResult.read(run),
             evaluation=EvaluationResult.read(run),
             trained=TrainedPart.read(RunDirectory(run.trained)),
