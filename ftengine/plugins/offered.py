@@ -33,7 +33,7 @@ def fault(cls: Any, base: type[Component]) -> str:
     """Say what is wrong with a class that is offered as a component of a kind, and what to do; "" where nothing is."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         return f"it must be a subclass of {base.__name__}"
-    return _fault_of_class(cls, base)
+    return _fault_of_class(cls, base)  # type: ignore[arg-type]  # mypy takes the hash of instances for that of the class
 
 
 @cache  # the classes stay the same, however many registries a process makes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -67,7 +69,7 @@ class AskingChecks(Checks):
             answers *= -(-LEAST // len(answers))  # a benchmark of few questions is measured as one of many
             missing = sorted(evaluator.reads - answers[0].keys())
             assert not missing, f"the evaluator of {name!r} reads {missing[0]!r}, which its answers do not have"
-            require_passed(results_of(EvaluatorChecks(lambda one=evaluator: one, answers, None, on=name), None))
+            require_passed(results_of(EvaluatorChecks(partial(copy.deepcopy, evaluator), answers, None, on=name), None))
 
     def _asked(self, loaded: LoadedModel) -> tuple[Mapping[str, Evaluator], Mapping[str, Sequence[Prediction]]]:
         """Ask a model as the engine does: what is asked is known first."""
