@@ -169,7 +169,7 @@ def test_a_recipe_is_bounded(here, case, monkeypatch):
     monkeypatch.setattr("ftengine.model.patterns.PATIENCE", 0.2)
     text, message = RECIPES[case]
     recipe(text)
-    assert message in refusal("plan", "other.yaml")
+    assert message in refusal("train", "other.yaml")
 
 
 @pytest.mark.parametrize("what", ["recipe", "data", "model"])

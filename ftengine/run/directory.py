@@ -89,6 +89,8 @@ class RunDirectory:
         return (self.path / "recipe.yaml").is_file()
 
     def _require_directory(self) -> None:
+        if "\0" in str(self.path):
+            raise RunError(f"output {str(self.path)!r} holds a null character, which no path can have.")
         for place in (self.path, *self.path.parents):
             if place.exists():
                 if not place.is_dir():

@@ -189,8 +189,8 @@ class EvaluationResult(RedactedRecord):
 
     @model_validator(mode="after")
     def _declared(self) -> EvaluationResult:
-        if self.base.keys() != self.tuned.keys() or not self.tuned.keys() <= self.metrics.keys():
-            raise ValueError("base and tuned have other metrics than each other, or than are declared")
+        if not (self.base.keys() <= self.tuned.keys() and self.base.keys() <= self.metrics.keys()):
+            raise ValueError("the base has metrics that are not declared, or that the tuned model lacks")
         return self
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ftengine.errors import RecipeError, shown
+from ftengine.errors import RecipeError
 
 MOST_VALUES = 100_000
 """Values of a recipe; aliases that repeat aliases make billions of a few lines."""
@@ -22,7 +22,7 @@ def load_yaml(text: str) -> Any:
 
 
 def require_bounded(content: Any, origin: str) -> None:
-    """Refuse a recipe with too many values, or a null character, which no path can have (RecipeError)."""
+    """Refuse a recipe with too many values (RecipeError)."""
     left, seen = [content], 0
     while left:
         value, seen = left.pop(), seen + 1
@@ -30,6 +30,4 @@ def require_bounded(content: Any, origin: str) -> None:
             raise RecipeError(
                 f"{origin}: more than {MOST_VALUES:,} values, as aliases (*name) repeat them. Write it out."
             )
-        if isinstance(value, str) and "\0" in value:
-            raise RecipeError(f"{origin}: {shown(value)} holds a null character. Take it out.")
         left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
