@@ -270,5 +270,5 @@ def test_a_random_loss_draws_the_same_for_both(recipe):
 def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_told(llama_folder, tmp_path):
     """Of tokenizers, it is a bare Exception."""
     (tmp_path / "tokenizer.json").symlink_to("/dev/full")
-    with pytest.raises(RunError, match="cannot write the processor to .*No space left on device"):
+    with pytest.raises(RunError, match=r"cannot write the processor to .*No space left on device"):
         save_processor(AutoTokenizer.from_pretrained(llama_folder), tmp_path)
