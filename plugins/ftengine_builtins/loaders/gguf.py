@@ -80,6 +80,9 @@ class GgufLoader(ModelLoader):
             with reading(source), parsed_once(self._parsed[path]):
                 config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
                 tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+            end = self._parsed[path].value("tokenizer.ggml.eos_token_id")
+            if isinstance(end, int) and tokenizer.eos_token_id != end and 0 <= end < len(tokenizer):
+                tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # older versions take another
             self._described[path] = config, pad_with_eos(tokenizer)
         return self._described[path]
 
