@@ -93,7 +93,11 @@ class GgufLoader(ModelLoader):
             where = {"pretrained_model_name_or_path": path.parent, "gguf_file": str(path)}
             with reading(source), parsed_once(self._parsed[path]):
                 config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-                tokenizer = pad_with_eos(AutoTokenizer.from_pretrained(**where, trust_remote_code=False))
+                tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+                end = self._parsed[path].value("tokenizer.ggml.eos_token_id")
+                if isinstance(end, int) and tokenizer.eos_token_id != end and 0 <= end < len(tokenizer):
+                    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # older versions take another
+                tokenizer = pad_with_eos(tokenizer)
             self._described[path] = config, tokenizer
         return self._described[path]
 
@@ -161,5 +165,7 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
         patch.object(gguf, "GGUFReader", lambda *_, **__: file),
         patch.object(gguf, "get_tensor_name_map", names),
         patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
+        # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
+        patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
     ):
         yield

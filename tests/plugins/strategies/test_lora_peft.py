@@ -355,7 +355,7 @@ def test_adapter_names_inside_keys_are_left_out(llama_folder, load, adapter) -> 
     loaded = load(llama_folder)
     strategy = prepared(loaded)
     file = adapter / "adapter_model.safetensors"
-    tensors = load_file(file)
+    tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}  # which is written over
     save_file({key.replace(".weight", ".default.weight"): tensor for key, tensor in tensors.items()}, file)
     strategy.load(loaded, adapter)
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
