@@ -153,7 +153,7 @@ SOUND = "model: {source: llama}\ntask: causal-lm\ndata: {train: chat.jsonl}\n"
 RECIPES = {
     "aliases of aliases": (ALIASES, "100,000 values"),
     "an alias of itself": ("a: &a [*a]\n", "100,000 values"),
-    "deep nesting": ("a: " + "[" * DEEP, "nested too deeply"),
+    "deep nesting": ("a: " + "[" * DEEP, "nest"),
     "a date that is none": ("a: 2026-13-01\n", "month must be in 1..12"),
     "a null in a path": (SOUND + 'strategy: lora\noutput: "a\\0b"\n', "null character"),
     "a pattern that never ends": (

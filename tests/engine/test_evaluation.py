@@ -215,8 +215,8 @@ def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(labe
     assert changed.batch(np.array([0]))["input_ids"].shape[1] > longest
     assert changed.example(0)["text"] == " ".join([row["text"]] * 4)
     longest = max(split.longest for split in encoded.values())
-    require_room(SimpleNamespace(max_length=longest), [*encoded.values(), *evaluating.encoded()])
+    require_room(SimpleNamespace(module=None, max_length=longest), [*encoded.values(), *evaluating.encoded()])
     assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
     assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
     with pytest.raises(RecipeError, match=f"the longest example has {longest} tokens"):
-        require_room(SimpleNamespace(max_length=longest - 1), [*encoded.values(), *evaluating.encoded()])
+        require_room(SimpleNamespace(module=None, max_length=longest - 1), [*encoded.values(), *evaluating.encoded()])
