@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ftengine.cli import main
+
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = sorted(path.name for path in (ROOT / "plugins").glob("*-*"))
 
@@ -36,6 +38,7 @@ def installed(site, monkeypatch):
     for module in [name for name in sys.modules if name.partition(".")[0] in packages]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(main, "_external", None)  # commands that were found before
 
 
 @pytest.fixture(scope="session")
