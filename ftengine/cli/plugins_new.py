@@ -69,6 +69,8 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
 
     name = name.removeprefix("ftengine-")
     names = {kind: own or name for kind, _, own in (one.partition("=") for one in chosen)}
+    if len(names) < len(set(chosen)):
+        raise InputError("--kind names one kind twice: a new distribution has one component of each.")
     _check(name, names)
     folder = Path(output or f"ftengine-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -179,6 +179,12 @@ def test_what_is_taken_and_what_is_no_kind_is_refused(ftengine, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_kind_twice_is_refused(ftengine, tmp_path):
+    kinds = ["--kind", "audit=one", "--kind", "audit=two"]
+    assert "one kind twice" in ftengine("plugins", "new", "shout", *kinds, "--output", tmp_path / "x", code=2).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(ftengine, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     line = ftengine("plugins", "new", "shout", "--kind", "audit", "--output", tmp_path, code=2).stderr
