@@ -158,7 +158,8 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
 def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
     batches = _planned(train, recipe.seed, planned)
-    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size)]
+    limit = {"lengths": train.lengths, "tokens": recipe.train.batch_tokens}
+    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size, **limit)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,
