@@ -122,7 +122,8 @@ def describe(error: BaseException) -> str:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         return (
             f"out of memory{reason and f' ({reason})'}. Lower train.batch_size and raise train.accumulate by as much, "
-            "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set train.gradient_checkpointing: true. What was complete is kept."
+            "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set "
+            "train.gradient_checkpointing: true. What was complete is kept."
         )
     from ftengine.plugins.blame import blame
 

@@ -32,7 +32,8 @@ def test_processes_and_micro_batches_share_a_batch_without_overlap(count, size, 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 200), st.integers(1, 3))
 def test_micro_batches_keep_to_a_number_of_tokens(lengths, size, tokens, ranks):
     lengths = np.sort(lengths)[::-1]
-    found = [micro_batches(np.arange(len(lengths)), size, r, ranks, lengths=lengths, tokens=tokens) for r in range(ranks)]
+    batch, limit = np.arange(len(lengths)), {"lengths": lengths, "tokens": tokens}
+    found = [micro_batches(batch, size, rank, ranks, **limit) for rank in range(ranks)]
     parts = [part for parts in found for part in parts]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
     assert all(len(part) <= size and (len(part) == 1 or lengths[part[0]] * len(part) <= tokens) for part in parts)
