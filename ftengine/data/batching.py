@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,53 +36,28 @@ def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def micro_batches(
-    batch: np.ndarray,
-    size: int,
-    rank: int = 0,
-    ranks: int = 1,
-    *,
-    lengths: np.ndarray | None = None,
-    tokens: int | None = None,
-) -> list[np.ndarray]:
+def micro_batches(batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
     """Split an effective batch into one process's micro-batches, neighbours in length together.
 
     Args:
         batch: indices, longest first.
-        size: most examples a micro-batch.
+        size: examples a micro-batch.
         rank, ranks: this process and their number; each takes every ranks-th example.
-        lengths: (examples,) tokens of each example that `batch` chooses from; read where `tokens` is given.
-        tokens: most tokens a micro-batch, padding counted; an example that is longer by itself is one alone.
     """
     mine = batch[rank::ranks]
-    found, start = [], 0
-    while start < len(mine):
-        fitting = size
-        if tokens is not None and lengths is not None:
-            fitting = min(size, max(1, tokens // int(lengths[mine[start]])))  # the first is the longest
-        found.append(mine[start : start + fitting])
-        start += fitting
-    return found
+    return [mine[i : i + size] for i in range(0, len(mine), size)]
 
 
 def batches_in_step(
-    members: np.ndarray,
-    size: int,
-    rank: int,
-    ranks: int,
-    *,
-    fill: bool,
-    lengths: np.ndarray | None = None,
-    tokens: int | None = None,
+    members: np.ndarray, size: int, rank: int, ranks: int, *, fill: bool
 ) -> list[tuple[np.ndarray, bool]]:
     """Return one process's micro-batches, and whether each counts.
 
     With `fill` every process has as many: where a model is divided, all take part in every forward. What is filled in
     is one example that another process has, and does not count.
     """
-    limit: dict[str, Any] = {"lengths": lengths, "tokens": tokens}
-    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks, **limit)]
-    most = len(micro_batches(members, size, 0, ranks, **limit)) if fill else 0  # its examples are the longest
+    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks)]
+    most = len(micro_batches(members, size, 0, ranks)) if fill else 0  # the first process has the most
     return mine + [(members[-1:], False)] * (most - len(mine))
 
 

@@ -158,8 +158,7 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
 def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
     batches = _planned(train, recipe.seed, planned)
-    limit = {"lengths": train.lengths, "tokens": recipe.train.batch_tokens}
-    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size, **limit)]
+    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,

@@ -169,9 +169,10 @@ class TrainSection(_Section):
     """How training runs."""
 
     epochs: float = Field(3, gt=0, description="passes over the training data")
-    max_steps: int | None = Field(None, ge=1, description="most optimiser steps, if epochs do not end before")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimiser steps, if epochs do not end before"
+    )
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
-    batch_tokens: int | None = Field(None, ge=1, description="most tokens a micro-batch, with padding; null: any")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
     learning_rate: float = Field(2e-4, gt=0, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")

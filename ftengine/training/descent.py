@@ -124,8 +124,7 @@ class Descent:
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        limit = {"lengths": self.setup.train.lengths, "tokens": self.section.batch_tokens}
-        mine = batches_in_step(members, self.section.batch_size, rank, ranks, fill=self._sharded, **limit)
+        mine = batches_in_step(members, self.section.batch_size, rank, ranks, fill=self._sharded)
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():

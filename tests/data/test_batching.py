@@ -29,17 +29,6 @@ def test_processes_and_micro_batches_share_a_batch_without_overlap(count, size, 
     assert all(len(part) <= size for part in parts)
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 200), st.integers(1, 3))
-def test_micro_batches_keep_to_a_number_of_tokens(lengths, size, tokens, ranks):
-    lengths = np.sort(lengths)[::-1]
-    batch, limit = np.arange(len(lengths)), {"lengths": lengths, "tokens": tokens}
-    found = [micro_batches(batch, size, rank, ranks, **limit) for rank in range(ranks)]
-    parts = [part for parts in found for part in parts]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
-    assert all(len(part) <= size and (len(part) == 1 or lengths[part[0]] * len(part) <= tokens) for part in parts)
-    assert max(map(len, found)) == len(found[0])
-
-
 def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others():
     lengths = np.random.default_rng(0).integers(1, 100, 200)
     first, again, other = (epoch_batches(lengths, 8, 1, epoch) for epoch in (0, 0, 1))
