@@ -51,6 +51,7 @@ def installed(shout, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_its_tests(shout):
     folder, site = shout
     path = os.pathsep.join([str(site), *sys.path])
@@ -91,7 +92,6 @@ def recipe_of_all(folder):
     return content
 
 
-@pytest.mark.slow
 def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, installed, tmp_path):
     tiny_gpt2(tmp_path / "gpt2")
     recipe = recipe_of_all(tmp_path)
