@@ -77,7 +77,7 @@ def recipe_of_all(folder):
         "model": {"source": "shout://gpt2", "loader": {"name": "shout", "folder": str(folder)}},
         "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
         "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "precision": "float32", "warmup": 1},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(folder / "run"),
     }
     for kind, place in RECIPE_KEYS.items():

@@ -39,7 +39,7 @@ def label_run(bert_folder, label_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(label_run):
     """Three classifiers on the same data, trained for ever longer."""
-    return {f"steps{steps}": label_run(steps) for steps in (1, 12, 90)}
+    return {f"steps{steps}": label_run(steps) for steps in (1, 12, 60)}
 
 
 def right(run):

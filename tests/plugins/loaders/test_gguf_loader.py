@@ -76,12 +76,14 @@ def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
     assert len(answer) < 30
 
 
+@pytest.mark.slow
 def test_smollm2_is_described(smollm2, smollm2_gguf) -> None:
     assert smollm2.source == str(smollm2_gguf)
     assert smollm2.max_length == 8192
     assert smollm2.new_modules == ()
 
 
+@pytest.mark.slow
 def test_tokenizer_and_config_are_read_once(smollm2_loader, smollm2, smollm2_gguf) -> None:
     assert smollm2_loader.load_processor(str(smollm2_gguf)) is smollm2.processor
 
