@@ -117,7 +117,7 @@ def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tm
     words = {"yes": "good fine great nice", "no": "bad poor awful sad"}
     rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(60) for label in words]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=6)
+    recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=12)
     specs = ["full", *({"name": "full", "train.max_steps": 1, "train.learning_rate": n * 1e-9} for n in (1, 2))]
     for metric in ("accuracy", "nll"):
         result = compared_here(recipe, specs, metric=metric)

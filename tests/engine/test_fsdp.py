@@ -33,7 +33,7 @@ def recipe_of(folder, kind, strategy, side, **train):
     content = {
         "model": {"source": str(folder / kind)},
         "task": "causal-lm" if kind == "llama" else "text-classification",
-        "data": {"train": str(folder / f"{kind}.jsonl"), "validation": 0.21},
+        "data": {"train": str(folder / f"{kind}.jsonl"), "validation": 0.22},
         "strategy": strategy,
         "train": {**options, "batch_size": 4 if side == "one" else 2, **train},
         "evaluation": {

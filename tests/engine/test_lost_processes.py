@@ -19,7 +19,7 @@ from ftengine.errors import InputError, RunError
 from ftengine.run.directory import RunDirectory
 
 SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}
-SETTINGS |= {"train__epochs": 10, "evaluation__training_sample": None}
+SETTINGS |= {"train__epochs": 15}
 
 
 @pytest.fixture(scope="module")

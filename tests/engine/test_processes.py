@@ -17,7 +17,7 @@ from ftengine.run.evaluation_result import Examples
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
-LOST = {"strategy__dropout": 0.0, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
+LOST = {"strategy__dropout": 0.0, "train__epochs": 3, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
 
 
 def lose(recipe):

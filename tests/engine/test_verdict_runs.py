@@ -73,16 +73,7 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     phone = {"film": WORDS["sport"], "money": WORDS["film"], "sport": WORDS["money"]}
     test += [row | {"text": f"call {row['text']}", "channel": "phone"} for row in sentences(60, rng, phone)]
     data = {"test": write_rows(tmp_path / "test.jsonl", test)}
-    run = fine_tune(
-        recipe(
-            bert_folder,
-            tmp_path,
-            train,
-            data=data,
-            evaluation={"slices": ["channel"]},
-            train={"epochs": 8, "batch_size": 12, "learning_rate": 0.005},
-        )
-    )
+    run = fine_tune(recipe(bert_folder, tmp_path, train, data=data, evaluation={"slices": ["channel"]}))
     findings = [f for f in run.verdict.findings if f.kind == "slices" and f.level == "alarm"]
     behind = next(f.figures for f in findings if "gap" in f.figures)
     assert behind["value"] == "phone"
