@@ -19,7 +19,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-plugins test-adapterhub test-lowest faults fuzz sanitize lint docs bench clean
+.PHONY: help env demo test test-slow test-plugins test-adapterhub test-lowest faults fuzz sanitize lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -37,8 +37,14 @@ demo: $(COMPILED) ## fine-tune a real language model on real conversations
 # that a model which they share is loaded once; tests/conftest.py says which files begin.
 # Compiled kernels must be there: none may be lost unnoticed.
 # Byte code is kept whatever the environment says: pytest takes 10 s a process to rewrite the tests' assertions.
+TEST = PYTHONDONTWRITEBYTECODE= FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
+    $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions
 test: $(COMPILED) ## run the tests
-	PYTHONDONTWRITEBYTECODE= FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS) --ignore tests/distributions
+	$(TEST) -m 'not slow'
+
+# What compiles, starts several processes or loads a real model.
+test-slow: $(COMPILED) ## run the tests that take long
+	$(TEST) -m slow
 
 test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distributions in plugins/
 	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \

@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` whateve
 
 
 LONGEST = (
-    *("test_docs", "test_matrix", "test_verdict_runs", "test_sanitized", "test_resume", "test_comparison"),
-    *("test_plugins_new", "test_processes", "test_lowrank_compile", "test_command_compare", "test_augmented_runs"),
+    *("test_components_conform", "test_verdict_runs", "test_matrix", "test_docs", "test_fine_tune", "test_processes"),
+    *("test_comparison", "test_resume", "test_regularized_runs", "test_broken_strategies"),
+    *("test_install", "test_lost_processes", "test_faulty_runs", "test_fsdp", "test_sanitized", "test_plugins_new"),
 )
-"""Files that take 20 s and more."""
+"""Files that take long, of `make test` and of `make test-slow`."""
 
 
 def pytest_collection_modifyitems(items):

@@ -105,9 +105,9 @@ class CommandHere:
         pass
 
 
-def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> None:
-    """Have the runs of a comparison or a cross-validation trained in this process, all but the first few."""
-    started = []
+def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> list[list[str]]:
+    """Have the runs of a comparison or a cross-validation trained here, all but the first few; return their commands."""
+    started: list[list[str]] = []
 
     def start(line: list[str], **options: Any) -> Any:
         started.append(line)
@@ -117,6 +117,7 @@ def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> None:
         Popen, PIPE, DEVNULL = staticmethod(start), subprocess.PIPE, subprocess.DEVNULL
 
     patch.setattr("ftengine.engine.subprocess_runs.subprocess", Processes)
+    return started
 
 
 class Forked:

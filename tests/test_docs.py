@@ -99,6 +99,18 @@ def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
         run_block(block, tmp_path if block.file else desk)
 
 
+def test_what_the_readme_types_is_understood(desk, monkeypatch):
+    """What it does is seen in `make test-slow`, which trains the README's model."""
+    monkeypatch.chdir(desk)
+    for command in COMMANDS.values():
+        monkeypatch.setattr(command, "callback", lambda *_, **__: None)
+    for block in blocks(README, "python"):
+        compile(block.text, block.place, "exec")
+    for command in (one for block in blocks(README, "console") for one in commands(block)):
+        if not command.startswith("python "):
+            run_command(command, desk)
+
+
 @pytest.mark.slow
 def test_what_the_readme_types_works(smollm2_gguf, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -397,6 +397,7 @@ def test_every_key_of_a_prediction_is_told():
 # The reference
 
 
+@pytest.mark.slow
 def test_the_reference_is_made_without_a_warning(tmp_path, capsys, monkeypatch):
     pytest.importorskip("pdoc")
     found = re.search(r"^## What a plugin may import\n+(.*)", TEXTS[INDEX], re.MULTILINE)

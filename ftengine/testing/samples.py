@@ -66,7 +66,7 @@ class Fixture:
             labels: of the head; by default those of `task`.
         """
         labels = labels or self.task.labels
-        module, source = copy.deepcopy(self._made_for(labels)[0]), f"a tiny {self.name}"
+        module, source = _copy(self._made_for(labels)[0]), f"a tiny {self.name}"
         return LoadedModel(module, self.processor, source, self.head, self.new_modules, labels, {}, self.max_length)
 
     def load_trainable(self) -> LoadedModel:
@@ -107,6 +107,13 @@ def _sensitive(make: Callable[..., Made], outputs: int | None) -> Made:
     module, processor = make() if outputs is None else make(num_labels=outputs)
     models.sensitise(module)
     return module, processor
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """Copy a model; without looking into the ten empty dictionaries of each module, which takes half of the time."""
+    own = [value for part in module.modules() for value in vars(part).values()]
+    empty = {id(value): type(value)() for value in own if isinstance(value, (dict, set)) and not value}
+    return copy.deepcopy(module, empty)
 
 
 def on_meta(loaded: LoadedModel) -> LoadedModel:

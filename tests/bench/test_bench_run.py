@@ -255,6 +255,7 @@ for name in ("accelerate", "click", "datasets", "matplotlib", "numpy", "peft", "
 from ftengine_bench import __main__, machine
 machine.COPIED_BYTES["cpu"], machine.PRODUCT_SIZE["cpu"] = 1 << 16, 32
 arguments = ["--shape", "24x32x16", "--ranks", "2", "--seconds", "0.001", "--device", "cpu"]
+arguments += ["--providers", "frozen,eager,compiled"]
 sys.exit(__main__.main(["kernels", *arguments, "--json", {str(tmp_path / "a.json")!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""`ftengine compare`: two strategies, the first trained in a process of its own, and one table."""
+"""`ftengine compare`: two strategies and one table."""
 
 import json
 import re
@@ -22,13 +22,22 @@ def compared(ftengine, recipe, tmp_path_factory):
     """What the command printed; its runs are in `folder`."""
     folder = tmp_path_factory.mktemp("compared") / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        start_commands_here(patch, after=1)
+        start_commands_here(patch)
         return compare(ftengine, recipe, folder), folder
 
 
 def compare(ftengine, recipe, folder, *options, strategies=STRATEGIES, code=0):
     settings = ("--set", "train.max_steps=2", "--set", "evaluation.resamples=1000")
     return ftengine("compare", recipe, "--strategies", strategies, *settings, "--output", folder, *options, code=code)
+
+
+@pytest.mark.slow
+def test_a_strategy_is_trained_in_a_process_of_its_own(ftengine, recipe, tmp_path, monkeypatch):
+    started = start_commands_here(monkeypatch, after=1)
+    result = compare(ftengine, recipe, tmp_path / "runs")
+    assert len(started) == 2
+    assert "full: train: 2" in result.stderr
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:5]] == ["(base)", "full", LORA]
 
 
 def test_one_table_has_a_line_for_each_and_for_the_base(compared):

@@ -51,6 +51,7 @@ def installed(shout, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_its_tests(shout):
     folder, site = shout
     path = os.pathsep.join([str(site), *sys.path])
@@ -76,7 +77,7 @@ def recipe_of_all(folder):
         "model": {"source": "shout://gpt2", "loader": {"name": "shout", "folder": str(folder)}},
         "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
         "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "precision": "float32", "warmup": 1},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(folder / "run"),
     }
     for kind, place in RECIPE_KEYS.items():
@@ -91,7 +92,6 @@ def recipe_of_all(folder):
     return content
 
 
-@pytest.mark.slow
 def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, installed, tmp_path):
     tiny_gpt2(tmp_path / "gpt2")
     recipe = recipe_of_all(tmp_path)

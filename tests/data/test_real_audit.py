@@ -87,6 +87,7 @@ def test_real_news_hold_the_duplicates_that_are_known(write, news, text_task):
     assert splits.audited().facts["near_duplicates"]["examples"] >= 50  # editions of one report
 
 
+@pytest.mark.slow
 def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, text_task):
     rows = list(news)
     random.Random(0).shuffle(rows)

@@ -18,12 +18,19 @@ DISTRIBUTIONS = sorted(path.name for path in (ROOT / "plugins").glob("*-*"))
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """A folder with the distributions, built from copies: a build leaves files beside its sources."""
-    sources, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("site")
+def sources(tmp_path_factory):
+    """A folder with copies of the distributions' sources."""
+    folder = tmp_path_factory.mktemp("sources")
     for name in DISTRIBUTIONS:
         unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-        shutil.copytree(ROOT / "plugins" / name, sources / name, ignore=unwanted)
+        shutil.copytree(ROOT / "plugins" / name, folder / name, ignore=unwanted)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(sources, tmp_path_factory):
+    """A folder with the distributions, installed from the copies."""
+    folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     command += ["--target", folder, *(sources / name for name in DISTRIBUTIONS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

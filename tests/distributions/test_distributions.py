@@ -20,6 +20,9 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = sorted(path.name for path in (ROOT / "plugins").glob("*-*"))
 
+BESIDE = ("README.md", "pyproject.toml", "tests")
+"""What a distribution's folder holds beside its package."""
+
 
 def described(name):
     return tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8"))
@@ -46,6 +49,12 @@ def test_a_distribution_installs_its_package_and_nothing_else(name, site):
     }
     assert found.metadata["License-Expression"] == "Apache-2.0"
     assert {entry.group for entry in found.entry_points} <= {"ftengine", "ftengine.commands"}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_an_installation_leaves_nothing_beside_the_sources(name, site, sources):
+    """pytest has the sources on its path: metadata that lay there would be a plugin in every other test."""
+    assert {path.name for path in (sources / name).iterdir()} == {name.replace("-", "_"), *BESIDE}
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -16,10 +16,10 @@ ACTIONS = ("does not start", "is very slow", "shows an error", "makes a noise", 
 
 @pytest.fixture(scope="session")
 def chat_file(tmp_path_factory):
-    """60 distinct conversations of different lengths."""
+    """40 distinct conversations of different lengths."""
     rng = random.Random(0)
     rows = []
-    for i in range(60):
+    for i in range(40):
         question = f"{rng.choice(SUBJECTS)} {rng.choice(ACTIONS)} ({i})" + " please help" * rng.randrange(6)
         answer = f"Restart {rng.choice(SUBJECTS)}." + " Then wait." * rng.randrange(4)
         rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
@@ -28,8 +28,8 @@ def chat_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def label_file(tmp_path_factory):
-    """90 sentences in three classes that a word tells apart."""
-    return Path(write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", sentences(90, random.Random(0))))
+    """60 sentences in three classes that a word tells apart."""
+    return Path(write_rows(tmp_path_factory.mktemp("data") / "labels.jsonl", sentences(60, random.Random(0))))
 
 
 def overridden(content, overrides):
@@ -48,7 +48,8 @@ def build_chat_recipe(llama_folder, chat_file):
             "data": {"train": str(chat_file), "validation": 0.2},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
             "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
-            "evaluation": {"resamples": 100, "answers": None},  # which test_answers_to_read.py is about
+            # test_answers_to_read.py is about the answers, test_evaluation.py about the training rows.
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None},
             "output": "",
         }
         return overridden(content, overrides)
@@ -73,7 +74,7 @@ def label_recipe(bert_folder, label_file, tmp_path):
             "data": {"train": str(label_file), "validation": 0.2, "test": 0.2},
             "strategy": "full",
             "train": {"epochs": 12, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
-            "evaluation": {"resamples": 100},
+            "evaluation": {"resamples": 100, "training_sample": None},
             "output": str(tmp_path / "run"),
         }
         return overridden(content, overrides)

@@ -181,7 +181,7 @@ def recipe(strategy: str, architecture: str, precision: str, folder: Path, outpu
                 "precision": precision,
                 "checkpoint_every": 4,
             },
-            "evaluation": {"resamples": 100, "answers": None},
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None},
             "output": str(folder / f"{strategy}-{architecture}-{precision}-{output}"),
         }
     )

@@ -85,8 +85,8 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
 
 
 def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
-    recipe = chat_recipe(train__checkpoint_every=2, evaluation__answers=12)
-    interrupt(recipe, after=4)
+    recipe = chat_recipe(data__validation=0.4, train__checkpoint_every=1, evaluation__answers=12)
+    interrupt(recipe, after=2)
     asked = []
 
     class Phases(SilentListener):

@@ -43,7 +43,7 @@ def image_recipe(images, resnet, tmp_path):
                 "data": {"train": str(images), "validation": 0.2, "test": 0.2},
                 "strategy": {"name": "full", **strategy},
                 "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "precision": "float32", **train},
-                "evaluation": {"resamples": 100},
+                "evaluation": {"resamples": 100, "training_sample": None},
                 "output": str(tmp_path / name),
             }
         )

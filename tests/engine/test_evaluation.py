@@ -172,7 +172,7 @@ def test_memorisation_refusal_and_answers_of_a_language_model(chat_recipe, tmp_p
     evaluation = run.evaluation
     answered = {name for name, figure in evaluation["tuned"].items() if figure["n"] == 3}
     assert "exact_match" in answered
-    assert evaluation["tuned"]["loss"]["n"] == 12
+    assert evaluation["tuned"]["loss"]["n"] == 8
     kinds = {probe["kind"]: probe for probe in evaluation["probes"]}
     assert (kinds["memorisation"]["examples"], kinds["refusal"]["examples"]) == (5, 4)
     assert kinds["memorisation"]["held_out"].keys() == {"base", "tuned"}

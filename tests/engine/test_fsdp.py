@@ -33,7 +33,7 @@ def recipe_of(folder, kind, strategy, side, **train):
     content = {
         "model": {"source": str(folder / kind)},
         "task": "causal-lm" if kind == "llama" else "text-classification",
-        "data": {"train": str(folder / f"{kind}.jsonl"), "validation": 0.21},
+        "data": {"train": str(folder / f"{kind}.jsonl"), "validation": 0.22},
         "strategy": strategy,
         "train": {**options, "batch_size": 4 if side == "one" else 2, **train},
         "evaluation": {
@@ -89,6 +89,7 @@ def run_of(folder, kind, strategy, side):
     return load_run(recipe_of(folder, kind, strategy, side).output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "strategy"), CELLS, ids=["llama-full", "llama-lora", "bert-full", "bert-lora"])
 def test_two_processes_with_a_part_each_equal_one_with_all(folder, kind, strategy):
     one, two = (run_of(folder, kind, strategy, side) for side in ("one", "two"))
@@ -116,6 +117,7 @@ def last_checkpoint(folder, side):
     return checkpoint_folders(run.directory)[-1]
 
 
+@pytest.mark.slow
 def test_each_process_writes_its_half_of_weights_and_optimiser(folder):
     whole, parts = (sorted(last_checkpoint(folder, side).glob("*.safetensors")) for side in ("one", "two"))
     size = sum(file.stat().st_size for file in whole)
@@ -143,6 +145,7 @@ def restored(module, checkpoint):
     }
 
 
+@pytest.mark.slow
 def test_one_process_reads_the_checkpoint_of_two(folder):
     module = open_model(folder / "llama", torch.float32)[0]
     state = restored(module, last_checkpoint(folder, "two"))
@@ -155,6 +158,7 @@ def test_one_process_reads_the_checkpoint_of_two(folder):
         torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()), msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "told"),
     [
@@ -190,11 +194,13 @@ def child_of_three(folder):
     fine_tune(recipe_of(folder, "llama", FULL, "of-three", parallel="fsdp"), resume=True)
 
 
+@pytest.mark.slow
 def test_three_processes_read_the_checkpoints_of_two_and_of_one_and_go_on(folder):
     together(folder / "three", child_of_three, str(folder), ranks=3)
     check_rest(folder, "of-three")
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_stopped(folder):
     fine_tune(recipe_of(folder, "llama", FULL, "alone", parallel="fsdp"), resume=True)
     check_rest(folder, "alone")
@@ -206,6 +212,7 @@ def check_rest(folder, side):
     assert losses(went_on) == pytest.approx(losses(one), rel=1e-4)  # float32 sums in another order
 
 
+@pytest.mark.slow
 def test_blocks_are_found_in_the_tree_of_modules(folder):
     llama = open_model(folder / "llama", torch.float32)[0]
     named = blocks(llama)

@@ -64,7 +64,7 @@ def test_the_run_counts_what_will_train_and_says_what_never_does(chat_recipe):
 
 
 def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_weights(chat_recipe, tmp_path):
-    settings = {**UNFREEZING, "train__max_steps": 8, "train__checkpoint_every": 1, "train__validate_every": 2}
+    settings = {**UNFREEZING, "train__max_steps": 7, "train__checkpoint_every": 1, "train__validate_every": 2}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     recipe = chat_recipe(**settings)
     interrupt(recipe, after=2)

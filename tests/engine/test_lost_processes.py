@@ -19,7 +19,7 @@ from ftengine.errors import InputError, RunError
 from ftengine.run.directory import RunDirectory
 
 SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}
-SETTINGS |= {"train__epochs": 10, "evaluation__training_sample": None}
+SETTINGS |= {"train__epochs": 15}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def command(recipe):
     main(["train", recipe, "--resume"])
 
 
+@pytest.mark.slow
 def test_the_other_process_ends_with_the_cause_and_the_run_goes_on(whole, build_chat_recipe, tmp_path):
     recipe = build_chat_recipe(**SETTINGS, train__batch_size=4, output=str(tmp_path / "run"))
     both = Ends(recipe, tmp_path)
@@ -116,6 +117,7 @@ def broken(recipe):
     command(recipe)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_named_with_its_error(build_chat_recipe, tmp_path):
     recipe = build_chat_recipe(train__max_steps=4, train__batch_size=4, output=str(tmp_path / "run"))
     file = tmp_path / "recipe.yaml"
@@ -148,6 +150,7 @@ def launched(recipe):
     launch(2, killed_once, recipe, max_restarts=1)
 
 
+@pytest.mark.slow
 def test_workers_that_torchrun_starts_again_resume(whole, build_chat_recipe, tmp_path):
     settings = {**SETTINGS, "train__max_steps": 8, "train__schedule": "constant", "train__warmup": 0}
     recipe = build_chat_recipe(**settings, train__batch_size=4, output=str(tmp_path / "run"))
@@ -189,6 +192,7 @@ def torchrun_on(namespace, host, recipe):
     )
 
 
+@pytest.mark.slow
 def test_a_cut_network_ends_both_hosts_and_the_run_goes_on(whole, build_chat_recipe, tmp_path):
     recipe = build_chat_recipe(**SETTINGS, train__batch_size=4, output=str(tmp_path / "run"))
     file, run = tmp_path / "recipe.yaml", RunDirectory(recipe.output)

@@ -17,13 +17,12 @@ from ftengine.run.evaluation_result import Examples
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
-LOST = {"strategy__dropout": 0.0, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
+LOST = {"strategy__dropout": 0.0, "train__epochs": 3, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
 
 
-def train_and_lose(lost, *recipes):
-    """Train one recipe until its machines are lost, in the second epoch and after a checkpoint, and others whole."""
-    interrupt(Recipe.read(lost), after=7)
-    train(*recipes)
+def lose(recipe):
+    """Train until the machines are lost, in the second epoch and after a checkpoint."""
+    interrupt(Recipe.read(recipe), after=7)
 
 
 def image_recipe(folder, output, batch_size):
@@ -42,7 +41,7 @@ def image_recipe(folder, output, batch_size):
 
 @pytest.fixture(scope="module")
 def runs(build_chat_recipe, tmp_path_factory):
-    """Three recipes, each trained in one process and in two: {name: (one, two)}."""
+    """Three recipes, each trained in one process and in two, the first divided too: {name: (one, two)}."""
     folder = tmp_path_factory.mktemp("processes")
     tiny_resnet(folder / "resnet")
     photos(folder / "photos")
@@ -55,15 +54,16 @@ def runs(build_chat_recipe, tmp_path_factory):
             image_recipe(folder, str(folder / f"images-{side}"), batch_size * accumulate),
         ]
 
-    lost = build_chat_recipe(**LOST, train__batch_size=4, output=str(folder / "lost"))
-    (folder / "lost.yaml").write_text(json.dumps(lost.resolved()))
-    files = [folder / f"{number}.yaml" for number in range(3)]
-    for file, recipe in zip(files, recipes("two", 2, 2), strict=True):
+    divided = build_chat_recipe(
+        **FREE, train__batch_size=4, train__parallel="fsdp", output=str(folder / "divided-two")
+    )
+    files = [folder / f"{number}.yaml" for number in range(4)]
+    for file, recipe in zip(files, [*recipes("two", 2, 2), divided], strict=True):
         file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML
     one = [fine_tune(recipe) for recipe in recipes("one", 8)]
-    together(folder, train_and_lose, str(folder / "lost.yaml"), *map(str, files))
-    names = ("free", "penalised", "images")
-    return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, one, strict=True)}
+    together(folder, train, *map(str, files))
+    names = ("free", "penalised", "images", "divided")
+    return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, [*one, one[0]], strict=True)}
 
 
 def test_a_penalty_counts_once_over_two_processes(runs):
@@ -73,8 +73,10 @@ def test_a_penalty_counts_once_over_two_processes(runs):
         assert curves[0][-1] > 0
 
 
-def test_two_processes_equal_one(runs):
-    one, run = runs["free"]
+@pytest.mark.parametrize("name", ["free", "divided"])
+def test_two_processes_equal_one(runs, name):
+    """Each with the whole model, or with a part of it, which tests/engine/test_fsdp.py is about."""
+    one, run = runs[name]
     curves = [[line["loss"] for line in r.metrics if "loss" in line] for r in (one, run)]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)  # float32 sums in another order
     first, second = (read_tensors(r.trained / "adapter_model.safetensors") for r in (one, run))
@@ -108,12 +110,15 @@ def test_two_processes_answer_the_prompts_that_people_read_between_them(runs):
     assert all(one.tuned for one in second)
 
 
-def test_another_number_of_processes_goes_on_where_two_stood(runs, build_chat_recipe, tmp_path):
-    folder = runs["free"][1].path.parent
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_where_two_stood(build_chat_recipe, tmp_path):
+    lost = build_chat_recipe(**LOST, train__batch_size=4, output=str(tmp_path / "lost"))
+    (tmp_path / "lost.yaml").write_text(json.dumps(lost.resolved()))
+    together(tmp_path, lose, str(tmp_path / "lost.yaml"))
     whole = losses(fine_tune(build_chat_recipe(**LOST, train__batch_size=8, output=str(tmp_path / "whole"))))
     for name in ("one", "three"):
-        shutil.copytree(folder / "lost", tmp_path / name)
-    lost, heard = Recipe.read(folder / "lost.yaml"), Heard()
+        shutil.copytree(tmp_path / "lost", tmp_path / name)
+    heard = Heard()
     one = fine_tune(lost.model_copy(update={"output": str(tmp_path / "one")}), resume=True, listener=heard)
     assert (
         "the run began with 2 processes and goes on with 1: a step keeps its 8 examples, in micro-batches of at most 4"

@@ -15,14 +15,14 @@ from ftengine.run.directory import RunDirectory
 
 
 def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, tmp_path):
-    settings = {"train__epochs": 4, "train__checkpoint_every": 5, "train__validate_every": 4}
+    settings = {"train__epochs": 5, "train__checkpoint_every": 5, "train__validate_every": 4}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))
     killed = chat_recipe(**settings, output=str(tmp_path / "killed"))
     child = Forked(lambda: fine_tune(killed, resume=True), tmp_path)
     status, _ = child.end_after_step(8, RunDirectory(tmp_path / "killed"), signal.SIGKILL)  # in the second epoch
     assert status == -signal.SIGKILL
     assert not RunDirectory(tmp_path / "killed").finished
-    interrupt(killed, after=13, resume=True)  # later, and neither at a checkpoint
+    interrupt(killed, after=4, resume=True)  # later, and neither at a checkpoint
     resumed = fine_tune(killed, resume=True)
     assert curve(resumed.path) == curve(whole.path)
     assert resumed.evaluation == whole.evaluation
@@ -76,7 +76,8 @@ def test_a_second_run_in_the_same_folder_is_refused(chat_recipe, resume):
 def lost(build_chat_recipe, tmp_path_factory):
     """A run that lost its process after three steps, and a copy of its folder."""
     folder = tmp_path_factory.mktemp("lost")
-    recipe = build_chat_recipe(train__checkpoint_every=2, evaluation__answers=3, output=str(folder / "run"))
+    settings = {"evaluation__answers": 3, "evaluation__training_sample": 8}
+    recipe = build_chat_recipe(train__checkpoint_every=2, **settings, output=str(folder / "run"))
     interrupt(recipe, after=3)
     shutil.copytree(folder / "run", folder / "kept")
     return recipe, folder / "kept"

@@ -1,6 +1,7 @@
 """The report on several runs: what lies between them, from their tables of predictions."""
 
 import json
+from functools import cache
 from shutil import copytree
 
 import numpy as np
@@ -20,6 +21,7 @@ from ftengine.engine.side_by_side import differences
 def label_run(bert_folder, label_file, tmp_path_factory):
     """Train a classifier for so many steps."""
 
+    @cache
     def train(steps, seed=0):
         content = {
             "model": {"source": str(bert_folder)},
@@ -39,7 +41,7 @@ def label_run(bert_folder, label_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(label_run):
     """Three classifiers on the same data, trained for ever longer."""
-    return {f"steps{steps}": label_run(steps) for steps in (1, 12, 90)}
+    return {f"steps{steps}": label_run(steps) for steps in (1, 12, 60)}
 
 
 def right(run):
@@ -84,10 +86,10 @@ def test_each_run_is_set_against_the_best_by_the_same_examples(runs):
 
 def test_of_two_runs_the_second_is_set_against_the_first_and_the_page_shows_it(runs, tmp_path):
     page = tmp_path / "both.html"
-    report(runs["steps1"].path, runs["steps90"].path, "--output", page)
+    report(runs["steps1"].path, runs["steps60"].path, "--output", page)
     text = page.read_text(encoding="utf-8")
     assert "Differences between the runs" in text
-    assert "Accuracy of each run minus that of steps1. All answered the same 45 distinct test examples" in text
+    assert "Accuracy of each run minus that of steps1. All answered the same 30 distinct test examples" in text
     assert "▲ better" in text.split("<strong>Differences between the runs")[1].split("</table>")[0]
 
 
@@ -120,17 +122,17 @@ def test_runs_on_other_examples_or_of_other_metrics_are_not_set_against_one_anot
 def test_a_run_on_other_examples_leaves_the_difference_of_those_that_share_theirs(runs, label_run):
     """A, B and C of which B was measured on something else."""
     other = label_run(1, seed=7)
-    found = differences([runs["steps1"].path, other.path, runs["steps90"].path])
+    found = differences([runs["steps1"].path, other.path, runs["steps60"].path])
     (table,) = found.tables
-    (alone,) = differences([runs["steps1"].path, runs["steps90"].path]).tables
+    (alone,) = differences([runs["steps1"].path, runs["steps60"].path]).tables
     assert table.rows[0][1:] == alone.rows[0][1:]
-    assert "steps90" in table.title
+    assert "steps60" in table.title
     assert "▲ better" in table.rows[0][-1]
     assert "of no other run here" in found.notes[0]
 
 
 def test_a_run_that_lost_its_predictions_is_reported_without_differences(runs, tmp_path):
-    lost = copytree(runs["steps90"].path, tmp_path / "lost")
+    lost = copytree(runs["steps60"].path, tmp_path / "lost")
     (lost / "predictions" / "test-tuned.parquet").unlink()
     page = tmp_path / "both.html"
     report(runs["steps1"].path, lost, "--output", page)

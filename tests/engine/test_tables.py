@@ -87,7 +87,7 @@ def run(bert_folder, tmp_path_factory, registry):
         "data": {name: str(folder / f"{name}.jsonl") for name in files}
         | {"validation": 0.2, "near_duplicates": None, "leaks": "warn"},
         "strategy": "full",
-        "train": {"batch_size": 8, "learning_rate": 0.002, "precision": "float32", "epochs": 10},
+        "train": {"batch_size": 8, "learning_rate": 0.002, "precision": "float32", "epochs": 4},
         "evaluation": {
             "resamples": 1000,
             "slices": ["region"],

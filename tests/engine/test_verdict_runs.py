@@ -41,11 +41,11 @@ def recipe(model, folder, file, **more):
 
 def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folder, tmp_path):
     rng = random.Random(0)
-    rows = list(sentences(150, rng))
+    rows = list(sentences(90, rng))
     for row in rows:  # labels that hang on nothing: whatever falls is learnt by heart
         row["label"] = rng.choice(sorted(WORDS))
     train = write_rows(tmp_path / "noise.jsonl", rows)
-    settings = {"epochs": 40, "batch_size": 30, "keep_best": False}
+    settings = {"epochs": 40, "batch_size": 27, "keep_best": False}
     run = fine_tune(recipe(bert_folder, tmp_path, train, train=settings))
     found = alarms(run)
     assert "over-fitting" in found
@@ -56,11 +56,11 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
 
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
     rng = random.Random(0)
-    rows = list(sentences(150, rng))
+    rows = list(sentences(90, rng))
     for row in rows:
         row["label"] = rng.choice(sorted(WORDS))
     train = write_rows(tmp_path / "noise.jsonl", rows)
-    run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40, "batch_size": 30}))
+    run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40, "batch_size": 27}))
     texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the kept weights are from before" in text for text in texts)
 
@@ -129,7 +129,7 @@ def test_a_classifier_that_always_answers_the_same_is_not_usable(bert_folder, tm
 
 def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     train = write_rows(tmp_path / "noise.jsonl", noise(300, (5, 6, 5)))
-    settings = {"epochs": 12, "keep_best": False}
+    settings = {"epochs": 12, "batch_size": 16, "learning_rate": 0.004, "keep_best": False}
     run = fine_tune(recipe(bert_folder, tmp_path / "noise", train, data={"test": 0.4}, train=settings))
     labels = run.directory.read_json("evaluation.json")["details"]["tuned"]["classification"]["labels"]
     assert sum(row["predicted"] > 0 for row in labels) > 1
@@ -209,7 +209,7 @@ def news(count, held, rng):
     return rows[:count], rows[count : count + held]
 
 
-def news_run(model, folder, train, test, tokens=40):
+def news_run(model, folder, train, test):
     data = {"test": write_rows(folder / "test.jsonl", test), "validation": 0.15}
     return fine_tune(
         recipe(
@@ -217,7 +217,7 @@ def news_run(model, folder, train, test, tokens=40):
             folder,
             write_rows(folder / "train.jsonl", train),
             data=data,
-            task={"max_length": tokens},
+            task={"max_length": 20},
             strategy={"name": "lora", "rank": 8},
             train={"epochs": 3, "batch_size": 16, "learning_rate": 0.002},
         )
@@ -226,7 +226,7 @@ def news_run(model, folder, train, test, tokens=40):
 
 @pytest.mark.slow
 def test_a_sound_run_on_real_news_draws_no_alarm(minilm_folder, tmp_path):
-    run = news_run(minilm_folder, tmp_path, *news(200, 100, random.Random(0)), tokens=20)
+    run = news_run(minilm_folder, tmp_path, *news(200, 100, random.Random(0)))
     assert alarms(run) == {}
     assert run.verdict.headline.startswith("Better than always answering ")
 

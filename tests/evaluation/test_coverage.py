@@ -38,8 +38,11 @@ figures are of 600 sets; percentiles alone held the truth of such models, which 
 
 @pytest.mark.parametrize(
     ("world", "n", "runs"),
-    [(world, n, runs) for world in ("language", "classes") for n, runs in ((20, 200), (50, 200), (200, 100))]
-    + [("sure", 50, 100)],
+    [("language", 20, 200), ("language", 50, 200), ("language", 200, 100), ("classes", 20, 60)]
+    + [
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (("classes", 20, 200), ("classes", 50, 200), ("classes", 200, 100), ("sure", 50, 100))
+    ],
 )
 def test_intervals_hold_the_truth_as_often_as_measured(simulation, world, n, runs):
     for figure, (held, sets) in simulation.coverage(simulation.WORLDS[world], n, runs).items():

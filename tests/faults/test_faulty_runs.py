@@ -1,6 +1,6 @@
 """A run that is killed at any file operation or moment, or that the disk fails, resumes as if nothing had happened.
 
-`make test` tries some of the cases, `make faults` (FTENGINE_FAULTS=all) all of them. Their runs share a process.
+`make test-slow` tries some of the cases, `make faults` (FTENGINE_FAULTS=all) all of them. Their runs share a process.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 EVERYTHING = os.environ.get("FTENGINE_FAULTS") == "all"

@@ -24,7 +24,8 @@ def _fresh_dynamo():
         (torch.float32, 0.0, False),
         (torch.float32, 0.3, False),
         (torch.float32, 0.3, True),
-        (torch.float64, 0.3, False),  # not eligible: the reference itself is traced
+        # not eligible: the reference itself is traced
+        pytest.param(torch.float64, 0.3, False, marks=pytest.mark.slow),
     ],
 )
 def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
@@ -36,6 +37,7 @@ def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
     torch.testing.assert_close(traced, eager)
 
 
+@pytest.mark.slow
 def test_inductor_compiles_the_layers(layer):
     sample, seed = layer((2, 9), 40, 24, 4), torch.tensor(3)
     compiled = torch.compile(both, fullgraph=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # as csrc/builder/parts.py has it
 SOURCES = Path(__file__).parents[3] / "csrc" / "cuda" / "emulated"
 

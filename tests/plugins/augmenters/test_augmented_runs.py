@@ -50,7 +50,7 @@ def content(source, task, data):
         "data": {"train": data, "validation": 0.25},
         "strategy": "full",
         "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.002, "precision": "float32"},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": "run",
     }
 

@@ -38,6 +38,7 @@ def test_accepts_existing_gguf_files_only(tiny_gguf, llama_folder, tmp_path) -> 
     assert not loader.accepts(str(llama_folder))
 
 
+@pytest.mark.slow
 def test_smollm2_saves_and_reloads_with_transformers_alone(smollm2) -> None:
     with tempfile.TemporaryDirectory() as folder:  # half a gigabyte that pytest would keep
         smollm2.module.save_pretrained(folder)
@@ -53,6 +54,7 @@ def test_smollm2_saves_and_reloads_with_transformers_alone(smollm2) -> None:
     assert prompt["input_ids"][0].tolist() == ours["input_ids"]
 
 
+@pytest.mark.slow
 def test_smollm2_bears_no_mark_of_quantisation(smollm2) -> None:
     assert not getattr(smollm2.module, "is_quantized", False)
     assert not hasattr(smollm2.module, "hf_quantizer")
@@ -62,6 +64,7 @@ def test_smollm2_bears_no_mark_of_quantisation(smollm2) -> None:
     assert all(p.requires_grad for p in smollm2.module.parameters())
 
 
+@pytest.mark.slow
 def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
     tokenizer = smollm2.processor
     assert "<|im_start|>" in tokenizer.chat_template
@@ -73,12 +76,14 @@ def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
     assert len(answer) < 30
 
 
+@pytest.mark.slow
 def test_smollm2_is_described(smollm2, smollm2_gguf) -> None:
     assert smollm2.source == str(smollm2_gguf)
     assert smollm2.max_length == 8192
     assert smollm2.new_modules == ()
 
 
+@pytest.mark.slow
 def test_tokenizer_and_config_are_read_once(smollm2_loader, smollm2, smollm2_gguf) -> None:
     assert smollm2_loader.load_processor(str(smollm2_gguf)) is smollm2.processor
 

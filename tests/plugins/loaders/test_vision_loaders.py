@@ -336,7 +336,7 @@ def test_a_model_with_batch_norm_is_tuned_reopened_and_merged(library, source, t
         "data": {"train": "photos", "validation": 0.25},
         "strategy": {"name": "full", "batch_norm": "train"},
         "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.001, "precision": "float32"},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": "run",
     }
     run = fine_tune(Recipe.make(recipe))

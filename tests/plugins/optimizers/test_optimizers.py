@@ -248,7 +248,7 @@ def content(bert_folder, tmp_path):
             "precision": "float32",
             "checkpoint_every": 2,
         },
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(tmp_path / "run"),
     }
 

@@ -110,7 +110,7 @@ def content(bert_folder, tmp_path):
         "data": {"train": str(rows), "validation": None},
         "strategy": "lora",
         "train": {"max_steps": 4, "learning_rate": 0.5, "batch_size": 4, "precision": "float32", "warmup": 2},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(tmp_path / "run"),
     }
 

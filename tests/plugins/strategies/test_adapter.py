@@ -138,7 +138,8 @@ def test_a_bfloat16_base_trains_with_float32_adapters(name: str, placement: str,
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in adapters)
 
 
-@pytest.mark.parametrize("name", ["llama", "resnet"])  # behind a layer's linear maps, behind its convolutions
+# Behind a layer's linear maps, behind its convolutions.
+@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.slow), "resnet"])
 def test_torch_compile_takes_the_model_as_one_graph(name: str) -> None:
     _, loaded = prepared(name, placement="pfeiffer")
     shake(loaded.module)

@@ -202,6 +202,7 @@ def test_bfloat16_takes_out_what_it_puts_in(llama_folder, load, numbers) -> None
     assert (started - base).norm() <= 2 * (plain - base).norm()
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(12, 9), Conv1D(8, 9))

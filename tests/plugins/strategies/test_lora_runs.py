@@ -24,7 +24,7 @@ def test_a_run_learns_resumes_reopens_and_merges(llama_folder, sums, tmp_path, v
             "data": {"train": str(sums), "validation": 0.25},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1, **VARIANTS[variant]},
             "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.01, "precision": "float32"},
-            "evaluation": {"resamples": 100, "answers": None},
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None},
             "output": str(tmp_path / output),
         }
         content["train"]["checkpoint_every"] = 2

@@ -54,7 +54,7 @@ def recipe(model: Path, task: str, data: Path, strategy: dict, output: Path, **t
                 "checkpoint_every": 2,
                 **train,
             },
-            "evaluation": {"resamples": 100, "answers": None},
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None},
             "output": str(output),
         }
     )

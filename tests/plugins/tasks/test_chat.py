@@ -20,7 +20,7 @@ CONVERSATIONS = {
 }
 
 
-@pytest.fixture(params=["SmolLM2", "tiny"])
+@pytest.fixture(params=[pytest.param("SmolLM2", marks=pytest.mark.slow), "tiny"])
 def tokenizer(request):
     return request.getfixturevalue({"SmolLM2": "smollm2_tokenizer", "tiny": "llama_tokenizer"}[request.param])
 
@@ -55,6 +55,7 @@ def test_the_assistants_turns_and_their_ends_are_labelled(tokenizer, name):
     assert encode_conversation(tokenizer, CONVERSATIONS[name]) == chatml_by_hand(tokenizer, CONVERSATIONS[name])
 
 
+@pytest.mark.slow
 def test_a_reply_that_begins_with_a_line_break_is_labelled_whole(smollm2_tokenizer):
     """Its first line break shares a token with the template's own; that token is labelled."""
     ids, labels = encode_conversation(smollm2_tokenizer, [QUESTION, BLANK_START])

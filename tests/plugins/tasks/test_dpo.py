@@ -37,7 +37,7 @@ def content(llama_folder, tmp_path):
         "data": {"train": write_rows(tmp_path / "pairs.jsonl", rows), "validation": 0.25},
         "strategy": {"name": "lora", "dropout": 0.1},
         "train": {"epochs": 4, "learning_rate": 0.01, "batch_size": 6, "precision": "float32", "checkpoint_every": 3},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(tmp_path / "run"),
     }
 

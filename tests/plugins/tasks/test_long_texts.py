@@ -53,7 +53,9 @@ def read(processor, monkeypatch, encode):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("kind", ["byte-level", "unigram", "word pieces", "smollm2", "minilm"])
+@pytest.mark.parametrize(
+    "kind", ["byte-level", "unigram", "word pieces", pytest.param("smollm2", marks=pytest.mark.slow), "minilm"]
+)
 def test_a_text_is_cut_as_all_of_its_tokens_are(request, monkeypatch, kind, side):
     if kind == "smollm2":
         processor = request.getfixturevalue("smollm2_tokenizer")

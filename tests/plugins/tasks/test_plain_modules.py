@@ -79,7 +79,7 @@ def test_a_plain_module_is_trained_reopened_and_merged(registry, task, strategy,
             "data": {"train": write_rows(tmp_path / "rows.jsonl", rows(task)), "validation": 0.2},
             "strategy": options,
             "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "precision": "float32"},
-            "evaluation": {"resamples": 100},
+            "evaluation": {"resamples": 100, "training_sample": None},
             "output": str(tmp_path / "run"),
         }
     )
@@ -99,7 +99,7 @@ def test_a_merge_of_a_base_that_gives_zeros_is_written_and_told_as_json(registry
         "data": {"train": write_rows(tmp_path / "rows.jsonl", rows("text-classification")), "validation": 0.2},
         "strategy": "full",
         "train": {"max_steps": 1, "learning_rate": 0.02, "precision": "float32"},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
     }
     for name, rate in (("trained", 0.02), ("untouched", 1e-60)):  # which float32 has not
         recipe = Recipe.make(content, [f"train.learning_rate={rate}", f"output={tmp_path / name}"])

@@ -174,7 +174,7 @@ def greedy(model, ids, steps):
     return written[1:]
 
 
-def learn(loaded, rows, steps=150):
+def learn(loaded, rows, steps=100):
     optimizer = torch.optim.Adam(loaded.module.parameters(), lr=1e-2)
     batch = batch_of(task(), rows, loaded.processor)
     for _ in range(steps):

@@ -14,11 +14,13 @@ def labelled(tokenizer, text, *spans):
     return tokenizer.convert_ids_to_tokens([token for token in labels if token != -100])
 
 
+@pytest.mark.slow
 def test_a_token_across_the_boundary_is_labelled(smollm2_tokenizer):
     """ "A: " and "Paris" meet in the token " Paris"; without it nothing of the answer would be learnt."""
     assert labelled(smollm2_tokenizer, "Q? A: Paris", (6, 11)) == ["ĠParis"]
 
 
+@pytest.mark.slow
 def test_the_token_before_the_boundary_is_not_labelled(smollm2_tokenizer):
     assert labelled(smollm2_tokenizer, "Q? A: Paris", (5, 11)) == ["ĠParis"]
 
@@ -34,6 +36,7 @@ def test_blanks_inside_of_a_span_are_labelled(llama_tokenizer, blank):
     assert labelled(llama_tokenizer, text, (0, 3)) == llama_tokenizer.tokenize("Say")
 
 
+@pytest.mark.slow
 def test_all_bytes_of_a_character_are_labelled(smollm2_tokenizer):
     tokens = labelled(smollm2_tokenizer, "Smile: 😀!", (7, 8))
     assert smollm2_tokenizer.convert_tokens_to_string(tokens).strip() == "😀"

@@ -17,7 +17,7 @@ from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError
 
 
-def reversed_words(count=48):
+def reversed_words(count=32):
     rng = random.Random(0)
     words = ["the", "fox", "dog", "lazy", "quick", "brown"]
     chosen = [rng.sample(words, 3) for _ in range(count)]
@@ -33,7 +33,7 @@ def case(request, bert_folder, tmp_path, monkeypatch):
         source, data = tiny_t5(tmp_path / "t5"), write_rows(tmp_path / "data.jsonl", reversed_words())
         asked = [{"prompt": "the lazy fox"}, {"prompt": "quick"}]
     elif task == "token-classification":
-        source, data = bert_folder, write_rows(tmp_path / "data.jsonl", tagged(48))
+        source, data = bert_folder, write_rows(tmp_path / "data.jsonl", tagged(32))
         asked = [{"tokens": ["anna", "likes", "paris"]}, {"text": "the fox"}]
     else:
         source = tiny_resnet(tmp_path / "resnet") if model else tiny_vit(tmp_path / "vit")
@@ -45,7 +45,7 @@ def case(request, bert_folder, tmp_path, monkeypatch):
         "data": {"train": Path(data).name, "validation": 0.25},
         "strategy": "full",
         "train": {"epochs": 4, "batch_size": 8, "learning_rate": 0.003},
-        "evaluation": {"resamples": 100},
+        "evaluation": {"resamples": 100, "training_sample": None},
         "output": "run",
     }
     return recipe, asked
