@@ -132,6 +132,9 @@ VALUES = [
     ("config.json", {"model_type": []}, LLAMA),
     ("config.json", {"num_hidden_layers": 10**9}, LLAMA),
     ("config.json", {"hidden_size": 10**9}, LLAMA),
+    ("config.json", {"attention_dropout": INFINITE}, LLAMA),
+    ("config.json", {"attention_dropout": "x"}, LLAMA),
+    ("config.json", {"attention_dropout": -3}, LLAMA),
 ]
 
 
