@@ -174,7 +174,7 @@ class TrainSection(_Section):
     )
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    learning_rate: float = Field(2e-4, gt=0, le=1e6, description="learning rate at its peak")
+    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices; vectors (biases, norms) are left alone")
     schedule: Named = Field({"name": "auto"}, description="of the learning rate; auto takes the usual one")
