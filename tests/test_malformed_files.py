@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 
 import pytest
@@ -131,6 +132,9 @@ VALUES = [
     ("config.json", {"model_type": []}, LLAMA),
     ("config.json", {"num_hidden_layers": 10**9}, LLAMA),
     ("config.json", {"hidden_size": 10**9}, LLAMA),
+    ("config.json", {"attention_dropout": INFINITE}, LLAMA),
+    ("config.json", {"attention_dropout": "x"}, LLAMA),
+    ("config.json", {"attention_dropout": -3}, LLAMA),
 ]
 
 
@@ -195,6 +199,23 @@ def test_a_chat_template_that_loops_is_ended(here, monkeypatch):
     monkeypatch.setattr("ftengine.model.chat.PATIENCE", 0.2)
     spoil("llama", "chat_template.jinja", LOOPS.encode())
     assert "the model's chat template takes more than 0.2 s" in refusal(*COMMANDS["plan"])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 10**9 }}",
+        "{{ ('a' * 10**9) | length }}{{ messages }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ ['a'] * 10**9 }}",
+    ],
+)
+def test_a_chat_template_that_takes_memory_is_ended(here, template):
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    spoil("llama", "chat_template.jinja", template.encode())
+    assert "the model's chat template takes more than 512 MiB of memory for 2 messages" in refusal(*COMMANDS["plan"])
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 @pytest.mark.parametrize("shard", ["../llama/model.safetensors", "/etc/model.safetensors", "model.bin", 7])

@@ -213,6 +213,7 @@ def test_missing_file_says_how_to_make_one(tmp_path):
     [
         ("train.epochs=x", "key 'train.epochs': must be a number, not 'x'."),
         ("train.epochs=0", "key 'train.epochs': must be a number above 0, not 0."),
+        ("train.learning_rate=1e39", "key 'train.learning_rate': must be 1e+30 or less, not '1e39'."),
         ("train.batch_size=1.5", "key 'train.batch_size': must be a whole number, not 1.5."),
         ("train.max_steps=0", "key 'train.max_steps': must be 1 or more, not 0."),
         ("data.on_error=stop", "key 'data.on_error': must be 'fail' or 'skip', not 'stop'."),

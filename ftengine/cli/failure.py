@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from ftengine.cli.progress import is_main_process
 from ftengine.errors import FtengineError, ProcessLost
 from ftengine.report.text import one_line
 
@@ -85,15 +88,31 @@ def state_of(output: str, again: str, resume: str) -> str:
 
 
 def fail(error: BaseException, debug: bool) -> NoReturn:
-    """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status."""
+    """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status.
+
+    Of several processes the first prints what all of them end with, and each of the others what it alone does.
+    """
     if debug:
         traceback.print_exception(error)
     # Of a group called without a command; its message is the help. click has it from 8.2 on.
     if isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        click.echo(f"error: {one_line(describe(error))}", err=True)
+        _tell(error, one_line(describe(error)))
     sys.exit(exit_code(error))
+
+
+def _tell(error: BaseException, message: str) -> None:
+    # Of lost processes each one that is left tells: it may be the only one.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" or isinstance(error, ProcessLost)
+    if alone or is_main_process():
+        click.echo(f"error: {message}", err=True)
+    if alone:
+        return
+    from ftengine.engine.rendezvous import told_by_first
+
+    if not (told_by_first(message) or is_main_process()):
+        click.echo(f"error: process {os.environ['RANK']} (host {socket.gethostname()}): {message}", err=True)
 
 
 ENDS: dict[type, tuple[str, int]] = {

@@ -228,6 +228,15 @@ def _content(row: Example, task: Task) -> bytes:
     return (to_json(row) + identity).encode()
 
 
+def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
+    """Yield place and reason of each row that cannot be encoded."""
+    for i, row in enumerate(rows):
+        try:
+            task.encode(row, processor, max_length=max_length)
+        except DataError as error:
+            yield rows.where(i), f"{rows.where(i)}: {error}"
+
+
 def encode_split(
     name: str,
     rows: Rows,

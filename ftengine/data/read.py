@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api import ReadsFiles, place_of
-from ftengine.data.cache import BATCH_ROWS, LINE, ROW, Reading, check_free
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, Reading, check_free
 from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.errors import DataError, did_you_mean, near_file
@@ -121,6 +121,13 @@ class Rows:
     def select(self, indices: Sequence[int] | np.ndarray) -> Rows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
         return replace(self, dataset=self.dataset.select(indices))
+
+    def without(self, reasons: Mapping[str, str]) -> Rows:
+        """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""
+        places = [self.where(i) for i in range(len(self))]
+        kept = self.select([i for i, place in enumerate(places) if place not in reasons])
+        first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
+        return replace(kept, skipped=Skipped(self.skipped.count + len(self) - len(kept), first[:SHOWN_SKIPS]))
 
     def where(self, index: int) -> str:
         """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.

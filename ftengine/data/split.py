@@ -6,6 +6,7 @@ from collections.abc import Callable, ItemsView, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,13 @@ class Splits:
 
 
 def make_splits(
-    section: DataSection, task: Task, seed: int, registry: Registry | None = None, *, audited: bool = True
+    section: DataSection,
+    task: Task,
+    seed: int,
+    registry: Registry | None = None,
+    *,
+    audited: bool = True,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Splits:
     """Read the recipe's data, hold out what it asks for, and find what is on two sides.
 
@@ -69,12 +76,13 @@ def make_splits(
         seed: of the division.
         registry: has the readers; by default those that are installed.
         audited: whether audits are to look at it; else only what decides where a row goes is found.
+        left_out: rows of the training source that take no part, by place, with the reason of each.
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
             a fraction, or training has rows that are also held out (data.leaks: auto, fail).
     """
-    hashes = _read(section, task, seed, registry or Registry())
+    hashes = _read(section, task, seed, registry or Registry(), left_out)
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     cutting = bool(shares) or section.split.folds is not None
     distinct, near = Distinct(hashes.splits, hashes.digests, task), None
@@ -111,10 +119,13 @@ def make_splits(
     return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
 
 
-def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> RowHashes:
+def _read(
+    section: DataSection, task: Task, seed: int, registry: Registry, left_out: Mapping[str, str]
+) -> RowHashes:
     sources = {"train": section.train}
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
+    splits["train"] = splits["train"].without(left_out) if left_out else splits["train"]
     facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
     return RowHashes(
         splits,

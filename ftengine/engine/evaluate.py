@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,10 @@ def _splits(
     if not used:
         return {}
     try:
-        found = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False).mapping()
+        divide = partial(make_splits, ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False)
+        found = divide().mapping()
+        if left_out := ready.unusable(found):
+            found = divide(left_out=left_out).mapping()
     except DataError as error:
         if needed is not None:
             raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import set_seed
@@ -24,7 +26,7 @@ from ftengine.api import (
 )
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
-from ftengine.data.encoding import EncodedSplit, encode_split
+from ftengine.data.encoding import EncodedSplit, encode_split, unusable
 from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
@@ -99,6 +101,17 @@ class ReadyTask:
             seed=self.recipe.seed,
         )
 
+    def unusable(self, splits: Mapping[str, Rows]) -> dict[str, str]:
+        """Return place and reason of rows that cannot be encoded, where they would have a share in the division.
+
+        That is with `data.on_error: skip`, and only in what is divided: a file of its own keeps its good rows anyway.
+        """
+        data = self.recipe.data
+        parts = [rows for rows in splits.values() if rows.source == data.train]
+        if data.on_error == "fail" or len(parts) == 1:
+            return {}
+        return dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))
+
     def evaluators(self) -> list[Evaluator]:
         """Build the task's evaluators and those that the recipe adds, each once.
 
@@ -126,12 +139,18 @@ class PreparedData:
         return self.ready.experiment
 
 
-def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) -> PreparedData:
+def prepare_data(
+    experiment: Experiment,
+    *,
+    like: PreparedData | None = None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> PreparedData:
     """Read, divide, audit and encode the data; let the strategy prepare a model without weights on the way.
 
     Args:
         experiment: the recipe and its components.
         like: of another strategy on the same data, whose rows, labels and audit are taken as they are.
+        left_out: what is found here itself; see `ReadyTask.unusable`.
 
     Raises:
         InputError: whatever is wrong with the data, or with model, strategy and data together.
@@ -139,12 +158,16 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
     task = experiment.make_task()
     if like is None:
         experiment.listener.phase("read data")
-        splits = make_splits(experiment.recipe.data, task, experiment.recipe.seed, experiment.registry)
+        splits = make_splits(
+            experiment.recipe.data, task, experiment.recipe.seed, experiment.registry, left_out=left_out
+        )
         task.labels = learn_labels(task, splits.mapping(), stratified=experiment.recipe.data.split.by == "stratified")
     else:
         splits, task.labels = like.splits, like.ready.task.labels
     check_components(experiment, task, splits)
     ready = ready_task(experiment, task)
+    if like is None and not left_out and (found := ready.unusable(splits.mapping())):
+        return prepare_data(experiment, left_out=found)
     encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
     if ready.skeleton is not None:
         require_vocabulary(ready.skeleton.loaded, encoded.values())

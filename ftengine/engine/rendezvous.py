@@ -6,6 +6,7 @@ import json
 import os
 import time
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -16,6 +17,9 @@ from ftengine.errors import InputError, ProcessLost
 
 TIMEOUT = 300.0
 """Seconds of silence after which a process counts as lost, unless FTENGINE_TIMEOUT says otherwise."""
+
+TOGETHER = 5.0
+"""Seconds within which processes that fail for one reason all do."""
 
 
 def timeout() -> float:
@@ -53,6 +57,31 @@ def own_store() -> dict[str, Any]:
             f"{str(error).splitlines()[0]}"
         ) from None
     return {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": ranks}
+
+
+def told_by_first(message: str) -> bool:
+    """Say whether process 0 ends with the same error, which it tells; in process 0, let the others ask.
+
+    Where process 0 holds the store (no launcher does), it waits for the others for as long as they wait for it.
+    """
+    of_launcher, wait = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True), timedelta(seconds=TOGETHER)
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    with suppress(dist.DistError, KeyError, ValueError):  # others do not come, or no launcher set the variables
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        words = [f"ftengine/error/{life}/{number}" for number in range(ranks)]
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=rank == 0 and not of_launcher and not dist.is_initialized(),
+            wait_for_workers=False,
+            timeout=wait,
+        )
+        told = rank > 0 and store.get(words[0]) == message.encode()
+        store.set(words[rank], message)
+        if rank == 0 and not of_launcher:
+            store.wait(words, wait)
+        return told
+    return False
 
 
 def agreed_name(store: dist.Store, rank: int, ranks: int, seconds: float) -> str:

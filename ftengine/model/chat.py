@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _REPLY = "REPLY"
 
 PATIENCE = 10
 """Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
+ROOM = 1 << 29
+"""Bytes of memory for the same: ten copies of a conversation of 50 MB."""
 
 
 def read_messages(value: Any) -> list[Message]:
@@ -95,14 +98,44 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
             f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
             "loops. Take the template from the model's author."
         ) from None
-    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
+    except MemoryError:
+        raise DataError(
+            f"the model's chat template takes more than {ROOM >> 20} MiB of memory for {len(messages)} messages. Take "
+            "the template from the model's author."
+        ) from None
+    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """End a block that computes for more than `PATIENCE` (TimeoutError), where signals can: in the main thread."""
+    """End a block that computes for more than `PATIENCE` (TimeoutError) or takes more than `ROOM` (MemoryError)."""
+    with _limited_time(), _limited_memory():
+        yield
+
+
+@contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Bound the address space, where the system tells how much of it is taken."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        room = int(file.read(99).split()[0]) * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (room if soft == resource.RLIM_INFINITY else min(room, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Bound the computing, where signals can: in the main thread."""
     vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
     main = threading.current_thread() is threading.main_thread()
     if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:

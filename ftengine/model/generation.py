@@ -65,8 +65,9 @@ def generate(
     needed = max(longest, options.max_new_tokens) if apart else longest + options.max_new_tokens
     if loaded.max_length is not None and needed > loaded.max_length:
         either = "or" if apart else "and"
+        count = f"{longest} tokens" if longest < 2 * loaded.max_length else f"{longest} or more tokens"  # as it was cut
         raise DataError(
-            f"a prompt of {longest} tokens {either} max_new_tokens {options.max_new_tokens} exceed the "
+            f"a prompt of {count} {either} max_new_tokens {options.max_new_tokens} exceed the "
             f"{loaded.max_length} tokens that this model reads. Shorten the prompt or lower max_new_tokens."
         )
     device = next(loaded.module.parameters()).device

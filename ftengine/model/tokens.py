@@ -71,18 +71,25 @@ def part_within(processor: Any, text: str, limit: int, *, left: bool = False) ->
     """Return what of a very long text its first `limit` tokens come from (with `left` its last), and where it begins.
 
     Other texts (`LONG_TEXT`) are returned as they are. The part has twice as many tokens, so that those are kept whose
-    characters are far from the cut: they are the same as in the whole text.
+    characters are far from the cut: they are the same as in the whole text, unless it was cut within a word of more
+    than `LONG_TEXT` / 2 letters.
     """
     size = LONG_TEXT
     while size < len(text):
-        # Where a text is cut in front, merges of letters would begin elsewhere; behind, they are in order.
-        found = _WORD_END.search(text, len(text) - size) if left else None
-        start = found.start() if found else 0
+        # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
+        found = _WORD_END.search(text, len(text) - size, len(text) - size // 2) if left else None
+        start = found.start() if found else len(text) - size if left else 0
         part = text[start:] if left else text[:size]
-        if len(part) < len(text) and len(_plain_ids(processor, part)) >= 2 * limit:
+        if len(_plain_ids(processor, part)) >= 2 * limit:
             return part, start
         size *= 2
     return text, 0
+
+
+def prompt_tokens(processor: Any, text: str, limit: int | None) -> list[int]:
+    """Return a prompt's tokens without special ones; of a text that is far too long more than `limit` of its last."""
+    part = text if limit is None else part_within(processor, text, limit, left=True)[0]
+    return _plain_ids(processor, part)
 
 
 def full_length(tokens: int, text: str, part: str) -> int:

@@ -74,9 +74,7 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         elif item["type"] in EXPECTED:
             if len(path) > 1 and _ALTERNATIVE.fullmatch(path[-1]):
                 key = prefix + ".".join(path[:-1])
-            limits = {
-                k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in item.get("ctx", {}).items()
-            }
+            limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in item.get("ctx", {}).items()}
             expected = EXPECTED[item["type"]].format(**limits)
             wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
         else:

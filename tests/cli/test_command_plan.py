@@ -62,24 +62,34 @@ def test_text_that_the_tokenizer_does_not_know_is_an_alarm(ftengine, labelled):
     assert "unknown-tokens" not in ftengine("plan", labelled(rows()), "--no-measure", "--json").stdout
 
 
-def test_rows_that_are_skipped_are_not_audited(ftengine, labelled):
-    """Two empty texts were left out, and then said to stand there with more than one label."""
+def test_rows_that_are_skipped_are_not_audited_and_move_no_other_row(ftengine, labelled, tmp_path):
+    """Two empty texts were left out, and then said to stand there with more than one label; those cut from a file took
+    places of the validation split with them."""
     empty = [{"text": "", "label": label} for label in "ab"]
-    recipe = labelled([*empty, *rows(40)])
+    unlabelled = [{"text": f"nobody knows {i}", "label": None} for i in range(30)]
     options = ("--no-measure", "--json", "--set", "data.on_error=skip")
+    good = json.loads(ftengine("plan", labelled(rows(40)), *options).stdout)["data"]
+    recipe = labelled([*empty, *unlabelled, *rows(40)])
     found = json.loads(ftengine("plan", recipe, *options).stdout)["data"]
-    skipped = {split: counts["skipped"] for split, counts in found["encoded"].items()}
-    assert sum(skipped.values()) == 2
-    assert sum(one["rows"] for one in found["splits"].values()) == 40
-    assert sum(one["rows"] for one in found["facts"]["sources"]) == 40
+    contents = [{name: split["content"] for name, split in one["encoded"].items()} for one in (found, good)]
+    assert contents[0] == contents[1]
+    assert [split["skipped"]["count"] for split in found["splits"].values()] == [32, 0]
+    texts = {finding["source"]: finding["text"] for finding in found["findings"]}
+    first = "rows.jsonl: 32 malformed rows were left out, the first: rows.jsonl:1: `text` is empty; it must hold some"
+    assert texts["reading"].startswith(first)
+
+    (tmp_path / "held.jsonl").write_text('{"text": "another film", "label": "a"}\n')
+    recipe = labelled([*empty, *rows(40)], validation="held.jsonl")
+    found = json.loads(ftengine("plan", recipe, *options).stdout)["data"]
+    assert {split: counts["skipped"] for split, counts in found["encoded"].items()} == {"train": 2, "validation": 0}
+    assert [one["rows"] for one in found["splits"].values()] == [40, 1]
+    assert [one["rows"] for one in found["facts"]["sources"]] == [40, 1]
     texts = {finding["source"]: finding["text"] for finding in found["findings"] if finding["level"] != "good"}
     assert "contradictions" not in texts
     assert "oddities" not in texts
-    (split,) = [split for split, count in skipped.items() if count]  # equal texts stay together
-    name, rows_of = {"train": "training"}.get(split, split), found["splits"][split]["rows"] + 2
     assert texts["lengths"] == (
-        f"2 of {rows_of} {name} rows cannot be used and are left out, e.g. rows.jsonl:1: `text` is empty; it must hold "
-        "some text."
+        "2 of 42 training rows cannot be used and are left out, e.g. rows.jsonl:1: `text` is empty; it must hold some "
+        "text."
     )
 
 

@@ -128,6 +128,20 @@ def test_a_process_that_fails_is_named_with_its_error(build_chat_recipe, tmp_pat
     assert status == 1
     assert "process 1 of 2" in said
     assert "ended: no memory is left. Start all processes again" in said
+    assert f"error: process 1 (host {os.uname().nodename}): out of memory (no memory is left)" in second.said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"), [({"model": 3}, "key 'model': must be"), ({"data": {"train": "absent.csv"}}, "no data file")]
+)
+def test_what_all_processes_end_with_is_told_once(build_chat_recipe, tmp_path, wrong, reason):
+    """Before they come together and after it."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(build_chat_recipe(output=str(tmp_path / "run")).resolved() | wrong))
+    first, second = (rank.ended() for rank in start(tmp_path, command, str(file)))
+    assert (first[0], second[0]) == (2, 2)
+    assert (first[1].count("error:"), first[1].count(reason)) == (1, 1)
+    assert "error" not in second[1]
 
 
 def killed_once(recipe):

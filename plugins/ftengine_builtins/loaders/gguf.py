@@ -25,7 +25,7 @@ from ftengine_builtins.loaders.pretrained import (
     load_pretrained,
     pad_with_eos,
     refuse_adapter,
-    require_size,
+    require_possible,
 )
 from ftengine_builtins.loaders.quiet import cause, reading
 
@@ -64,7 +64,7 @@ class GgufLoader(ModelLoader):
         if not file.tensors or not file.value("general.architecture"):
             raise SourceError(f"{source!r} holds no model: {len(file.tensors)} tensors and no usable metadata.")
         counts = {key: file.value(key) for key in file.fields if COUNTED.search(key)}
-        require_size(counts, source)
+        require_possible(counts, source)
         self._parsed = {path.absolute(): file}
 
     def load_processor(self, source: str) -> Any:

@@ -29,6 +29,8 @@ from ftengine_builtins.loaders.quiet import reading
 
 MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
 """Layers and experts at most, and what the keys of their numbers have in them."""
+DROPS = re.compile("drop(out)?(_p|_prob|_probability|_rate)?$")
+"""Keys of probabilities: attention_dropout, hidden_dropout_prob, attn_pdrop, layerdrop."""
 MOST_PACKED, ROOM = 16, 10**7
 """Parameters at most in one stored number (eight of 4 bits in an integer, twice that), and of a new head."""
 UNLIMITED = 10**9
@@ -195,11 +197,13 @@ def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
     ]
 
 
-def require_size(config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model of more layers or experts than any has, each of which is built (SourceError)."""
+def require_possible(config: Mapping[str, Any], source: str) -> None:
+    """Refuse more layers or experts than any model has, each of which is built, and impossible dropout (SourceError)."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            require_size(value, source)
+            require_possible(value, source)
+        elif isinstance(value, (int, float)) and DROPS.search(key) and not 0 <= value <= 1:
+            raise SourceError(f"{source!r} has {key} {value:g}; a probability is from 0 to 1. Correct the file.")
         elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
             raise SourceError(
                 f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."

@@ -22,7 +22,7 @@ from ftengine_builtins.loaders.pretrained import (
     pad_with_eos,
     read_json,
     refuse_adapter,
-    require_size,
+    require_possible,
     stored_tensors,
 )
 from ftengine_builtins.loaders.quiet import cause, reading
@@ -174,7 +174,7 @@ class TransformersLoader(ModelLoader):
                 f"(found: {found or 'nothing'}). A model folder holds config.json, {WEIGHTS} and tokenizer files."
             )
         config = read_json(file, source)
-        require_size(config, source)
+        require_possible(config, source)
         kind = config.get("model_type")
         if kind is not None and not isinstance(kind, str):
             raise SourceError(f"config.json of {source!r} has model_type {shown(kind)}; it must be a name.")

@@ -29,7 +29,7 @@ PREFIX = "base_model."
 """Before a module's path in the keys of modules trained whole; PEFT's adapters of layers have one step more."""
 
 Count = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(gt=0, description="learning rate of virtual tokens over train.learning_rate")]
+Ratio = Annotated[float, Field(gt=0, le=1e6, description="learning rate of virtual tokens over train.learning_rate")]
 
 
 class VirtualTokensFile(AdapterConfig):

@@ -28,6 +28,7 @@ from ftengine.model.tokens import (
     length_limit,
     missing_end,
     part_within,
+    prompt_tokens,
     unknown_in,
 )
 from ftengine_builtins.tasks import language_rows
@@ -142,7 +143,7 @@ class CausalLM(GenerativeTask):
             rows = [
                 {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row for row in rows
             ]
-        prompts = [self._prompt(row, loaded.processor) for row in rows]
+        prompts = [self._prompt(row, loaded) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, stop_tokens(loaded))]
 
     def answer(
@@ -155,7 +156,7 @@ class CausalLM(GenerativeTask):
         `GenerationOptions`; all examples form one batch. A prompt that leaves no room for its answer loses its
         beginning, and at most half of what the model reads is generated.
         """
-        asked = [self._asked(row, loaded.processor) for row in rows]
+        asked = [self._asked(row, loaded) for row in rows]
         prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
         answers = zip(complete(loaded, prompts, chosen, stop_tokens(loaded)), asked, strict=True)
         return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
@@ -191,17 +192,19 @@ class CausalLM(GenerativeTask):
             text, start = read_text(example, "text"), 0
         return text, [(start, len(text))], False
 
-    def _prompt(self, example: Example, processor: Any) -> list[int]:
-        """Return the tokens that the answer to a row continues."""
+    def _prompt(self, example: Example, loaded: LoadedModel) -> list[int]:
+        """Return the tokens that the answer to a row continues, as `prompt_tokens` does."""
+        processor, limit = loaded.processor, loaded.max_length
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
             question = with_system(_question(as_messages(example, shape)), self.config.system)
-            return _plain(processor, render(processor, question, prompt=True))
-        ids = _plain(processor, read_text(example, shape))
+            return prompt_tokens(processor, render(processor, question, prompt=True), limit)
+        ids = prompt_tokens(processor, read_text(example, shape), limit)
         return _begin(processor, ids) + ids
 
-    def _asked(self, example: Example, processor: Any) -> tuple[list[int], str, str | None]:
-        """Return the tokens and the text of a row's prompt, and what is to be answered."""
+    def _asked(self, example: Example, loaded: LoadedModel) -> tuple[list[int], str, str | None]:
+        """Return the tokens (see `_prompt`) and the text of a row's prompt, and what is to be answered."""
+        processor, limit = loaded.processor, loaded.max_length
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
             messages = with_system(as_messages(example, shape), self.config.system)
@@ -211,10 +214,10 @@ class CausalLM(GenerativeTask):
             reference = messages[replies[-1]]["content"] if replies else None
             said = [f"{message['role']}: {message['content']}" for message in question]
             prompt = question[0]["content"] if len(question) == 1 else "\n".join(said)
-            return _plain(processor, render(processor, question, prompt=True)), prompt, reference
+            return prompt_tokens(processor, render(processor, question, prompt=True), limit), prompt, reference
         text = read_text(example, shape)
         text = text if shape == "prompt" else text[:LONG_TEXT]
-        ids = _plain(processor, text)
+        ids = prompt_tokens(processor, text, limit)
         if shape == "prompt":
             reference = example.get("completion")
         else:
@@ -254,10 +257,6 @@ def _question(messages: list[Message]) -> list[Message]:
     if not any(message["role"] == "user" for message in question):
         raise DataError("the conversation holds no user turn to answer.")
     return question
-
-
-def _plain(processor: Any, text: str) -> list[int]:
-    return processor(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _begin(processor: Any, ids: list[int]) -> list[int]:

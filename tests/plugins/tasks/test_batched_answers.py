@@ -5,7 +5,7 @@ import torch
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError
-from ftengine.model import generation
+from ftengine.model import generation, tokens
 from ftengine.model.generation import GenerationOptions, generate
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -125,6 +125,25 @@ def test_a_prompt_without_room_for_an_answer_is_refused(loaded):
     loaded.max_length = 20
     with pytest.raises(DataError, match=r"max_new_tokens 15 exceed the 20 tokens"):
         answers(loaded, [{"prompt": "How are you today, my friend?"}], {"max_new_tokens": 15})
+
+
+def test_of_a_prompt_that_is_far_too_long_no_more_than_its_end_is_tokenised(loaded, monkeypatch):
+    call, read = type(loaded.processor).__call__, []
+    counting = lambda self, text, **options: read.append(len(text)) or call(self, text, **options)
+    monkeypatch.setattr(type(loaded.processor), "__call__", counting)
+    loaded.max_length, words = 60, " ".join(f"word{i}" for i in range(5000))
+    options, task = {"max_new_tokens": 4}, CausalLM()
+    for row in ({"prompt": words}, {"messages": [{"role": "user", "content": words}]}):
+        [whole] = task.answer(loaded, [row], options)
+        assert max(read) > len(words)
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(tokens, "LONG_TEXT", 1000)
+            assert task.answer(loaded, [row], options) == [whole]
+            with pytest.raises(DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed the 60 to"):
+                answers(loaded, [row], options)
+        assert max(read) <= 1000
+        read.clear()
 
 
 def test_no_rows_have_no_answers(loaded):

@@ -72,7 +72,8 @@ def test_a_text_is_cut_as_all_of_its_tokens_are(request, monkeypatch, kind, side
         with monkeypatch.context() as patch:
             longest, estimate = read(processor, patch, lambda text=text: language.encode({"text": text}, processor))
             assert 0.5 < estimate < 2 or name == "blanks"
-            assert longest <= 4000 or name not in ("words", "lines", "numbers", "emoji")
+            few = () if kind in ("byte-level", "smollm2") else ("chinese", "one letter", "one word")  # one [UNK], say
+            assert longest <= 4000 or name in ("blanks", *few)
         with monkeypatch.context() as patch:
             row = {"text": text, "pair": "and the other text"}
             read(processor, patch, lambda row=row: classes.read(row, processor, None))
