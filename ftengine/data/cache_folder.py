@@ -1,4 +1,7 @@
-"""The folder of cached rows: one user's, whole entries only, and no larger than is wanted."""
+"""The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
+
+It has the rows of parsed files, features of encoded rows, and what base models said.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +23,7 @@ CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
 DEFAULT_SIZE = "20GB"
 ROWS, FACTS = "rows.arrow", "facts.json"
-"""The files of an entry; the facts hold the hash of the rows."""
+"""The files of an entry; the facts hold the hash of what else is there."""
 PARTIAL = ".tmp"
 
 _IN_USE = 3600
@@ -53,6 +57,45 @@ def make_private(folder: Path) -> None:
         )
     if found.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return the entry under a key, made now if there is none.
+
+    An entry is a folder that is written under another name and renamed, so that it is complete wherever it exists, and
+    processes that make the same one at once do not disturb each other. One that is not what was written is made anew.
+
+    Args:
+        what: what is kept, for messages.
+        write: writes `ROWS` into a folder and returns facts about them.
+
+    Raises:
+        DataError: nothing can be kept there.
+    """
+    folder, limit = cache_folder(), wanted_size()
+    entry = folder / key
+    try:
+        make_private(folder)
+        if is_whole(entry):
+            return entry
+        with tempfile.TemporaryDirectory(prefix=f"{key}-", suffix=PARTIAL, dir=folder) as temporary:
+            part = Path(temporary, "entry")
+            part.mkdir()
+            facts = write(part)
+            facts["hash"] = hash_of(part / ROWS)
+            (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            try:
+                part.rename(entry)
+            except OSError:
+                if not entry.is_dir():  # it is when another process was faster
+                    raise
+        make_room(folder, entry, limit)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep {what} in the cache {folder}: {error.strerror or error}. Make room there, or name another "
+            f"folder with {CACHE_VARIABLE}."
+        ) from error
+    return entry
 
 
 def is_whole(entry: Path) -> bool:
