@@ -67,7 +67,7 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
 
     Args:
         what: what is kept, for messages.
-        write: writes `ROWS` into a folder and returns facts about them.
+        write: writes the file `ROWS` into a folder and returns facts about it.
 
     Raises:
         DataError: nothing can be kept there.
@@ -82,7 +82,7 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
             part = Path(temporary, "entry")
             part.mkdir()
             facts = write(part)
-            facts["hash"] = hash_of(part / ROWS)
+            facts["hash"] = hash_of(part)
             (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
             try:
                 part.rename(entry)
@@ -98,22 +98,31 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
     return entry
 
 
+def known_entry(key: str) -> Path | None:
+    """Return the entry under a key, or None where there is none (DataError: the folder is another user's)."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        return None
+    make_private(folder)
+    return folder / key if is_whole(folder / key) else None
+
+
 def is_whole(entry: Path) -> bool:
     """Say whether an entry is there with the rows that were written; a damaged one is removed."""
     if not entry.is_dir():
         return False
     with suppress(OSError, ValueError, TypeError, KeyError):
-        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry / ROWS):
+        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry):
             os.utime(entry)  # so that the entries used last are the last to go
             return True
     shutil.rmtree(entry, ignore_errors=True)
     return False
 
 
-def hash_of(file: Path) -> str:
-    """Return a hash of a file's content."""
+def hash_of(entry: Path) -> str:
+    """Return a hash of the content of an entry's file."""
     digest = blake2b(digest_size=20)
-    with file.open("rb") as opened:
+    with (entry / ROWS).open("rb") as opened:
         while piece := opened.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

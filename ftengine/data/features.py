@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ FEATURES_FORMAT = 1
 """Part of every key; raised when features would be stored in another way."""
 BATCH_ROWS = 1000
 
-_processors: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 class Unkeepable(Exception):
@@ -57,17 +58,16 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     code = code_of([type(task), type(processor)]) if state else None
     if code is None or file_columns(task) or isinstance(task, SeesModel):
         return None
-    own = {name: value for name, value in vars(task).items() if name != "config"}
     depends = [
         FEATURES_FORMAT,
         content,
-        [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own],
+        task_state(task),
         code,
         state,
         max_length,
         [metadata.version(name) for name in ("tokenizers", "transformers")],
     ]
-    return blake2b(json.dumps(depends, default=_told).encode(), digest_size=20).hexdigest()
+    return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
 
 
 def keep_features(key: str, source: str, found: Iterable[Features | DataError]) -> KeptFeatures | None:
@@ -97,17 +97,30 @@ def processor_state(processor: Any) -> str | None:
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is None:
         return None
-    if processor not in _processors:
+    size, known = _processors.get(processor, (-1, ""))
+    if size != len(processor):  # what is said anew where tokens were added
         # What a call may change, and each call says itself, is left out.
         whole = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-        known = [whole, getattr(processor, "init_kwargs", {}), processor.all_special_tokens]
-        _processors[processor] = blake2b(json.dumps(known, default=str).encode(), digest_size=20).hexdigest()
-    return f"{_processors[processor]} {getattr(processor, 'chat_template', None)}"
+        every = [whole, getattr(processor, "init_kwargs", {}), processor.all_special_tokens]
+        known = blake2b(json.dumps(every, default=str).encode(), digest_size=20).hexdigest()
+        _processors[processor] = len(processor), known
+    return f"{known} {getattr(processor, 'chat_template', None)}"
+
+
+def task_state(task: Task) -> list[Any]:
+    """Return what a task was built with and learnt, as JSON has it."""
+    own = {name: value for name, value in vars(task).items() if name != "config"}
+    told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
+    return json.loads(json.dumps(told, default=_told))
 
 
 def _told(value: Any) -> Any:
     """Return what a task's attribute is known by: what it holds, or what it is."""
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else type(value).__qualname__
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else type(value).__qualname__
 
 
 def _text(found: Features | DataError) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
+from ftengine.engine import earlier_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -27,7 +28,7 @@ from ftengine.engine.prepared_data import (
     require_vocabulary,
     show_model,
 )
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.errors import BaseMismatch, DataError, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
@@ -165,7 +166,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
     if base is None or plan.benchmarks:  # these may have other questions now
         with device.measuring(loaded):
-            base = run_model(device, data.ready, loaded, plan, "base", base)
+            base = run_base(device, data.ready, loaded, plan, base)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base) if device.is_main else {}
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
@@ -296,6 +297,31 @@ def run_model(
     recipe = ready.experiment.recipe
     size = recipe.evaluation.batch_size or recipe.train.batch_size
     return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan, kept)
+
+
+def run_base(
+    device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, kept: EvalResult | None = None
+) -> EvalResult:
+    """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
+
+    Raises:
+        DataError: the cache is another user's.
+    """
+    result = EvalResult() if kept is None else kept
+    keys = earlier_base.keys_of(device, ready, loaded, plan, result.missing(plan))
+    if examples := earlier_base.fill_in(result, plan, keys):
+        ready.listener.message(
+            f"the base model's predictions of {counted(examples, 'example')} are those of an earlier run with equal "
+            "model, data, evaluators and machine (evaluation.reuse_base: false makes them anew)"
+        )
+    made = result.missing(plan)
+    if made or plan.benchmarks:
+        result = run_model(device, ready, loaded, plan, "base", result)
+    try:
+        earlier_base.keep(result, made, keys)
+    except DataError as error:
+        ready.listener.message(f"what the base model said is not kept for later runs: {error}")
+    return result
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

@@ -21,7 +21,7 @@ def code_of(classes: Iterable[type]) -> list[list[object]] | None:
     """
     packages = {OWN}
     for cls in classes:
-        packages.add(cls.__module__.partition(".")[0])
+        packages.add(package_of(cls))
         if "<locals>" in cls.__qualname__:
             return None
     found: list[list[object]] = []
@@ -34,3 +34,8 @@ def code_of(classes: Iterable[type]) -> list[list[object]] | None:
                 facts = file.stat()
                 found.append([f"{name}/{file.relative_to(folder)}", facts.st_size, facts.st_mtime_ns])
     return found
+
+
+def package_of(cls: type) -> str:
+    """Return the outermost package, or the module, that a class lies in."""
+    return cls.__module__.partition(".")[0]

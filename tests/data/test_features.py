@@ -4,15 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
-from ftengine.api import SilentListener
+from ftengine.api import Labels, SilentListener
 from ftengine.data import cache_folder
 from ftengine.data.encoding import encode_split
 from ftengine.data.features import features_key
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.testing.models import byte_level_tokenizer
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.text_classification import TextClassification
 
 TALK = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
 ROWS = [{"messages": TALK}, {"messages": [{**TALK[0], "content": "again?"}, TALK[1]]}]
@@ -73,7 +74,11 @@ def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
     other.chat_template = other.chat_template + " "
     added = byte_level_tokenizer(pad_token="<|endoftext|>")
     added.add_tokens(["hello"])
+    labelled = [TextClassification(), TextClassification(), TextClassification()]
+    for task, names in zip(labelled, ("ab", "ba", "ab"), strict=True):
+        task.labels = Labels("single", tuple(names))
     other_keys = [
+        *(key(task=task) for task in labelled),
         key("b"),
         key(task=CausalLM(CausalLMConfig(loss_on="all"))),
         key(max_length=32),
@@ -81,7 +86,7 @@ def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
         key(processor=added),
     ]
     assert key() == key(processor=byte_level_tokenizer(pad_token="<|endoftext|>"))
-    assert len({key(), *other_keys}) == 6
+    assert len({key(), *other_keys}) == 8
 
 
 def test_features_of_code_that_may_change_unseen_are_not_kept(processor):
