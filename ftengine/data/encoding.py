@@ -261,42 +261,31 @@ def encode_split(
     reasons, skipped, content = Counter[str](), dict[int, str](), content_of(rows, task)
 
     def encoded() -> Iterator[Features | DataError]:
-        for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
-            try:
-                yield _whole(task, task.encode(row, processor, max_length=max_length))
-            except DataError as error:
-                yield refused(i, error)
-
-    def refused(i: int, error: DataError) -> DataError:
-        if on_error == "fail":
-            raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
-        return error
+        announced = iterate(listener, rows, f"encode {name}", len(rows))
+        return _accepted((_encode(row, task, processor, max_length) for row in announced), rows, on_error)
 
     key = features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
 
     def counted() -> Iterator[tuple[Any, ...]]:
-        for i, found in enumerate(encoded() if features is None else features):
+        for i, found in enumerate(encoded() if features is None else _accepted(features, rows, on_error)):
             if isinstance(found, DataError):
-                skipped[i] = f"{rows.where(i)}: {refused(i, found)}"
-                continue
-            reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
-            yield _counts(i, found)
+                skipped[i] = f"{rows.where(i)}: {found}"
+            else:
+                reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
+                yield _counts(i, found)
 
     counts = np.fromiter(counted(), COUNTS)
     kept = counts[counts["weight"] != 0]
-    uncut, unknown = kept["uncut"], kept["unknown"]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
+    uncut, unknown = kept["uncut"], kept["unknown"]
     return EncodedSplit(
         rows,
         task,
         processor,
         max_length,
-        kept["length"],
-        kept["sequence"],
-        kept["weight"],
-        kept["row"],
+        *(kept[name] for name in ("length", "sequence", "weight", "row")),
         int(counts["truncated"].sum()),
         len(counts) - len(kept),
         content,
@@ -310,6 +299,21 @@ def encode_split(
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
     )
+
+
+def _encode(row: Example, task: Task, processor: Any, max_length: int | None) -> Features | DataError:
+    try:
+        return _whole(task, task.encode(row, processor, max_length=max_length))
+    except DataError as error:
+        return error
+
+
+def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str) -> Iterator[Features | DataError]:
+    """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
+    for i, found in enumerate(encoded):
+        if isinstance(found, DataError) and on_error == "fail":
+            raise DataError(f"{rows.where(i)}: {found} (data.on_error: skip leaves such rows out)") from None
+        yield found
 
 
 def _whole(task: Task, features: Any) -> Features:

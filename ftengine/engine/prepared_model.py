@@ -76,8 +76,7 @@ class PreparedModel:
 
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
-        device, strategy = self.device, self.strategy
-        reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+        device = self.device
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -90,7 +89,7 @@ class PreparedModel:
                 frozen_weights=str(device.precision.frozen).removeprefix("torch."),
                 reason=device.precision.reason,
             ),
-            strategy=json_mapping(strategy, "environment", reports),
+            strategy=reports_of(self.strategy),
             base={"source": self.loaded.source, **self.loaded.fingerprint},
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         )
@@ -174,7 +173,10 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", divided over {device.accelerator.num_processes} processes" if device.divides else ""
-    experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}")
+    by = kernels_of(strategy, device)
+    experiment.listener.message(
+        f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
+    )
     return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured, empty)
 
 
@@ -186,7 +188,24 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     tuned = run_model(prepared.device, prepared.data.ready, loaded, prepared.plan, "tuned")
     if prepared.empty is not None:
         loaded.module = gathered(loaded.module, prepared.empty)
-    return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
+    facts = {"peak_memory_bytes": peak_memory_bytes(), "kernels": kernels_of(prepared.strategy, prepared.device)}
+    return TrainedModel(prepared, result.model_copy(update=facts), tuned)
+
+
+def reports_of(strategy: Strategy) -> dict[str, Any]:
+    """Return what a strategy says of how it computes; {} where it does not."""
+    reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+    return json_mapping(strategy, "environment", reports)
+
+
+def kernels_of(strategy: Strategy, device: Device) -> str | None:
+    """Return what computes on the device, as "lowrank: compiled (why)"; None where the strategy says nothing of it."""
+    told = []
+    for what, by_device in reports_of(strategy).items():
+        found = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
+        if isinstance(found, dict) and "backend" in found:
+            told.append(f"{what}: {found['backend']}{f' ({why})' if (why := found.get('reason')) else ''}")
+    return "; ".join(told) or None
 
 
 def base_key(data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel) -> str:

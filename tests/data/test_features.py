@@ -66,6 +66,20 @@ def test_damaged_features_are_made_anew(rows, processor, times, spoilt):
     assert len(times) == 4
 
 
+def test_features_that_json_does_not_give_back_are_made_anew(rows, processor, monkeypatch):
+    encode = CausalLM.encode
+
+    def some_are_tuples(self, example, *a, **k):
+        features = encode(self, example, *a, **k)
+        return features if example == ROWS[0] else {**features, "labels": tuple(features["labels"])}
+
+    monkeypatch.setattr(CausalLM, "encode", some_are_tuples)
+    split = encoded(rows(ROWS), processor)
+    assert len(split) == 2
+    assert [type(split.features(i)["labels"]) for i in range(2)] == [list, tuple]
+    assert not list(cache_folder.cache_folder().glob("*.tmp"))
+
+
 def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
     def key(content="a", task=None, processor=processor, max_length=64):
         return features_key(content, task or CausalLM(), processor, max_length)
