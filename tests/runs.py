@@ -23,10 +23,13 @@ from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 
+MEASURED = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes"}
+"""What no two runs have alike."""
+
 
 def curve(path: str | Path) -> list[dict[str, Any]]:
-    """Return what a run wrote at each step, without the time that it took."""
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in RunDirectory(path).metrics()]
+    """Return what a run wrote at each step, without the time and memory that it took."""
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in RunDirectory(path).metrics()]
 
 
 def losses(run: Run) -> list[float]:

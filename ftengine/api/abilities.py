@@ -280,7 +280,7 @@ class ReportsEnvironment(Protocol):
     """Says how it computes (kernel path and the reason), for environment.json."""
 
     def environment(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return JSON; {what: {device type: {"backend": which, "reason": why}}} is told and in training.json too."""
 
 
 @runtime_checkable

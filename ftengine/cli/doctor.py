@@ -19,7 +19,7 @@ Check = Callable[[list[str]], Any]
 
 
 @click.command()
-@click.option("--clear-cache", is_flag=True, help="Remove the data files that were parsed before; they are read anew.")
+@click.option("--clear-cache", is_flag=True, help="Remove what is kept between runs; it is made anew.")
 @json_option
 def doctor(clear_cache: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.
@@ -213,7 +213,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["cache"]:
         cache = found["cache"]
         held = f"{size(cache['bytes'])} of at most {size(cache['limit'])}"
-        lines.append(("cache", f"{counted(cache['entries'], 'data file')}, {held}, in {cache['folder']}"))
+        lines.append(("cache", f"{counted(cache['entries'], 'entry', 'entries')}, {held}, in {cache['folder']}"))
     for plugin in found["plugins"] or ():
         lines.append(
             ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.report.text import duration, number, one_line
+from ftengine.report.text import duration, number, one_line, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,11 +61,13 @@ class Pace:
         self.started = time.monotonic()
         self.figures: dict[str, float] = {}
         self._first: tuple[float, int] | None = None
-        self._tokens = 0.0
+        self._examples = self._tokens = self._memory = 0.0
 
     def advance(self, steps: int, figures: dict[str, float]) -> None:
         self.done += steps
+        self._examples += figures.pop("examples", 0.0)
         self._tokens += figures.pop("tokens", 0.0)
+        self._memory = figures.pop("memory", self._memory)
         self.figures = figures
         if self._first is None:  # a resumed phase starts with a jump, which says nothing about speed
             self._first = (time.monotonic(), self.done)
@@ -84,8 +86,11 @@ class Pace:
             parts.append(f"{duration(seconds / steps * (self.total - self.done))} left")
         parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures.items()]
         if moving:
-            rate, unit = (self._tokens, " tokens/s") if self._tokens else (steps, "/s")
-            parts.append(f"{number(rate / seconds)}{unit}")
+            rates = {" examples/s": self._examples, " tokens/s": self._tokens}
+            known = {unit: rate for unit, rate in rates.items() if rate} or {"/s": steps}
+            parts += [f"{number(rate / seconds)}{unit}" for unit, rate in known.items()]
+        if self._memory:
+            parts.append(f"{size(int(self._memory))} at the peak")
         return ", ".join(parts)
 
 

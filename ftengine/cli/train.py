@@ -12,7 +12,7 @@ from ftengine.cli.figures import show_figures, show_probes, show_slices, show_ve
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
-from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size
+from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size, speed
 
 REPORT = "report.html"
 """The page that every run ends with."""
@@ -44,7 +44,6 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
       ftengine train recipe.yaml --set train.epochs=1 --set output=runs/short
       ftengine train recipe.yaml --resume
     """
-    from ftengine.engine.fine_tune import fine_tune
     from ftengine.run.parent import end_with_parent
     from ftengine.run.recipe import Recipe
 
@@ -58,6 +57,8 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     with listening() as listener:
         listener.message(_intention(recipe))
         with telling(listener, stands):
+            from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line
+
             run = fine_tune(recipe, resume=resume, listener=listener)
     if not is_main_process():
         return
@@ -140,9 +141,12 @@ def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
+    rate = speed(training)
     kept = [] if best is None else [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
+        *([("speed", rate)] if rate else []),
+        *([("kernels", training.kernels)] if training.kernels else []),
         *kept,
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),

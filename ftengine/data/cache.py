@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,18 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of
-from ftengine.data.cache_folder import (
-    CACHE_VARIABLE,
-    FACTS,
-    PARTIAL,
-    ROWS,
-    cache_folder,
-    hash_of,
-    is_whole,
-    make_private,
-    make_room,
-    wanted_size,
-)
+from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
@@ -67,40 +55,16 @@ class Reading:
     on_error: str
 
     def cached(self) -> Path:
-        """Return the cache entry of a file, made now if there is none.
-
-        An entry is a folder that is written under another name and renamed, so that it is complete wherever
-        it exists, and processes that make the same one at once do not disturb each other. One that is not what was
-        written is made anew.
-        """
-        folder, limit = cache_folder(), wanted_size()
+        """Return the cache entry of a file, made now if there is none (`entry_of`)."""
         before = os.stat(self.path)
-        entry = folder / self._key()
-        try:
-            make_private(folder)
-            if is_whole(entry):
-                return entry
-            with tempfile.TemporaryDirectory(prefix=f"{entry.name}-", suffix=PARTIAL, dir=folder) as temporary:
-                part = Path(temporary, "entry")
-                part.mkdir()
-                facts = self.write(str(part / ROWS))
-                facts["hash"] = hash_of(part / ROWS)
-                (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-                after = os.stat(self.path)
-                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                    raise DataError(f"{self.source} changed while it was read. Try again when its writer is done.")
-                try:
-                    part.rename(entry)
-                except OSError:
-                    if not entry.is_dir():  # it is when another process was faster
-                        raise
-            make_room(folder, entry, limit)
-        except OSError as error:
-            raise DataError(
-                f"cannot keep the rows of {self.source} in the cache {folder}: {error.strerror or error}. "
-                f"Make room there, or name another folder with {CACHE_VARIABLE}."
-            ) from error
-        return entry
+
+        def write(folder: Path) -> dict[str, Any]:
+            facts, after = self.write(str(folder / ROWS)), os.stat(self.path)
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise DataError(f"{self.source} changed while it was read. Try again when its writer is done.")
+            return facts
+
+        return entry_of(self._key(), f"the rows of {self.source}", write)
 
     def _key(self) -> str:
         """Return a hash of the file's content and of what decides how it is read."""

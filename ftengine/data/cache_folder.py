@@ -1,4 +1,7 @@
-"""The folder of cached rows: one user's, whole entries only, and no larger than is wanted."""
+"""The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
+
+It has the rows of parsed files, features of encoded rows, and what base models said.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +23,7 @@ CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
 DEFAULT_SIZE = "20GB"
 ROWS, FACTS = "rows.arrow", "facts.json"
-"""The files of an entry; the facts hold the hash of the rows."""
+"""The files of an entry; the facts hold the hash of what else is there."""
 PARTIAL = ".tmp"
 
 _IN_USE = 3600
@@ -55,22 +59,70 @@ def make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return the entry under a key, made now if there is none.
+
+    An entry is a folder that is written under another name and renamed, so that it is complete wherever it exists, and
+    processes that make the same one at once do not disturb each other. One that is not what was written is made anew.
+
+    Args:
+        what: what is kept, for messages.
+        write: writes the file `ROWS` into a folder and returns facts about it.
+
+    Raises:
+        DataError: nothing can be kept there.
+    """
+    folder, limit = cache_folder(), wanted_size()
+    entry = folder / key
+    try:
+        make_private(folder)
+        if is_whole(entry):
+            return entry
+        with tempfile.TemporaryDirectory(prefix=f"{key}-", suffix=PARTIAL, dir=folder) as temporary:
+            part = Path(temporary, "entry")
+            part.mkdir()
+            facts = write(part)
+            facts["hash"] = hash_of(part)
+            (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            try:
+                part.rename(entry)
+            except OSError:
+                if not entry.is_dir():  # it is when another process was faster
+                    raise
+        make_room(folder, entry, limit)
+    except OSError as error:
+        raise DataError(
+            f"cannot keep {what} in the cache {folder}: {error.strerror or error}. Make room there, or name another "
+            f"folder with {CACHE_VARIABLE}."
+        ) from error
+    return entry
+
+
+def known_entry(key: str) -> Path | None:
+    """Return the entry under a key, or None where there is none (DataError: the folder is another user's)."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        return None
+    make_private(folder)
+    return folder / key if is_whole(folder / key) else None
+
+
 def is_whole(entry: Path) -> bool:
     """Say whether an entry is there with the rows that were written; a damaged one is removed."""
     if not entry.is_dir():
         return False
     with suppress(OSError, ValueError, TypeError, KeyError):
-        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry / ROWS):
+        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry):
             os.utime(entry)  # so that the entries used last are the last to go
             return True
     shutil.rmtree(entry, ignore_errors=True)
     return False
 
 
-def hash_of(file: Path) -> str:
-    """Return a hash of a file's content."""
+def hash_of(entry: Path) -> str:
+    """Return a hash of the content of an entry's file."""
     digest = blake2b(digest_size=20)
-    with file.open("rb") as opened:
+    with (entry / ROWS).open("rb") as opened:
         while piece := opened.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

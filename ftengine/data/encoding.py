@@ -1,7 +1,8 @@
-"""From rows to features: counted once before training, encoded again when a batch needs them.
+"""From rows to features: encoded and counted once before training, read again when a batch needs them.
 
-Only a few integers an example are kept, so that memory does not grow with the text, and augmentation
-can give another text in every epoch.
+Only a few integers an example are kept in memory, so that it does not grow with the text; features lie on disk
+(`KeptFeatures`). What augmentation makes of a row, which is another text in every epoch, is encoded when it is needed,
+and so are features that JSON has no form for, such as pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, ReadsProcessor, Task, iterate
 from ftengine.data.augmentation import augment, mix
+from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.read import Rows, file_columns
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
@@ -57,6 +59,7 @@ class EncodedSplit:
         largest: the largest id of a token, and its row; the id is `UNTOLD` where examples are not made of tokens.
         uncut: of the same, as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
+        kept: features of all rows; None where each is encoded again.
     """
 
     rows: Rows
@@ -80,6 +83,7 @@ class EncodedSplit:
     unknown: int | None = None
     unknown_rows: Sequence[int] = ()
     largest: tuple[int, int] = (UNTOLD, 0)
+    kept: KeptFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -93,7 +97,10 @@ class EncodedSplit:
         if self.standing is not None:
             changed = [next(self._usable(number, self.standing))[1] for number in numbers]
             return self._collated(changed)
-        batch = self._collated([f for number in numbers for _, f in self._usable(number, epoch)])
+        if epoch is None or not self.augmenters:
+            batch = self._collated([self.features(number) for number in numbers])
+        else:
+            batch = self._collated([f for number in numbers for _, f in self._usable(number, epoch)])
         return batch if epoch is None else mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
     def _collated(self, features: Sequence[Features]) -> Batch:
@@ -101,6 +108,12 @@ class EncodedSplit:
         if not isinstance(batch, dict):
             raise wrong(self.task, "collate", batch, "a dict of tensors by name")
         return batch
+
+    def features(self, number: int) -> Features:
+        """Return what the task makes of a row as it stands."""
+        if self.kept is not None:
+            return self.kept[number]
+        return self.task.encode(self.rows[number], self.processor, max_length=self.max_length)
 
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
@@ -111,16 +124,14 @@ class EncodedSplit:
         """Return what takes the place of a row in an epoch (`augment`)."""
         return augment(self.rows[number], self.task, self.augmenters, self.seed, epoch, number)
 
-    def _usable(self, number: int, epoch: int | None) -> Iterator[tuple[Example, Features]]:
+    def _usable(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
         """Yield what takes a row's place with its features, at least one; where nothing usable is made, the row."""
         usable = False
-        if epoch is not None and self.augmenters:
-            for changed in self.changed(number, epoch):
-                usable = True
-                yield changed
+        for changed in self.changed(number, epoch):
+            usable = True
+            yield changed
         if not usable:
-            row = self.rows[number]
-            yield row, self.task.encode(row, self.processor, max_length=self.max_length)
+            yield self.rows[number], self.features(number)
 
     def changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
         """Yield those rows that augmenters make of a row in an epoch and that are trained on, with their features."""
@@ -256,38 +267,37 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    content, reasons, skipped = blake2b(digest_size=16), Counter[str](), dict[int, str]()
+    reasons, skipped, content = Counter[str](), dict[int, str](), content_of(rows, task)
+
+    def encoded() -> Iterator[Features | DataError]:
+        announced = iterate(listener, rows, f"encode {name}", len(rows))
+        return _accepted((_encode(row, task, processor, max_length) for row in announced), rows, on_error)
+
+    key = features_key(content, task, processor, max_length)
+    features = None if key is None else keep_features(key, rows.source, encoded())
 
     def counted() -> Iterator[tuple[Any, ...]]:
-        for i, row in enumerate(iterate(listener, rows, f"encode {name}", len(rows))):
-            content.update(_content(row, task))
-            try:
-                features = _whole(task, task.encode(row, processor, max_length=max_length))
-            except DataError as error:
-                if on_error == "fail":
-                    raise DataError(f"{rows.where(i)}: {error} (data.on_error: skip leaves such rows out)") from None
-                skipped[i] = f"{rows.where(i)}: {error}"
-                continue
-            reasons.update([] if features["weight"] else filter(None, [features.get("untrained")]))
-            yield _counts(i, features)
+        for i, found in enumerate(encoded() if features is None else _accepted(features, rows, on_error)):
+            if isinstance(found, DataError):
+                skipped[i] = f"{rows.where(i)}: {found}"
+            else:
+                reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
+                yield _counts(i, found)
 
     counts = np.fromiter(counted(), COUNTS)
     kept = counts[counts["weight"] != 0]
-    uncut, unknown = kept["uncut"], kept["unknown"]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
+    uncut, unknown = kept["uncut"], kept["unknown"]
     return EncodedSplit(
         rows,
         task,
         processor,
         max_length,
-        kept["length"],
-        kept["sequence"],
-        kept["weight"],
-        kept["row"],
+        *(kept[name] for name in ("length", "sequence", "weight", "row")),
         int(counts["truncated"].sum()),
         len(counts) - len(kept),
-        content.hexdigest(),
+        content,
         skipped,
         augmenters,
         seed,
@@ -296,7 +306,23 @@ def encode_split(
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
         largest=tuple(max(kept[["token", "row"]].tolist())),
+        kept=features,
     )
+
+
+def _encode(row: Example, task: Task, processor: Any, max_length: int | None) -> Features | DataError:
+    try:
+        return _whole(task, task.encode(row, processor, max_length=max_length))
+    except DataError as error:
+        return error
+
+
+def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str) -> Iterator[Features | DataError]:
+    """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
+    for i, found in enumerate(encoded):
+        if isinstance(found, DataError) and on_error == "fail":
+            raise DataError(f"{rows.where(i)}: {found} (data.on_error: skip leaves such rows out)") from None
+        yield found
 
 
 def _whole(task: Task, features: Any) -> Features:

@@ -17,7 +17,7 @@ from ftengine.data.split import make_splits, read_for
 from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import plan_evaluation
 from ftengine.engine.prepared_data import ReadyTask, held_out
-from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_model
+from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_base, run_model
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
@@ -40,7 +40,7 @@ def evaluate_run(
     device = Device.open(ready.recipe)
     loaded = load_base(ready, trained, run.trained)
     place_base(device, ready, loaded)
-    base = run_model(device, ready, loaded, plan, "base")
+    base = run_base(device, ready, loaded, plan)
     strategy = prepare_strategy(device, ready.experiment, loaded, ready.task)
     load_trained_part(strategy, loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")

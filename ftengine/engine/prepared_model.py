@@ -16,6 +16,7 @@ from torch import nn
 from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
+from ftengine.engine import earlier_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -27,7 +28,7 @@ from ftengine.engine.prepared_data import (
     require_vocabulary,
     show_model,
 )
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.errors import BaseMismatch, DataError, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
@@ -75,8 +76,7 @@ class PreparedModel:
 
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
-        device, strategy = self.device, self.strategy
-        reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+        device = self.device
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -89,7 +89,7 @@ class PreparedModel:
                 frozen_weights=str(device.precision.frozen).removeprefix("torch."),
                 reason=device.precision.reason,
             ),
-            strategy=json_mapping(strategy, "environment", reports),
+            strategy=reports_of(self.strategy),
             base={"source": self.loaded.source, **self.loaded.fingerprint},
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         )
@@ -165,7 +165,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
     if base is None or plan.benchmarks:  # these may have other questions now
         with device.measuring(loaded):
-            base = run_model(device, data.ready, loaded, plan, "base", base)
+            base = run_base(device, data.ready, loaded, plan, base)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base) if device.is_main else {}
     strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
@@ -173,7 +173,10 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", divided over {device.accelerator.num_processes} processes" if device.divides else ""
-    experiment.listener.message(f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}")
+    by = kernels_of(strategy, device)
+    experiment.listener.message(
+        f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
+    )
     return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured, empty)
 
 
@@ -185,7 +188,24 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     tuned = run_model(prepared.device, prepared.data.ready, loaded, prepared.plan, "tuned")
     if prepared.empty is not None:
         loaded.module = gathered(loaded.module, prepared.empty)
-    return TrainedModel(prepared, result.model_copy(update={"peak_memory_bytes": peak_memory_bytes()}), tuned)
+    facts = {"peak_memory_bytes": peak_memory_bytes(), "kernels": kernels_of(prepared.strategy, prepared.device)}
+    return TrainedModel(prepared, result.model_copy(update=facts), tuned)
+
+
+def reports_of(strategy: Strategy) -> dict[str, Any]:
+    """Return what a strategy says of how it computes; {} where it does not."""
+    reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+    return json_mapping(strategy, "environment", reports)
+
+
+def kernels_of(strategy: Strategy, device: Device) -> str | None:
+    """Return what computes on the device, as "lowrank: compiled (why)"; None where the strategy says nothing of it."""
+    told = []
+    for what, by_device in reports_of(strategy).items():
+        found = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
+        if isinstance(found, dict) and "backend" in found:
+            told.append(f"{what}: {found['backend']}{f' ({why})' if (why := found.get('reason')) else ''}")
+    return "; ".join(told) or None
 
 
 def base_key(data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel) -> str:
@@ -296,6 +316,31 @@ def run_model(
     recipe = ready.experiment.recipe
     size = recipe.evaluation.batch_size or recipe.train.batch_size
     return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan, kept)
+
+
+def run_base(
+    device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPlan, kept: EvalResult | None = None
+) -> EvalResult:
+    """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
+
+    Raises:
+        DataError: the cache is another user's.
+    """
+    result = EvalResult() if kept is None else kept
+    keys = earlier_base.keys_of(device, ready, loaded, plan, result.missing(plan))
+    if examples := earlier_base.fill_in(result, plan, keys):
+        ready.listener.message(
+            f"the base model's predictions of {counted(examples, 'example')} are those of an earlier run with equal "
+            "model, data, evaluators and machine (evaluation.reuse_base: false makes them anew)"
+        )
+    made = result.missing(plan)
+    if made or plan.benchmarks:
+        result = run_model(device, ready, loaded, plan, "base", result)
+    try:
+        earlier_base.keep(result, made, keys)
+    except DataError as error:
+        ready.listener.message(f"what the base model said is not kept for later runs: {error}")
+    return result
 
 
 def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 
 from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import batches_in_step, by_length
@@ -42,6 +42,10 @@ class EvalResult:
 
     def path(self, of: EvalSet | Benchmark) -> Path:
         return self.folder / f"{of.name}.parquet"
+
+    def missing(self, plan: EvalPlan) -> list[EvalSet]:
+        """Return the sets of a plan that have no table yet."""
+        return [one for one in plan.sets() if not self.path(one).exists()]
 
     def predictions(self, of: EvalSet | Benchmark) -> Predictions:
         return Predictions.read(self.path(of))
@@ -86,9 +90,10 @@ class EvalRunner:
     side: str
 
     def run(self, plan: EvalPlan, kept: EvalResult | None = None) -> EvalResult:
-        """Return the tables of all sets and benchmarks; every process has all of them. `kept` has those of the sets."""
+        """Return the tables of all sets and benchmarks; every process has all of them. `kept` has some of the sets'."""
         result = EvalResult() if kept is None else kept
-        for one in plan.sets() if kept is None else ():
+        for one in result.missing(plan):
+            set_seed(plan.seed)  # what is drawn for one set does not depend on which others there are
             pq.write_table(self._table(one, result.folder), result.path(one), row_group_size=ROWS)
         for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
             self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
@@ -117,7 +122,7 @@ class EvalRunner:
 
     def _table(self, of: EvalSet, folder: Path) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
-        table = _own_columns(of)
+        table = own_columns(of)
         if of.reading:
             said = self.predictions(of.split, phase, read_columns(of.reading))
             table = _beside(table, self._gathered(said, of.reading, folder))
@@ -179,7 +184,7 @@ class EvalRunner:
         reshard(self.loaded.module)
 
 
-def _own_columns(of: EvalSet) -> pa.Table:
+def own_columns(of: EvalSet) -> pa.Table:
     """Return what is known of the examples without a model."""
     split, members = of.split, of.members
     index = split.index[members]

@@ -15,7 +15,7 @@ from ftengine.api import figures, redact
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.sections import Section, beside, heading, sections
-from ftengine.report.text import cut, duration, number, printable, share, size
+from ftengine.report.text import cut, duration, number, printable, share, size, speed
 from ftengine.report.write import Overview
 from ftengine.run.records import RunRecords, Verdict
 
@@ -112,6 +112,7 @@ def _environment() -> Environment:
         "number": lambda value: number(value).replace("-", "−"),
         "duration": duration,
         "size": size,
+        "speed": speed,
         "share": share,
         "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",

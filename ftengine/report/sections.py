@@ -12,7 +12,7 @@ from ftengine.api import Baseline, Display, LineChart, Table
 from ftengine.api.figures import at_zero, counted, no_interval
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
-from ftengine.report.text import NOTHING, number
+from ftengine.report.text import NOTHING, duration, number, size, speed
 from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
@@ -52,6 +52,9 @@ def heading(run: RunRecords) -> list[tuple[str, str]]:
         ("strategy", recipe.strategy["name"]),
         ("data", recipe.data.train),
         ("trained", f"{training.trainable_parameters:,} of {training.total_parameters:,} parameters"),
+        ("training time", f"{duration(training.seconds)}{f', {rate}' if (rate := speed(training)) else ''}"),
+        ("peak memory", size(training.peak_memory_bytes)),
+        *([("kernels", training.kernels)] if training.kernels else []),
     ]
 
 

@@ -243,9 +243,8 @@ class EvaluationSection(_Section):
     )
     refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
-    answers: int | None = Field(
-        12, ge=1, description="held-out prompts that both models answer to be read; null for none"
-    )
+    answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
+    reuse_base: bool = Field(True, description="take what the base said in an earlier run where all of it is equal")
 
 
 class Recipe(_Section):

@@ -122,6 +122,8 @@ class TrainingResult(Record):
         regularizers: what each regularizer did to the weights that are kept, under its name.
         trainable_parameters, total_parameters: counts.
         peak_memory_bytes: the most that the process held.
+        examples_per_second, tokens_per_second: over all steps, without validations; None in runs of older versions.
+        kernels: what computes, where the strategy says so (`ReportsEnvironment`).
     """
 
     file: ClassVar[str] = "training.json"
@@ -135,6 +137,9 @@ class TrainingResult(Record):
     trainable_parameters: int
     total_parameters: int
     peak_memory_bytes: int
+    examples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    kernels: str | None = None
 
 
 class TrainedPart(Record):

@@ -30,6 +30,8 @@ from ftengine.training.validation import Validation
 SAVE_SECONDS = 600
 """Without `checkpoint_every`, long epochs are saved as often as well."""
 
+_SPEEDS = ("examples", "tokens")
+
 
 class Trainer:
     """Trains what requires gradients, step by step.
@@ -93,6 +95,7 @@ class Trainer:
             trainable_parameters=trained,
             total_parameters=parameters,
             peak_memory_bytes=peak_memory_bytes(),
+            **self._speed(),
         )
 
     def step(self, members: np.ndarray) -> None:
@@ -101,7 +104,9 @@ class Trainer:
         figures = self.descent.step(members, progress, self.regularizers)
         progress.step += 1
         progress.step_in_epoch += 1
-        tokens = int(train.lengths[members].sum())
+        seconds, tokens = time.monotonic() - started, int(train.lengths[members].sum())
+        speed = {"examples_per_second": len(members) / seconds, "tokens_per_second": tokens / seconds}
+        memory = peak_memory_bytes()
         line = {
             "step": progress.step,
             "epoch": progress.epoch,
@@ -109,11 +114,14 @@ class Trainer:
             "examples": len(members),
             "tokens": tokens,
             "trained_tokens": int(train.weights[members].sum()),
-            "seconds": round(time.monotonic() - started, 4),
+            "seconds": round(seconds, 4),
+            **{name: round(value, 2) for name, value in speed.items()},
+            "peak_memory_bytes": memory,
         }
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
-        self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counted)
+        told = {"examples": len(members), **counted, "memory": memory}
+        self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **told)
 
     def _announce(self) -> None:
         steps, listener = self.descent.steps, self.setup.listener
@@ -166,6 +174,14 @@ class Trainer:
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
+
+    def _speed(self) -> dict[str, float]:
+        """Return examples and tokens a second over all steps, those before a resume too; validations do not count."""
+        if not self.accelerator.is_main_process:
+            return {}  # it alone has the whole file of metrics
+        steps = [line for line in self.setup.run.metrics() if "examples" in line]
+        seconds = sum(line["seconds"] for line in steps)
+        return {f"{what}_per_second": sum(line[what] for line in steps) / seconds for what in _SPEEDS if seconds}
 
     def _seconds(self) -> float:
         """Return the seconds of training, continued over resumes."""

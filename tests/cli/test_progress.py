@@ -30,7 +30,7 @@ def train(listener, clock, steps, seconds_a_step):
     listener.advance(0)
     for step in range(steps):
         clock.now += seconds_a_step
-        listener.advance(loss=2.5 - step / steps, learning_rate=2e-4, tokens=100)
+        listener.advance(loss=2.5 - step / steps, learning_rate=2e-4, examples=8, tokens=100, memory=3 << 29)
 
 
 def test_a_log_gets_a_line_about_every_tenth_of_what_takes_long(clock, capsys):
@@ -40,7 +40,8 @@ def test_a_log_gets_a_line_about_every_tenth_of_what_takes_long(clock, capsys):
     lines = err.splitlines()
     assert lines[0] == "train: 200"
     assert len(lines) == 11
-    assert lines[1] == "train 20/200, 3 min 0 s left, loss 2.4, learning rate 0.0002, 100 tokens/s"
+    figures = "loss 2.4, learning rate 0.0002, 8 examples/s, 100 tokens/s, 1.5 GiB at the peak"
+    assert lines[1] == f"train 20/200, 3 min 0 s left, {figures}"
     assert lines[-1].startswith("train 200/200, loss")
 
 

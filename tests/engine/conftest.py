@@ -48,8 +48,8 @@ def build_chat_recipe(llama_folder, chat_file):
             "data": {"train": str(chat_file), "validation": 0.2},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
             "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
-            # test_answers_to_read.py is about the answers, test_evaluation.py about the training rows.
-            "evaluation": {"resamples": 100, "answers": None, "training_sample": None},
+            # test_answers_to_read.py, test_evaluation.py and test_earlier_base.py are about these.
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None, "reuse_base": False},
             "output": "",
         }
         return overridden(content, overrides)
@@ -74,7 +74,7 @@ def label_recipe(bert_folder, label_file, tmp_path):
             "data": {"train": str(label_file), "validation": 0.2, "test": 0.2},
             "strategy": "full",
             "train": {"epochs": 12, "batch_size": 8, "learning_rate": 0.002, "precision": "float32"},
-            "evaluation": {"resamples": 100, "training_sample": None},
+            "evaluation": {"resamples": 100, "training_sample": None, "reuse_base": False},
             "output": str(tmp_path / "run"),
         }
         return overridden(content, overrides)

@@ -67,6 +67,7 @@ def test_a_run_holds_what_the_design_says(finished):
     line = finished.metrics[0]
     assert {
         "step", "epoch", "loss", "learning_rate", "grad_norm", "examples", "tokens", "trained_tokens", "seconds",
+        "examples_per_second", "tokens_per_second", "peak_memory_bytes",
     } == line.keys()  # fmt: skip
 
 

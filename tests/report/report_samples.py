@@ -156,6 +156,9 @@ def sound():
             "trainable_parameters": 339845,
             "total_parameters": 23053061,
             "peak_memory_bytes": 1179746304,
+            "examples_per_second": 26.0,
+            "tokens_per_second": 1664.0,
+            "kernels": "lowrank: compiled (kernels for avx512)",
         },
         "evaluation": {
             "split": "test",

@@ -1,0 +1,147 @@
+"""Features kept on disk: a row is tokenised once for all epochs, evaluations and runs that ask the same of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, is_dataclass
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ftengine.api import Features, SeesModel, Task
+from ftengine.data.cache_folder import ROWS, entry_of
+from ftengine.data.read import file_columns
+from ftengine.errors import DataError
+from ftengine.plugins.code import code_of
+
+FEATURES_FORMAT = 1
+"""Part of every key; raised when features would be stored in another way."""
+BATCH_ROWS = 1000
+
+_processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+
+
+class Unkeepable(Exception):
+    """Features that JSON does not give back as they are, such as pixels."""
+
+
+class KeptFeatures:
+    """Features of rows by number, read from a memory-mapped file."""
+
+    def __init__(self, entry: Path) -> None:
+        import pyarrow as pa
+
+        with pa.memory_map(str(entry / ROWS)) as source:
+            self._texts = pa.ipc.open_stream(source).read_all()["features"]
+
+    def __getitem__(self, number: int) -> Features:
+        """Return the features of a row that was encoded."""
+        return json.loads(self._texts[number].as_py())
+
+    def __iter__(self) -> Iterator[Features | DataError]:
+        """Yield the features of each row, or why there are none."""
+        for text in self._texts:
+            found = json.loads(text.as_py())
+            yield DataError(found["error"]) if list(found) == ["error"] else found
+
+
+def features_key(content: str, task: Task, processor: Any, max_length: int | None) -> str | None:
+    """Return a hash of all that features depend on, or None where something of that cannot be told.
+
+    Args:
+        content: a hash of all rows in their order.
+    """
+    state = processor_state(processor)
+    code = code_of([type(task), type(processor)]) if state else None
+    if code is None or file_columns(task) or isinstance(task, SeesModel):
+        return None
+    depends = [
+        FEATURES_FORMAT,
+        content,
+        task_state(task),
+        code,
+        state,
+        max_length,
+        [metadata.version(name) for name in ("tokenizers", "transformers")],
+    ]
+    return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
+
+
+def keep_features(key: str, source: str, found: Iterable[Features | DataError]) -> KeptFeatures | None:
+    """Return the features under a key, taken from `found` where none are kept; None where they cannot be kept.
+
+    Args:
+        source: what the rows are called, for messages.
+        found: of each row, its features or why there are none; asked for only where nothing is kept.
+    """
+    import pyarrow as pa
+
+    def write(folder: Path) -> dict[str, Any]:
+        schema = pa.schema([("features", pa.large_string())])
+        with pa.ipc.new_stream(str(folder / ROWS), schema) as writer:
+            for texts in _batches(map(_text, found)):
+                writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema))
+        return {}
+
+    try:
+        return KeptFeatures(entry_of(key, f"the encoded rows of {source}", write))
+    except Unkeepable:
+        return None
+
+
+def processor_state(processor: Any) -> str | None:
+    """Return a hash of all that decides what a fast tokenizer makes of a text; None for any other processor."""
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    size, known = _processors.get(processor, (-1, ""))
+    if size != len(processor):  # what is said anew where tokens were added
+        # What a call may change, and each call says itself, is left out.
+        whole = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+        every = [whole, getattr(processor, "init_kwargs", {}), processor.all_special_tokens]
+        known = blake2b(json.dumps(every, default=str).encode(), digest_size=20).hexdigest()
+        _processors[processor] = len(processor), known
+    return f"{known} {getattr(processor, 'chat_template', None)}"
+
+
+def task_state(task: Task) -> list[Any]:
+    """Return what a task was built with and learnt, as JSON has it."""
+    own = {name: value for name, value in vars(task).items() if name != "config"}
+    told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
+    return json.loads(json.dumps(told, default=_told))
+
+
+def _told(value: Any) -> Any:
+    """Return what a task's attribute is known by: what it holds, or what it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else type(value).__qualname__
+
+
+def _text(found: Features | DataError) -> str:
+    """Return features as JSON (Unkeepable: they would not be the same again)."""
+    if isinstance(found, DataError):
+        return json.dumps({"error": str(found)})
+    try:
+        text = json.dumps(found)
+    except (TypeError, ValueError):
+        raise Unkeepable from None
+    if json.loads(text) != found:
+        raise Unkeepable
+    return text
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
