@@ -246,13 +246,14 @@ def _strategy(plan: Plan) -> list[str]:
 def _estimate(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
         return "not measured"
+    chosen = f"; {estimate['memory']}" if estimate["memory"] else ""
     answers = f" and {estimate['answers']:,} answers (not timed)" if estimate["answers"] else ""
     return (
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
         f"{answers}; "
-        f"{size(estimate['peak_bytes'])} of memory at the peak for weights ({size(estimate['weight_bytes'])}), "
-        f"optimiser ({size(estimate['optimizer_bytes'])}) and activations ({size(estimate['activation_bytes'])}), "
-        "without what Python and torch themselves take"
+        f"{size(estimate['peak_bytes'])} of memory at the peak: weights ({size(estimate['weight_bytes'])}), "
+        f"optimiser ({size(estimate['optimizer_bytes'])}), activations ({size(estimate['activation_bytes'])}), "
+        f"Python and its libraries ({size(estimate['other_bytes'])}){chosen}"
     )
 
 

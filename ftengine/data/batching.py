@@ -36,28 +36,44 @@ def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def micro_batches(batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
+def micro_batches(
+    batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1, *, lengths: np.ndarray | None = None, tokens: int = 0
+) -> list[np.ndarray]:
     """Split an effective batch into one process's micro-batches, neighbours in length together.
 
     Args:
         batch: indices, longest first.
         size: examples a micro-batch.
         rank, ranks: this process and their number; each takes every ranks-th example.
+        lengths: (examples,) tokens of each.
+        tokens: of a micro-batch at most, padding included, if it has more than one example; 0 for no limit.
     """
-    mine = batch[rank::ranks]
-    return [mine[i : i + size] for i in range(0, len(mine), size)]
+    mine, parts = batch[rank::ranks], []
+    while len(mine):
+        most = size if lengths is None or not tokens else min(size, tokens // max(1, int(lengths[mine[0]])))
+        parts.append(mine[: max(1, most)])
+        mine = mine[max(1, most) :]
+    return parts
 
 
 def batches_in_step(
-    members: np.ndarray, size: int, rank: int, ranks: int, *, fill: bool
+    members: np.ndarray,
+    size: int,
+    rank: int,
+    ranks: int,
+    *,
+    fill: bool,
+    lengths: np.ndarray | None = None,
+    tokens: int = 0,
 ) -> list[tuple[np.ndarray, bool]]:
-    """Return one process's micro-batches, and whether each counts.
+    """Return one process's micro-batches (as in `micro_batches`), and whether each counts.
 
     With `fill` every process has as many: where a model is divided, all take part in every forward. What is filled in
     is one example that another process has, and does not count.
     """
-    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks)]
-    most = len(micro_batches(members, size, 0, ranks)) if fill else 0  # the first process has the most
+    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks, lengths=lengths, tokens=tokens)]
+    # The first process has the longest examples, and so the most micro-batches.
+    most = len(micro_batches(members, size, 0, ranks, lengths=lengths, tokens=tokens)) if fill else 0
     return mine + [(members[-1:], False)] * (most - len(mine))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,11 +13,12 @@ import numpy as np
 from ftengine.api import Listener, LoadedModel, Shows, Strategy
 from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
-from ftengine.data.batching import epoch_batches, micro_batches, padding_share
+from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.memory import choose_memory, measures, trial_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.scaling import Scale, advice, communication, sizes_up_to
@@ -27,17 +29,10 @@ from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
-from ftengine.training.descent import groups_of
-from ftengine.training.estimate import GRADIENT_BYTES, estimate
+from ftengine.training.estimate import GRADIENT_BYTES, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
-from ftengine.training.optimizer import optimizer_bytes
-from ftengine.training.regularizing import own_regularizers
-from ftengine.training.steps import Steps, plan_steps
-
-PLANNED_EPOCHS = 3
-"""Epochs whose padding is counted exactly; later ones are alike."""
-
+from ftengine.training.steps import Steps, batch_tokens, plan_steps
 
 UNITS = {"text": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
@@ -110,15 +105,16 @@ def plan(
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     check_own_regularizers(data.ready, schedule.total)
-    steps = _steps(data, schedule)
+    steps = _steps(data, device, schedule)
+    busy = _busy() if measure else None
     if data.ready.skeleton is None or measure:
         loaded = load_base(data.ready)
         strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     else:
         loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
     frozen = never_trained(strategy, loaded.module, schedule)
-    targets, tokens = matched(strategy), steps["tokens_a_step"]
-    figures = _estimate(data, device, loaded, strategy, evaluating, schedule, tokens) if measure else None
+    targets = matched(strategy)
+    figures = _estimate(data, device, loaded, strategy, evaluating, schedule) if measure else None
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
@@ -135,7 +131,7 @@ def plan(
         warnings=[
             *_warnings(data, targets),
             *_untested(evaluating),
-            *([f"{frozen}."] if frozen else []),
+            *(f"{said}." for said in (frozen, busy) if said),
         ],
     )
 
@@ -155,10 +151,11 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
+def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
-    batches = _planned(train, recipe.seed, planned)
-    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size)]
+    batches = planned_batches(train.lengths, recipe.seed, planned)
+    cut = {"lengths": train.lengths, "tokens": batch_tokens(recipe.train, device.accelerator.device)}
+    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size, **cut)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,
@@ -173,15 +170,6 @@ def _steps(data: PreparedData, planned: Steps) -> dict[str, Any]:
     }
 
 
-def _planned(train: EncodedSplit, seed: int, planned: Steps) -> list[np.ndarray]:
-    batches: list[np.ndarray] = []
-    for epoch in range(PLANNED_EPOCHS):
-        batches += epoch_batches(train.lengths, planned.batch, seed, epoch)
-        if len(batches) >= planned.total:
-            break
-    return batches[: planned.total]
-
-
 def _estimate(
     data: PreparedData,
     device: Device,
@@ -189,30 +177,32 @@ def _estimate(
     strategy: Strategy,
     evaluating: EvalPlan,
     planned: Steps,
-    step_tokens: float,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
-    groups = groups_of(strategy, loaded.module, section)
-    if section.gradient_checkpointing:
+    memory = choose_memory(data, device, loaded, strategy, planned)
+    if memory.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
     validations = -(-planned.total // (section.validate_every or planned.per_epoch))
     figures = estimate(
-        device.accelerator,
-        loaded,
-        data.ready.task,
-        [*own_regularizers(strategy, planned.total), *(make() for make in data.experiment.make_regularizers)],
-        data.encoded["train"],
-        section.batch_size,
-        step_tokens * planned.total,
-        _evaluated_tokens(data.encoded, evaluating, validations),
-        optimizer_bytes(data.experiment.make_optimizer(), groups),
+        trial_of(data, device, loaded, strategy, planned), _evaluated_tokens(data.encoded, evaluating, validations)
     )
     return {
         **asdict(figures),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
-        "peak_bytes": figures.peak_bytes,
         "answers": 2 * _answers(evaluating),
+        "memory": memory.reason if measures(section) else None,
     }
+
+
+def _busy() -> str | None:
+    """Say how busy the machine is, where other programs would make training slower than on a quiet one."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores:
+        return None
+    return (
+        f"the machine is busy (load average {load:.1f} on {counted(cores, 'core')}): times are those of now, and "
+        "shorter when it is quiet"
+    )
 
 
 def _scaling(

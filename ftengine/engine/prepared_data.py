@@ -243,7 +243,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
     show_model(task, loaded, strategy)
-    if experiment.recipe.train.gradient_checkpointing:
+    if experiment.recipe.train.gradient_checkpointing is True:
         require_gradient_checkpointing(loaded.module)
     if experiment.recipe.train.parallel == "fsdp":
         require_shardable(loaded.module)

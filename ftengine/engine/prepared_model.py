@@ -20,6 +20,7 @@ from ftengine.engine import earlier_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.engine.prepared_data import (
     PreparedData,
     ReadyTask,
@@ -36,7 +37,7 @@ from ftengine.model import count, fingerprint_processor, fingerprint_weights
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
-from ftengine.run.records import Computation, Environment, TrainedPart, TrainingResult
+from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import gathered
@@ -56,6 +57,7 @@ class PreparedModel:
         base: what the base model said of all that; `base_key` is a hash of what it depends on.
         measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
             process alone.
+        memory: whether activations are computed twice, and why.
         empty: the model without weights, where `loaded` is divided over processes.
     """
 
@@ -68,6 +70,7 @@ class PreparedModel:
     base: EvalResult
     base_key: str
     measured: Mapping[str, Measured]
+    memory: Memory
     empty: nn.Module | None = None
 
     @property
@@ -92,6 +95,7 @@ class PreparedModel:
             strategy=reports_of(self.strategy),
             base={"source": self.loaded.source, **self.loaded.fingerprint},
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
+            memory=self.memory,
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
@@ -109,7 +113,9 @@ class PreparedModel:
                 train=encoded["train"],
                 validation=encoded.get("validation"),
                 general=self.plan.general,
-                section=experiment.recipe.train,
+                section=experiment.recipe.train.model_copy(
+                    update={"gradient_checkpointing": self.memory.gradient_checkpointing}
+                ),
                 seed=experiment.recipe.seed,
                 processes=self.processes,
                 run=run,
@@ -155,6 +161,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
     check_own_regularizers(data.ready, steps.total)
+    require_measurable(device, experiment.recipe.train)
     loaded = load_base_once(device, data.ready) if device.divides else load_base(data.ready)
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)
@@ -177,7 +184,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
-    return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured, empty)
+    memory = choose_memory(data, device, loaded, strategy, steps, resumed)
+    return PreparedModel(data, plan, device, loaded, strategy, began, base, key, measured, memory, empty)
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -77,8 +78,32 @@ def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:
     ]
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process held: on the GPU where one is used, else resident memory."""
+_earlier_peak = 0
+"""The most that was held before `restart_peak`."""
+
+
+def restart_peak() -> None:
+    """Begin to look for a new peak of memory, where the system can; `peak_memory_bytes` remembers the one before."""
+    import torch
+
+    global _earlier_peak
+    _earlier_peak = peak_memory_bytes()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):  # not Linux, or not allowed: the peak stays that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(*, restarted: bool = False) -> int:
+    """Return the most memory that this process held: on the GPU where one is used, else resident memory.
+
+    With `restarted`, since `restart_peak`.
+    """
+    return max(_peak_bytes(), 0 if restarted else _earlier_peak)
+
+
+def _peak_bytes() -> int:
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():

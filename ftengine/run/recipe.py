@@ -12,11 +12,13 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -40,6 +42,21 @@ NamedList = Annotated[
     list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
 ]
 """Components; one may stand without a list around it."""
+
+
+Bytes = Annotated[
+    ByteSize,
+    Field(gt=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"},
+                {"type": "integer", "exclusiveMinimum": 0},
+            ]
+        }
+    ),
+]
+"""A number of bytes, or text such as "6 GB" or "5.5GiB"."""
 
 
 class _Section(BaseModel):
@@ -173,6 +190,9 @@ class TrainSection(_Section):
         None, ge=1, description="stop after this many optimiser steps, if epochs do not end before"
     )
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        "auto", description="tokens at most of a micro-batch of several examples, padding included; null for no limit"
+    )
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
@@ -188,7 +208,12 @@ class TrainSection(_Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
     )
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        False, description="compute activations twice to save memory; auto: where memory_limit asks for it"
+    )
+    memory_limit: Bytes | None = Field(
+        None, description="most that a process may hold, such as 6 GB; null: what is free, for auto"
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
     )

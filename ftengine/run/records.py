@@ -85,6 +85,15 @@ class Computation(Part):
     reason: str
 
 
+class Memory(Part):
+    """Whether activations are computed twice, and why; what a process was expected to hold at most, and its limit."""
+
+    gradient_checkpointing: bool
+    reason: str
+    peak_bytes: int | None = None
+    limit_bytes: int | None = None
+
+
 class Environment(Record):
     """environment.json: what a run ran on.
 
@@ -96,6 +105,7 @@ class Environment(Record):
         strategy: what the strategy says of how it computes.
         base: source and fingerprint of the base model.
         launch: torchrun's name of the launch that began the run, None for no torchrun.
+        memory: whether activations are computed twice, and why; None in runs of before there was a choice.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -109,6 +119,7 @@ class Environment(Record):
     strategy: dict[str, Any]
     base: dict[str, str]
     launch: str | None = None
+    memory: Memory | None = None
 
 
 class TrainingResult(Record):

@@ -28,7 +28,7 @@ from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import is_sharded, not_finite, whole_norm
-from ftengine.training.steps import plan_steps
+from ftengine.training.steps import batch_tokens, plan_steps
 from ftengine.training.stopping import Stop
 
 GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
@@ -124,7 +124,10 @@ class Descent:
         accelerator = self.accelerator
         totals = zeros(4, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        mine = batches_in_step(members, self.section.batch_size, rank, ranks, fill=self._sharded)
+        tokens, lengths = batch_tokens(self.section, accelerator.device), self.setup.train.lengths
+        mine = batches_in_step(
+            members, self.section.batch_size, rank, ranks, fill=self._sharded, lengths=lengths, tokens=tokens
+        )
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():

@@ -3,24 +3,152 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from ftengine.api import LoadedModel, Regularizer, Task
-from ftengine.data.batching import ordered_batches
+from ftengine.api import LoadedModel, Optimizer, Regularizer, Task
+from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.model import trainable
+from ftengine.model import state_tensors, trainable
+from ftengine.run.environment import peak_memory_bytes
+from ftengine.run.recipe import TrainSection
 from ftengine.training.losses import loss_of, to_device
+from ftengine.training.memory import PeakMemory, available_bytes, release_memory
 from ftengine.training.modes import train_mode
+from ftengine.training.optimizer import Groups, build_optimizer, optimizer_bytes
 from ftengine.training.regularizing import Attached
+from ftengine.training.steps import Steps, batch_tokens
 
 GRADIENT_BYTES = 4
 """What trains has gradients in float32, as it is itself."""
+
+PLANNED_EPOCHS = 3
+"""Epochs whose batches are looked at; later ones are alike."""
+
+
+def planned_batches(lengths: np.ndarray, seed: int, steps: Steps) -> list[np.ndarray]:
+    """Return the effective batches of a run's first epochs."""
+    batches: list[np.ndarray] = []
+    for epoch in range(PLANNED_EPOCHS):
+        batches += epoch_batches(lengths, steps.batch, seed, epoch)
+        if len(batches) >= steps.total:
+            break
+    return batches[: steps.total]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A forward and a backward pass: seconds in all, of forward, of backward; bytes held before, and at the peak."""
+
+    seconds: float
+    forward: float
+    backward: float
+    held: int
+    peak: int
+
+
+class Trial:
+    """Forward and backward passes on micro-batches of a run, which leave the model as it is.
+
+    Args:
+        regularizers: attached meanwhile.
+        optimizer, groups: whose state will be held in training, and is not there yet.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        loaded: LoadedModel,
+        task: Task,
+        regularizers: Sequence[Regularizer],
+        train: EncodedSplit,
+        section: TrainSection,
+        seed: int,
+        steps: Steps,
+        optimizer: Optimizer,
+        groups: Groups,
+    ) -> None:
+        self.accelerator, self.loaded, self.task, self.train = accelerator, loaded, task, train
+        self.steps, self.optimizer, self.groups = steps, optimizer, groups
+        self.state_bytes = optimizer_bytes(optimizer, groups)
+        planned, ranks = planned_batches(train.lengths, seed, steps), accelerator.num_processes
+        cut = {"lengths": train.lengths, "tokens": batch_tokens(section, accelerator.device)}
+        # The first process has the longest examples of each step.
+        micro = [part for batch in planned for part in micro_batches(batch, section.batch_size, 0, ranks, **cut)]
+        self.batches, self.steps_looked_at = sorted(micro, key=self.size), len(planned)
+        self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
+        self.passes: dict[int, Passed] = {}
+
+    def size(self, batch: np.ndarray) -> int:
+        """Return a micro-batch's tokens with its padding."""
+        return int(self.train.lengths[batch].max()) * len(batch)
+
+    @contextmanager
+    def attached(self) -> Iterator[Attached]:
+        """Attach the regularizers, and put back what passes move (running statistics)."""
+        module = self.loaded.module
+        moved = [(t, t.clone()) for t in state_tensors(module).values() if not isinstance(t, torch.nn.Parameter)]
+        attached = Attached(self._regularizers, self.loaded, self.task)
+        try:
+            train_mode(module)
+            yield attached
+        finally:
+            attached.detach()
+            module.zero_grad(set_to_none=True)
+            for tensor, before in moved:
+                tensor.copy_(before)
+
+    def run(self, regularizers: Attached, members: np.ndarray) -> Passed:
+        """Run one forward and backward pass; of a size that was run before, the new figures count."""
+        module, accelerator = self.loaded.module, self.accelerator
+        if not self._keeps_gradients:
+            module.zero_grad(set_to_none=True)
+        with PeakMemory(accelerator.device) as memory:
+            start = time.perf_counter()
+            batch = to_device(self.train.batch(members, 0), accelerator.device)
+            made = time.perf_counter()
+            with accelerator.autocast():
+                loss_sum, weight = loss_of(self.task, module, batch, regularizers.criterion)
+                _settle(accelerator)
+                forward = (time.perf_counter() - made) / regularizers.criterion.passes
+                penalty = regularizers.penalty(batch, loss_sum / weight)
+            _settle(accelerator)
+            ahead = time.perf_counter()
+            (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
+            _settle(accelerator)
+            end = time.perf_counter()
+        found = Passed(end - start, forward, end - ahead, memory.held, memory.peak)
+        self.passes[self.size(members)] = found
+        return found
+
+    def memory(self, regularizers: Attached, most: int) -> tuple[int, int]:
+        """Return the bytes that the process holds now, and what it will hold at most in training.
+
+        That is measured on the micro-batch with most tokens, unless more than `most` is to be expected of it by what
+        one of median size takes: then it is scaled by tokens.
+        """
+        release_memory()
+        median, largest = self.batches[len(self.batches) // 2], self.batches[-1]
+        found, growth = self.run(regularizers, median), self.size(largest) / self.size(median)
+        peak = found.held + int((found.peak - found.held) * growth)
+        if peak + self.state_bytes <= most:
+            peak = self.run(regularizers, largest).peak
+        return found.held, peak + self.state_bytes
+
+    def optimizer_seconds(self) -> float:
+        """Return what a step of the optimiser takes, which changes the weights; gradients are those of the last run."""
+        optimizer = build_optimizer(self.optimizer, self.groups)
+        for _ in range(2):  # the first makes the state
+            start = time.perf_counter()
+            torch.nn.utils.clip_grad_norm_(trainable(self.loaded.module).values(), 1.0)
+            optimizer.step()
+            _settle(self.accelerator)
+        return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -30,10 +158,12 @@ class Estimate:
     Args:
         train_seconds: all optimiser steps, without evaluation.
         evaluate_seconds: validations during training, and base and tuned afterwards, without free answers.
+        backward_share: of a micro-batch's time, what its backward pass takes.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
-        backward_share: of a micro-batch's time, what its backward pass takes.
-        activation_bytes: what the largest micro-batch keeps for its backward pass.
+        activation_bytes: what the largest micro-batch holds beside that.
+        other_bytes: what the process holds beside the weights before it trains: on a CPU Python and its libraries.
+        peak_bytes: all that together, or what loading the model took, if that is more.
     """
 
     train_seconds: float
@@ -42,91 +172,42 @@ class Estimate:
     weight_bytes: int
     optimizer_bytes: int
     activation_bytes: int
-
-    @property
-    def peak_bytes(self) -> int:
-        return self.weight_bytes + self.optimizer_bytes + self.activation_bytes
+    other_bytes: int
+    peak_bytes: int
 
 
-def estimate(
-    accelerator: Accelerator,
-    loaded: LoadedModel,
-    task: Task,
-    regularizers: Sequence[Regularizer],
-    train: EncodedSplit,
-    batch_size: int,
-    train_tokens: float,
-    evaluate_tokens: float,
-    state_bytes: int,
-) -> Estimate:
-    """Time forward and backward on a micro-batch of median length, augmented and regularized, and scale by tokens.
+def estimate(trial: Trial, evaluate_tokens: float) -> Estimate:
+    """Time micro-batches of median, largest and smallest size, and the optimiser; the trained weights move.
 
-    The model's weights stay as they are; its gradients are dropped. Attention grows faster than by tokens, so
-    where the longest examples are far longer than most, memory is estimated low.
+    The time of the others lies between them, by their tokens with padding.
 
     Args:
-        regularizers: attached while it is timed.
-        train_tokens, evaluate_tokens: tokens of the whole training, and of all evaluations; processes share them.
-        state_bytes: of the optimiser's state.
+        evaluate_tokens: of all evaluations; processes share them.
     """
-    module = loaded.module
-    batches = ordered_batches(train.lengths, batch_size)
-    typical, largest = batches[len(batches) // 2], batches[0]
-    attached = Attached(regularizers, loaded, task)
-    try:
-        train_mode(module)
-        _step(accelerator, loaded, task, attached, train, typical)  # the first call allocates and warms caches
-        seconds, forward, backward, saved = _step(accelerator, loaded, task, attached, train, typical)
-    finally:
-        attached.detach()
-        module.zero_grad(set_to_none=True)
-    tokens = float(train.lengths[typical].sum()) * accelerator.num_processes  # that they read meanwhile
-    growth = float(train.lengths[largest].max() * len(largest)) / float(train.lengths[typical].max() * len(typical))
-    trained = sum(p.numel() for p in trainable(module).values())
+    module, batches, accelerator = trial.loaded.module, trial.batches, trial.accelerator
+    most, sizes = available_bytes(accelerator.device), [trial.size(batch) for batch in batches]
+    median = batches[len(batches) // 2]
+    with trial.attached() as attached:
+        held, peak = trial.memory(attached, most)
+        trial.run(attached, batches[0])
+        typical = trial.run(attached, median)  # a second time: the first call allocates and warms caches
+        update = trial.optimizer_seconds() if peak <= most else 0.0
+    known = dict(sorted(trial.passes.items()))
+    seconds = np.interp(sizes, list(known), [one.seconds for one in known.values()])
+    seconds *= np.maximum(1.0, np.array(sizes) / max(known))  # larger than any that was tried
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    held_in_training = GRADIENT_BYTES * sum(p.numel() for p in trainable(module).values()) + trial.state_bytes
+    tokens = float(trial.train.lengths[median].sum()) * accelerator.num_processes
     return Estimate(
-        train_seconds=seconds / tokens * train_tokens,
-        evaluate_seconds=forward / tokens * evaluate_tokens,
-        backward_share=backward / seconds,
-        weight_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
-        optimizer_bytes=trained * GRADIENT_BYTES + state_bytes,
-        activation_bytes=int(saved * growth),
+        train_seconds=(float(seconds.sum()) / trial.steps_looked_at + update) * trial.steps.total,
+        evaluate_seconds=typical.forward / tokens * evaluate_tokens,
+        backward_share=typical.backward / typical.seconds,
+        weight_bytes=weights,
+        optimizer_bytes=held_in_training,
+        activation_bytes=max(0, peak - held - held_in_training),
+        other_bytes=max(0, held - weights),
+        peak_bytes=max(peak, peak_memory_bytes()),
     )
-
-
-def _step(
-    accelerator: Accelerator,
-    loaded: LoadedModel,
-    task: Task,
-    regularizers: Attached,
-    split: EncodedSplit,
-    members: np.ndarray,
-) -> tuple[float, float, float, int]:
-    """Run one forward and backward; return seconds in all, of one forward pass, of backward, and bytes saved for it."""
-    module = loaded.module
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    module.zero_grad(set_to_none=True)
-    start = time.perf_counter()
-    batch = to_device(split.batch(members, 0), accelerator.device)
-    made = time.perf_counter()
-    with accelerator.autocast(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_sum, weight = loss_of(task, module, batch, regularizers.criterion)
-        _settle(accelerator)
-        forward = (time.perf_counter() - made) / regularizers.criterion.passes
-        penalty = regularizers.penalty(batch, loss_sum / weight)
-    _settle(accelerator)
-    ahead = time.perf_counter()
-    (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
-    _settle(accelerator)
-    end = time.perf_counter()
-    return end - start, forward, end - ahead, sum(saved.values())
 
 
 def _settle(accelerator: Accelerator) -> None:

@@ -67,9 +67,14 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
                 buffer.copy_(accelerator.reduce(buffer.clone(), "mean"))
 
 
+def can_checkpoint_gradients(module: nn.Module) -> bool:
+    """Say whether a prepared model can compute activations twice."""
+    return bool(getattr(module, "supports_gradient_checkpointing", False))
+
+
 def require_gradient_checkpointing(module: nn.Module) -> None:
     """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it (RecipeError)."""
-    if not getattr(module, "supports_gradient_checkpointing", False):
+    if not can_checkpoint_gradients(module):
         kind = type(module)
         alone = getattr(kind, "supports_gradient_checkpointing", False)
         who = f"the strategy, unlike {kind.__name__} alone," if alone else kind.__name__

@@ -6,9 +6,21 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+import torch
+
 from ftengine.api import Schedule
 from ftengine.plugins.returned import wrong
 from ftengine.run.recipe import TrainSection
+
+CPU_TOKENS = 1024
+"""Tokens of a micro-batch on a CPU, which computes more of them no faster, but keeps the activations of all."""
+
+
+def batch_tokens(section: TrainSection, device: torch.device) -> int:
+    """Return the most tokens of a micro-batch, 0 for no limit."""
+    if section.batch_tokens == "auto":
+        return CPU_TOKENS if device.type == "cpu" else 0
+    return section.batch_tokens or 0
 
 
 @dataclass(frozen=True)

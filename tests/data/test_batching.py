@@ -21,12 +21,17 @@ def test_an_epoch_holds_every_example_once(lengths, size, seed, epoch):
     assert all(len(batch) <= size for batch in batches)
 
 
-@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4))
-def test_processes_and_micro_batches_share_a_batch_without_overlap(count, size, ranks):
-    batch = np.arange(count)
-    parts = [part for rank in range(ranks) for part in micro_batches(batch, size, rank, ranks)]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 4), st.integers(0, 1000)
+)
+def test_processes_and_micro_batches_share_a_batch_without_overlap(lengths, size, ranks, tokens):
+    lengths, batch = np.sort(lengths)[::-1], np.arange(len(lengths))
+    shares = [micro_batches(batch, size, rank, ranks, lengths=lengths, tokens=tokens) for rank in range(ranks)]
+    parts = [part for share in shares for part in share]
+    assert sorted(np.concatenate(parts).tolist()) == batch.tolist()
     assert all(len(part) <= size for part in parts)
+    assert all(len(part) == 1 or not tokens or len(part) * lengths[part].max() <= tokens for part in parts)
+    assert max(map(len, shares)) == len(shares[0])
 
 
 def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others():

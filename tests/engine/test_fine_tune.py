@@ -14,8 +14,10 @@ from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
-from ftengine.errors import BaseMismatch, MergeChangedOutputs, RunError, TrainingError
+from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
 from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import Environment
 from ftengine.training.descent import Descent
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
@@ -260,6 +262,37 @@ def test_gradient_checkpointing_changes_memory_and_not_the_result(chat_recipe, t
     plain = fine_tune(chat_recipe(train__max_steps=4, output=str(tmp_path / "a")))
     saving = fine_tune(chat_recipe(train__max_steps=4, train__gradient_checkpointing=True, output=str(tmp_path / "b")))
     assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
+
+
+GB = 10**9
+
+
+def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limit(chat_recipe, tmp_path, monkeypatch):
+    taken = {False: 3 * GB, True: 2 * GB}
+    monkeypatch.setattr(
+        "ftengine.training.estimate.Trial.memory",
+        lambda trial, *_: (GB, taken[trial.loaded.module.is_gradient_checkpointing]),
+    )
+
+    def auto(limit, wanted="auto", **more):
+        return chat_recipe(train__max_steps=2, train__gradient_checkpointing=wanted, train__memory_limit=limit, **more)
+
+    recipe = auto("2.5 GB", output=str(tmp_path / "a"))
+    chosen = Environment.read(RunDirectory(fine_tune(recipe).path)).memory
+    assert chosen.gradient_checkpointing
+    assert (chosen.peak_bytes, chosen.limit_bytes) == (2 * GB, 2.5 * GB)
+    told = "activations are computed twice: 1.9 GiB are expected at the peak (kept, they would take 2.8 GiB)"
+    assert chosen.reason.startswith(told)
+    assert plan(recipe).estimate["memory"].startswith(told)
+    assert "kept: 2.8 GiB" in plan(auto("3.5 GB")).estimate["memory"]
+    for refused, tried in (
+        (auto("1 GB"), "2.8 GiB of memory, 1.9 GiB with"),
+        (auto("1 GB", False), "2.8 GiB of memory,"),
+    ):
+        for start in (fine_tune, plan):
+            with pytest.raises(RecipeError, match=f"training would take {tried}.*more than the train.memory_limit"):
+                start(refused)
+        assert not (tmp_path / "run").exists()
 
 
 def test_bfloat16_keeps_what_trains_in_float32(chat_recipe):

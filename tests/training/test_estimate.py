@@ -5,19 +5,76 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ftengine.training.estimate import estimate
+from ftengine import registry_of
+from ftengine.run.environment import peak_memory_bytes
+from ftengine.run.recipe import TrainSection
+from ftengine.training.estimate import Trial, estimate
+from ftengine.training.steps import plan_steps
+
+MIB = 1 << 20
+WEIGHTS = 20 * 4 + 8 * 4
+
+
+class Costly:
+    """A task whose loss takes 10 ms and a MiB for each token, padding included, and moves running statistics."""
+
+    name, seconds = "costly", 0.0
+
+    def loss(self, model, batch, criterion):
+        self.seconds += 0.01 * batch["tokens"]
+        kept = torch.ones(batch["tokens"], MIB // 4)
+        return model(torch.ones(2, 4)).sum() + 0 * kept.sum(), 1.0
+
+
+class Split:
+    """Examples of 10, 20 and 30 tokens, eight of each."""
+
+    lengths = np.repeat([10, 20, 30], 8)
+
+    def batch(self, members, epoch):
+        return {"tokens": int(self.lengths[members].max()) * len(members)}
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    def make(processes=1, **options):
+        task, section = Costly(), TrainSection(batch_size=2, epochs=2, **options)
+        monkeypatch.setattr("ftengine.training.estimate.time.perf_counter", lambda: task.seconds)
+        module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        cpu = torch.device("cpu")
+        accelerator = SimpleNamespace(
+            num_processes=processes, device=cpu, autocast=lambda: torch.autocast("cpu", enabled=False)
+        )
+        optimizer = registry_of().build("optimizer", {"name": "adamw"}, "train.optimizer")
+        groups = [{"params": list(module.parameters()), "lr": 0.1, "weight_decay": 0.0}]
+        steps = plan_steps(24, section, processes)
+        return Trial(
+            accelerator, SimpleNamespace(module=module), task, [], Split(), section, 0, steps, optimizer, groups
+        )
+
+    return make
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_processes_share_the_tokens(monkeypatch, processes):
-    monkeypatch.setattr("ftengine.training.estimate._step", lambda *_: (2.0, 0.5, 1.2, 100))
-    loaded, train = SimpleNamespace(module=torch.nn.Linear(4, 4)), SimpleNamespace(lengths=np.full(8, 10))
-    accelerator = SimpleNamespace(num_processes=processes)
-    found = estimate(
-        accelerator, loaded, None, [], train, 2, train_tokens=400.0, evaluate_tokens=800.0, state_bytes=160
-    )
-    assert found.train_seconds == pytest.approx(20 * 2.0 / processes)  # 20 tokens in two seconds, at once by each
-    assert found.evaluate_seconds == pytest.approx(40 * 0.5 / processes)
-    assert found.backward_share == pytest.approx(0.6)
-    assert found.peak_bytes == 20 * 4 + 20 * 12 + 100
+def test_time_is_that_of_the_runs_own_batches_which_processes_share(trial, processes):
+    found = estimate(trial(processes), evaluate_tokens=800.0)
+    assert found.train_seconds == pytest.approx(24 * 0.4 / processes)  # steps of 0.2, 0.4 and 0.6 seconds
+    assert found.evaluate_seconds == pytest.approx(800 * 0.01 / processes)
+    assert found.weight_bytes == WEIGHTS
+    assert found.optimizer_bytes == pytest.approx(3 * WEIGHTS, abs=64)
+    assert found.peak_bytes >= found.weight_bytes + found.optimizer_bytes + found.activation_bytes + found.other_bytes
+
+
+def test_memory_is_that_of_the_largest_batch_which_is_not_tried_where_it_would_not_fit(trial):
+    tried, scaled = trial(), trial()
+    for one, most in ((tried, 10**12), (scaled, 0)):
+        with one.attached() as attached:
+            held, peak = one.memory(attached, most)
+        assert peak - held - one.state_bytes == pytest.approx(60 * MIB, abs=6 * MIB)  # of the heap, a few pages more
+        assert not one.loaded.module[1].running_mean.any()
+        assert all(p.grad is None for p in one.loaded.module.parameters())
+        assert peak_memory_bytes() >= held + 40 * MIB
+    assert sorted(tried.passes) == [40, 60]
+    assert sorted(scaled.passes) == [40]

@@ -1,0 +1,108 @@
+"""Whether a run computes activations twice, so that it stays within `train.memory_limit`."""
+
+from __future__ import annotations
+
+from accelerate.utils import broadcast_object_list
+
+from ftengine.api import LoadedModel, Strategy
+from ftengine.engine.device import Device
+from ftengine.engine.prepared_data import PreparedData
+from ftengine.errors import RecipeError
+from ftengine.report.text import size
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import TrainSection
+from ftengine.run.records import Environment, Memory
+from ftengine.training.descent import groups_of
+from ftengine.training.estimate import Trial
+from ftengine.training.memory import available_bytes
+from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
+from ftengine.training.regularizing import own_regularizers
+from ftengine.training.steps import Steps
+
+
+def measures(section: TrainSection) -> bool:
+    """Say whether a recipe asks to look at memory before training."""
+    return section.gradient_checkpointing == "auto" or section.memory_limit is not None
+
+
+def require_measurable(device: Device, section: TrainSection) -> None:
+    """Refuse a recipe that asks to measure the memory of a model that is divided over processes (RecipeError)."""
+    if device.divides and measures(section):
+        raise RecipeError(
+            "train.parallel fsdp goes with neither train.gradient_checkpointing auto nor train.memory_limit, which "
+            "measure a whole model. Set gradient_checkpointing to true or false, and no memory_limit."
+        )
+
+
+def choose_memory(
+    data: PreparedData,
+    device: Device,
+    loaded: LoadedModel,
+    strategy: Strategy,
+    steps: Steps,
+    resumed: RunDirectory | None = None,
+) -> Memory:
+    """Choose whether activations are computed twice, as the main process finds it; a resumed run does as before.
+
+    Raises:
+        RecipeError: `train.memory_limit` cannot be kept.
+    """
+    section, listener = data.ready.recipe.train, data.experiment.listener
+    before = None if resumed is None else Environment.read(resumed).memory
+    if before is not None or not measures(section):
+        return before or Memory(
+            gradient_checkpointing=section.gradient_checkpointing is True, reason="the recipe says it"
+        )
+    listener.phase("measure memory")
+    found = fit_memory(trial_of(data, device, loaded, strategy, steps), section) if device.is_main else None
+    (found,) = broadcast_object_list([found])
+    assert found is not None
+    listener.message(found.reason)
+    return found
+
+
+def trial_of(data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps) -> Trial:
+    """Return what tries a prepared model on micro-batches of its training."""
+    experiment, section = data.experiment, data.ready.recipe.train
+    return Trial(
+        device.accelerator,
+        loaded,
+        data.ready.task,
+        [*own_regularizers(strategy, steps.total), *(make() for make in experiment.make_regularizers)],
+        data.encoded["train"],
+        section,
+        experiment.recipe.seed,
+        steps,
+        experiment.make_optimizer(),
+        groups_of(strategy, loaded.module, section),
+    )
+
+
+def fit_memory(trial: Trial, section: TrainSection) -> Memory:
+    """Measure what training takes, and have the model compute activations twice where only that keeps to the limit.
+
+    Raises:
+        RecipeError: the limit cannot be kept.
+    """
+    free = available_bytes(trial.accelerator.device)
+    most = min(section.memory_limit or free, free)
+    what = f"train.memory_limit {size(most)}" if most == section.memory_limit else f"{size(most)} that are free"
+    able = can_checkpoint_gradients(trial.loaded.module)
+    choices = {"auto": [False, True] if able else [False]}.get(str(section.gradient_checkpointing))
+    peaks: list[int] = []
+    for twice in choices or [section.gradient_checkpointing is True]:
+        if twice:
+            checkpoint_gradients(trial.loaded.module)
+        with trial.attached() as attached:
+            peaks.append(trial.memory(attached, most)[1])
+        if peaks[-1] <= most:
+            kept = "computed twice" if twice else "kept"
+            but = f" (kept, they would take {size(peaks[0])})" if len(peaks) > 1 else ""
+            reason = f"activations are {kept}: {size(peaks[-1])} are expected at the peak{but}, of {what}"
+            return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=peaks[-1], limit_bytes=most)
+    tried = f", {size(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
+    other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
+    raise RecipeError(
+        f"training would take {size(peaks[0])} of memory{tried}, more than the {what}. Lower train.batch_size (and "
+        f"raise train.accumulate), shorten the task's max_length{other}, or raise train.memory_limit."
+    )
