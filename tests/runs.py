@@ -109,7 +109,7 @@ class CommandHere:
 
 
 def start_commands_here(patch: pytest.MonkeyPatch, *, after: int = 0) -> list[list[str]]:
-    """Have the runs of a comparison or a cross-validation trained here, all but the first few; return their commands."""
+    """Have the runs of a comparison or a cross-validation trained here, all but the first few; return the commands."""
     started: list[list[str]] = []
 
     def start(line: list[str], **options: Any) -> Any:

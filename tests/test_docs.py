@@ -32,6 +32,7 @@ from ftengine.cli import main
 from ftengine.data.readers import suffixes
 from ftengine.plugins.registry import RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
+from ftengine_bench import machine
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
@@ -91,6 +92,8 @@ def named(document):
 def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
     """The tutorial's have a desk of their own: tests/test_docs_plugins.py."""
     monkeypatch.chdir(desk)
+    monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 1 << 16)  # a peak that nobody reads, in seconds
+    monkeypatch.setitem(machine.PRODUCT_SIZE, "cpu", 32)
     if document == KIND_PAGE:
         monkeypatch.setattr(main, "_external", None)
         entry_points = [tomllib.loads(block.text)["project"]["entry-points"] for block in blocks(document, "toml")]

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program's own peak")
 def test_peak_memory_is_this_programs_and_not_that_of_whoever_started_it():
     ballast = bytearray(600 << 20)  # what the child must not count

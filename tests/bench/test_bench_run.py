@@ -246,6 +246,7 @@ def test_dropout_is_what_the_kernels_apply():
     assert Settings.parse(dropout="0.05").dropouts == (3277 / 65536,)
 
 
+@pytest.mark.slow
 def test_torch_alone_is_enough(tmp_path):
     script = f"""
 import sys

@@ -72,6 +72,7 @@ def test_torch_compile_may_fail_without_failing_the_whole(check):
     assert "everything succeeded" in out["summary.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(tmp_path):
     given = {**os.environ, "PYTHON": sys.executable}

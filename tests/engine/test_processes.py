@@ -17,7 +17,7 @@ from ftengine.run.evaluation_result import Examples
 FREE = {"strategy__dropout": 0.0, "train__epochs": 1, "evaluation__memorisation": {"examples": 4}}
 FREE |= {"evaluation__generate": {"max_new_tokens": 2}, "evaluation__answers": 12}
 PENALISED = {"strategy": "full", "train__epochs": 1, "regularize": [{"name": "l2-sp", "alpha": 0.5}, "ema"]}
-LOST = {"strategy__dropout": 0.0, "train__epochs": 3, "train__max_steps": 9, "train__checkpoint_every": 3, "evaluation__answers": None}
+LOST = {"strategy__dropout": 0.0, "train__epochs": 3, "train__max_steps": 9, "train__checkpoint_every": 3}
 
 
 def lose(recipe):
@@ -54,9 +54,7 @@ def runs(build_chat_recipe, tmp_path_factory):
             image_recipe(folder, str(folder / f"images-{side}"), batch_size * accumulate),
         ]
 
-    divided = build_chat_recipe(
-        **FREE, train__batch_size=4, train__parallel="fsdp", output=str(folder / "divided-two")
-    )
+    divided = build_chat_recipe(**FREE, train__batch_size=4, train__parallel="fsdp", output=str(folder / "divided-two"))
     files = [folder / f"{number}.yaml" for number in range(4)]
     for file, recipe in zip(files, [*recipes("two", 2, 2), divided], strict=True):
         file.write_text(json.dumps(recipe.resolved()))  # JSON is YAML

@@ -97,6 +97,7 @@ def test_contradicting_switches_are_refused(place, monkeypatch):
         library.load()
 
 
+@pytest.mark.slow
 def test_disabled_libraries_are_not_loaded():
     program = "from ftengine.ops import active_backend, instruction_sets; print(active_backend(), instruction_sets())"
     environ = {**os.environ, library.DISABLE: "1", library.REQUIRE: "0"}
