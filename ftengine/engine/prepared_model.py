@@ -39,6 +39,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
 from ftengine.training.loop import Trainer
+from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import gathered
 from ftengine.training.steps import plan_steps
@@ -191,7 +192,9 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
     """Train (TrainingError: it cannot go on; the run keeps its last checkpoint), and measure the tuned model."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
+    release_memory()  # what loading the base and measuring it left behind
     result = trainer.train()
+    release_memory()  # what the largest micro-batch left behind
     loaded = prepared.loaded
     tuned = run_model(prepared.device, prepared.data.ready, loaded, prepared.plan, "tuned")
     if prepared.empty is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ftengine.api import BeforeStep, Strategy
+from ftengine.api import Batch, BeforeStep, Criterion, Strategy
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import trainable
@@ -21,8 +21,9 @@ from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
+from ftengine.training.frozen_prefix import frozen_prefix
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
-from ftengine.training.modes import frozen, frozen_parameters, train_mode
+from ftengine.training.modes import frozen, frozen_parameters, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
@@ -58,6 +59,7 @@ class Descent:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
+        self._prefix = frozen_prefix(setup, self.steps)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -131,7 +133,8 @@ class Descent:
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
-                loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
+                with self._reusing(chosen, batch, regularizers.criterion):
+                    loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
@@ -143,6 +146,17 @@ class Descent:
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
             totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
+
+    def _reusing(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
+        """Take what frozen blocks made of these examples in an earlier epoch, where that is to be had."""
+        if self._prefix is None:
+            return nullcontext()
+
+        def loss() -> Tensor:
+            with statistics_kept(self.module):
+                return loss_of(self.setup.task, self.module, batch, criterion)[0]
+
+        return self._prefix.batch(members, batch, loss)
 
     def not_finite(self, step: int) -> str:
         """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""

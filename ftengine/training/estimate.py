@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from ftengine.api import LoadedModel, Optimizer, Regularizer, Task
 from ftengine.data.batching import epoch_batches, micro_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.model import state_tensors, trainable
+from ftengine.model import trainable
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.memory import PeakMemory, available_bytes, release_memory
-from ftengine.training.modes import train_mode
+from ftengine.training.modes import statistics_kept, train_mode
 from ftengine.training.optimizer import Groups, build_optimizer, optimizer_bytes
 from ftengine.training.regularizing import Attached
 from ftengine.training.steps import Steps, batch_tokens
@@ -92,16 +92,14 @@ class Trial:
     def attached(self) -> Iterator[Attached]:
         """Attach the regularizers, and put back what passes move (running statistics)."""
         module = self.loaded.module
-        moved = [(t, t.clone()) for t in state_tensors(module).values() if not isinstance(t, torch.nn.Parameter)]
-        attached = Attached(self._regularizers, self.loaded, self.task)
-        try:
-            train_mode(module)
-            yield attached
-        finally:
-            attached.detach()
-            module.zero_grad(set_to_none=True)
-            for tensor, before in moved:
-                tensor.copy_(before)
+        with statistics_kept(module):
+            attached = Attached(self._regularizers, self.loaded, self.task)
+            try:
+                train_mode(module)
+                yield attached
+            finally:
+                attached.detach()
+                module.zero_grad(set_to_none=True)
 
     def run(self, regularizers: Attached, members: np.ndarray) -> Passed:
         """Run one forward and backward pass; of a size that was run before, the new figures count."""

@@ -12,7 +12,7 @@ from ftengine.api import Schedule
 from ftengine.plugins.returned import wrong
 from ftengine.run.recipe import TrainSection
 
-CPU_TOKENS = 1024
+CPU_TOKENS = 512
 """Tokens of a micro-batch on a CPU, which computes more of them no faster, but keeps the activations of all."""
 
 

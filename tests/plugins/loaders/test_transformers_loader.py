@@ -30,6 +30,8 @@ from transformers import (
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
+from ftengine.model import fingerprint_weights
+from ftengine.training.precision import Precision, apply_precision
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 SENTIMENT = Labels("single", ("negative", "positive"))
@@ -461,3 +463,15 @@ def test_base_of_a_classifier_equals_the_checkpoint(bert_folder) -> None:
     loaded = load(bert_folder, "sequence-classification", SENTIMENT).module.bert.state_dict()
     assert loaded.keys() == base.keys()
     assert all(torch.equal(loaded[key], base[key]) for key in base)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says what is mapped")
+def test_weights_in_the_dtype_of_computation_stay_mapped_from_their_file(llama_folder) -> None:
+    """Read into memory, or copied there by what comes before training, they would be held twice."""
+    module = load(llama_folder).module
+    apply_precision(module.requires_grad_(False), Precision(torch.float32, torch.float32, ""))
+    fingerprint_weights(module)
+    lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
+    mapped = [line[0].split("-") for line in lines if line[-1] == str(llama_folder / "model.safetensors")]
+    for parameter in module.parameters():
+        assert any(int(start, 16) <= parameter.data_ptr() < int(end, 16) for start, end in mapped)
