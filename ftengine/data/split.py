@@ -119,9 +119,7 @@ def make_splits(
     return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
 
 
-def _read(
-    section: DataSection, task: Task, seed: int, registry: Registry, left_out: Mapping[str, str]
-) -> RowHashes:
+def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_out: Mapping[str, str]) -> RowHashes:
     sources = {"train": section.train}
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}

@@ -8,9 +8,10 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from shutil import copyfile
-from typing import Any
+from shutil import copyfileobj
+from typing import IO, Any
 
+import pyarrow as pa
 import torch
 import xxhash
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from ftengine.data.features import processor_state, task_state
 from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import ReadyTask
-from ftengine.errors import RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, own_columns
 from ftengine.plugins.code import code_of, package_of
@@ -72,14 +72,15 @@ def fill_in(result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
         if entry is None:
             continue
         try:
-            copyfile(entry / ROWS, result.path(one))
+            with open(entry / ROWS, "rb") as source:
+                copyfileobj(source, result.file(one))
             whole = len(result.predictions(one)) == len(one.members)
-        except (OSError, RunError):
+        except (OSError, pa.ArrowException):
             whole = False
         if whole:
             examples += len(one.members)
         else:
-            result.path(one).unlink(missing_ok=True)
+            result.files.pop(one.name, None)
     return examples
 
 
@@ -88,10 +89,12 @@ def keep(result: EvalResult, sets: Sequence[EvalSet], keys: Keys) -> None:
     for one in sets:
         answered = result.predictions(one).answered.sum() if len(one.answered) else 0
         if one.name in keys and answered == len(one.answered):
-            table = result.path(one)
+            table = result.files[one.name]
 
-            def write(folder: Path, table: Path = table) -> dict[str, Any]:
-                copyfile(table, folder / ROWS)
+            def write(folder: Path, table: IO[bytes] = table) -> dict[str, Any]:
+                table.seek(0)
+                with open(folder / ROWS, "wb") as target:
+                    copyfileobj(table, target)
                 return {}
 
             entry_of(keys[one.name], "what the base model said", write)

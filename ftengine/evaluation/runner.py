@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile
-from tempfile import TemporaryDirectory
-from typing import Any
+from shutil import copyfileobj
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from accelerate.utils import gather_object, set_seed
 from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import PluginError, RunError, TrainingError
+from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
@@ -34,21 +34,25 @@ Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
 
 
 class EvalResult:
-    """What one model said: a table a set, in a folder that is removed when this object goes."""
+    """What one model said: a table a set, in files without names, of which nothing stays however the process ends."""
 
     def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="ftengine-")
-        self.folder = Path(self._folder.name)
+        self.files: dict[str, IO[bytes]] = {}
 
-    def path(self, of: EvalSet | Benchmark) -> Path:
-        return self.folder / f"{of.name}.parquet"
+    def put(self, of: EvalSet | Benchmark, table: pa.Table) -> None:
+        pq.write_table(table, self.file(of), row_group_size=ROWS)
+
+    def file(self, of: EvalSet | Benchmark) -> IO[bytes]:
+        """Make the file of a table."""
+        self.files[of.name] = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
+        return self.files[of.name]
 
     def missing(self, plan: EvalPlan) -> list[EvalSet]:
         """Return the sets of a plan that have no table yet."""
-        return [one for one in plan.sets() if not self.path(one).exists()]
+        return [one for one in plan.sets() if one.name not in self.files]
 
     def predictions(self, of: EvalSet | Benchmark) -> Predictions:
-        return Predictions.read(self.path(of))
+        return Predictions.of(pq.read_table(self.files[of.name]))
 
 
 def save_predictions(run: RunDirectory, **sides: EvalResult) -> None:
@@ -56,8 +60,10 @@ def save_predictions(run: RunDirectory, **sides: EvalResult) -> None:
 
     def fill(folder: Path) -> None:
         for side, result in sides.items():
-            for table in result.folder.glob("*.parquet"):
-                copyfile(table, folder / f"{table.stem}-{side}.parquet")
+            for name, file in result.files.items():
+                file.seek(0)
+                with open(folder / f"{name}-{side}.parquet", "wb") as target:
+                    copyfileobj(file, target)
 
     write_folder(run.path / FOLDER, fill)
 
@@ -67,10 +73,11 @@ def kept_predictions(run: RunDirectory, plan: EvalPlan, side: str) -> EvalResult
     result = EvalResult()
     try:
         for one in plan.sets():
-            copyfile(run.path / FOLDER / f"{one.name}-{side}.parquet", result.path(one))
+            with open(run.path / FOLDER / f"{one.name}-{side}.parquet", "rb") as source:
+                copyfileobj(source, result.file(one))
             if len(result.predictions(one)) != len(one.members):
                 return None
-    except (OSError, RunError):
+    except (OSError, pa.ArrowException):
         return None
     return result
 
@@ -94,7 +101,7 @@ class EvalRunner:
         result = EvalResult() if kept is None else kept
         for one in result.missing(plan):
             set_seed(plan.seed)  # what is drawn for one set does not depend on which others there are
-            pq.write_table(self._table(one, result.folder), result.path(one), row_group_size=ROWS)
+            result.put(one, self._table(one))
         for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
             self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
         return result
@@ -109,7 +116,7 @@ class EvalRunner:
         if not isinstance(said, Mapping) or {one.data for one in benchmarks} - said.keys():
             raise wrong(asker, "ask", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
         for one in benchmarks:
-            writer = Writer(result.folder / "parts", [one.evaluator])
+            writer = Writer([one.evaluator])
             for i, answer in enumerate(each(asker, "ask", said[one.data], Mapping)):
                 writer.put(i, dict(answer), {})
             answers = writer.finish()
@@ -118,23 +125,23 @@ class EvalRunner:
             table = answers.drop_columns([MEMBER])
             for name, column in own.items():
                 table = table.append_column(name, column)
-            pq.write_table(table, result.path(one), row_group_size=ROWS)
+            result.put(one, table)
 
-    def _table(self, of: EvalSet, folder: Path) -> pa.Table:
+    def _table(self, of: EvalSet) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
         table = own_columns(of)
         if of.reading:
             said = self.predictions(of.split, phase, read_columns(of.reading))
-            table = _beside(table, self._gathered(said, of.reading, folder))
+            table = _beside(table, self._gathered(said, of.reading))
         if len(of.answered):
             said = self.answers(of, f"{phase}: answers", read_columns(of.answering))
-            answers = self._gathered(said if of.answering else self._while_it_goes(said), of.answering, folder)
+            answers = self._gathered(said if of.answering else self._while_it_goes(said), of.answering)
             table = _beside(table, answers)
             table = table.append_column("answered", pa.array(np.isin(of.members, answers[MEMBER].to_numpy())))
         return table.drop_columns([MEMBER])
 
-    def _gathered(self, said: Said, evaluators: Sequence[Evaluator], folder: Path) -> pa.Table:
-        writer = Writer(folder / "parts", evaluators)
+    def _gathered(self, said: Said, evaluators: Sequence[Evaluator]) -> pa.Table:
+        writer = Writer(evaluators)
         for member, prediction, columns in said:
             writer.put(member, prediction, columns)
         return merged(gather_object([writer.finish()]))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shutil import rmtree
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,10 @@ def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
 
 
 class Writer:
-    """Collects what evaluators keep of predictions on disk, in an empty folder, a row group at a time, in any order."""
+    """Collects what evaluators keep of predictions, in any order: on disk, in a file that ends with the process."""
 
-    def __init__(self, folder: Path, evaluators: Sequence[Evaluator]) -> None:
-        folder.mkdir(parents=True)
-        self._folder, self._evaluators = folder, evaluators
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self._file, self._evaluators = TemporaryFile(prefix="ftengine-"), evaluators  # noqa: SIM115
         self._waiting: list[dict[str, Any]] = []
         self._parts = 0
 
@@ -69,10 +68,11 @@ class Writer:
             self._flush()
 
     def finish(self) -> pa.Table:
-        """Return all that was put here, and remove the parts."""
+        """Return all that was put here, and remove the file."""
         self._flush()
-        parts = [pq.read_table(self._folder / f"{i}.parquet") for i in range(self._parts)]
-        rmtree(self._folder)
+        self._file.seek(0)
+        parts = [pa.ipc.open_stream(self._file).read_all() for _ in range(self._parts)]
+        self._file.close()
         empty = pa.table({MEMBER: pa.array([], pa.int64())})
         return pa.concat_tables(parts, promote_options="permissive") if parts else empty
 
@@ -81,7 +81,8 @@ class Writer:
             return
         names = list(dict.fromkeys(name for row in self._waiting for name in row))
         table = pa.table({name: _array(name, [row.get(name) for row in self._waiting]) for name in names})
-        pq.write_table(table, self._folder / f"{self._parts}.parquet")
+        with pa.ipc.new_stream(self._file, table.schema) as stream:
+            stream.write_table(table)
         self._waiting, self._parts = [], self._parts + 1
 
 

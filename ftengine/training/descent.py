@@ -28,7 +28,7 @@ from ftengine.training.optimizer import build_optimizer
 from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import is_sharded, not_finite, whole_norm
+from ftengine.training.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.training.steps import batch_tokens, plan_steps
 from ftengine.training.stopping import Stop
 
@@ -46,8 +46,10 @@ class Descent:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.section = setup, setup.section
         self.accelerator, self.module = setup.accelerator, setup.loaded.module
-        self.parameters = list(trainable(self.module).values())
+        self._trained = trainable(self.module)
+        self.parameters = list(self._trained.values())
         self._sharded = is_sharded(self.module)
+        self._got = got_gradients(self.module) if self._sharded else set[str]()
         if not self.parameters:
             raise TrainingError(
                 f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
@@ -97,8 +99,10 @@ class Descent:
         # What got no gradient in the last step comes last, so that nothing waits for it.
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
         gradients = Reduction(parameters if several and not self._sharded else [])
+        self._got.clear()
         totals = self._accumulate(members, progress.epoch, regularizers, gradients)
-        flags = totals.new_tensor([self.stop.asked, *(p.grad is not None for p in self.parameters)])
+        got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
+        flags = totals.new_tensor([self.stop.asked, *got])
         gradients.send()
         loss_sum, penalty_sum, weight, penalties, asked, *touches = self.accelerator.reduce(
             torch.cat([totals, flags]), "sum"

@@ -142,6 +142,26 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, wrong in zip(tensors, found.tolist(), strict=True) if wrong]
 
 
+def got_gradients(module: nn.Module) -> set[str]:
+    """Return a set that gets the name of each parameter of a divided model to which a backward pass gives a gradient.
+
+    Afterwards it cannot be told: what nothing computed with has a gradient of zeros then (see `shard`).
+    """
+    found: set[str] = set()
+    known: set[nn.Parameter] = set()
+    for path, part in module.named_modules():
+
+        def listen(part: nn.Module, args: Any, path: str = path) -> None:
+            for name, parameter in part.named_parameters(path):  # whole by now, unless another part has them
+                if parameter.requires_grad and not isinstance(parameter, DTensor) and parameter not in known:
+                    known.add(parameter)
+                    parameter.register_post_accumulate_grad_hook(lambda _, name=name: found.add(name))
+
+        if isinstance(part, FSDPModule):
+            part.register_forward_pre_hook(listen)
+    return found
+
+
 def sharded_parts(module: nn.Module) -> Iterator[Any]:
     """Yield the modules that are gathered as one: the blocks, and the model itself."""
     return (part for part in module.modules() if isinstance(part, FSDPModule))

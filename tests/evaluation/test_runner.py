@@ -9,7 +9,9 @@ from accelerate import Accelerator
 
 from ftengine.api import SilentListener
 from ftengine.errors import TrainingError
-from ftengine.evaluation.runner import EvalRunner
+from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
+from ftengine.evaluation.table import Writer
+from ftengine.run.directory import RunDirectory
 
 
 class Places:
@@ -40,6 +42,25 @@ def test_predictions_that_are_no_numbers_are_refused_with_their_place(prediction
     key = next(iter(prediction))
     with pytest.raises(TrainingError, match=rf"evaluate base: the model's {key} .*test.jsonl:5.*float32"):
         said(**prediction)
+
+
+def test_tables_have_no_names_that_a_killed_process_would_leave(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("ftengine.evaluation.table.ROWS", 2)
+    writer, result, one = Writer([]), EvalResult(), SimpleNamespace(name="test")
+    for member in range(5):
+        writer.put(member, {"score": member}, {})
+    assert not list(tmp_path.iterdir())
+    result.put(one, writer.finish().append_column("row", [range(5)]))
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        assert result.predictions(one).columns["score"].tolist() == [0, 1, 2, 3, 4]
+    save_predictions(RunDirectory(tmp_path / "run"), base=result)
+    plan = SimpleNamespace(sets=lambda: [SimpleNamespace(name="test", members=range(5))])
+    kept = kept_predictions(RunDirectory(tmp_path / "run"), plan, "base")
+    assert kept.predictions(one).equals(result.predictions(one))
+    (tmp_path / "run" / "predictions" / "test-base.parquet").write_bytes(b"PAR1")
+    assert kept_predictions(RunDirectory(tmp_path / "run"), plan, "base") is None
 
 
 def test_finite_predictions_pass_with_their_members():

@@ -66,5 +66,5 @@ def _readable(kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too for what it cannot decode
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # also of Arrow, for what it cannot decode
         raise BrokenRow("", f"is no {kind} file that can be read: {str(error).strip().rstrip('.')}") from None
