@@ -1,0 +1,178 @@
+// Norms and gates over rows, written once in plain loops that each instruction set's compiler turns into vectors; the
+// rows of x are contiguous in element type T, and everything is computed in fp32 and rounded once.
+//
+// A number of a result depends on nothing but its own row (weight gradients: its own column): threads change no bit.
+
+#pragma once
+
+#include "cpu/bfloat16.h"
+#include "cpu/compiler.h"
+#include "cpu/kernels.h"
+
+namespace ftengine::cpu {
+namespace {
+
+constexpr int kBlock = 64;  // elements: a few vectors, so that partial sums do not wait for each other
+constexpr int kSums = 32;
+
+// n <= kBlock elements in fp32: where they lie, or in the buffer.
+FTENGINE_INLINE const float* widened(const float* from, int, float*) { return from; }
+FTENGINE_INLINE const float* widened(const bfloat16* from, int n, float* buffer) {
+  if (n == kBlock) {
+    for (int i = 0; i < kBlock; ++i) buffer[i] = to_float(from[i]);
+  } else {
+    for (int i = 0; i < n; ++i) buffer[i] = to_float(from[i]);
+  }
+  return buffer;
+}
+
+// body(first, n) for blocks of `length`, n a constant in all but the last.
+template <class Body>
+FTENGINE_INLINE void by_blocks(int64_t begin, int64_t end, const Body& body) {
+  int64_t at = begin;
+  for (; at + kBlock <= end; at += kBlock) body(at, kBlock);
+  if (at < end) body(at, static_cast<int>(end - at));
+}
+
+struct Sum {
+  float parts[kSums] = {};
+  FTENGINE_INLINE float total() const {
+    float sum = 0;
+    for (float part : parts) sum += part;
+    return sum;
+  }
+};
+
+// sum += Σ value(i), i < n, in a fixed order.
+template <class Value>
+FTENGINE_INLINE void add(Sum& sum, int n, const Value& value) {
+  int i = 0;
+  for (; i + kSums <= n; i += kSums) {
+    for (int j = 0; j < kSums; ++j) sum.parts[j] += value(i + j);
+  }
+  for (int j = 0; i + j < n; ++j) sum.parts[j] += value(i + j);
+}
+
+// --- y = w ∘ x / rms(x) ----------------------------------------------------------------------------------------------
+
+template <class T>
+void rms_norm(int64_t begin, int64_t end, const T* x, const float* __restrict w, T* y, float* rstd, int64_t length,
+              float eps) {
+  float buffer[kBlock];
+  for (int64_t row = begin; row < end; ++row) {
+    const T* from = x + row * length;
+    T* __restrict to = y + row * length;
+    Sum squares;
+    by_blocks(0, length, [&](int64_t at, int n) FTENGINE_LAMBDA {
+      const float* v = widened(from + at, n, buffer);
+      add(squares, n, [=](int i) FTENGINE_LAMBDA { return v[i] * v[i]; });
+    });
+    const float inverse = 1.0f / __builtin_sqrtf(squares.total() / static_cast<float>(length) + eps);
+    rstd[row] = inverse;
+    by_blocks(0, length, [&](int64_t at, int n) FTENGINE_LAMBDA {
+      const float* v = widened(from + at, n, buffer);
+      for (int i = 0; i < n; ++i) round_to(v[i] * inverse * w[at + i], to + at + i);
+    });
+  }
+}
+
+// dx = rstd · (w ∘ dy - x · rstd² · mean(w ∘ dy ∘ x))
+template <class T>
+void rms_norm_backward(int64_t begin, int64_t end, const T* dy, const T* x, const float* __restrict w,
+                       const float* rstd, T* dx, int64_t length) {
+  float buffer_x[kBlock], buffer_dy[kBlock];
+  for (int64_t row = begin; row < end; ++row) {
+    const T *of_x = x + row * length, *of_dy = dy + row * length;
+    T* __restrict to = dx + row * length;
+    const float inverse = rstd[row];
+    Sum products;
+    by_blocks(0, length, [&](int64_t at, int n) FTENGINE_LAMBDA {
+      const float *v = widened(of_x + at, n, buffer_x), *d = widened(of_dy + at, n, buffer_dy);
+      add(products, n, [=](int i) FTENGINE_LAMBDA { return v[i] * d[i] * w[at + i]; });
+    });
+    const float share = products.total() * inverse * inverse / static_cast<float>(length);
+    by_blocks(0, length, [&](int64_t at, int n) FTENGINE_LAMBDA {
+      const float *v = widened(of_x + at, n, buffer_x), *d = widened(of_dy + at, n, buffer_dy);
+      for (int i = 0; i < n; ++i) round_to(inverse * (d[i] * w[at + i] - v[i] * share), to + at + i);
+    });
+  }
+}
+
+// dw[l] = Σ_m dy[m, l] · x[m, l] · rstd[m] for columns begin <= l < end.
+template <class T>
+void rms_norm_weight(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw, int64_t rows,
+                     int64_t length) {
+  float buffer_x[kBlock], buffer_dy[kBlock];
+  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
+    float sums[kBlock] = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* v = widened(x + row * length + at, n, buffer_x);
+      const float* d = widened(dy + row * length + at, n, buffer_dy);
+      for (int i = 0; i < n; ++i) sums[i] += v[i] * d[i] * rstd[row];
+    }
+    for (int i = 0; i < n; ++i) dw[at + i] = sums[i];
+  });
+}
+
+// --- y = g σ(g · (linear + cubic · g²)) ∘ u --------------------------------------------------------------------------
+
+// e^x to about one unit in the last place: 2ⁿ · e^f with n = round(x / ln 2); what lies beyond fp32 is cut off.
+FTENGINE_INLINE float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 · 2²³: the lowest bits hold n
+  const float n = shifted - 12582912.0f;
+  const float f = x - n * 0.693359375f - n * -2.12194440e-4f;
+  float series = 1.9875691500e-4f;  // minimax over |f| <= ln 2 / 2, from Cephes' expf
+  series = series * f + 1.3981999507e-3f;
+  series = series * f + 8.3334519073e-3f;
+  series = series * f + 4.1665795894e-2f;
+  series = series * f + 1.6666665459e-1f;
+  series = series * f + 5.0000001201e-1f;
+  series = series * f * f + f + 1.0f;
+  uint32_t bits;
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3F800000u;
+  float power;
+  __builtin_memcpy(&power, &bits, sizeof power);
+  return series * power;
+}
+
+template <class T>
+void gated(int64_t begin, int64_t end, const T* gate, const T* up, T* __restrict y, float linear, float cubic) {
+  float buffer_g[kBlock], buffer_u[kBlock];
+  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
+    const float *g = widened(gate + at, n, buffer_g), *u = widened(up + at, n, buffer_u);
+    for (int i = 0; i < n; ++i) {
+      const float sigma = 1.0f / (1.0f + exponential(-g[i] * (linear + cubic * g[i] * g[i])));
+      round_to(g[i] * sigma * u[i], y + at + i);
+    }
+  });
+}
+
+template <class T>
+void gated_backward(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* __restrict dgate,
+                    T* __restrict dup, float linear, float cubic) {
+  float buffer_d[kBlock], buffer_g[kBlock], buffer_u[kBlock];
+  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
+    const float *d = widened(dy + at, n, buffer_d), *g = widened(gate + at, n, buffer_g),
+                *u = widened(up + at, n, buffer_u);
+    for (int i = 0; i < n; ++i) {
+      const float square = g[i] * g[i];
+      const float sigma = 1.0f / (1.0f + exponential(-g[i] * (linear + cubic * square)));
+      const float slope = sigma + g[i] * sigma * (1.0f - sigma) * (linear + 3.0f * cubic * square);
+      round_to(d[i] * u[i] * slope, dgate + at + i);
+      round_to(d[i] * g[i] * sigma, dup + at + i);
+    }
+  });
+}
+
+// --- the table -------------------------------------------------------------------------------------------------------
+
+template <class T>
+constexpr Elementwise<T> elementwise() {
+  return {rms_norm<T>, rms_norm_backward<T>, rms_norm_weight<T>, gated<T>, gated_backward<T>};
+}
+
+}  // namespace
+}  // namespace ftengine::cpu
