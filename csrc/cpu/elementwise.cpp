@@ -1,4 +1,4 @@
-// torch.ops.ftengine for CPU: norms and gates, which ATen computes in a pass over memory for every step of theirs.
+// torch.ops.ftengine for CPU: RMS norms, which ATen computes in a pass over memory for every step of theirs.
 //
 // ftengine/ops/elementwise.py holds schemas and meaning.
 
@@ -52,8 +52,7 @@ std::tuple<Tensor, Tensor> rms_norm_cpu(const Tensor& x, const Tensor& weight, d
     const float* w = weights(slots, weight, offset, length);
     const Elementwise<T>& kernels = chosen_elementwise<T>();
     parallel(rows, length, [&](int64_t begin, int64_t end) {
-      kernels.rms_norm(begin, end, const_data<T>(x), w, data<T>(y), data<float>(rstd), length,
-                       static_cast<float>(eps));
+      kernels.rms_norm(begin, end, const_data<T>(x), w, data<T>(y), data<float>(rstd), length, static_cast<float>(eps));
     });
   });
   return {y, rstd};
@@ -64,9 +63,9 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& dy, const Tensor&
                                                  const Tensor& rstd, double offset, bool weight_gradient) {
   const int64_t elements = check_rows(x, "x"), length = x.size(x.dim() - 1), rows = length ? elements / length : 0;
   check_alike(dy, "dy", x, "x");
-  STD_TORCH_CHECK(rstd.is_cpu() && rstd.scalar_type() == ScalarType::Float && rstd.is_contiguous() &&
-                      rstd.numel() == rows,
-                  "rstd must be (", rows, ",), Float, contiguous and on the CPU");
+  STD_TORCH_CHECK(
+      rstd.is_cpu() && rstd.scalar_type() == ScalarType::Float && rstd.is_contiguous() && rstd.numel() == rows,
+      "rstd must be (", rows, ",), Float, contiguous and on the CPU");
   check_storage(rstd, "rstd");
   Tensor dx = like(x), dw = torch::stable::new_empty(weight, {weight_gradient ? length : 0});
   by_large_type(x, [&](auto zero) {
@@ -89,45 +88,11 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& dy, const Tensor&
   return {dx, dw};
 }
 
-Tensor gated_cpu(const Tensor& gate, const Tensor& up, double linear, double cubic) {
-  const int64_t elements = check_rows(gate, "gate");
-  check_alike(up, "up", gate, "gate");
-  Tensor y = like(gate);
-  by_large_type(gate, [&](auto zero) {
-    using T = decltype(zero);
-    const Elementwise<T>& kernels = chosen_elementwise<T>();
-    parallel(elements, 1, [&](int64_t begin, int64_t end) {
-      kernels.gated(begin, end, const_data<T>(gate), const_data<T>(up), data<T>(y), static_cast<float>(linear),
-                    static_cast<float>(cubic));
-    });
-  });
-  return y;
-}
-
-std::tuple<Tensor, Tensor> gated_backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, double linear,
-                                              double cubic) {
-  const int64_t elements = check_rows(gate, "gate");
-  check_alike(up, "up", gate, "gate");
-  check_alike(dy, "dy", gate, "gate");
-  Tensor dgate = like(gate), dup = like(gate);
-  by_large_type(gate, [&](auto zero) {
-    using T = decltype(zero);
-    const Elementwise<T>& kernels = chosen_elementwise<T>();
-    parallel(elements, 1, [&](int64_t begin, int64_t end) {
-      kernels.gated_backward(begin, end, const_data<T>(dy), const_data<T>(gate), const_data<T>(up), data<T>(dgate),
-                             data<T>(dup), static_cast<float>(linear), static_cast<float>(cubic));
-    });
-  });
-  return {dgate, dup};
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ftengine, CPU, library) {
   library.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
   library.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward_cpu));
-  library.impl("gated", TORCH_BOX(&gated_cpu));
-  library.impl("gated_backward", TORCH_BOX(&gated_backward_cpu));
 }
 
 }  // namespace ftengine::cpu

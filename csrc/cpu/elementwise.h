@@ -1,4 +1,4 @@
-// Norms and gates over rows, written once in plain loops that each instruction set's compiler turns into vectors; the
+// RMS norms over rows, written once in plain loops that each instruction set's compiler turns into vectors; the
 // rows of x are contiguous in element type T, and everything is computed in fp32 and rounded once.
 //
 // A number of a result depends on nothing but its own row (weight gradients: its own column): threads change no bit.
@@ -114,64 +114,11 @@ void rms_norm_weight(int64_t begin, int64_t end, const T* dy, const T* x, const 
   });
 }
 
-// --- y = g σ(g · (linear + cubic · g²)) ∘ u --------------------------------------------------------------------------
-
-// e^x to about one unit in the last place: 2ⁿ · e^f with n = round(x / ln 2); what lies beyond fp32 is cut off.
-FTENGINE_INLINE float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 · 2²³: the lowest bits hold n
-  const float n = shifted - 12582912.0f;
-  const float f = x - n * 0.693359375f - n * -2.12194440e-4f;
-  float series = 1.9875691500e-4f;  // minimax over |f| <= ln 2 / 2, from Cephes' expf
-  series = series * f + 1.3981999507e-3f;
-  series = series * f + 8.3334519073e-3f;
-  series = series * f + 4.1665795894e-2f;
-  series = series * f + 1.6666665459e-1f;
-  series = series * f + 5.0000001201e-1f;
-  series = series * f * f + f + 1.0f;
-  uint32_t bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3F800000u;
-  float power;
-  __builtin_memcpy(&power, &bits, sizeof power);
-  return series * power;
-}
-
-template <class T>
-void gated(int64_t begin, int64_t end, const T* gate, const T* up, T* __restrict y, float linear, float cubic) {
-  float buffer_g[kBlock], buffer_u[kBlock];
-  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
-    const float *g = widened(gate + at, n, buffer_g), *u = widened(up + at, n, buffer_u);
-    for (int i = 0; i < n; ++i) {
-      const float sigma = 1.0f / (1.0f + exponential(-g[i] * (linear + cubic * g[i] * g[i])));
-      round_to(g[i] * sigma * u[i], y + at + i);
-    }
-  });
-}
-
-template <class T>
-void gated_backward(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* __restrict dgate,
-                    T* __restrict dup, float linear, float cubic) {
-  float buffer_d[kBlock], buffer_g[kBlock], buffer_u[kBlock];
-  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
-    const float *d = widened(dy + at, n, buffer_d), *g = widened(gate + at, n, buffer_g),
-                *u = widened(up + at, n, buffer_u);
-    for (int i = 0; i < n; ++i) {
-      const float square = g[i] * g[i];
-      const float sigma = 1.0f / (1.0f + exponential(-g[i] * (linear + cubic * square)));
-      const float slope = sigma + g[i] * sigma * (1.0f - sigma) * (linear + 3.0f * cubic * square);
-      round_to(d[i] * u[i] * slope, dgate + at + i);
-      round_to(d[i] * g[i] * sigma, dup + at + i);
-    }
-  });
-}
-
 // --- the table -------------------------------------------------------------------------------------------------------
 
 template <class T>
 constexpr Elementwise<T> elementwise() {
-  return {rms_norm<T>, rms_norm_backward<T>, rms_norm_weight<T>, gated<T>, gated_backward<T>};
+  return {rms_norm<T>, rms_norm_backward<T>, rms_norm_weight<T>};
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ constexpr int64_t kPartColumns = 256, kMostParts = 16;
 constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
 constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }
 
-// What elementwise.h has, for rows, columns or elements begin <= … < end. x, y, dy and dx (M, L); w (L,) and rstd (M,)
+// What elementwise.h has, for rows or columns begin <= … < end. x, y, dy and dx (M, L); w (L,) and rstd (M,)
 // in fp32.
 template <class T>
 struct Elementwise {
@@ -75,9 +75,6 @@ struct Elementwise {
                             T* dx, int64_t length);
   void (*rms_norm_weight)(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw,
                           int64_t rows, int64_t length);
-  void (*gated)(int64_t begin, int64_t end, const T* gate, const T* up, T* y, float linear, float cubic);
-  void (*gated_backward)(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* dgate, T* dup,
-                         float linear, float cubic);
 };
 
 struct InstructionSet {

@@ -1,36 +1,27 @@
-"""Norms and gates in one pass forward and one backward, which ATen computes in some ten passes over memory.
+"""RMS norms in one pass forward and one backward, which ATen computes in some ten passes over memory.
 
-    rms_norm   y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
-    gated      y = g σ(g · (linear + cubic · g²)) ∘ u                (Shazeer 2020, arXiv:2002.05202)
+    y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
 
-Of such a gate, SiLU is (1, 0) and GELU's tanh form 2·sqrt(2/π) · (1, 0.044715). Everything is computed in fp32 (fp64 for
-fp64) and rounded once. For the backward pass only the inputs are kept, and a number a row.
-
-As in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass x is kept, and a number a row. As
+in schemas.py, the reference is what a compiled kernel's registration takes the place of.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ftengine.ops.eligibility import why_ineligible
 from ftengine.ops.schemas import define, library
 
 SCHEMAS = {
     "rms_norm": "(Tensor x, Tensor weight, float offset, float eps) -> (Tensor y, Tensor rstd)",
     "rms_norm_backward": "(Tensor dy, Tensor x, Tensor weight, Tensor rstd, float offset, bool weight_gradient) -> "
     "(Tensor dx, Tensor dw)",
-    "gated": "(Tensor gate, Tensor up, float linear, float cubic) -> Tensor",
-    "gated_backward": "(Tensor dy, Tensor gate, Tensor up, float linear, float cubic) -> (Tensor dgate, Tensor dup)",
 }
-
-TANH = 2 * math.sqrt(2 / math.pi)
-ACTIVATIONS = {"silu": (1.0, 0.0), "gelu_tanh": (TANH, TANH * 0.044715)}
-"""What `gated` takes as linear and cubic."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
@@ -48,20 +39,11 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     return _RMSNorm.apply(x.contiguous(), weight, offset, eps)
 
 
-def gated(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-    """Return g σ(g · (linear + cubic · g²)) ∘ u.
-
-    Args:
-        gate, up: of one shape and dtype.
-        linear, cubic: as in `ACTIVATIONS`.
-    """
-    return _Gated.apply(gate.contiguous(), up.contiguous(), linear, cubic)
-
-
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
-        y, rstd = NORM(x, weight, offset, eps)
+        ctx.refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None
+        y, rstd = (_rms_norm if ctx.refused else NORM)(x, weight, offset, eps)
         ctx.save_for_backward(x, weight, rstd)
         ctx.offset = offset
         return y
@@ -69,21 +51,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dw = NORM_BACKWARD(dy.contiguous(), *ctx.saved_tensors, ctx.offset, ctx.needs_input_grad[1])
-        return dx, dw if ctx.needs_input_grad[1] else None, None, None
-
-
-class _Gated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        ctx.form = linear, cubic
-        return GATED(gate, up, linear, cubic)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return *GATED_BACKWARD(dy.contiguous(), *ctx.saved_tensors, *ctx.form), None, None
+        call, wanted = _rms_norm_backward if ctx.refused else NORM_BACKWARD, ctx.needs_input_grad[1]
+        dx, dw = call(dy.contiguous(), *ctx.saved_tensors, ctx.offset, wanted)
+        return dx, dw if wanted else None, None, None
 
 
 def _wide(*tensors: Tensor) -> list[Tensor]:
@@ -107,23 +77,9 @@ def _rms_norm_backward(
     return dx.to(x.dtype), dw.to(weight.dtype)
 
 
-def _gated(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-    g, u = _wide(gate, up)
-    return (g * (g * (linear + cubic * g.square())).sigmoid() * u).to(gate.dtype)
-
-
-def _gated_backward(dy: Tensor, gate: Tensor, up: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
-    d, g, u = _wide(dy, gate, up)
-    sigma = (g * (linear + cubic * g.square())).sigmoid()
-    slope = sigma + g * sigma * (1 - sigma) * (linear + 3 * cubic * g.square())
-    return (d * u * slope).to(gate.dtype), (d * g * sigma).to(up.dtype)
-
-
-NORM, NORM_BACKWARD, GATED, GATED_BACKWARD = (
-    define(name, schema, meaning)
-    for (name, schema), meaning in zip(
-        SCHEMAS.items(), (_rms_norm, _rms_norm_backward, _gated, _gated_backward), strict=True
-    )
+NORM, NORM_BACKWARD = (
+    define(name, SCHEMAS[name], meaning)
+    for name, meaning in (("rms_norm", _rms_norm), ("rms_norm_backward", _rms_norm_backward))
 )
 
 
@@ -134,17 +90,5 @@ def _(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Ten
 
 
 @torch.library.register_fake("ftengine::rms_norm_backward", lib=library)
-def _(  # type: ignore[no-untyped-def]
-    dy, x, weight, rstd, offset, weight_gradient
-):
+def _(dy, x, weight, rstd, offset, weight_gradient):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), weight.new_empty(weight.shape if weight_gradient else 0)
-
-
-@torch.library.register_fake("ftengine::gated", lib=library)
-def _(gate: Tensor, up: Tensor, linear: float, cubic: float) -> Tensor:
-    return torch.empty_like(gate)
-
-
-@torch.library.register_fake("ftengine::gated_backward", lib=library)
-def _(dy: Tensor, gate: Tensor, up: Tensor, linear: float, cubic: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(gate), torch.empty_like(up)
