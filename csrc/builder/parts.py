@@ -53,7 +53,7 @@ INSTRUCTION_SETS = {
 }
 """Source in csrc/cpu and the flags that it alone is compiled with."""
 
-HOST_OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden")
+HOST_OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-fvisibility=hidden")
 NVCC_OPTIONS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xptxas=-v", "--threads=2")
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*AT_LEAST_TORCH)
 

@@ -4,6 +4,7 @@
 // subnormal numbers (below 1.2e-38) for zeros and make none, where the other instruction sets keep them.
 
 #define FTENGINE_VECTOR "cpu/vector_avx512.h"
+#include "cpu/elementwise.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {
@@ -455,6 +456,8 @@ const InstructionSet kAvx512Bf16 = {
     "avx512bf16",
     [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
     in_fp32<float>(),
-    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>}};
+    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>},
+    elementwise<float>(),
+    elementwise<bfloat16>()};
 
 }  // namespace ftengine::cpu

@@ -65,11 +65,25 @@ constexpr int64_t kPartColumns = 256, kMostParts = 16;
 constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
 constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }
 
+// What elementwise.h has, for rows or columns begin <= … < end. x, y, dy and dx (M, L); w (L,) and rstd (M,)
+// in fp32.
+template <class T>
+struct Elementwise {
+  void (*rms_norm)(int64_t begin, int64_t end, const T* x, const float* w, T* y, float* rstd, int64_t length,
+                   float eps);
+  void (*rms_norm_backward)(int64_t begin, int64_t end, const T* dy, const T* x, const float* w, const float* rstd,
+                            T* dx, int64_t length);
+  void (*rms_norm_weight)(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw,
+                          int64_t rows, int64_t length);
+};
+
 struct InstructionSet {
   const char* name;
   bool (*usable)();
   Kernels<float> float32;
   Kernels<bfloat16> bfloat16_;
+  Elementwise<float> elementwise_float32;
+  Elementwise<bfloat16> elementwise_bfloat16;
 };
 
 extern const InstructionSet kBaseline;

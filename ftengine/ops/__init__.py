@@ -1,9 +1,11 @@
 """Low-rank operations: one reference in PyTorch, compiled kernels where a library registers them.
 
 lowrank_linear, lowrank_linears and lowrank_add are layers with gradients; lowrank_merge_ folds an update into its
-weight. The operators below them are torch.ops.ftengine.*. This room imports torch and nothing else.
+weight. The operators below them, and those of the norms in elementwise.py, are torch.ops.ftengine.*. This room imports
+torch and nothing else.
 """
 
+from ftengine.ops import elementwise as elementwise  # which registers its operators
 from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference

@@ -46,21 +46,22 @@ NAMES = (*LAYER_SCHEMAS, *PART_SCHEMAS)
 PT2 = torch.Tag.pt2_compliant_tag
 
 
-def _define(name: str, schema: str, implementation: object, *tags: torch.Tag) -> torch._ops.OpOverload:
+def define(name: str, schema: str, implementation: object, *tags: torch.Tag) -> torch._ops.OpOverload:
+    """Register an operator and what serves wherever no compiled kernel does; return it."""
     library.define(name + schema, tags=(PT2, *tags))
     library.impl(name, implementation, "CompositeExplicitAutograd")
     return getattr(torch.ops.ftengine, name).default
 
 
 PARTS = SimpleNamespace(
-    **{name: _define(name, schema, getattr(reference, name)) for name, schema in PART_SCHEMAS.items()}
+    **{name: define(name, schema, getattr(reference, name)) for name, schema in PART_SCHEMAS.items()}
 )
 """The operators on the parts of a layer, by name."""
 
 DRAWS = {name: (torch.Tag.nondeterministic_seeded,) for name in LAYER_SCHEMAS if name.endswith("forward")}
 
 FORWARD, BACKWARD, GROUP_FORWARD, GROUP_BACKWARD, EXPAND, BACKWARD_INPUT = (
-    _define(name, schema, partial(getattr(composite, name), PARTS), *DRAWS.get(name, ()))
+    define(name, schema, partial(getattr(composite, name), PARTS), *DRAWS.get(name, ()))
     for name, schema in LAYER_SCHEMAS.items()
 )
 

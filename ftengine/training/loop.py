@@ -11,6 +11,7 @@ from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
+from ftengine.model.norms import fuse_norms, restore_norms
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import (
@@ -20,6 +21,7 @@ from ftengine.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from ftengine.training.cpu import prepare_cpu
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
@@ -47,6 +49,10 @@ class Trainer:
         self.descent = Descent(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
+            prepare_cpu()
+        self._fused = fuse_norms(self.module) if on_cpu and not is_sharded(self.module) else []
         own = own_regularizers(setup.strategy, self.descent.steps.total)
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validation(setup, self.regularizers)
@@ -83,6 +89,7 @@ class Trainer:
             facts = self.regularizers.finish(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
+            restore_norms(self._fused)
         trained, parameters = count(self.module)
         return TrainingResult(
             steps=progress.step,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftengine.ops import active_backend, lowrank_linear
+from ftengine.ops import active_backend, elementwise, lowrank_linear
 from ftengine.ops.eligibility import KERNELS
 from ftengine.ops.schemas import NAMES
 
@@ -29,6 +29,8 @@ def samples():
             yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
             yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
             yield "lowrank_backward_input", (x, ds, a, p, seed)
+        yield "rms_norm", (x, a[0], 1.0, 1e-5)
+        yield "rms_norm_backward", (dx, x, a[0], torch.ones(m), 1.0, r > 1)
         yield "lowrank_expand_", (y, s, b, 0.5)
         yield "lowrank_expand", (y, s, b, 0.5)
         yield "lowrank_backward_output", (y, s, b, 0.5)
@@ -57,7 +59,7 @@ def test_operator_passes_opcheck(name):
 
 
 def test_every_operator_of_the_design_is_registered():
-    assert registered() == set(NAMES)
+    assert registered() == {*NAMES, *elementwise.SCHEMAS}
 
 
 @pytest.mark.filterwarnings("ignore:.*\\s*Overriding a previously registered kernel")  # which is meant

@@ -1,0 +1,105 @@
+"""RMS norms of a model that trains on a CPU, computed by one compiled operation wherever a module is just that.
+
+Which modules those are is found by what they compute, not by a name: their output and gradients for numbers around every
+scale are those of the formula, or the module is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftengine.ops import active_backend
+from ftengine.ops.elementwise import rms_norm
+
+DTYPES = (torch.float32, torch.bfloat16)
+"""What there are kernels for."""
+
+OFFSETS = (0.0, 1.0)
+"""What is added to the weight; Gemma's is stored as a difference from 1."""
+
+
+def fuse_norms(model: nn.Module) -> list[nn.Module]:
+    """Let each RMS norm of a model compute in one operation, where kernels are compiled; return those that do.
+
+    The modules keep their class, parameters and hooks. `restore_norms` undoes it.
+    """
+    if active_backend("cpu")[0] != "compiled":
+        return []
+    fused = []
+    for module in model.modules():
+        form = _form(module)
+        if form is None:
+            continue
+        offset, eps = form
+        dtypes = {dtype for dtype in DTYPES if _is_norm(module, offset, eps, dtype)}
+        if torch.float32 in dtypes:  # in which gradients are compared, too
+            vars(module)["forward"] = _forward(type(module).forward, offset, eps, dtypes).__get__(module)
+            fused.append(module)
+    return fused
+
+
+def restore_norms(fused: list[nn.Module]) -> None:
+    """Let norms compute as they did."""
+    while fused:
+        vars(fused.pop()).pop("forward", None)
+
+
+def _forward(original: Callable[..., Any], offset: float, eps: float, dtypes: set[torch.dtype]) -> Callable[..., Any]:
+    def forward(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        weight = next(iter(self._parameters.values()))
+        if args or kwargs or weight is None or x.device.type != "cpu" or x.dtype not in dtypes:
+            return original(self, x, *args, **kwargs)
+        return rms_norm(x, weight, offset, eps)
+
+    return forward
+
+
+def _form(module: nn.Module) -> tuple[float, float] | None:
+    """Return (offset, eps) of a module that may be an RMS norm, by float32 numbers; None for every other one."""
+    parameters, numbers = list(module._parameters.values()), [x for x in vars(module).values() if isinstance(x, float)]
+    if len(parameters) != 1 or len(numbers) != 1 or module._modules or module._buffers or "forward" in vars(module):
+        return None
+    if type(weight := parameters[0]) is not nn.Parameter or weight.dim() != 1 or weight.device.type != "cpu":
+        return None
+    return next(((o, numbers[0]) for o in OFFSETS if _is_norm(module, o, numbers[0], torch.float32)), None)
+
+
+def _is_norm(module: nn.Module, offset: float, eps: float, dtype: torch.dtype) -> bool:
+    """Say whether a module computes y = (w + offset) ∘ x / sqrt(mean(x²) + eps), up to rounding.
+
+    In float32 its gradients have to agree as well.
+    """
+    (weight,) = module._parameters.values()
+    assert weight is not None
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 30.0, 0.01, eps**0.5, 0.1 * eps**0.5])[:, None]  # the last ones show eps
+    x = (torch.randn(len(scales), len(weight), generator=generator) * scales).to(dtype).requires_grad_()
+    dy = torch.randn(x.shape, generator=generator).to(dtype)
+    with torch.enable_grad():
+        try:
+            y = type(module).forward(module, x)
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # it takes something else
+            return False
+        if not isinstance(y, Tensor) or y.dtype != x.dtype or y.shape != x.shape:
+            return False
+        wide, w = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+        meant = (w + offset) * wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()
+        found, expected = [y], [meant]
+        if dtype is torch.float32 and y.requires_grad:
+            inputs = [(x, wide), *([(weight, w)] if weight.requires_grad else [])]
+            found += torch.autograd.grad(y, [own for own, _ in inputs], dy, allow_unused=True)
+            expected += torch.autograd.grad(meant, [own for _, own in inputs], dy.double())
+    return all(own is not None and _close(own, truth) for own, truth in zip(found, expected, strict=True))
+
+
+def _close(own: Tensor, truth: Tensor) -> bool:
+    """Say whether two results differ by rounding alone, row by row.
+
+    The original may round in a dozen places, and adds up a row in any order.
+    """
+    allowed = 16 * torch.finfo(own.dtype).eps * truth.abs().amax(-1, keepdim=True)
+    return bool(((own.double() - truth).abs() <= allowed).all())

@@ -1,0 +1,94 @@
+"""RMS norms in one pass forward and one backward, which ATen computes in some ten passes over memory.
+
+    y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
+
+Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass x is kept, and a number a row. As
+in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ftengine.ops.eligibility import why_ineligible
+from ftengine.ops.schemas import define, library
+
+SCHEMAS = {
+    "rms_norm": "(Tensor x, Tensor weight, float offset, float eps) -> (Tensor y, Tensor rstd)",
+    "rms_norm_backward": "(Tensor dy, Tensor x, Tensor weight, Tensor rstd, float offset, bool weight_gradient) -> "
+    "(Tensor dx, Tensor dw)",
+}
+
+
+def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    """Return (w + offset) ∘ x / sqrt(mean(x²) + eps).
+
+    Args:
+        x: (..., L).
+        weight: (L,), of any dtype.
+        offset: added to the weight: 0, or 1 where it is stored as a difference from 1.
+        eps: added to the mean of squares.
+
+    Returns:
+        (..., L) in x's dtype.
+    """
+    return _RMSNorm.apply(x.contiguous(), weight, offset, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+        ctx.refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None
+        y, rstd = (_rms_norm if ctx.refused else NORM)(x, weight, offset, eps)
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.offset = offset
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        call, wanted = _rms_norm_backward if ctx.refused else NORM_BACKWARD, ctx.needs_input_grad[1]
+        dx, dw = call(dy.contiguous(), *ctx.saved_tensors, ctx.offset, wanted)
+        return dx, dw if wanted else None, None, None
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+
+
+def _rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
+    (wide,) = _wide(x)
+    rstd = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (wide * rstd * (weight.to(wide.dtype) + offset)).to(x.dtype), rstd.flatten()
+
+
+def _rms_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, weight_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    d, wide = _wide(dy, x)
+    rstd = rstd.view(*x.shape[:-1], 1)
+    slope = d * (weight.to(wide.dtype) + offset)
+    dx = rstd * (slope - wide * rstd.square() * (slope * wide).mean(-1, keepdim=True))
+    dw = (d * wide * rstd).flatten(0, -2).sum(0) if weight_gradient else weight.new_empty(0)
+    return dx.to(x.dtype), dw.to(weight.dtype)
+
+
+NORM, NORM_BACKWARD = (
+    define(name, SCHEMAS[name], meaning)
+    for name, meaning in (("rms_norm", _rms_norm), ("rms_norm_backward", _rms_norm_backward))
+)
+
+
+@torch.library.register_fake("ftengine::rms_norm", lib=library)
+def _(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.empty_like(x), x.new_empty(x.shape[:-1].numel(), dtype=wide)
+
+
+@torch.library.register_fake("ftengine::rms_norm_backward", lib=library)
+def _(dy, x, weight, rstd, offset, weight_gradient):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), weight.new_empty(weight.shape if weight_gradient else 0)

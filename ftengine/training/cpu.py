@@ -1,0 +1,24 @@
+"""What training on a CPU asks of the libraries below it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt, as malloc.h has them."""
+
+
+def prepare_cpu() -> None:
+    """Have memory that a step frees kept for the next one, and attention read grouped keys where they lie.
+
+    glibc gives large blocks back to the system when they are freed, and each step would pay for their pages again.
+    transformers repeats keys and values for each query head where a batch is padded, which torch's attention on a CPU
+    does not need.
+    """
+    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # none with musl, nor elsewhere than on Linux
+    if mallopt is not None:
+        if not mallopt(M_MMAP_THRESHOLD, 1 << 30):
+            mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that older ones take
+        mallopt(M_TRIM_THRESHOLD, -1)

@@ -1,0 +1,128 @@
+"""What training on a CPU makes cheaper: norms in one operation, attention without repeated keys, memory kept."""
+
+import copy
+import inspect
+import resource
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.integrations import sdpa_attention
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from ftengine.model.norms import fuse_norms, restore_norms
+from ftengine.ops import active_backend
+from ftengine.training.cpu import prepare_cpu
+
+compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
+
+
+class Cut(LlamaRMSNorm):
+    """The values of a norm, but no gradient through its scale."""
+
+    def forward(self, x):
+        return self.weight * x * (x.detach().pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+
+
+class Outside(LlamaRMSNorm):
+    """eps stands outside of the root."""
+
+    def forward(self, x):
+        return self.weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + self.variance_epsilon)
+
+
+class Dropping(LlamaRMSNorm):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.1, self.training)
+
+
+class Steps(nn.Module):
+    """No norm, though a vector and a number are all it has."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight, self.size = nn.Parameter(torch.ones(size)), 0.5
+
+    def forward(self, x, table):
+        return table[x] * self.weight
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [LlamaRMSNorm, GemmaRMSNorm, T5LayerNorm, lambda size: nn.RMSNorm(size, eps=1e-5)])
+def test_norms_are_known_by_what_they_compute(make, dtype):
+    norm = make(24).to(dtype)
+    nn.init.normal_(norm.weight)
+    x, dy = torch.randn(2, 3, 24, requires_grad=True, dtype=dtype), torch.randn(2, 3, 24, dtype=dtype)
+    before = [norm(x), *torch.autograd.grad(norm(x), (x, norm.weight), dy)]
+    fused = fuse_norms(nn.Sequential(norm))
+    assert fused == [norm]
+    assert type(norm(x).grad_fn).__name__ == "_RMSNormBackward"
+    after = [norm(x), *torch.autograd.grad(norm(x), (x, norm.weight), dy)]
+    for own, plain in zip(after, before, strict=True):
+        torch.testing.assert_close(own, plain, rtol=8 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
+    twin = copy.deepcopy(norm)
+    assert twin.forward.__self__ is twin
+    restore_norms(fused)
+    assert torch.equal(norm(x), before[0])
+    assert (fused, "forward" in vars(norm)) == ([], False)
+
+
+@compiled
+@pytest.mark.parametrize("make", [Cut, Outside, Dropping, Steps, lambda n: nn.LayerNorm(n, bias=False), nn.PReLU])
+def test_what_computes_something_else_is_left_alone(make):
+    assert fuse_norms(nn.Sequential(make(24))) == []
+
+
+@compiled
+def test_what_the_kernel_does_not_have_is_computed_as_before():
+    norm = LlamaRMSNorm(16)
+    fuse_norms(nn.Sequential(norm))
+    assert norm(torch.randn(2, 16, dtype=torch.float64)).dtype == torch.float64
+    x = torch.randn(2, 16, dtype=torch.bfloat16)  # a float32 weight, as a trained one is, makes it float32
+    assert norm(x).dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attn_implementation="sdpa",
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.mark.skipif(
+    "TRANSFORMERS_SDPA_FORCE_GQA" not in inspect.getsource(sdpa_attention),
+    reason="this transformers repeats them always",
+)
+def test_grouped_keys_are_not_repeated_and_padding_stays_unseen(model, monkeypatch):
+    ids, mask = torch.randint(64, (2, 9)), torch.ones(2, 9, dtype=torch.int64)
+    mask[0, 6:] = 0
+    monkeypatch.setenv("TRANSFORMERS_SDPA_FORCE_GQA", "0")
+    runs = {}
+    for name in ("repeated", "grouped"):
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        runs[name] = [logits, *torch.autograd.grad(logits[mask.bool()].square().sum(), list(model.parameters()))]
+        monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA")
+        prepare_cpu()
+        monkeypatch.setattr(sdpa_attention, "repeat_kv", None)
+    for own, plain in zip(runs["grouped"], runs["repeated"], strict=True):
+        torch.testing.assert_close(own, plain)
+
+
+def test_memory_that_a_step_frees_serves_the_next_one():
+    prepare_cpu()
+
+    def step():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        kept = [torch.ones(1 << 21) for _ in range(8)]  # 8 MiB each: 16,384 pages in all
+        del kept
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    step()
+    assert step() < 1000
