@@ -12,51 +12,18 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     model_validator,
 )
 
 from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
+from ftengine.run.recipe_values import Bytes, Named, NamedList
 from ftengine.run.yaml_text import load_yaml, require_bounded
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
-        raise ValueError("a component is a name, or a mapping with `name` and its options")
-    return dict(value)
-
-
-Named = Annotated[dict[str, Any], BeforeValidator(_named)]
-"""A component: a name, or a mapping with `name` and its options."""
-
-NamedList = Annotated[
-    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
-]
-"""Components; one may stand without a list around it."""
-
-
-Bytes = Annotated[
-    ByteSize,
-    Field(gt=0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"},
-                {"type": "integer", "exclusiveMinimum": 0},
-            ]
-        }
-    ),
-]
-"""A number of bytes, or text such as "6 GB" or "5.5GiB"."""
 
 
 class _Section(BaseModel):

@@ -1,0 +1,40 @@
+"""Values of a recipe that may be written in more than one way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
+        raise ValueError("a component is a name, or a mapping with `name` and its options")
+    return dict(value)
+
+
+Named = Annotated[dict[str, Any], BeforeValidator(_named)]
+"""A component: a name, or a mapping with `name` and its options."""
+
+NamedList = Annotated[
+    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
+]
+"""Components; one may stand without a list around it."""
+
+
+Bytes = Annotated[
+    ByteSize,
+    Field(gt=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"},
+                {"type": "integer", "exclusiveMinimum": 0},
+            ]
+        }
+    ),
+]
+"""A number of bytes, or text such as "6 GB" or "5.5GiB"."""
