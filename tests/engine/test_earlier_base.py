@@ -32,7 +32,8 @@ class Heard(SilentListener):
 @pytest.fixture
 def reusing(chat_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "own"))
-    brief = {"train__max_steps": 1, "evaluation__answers": 2, "evaluation__generate": {"temperature": 1.0}}
+    brief = {"train__max_steps": 1, "evaluation__answers": 2, "evaluation__training_sample": 200}
+    brief |= {"evaluation__generate": {"temperature": 1.0}}
     return lambda **changes: chat_recipe(**{"evaluation__reuse_base": True, **brief, **changes})
 
 

@@ -140,7 +140,9 @@ def test_of_a_prompt_that_is_far_too_long_no_more_than_its_end_is_tokenised(load
         with monkeypatch.context() as patch:
             patch.setattr(tokens, "LONG_TEXT", 1000)
             assert task.answer(loaded, [row], options) == [whole]
-            with pytest.raises(DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed the 60 to"):
+            with pytest.raises(
+                DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed the 60 to"
+            ):
                 answers(loaded, [row], options)
         assert max(read) <= 1000
         read.clear()
