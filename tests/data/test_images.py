@@ -164,6 +164,24 @@ def test_a_damaged_arrow_file_is_refused(tmp_path, content):
     assert "is no Arrow file that can be read" in fails(tmp_path / "data.arrow")
 
 
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_dates_and_column_names_that_python_cannot_hold_are_refused(tmp_path, kind):
+    def written(day, name=b"spoilt"):
+        content = pa.table({"day": [day], "spoilt": ["a"]})
+        if kind == "parquet":
+            parquet.write_table(content, tmp_path / "data.parquet", store_schema=False)
+        else:
+            with pa.ipc.new_file(str(tmp_path / "data.arrow"), content.schema) as writer:
+                writer.write_table(content)
+        file = tmp_path / f"data.{kind}"
+        file.write_bytes(file.read_bytes().replace(b"spoilt", name))
+        return file
+
+    far = written([pa.scalar(10**7, pa.date32())])
+    assert "has a date or time in column 'day' that Python cannot hold: date value out of range" in fails(far)
+    assert "can be read" in fails(written([None], b"\x80poilt"))
+
+
 def test_an_arrow_file_without_rows_is_refused(tmp_path):
     with pa.ipc.new_stream(str(tmp_path / "data.arrow"), table().schema):
         pass

@@ -21,12 +21,11 @@ class ParquetReader(FileReader):
     suffixes = (".parquet",)
 
     def read(self, source: str) -> pa.RecordBatchReader:
-        import pyarrow as pa
         from pyarrow import parquet
 
         with _readable("Parquet"):
             content = parquet.ParquetFile(source)
-            return pa.RecordBatchReader.from_batches(content.schema_arrow, _read("Parquet", content.iter_batches()))
+            return _batches("Parquet", content.schema_arrow, content.iter_batches())
 
 
 class ArrowReader(FileReader):
@@ -43,10 +42,17 @@ class ArrowReader(FileReader):
         with _readable("Arrow"):
             if not whole:
                 content = pa.ipc.open_stream(pa.OSFile(source))
-                return pa.RecordBatchReader.from_batches(content.schema, _read("Arrow", content))
+                return _batches("Arrow", content.schema, content)
             content = pa.ipc.open_file(pa.OSFile(source))
-            batches = (content.get_batch(i) for i in range(content.num_record_batches))
-            return pa.RecordBatchReader.from_batches(content.schema, _read("Arrow", batches))
+            return _batches("Arrow", content.schema, map(content.get_batch, range(content.num_record_batches)))
+
+
+def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    for field in schema:
+        list(_parts(field))  # decodes all names, of which Arrow does not ask before they are read
+    return pa.RecordBatchReader.from_batches(schema, _read(kind, batches))
 
 
 def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -57,7 +63,33 @@ def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBat
     with _readable(kind):
         for batch in batches:
             batch.validate(full=True)
+            for field, column in zip(batch.schema, batch.columns, strict=True):
+                _check_times(field, column)
             yield batch
+
+
+def _check_times(field: pa.Field, column: pa.Array) -> None:
+    """Refuse dates, times and zones that Python has none for, such as the year 20000."""
+    import pyarrow as pa
+
+    if not any(pa.types.is_temporal(kind) for _, kind in _parts(field)):
+        return
+    try:
+        column.to_pylist()
+    except (ArithmeticError, LookupError, ValueError) as error:
+        told = f"has a date or time in column {field.name!r} that Python cannot hold: {error}"
+        raise BrokenRow("", told) from None
+
+
+def _parts(field: pa.Field) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield name and type of a field and of all that it is made of."""
+    import pyarrow as pa
+
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    yield field.name, kind
+    if pa.types.is_nested(kind):
+        for i in range(kind.num_fields):
+            yield from _parts(kind.field(i))
 
 
 @contextmanager
