@@ -112,7 +112,7 @@ def _sensitive(make: Callable[..., Made], outputs: int | None) -> Made:
 def _copy(module: nn.Module) -> nn.Module:
     """Copy a model; without looking into the ten empty dictionaries of each module, which takes half of the time."""
     own = [value for part in module.modules() for value in vars(part).values()]
-    empty = {id(value): type(value)() for value in own if isinstance(value, (dict, set)) and not value}
+    empty = {id(value): value.copy() for value in own if isinstance(value, (dict, set)) and not value}
     return copy.deepcopy(module, empty)
 
 

@@ -60,6 +60,7 @@ def test_names_options_and_columns_are_checked_before_anything_is_encoded(label_
 
 def test_a_plan_says_what_is_measured(label_recipe):
     settings = {"evaluation__slices": ["label"], "evaluation__robustness": ["keyboard"]}
+    settings["evaluation__training_sample"] = 20
     found = plan(label_recipe(**settings), measure=False).evaluation
     held = found["examples"]
     assert held > 1

@@ -45,7 +45,7 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
     for row in rows:  # labels that hang on nothing: whatever falls is learnt by heart
         row["label"] = rng.choice(sorted(WORDS))
     train = write_rows(tmp_path / "noise.jsonl", rows)
-    settings = {"epochs": 40, "batch_size": 27, "keep_best": False}
+    settings = {"epochs": 40, "batch_size": 27, "validate_every": 8, "keep_best": False}
     run = fine_tune(recipe(bert_folder, tmp_path, train, train=settings))
     found = alarms(run)
     assert "over-fitting" in found
@@ -60,7 +60,7 @@ def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_pat
     for row in rows:
         row["label"] = rng.choice(sorted(WORDS))
     train = write_rows(tmp_path / "noise.jsonl", rows)
-    run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40, "batch_size": 27}))
+    run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40, "batch_size": 27, "validate_every": 8}))
     texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the kept weights are from before" in text for text in texts)
 
