@@ -98,7 +98,9 @@ class LoRAConfig(Config):
         description="layers that read one input (q, k and v; gate and up) are computed together and share its dropout "
         "mask: auto, or off for a mask of each layer's own, as PEFT has it",
     )
-    lr_ratio: float = Field(1.0, gt=0, le=1e6, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)")
+    lr_ratio: float = Field(
+        1.0, gt=0, le=1e6, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)"
+    )
     start_from: str | None = Field(
         None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
     )
