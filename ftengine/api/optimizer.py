@@ -28,11 +28,11 @@ class Optimizer(Component):
 
 @runtime_checkable
 class WorksOnParts(Protocol):
-    """A regularizer or optimizer that is right where parameters are divided over processes (`train.parallel: fsdp`).
+    """A strategy, regularizer or optimizer that is right where parameters are divided (`train.parallel: fsdp`).
 
     Between passes a parameter is a DTensor there, of which a process holds some rows. What changes each number by
-    itself is right; a penalty made of weights would count once in every process. Regularizers and optimizers without
-    this are refused.
+    itself is right; a penalty made of weights would count once in every process. A strategy is asked to save another
+    module than the one that it prepared: a whole copy, in the first process. What has not this ability is refused.
     """
 
     works_on_parts: bool

@@ -121,6 +121,7 @@ class Experiment:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
         if section.parallel == "fsdp":
+            require_on_parts(self.make_strategy(), "strategy")
             require_on_parts(self.make_optimizer(), "optimizer")
             for make in self.make_regularizers:
                 require_on_parts(make(), "regularizer")

@@ -8,6 +8,7 @@ from tiny import tiny_bert
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, load_run
+from ftengine.errors import DataError, RecipeError
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -39,6 +40,18 @@ def recipe(model, task, data, strategy, output):
             "output": str(output),
         }
     )
+
+
+def test_methods_of_peft_are_refused_where_parameters_are_divided(llama_folder, tmp_path, answers):
+    """PEFT's functions save the module that was prepared, of which each process holds a part."""
+    asked = recipe(llama_folder, "causal-lm", answers, "peft-ia3", tmp_path / "run")
+    asked.train.parallel = "fsdp"
+    with pytest.raises(RecipeError, match="strategy 'peft-ia3' does not work on parts of parameters"):
+        fine_tune(asked)
+    asked = recipe(llama_folder, "causal-lm", tmp_path / "absent.jsonl", "bitfit", tmp_path / "run")
+    asked.train.parallel = "fsdp"
+    with pytest.raises(DataError, match="no data file"):  # the next thing that is wrong
+        fine_tune(asked)
 
 
 def learns_resumes_reopens_and_merges(make, folder, loss="loss"):

@@ -128,9 +128,8 @@ def test_a_process_that_fails_is_named_with_its_error(build_chat_recipe, tmp_pat
     assert status == 1
     assert "process 1 of 2" in said
     assert "ended: no memory is left. Start all processes again" in said
-    assert (
-        f"error: process 1 (host {os.uname().nodename}): out of memory (no memory is left)" in second.said.read_text()
-    )
+    host = os.uname().nodename
+    assert f"error: process 1 (host {host}): out of memory (no memory is left)" in second.said.read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ class BitfitStrategy(api.Strategy):
     """Train the biases alone (BitFit, Ben Zaken et al. 2021)."""
 
     name = "bitfit"
+    works_on_parts = True
     citation = "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
     starter_learning_rate = 1.0e-3
 

@@ -198,7 +198,7 @@ def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
 
 
 def require_possible(config: Mapping[str, Any], source: str) -> None:
-    """Refuse more layers or experts than any model has, each of which is built, and impossible dropout (SourceError)."""
+    """Refuse more layers or experts than any model has (each is built), and impossible dropout (SourceError)."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             require_possible(value, source)

@@ -118,6 +118,7 @@ class Adapter(Strategy):
     """Small bottlenecks after frozen sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020; He et al. 2021)."""
 
     name = "adapter"
+    works_on_parts = True
     Config = AdapterConfig
     citation = (
         "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751; "

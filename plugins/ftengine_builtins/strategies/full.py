@@ -35,6 +35,7 @@ class Full(Strategy):
     """
 
     name = "full"
+    works_on_parts = True
     starter_learning_rate = 2e-5
     citation = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
 

@@ -144,6 +144,7 @@ class LoRA(Strategy):
     """Low-rank updates beside frozen layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "lora"
+    works_on_parts = True
     starter = True
     Config = LoRAConfig
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"

@@ -103,6 +103,8 @@ class VirtualTokenOptions(Config):
 class VirtualTokenStrategy(Strategy):
     """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
 
+    works_on_parts = True
+
     def stack(self, loaded: LoadedModel) -> Any:
         """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
 

@@ -129,7 +129,11 @@ def test_a_prompt_without_room_for_an_answer_is_refused(loaded):
 
 def test_of_a_prompt_that_is_far_too_long_no_more_than_its_end_is_tokenised(loaded, monkeypatch):
     call, read = type(loaded.processor).__call__, []
-    counting = lambda self, text, **options: read.append(len(text)) or call(self, text, **options)
+
+    def counting(self, text, **options):
+        read.append(len(text))
+        return call(self, text, **options)
+
     monkeypatch.setattr(type(loaded.processor), "__call__", counting)
     loaded.max_length, words = 60, " ".join(f"word{i}" for i in range(5000))
     options, task = {"max_new_tokens": 4}, CausalLM()
@@ -140,9 +144,7 @@ def test_of_a_prompt_that_is_far_too_long_no_more_than_its_end_is_tokenised(load
         with monkeypatch.context() as patch:
             patch.setattr(tokens, "LONG_TEXT", 1000)
             assert task.answer(loaded, [row], options) == [whole]
-            with pytest.raises(
-                DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed the 60 to"
-            ):
+            with pytest.raises(DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed"):
                 answers(loaded, [row], options)
         assert max(read) <= 1000
         read.clear()
