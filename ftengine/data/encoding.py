@@ -276,15 +276,8 @@ def encode_split(
     key = features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
 
-    def counted() -> Iterator[tuple[Any, ...]]:
-        for i, found in enumerate(encoded() if features is None else _accepted(features, rows, on_error)):
-            if isinstance(found, DataError):
-                skipped[i] = f"{rows.where(i)}: {found}"
-            else:
-                reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
-                yield _counts(i, found)
-
-    counts = np.fromiter(counted(), COUNTS)
+    told = encoded() if features is None else _accepted(features, rows, on_error)
+    counts = np.fromiter(_counted(told, rows, reasons, skipped), COUNTS)
     kept = counts[counts["weight"] != 0]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
@@ -294,7 +287,10 @@ def encode_split(
         task,
         processor,
         max_length,
-        *(kept[name] for name in ("length", "sequence", "weight", "row")),
+        kept["length"],
+        kept["sequence"],
+        kept["weight"],
+        kept["row"],
         int(counts["truncated"].sum()),
         len(counts) - len(kept),
         content,
@@ -323,6 +319,18 @@ def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str
         if isinstance(found, DataError) and on_error == "fail":
             raise DataError(f"{rows.where(i)}: {found} (data.on_error: skip leaves such rows out)") from None
         yield found
+
+
+def _counted(
+    encoded: Iterable[Features | DataError], rows: Rows, reasons: Counter[str], skipped: dict[int, str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the counts of what was made of each row, and note why rows are not trained on, or were skipped."""
+    for i, found in enumerate(encoded):
+        if isinstance(found, DataError):
+            skipped[i] = f"{rows.where(i)}: {found}"
+        else:
+            reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
+            yield _counts(i, found)
 
 
 def _whole(task: Task, features: Any) -> Features:

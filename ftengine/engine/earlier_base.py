@@ -128,9 +128,9 @@ def _model(loaded: LoadedModel, covered: set[str]) -> list[Any] | None:
             return None  # weights that are packed in a way of their own
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
-    settings = []
+    settings: list[Any] = []
     for name in ("config", "generation_config"):
-        own = getattr(module, name, None)
+        own: Any = getattr(module, name, None)
         told = own.to_dict() if hasattr(own, "to_dict") else {}
         settings.append({key: str(value) for key, value in sorted(told.items()) if key != "_name_or_path"})
         settings.append(str(getattr(own, "_attn_implementation", None)))

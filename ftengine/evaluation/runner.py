@@ -150,6 +150,7 @@ class EvalRunner:
         """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
         for members, counts in self._batches(np.arange(len(split)), split, phase):
             batch = to_device(split.batch(members), self.accelerator.device)
+            # Not inference_mode, which gains 8 % on a tiny model: what a module keeps of a forward trains afterwards.
             with torch.no_grad(), self.accelerator.autocast():
                 predictions = self.task.predict(self.loaded.module, batch)
             if not counts:

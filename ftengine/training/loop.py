@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,7 +183,7 @@ class Trainer:
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
         return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
 
-    def _speed(self) -> dict[str, float]:
+    def _speed(self) -> dict[str, Any]:
         """Return examples and tokens a second over all steps, those before a resume too; validations do not count."""
         if not self.accelerator.is_main_process:
             return {}  # it alone has the whole file of metrics

@@ -54,6 +54,15 @@ def test_the_answer_is_the_greedy_one(loaded):
     assert found == [greedy_by_hand(loaded, prompt, 10), greedy_by_hand(loaded, "The quick", 10)]
 
 
+def test_what_was_read_is_not_read_again_for_every_token(loaded):
+    read = []
+    seen = lambda module, args, inputs: read.append(inputs["input_ids"].shape[1])  # noqa: E731
+    handle = loaded.module.register_forward_pre_hook(seen, with_kwargs=True)
+    generate(loaded, [[5, 6, 7], [8]], GenerationOptions(max_new_tokens=4), [])
+    handle.remove()
+    assert read == [3, 1, 1, 1]
+
+
 def test_a_plain_text_is_a_users_turn_where_the_model_has_a_template(loaded):
     options = {"max_new_tokens": 8}
     assert answers(loaded, [{"text": "The quick"}], options) == answers(loaded, [{"prompt": "The quick"}], options)
