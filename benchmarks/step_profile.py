@@ -1,9 +1,9 @@
 """Where the time of a training step goes: LoRA on SmolLM2-135M or MiniLM, on made-up texts of one length.
 
-Two things are measured. The ratio of a whole step (batch, forward, backward, clipping, optimizer, metrics) to its matrix
-products and attention alone, on operands of the same shapes, interleaved in one process and in its CPU time, so that
-other programs on the machine count for little. And, by torch's profiler, the share of each kind of operation; what is
-none (Python, autograd's bookkeeping) is "the rest".
+Two things are measured. The ratio of a whole step (batch, forward, backward, clipping, optimizer, metrics) to its
+matrix products and attention alone, on operands of the same shapes, interleaved in one process and in its CPU time, so
+that other programs on the machine count for little. And, by torch's profiler, the share of each kind of operation; what
+is of no kind (Python, autograd's bookkeeping) is "the rest".
 
     python benchmarks/step_profile.py --rounds 7 --json benchmarks/results/DEVICE/step_profile.json
 """
@@ -53,44 +53,17 @@ BATCH = 8
 
 
 def trainer(model: str, words: int, precision: str, folder: Path) -> Trainer:
-    """Make ready to train on 16 rows of so many words, of which the last quarter is answered."""
+    """Make ready to train on 40 rows of so many words, of which a chat model learns the last quarter."""
     source, task = MODELS[model]
     draw = random.Random(0)
-    vocabulary = [
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "for",
-        "is",
-        "on",
-        "that",
-        "by",
-        "this",
-        "with",
-        "you",
-        "it",
-        "not",
-        "or",
-        "be",
-        "are",
-        "from",
-        "at",
-        "as",
-        "your",
-        "all",
-        "have",
-    ]
+    vocabulary = ("the", "of", "and", "to", "in", "for", "is", "on", "that", "by", "this", "with", "you", "it", "not")
     rows = []
     for number in range(40):
         text = draw.choices(vocabulary, k=words)
         asked, answer = " ".join(text[: words * 3 // 4]), " ".join(text[words * 3 // 4 :])
-        chat = {
-            "prompt": [{"role": "user", "content": asked}],
-            "completion": [{"role": "assistant", "content": answer}],
-        }
-        rows.append(chat if task == "causal-lm" else {"text": f"{asked} {answer}", "label": "ab"[number % 2]})
+        chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        labelled = {"text": f"{asked} {answer}", "label": "ab"[number % 2]}
+        rows.append({"messages": chat} if task == "causal-lm" else labelled)
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {

@@ -46,6 +46,9 @@ BENCH_COMMAND = "ftengine_bench.command"
 MAY_ASK_OPS = {
     # `doctor` reports which implementation of the low-rank operations is active.
     ("ftengine.cli.doctor", "ftengine.ops.active_backend"),
+    # Norms of any model, whatever the strategy, train with one operation.
+    ("ftengine.training.norms", "ftengine.ops.active_backend"),
+    ("ftengine.training.norms", "ftengine.ops.elementwise.rms_norm"),
 }
 """Exceptions to that: (who, for what), each with its reason."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, as malloc.h has them."""
@@ -17,7 +18,7 @@ def prepare_cpu() -> None:
     does not need.
     """
     os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # none with musl, nor elsewhere than on Linux
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt is not None:
         if not mallopt(M_MMAP_THRESHOLD, 1 << 30):
             mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that older ones take

@@ -12,7 +12,6 @@ from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
-from ftengine.model.norms import fuse_norms, restore_norms
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import (
@@ -25,6 +24,7 @@ from ftengine.training.checkpoint import (
 from ftengine.training.cpu import prepare_cpu
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
+from ftengine.training.norms import fuse_norms, restore_norms
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import is_sharded, not_finite

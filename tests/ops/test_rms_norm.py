@@ -39,10 +39,8 @@ def test_as_accurate_as_the_composition(backend, shape, dtype, offset):
 
 
 def test_gradients_in_fp64():
-    x, weight = torch.randn(3, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    torch.autograd.gradcheck(
-        lambda *operands: rms_norm(*operands, 1.0, 0.1), (x.requires_grad_(), weight.requires_grad_())
-    )
+    operands = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (5,))]
+    torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1.0, 0.1), operands)
 
 
 def test_rows_in_any_layout_and_threads_give_the_same_bits(backend):

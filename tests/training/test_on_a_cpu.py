@@ -13,9 +13,9 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from ftengine.model.norms import fuse_norms, restore_norms
 from ftengine.ops import active_backend
 from ftengine.training.cpu import prepare_cpu
+from ftengine.training.norms import fuse_norms, restore_norms
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
 
@@ -98,7 +98,7 @@ def model():
 
 @pytest.mark.skipif(
     "TRANSFORMERS_SDPA_FORCE_GQA" not in inspect.getsource(sdpa_attention),
-    reason="this transformers repeats them always",
+    reason="transformers repeats them always",
 )
 def test_grouped_keys_are_not_repeated_and_padding_stays_unseen(model, monkeypatch):
     ids, mask = torch.randint(64, (2, 9)), torch.ones(2, 9, dtype=torch.int64)
