@@ -181,7 +181,7 @@ class TrainSection(_Section):
     memory_limit: Bytes | None = Field(
         None, description="most that a process may hold, such as 6 GB; null: what is free, for auto"
     )
-    reuse_frozen: Literal["auto", "off"] = Field(
+    reuse_frozen: Literal["auto", False] = Field(
         "auto", description="keep what frozen blocks below the lowest trained one make of each example for later epochs"
     )
     parallel: Literal["ddp", "fsdp"] = Field(

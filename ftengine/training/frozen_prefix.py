@@ -48,7 +48,7 @@ def frozen_prefix(setup: Setup, steps: Steps) -> FrozenPrefix | None:
     blocks = frozen_blocks(setup.loaded.module)
     once = steps.total <= steps.per_epoch or train.augmenters or setup.accelerator.num_processes > 1
     moves = isinstance(setup.strategy, FreezesByStep) or section.memory_limit is not None
-    if section.reuse_frozen == "off" or not blocks or once or moves:
+    if section.reuse_frozen is False or not blocks or once or moves:
         return None
     most = (available_bytes(device) - held_bytes(device)) // FREE_SHARE
     return FrozenPrefix(blocks, int(train.lengths.sum()), setup.task.modality == "text", most, setup.listener.message)

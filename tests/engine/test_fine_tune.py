@@ -14,9 +14,11 @@ from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
+from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
 from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
 from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment
 from ftengine.training.descent import Descent
 from ftengine_builtins.loaders.transformers import TransformersLoader
@@ -283,6 +285,11 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
     assert (chosen.peak_bytes, chosen.limit_bytes) == (2 * GB, 2.5 * GB)
     told = "activations are computed twice: 1.9 GiB are expected at the peak (kept, they would take 2.8 GiB)"
     assert chosen.reason.startswith(told)
+    ready = types.SimpleNamespace(
+        ready=types.SimpleNamespace(recipe=recipe), experiment=types.SimpleNamespace(listener=None)
+    )
+    resumed = RunDirectory(tmp_path / "a")
+    assert choose_memory(ready, None, None, None, None, resumed) == chosen  # whatever is free by then
     assert plan(recipe).estimate["memory"].startswith(told)
     assert "kept: 2.8 GiB" in plan(auto("3.5 GB")).estimate["memory"]
     for refused, tried in (
@@ -293,6 +300,13 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
             with pytest.raises(RecipeError, match=f"training would take {tried}.*more than the train.memory_limit"):
                 start(refused)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("asked", [{"gradient_checkpointing": "auto"}, {"memory_limit": "6 GB"}])
+def test_a_divided_model_is_not_measured(asked):
+    require_measurable(types.SimpleNamespace(divides=True), TrainSection())
+    with pytest.raises(RecipeError, match=r"train\.parallel fsdp goes with neither"):
+        require_measurable(types.SimpleNamespace(divides=True), TrainSection(**asked))
 
 
 def test_bfloat16_keeps_what_trains_in_float32(chat_recipe):

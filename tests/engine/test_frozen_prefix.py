@@ -27,7 +27,7 @@ def given(monkeypatch):
 
 def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(chat_recipe, tmp_path, given):
     top, heard = {"strategy": TOP, "train__batch_tokens": 400}, Heard()
-    off = fine_tune(chat_recipe(**top, train__reuse_frozen="off", output=str(tmp_path / "off")))
+    off = fine_tune(chat_recipe(**top, train__reuse_frozen=False, output=str(tmp_path / "off")))
     assert not given
     on = fine_tune(chat_recipe(**top, output=str(tmp_path / "on")), listener=heard)
     assert sum(given[1:]) == 48  # the second epoch, after the first batch, to see that it may be done
@@ -67,7 +67,7 @@ def test_blocks_up_to_the_lowest_that_trains_are_found():
     ("section", "augmenters", "processes", "kept"),
     [
         ({}, [], 1, True),
-        ({"reuse_frozen": "off"}, [], 1, False),
+        ({"reuse_frozen": False}, [], 1, False),
         ({"epochs": 1}, [], 1, False),
         ({"memory_limit": "1 GB"}, [], 1, False),
         ({}, ["case"], 1, False),
