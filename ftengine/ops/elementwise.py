@@ -52,7 +52,8 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         call, wanted = _rms_norm_backward if ctx.refused else NORM_BACKWARD, ctx.needs_input_grad[1]
-        dx, dw = call(dy.contiguous(), *ctx.saved_tensors, ctx.offset, wanted)
+        x, weight, rstd = ctx.saved_tensors
+        dx, dw = call(dy.contiguous(), x, weight, rstd, ctx.offset, wanted)
         return dx, dw if wanted else None, None, None
 
 

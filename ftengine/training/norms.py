@@ -33,7 +33,9 @@ def fuse_norms(model: nn.Module) -> list[nn.Module]:
     fused = []
     for module in model.modules():
         eps = _eps(module)
-        for offset in OFFSETS if eps is not None else ():
+        if eps is None:
+            continue
+        for offset in OFFSETS:
             dtypes = {dtype for dtype in DTYPES if _is_norm(module, offset, eps, dtype)}
             if dtypes:
                 vars(module)["forward"] = _forward(type(module).forward, offset, eps, dtypes).__get__(module)
