@@ -154,8 +154,8 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
 def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
     batches = planned_batches(train.lengths, recipe.seed, planned)
-    cut = {"lengths": train.lengths, "tokens": batch_tokens(recipe.train, device.accelerator.device)}
-    micro = [part for batch in batches for part in micro_batches(batch, recipe.train.batch_size, **cut)]
+    size, most = recipe.train.batch_size, batch_tokens(recipe.train, device.accelerator.device)
+    micro = [part for batch in batches for part in micro_batches(batch, size, lengths=train.lengths, tokens=most)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
     return {
         "total": planned.total,

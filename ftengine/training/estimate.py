@@ -77,9 +77,12 @@ class Trial:
         self.steps, self.optimizer, self.groups = steps, optimizer, groups
         self.state_bytes = optimizer_bytes(optimizer, groups)
         planned, ranks = planned_batches(train.lengths, seed, steps), accelerator.num_processes
-        cut = {"lengths": train.lengths, "tokens": batch_tokens(section, accelerator.device)}
-        # The first process has the longest examples of each step.
-        micro = [part for batch in planned for part in micro_batches(batch, section.batch_size, 0, ranks, **cut)]
+        tokens, size = batch_tokens(section, accelerator.device), section.batch_size
+        micro = [  # of the first process, which has the longest examples of each step
+            part
+            for batch in planned
+            for part in micro_batches(batch, size, 0, ranks, lengths=train.lengths, tokens=tokens)
+        ]
         self.batches, self.steps_looked_at = sorted(micro, key=self.size), len(planned)
         self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
         self.passes: dict[int, Passed] = {}

@@ -88,6 +88,7 @@ class FrozenPrefix:
         return self._seen(lambda hidden: self._keep(members, batch, hidden))
 
     def _try(self, size: int, batch: Batch, loss: Callable[[], Tensor]) -> bool:
+        self._loss(loss, 0)  # a task may find something out about the model the first time, by passes of its own
         outputs: list[Tensor] = []
         with self._seen(outputs.append):
             losses = [self._loss(loss, seed) for seed in (0, 1)]
