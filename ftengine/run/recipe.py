@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -365,7 +366,7 @@ def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict
         value = place.get(name) if isinstance(place, dict) else None
         if not isinstance(place, dict) or not isinstance(value, str) or not value or "://" in value:
             continue
-        if not Path(value).expanduser().exists() and (folder / value).exists():
+        if not os.path.exists(os.path.expanduser(value)) and os.path.exists(folder / value):
             place[name] = beside[key] = str(folder / value)
     return content, beside
 

@@ -17,7 +17,7 @@ def load_yaml(text: str) -> Any:
     """Return what YAML says (YAMLError: it is none, or holds what is no value: a date of month 13, endless nesting)."""
     try:
         return yaml.safe_load(text)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError, AttributeError) as error:  # the last: `!!timestamp later`
         raise yaml.YAMLError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
 
 

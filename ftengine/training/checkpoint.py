@@ -189,7 +189,7 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
         flush(partial)
         (partial / BEST).replace(target)
         remove(partial)
-    remove(parts)  # of as many processes as there were before
+        remove(parts)  # of as many processes as there were before
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -158,7 +158,7 @@ def got_gradients(module: nn.Module) -> set[str]:
                     parameter.register_post_accumulate_grad_hook(lambda _, name=name: found.add(name))
 
         if isinstance(part, FSDPModule):
-            part.register_forward_pre_hook(listen)
+            nn.Module.register_forward_pre_hook(cast(nn.Module, part), listen)
     return found
 
 

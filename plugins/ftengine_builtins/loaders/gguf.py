@@ -132,9 +132,12 @@ class GgufFile(gguf.GGUFReader):
         return super()._get(offset, dtype, count, override_order)
 
     def value(self, key: str) -> Any:
-        """Return a number or text of the metadata, None where it has no such key."""
+        """Return a number or text of the metadata, None where it has no such key (SourceError: no text of UTF-8)."""
         field = self.get_field(key)
-        return None if field is None else field.contents()
+        try:
+            return None if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise SourceError(f"a GGUF file has no text under {key!r}: {error}. Fetch it again.") from None
 
 
 def read_gguf(path: Path) -> GgufFile:
