@@ -6,6 +6,7 @@ scales are those of the formula, or the module is left alone.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,13 @@ def _forward(original: Callable[..., Any], offset: float, eps: float, dtypes: se
 
 
 def _eps(module: nn.Module) -> float | None:
-    """Return the only number of a module that has a vector beside it and nothing else; None for every other one."""
+    """Return the only number of a module that has a vector beside it and nothing else; None for every other one.
+
+    A class that a strategy made of another while it prepared the model is none: it may do more than compute.
+    """
+    kind = type(module)
+    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is not kind:
+        return None
     parameters, numbers = list(module._parameters.values()), [x for x in vars(module).values() if isinstance(x, float)]
     if len(parameters) != 1 or len(numbers) != 1 or module._modules or module._buffers or "forward" in vars(module):
         return None
