@@ -86,7 +86,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
             command = [sys.executable, __file__, *arguments, "--play", "peer", "--output", str(output)]
             if side == "ftengine":
                 command = [sys.executable, "-m", "ftengine", "train", str(recipe(options, work, output))]
-            seconds, peak = measured(command)
+            seconds, peak = measured(command, work / f"cache-{number}")
             adapter = output / "adapter" if side == "ftengine" else output
             ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", str(adapter)]
             loss = float(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -106,10 +106,11 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+def measured(command: list[str], cache: Path) -> tuple[float, float]:
     """Run a command to its end; return seconds and its largest resident size in MiB."""
+    environment = {**os.environ, "FTENGINE_CACHE": str(cache)}  # a first run: nothing is known of the base yet
     began = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
