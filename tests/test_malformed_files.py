@@ -160,7 +160,7 @@ RECIPES = {
     "deep nesting": ("a: " + "[" * DEEP, "nest"),
     "a date that is none": ("a: 2026-13-01\n", "month must be in 1..12"),
     "a time that is none": ("a: !!timestamp later\n", "not valid YAML"),
-    "a path too long": (SOUND.replace("llama", "a" * 500) + "strategy: lora\n", "model.source"),
+    "a path too long": (SOUND.replace("llama", "a" * 500) + "strategy: lora\n", "a name of 500 bytes"),
     "a null in a path": (SOUND + 'strategy: lora\noutput: "a\\0b"\n', "null character"),
     "a pattern that never ends": (
         SOUND + r"strategy: {name: lora, targets: '(?:.|..|...)+(?<!j)'}",

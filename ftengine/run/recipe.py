@@ -23,7 +23,7 @@ from pydantic import (
 
 from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
-from ftengine.run.recipe_values import Bytes, Named, NamedList
+from ftengine.run.recipe_values import Bytes, Named, NamedList, Place
 from ftengine.run.yaml_text import load_yaml, require_bounded
 
 
@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """Which model, and how it is loaded."""
 
-    source: str = Field(
+    source: Place = Field(
         min_length=1,
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
     )
@@ -61,7 +61,7 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
 
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _File = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
-HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
+HeldOut = Annotated[float | Place | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
 
 
 By = Literal["random", "stratified", "group", "time"]
@@ -106,7 +106,7 @@ def _by(value: Any) -> Any:
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: str = Field(
+    train: Place = Field(
         min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
     )
     reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
@@ -257,7 +257,7 @@ class Recipe(_Section):
     evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
-    output: str = Field("runs/run", min_length=1, description="the run's folder; new or empty")
+    output: Place = Field("runs/run", min_length=1, description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
     _origin: str = PrivateAttr("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, WithJsonSchema
 
 
 def _named(value: Any) -> Any:
@@ -24,6 +24,19 @@ NamedList = Annotated[
 ]
 """Components; one may stand without a list around it."""
 
+
+def _possible(value: str) -> str:
+    longest = max((len(part.encode(errors="replace")) for part in value.split("/")), default=0)
+    if longest > NAME_BYTES:
+        raise ValueError(f"a name of {longest:,} bytes; no file or folder has one of more than {NAME_BYTES}")
+    return value
+
+
+NAME_BYTES = 255
+"""What file systems allow for the name of a file or folder."""
+
+Place = Annotated[str, AfterValidator(_possible)]
+"""A path, or another name of a source."""
 
 Bytes = Annotated[
     ByteSize,
