@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -141,10 +140,17 @@ class FrozenPrefix:
     def _given(self, hidden: Tensor) -> Iterator[None]:
         """Have the blocks compute nothing, and the uppermost one return `hidden`."""
         output = (hidden, None, None) if self._in_tuple else hidden
-        with ExitStack() as stack:
-            for block in self._blocks:
-                stack.enter_context(patch.object(block, "forward", lambda *args, **kwargs: output))
+        before = [vars(block).get("forward") for block in self._blocks]
+        for block in self._blocks:
+            vars(block)["forward"] = lambda *args, **kwargs: output
+        try:
             yield
+        finally:
+            for block, forward in zip(self._blocks, before, strict=True):
+                if forward is None:
+                    del vars(block)["forward"]
+                else:
+                    vars(block)["forward"] = forward
 
     def _keep(self, members: np.ndarray, batch: Batch, hidden: Tensor) -> None:
         for member, row in zip(members, self._rows(hidden, batch.get("attention_mask")), strict=True):
