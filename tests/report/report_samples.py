@@ -7,7 +7,7 @@ import yaml
 
 HOSTILE = (
     '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\'onclick="alert(3)" {{ 7 * 7 }} '
-    "\u202egnp.exe\u202c\x00\x07\x1b[31m ]]>--> </style></title></textarea> &lt;b&gt; " + "W" * 300 + " \ud800"
+    "\u202egnp.exe\u202c\x00\x07\x1b[31m ]]>--> </style></title></textarea> &lt;b&gt; " + "W" * 200 + " \ud800"
 )
 """Markup that tries to leave every context, template code, a right-to-left override, control characters, a word
 without end, half of a surrogate pair."""

@@ -1,5 +1,6 @@
 """What a run is expected to take."""
 
+import mmap
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,8 @@ class Costly:
 
     def loss(self, model, batch, criterion):
         self.seconds += 0.01 * batch["tokens"]
-        kept = torch.ones(batch["tokens"], MIB // 4)
+        # From the system: the heap may have room that was used before, and the process then grows by nothing.
+        kept = torch.frombuffer(mmap.mmap(-1, batch["tokens"] * MIB), dtype=torch.float32).fill_(1)
         return model(torch.ones(2, 4)).sum() + 0 * kept.sum(), 1.0
 
 
