@@ -135,6 +135,7 @@ VALUES = [
     ("config.json", {"attention_dropout": INFINITE}, LLAMA),
     ("config.json", {"attention_dropout": "x"}, LLAMA),
     ("config.json", {"attention_dropout": -3}, LLAMA),
+    ("config.json", {"attention_dropout": None}, LLAMA),
 ]
 
 
@@ -203,14 +204,21 @@ def test_a_chat_template_that_loops_is_ended(here, monkeypatch):
     assert "the model's chat template takes more than 0.2 s" in refusal(*COMMANDS["plan"])
 
 
+def test_a_chat_template_that_computes_powers_is_refused(here):
+    spoil("llama", "chat_template.jinja", b"{{ 10**10**9 }}")
+    assert "the model's chat template raises numbers to powers" in refusal(*COMMANDS["plan"])
+    spoil("llama", "chat_template.jinja", b"**{{ '**' }}{{ unclosed")
+    assert "refuses a conversation of" in refusal(*COMMANDS["plan"])  # text in bold is no power
+
+
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ 'a' * 10**9 }}",
-        "{{ ('a' * 10**9) | length }}{{ messages }}",
+        "{{ 'a' * 1000000000 }}",
+        "{{ ('a' * 1000000000) | length }}{{ messages }}",
         "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
         "{{ '%1000000000d' % 1 }}",
-        "{{ ['a'] * 10**9 }}",
+        "{{ ['a'] * 1000000000 }}",
     ],
 )
 def test_a_chat_template_that_takes_memory_is_ended(here, template):

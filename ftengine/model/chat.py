@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 
 from ftengine.errors import DataError, shown
 from ftengine.model.tokens import Span, encode_spans
@@ -91,6 +92,11 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
         DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
     """
     try:
+        if _has_power(processor.get_chat_template()):
+            raise DataError(
+                "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
+                "template from the model's author."
+            )
         with limited():
             return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
     except TimeoutError:
@@ -106,6 +112,12 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
     except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+@cache
+def _has_power(template: str) -> bool:
+    """Say whether a template computes powers: one of them can take hours in which no signal is handled."""
+    return "**" in template and ("operator", "**") in {(kind, text) for _, kind, text in Environment().lex(template)}
 
 
 @contextmanager

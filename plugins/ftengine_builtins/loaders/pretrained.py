@@ -204,6 +204,8 @@ def require_possible(config: Mapping[str, Any], source: str) -> None:
             require_possible(value, source)
         elif isinstance(value, (int, float)) and DROPS.search(key) and not 0 <= value <= 1:
             raise SourceError(f"{source!r} has {key} {value:g}; a probability is from 0 to 1. Correct the file.")
+        elif value is None and DROPS.search(key) and key.startswith("att"):  # a classifier's may be null
+            raise SourceError(f"{source!r} has {key} null; a probability is from 0 to 1. Correct the file.")
         elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
             raise SourceError(
                 f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."
