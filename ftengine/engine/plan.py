@@ -217,11 +217,10 @@ def _scaling(
         return None
     section = recipe.train
     compute = figures["train_seconds"] / planned.total
-    backward = figures["backward_share"] * compute / section.accumulate
     scales = []
     for number in sizes_up_to(processes):
         steps = plan_steps(examples, section, number)
-        spent, exposed = communication(number, figures["gradient_bytes"], bandwidth, backward)
+        spent, exposed = communication(number, figures["gradient_bytes"], bandwidth, figures["backward_seconds"])
         scales.append(Scale(number, steps.batch, steps.total, compute, spent, exposed))
     said = advice(scales, section.accumulate, examples, bandwidth)
     return {"bandwidth": bandwidth, "scales": [scale.to_json() for scale in scales], "advice": said}

@@ -159,7 +159,7 @@ class Estimate:
     Args:
         train_seconds: all optimiser steps, without evaluation.
         evaluate_seconds: validations during training, and base and tuned afterwards, without free answers.
-        backward_share: of a micro-batch's time, what its backward pass takes.
+        backward_seconds: of a step's last micro-batch, in which gradients can be sent already.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
         activation_bytes: what the largest micro-batch holds beside that.
@@ -169,7 +169,7 @@ class Estimate:
 
     train_seconds: float
     evaluate_seconds: float
-    backward_share: float
+    backward_seconds: float
     weight_bytes: int
     optimizer_bytes: int
     activation_bytes: int
@@ -202,7 +202,7 @@ def estimate(trial: Trial, evaluate_tokens: float) -> Estimate:
     return Estimate(
         train_seconds=(float(seconds.sum()) / trial.steps_looked_at + update) * trial.steps.total,
         evaluate_seconds=typical.forward / tokens * evaluate_tokens,
-        backward_share=typical.backward / typical.seconds,
+        backward_seconds=float(seconds.mean()) * typical.backward / typical.seconds,
         weight_bytes=weights,
         optimizer_bytes=held_in_training,
         activation_bytes=max(0, peak - held - held_in_training),

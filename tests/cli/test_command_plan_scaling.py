@@ -49,7 +49,7 @@ def test_what_limits_is_said_with_what_would_change_it():
 
 
 def test_plan_computes_and_shows_it(ftengine, recipe):
-    asked = ("--processes", "6", "--bandwidth", "1Mb/s")
+    asked = ("--processes", "6", "--bandwidth", "1Mb/s", "--set", "train.batch_tokens=1")  # each example by itself
     found = json.loads(ftengine("plan", recipe, *asked, "--json").stdout)
     scales, estimate = found["scaling"]["scales"], found["estimate"]
     assert [one["processes"] for one in scales] == [1, 2, 4, 6]
@@ -58,6 +58,8 @@ def test_plan_computes_and_shows_it(ftengine, recipe):
     assert estimate["gradient_bytes"] == 4 * found["model"]["trainable_parameters"]
     assert scales[3]["communication_seconds"] == pytest.approx(2 * 5 / 6 * estimate["gradient_bytes"] / 125_000)
     assert scales[3]["examples_a_step"] == 6 * scales[0]["examples_a_step"]
+    step = scales[0]["compute_seconds"]
+    assert 0 < estimate["backward_seconds"] < step / scales[0]["examples_a_step"]
     text = " ".join(ftengine("plan", recipe, *asked).stdout.split())
     assert "A step on several processes like this one, at 0.001 Gb/s (computed):" in text
     assert "the network limits" in text
