@@ -112,7 +112,7 @@ class TokenLoss:
         head = _output_head(model)
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
-            logits = _logits(model, inputs)[:, : wanted.shape[1]][wanted]
+            logits = logits_of(model, inputs)[:, : wanted.shape[1]][wanted]
             return _Labelled(logits, targets, examples, widen, ())
         states = _head_inputs(model, head, inputs)[:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
@@ -212,7 +212,7 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     try:
         with evaluating(model):
             decoder = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
-            returned = _logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder})
+            returned = logits_of(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder})
     finally:
         handle.remove()
         # Autocast keeps its casts of trainable weights; those made here have no graph, and torch before 2.13 may
@@ -259,7 +259,7 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
 
     handle = head.register_forward_pre_hook(keep)
     try:
-        _logits(model, inputs)
+        logits_of(model, inputs)
     finally:
         handle.remove()
     return seen[0]
@@ -276,7 +276,8 @@ def _output_head(model: nn.Module) -> nn.Module | None:
     return getter() if getter is not None else None
 
 
-def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return a model's logits for whole sequences."""
     # Keys and values of past tokens are of use in generation alone.
     cache = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
     return raw_outputs(model, {**inputs, **cache})

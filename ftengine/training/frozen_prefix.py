@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,11 +139,19 @@ class FrozenPrefix:
 
     @contextmanager
     def _given(self, hidden: Tensor) -> Iterator[None]:
-        """Have the blocks compute nothing, and the uppermost one return `hidden`."""
+        """Have the blocks compute nothing, and the uppermost one return `hidden`.
+
+        They compute as ever where they are asked for another shape, as by a task that packs examples into one row.
+        """
         output = (hidden, None, None) if self._in_tuple else hidden
+
+        def instead(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            asked: Tensor = next(iter((*args, *kwargs.values())))
+            return output if asked.shape[:2] == hidden.shape[:2] else forward(*args, **kwargs)
+
         before = [vars(block).get("forward") for block in self._blocks]
         for block in self._blocks:
-            vars(block)["forward"] = lambda *args, **kwargs: output
+            vars(block)["forward"] = partial(instead, block.forward)
         try:
             yield
         finally:
@@ -153,7 +162,10 @@ class FrozenPrefix:
                     vars(block)["forward"] = forward
 
     def _keep(self, members: np.ndarray, batch: Batch, hidden: Tensor) -> None:
-        for member, row in zip(members, self._rows(hidden, batch.get("attention_mask")), strict=True):
+        mask = batch.get("attention_mask")
+        if mask is not None and hidden.shape[:2] != mask.shape:
+            return
+        for member, row in zip(members, self._rows(hidden, mask), strict=True):
             self._kept[int(member)] = row.clone()
 
     def _padded(self, members: np.ndarray, batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ from runs import Heard, curve
 from torch import nn
 
 from ftengine import fine_tune
+from ftengine.errors import RecipeError
 from ftengine.run.recipe import TrainSection
 from ftengine.training.frozen_prefix import FrozenPrefix, frozen_blocks, frozen_prefix
 from ftengine.training.steps import plan_steps
@@ -36,6 +37,23 @@ def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(cha
     )
     for ours, theirs in zip(curve(on.path), curve(off.path), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)  # padded to other lengths, so rounded at other places
+
+
+def test_packed_examples_have_the_curve_of_padded_ones_and_their_frozen_blocks_are_computed_each_time(
+    chat_recipe, tmp_path, given
+):
+    runs = []
+    # At 60 tokens most micro-batches hold one example, which looks the same packed and padded.
+    for packing, limits in ((False, [None]), (True, [None, 60])):
+        for limit in limits:
+            task, output = {"name": "causal-lm", "packing": packing}, str(tmp_path / f"{packing}{limit}")
+            top = {**TOP, "dropout": 0.0}
+            runs.append(fine_tune(chat_recipe(strategy=top, task=task, train__batch_tokens=limit, output=output)))
+    for run in runs[1:]:
+        for packed, padded in zip(curve(run.path), curve(runs[0].path), strict=True):
+            assert packed == pytest.approx(padded, rel=1e-4)
+    with pytest.raises(RecipeError, match=r"task.packing is true.*as the strategy prepared it"):
+        fine_tune(chat_recipe(task={"name": "causal-lm", "packing": True}, strategy={"name": "prompt"}))
 
 
 def test_dropout_and_noise_in_frozen_blocks_are_drawn_anew_in_every_epoch(chat_recipe, label_recipe, tmp_path, given):

@@ -65,6 +65,9 @@ class TransformersLoader(ModelLoader):
         processor: Literal["auto", "tokenizer", "image"] = Field(
             "auto", description="which one to take of a model that has both; auto prefers the tokenizer"
         )
+        attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+            "auto", description="what computes attention, as transformers names it; auto leaves that to transformers"
+        )
         trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
     def accepts(self, source: str) -> bool:
@@ -121,8 +124,9 @@ class TransformersLoader(ModelLoader):
 
     def _beside_weights(self, folder: Path, request: LoadRequest) -> tuple[Any, Any]:
         """Return config and, where it is wanted, processor."""
+        chosen = {} if self.config.attention == "auto" else {"attn_implementation": self.config.attention}
         with reading(request.source):
-            config = AutoConfig.from_pretrained(folder, **self._code)
+            config = AutoConfig.from_pretrained(folder, **self._code, **chosen)
         return config, self.load_processor(request.source) if request.processor else None
 
     @property

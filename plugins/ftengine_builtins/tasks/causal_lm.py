@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field
+from torch import Tensor, nn
 
-from ftengine.api import Config, Example, Features, LoadedModel, Prediction, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError, RecipeError
 from ftengine.model.chat import (
     Message,
@@ -19,6 +20,7 @@ from ftengine.model.chat import (
     with_system,
 )
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine.model.packing import Packer
 from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import (
     LONG_TEXT,
@@ -52,6 +54,11 @@ class CausalLMConfig(Config):
         "auto", description="auto writes prompt and completion as a chat where the model has a template; never: as text"
     )
     system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
+    packing: bool = Field(
+        False,
+        description="train on a micro-batch's examples in one row without padding, none of which sees another; refused "
+        "where the model does not keep them apart",
+    )
 
 
 class CausalLMOptions(GenerationOptions):
@@ -78,6 +85,10 @@ class CausalLM(GenerativeTask):
     head = "causal-lm"
     Config = CausalLMConfig
     ahead = 1
+
+    def __init__(self, config: CausalLMConfig | None = None) -> None:
+        super().__init__(config)
+        self._packer = Packer()
 
     recognise = staticmethod(language_rows.recognise)
     check_columns = staticmethod(language_rows.check_columns)
@@ -119,6 +130,12 @@ class CausalLM(GenerativeTask):
             "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
         } | ({} if spans else {"untrained": "every assistant turn has weight 0"})
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the labelled tokens, their number)."""
+        if not self.config.packing:
+            return super().loss(model, batch, criterion)
+        return self._loss.sum(model, *self._packer.pack(model, batch), criterion)
 
     def check_input(self, row: Example) -> None:
         """Refuse a row that holds nothing to answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
@@ -102,6 +103,18 @@ def test_skeleton_needs_no_weights(request, name, tmp_path) -> None:
     skeleton = load(folder, skeleton=True)
     assert {key: p.shape for key, p in skeleton.module.named_parameters()} == expected
     assert {p.device.type for p in skeleton.module.parameters()} == {"meta"}
+
+
+def test_attention_is_computed_as_asked(llama_folder) -> None:
+    request = LoadRequest(str(llama_folder), "causal-lm", None)
+    for asked, expected in (("auto", "sdpa"), ("eager", "eager"), ("flex_attention", "flex_attention")):
+        loader = TransformersLoader(TransformersLoader.Config(attention=asked))
+        for loaded in (loader.load_skeleton(request), loader.load(request)):
+            assert loaded.module.config._attn_implementation == expected
+    flash = TransformersLoader(TransformersLoader.Config(attention="flash_attention_2"))
+    if find_spec("flash_attn") is None:
+        with pytest.raises(SourceError, match=r"FlashAttention2 .* package"):
+            flash.load_skeleton(request)
 
 
 def test_longest_input_is_the_smaller_of_model_and_tokenizer(llama) -> None:
