@@ -80,7 +80,7 @@ def test_train_shows_figures_and_what_to_type_next(trained, run):
         "trained (",
         "peak memory",
         "examples/s",
-        "lowrank: ",
+        "LoRA layers: ",
         str(run / "adapter"),
     ):
         assert expected in trained.stdout
@@ -88,7 +88,7 @@ def test_train_shows_figures_and_what_to_type_next(trained, run):
         assert f"ftengine {command} {run}" in trained.stdout
     assert "train: 4" in trained.stderr
     assert "lora on " in trained.stderr
-    assert re.search(r"parameters train, in \w+; lowrank: (compiled|reference)", trained.stderr)
+    assert re.search(r"parameters train, in \w+; LoRA layers: (compiled|reference)", trained.stderr)
 
 
 def test_train_refuses_an_output_in_use_and_resume_returns_a_finished_run(ftengine, recipe, run):

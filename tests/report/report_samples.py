@@ -158,7 +158,7 @@ def sound():
             "peak_memory_bytes": 1179746304,
             "examples_per_second": 26.0,
             "tokens_per_second": 1664.0,
-            "kernels": "lowrank: compiled (kernels for avx512)",
+            "kernels": "LoRA layers: compiled (kernels for avx512)",
         },
         "evaluation": {
             "split": "test",

@@ -176,7 +176,7 @@ class LoRA(Strategy):
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             backend, reason = active_backend(device)
             found[device] = {"backend": backend, "reason": reason}
-        return {"lowrank": found}
+        return {"LoRA layers": found}
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from or from the base's weights.

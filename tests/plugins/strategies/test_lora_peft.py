@@ -194,7 +194,7 @@ def test_an_adapter_that_cannot_be_written_is_an_error(llama_folder, load, tmp_p
 
 
 def test_the_run_records_which_kernels_compute() -> None:
-    cpu = LoRA().environment()["lowrank"]["cpu"]
+    cpu = LoRA().environment()["LoRA layers"]["cpu"]
     assert cpu["backend"] in ("compiled", "reference")
     assert cpu["reason"]
 
