@@ -210,7 +210,7 @@ def reports_of(strategy: Strategy) -> dict[str, Any]:
 
 
 def kernels_of(strategy: Strategy, device: Device) -> str | None:
-    """Return what computes on the device, as "LoRA layers: compiled (why)"; None where the strategy says nothing of it."""
+    """Return what computes on the device, as "LoRA layers: compiled (why)"; None where the strategy does not say."""
     told = []
     for what, by_device in reports_of(strategy).items():
         found = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None

@@ -61,7 +61,7 @@ class Descent:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
-        self._prefix = frozen_prefix(setup, self.steps)
+        self.prefix = frozen_prefix(setup, self.steps)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -153,14 +153,14 @@ class Descent:
 
     def _reusing(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
         """Take what frozen blocks made of these examples in an earlier epoch, where that is to be had."""
-        if self._prefix is None:
+        if self.prefix is None:
             return nullcontext()
 
         def loss() -> Tensor:
             with statistics_kept(self.module):
                 return loss_of(self.setup.task, self.module, batch, criterion)[0]
 
-        return self._prefix.batch(members, batch, loss)
+        return self.prefix.batch(members, batch, loss)
 
     def not_finite(self, step: int) -> str:
         """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +16,13 @@ from torch import Tensor, nn
 from ftengine.api import Batch, FreezesByStep
 from ftengine.api.figures import counted
 from ftengine.model import seeded
-from ftengine.training.memory import available_bytes, held_bytes
+from ftengine.run.environment import peak_memory_bytes
+from ftengine.training.memory import available_bytes
 from ftengine.training.setup import Setup
 from ftengine.training.steps import Steps
 
 FREE_SHARE = 4
-"""One part in so many of the memory that is free may hold outputs of frozen blocks."""
+"""One part in so many of the memory that is left beside the peak may hold outputs of frozen blocks."""
 
 CLOSE = 1e-3
 """Relative difference of two losses that rounding explains, in bfloat16 too; a block left out makes far more."""
@@ -47,35 +50,52 @@ def frozen_prefix(setup: Setup, steps: Steps) -> FrozenPrefix | None:
     section, device, train = setup.section, setup.accelerator.device, setup.train
     blocks = frozen_blocks(setup.loaded.module)
     once = steps.total <= steps.per_epoch or train.augmenters or setup.accelerator.num_processes > 1
-    moves = isinstance(setup.strategy, FreezesByStep) or section.memory_limit is not None
-    if section.reuse_frozen is False or not blocks or once or moves:
+    if section.reuse_frozen is False or not blocks or once or isinstance(setup.strategy, FreezesByStep):
         return None
-    most = (available_bytes(device) - held_bytes(device)) // FREE_SHARE
-    return FrozenPrefix(blocks, int(train.lengths.sum()), setup.task.modality == "text", most, setup.listener.message)
+
+    def room() -> int:
+        free = available_bytes(device)
+        return (min(section.memory_limit or free, free) - peak_memory_bytes()) // FREE_SHARE
+
+    return FrozenPrefix(blocks, int(train.lengths.sum()), setup.task.modality == "text", room, setup.listener.message)
+
+
+class _Pass(NamedTuple):
+    """What a pass came to: its loss, what the uppermost block returned, whether random numbers were drawn till then."""
+
+    loss: Tensor
+    hidden: Tensor
+    drew: bool
 
 
 class FrozenPrefix:
-    """The output of the uppermost frozen block, kept for each example.
+    """The output of the uppermost frozen block, kept for each example with a hash of what the model was given.
 
-    With the first batch it is tried whether that is possible: the output takes no gradient, is the same when it is
-    computed again (no dropout, no noise), and the loss stays what it was when the model is given it. Otherwise every
-    batch is computed as ever.
+    With the first batch it is tried whether that is possible: the output takes no gradient, nothing is drawn for it (no
+    dropout, no noise, no layer left out), it is the same when it is computed again, and the loss stays what it was when
+    the model is given it. Otherwise every batch is computed as ever.
 
     Args:
         blocks: from `frozen_blocks`, at least one.
         tokens: of all examples together.
         masked: whether batches have an attention mask, which says what is padding; images have none.
-        most: bytes that may be kept.
+        room: returns the bytes that outputs may take from here on.
         tell: is told what was found.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], tokens: int, masked: bool, most: int, tell: Callable[[str], None]
+        self,
+        blocks: Sequence[nn.Module],
+        tokens: int,
+        masked: bool,
+        room: Callable[[], int],
+        tell: Callable[[str], None],
     ) -> None:
-        self._blocks, self._tokens, self._masked, self._most, self._tell = blocks, tokens, masked, most, tell
-        self._kept: dict[int, Tensor] = {}
+        self._blocks, self._tokens, self._masked, self._room, self._tell = blocks, tokens, masked, room, tell
+        self._kept: dict[int, tuple[bytes, Tensor]] = {}
+        self._needed = self._bytes_kept = 0
         self._works: bool | None = None
-        self._in_tuple = False
+        self._in_tuple = 0
 
     def batch(self, members: np.ndarray, batch: Batch, loss: Callable[[], Tensor]) -> AbstractContextManager[None]:
         """Have the model take for a while what is kept of these examples, else keep it; `loss` is that of the batch."""
@@ -83,52 +103,73 @@ class FrozenPrefix:
             self._works = self._try(len(members), batch, loss)
         if not self._works:
             return nullcontext()
-        if all(int(member) in self._kept for member in members):
-            return self._given(self._padded(members, batch))
-        return self._seen(lambda hidden: self._keep(members, batch, hidden))
+        keys = _contents(len(members), batch)
+        kept = [self._kept.get(int(member), (b"", batch)) for member in members]
+        if [key for key, _ in kept] == keys:
+            return self._given(_padded([row for _, row in kept], batch))
+        return self._seen(lambda hidden: self._keep(members, keys, batch, hidden))
 
     def _try(self, size: int, batch: Batch, loss: Callable[[], Tensor]) -> bool:
-        self._loss(loss, 0)  # a task may find something out about the model the first time, by passes of its own
-        outputs: list[Tensor] = []
-        with self._seen(outputs.append):
-            losses = [self._loss(loss, seed) for seed in (0, 1)]
-        first, last = outputs[0], outputs[-1]
         mask = batch.get("attention_mask")
-        shape = first.shape[:2] if mask is None else mask.shape
-        if (
-            (mask is None) == self._masked
-            or first.requires_grad
-            or first.shape != last.shape
-            or first.shape[:2] != shape
-            or len(first) != size
-        ):
+        try:
+            # A task may find something out about the model the first time, by passes of its own.
+            _, first, last = (self._pass(loss, seed) for seed in (0, 0, 1))
+            shape = first.hidden.shape[:2] if mask is None else mask.shape
+            if (mask is None) == self._masked or first.hidden.shape[:2] != shape or shape[0] != size:
+                return False
+            if first.hidden.requires_grad or first.drew or last.drew:
+                return False
+            rows = _rows(first.hidden, mask)
+            if not torch.equal(torch.cat(rows), torch.cat(_rows(last.hidden, mask))):
+                return False
+            with self._given(_padded(rows, batch)):
+                again = self._pass(loss, 0).loss
+        except Exception:  # blocks may ask one another for more than their output: then they are computed as ever
             return False
-        if not torch.equal(*(torch.cat(self._rows(one, mask)) for one in (first, last))):
+        if not torch.isclose(again, first.loss, rtol=CLOSE, atol=0):
             return False
-        with self._given(first):
-            again = self._loss(loss, 0)
-        if not torch.isclose(again, losses[0], rtol=CLOSE, atol=0):
+        self._needed = int(first.hidden[0].nbytes / (1 if mask is None else shape[1]) * self._tokens)
+        if self._is_full():
             return False
-        what = f"{counted(len(self._blocks), 'block')} below the lowest trained one"
-        does = "is" if len(self._blocks) == 1 else "are"
-        bytes_each = first[0].nbytes / (1 if mask is None else shape[1])
-        needed = f"{int(bytes_each * self._tokens) >> 20:,} MiB"
-        if bytes_each * self._tokens > self._most:
-            self._tell(f"{what} {does} computed in every epoch: the output for all examples would take {needed}")
-            return False
-        self._tell(f"{what} {does} computed once an example; the output takes {needed} and is used in later epochs")
+        self._tell(
+            f"{self._said} computed once an example; the output takes {self._needed >> 20:,} MiB and is used in later "
+            "epochs"
+        )
         return True
 
-    def _loss(self, loss: Callable[[], Tensor], seed: int) -> Tensor:
-        with seeded(seed, next(self._blocks[0].parameters()).device):
-            return loss().detach()
+    @property
+    def _said(self) -> str:
+        what = f"{counted(len(self._blocks), 'block')} below the lowest trained one"
+        return f"{what} {'is' if len(self._blocks) == 1 else 'are'}"
+
+    def _is_full(self) -> bool:
+        """Forget all outputs, and say so, where memory has not room for what is still to come."""
+        full = self._needed - self._bytes_kept > self._room()
+        if full:
+            self._works = False
+            self._kept.clear()
+            self._tell(
+                f"{self._said} computed in every epoch: the output for all examples would take "
+                f"{self._needed >> 20:,} MiB"
+            )
+        return full
+
+    def _pass(self, loss: Callable[[], Tensor], seed: int) -> _Pass:
+        """Raises IndexError where the uppermost block is not called, as some models leave blocks out by chance."""
+        found: list[tuple[Tensor, bool]] = []
+        device = next(self._blocks[0].parameters()).device
+        with seeded(seed, device):
+            before = _generators(device)
+            with self._seen(lambda hidden: found.append((hidden, _generators(device) != before))):
+                value = loss().detach()
+        return _Pass(value, *found[0])
 
     @contextmanager
     def _seen(self, see: Callable[[Tensor], Any]) -> Iterator[None]:
         """Show what the uppermost block returns, as it is: a tensor, or first in a tuple."""
 
         def hook(_: nn.Module, args: Any, output: Any) -> None:
-            self._in_tuple = isinstance(output, tuple)
+            self._in_tuple = len(output) if isinstance(output, tuple) else 0
             see(output[0] if self._in_tuple else output)
 
         handle = self._blocks[-1].register_forward_hook(hook)
@@ -143,10 +184,10 @@ class FrozenPrefix:
 
         They compute as ever where they are asked for another shape, as by a task that packs examples into one row.
         """
-        output = (hidden, None, None) if self._in_tuple else hidden
+        output = (hidden, *[None] * (self._in_tuple - 1)) if self._in_tuple else hidden
 
         def instead(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            asked: Tensor = next(iter((*args, *kwargs.values())))
+            asked = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
             return output if asked.shape[:2] == hidden.shape[:2] else forward(*args, **kwargs)
 
         before = [vars(block).get("forward") for block in self._blocks]
@@ -161,23 +202,48 @@ class FrozenPrefix:
                 else:
                     vars(block)["forward"] = forward
 
-    def _keep(self, members: np.ndarray, batch: Batch, hidden: Tensor) -> None:
+    def _keep(self, members: np.ndarray, keys: list[bytes], batch: Batch, hidden: Tensor) -> None:
         mask = batch.get("attention_mask")
-        if mask is not None and hidden.shape[:2] != mask.shape:
+        if (mask is not None and hidden.shape[:2] != mask.shape) or self._is_full():
             return
-        for member, row in zip(members, self._rows(hidden, mask), strict=True):
-            self._kept[int(member)] = row.clone()
+        for member, key, row in zip(members, keys, _rows(hidden, mask), strict=True):
+            if int(member) not in self._kept:
+                self._bytes_kept += row.nbytes
+            self._kept[int(member)] = key, row.clone()
 
-    def _padded(self, members: np.ndarray, batch: Batch) -> Tensor:
-        rows, mask = [self._kept[int(member)] for member in members], batch.get("attention_mask")
-        if mask is None:
-            return torch.stack(rows)
-        hidden = rows[0].new_zeros(*mask.shape, *rows[0].shape[1:])
-        hidden[mask.bool()] = torch.cat(rows)
-        return hidden
 
-    @staticmethod
-    def _rows(hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """Return what is known of each example, without padding."""
-        hidden = hidden.detach()
-        return list(hidden) if mask is None else [row[kept.bool()] for row, kept in zip(hidden, mask, strict=True)]
+def _generators(device: torch.device) -> list[Any]:
+    """Return the states of all generators that a model may draw from."""
+    numbers = np.random.get_state()
+    states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers[1].tobytes(), numbers[2]]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return states
+
+
+def _contents(size: int, batch: Batch) -> list[bytes]:
+    """Return a hash of what a batch holds of each example, padding left out."""
+    mask, hashes = batch.get("attention_mask"), [blake2b(digest_size=16) for _ in range(size)]
+    for name, tensor in sorted(batch.items()):
+        masked = mask is not None and tensor.shape[:2] == mask.shape
+        rows = _rows(tensor, mask if masked else None)
+        for digest, row in zip(hashes, rows, strict=True):
+            digest.update(name.encode())
+            digest.update(row.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return [digest.digest() for digest in hashes]
+
+
+def _padded(rows: Sequence[Tensor], batch: Batch) -> Tensor:
+    """Return rows as the uppermost block would, zeros where the batch is padded."""
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return torch.stack(list(rows))
+    hidden = rows[0].new_zeros(*mask.shape, *rows[0].shape[1:])
+    hidden[mask.bool()] = torch.cat(list(rows))
+    return hidden
+
+
+def _rows(hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """Return what is known of each example, without padding."""
+    hidden = hidden.detach()
+    return list(hidden) if mask is None else [row[kept.bool()] for row, kept in zip(hidden, mask, strict=True)]

@@ -91,6 +91,7 @@ class Trainer:
         finally:
             self.regularizers.detach()
             restore_norms(self._fused)
+            self.descent.prefix = None  # its memory goes before the tuned model is measured
         trained, parameters = count(self.module)
         return TrainingResult(
             steps=progress.step,

@@ -12,7 +12,7 @@ from torch import nn
 
 from ftengine.api import FreezesByStep, Strategy
 from ftengine.errors import RecipeError
-from ftengine.model import state_tensors, trainable
+from ftengine.model import trainable
 from ftengine.training.steps import Steps
 
 
@@ -57,13 +57,13 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Put back what forward passes move in a model that trains (running statistics)."""
-    moved = [(t, t.clone()) for t in state_tensors(module).values() if not isinstance(t, nn.Parameter)]
+    """Put back what forward passes move in a model that trains: buffers, such as running statistics."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
     finally:
-        for tensor, before in moved:
-            tensor.copy_(before)
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 @torch.no_grad()

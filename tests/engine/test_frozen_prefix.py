@@ -7,6 +7,15 @@ import pytest
 import torch
 from runs import Heard, curve
 from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from ftengine import fine_tune
 from ftengine.errors import RecipeError
@@ -15,32 +24,28 @@ from ftengine.training.frozen_prefix import FrozenPrefix, frozen_blocks, frozen_
 from ftengine.training.steps import plan_steps
 
 TOP = {"name": "lora", "rank": 4, "dropout": 0.1, "targets": r".*layers?\.1\..*(q_proj|down_proj|query)"}
+ONCE = "below the lowest trained one is computed once an example"
 
 
-@pytest.fixture
-def given(monkeypatch):
-    """Note of how many examples the model was given what frozen blocks had made, in each pass."""
-    sizes = []
-    real = FrozenPrefix._given
-    monkeypatch.setattr(FrozenPrefix, "_given", lambda self, hidden: sizes.append(len(hidden)) or real(self, hidden))
-    return sizes
+def said_once(recipe):
+    """Run a recipe; return the run, and whether it said that frozen blocks are computed once."""
+    heard = Heard()
+    run = fine_tune(recipe, listener=heard)
+    return run, any(ONCE in text for text in heard.said)
 
 
-def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(chat_recipe, tmp_path, given):
-    top, heard = {"strategy": TOP, "train__batch_tokens": 400}, Heard()
-    off = fine_tune(chat_recipe(**top, train__reuse_frozen=False, output=str(tmp_path / "off")))
-    assert not given
-    on = fine_tune(chat_recipe(**top, output=str(tmp_path / "on")), listener=heard)
-    assert sum(given[1:]) == 32  # the second epoch, after the first batch, to see that it may be done
-    assert any(
-        text.startswith("1 block below the lowest trained one is computed once an example") for text in heard.said
-    )
+def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(chat_recipe, tmp_path):
+    top = {"strategy": TOP, "train__batch_tokens": 400}
+    off, never = said_once(chat_recipe(**top, train__reuse_frozen=False, output=str(tmp_path / "off")))
+    on, once = said_once(chat_recipe(**top, train__memory_limit="64 GB", output=str(tmp_path / "on")))
+    assert once
+    assert not never
     for ours, theirs in zip(curve(on.path), curve(off.path), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)  # padded to other lengths, so rounded at other places
 
 
 def test_packed_examples_have_the_curve_of_padded_ones_and_their_frozen_blocks_are_computed_each_time(
-    chat_recipe, tmp_path, given
+    chat_recipe, tmp_path
 ):
     runs = []
     # At 60 tokens most micro-batches hold one example, which looks the same packed and padded.
@@ -56,11 +61,97 @@ def test_packed_examples_have_the_curve_of_padded_ones_and_their_frozen_blocks_a
         fine_tune(chat_recipe(task={"name": "causal-lm", "packing": True}, strategy={"name": "prompt"}))
 
 
-def test_dropout_and_noise_in_frozen_blocks_are_drawn_anew_in_every_epoch(chat_recipe, label_recipe, tmp_path, given):
-    fine_tune(label_recipe(strategy=TOP, train__max_steps=8, train__epochs=2))
+def test_dropout_and_noise_in_frozen_blocks_are_drawn_anew_in_every_epoch(chat_recipe, label_recipe, tmp_path):
+    assert not said_once(label_recipe(strategy=TOP, train__max_steps=8, train__epochs=2))[1]
     noise = {"regularize": [{"name": "neftune"}], "output": str(tmp_path / "noise")}
-    fine_tune(chat_recipe(strategy=TOP, train__max_steps=7, **noise))
-    assert not given
+    assert not said_once(chat_recipe(strategy=TOP, train__max_steps=7, **noise))[1]
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4}
+DRY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+class Pooling(nn.Module):
+    """A classifier that also reads what stands at padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(64, 16), nn.Linear(16, 2)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(4))
+
+    def forward(self, input_ids, attention_mask, labels):
+        hidden = self.table(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return SimpleNamespace(loss=cross_entropy(self.head(hidden.mean(1)), labels))
+
+
+def of_pairs():
+    config = DebertaV2Config(**SMALL, **DRY, intermediate_size=32, relative_attention=True, pos_att_type=["p2c", "c2p"])
+    model = DebertaV2ForSequenceClassification(config)
+    return model, model.deberta.encoder.layer, torch.tensor([0, 1])
+
+
+def of_chance():
+    config = OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=32, dropout=0.0, layerdrop=0.5)
+    model = OPTForCausalLM(config)
+    return model, model.model.decoder.layers, None
+
+
+def of_padding():
+    model = Pooling()
+    return model, model.layers, torch.tensor([0, 1])
+
+
+def of_masks():
+    model = RobertaForMaskedLM(RobertaConfig(**SMALL, **DRY, intermediate_size=32, max_position_embeddings=32))
+    return model, model.roberta.encoder.layer, None
+
+
+@pytest.mark.parametrize(
+    ("make", "once"), [(of_pairs, True), (of_chance, False), (of_padding, False), (of_masks, True)]
+)
+def test_losses_are_those_of_blocks_that_are_computed(make, once):
+    torch.manual_seed(0)
+    model, layers, labels = make()
+    for trained in (False, True):
+        (model if not trained else layers[2:]).requires_grad_(trained)
+    model.train()
+    ids, mask = torch.randint(5, 64, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[0, 5:] = 0
+    said = []
+    prefix = FrozenPrefix(frozen_blocks(model), 12, True, lambda: 10**9, said.append)
+    for epoch in range(3):
+        hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(epoch)) < 0.4  # other masks each time
+        shown = ids.masked_fill(hidden, 4) if make is of_masks else ids
+        wanted = ids.masked_fill(~hidden | (mask == 0), -100) if labels is None else labels
+        batch = {"input_ids": shown, "attention_mask": mask, "labels": wanted}
+
+        def loss(batch=batch):
+            return model(**batch).loss
+
+        torch.manual_seed(epoch)
+        expected = loss()
+        with prefix.batch(np.arange(2), batch, loss):
+            torch.manual_seed(epoch)
+            assert loss().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert any("computed once an example" in text for text in said) == once
+
+
+def test_outputs_are_forgotten_where_memory_becomes_scarce():
+    model, layers, labels = of_pairs()
+    model.requires_grad_(False)
+    layers[2:].requires_grad_(True)
+    rooms, said = iter([10**9, 10**9, 0]), []
+    prefix = FrozenPrefix(frozen_blocks(model), 28, True, lambda: next(rooms), said.append)
+    batch = {"input_ids": torch.ones(2, 7).long(), "attention_mask": torch.ones(2, 7).long(), "labels": labels}
+    for members in ([0, 1], [2, 3], [0, 1]):
+        with prefix.batch(np.array(members), batch, lambda: model(**batch).loss):
+            model(**batch)
+    assert [text.partition(":")[0].partition(";")[0] for text in said] == [
+        "2 blocks below the lowest trained one are computed once an example",
+        "2 blocks below the lowest trained one are computed in every epoch",
+    ]
 
 
 def stack(trained):
@@ -87,7 +178,6 @@ def test_blocks_up_to_the_lowest_that_trains_are_found():
         ({}, [], 1, True),
         ({"reuse_frozen": False}, [], 1, False),
         ({"epochs": 1}, [], 1, False),
-        ({"memory_limit": "1 GB"}, [], 1, False),
         ({}, ["case"], 1, False),
         ({}, [], 2, False),
     ],
