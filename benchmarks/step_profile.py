@@ -33,6 +33,7 @@ from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import hardware, versions
+from ftengine.training.cpu import grouped_keys
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 
@@ -193,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = []
     for words in arguments.words:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, grouped_keys():
             figures.append(measure(arguments, words, Path(folder)))
         found = figures[-1]
         print(

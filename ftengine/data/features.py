@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,11 +14,14 @@ from ftengine.api import Features, SeesModel, Task
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.read import file_columns
 from ftengine.errors import DataError
-from ftengine.plugins.code import code_of
+from ftengine.plugins.code import code_of, package_of
+from ftengine.run.environment import versions
 
 FEATURES_FORMAT = 1
 """Part of every key; raised when features would be stored in another way."""
 BATCH_ROWS = 1000
+OURS = ("ftengine", "ftengine_builtins")
+"""Packages whose objects, as attributes of a task, are what their class says."""
 
 _processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
@@ -54,19 +56,11 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     Args:
         content: a hash of all rows in their order.
     """
-    state = processor_state(processor)
-    code = code_of([type(task), type(processor)]) if state else None
+    tokenizer, state = processor_state(processor), task_state(task)
+    code = code_of([type(task), type(processor)]) if tokenizer and state else None
     if code is None or file_columns(task) or isinstance(task, SeesModel):
         return None
-    depends = [
-        FEATURES_FORMAT,
-        content,
-        task_state(task),
-        code,
-        state,
-        max_length,
-        [metadata.version(name) for name in ("tokenizers", "transformers")],
-    ]
+    depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length, versions()]
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
 
 
@@ -107,20 +101,27 @@ def processor_state(processor: Any) -> str | None:
     return f"{known} {getattr(processor, 'chat_template', None)}"
 
 
-def task_state(task: Task) -> list[Any]:
-    """Return what a task was built with and learnt, as JSON has it."""
+def task_state(task: Task) -> list[Any] | None:
+    """Return what a task was built with and learnt, as JSON has it; None where an attribute is of a kind unknown."""
     own = {name: value for name, value in vars(task).items() if name != "config"}
     told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
-    return json.loads(json.dumps(told, default=_told))
+    try:
+        return json.loads(json.dumps(told, default=_told))
+    except (TypeError, ValueError):
+        return None
 
 
 def _told(value: Any) -> Any:
-    """Return what a task's attribute is known by: what it holds, or what it is."""
+    """Return what a task's attribute is known by: what it holds, or what it is (TypeError: neither is known)."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    return sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else type(value).__qualname__
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if package_of(type(value)) not in OURS:
+        raise TypeError
+    return type(value).__qualname__
 
 
 def _text(found: Features | DataError) -> str:

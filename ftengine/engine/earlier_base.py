@@ -16,7 +16,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from ftengine.api import LoadedModel, SeesModel
+from ftengine.api import LoadedModel, RunsCode, SeesModel
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.data.features import processor_state, task_state
@@ -40,11 +40,13 @@ def keys_of(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPla
 
     That is so of several processes, of a model of the user's own code, and of weights that are packed.
     """
-    recipe, state = ready.recipe, _processor(loaded.processor)
-    alone = device.accelerator.num_processes == 1
-    if not (recipe.evaluation.reuse_base and alone and state) or isinstance(ready.task, SeesModel):
+    recipe, state, task = ready.recipe, _processor(loaded.processor), task_state(ready.task)
+    alone, loader = device.accelerator.num_processes == 1, ready.experiment.loader
+    if not (recipe.evaluation.reuse_base and alone and state and task) or isinstance(ready.task, SeesModel):
         return {}
-    loader, evaluators = ready.experiment.loader, [e for one in missing for e in one.evaluators]
+    if isinstance(loader, RunsCode) and loader.runs_code(recipe.model.source):
+        return {}
+    evaluators = [evaluator for one in missing for evaluator in one.evaluators]
     changing = [augmenter for one in missing for augmenter in one.split.augmenters]
     components = [type(component) for component in (loader, ready.task, *evaluators, *changing)]
     code, model = code_of(components), _model(loaded, {package_of(component) for component in components})
@@ -52,9 +54,9 @@ def keys_of(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPla
         return {}
     common = [
         TABLES_FORMAT,
-        [described(loader), model, state, loaded.max_length, task_state(ready.task)],
+        [described(loader), model, state, loaded.max_length, task],
         [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
-        [recipe.evaluation.batch_size or recipe.train.batch_size, plan.seed],
+        [recipe.evaluation.batch_size or recipe.train.batch_size, recipe.train.batch_tokens, plan.seed],
         [versions(), hardware(), code],
     ]
     return {one.name: _hash([common, _examples(one)]) for one in missing}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from accelerate.utils import broadcast_object_list
 
 from ftengine.api import LoadedModel, Strategy
@@ -16,7 +19,7 @@ from ftengine.training.descent import groups_of
 from ftengine.training.estimate import Trial
 from ftengine.training.memory import available_bytes
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
-from ftengine.training.regularizing import own_regularizers
+from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.steps import Steps
 
 
@@ -86,23 +89,39 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
     """
     free = available_bytes(trial.accelerator.device)
     most = min(section.memory_limit or free, free)
-    what = f"train.memory_limit {size(most)}" if most == section.memory_limit else f"{size(most)} that are free"
+    limited = most == section.memory_limit
+    what = f"train.memory_limit of {most / 1e9:.3g} GB ({size(most)})" if limited else f"{size(most)} that are free"
     able = can_checkpoint_gradients(trial.loaded.module)
     choices = {"auto": [False, True] if able else [False]}.get(str(section.gradient_checkpointing))
-    peaks: list[int] = []
+    peaks: list[float] = []
     for twice in choices or [section.gradient_checkpointing is True]:
         if twice:
             checkpoint_gradients(trial.loaded.module)
         with trial.attached() as attached:
-            peaks.append(trial.memory(attached, most)[1])
-        if peaks[-1] <= most:
+            peaks.append(_peak(trial, attached, most))
+        if (peak := peaks[-1]) <= most:
             kept = "computed twice" if twice else "kept"
-            but = f" (kept, they would take {size(peaks[0])})" if len(peaks) > 1 else ""
-            reason = f"activations are {kept}: {size(peaks[-1])} are expected at the peak{but}, of {what}"
-            return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=peaks[-1], limit_bytes=most)
-    tried = f", {size(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
+            but = f" (kept, they would take {_told(peaks[0])})" if len(peaks) > 1 else ""
+            reason = f"activations are {kept}: {size(peak)} are expected at the peak{but}, of {what}"
+            return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=int(peak), limit_bytes=most)
+    tried = f", {_told(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
+    more = ", or raise train.memory_limit" if limited else ""
     raise RecipeError(
-        f"training would take {size(peaks[0])} of memory{tried}, more than the {what}. Lower train.batch_size (and "
-        f"raise train.accumulate), shorten the task's max_length{other}, or raise train.memory_limit."
+        f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}. Lower train.batch_size (and "
+        f"raise train.accumulate), shorten the task's max_length{other}{more}."
     )
+
+
+def _peak(trial: Trial, attached: Attached, most: int) -> float:
+    """Return the bytes that training will hold at most, infinity where the device has too few to find out."""
+    try:
+        return trial.memory(attached, most)[1]
+    except torch.OutOfMemoryError:
+        trial.loaded.module.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return math.inf
+
+
+def _told(peak: float) -> str:
+    return "more than there is" if math.isinf(peak) else size(int(peak))

@@ -42,7 +42,7 @@ from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import gathered
-from ftengine.training.steps import plan_steps
+from ftengine.training.steps import batch_tokens, plan_steps
 
 BASE_FILE = "base.json"
 """What the base's tables of predictions depend on, in the folder of a run that is not finished."""
@@ -326,7 +326,8 @@ def run_model(
     """
     recipe = ready.experiment.recipe
     size = recipe.evaluation.batch_size or recipe.train.batch_size
-    return EvalRunner(device.accelerator, loaded, ready.task, size, ready.experiment.listener, side).run(plan, kept)
+    tokens = batch_tokens(recipe.train, device.accelerator.device)
+    return EvalRunner(device.accelerator, loaded, ready.task, size, tokens, ready.listener, side).run(plan, kept)
 
 
 def run_base(

@@ -129,8 +129,8 @@ def limited() -> Iterator[None]:
 
 @contextmanager
 def _limited_memory() -> Iterator[None]:
-    """Bound the address space, where the system tells how much of it is taken."""
-    if sys.platform != "linux":
+    """Bound the address space, where the system tells how much of it is taken; in the main thread, as it is for all."""
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         yield
         return
     import resource

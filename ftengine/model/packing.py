@@ -19,9 +19,9 @@ from ftengine.model.token_loss import IGNORED, logits_of
 CHECKED_TOKENS = 32
 """Of each of two examples, by which a model is checked; their logits are small beside a batch's."""
 
-TOLERANCE = 16
-"""Times the epsilon of the logits' dtype that their root mean square may differ, relative to their own; an example that
-sees the one before it differs in the first digits."""
+ROUNDINGS, FLOOR = 4, 1e-4
+"""A packed example may differ from the same in a batch by so many times what it does when it is computed alone, and by
+at least so much in any case (8 epsilons of a dtype that has fewer digits)."""
 
 
 class Packer:
@@ -60,21 +60,25 @@ def _in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     two = {key: batch[key][:2, :CHECKED_TOKENS] for key in ("input_ids", "attention_mask")}
-    with evaluating(model):
-        alone = widen(logits_of(model, two))
-        try:
-            packed = logits_of(model, _in_one_row(two))
-        except TypeError:  # no position_ids
-            packed = alone.new_zeros(0)
-    torch.clear_autocast_cache()  # casts made here have no graph
     kept = two["attention_mask"].bool()
-    expected = alone[:, -kept.shape[1] :][kept]  # behind what a strategy puts in front
-    apart = packed.shape[1:2] == expected.shape[:1] and (
-        (widen(packed[0]) - expected).square().mean().sqrt()
-        <= TOLERANCE * torch.finfo(packed.dtype).eps * expected.square().mean().sqrt()
-    )
-    if not apart:
+    second, count = kept[1], int(kept[1].sum())
+    with evaluating(model):
+        outputs = logits_of(model, two)
+        expected = widen(outputs)[1, -len(second) :][second]  # behind what a strategy puts in front
+        alone = widen(logits_of(model, {key: values[1:, second] for key, values in two.items()}))[0, -count:]
+        try:
+            packed = widen(logits_of(model, _in_one_row(two)))
+        except TypeError:  # no position_ids
+            packed = expected.new_zeros(1, 0)
+    torch.clear_autocast_cache()  # casts made here have no graph
+    limit = max(FLOOR, 8 * torch.finfo(outputs.dtype).eps, ROUNDINGS * _apart(alone, expected))
+    if packed.shape[1] != kept.sum() or _apart(packed[0, -count:], expected) > limit:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) computes other outputs "
             "for examples that are packed into one row than for each alone. Set task.packing to false."
         )
+
+
+def _apart(own: Tensor, expected: Tensor) -> float:
+    """Return the root mean square by which a token's logits differ, relative to their own, of the worst token."""
+    return float(((own - expected).square().mean(-1) / expected.square().mean(-1)).max().sqrt())

@@ -7,25 +7,29 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
+from ftengine.run.environment import PACKAGES
+
 OWN = "ftengine"
+
+KNOWN = {*PACKAGES, *sys.stdlib_module_names, "pydantic"} - {OWN}
+"""Packages whose files are not looked at: `ftengine.run.environment.versions` says what they are."""
 
 
 def code_of(classes: Iterable[type]) -> list[list[object]] | None:
-    """Return path, size and time of every file of the packages that classes lie in, and of ftengine.
+    """Return path, size and time of every file of the packages that classes and their bases lie in, and of ftengine.
 
-    A version does not change while its author works, and a class is seldom the only code that it runs.
+    A version does not change while its author works, and a class is seldom the only code that it runs. Packages that
+    `versions` tells of are left out.
 
     Returns:
         None where a class lies in no package, as in a notebook, or in a function: nothing tells then whether it is what
         it was.
     """
-    packages = {OWN}
-    for cls in classes:
-        packages.add(package_of(cls))
-        if "<locals>" in cls.__qualname__:
-            return None
+    every = {base for cls in classes for base in cls.__mro__}
+    if any("<locals>" in cls.__qualname__ for cls in every):
+        return None
     found: list[list[object]] = []
-    for name in sorted(packages):
+    for name in sorted({OWN} | {package_of(cls) for cls in every} - KNOWN):
         folders = [Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())]
         if not folders:
             return None

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftengine.plugins.discovery import Plugins
 
-PACKAGES = ("ftengine", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "pluggy", "numpy")
+PACKAGES = (
+    "ftengine",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "peft",
+    "pluggy",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str | None]:

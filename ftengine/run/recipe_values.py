@@ -44,7 +44,7 @@ Bytes = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"},
+                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGTkmgt]?i?[bB]?$"},
                 {"type": "integer", "exclusiveMinimum": 0},
             ]
         }

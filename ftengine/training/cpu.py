@@ -5,19 +5,37 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, as malloc.h has them."""
 
 
-def prepare_cpu() -> None:
-    """Have memory that a step frees kept for the next one, and attention read grouped keys where they lie.
+GROUPED = "TRANSFORMERS_SDPA_FORCE_GQA"
 
-    glibc gives large blocks back to the system when they are freed, and each step would pay for their pages again.
+
+@contextmanager
+def grouped_keys() -> Iterator[None]:
+    """Have attention read grouped keys where they lie, unless the environment says otherwise.
+
     transformers repeats keys and values for each query head where a batch is padded, which torch's attention on a CPU
     does not need.
     """
-    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+    said = GROUPED in os.environ
+    os.environ.setdefault(GROUPED, "1")
+    try:
+        yield
+    finally:
+        if not said:
+            del os.environ[GROUPED]
+
+
+def prepare_cpu() -> None:
+    """Have memory that a step frees kept for the next one.
+
+    glibc gives large blocks back to the system when they are freed, and each step would pay for their pages again.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt is not None:
         if not mallopt(M_MMAP_THRESHOLD, 1 << 30):

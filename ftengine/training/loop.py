@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ftengine.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from ftengine.training.cpu import prepare_cpu
+from ftengine.training.cpu import grouped_keys, prepare_cpu
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.norms import fuse_norms, restore_norms
@@ -50,10 +51,10 @@ class Trainer:
         self.descent = Descent(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
-        on_cpu = self.accelerator.device.type == "cpu"
-        if on_cpu:
+        self._on_cpu = self.accelerator.device.type == "cpu"
+        if self._on_cpu:
             prepare_cpu()
-        self._fused = fuse_norms(self.module) if on_cpu and not is_sharded(self.module) else []
+        self._fused = fuse_norms(self.module) if self._on_cpu and not is_sharded(self.module) else []
         own = own_regularizers(setup.strategy, self.descent.steps.total)
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validation(setup, self.regularizers)
@@ -82,7 +83,7 @@ class Trainer:
         try:
             self._announce()
             stopped = self.validation.is_enough(progress)
-            with self.descent.stop.listening():
+            with self.descent.stop.listening(), grouped_keys() if self._on_cpu else nullcontext():
                 while progress.step < total and not stopped:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)

@@ -17,12 +17,17 @@ SAMPLE = 256
 
 
 @torch.no_grad()
-def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int) -> float:
-    """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight."""
+def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int) -> float:
+    """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight.
+
+    Args:
+        size, tokens: examples and tokens of a batch at most, as in `micro_batches`.
+    """
     module.eval()
     totals = zeros(2, accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    for members, counts in batches_in_step(by_length(split.lengths), size, rank, ranks, fill=is_sharded(module)):
+    order, fill = by_length(split.lengths), is_sharded(module)
+    for members, counts in batches_in_step(order, size, rank, ranks, fill=fill, lengths=split.lengths, tokens=tokens):
         batch = to_device(split.batch(members), accelerator.device)
         with accelerator.autocast():
             loss_sum, weight = loss_of(split.task, module, batch, Criterion())

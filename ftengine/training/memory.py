@@ -30,8 +30,11 @@ def available_bytes(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     try:
         limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        free = free if limit == "max" else min(free, int(limit) - int(used))
-    except (OSError, ValueError):
+        if limit != "max":
+            stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+            files = int(stat["inactive_file"])  # copies of files that were read, which are given up for anything else
+            free = min(free, int(limit) - int(used) + files)
+    except (OSError, ValueError, KeyError):
         pass  # no container of Linux, or an older kernel's
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) + held_bytes(device)
 

@@ -14,6 +14,7 @@ from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import is_sharded
+from ftengine.training.steps import batch_tokens
 
 
 class Validation:
@@ -81,4 +82,5 @@ class Validation:
     def _loss(self, split: EncodedSplit | None) -> float:
         assert split is not None
         setup = self.setup
-        return mean_loss(setup.accelerator, setup.loaded.module, split, setup.section.batch_size)
+        tokens = batch_tokens(setup.section, setup.accelerator.device)
+        return mean_loss(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens)

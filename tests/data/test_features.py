@@ -1,6 +1,8 @@
 """Features kept on disk: the same as those that are made anew, and made anew where anything may be another."""
 
+import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,3 +111,22 @@ def test_features_of_code_that_may_change_unseen_are_not_kept(processor):
 
     assert features_key("a", Own(), processor, 64) is None
     assert features_key("a", CausalLM(), object(), 64) is None
+    for value in (np.ones(2), SimpleNamespace(a=1), {("a", "b"): 1}):
+        task = CausalLM()
+        task.own = value
+        assert features_key("a", task, processor, 64) is None
+
+
+def test_features_depend_on_the_code_of_every_base_class(processor, tmp_path, monkeypatch):
+    for name, text in (
+        ("basis", "from ftengine_builtins.tasks.causal_lm import CausalLM\nclass Basis(CausalLM): pass\n"),
+        ("above", "from basis import Basis\nclass Above(Basis): pass\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module("above").Above()
+    before = features_key("a", task, processor, 64)
+    assert before is not None
+    (tmp_path / "basis" / "more.py").write_text("x = 1\n")
+    assert features_key("a", task, processor, 64) not in (before, None)

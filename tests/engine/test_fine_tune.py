@@ -21,6 +21,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment
 from ftengine.training.descent import Descent
+from ftengine.training.estimate import Trial
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
@@ -300,6 +301,21 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
             with pytest.raises(RecipeError, match=f"training would take {tried}.*more than the train.memory_limit"):
                 start(refused)
         assert not (tmp_path / "run").exists()
+
+
+def test_activations_are_computed_twice_where_memory_ends_without(chat_recipe, monkeypatch):
+    run = Trial.run
+
+    def short(trial, *args):
+        if not trial.loaded.module.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError
+        return run(trial, *args)
+
+    monkeypatch.setattr(Trial, "run", short)
+    recipe = chat_recipe(train__max_steps=1, train__gradient_checkpointing="auto")
+    memory = Environment.read(RunDirectory(fine_tune(recipe).path)).memory
+    assert memory.gradient_checkpointing
+    assert "(kept, they would take more than there is)" in memory.reason
 
 
 @pytest.mark.parametrize("asked", [{"gradient_checkpointing": "auto"}, {"memory_limit": "6 GB"}])

@@ -12,6 +12,7 @@ from ftengine import registry_of
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
 from ftengine.training.estimate import Trial, estimate
+from ftengine.training.memory import available_bytes
 from ftengine.training.steps import plan_steps
 
 MIB = 1 << 20
@@ -80,3 +81,21 @@ def test_memory_is_that_of_the_largest_batch_which_is_not_tried_where_it_would_n
         assert peak_memory_bytes() >= held + 40 * MIB
     assert sorted(tried.passes) == [40, 60]
     assert sorted(scaled.passes) == [40]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"max": "max"}, None),
+        ({"max": f"{4 * MIB}", "current": f"{3 * MIB}", "memory.stat": f"anon 1\ninactive_file {2 * MIB}\n"}, 3 * MIB),
+        ({"max": "1"}, None),
+    ],
+)
+def test_files_that_were_read_do_not_count_as_taken_in_a_container(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr("ftengine.training.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("ftengine.training.memory.held_bytes", lambda device: 0)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name, content in files.items():
+        (tmp_path / (name if "." in name else f"memory.{name}")).write_text(content)
+    found = available_bytes(torch.device("cpu"))
+    assert found == expected if expected else found > 100 * MIB
