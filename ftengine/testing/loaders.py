@@ -19,23 +19,11 @@ from ftengine.testing.values import equal, require_meta
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
 
-ODD_SOURCES = (
-    "",
-    ".",
-    "/",
-    "nowhere/at/all",
-    "no such thing",
-    "scheme://name",
-    "a:b",
-    "x" * 300,
-    "nul\0byte",
-)
+ODD_SOURCES = ("", ".", "/", "nowhere/at/all", "no such thing", "scheme://name", "a:b", "x" * 300, "nul\0byte")
 
 
 def check_loader(
-    make: Callable[[], ModelLoader],
-    request: LoadRequest,
-    expected_failed_checks: Mapping[str, str] | None = None,
+    make: Callable[[], ModelLoader], request: LoadRequest, expected_failed_checks: Mapping[str, str] | None = None
 ) -> None:
     """Check a model loader on a small local source.
 
