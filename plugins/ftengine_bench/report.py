@@ -110,7 +110,7 @@ class Report:
             raise InputError(f"{path} holds no measurements; give a file that `ftengine bench kernels --json` wrote.")
         if content.get("schema") != SCHEMA:
             raise InputError(
-                f"{path} has schema {content.get('schema')!r}; this ftengine reads schema {SCHEMA}. Measure again."
+                f"{path} has schema {content.get('schema')!r}; only schema {SCHEMA} is read. Measure again."
             )
         kinds = {"rows": Row, "operators": OperatorRow}
         try:
