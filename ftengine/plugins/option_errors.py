@@ -11,36 +11,28 @@ from pydantic import BaseModel, ValidationError
 from ftengine.errors import did_you_mean
 from ftengine.plugins.other_tools import hint
 
-EXPECTED = {
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "{le} or less",
-    "multiple_of": "a multiple of {multiple_of}",
-    "literal_error": "{expected}",
-    "enum": "{expected}",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "string_type": "text",
-    "string_too_short": "text of {min_length} or more characters",
-    "string_too_long": "text of {max_length} or fewer characters",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "set_type": "a list",
-    "too_short": "{min_length} items or more",
-    "too_long": "{max_length} items or fewer",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "none_required": "null",
+_ASKED = {
+    "a number above {gt}": "greater_than",
+    "{ge} or more": "greater_than_equal",
+    "a number below {lt}": "less_than",
+    "{le} or less": "less_than_equal",
+    "a multiple of {multiple_of}": "multiple_of",
+    "{expected}": "literal_error enum",
+    "true or false": "bool_type bool_parsing",
+    "a whole number": "int_type int_parsing int_from_float",
+    "a number": "float_type float_parsing",
+    "a finite number": "finite_number",
+    "text": "string_type",
+    "text of {min_length} or more characters": "string_too_short",
+    "text of {max_length} or fewer characters": "string_too_long",
+    "text that matches {pattern}": "string_pattern_mismatch",
+    "a list": "list_type tuple_type set_type",
+    "{min_length} items or more": "too_short",
+    "{max_length} items or fewer": "too_long",
+    "a mapping": "dict_type model_type model_attributes_type",
+    "null": "none_required",
 }
+EXPECTED = {error: asked for asked, errors in _ASKED.items() for error in errors.split()}
 """What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
 
 _ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|literal|constrained-\w+|function-\w+)\[.*")

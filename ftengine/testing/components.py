@@ -173,10 +173,12 @@ def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
         yield "rows_suit_it", partial(skip, f"none of the shipped rows suit it; use check_task with yours ({told})")
 
 
-def _of_evaluator(make: Callable[[], api.Evaluator]) -> Iterator[Check]:
+def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
     """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
     if isinstance(make(), api.AsksModels):
-        yield from _of_asker(make)
+        yield from _on_models(
+            lambda one: make().benchmarks(one.task), lambda one: AskingChecks(make, one.task, one.load, on=one.name)
+        )
     suited, refused = 0, []
     for one in predictions():
         evaluator = make()
@@ -187,7 +189,7 @@ def _of_evaluator(make: Callable[[], api.Evaluator]) -> Iterator[Check]:
             if isinstance(evaluator, api.LearnsLabels):
                 evaluator.bind("a-task", one.labels)
         except InputError as error:
-            refused.append((one.name, str(error)))
+            refused.append((one.name, partial(skip, str(error))))
             continue
         suited += 1
         rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
@@ -195,18 +197,11 @@ def _of_evaluator(make: Callable[[], api.Evaluator]) -> Iterator[Check]:
         yield "what_it_cannot_measure_is_refused", partial(_require_measured, failure, one.name)
         if failure is None:
             yield from EvaluatorChecks(make, rows, one.labels, on=one.name)
-    yield from _refused(refused)
+    yield from refused
     if not suited:
         keys = sorted(make().reads)
         why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
         yield "predictions_suit_it", partial(skip, why)
-
-
-def _of_asker(make: Callable[[], Any]) -> Iterator[Check]:
-    """Yield the checks of an evaluator that asks, on each model whose task it does not refuse."""
-    return _on_models(
-        lambda one: make().benchmarks(one.task), lambda one: AskingChecks(make, one.task, one.load, on=one.name)
-    )
 
 
 def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> Exception | None:
@@ -292,15 +287,10 @@ def _on_models(suits: Callable[[Fixture], object], checks: Callable[[Fixture], I
             pass
         suited += 1
         yield from checks(one)
-    yield from _refused(refused)
+    yield from ((name, partial(skip, reason)) for name, reason in refused)
     if not suited:
         told = "; ".join(f"{name}: {reason}" for name, reason in refused)
         yield "it_suits_a_model", partial(_fail, f"it refuses each model that is shipped ({told})")
-
-
-def _refused(refused: Sequence[tuple[str, str]]) -> Iterator[Check]:
-    for name, reason in refused:
-        yield name, partial(skip, reason)
 
 
 def _fail(reason: str) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
+from ftengine.model import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import equal, require_meta
 
@@ -99,7 +98,8 @@ class LoaderChecks(AcceptingChecks):
     def the_processor_alone_is_the_models(self) -> None:
         alone, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
         assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
-        assert _described(alone) == _described(loaded), "load_processor and load give processors that differ"
+        same = fingerprint_processor(alone) == fingerprint_processor(loaded)
+        assert same, "load_processor and load give processors that differ"
 
     def missing_sources_are_source_errors(self) -> None:
         loader = self.make()
@@ -113,10 +113,3 @@ class LoaderChecks(AcceptingChecks):
 
 def _shapes(loaded: LoadedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in loaded.module.state_dict().items()}
-
-
-def _described(processor: Any) -> str:
-    """Return a processor's vocabulary or settings; of others, nothing."""
-    if hasattr(processor, "get_vocab"):
-        return json.dumps([processor.get_vocab(), str(getattr(processor, "chat_template", None))], sort_keys=True)
-    return json.dumps(processor.to_dict(), sort_keys=True, default=str) if hasattr(processor, "to_dict") else ""
