@@ -40,8 +40,6 @@ LAYER_SCHEMAS = {
 }
 """Layers whole; a library without them computes them from the parts."""
 
-NAMES = (*LAYER_SCHEMAS, *PART_SCHEMAS)
-
 
 def define(
     name: str, schema: str, implementation: Callable[..., object], shape: Callable[..., object], *tags: torch.Tag
@@ -53,8 +51,6 @@ def define(
     return getattr(torch.ops.ftengine, name).default
 
 
-DRAWS = {name: (torch.Tag.nondeterministic_seeded,) for name in LAYER_SCHEMAS if name.endswith("forward")}
-
 OPERATORS, REFERENCE = SimpleNamespace(), SimpleNamespace()
 """By name, the operators of the dispatcher, and the same in plain PyTorch, whatever is compiled."""
 
@@ -63,5 +59,6 @@ for name, schema in {**PART_SCHEMAS, **LAYER_SCHEMAS}.items():
         plain = made = getattr(reference, name)
     else:
         plain, made = (partial(getattr(composite, name), parts) for parts in (REFERENCE, OPERATORS))
+    draws = [torch.Tag.nondeterministic_seeded] if name.endswith("forward") else []
     setattr(REFERENCE, name, plain)
-    setattr(OPERATORS, name, define(name, schema, made, getattr(shapes, name), *DRAWS.get(name, ())))
+    setattr(OPERATORS, name, define(name, schema, made, getattr(shapes, name), *draws))
