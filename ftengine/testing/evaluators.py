@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from ftengine import api
+from ftengine.evaluation.table import Predictions
 from ftengine.plugins.returned import each
 from ftengine.testing.checks import Checks, run_checks, skip
 
@@ -33,22 +35,9 @@ def check_evaluator(
 
 
 def rows_of(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> api.Rows:
-    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each."""
+    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each, as a run does."""
     kept = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
-    return {name: _column([row[name] for row in kept]) for name in (kept[0] if kept else ())}
-
-
-def _column(values: list[Any]) -> np.ndarray:
-    """Return numbers as (n,), lists of equally many numbers as (n, k), whatever else as objects."""
-    try:
-        column = np.array(values)
-    except ValueError:  # lists of different lengths
-        column = np.array(None)
-    if column.dtype.kind in "bif" and column.ndim:
-        return column
-    objects = np.empty(len(values), dtype=object)
-    objects[:] = values
-    return objects
+    return {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(kept)).columns.items()}
 
 
 @dataclass
