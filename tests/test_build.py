@@ -155,7 +155,7 @@ def wanted(monkeypatch):
         monkeypatch.setattr(backend, "find_compiler", find(compiler))
         monkeypatch.setattr(backend, "find_torch", find(torch))
         monkeypatch.setattr(backend, "find_ninja", lambda: "ninja" if ninja else None)
-        return backend.to_compile()
+        return backend.get_requires_for_build_wheel()
 
     return ask
 

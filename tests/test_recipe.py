@@ -159,6 +159,11 @@ def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
         (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is no mapping"),
         (SMALL, ["train.max_steps=[1"], r"not a YAML value"),
         (SMALL, ["data.split.kind=group"], r"unknown key 'data\.split\.kind'.*Did you mean 'by'\?"),
+        (
+            SMALL,
+            ["train.early_stopping.patiense=3"],
+            r"\.patiense'\. Allowed: min_delta, patience\. Did you mean 'patience'",
+        ),
         (SMALL, ["data.split=group"], r"by: group needs column"),
     ],
 )

@@ -13,19 +13,9 @@ from builder.parts import AT_LEAST_TORCH, setting, wants_compiler
 from builder.steps import find_ninja
 from builder.toolchain import Unavailable, find_compiler, find_nvcc, find_torch
 
-Settings = dict[str, Any] | None
-
 
 # Without setuptools' own answer: it would run setup.py, which refuses to go on while torch is missing.
-def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    return to_compile()
-
-
-def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    return to_compile()
-
-
-def to_compile() -> list[str]:
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     """Return what compiling needs beyond what is there."""
     try:
         if not wants_compiler(os.environ):
@@ -41,3 +31,6 @@ def to_compile() -> list[str]:
     except Unavailable:
         missing.append("torch>=" + ".".join(map(str, AT_LEAST_TORCH)))
     return missing
+
+
+get_requires_for_build_editable = get_requires_for_build_wheel

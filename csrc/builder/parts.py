@@ -166,8 +166,7 @@ class Plan:
     # The parts.
 
     def _cpu(self) -> Part:
-        compiler, folder = self._compiler, Path("csrc") / "cpu"
-        options = (*HOST_OPTIONS, TORCH_TARGET)
+        compiler, options = self._compiler, (*HOST_OPTIONS, TORCH_TARGET)
         usable = {}
         for name, extra in INSTRUCTION_SETS.items():
             if extra and platform.machine() not in ("x86_64", "AMD64"):
@@ -179,7 +178,7 @@ class Plan:
         command = (*compiler.command, *options, *_have(usable), *_includes(self._torch))
         steps = [
             _compile((*command, *usable.get(source.stem, ())), source)
-            for source in _sources(folder, "*.cpp")
+            for source in _sources("csrc/cpu", "*.cpp")
             if source.stem in usable or source.stem not in INSTRUCTION_SETS
         ]
         steps.append(_link((*compiler.command, "-shared"), "cpu", steps, self._torch))
@@ -203,9 +202,7 @@ class Plan:
         options = (*NVCC_OPTIONS, TORCH_TARGET)
         flags = (*options, *_includes(torch), *targets)
         guard = (sys.executable, str(Path("csrc") / "builder" / "spills.py"))
-        steps = [
-            _compile((*guard, *nvcc.command, *flags), source) for source in _sources(Path("csrc") / "cuda", "*.cu")
-        ]
+        steps = [_compile((*guard, *nvcc.command, *flags), source) for source in _sources("csrc/cuda", "*.cu")]
         steps.append(_link((*nvcc.command, "-shared", "-cudart=static"), "cuda", steps, torch, "-Xlinker="))
         return Part(
             FILES["cuda"],
@@ -243,8 +240,7 @@ class Plan:
         return self._module("native", [Path("csrc") / "native.cpp"], ("-O2", *have))
 
     def _emulated(self) -> Part:
-        sources = _sources(Path("csrc") / "cuda" / "emulated", "*.cpp")
-        return self._module("emulated", sources, ("-O2", TORCH_TARGET), self._torch)
+        return self._module("emulated", _sources("csrc/cuda/emulated", "*.cpp"), ("-O2", TORCH_TARGET), self._torch)
 
     def _module(self, name: str, sources: list[Path], flags: tuple[str, ...], linked: Torch | None = None) -> Part:
         """Return a pybind11 module, with the headers that torch brings, linked to no torch unless one is given."""
@@ -270,7 +266,7 @@ def sources() -> list[str]:
     ]
 
 
-def _sources(folder: Path, pattern: str) -> list[Path]:
+def _sources(folder: str, pattern: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern))
 
 

@@ -77,7 +77,7 @@ def find_compiler(environ: Mapping[str, str]) -> Compiler:
     problem = _compiles([*command, "-std=c++17", "-shared", "-fPIC"], program, "probe.cpp")
     if problem is not None:
         raise Unavailable(f"{called} does not compile C++17: {problem}")
-    return Compiler(tuple(command), _first_line([*command, "--version"]))
+    return Compiler(tuple(command), _run([*command, "--version"]).partition("\n")[0].strip())
 
 
 def find_nvcc(environ: Mapping[str, str], compiler: Compiler) -> Nvcc:
@@ -91,11 +91,9 @@ def find_nvcc(environ: Mapping[str, str], compiler: Compiler) -> Nvcc:
     found = next((str(path) for path in homes if path.is_file()), None) or shutil.which("nvcc")
     if not named and found is None:
         raise Unavailable("no nvcc: neither CUDACXX nor CUDA_HOME, CUDA_PATH or PATH has one")
-    host = Path(compiler.command[0]).name
-    if host in ("ccache", "sccache", "distcc"):  # nvcc takes one program
-        host, *_ = compiler.command[1:] or compiler.command
-    else:
-        host = compiler.command[0]
+    host, *rest = compiler.command
+    if rest and Path(host).name in ("ccache", "sccache", "distcc"):  # nvcc takes one program
+        host = rest[0]
     command = [*(named or [found]), "-ccbin", host]
     problem = _compiles([*command, "-std=c++17", "-c"], "__global__ void kernel() {}\n", "probe.cu")
     if problem is not None:
@@ -157,16 +155,10 @@ def _compiles(command: list[str], program: str, name: str) -> str | None:
         except OSError as error:
             return error.strerror
         except subprocess.CalledProcessError as error:
-            lines = [line for line in (error.stderr + error.stdout).splitlines() if line.strip()]
-            return next(
-                (line for line in lines if "error" in line), lines[0] if lines else f"status {error.returncode}"
-            )
+            told = [line for line in (error.stderr + error.stdout).splitlines() if line.strip()]
+            return next((line for line in told if "error" in line), told[0] if told else f"status {error.returncode}")
     return None
 
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout
-
-
-def _first_line(command: list[str]) -> str:
-    return _run(command).partition("\n")[0].strip()

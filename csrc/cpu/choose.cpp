@@ -1,9 +1,9 @@
-#include "cpu/choose.h"
-
 #include <atomic>
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include "cpu/kernels.h"
 
 namespace ftengine::cpu {
 namespace {

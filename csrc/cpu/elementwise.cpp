@@ -3,7 +3,6 @@
 // ftengine/ops/elementwise.py holds schemas and meaning.
 
 #include <tuple>
-#include <vector>
 
 #include "cpu/operands.h"
 
@@ -15,21 +14,6 @@ int64_t check_rows(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() >= 1 && x.is_contiguous(), name, " must be contiguous, of one dimension or more");
   check_large_type(x, name);
   return x.numel();
-}
-
-void check_alike(const Tensor& x, const char* name, const Tensor& other, const char* other_name) {
-  STD_TORCH_CHECK(x.dim() == other.dim() && x.scalar_type() == other.scalar_type(), name, " and ", other_name,
-                  " must agree in shape and dtype");
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    STD_TORCH_CHECK(x.size(d) == other.size(d), name, " and ", other_name, " must agree in shape and dtype");
-  }
-  check_rows(x, name);
-}
-
-Tensor like(const Tensor& x) {
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d < x.dim(); ++d) sizes.push_back(x.size(d));
-  return torch::stable::new_empty(x, sizes);
 }
 
 // weight (L,) + offset in fp32.
@@ -45,7 +29,7 @@ const float* weights(Slots& slots, const Tensor& weight, double offset, int64_t 
 
 std::tuple<Tensor, Tensor> rms_norm_cpu(const Tensor& x, const Tensor& weight, double offset, double eps) {
   const int64_t elements = check_rows(x, "x"), length = x.size(x.dim() - 1), rows = length ? elements / length : 0;
-  Tensor y = like(x), rstd = torch::stable::new_empty(x, {rows}, ScalarType::Float);
+  Tensor y = torch::stable::empty_like(x), rstd = torch::stable::new_empty(x, {rows}, ScalarType::Float);
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
     Slots slots;
@@ -62,12 +46,13 @@ std::tuple<Tensor, Tensor> rms_norm_cpu(const Tensor& x, const Tensor& weight, d
 std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& weight,
                                                  const Tensor& rstd, double offset, bool weight_gradient) {
   const int64_t elements = check_rows(x, "x"), length = x.size(x.dim() - 1), rows = length ? elements / length : 0;
-  check_alike(dy, "dy", x, "x");
+  check_same(dy, "dy", x, "x");
+  check_rows(dy, "dy");
   STD_TORCH_CHECK(
       rstd.is_cpu() && rstd.scalar_type() == ScalarType::Float && rstd.is_contiguous() && rstd.numel() == rows,
       "rstd must be (", rows, ",), Float, contiguous and on the CPU");
   check_storage(rstd, "rstd");
-  Tensor dx = like(x), dw = torch::stable::new_empty(weight, {weight_gradient ? length : 0});
+  Tensor dx = torch::stable::empty_like(x), dw = torch::stable::new_empty(weight, {weight_gradient ? length : 0});
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
     Slots slots;

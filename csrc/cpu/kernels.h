@@ -97,4 +97,7 @@ extern const InstructionSet kAvx512;
 extern const InstructionSet kAvx512Bf16;
 #endif
 
+// The one in use: the best that was built and that this processor has, or the one asked for.
+const InstructionSet& instruction_set();
+
 }  // namespace ftengine::cpu

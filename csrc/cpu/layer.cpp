@@ -17,11 +17,7 @@ using Tensors = std::vector<Tensor>;
 Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
-  int32_t dtype = aoti_torch_dtype_float32();
-  if (type == ScalarType::BFloat16) dtype = aoti_torch_dtype_bfloat16();
-  if (type == ScalarType::Half) dtype = aoti_torch_dtype_float16();
-  if (type == ScalarType::Double) dtype = aoti_torch_dtype_float64();
-  if (type == ScalarType::Long) dtype = aoti_torch_dtype_int64();
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &made));
@@ -78,21 +74,25 @@ Tensor own_seed(int level, const std::optional<Tensor>& given) {
   return seed;
 }
 
-void check_group(const Tensors& weights, const Tensors& a, const Tensors& b, const std::vector<double>& scales) {
+// Checks the operands of layers that read x (M, length); returns their ranks together.
+int64_t check_layers(const Tensors& weights, const Tensors& a, const Tensors& b, const std::vector<double>& scales,
+                     int64_t length) {
   const size_t layers = weights.size();
   STD_TORCH_CHECK(layers > 0 && a.size() == layers && b.size() == layers && scales.size() == layers,
                   "each layer needs a weight, a, b and a scale");
-}
-
-// Checks a layer's operands; returns its rank.
-int64_t check_layer(const Tensor& weight, const Tensor& a, const Tensor& b, int64_t length) {
-  const int64_t rank = rank_of(a, "a", 0);
-  STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 2 && weight.size(1) == length, "weight must be (N, ", length,
-                  ") and on the CPU");
-  check_storage(weight, "weight");
-  check_small(a, "a", rank, length);
-  check_small(b, "b", weight.size(0), rank);
-  return rank;
+  int64_t all = 0;
+  for (size_t i = 0; i < layers; ++i) {
+    const Tensor& weight = weights[i];
+    const int64_t rank = rank_of(a[i], "a", 0);
+    STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 2 && weight.size(1) == length, "weight must be (N, ", length,
+                    ") and on the CPU");
+    check_storage(weight, "weight");
+    check_small(a[i], "a", rank, length);
+    check_small(b[i], "b", weight.size(0), rank);
+    all += rank;
+  }
+  STD_TORCH_CHECK(all <= kMaxRank, "ranks add up to ", all, "; kernels exist for 1 to ", kMaxRank);
+  return all;
 }
 
 // Columns of a (rows, ...) matrix of T's whose rows lie `stride` apart.
@@ -112,18 +112,13 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward_cpu(const Tensor& x, c
                                                               const Tensors& a, const Tensors& b,
                                                               const std::vector<double>& scales, double p,
                                                               const std::optional<Tensor>& given_seed) {
-  check_group(weights, a, b, scales);
   STD_TORCH_CHECK(biases.size() == weights.size(), "each layer needs a bias or none");
   const Tensor matrix = as_matrix(x, "x");
-  const int64_t rows = matrix.size(0), length = matrix.size(1);
-  int64_t rank = 0;
-  for (size_t i = 0; i < weights.size(); ++i) rank += check_layer(weights[i], a[i], b[i], length);
-  STD_TORCH_CHECK(rank <= kMaxRank, "ranks add up to ", rank, "; kernels exist for 1 to ", kMaxRank);
+  const int64_t rows = matrix.size(0), length = matrix.size(1), rank = check_layers(weights, a, b, scales, length);
   const int level = dropout_level(p);
   const Tensor seed = own_seed(level, given_seed), s = empty({rows, rank}, x.scalar_type());
   const Dropout dropout{level == 0 ? 0 : static_cast<uint64_t>(*const_data<int64_t>(seed)), level};
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d < x.dim(); ++d) sizes.push_back(x.size(d));
+  std::vector<int64_t> sizes = x.sizes().vec();
   Tensors ys;
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
@@ -156,19 +151,14 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward_cpu(const Tensor& x, c
 Tensors lowrank_group_backward_cpu(const Tensors& dys, const Tensor& x, const Tensor& s, const Tensor& seed,
                                    const Tensors& weights, const Tensors& a, const Tensors& b,
                                    const std::vector<double>& scales, double p, bool input_gradient) {
-  check_group(weights, a, b, scales);
   STD_TORCH_CHECK(dys.size() == weights.size(), "each layer needs a dy");
   const Tensor matrix = as_matrix(x, "x");
-  const int64_t rows = matrix.size(0), length = matrix.size(1);
-  int64_t rank = 0;
-  for (size_t i = 0; i < weights.size(); ++i) rank += check_layer(weights[i], a[i], b[i], length);
-  STD_TORCH_CHECK(rank <= kMaxRank, "ranks add up to ", rank, "; kernels exist for 1 to ", kMaxRank);
+  const int64_t rows = matrix.size(0), length = matrix.size(1), rank = check_layers(weights, a, b, scales, length);
   check_large(s, "s");
   check_small(s, "s", rows, rank);
   STD_TORCH_CHECK(s.scalar_type() == x.scalar_type(), "s and x must agree in dtype");
   const Dropout dropout = read_dropout(p, seed);
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d < x.dim(); ++d) sizes.push_back(x.size(d));
+  std::vector<int64_t> sizes = x.sizes().vec();
   Tensors gradients;
   for (const Tensor& factor : a) gradients.push_back(empty({factor.size(0), length}, factor.scalar_type()));
   for (const Tensor& factor : b) gradients.push_back(empty({factor.size(0), factor.size(1)}, factor.scalar_type()));

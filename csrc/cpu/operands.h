@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "cpu/bfloat16.h"
-#include "cpu/choose.h"
+#include "cpu/kernels.h"
 #include "cpu/scratch.h"
 
 namespace ftengine::cpu {
@@ -34,18 +34,6 @@ constexpr int64_t kElementsATask = 1 << 15;  // fewer are not worth another thre
 
 // --- checks ----------------------------------------------------------------------------------------------------------
 
-int64_t element_size(ScalarType type) {
-  switch (type) {
-    case ScalarType::Double:
-    case ScalarType::Long:
-      return 8;
-    case ScalarType::Float:
-      return 4;
-    default:
-      return 2;
-  }
-}
-
 // That the storage holds what the sizes say: it may have been resized or freed under its tensor.
 void check_storage(const Tensor& x, const char* name) {
   int64_t last = 0, offset = 0, bytes = 0;
@@ -55,7 +43,7 @@ void check_storage(const Tensor& x, const char* name) {
   }
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(x.get(), &bytes));
-  const int64_t needed = (offset + last + 1) * element_size(x.scalar_type());
+  const int64_t needed = (offset + last + 1) * static_cast<int64_t>(x.element_size());
   STD_TORCH_CHECK(bytes >= needed, name, " needs ", needed, " bytes of storage; its storage has ", bytes);
 }
 
@@ -88,8 +76,8 @@ int64_t rank_of(const Tensor& factor, const char* name, int64_t dimension) {
 }
 
 void check_same(const Tensor& x, const char* name, const Tensor& other, const char* other_name) {
-  STD_TORCH_CHECK(x.size(0) == other.size(0) && x.size(1) == other.size(1) && x.scalar_type() == other.scalar_type(),
-                  name, " and ", other_name, " must agree in shape and dtype");
+  STD_TORCH_CHECK(x.sizes() == other.sizes() && x.scalar_type() == other.scalar_type(), name, " and ", other_name,
+                  " must agree in shape and dtype");
 }
 
 // n, where p = n / 65536.

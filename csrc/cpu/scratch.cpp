@@ -7,7 +7,12 @@ namespace ftengine::cpu {
 namespace {
 
 struct Slot {
-  ~Slot() { std::free(data); }
+  ~Slot() { release(); }
+  void release() {
+    std::free(data);
+    data = nullptr;
+    bytes = 0;
+  }
 
   void* data = nullptr;
   int64_t bytes = 0;
@@ -21,9 +26,7 @@ void* scratch(int slot, int64_t bytes) {
   Slot& here = slots[slot];
   if (here.bytes < bytes) {
     const int64_t rounded = (bytes + bytes / 4 + 63) / 64 * 64;
-    std::free(here.data);
-    here.data = nullptr;
-    here.bytes = 0;
+    here.release();
     here.data = std::aligned_alloc(64, static_cast<size_t>(rounded));
     if (here.data == nullptr) throw std::bad_alloc();
     here.bytes = rounded;
@@ -33,11 +36,7 @@ void* scratch(int slot, int64_t bytes) {
 
 void shrink_scratch() {
   for (Slot& slot : slots) {
-    if (slot.bytes > kKeptBytes) {
-      std::free(slot.data);
-      slot.data = nullptr;
-      slot.bytes = 0;
-    }
+    if (slot.bytes > kKeptBytes) slot.release();
   }
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ftengine.ops.eligibility import why_ineligible
-from ftengine.ops.schemas import define, library
+from ftengine.ops.schemas import define
 
 SCHEMAS = {
     "rms_norm": "(Tensor x, Tensor weight, float offset, float eps) -> (Tensor y, Tensor rstd)",
@@ -78,18 +78,14 @@ def _rms_norm_backward(
     return dx.to(x.dtype), dw.to(weight.dtype)
 
 
-NORM, NORM_BACKWARD = (
-    define(name, SCHEMAS[name], meaning)
-    for name, meaning in (("rms_norm", _rms_norm), ("rms_norm_backward", _rms_norm_backward))
-)
-
-
-@torch.library.register_fake("ftengine::rms_norm", lib=library)
-def _(x: Tensor, weight: Tensor, offset: float, eps: float) -> tuple[Tensor, Tensor]:
+def _shapes(x, weight, offset, eps):  # type: ignore[no-untyped-def]
     wide = torch.promote_types(x.dtype, torch.float32)
     return torch.empty_like(x), x.new_empty(x.shape[:-1].numel(), dtype=wide)
 
 
-@torch.library.register_fake("ftengine::rms_norm_backward", lib=library)
-def _(dy, x, weight, rstd, offset, weight_gradient):  # type: ignore[no-untyped-def]
+def _shapes_backward(dy, x, weight, rstd, offset, weight_gradient):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), weight.new_empty(weight.shape if weight_gradient else 0)
+
+
+NORM = define("rms_norm", SCHEMAS["rms_norm"], _rms_norm, _shapes)
+NORM_BACKWARD = define("rms_norm_backward", SCHEMAS["rms_norm_backward"], _rms_norm_backward, _shapes_backward)

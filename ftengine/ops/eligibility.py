@@ -11,10 +11,7 @@ from ftengine.ops import library
 from ftengine.ops.precision import compute_dtype
 from ftengine.ops.schemas import PART_SCHEMAS
 
-DTYPES = {
-    "cpu": (torch.float32, torch.bfloat16),
-    "cuda": (torch.bfloat16, torch.float16),
-}
+DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16, torch.float16)}
 MAX_RANK = 256
 CAPABILITY = (8, 0)
 """Of the oldest GPUs that the CUDA kernels run on: cp.async and mma with bfloat16."""
@@ -42,11 +39,7 @@ def use_reference() -> Iterator[None]:
 
 
 def why_ineligible(
-    device_type: str,
-    dtype: torch.dtype,
-    rank: int,
-    layout: torch.layout = torch.strided,
-    columns: Iterable[int] = (),
+    device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided, columns: Iterable[int] = ()
 ) -> str | None:
     """Say why a layer may not take a compiled kernel, or None when it may.
 
@@ -83,11 +76,8 @@ def why_no_gpu_serves() -> str | None:
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
         if capability < CAPABILITY:
-            name, found, needed = (
-                torch.cuda.get_device_name(index),
-                ".".join(map(str, capability)),
-                ".".join(map(str, CAPABILITY)),
-            )
+            found, needed = (".".join(map(str, version)) for version in (capability, CAPABILITY))
+            name = torch.cuda.get_device_name(index)
             return f"GPU {index}, {name}, has compute capability {found}: kernels need {needed}"
     built, driver = library.cuda_version(), driver_version()
     if built is not None and driver is not None and driver < built:
@@ -110,11 +100,7 @@ def driver_version() -> int | None:
 
 
 def why_reference(
-    device_type: str,
-    dtype: torch.dtype,
-    rank: int,
-    layout: torch.layout = torch.strided,
-    columns: Iterable[int] = (),
+    device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided, columns: Iterable[int] = ()
 ) -> str | None:
     """As why_ineligible, but dtype is the input's: autocast, where it is on, has the last word."""
     return why_ineligible(device_type, compute_dtype(device_type, dtype), rank, layout, columns)

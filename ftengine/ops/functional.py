@@ -166,7 +166,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
     a, b = (factor.clone() if _overlap(factor, weight) else factor for factor in (a, b))
     dense = weight.contiguous()  # weight itself, unless it is a transposed view such as GPT-2's
     with without_autocast(weight.device.type):
-        operators(a.shape[0], weight).lowrank_merge_(dense, a, b, scale)
+        operators(a.shape[0], weight.shape, weight).lowrank_merge_(dense, a, b, scale)
     if dense is not weight:
         return weight.copy_(dense)
     if not weight.is_inference():  # autograd sees what a compiled kernel wrote, as it sees any other change in place

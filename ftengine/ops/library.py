@@ -93,7 +93,11 @@ def use_instruction_set(name: str) -> Iterator[None]:
     """
     if not FILES["cpu"].is_file() or _switch(DISABLE):
         raise RuntimeError(f"instruction set {name!r}: {why_absent('cpu')}, and the reference has none to choose from")
-    native, library = _needed_native(), str(FILES["cpu"])
+    native, library = _native(), str(FILES["cpu"])
+    if native is None:
+        raise RuntimeError(
+            "instruction sets are chosen by ftengine._native, which this installation lacks; `ftengine doctor` says why"
+        )
     before = native.instruction_set(library)
     native.use_instruction_set(library, name)
     try:
@@ -133,15 +137,6 @@ def _native() -> ModuleType | None:
         return import_module("ftengine._native")
     except ModuleNotFoundError:
         return None
-
-
-def _needed_native() -> ModuleType:
-    native = _native()
-    if native is None:
-        raise RuntimeError(
-            "instruction sets are chosen by ftengine._native, which this installation lacks; `ftengine doctor` says why"
-        )
-    return native
 
 
 def _switch(name: str) -> bool:

@@ -108,7 +108,6 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
 
 def _register(manager: pluggy.PluginManager, name: str, load) -> str:
     """Load and register one plugin; return the cause of failure, or ""."""
-    plugin = None
     try:
         plugin = load()
         manager.register(plugin, name=name)
@@ -120,7 +119,7 @@ def _register(manager: pluggy.PluginManager, name: str, load) -> str:
             return unknown if hooks else "implements no hook; mark its functions with ftengine.hookimpl"
     # Third-party code may raise anything, SystemExit included; whatever it is becomes this plugin's cause.
     except (Exception, SystemExit) as error:
-        if plugin is not None and manager.has_plugin(name):
+        if manager.has_plugin(name):
             manager.unregister(name=name)
         frames = traceback.extract_tb(error.__traceback__)
         where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

@@ -11,80 +11,67 @@ from collections.abc import Iterable
 
 import pluggy
 
-from ftengine.api import (
-    Audit,
-    Augmenter,
-    Callback,
-    Evaluator,
-    ModelLoader,
-    Optimizer,
-    Reader,
-    Regularizer,
-    Rule,
-    Schedule,
-    Strategy,
-    Task,
-)
+from ftengine import api
 
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")
 
 
 @hookspec
-def ftengine_model_loaders() -> Iterable[type[ModelLoader]]:
+def ftengine_model_loaders() -> Iterable[type[api.ModelLoader]]:
     """Return classes that turn a model source into a module and its processor."""
 
 
 @hookspec
-def ftengine_readers() -> Iterable[type[Reader]]:
+def ftengine_readers() -> Iterable[type[api.Reader]]:
     """Return classes that read a format of data."""
 
 
 @hookspec
-def ftengine_tasks() -> Iterable[type[Task]]:
+def ftengine_tasks() -> Iterable[type[api.Task]]:
     """Return classes that say what an example looks like, how it is encoded, and what the loss is."""
 
 
 @hookspec
-def ftengine_strategies() -> Iterable[type[Strategy]]:
+def ftengine_strategies() -> Iterable[type[api.Strategy]]:
     """Return classes that decide which parameters train."""
 
 
 @hookspec
-def ftengine_augmenters() -> Iterable[type[Augmenter]]:
+def ftengine_augmenters() -> Iterable[type[api.Augmenter]]:
     """Return classes that make training examples from a training example."""
 
 
 @hookspec
-def ftengine_regularizers() -> Iterable[type[Regularizer]]:
+def ftengine_regularizers() -> Iterable[type[api.Regularizer]]:
     """Return classes that add a penalty to the loss or change the model while it trains."""
 
 
 @hookspec
-def ftengine_optimizers() -> Iterable[type[Optimizer]]:
+def ftengine_optimizers() -> Iterable[type[api.Optimizer]]:
     """Return classes that say how gradients change what trains."""
 
 
 @hookspec
-def ftengine_schedules() -> Iterable[type[Schedule]]:
+def ftengine_schedules() -> Iterable[type[api.Schedule]]:
     """Return classes that say how the learning rate moves."""
 
 
 @hookspec
-def ftengine_evaluators() -> Iterable[type[Evaluator]]:
+def ftengine_evaluators() -> Iterable[type[api.Evaluator]]:
     """Return classes that measure predictions."""
 
 
 @hookspec
-def ftengine_audits() -> Iterable[type[Audit]]:
+def ftengine_audits() -> Iterable[type[api.Audit]]:
     """Return classes that look for what is wrong with data."""
 
 
 @hookspec
-def ftengine_rules() -> Iterable[type[Rule]]:
+def ftengine_rules() -> Iterable[type[api.Rule]]:
     """Return classes that judge finished runs."""
 
 
 @hookspec
-def ftengine_callbacks() -> Iterable[type[Callback]]:
+def ftengine_callbacks() -> Iterable[type[api.Callback]]:
     """Return classes that are told of a run's events."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, get_args
 
 import yaml
@@ -12,36 +11,28 @@ from pydantic import BaseModel, ValidationError
 from ftengine.errors import did_you_mean
 from ftengine.plugins.other_tools import hint
 
-EXPECTED = {
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "{le} or less",
-    "multiple_of": "a multiple of {multiple_of}",
-    "literal_error": "{expected}",
-    "enum": "{expected}",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "string_type": "text",
-    "string_too_short": "text of {min_length} or more characters",
-    "string_too_long": "text of {max_length} or fewer characters",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "set_type": "a list",
-    "too_short": "{min_length} items or more",
-    "too_long": "{max_length} items or fewer",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "none_required": "null",
+_ASKED = {
+    "a number above {gt}": "greater_than",
+    "{ge} or more": "greater_than_equal",
+    "a number below {lt}": "less_than",
+    "{le} or less": "less_than_equal",
+    "a multiple of {multiple_of}": "multiple_of",
+    "{expected}": "literal_error enum",
+    "true or false": "bool_type bool_parsing",
+    "a whole number": "int_type int_parsing int_from_float",
+    "a number": "float_type float_parsing",
+    "a finite number": "finite_number",
+    "text": "string_type",
+    "text of {min_length} or more characters": "string_too_short",
+    "text of {max_length} or fewer characters": "string_too_long",
+    "text that matches {pattern}": "string_pattern_mismatch",
+    "a list": "list_type tuple_type set_type",
+    "{min_length} items or more": "too_short",
+    "{max_length} items or fewer": "too_long",
+    "a mapping": "dict_type model_type model_attributes_type",
+    "null": "none_required",
 }
+EXPECTED = {error: asked for asked, errors in _ASKED.items() for error in errors.split()}
 """What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
 
 _ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|literal|constrained-\w+|function-\w+)\[.*")
@@ -64,9 +55,9 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         path = [str(step) for step in item["loc"]]
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
-            known, meant = _known_keys(model, path[:-1])
-            here = key.removesuffix(path[-1])
-            said = hint(path[-1], meant, here, known) or did_you_mean(path[-1], known)
+            section = _section(model, path[:-1])
+            known, meant = sorted(getattr(section, "model_fields", ())), getattr(section, "meant", {})
+            said = hint(path[-1], meant, key.removesuffix(path[-1]), known) or did_you_mean(path[-1], known)
             allowed = f"Allowed: {', '.join(known)}" if known else "It has no options"
             parts.append(f"unknown key {key!r}{owner}. {allowed}.{said}")
         elif item["type"] == "missing":
@@ -78,11 +69,10 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             expected = EXPECTED[item["type"]].format(**limits)
             wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            where = f"key {key!r}{owner}: {message}" if path else message
-            parts.append(
-                where + (f" (got {_shown(item.get('input'))})" if path else "") + ("" if message.endswith(".") else ".")
-            )
+            said = item["msg"].removeprefix("Value error, ")
+            stop = "" if said.endswith(".") else "."
+            got = f" (got {_shown(item.get('input'))})"
+            parts.append(f"key {key!r}{owner}: {said}{got}{stop}" if path else said + stop)
     parts += [
         f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}"
         f"{_example(model, key.removeprefix(prefix), key, expected, value)}."
@@ -102,7 +92,7 @@ def _example(model: type[Any], path: str, key: str, expected: list[str], value: 
     return f", for example {yaml.safe_dump({key: form}, default_flow_style=True).strip()[1:-1]}" if form else ""
 
 
-def _section(model: type[Any], path: list[str]) -> type[BaseModel] | None:
+def _section(model: type[Any], path: list[str]) -> type[Any] | None:
     """Return the section that a key holds, also where it may be null instead."""
     for step in path:
         field = getattr(model, "model_fields", {}).get(step)
@@ -127,13 +117,3 @@ def _with_first(section: type[BaseModel], value: Any) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
-def _known_keys(model: type[Any], path: list[str]) -> tuple[list[str], Mapping[str, str]]:
-    """Return the keys at a place in a model, and what other words for them mean."""
-    for step in path:
-        inner = model.model_fields.get(step)
-        if inner is None or not hasattr(inner.annotation, "model_fields"):
-            return [], {}
-        model = inner.annotation
-    return sorted(model.model_fields), getattr(model, "meant", {})

@@ -10,42 +10,26 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ftengine.api import (
-    Audit,
-    Augmenter,
-    Callback,
-    Cites,
-    Component,
-    Evaluator,
-    ModelLoader,
-    Optimizer,
-    Reader,
-    Regularizer,
-    Rule,
-    Schedule,
-    Starts,
-    Strategy,
-    Task,
-)
+from ftengine import api
 from ftengine.errors import PluginError, RecipeError, SourceError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
 from ftengine.plugins.offered import classes, described, fault
 from ftengine.plugins.option_errors import explain
 
-KINDS: dict[str, tuple[type[Component], str]] = {
-    "loader": (ModelLoader, "ftengine_model_loaders"),
-    "reader": (Reader, "ftengine_readers"),
-    "task": (Task, "ftengine_tasks"),
-    "strategy": (Strategy, "ftengine_strategies"),
-    "augmenter": (Augmenter, "ftengine_augmenters"),
-    "regularizer": (Regularizer, "ftengine_regularizers"),
-    "optimizer": (Optimizer, "ftengine_optimizers"),
-    "schedule": (Schedule, "ftengine_schedules"),
-    "evaluator": (Evaluator, "ftengine_evaluators"),
-    "audit": (Audit, "ftengine_audits"),
-    "rule": (Rule, "ftengine_rules"),
-    "callback": (Callback, "ftengine_callbacks"),
+KINDS: dict[str, tuple[type[api.Component], str]] = {
+    "loader": (api.ModelLoader, "ftengine_model_loaders"),
+    "reader": (api.Reader, "ftengine_readers"),
+    "task": (api.Task, "ftengine_tasks"),
+    "strategy": (api.Strategy, "ftengine_strategies"),
+    "augmenter": (api.Augmenter, "ftengine_augmenters"),
+    "regularizer": (api.Regularizer, "ftengine_regularizers"),
+    "optimizer": (api.Optimizer, "ftengine_optimizers"),
+    "schedule": (api.Schedule, "ftengine_schedules"),
+    "evaluator": (api.Evaluator, "ftengine_evaluators"),
+    "audit": (api.Audit, "ftengine_audits"),
+    "rule": (api.Rule, "ftengine_rules"),
+    "callback": (api.Callback, "ftengine_callbacks"),
 }
 """Component kinds: the base class of each and the hook that lists its classes."""
 
@@ -72,7 +56,7 @@ class Entry:
     """A registered component class and where it comes from."""
 
     kind: str
-    cls: type[Component]
+    cls: type[api.Component]
     origin: PluginOrigin
 
     @property
@@ -101,7 +85,7 @@ class Entry:
     @property
     def citation(self) -> str | None:
         """The paper that the component's method is from, or None."""
-        return self.cls.citation if isinstance(self.cls, Cites) else None
+        return self.cls.citation if isinstance(self.cls, api.Cites) else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +131,7 @@ class Registry:
                 for cls in offered:
                     self._add(kind, base, cls, origin)
 
-    def _add(self, kind: str, base: type[Component], cls: Any, origin: PluginOrigin) -> None:
+    def _add(self, kind: str, base: type[api.Component], cls: Any, origin: PluginOrigin) -> None:
         wrong = fault(cls, base)
         if not wrong and kind not in RECIPE_KEYS and Entry(kind, cls, origin).needs_options:
             wrong = f"it has an option without a default, and recipes give {article(kind)} {kind} none"
@@ -204,7 +188,7 @@ class Registry:
         if kind == "evaluator" and (said := self._metrics_named(name)):
             return said
         # A head is called by the library's name, which people know better than the task's.
-        headed = [e.name for e in entries if issubclass(e.cls, Task) and e.cls.head == name]
+        headed = [e.name for e in entries if issubclass(e.cls, api.Task) and e.cls.head == name]
         near = f" Did you mean {headed[0]!r}?" if headed else did_you_mean(name, self._entries[kind])
         shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
         return f"{near} Installed: {', '.join(shown) or 'none'}."
@@ -213,7 +197,7 @@ class Registry:
         """Say which evaluators report metrics of this name, or of one that it is a part of, and when they do."""
         asked, said = name.lower().replace("-", "_"), []
         for entry in self.entries("evaluator"):
-            declared = entry.cls.metrics if issubclass(entry.cls, Evaluator) else {}
+            declared = entry.cls.metrics if issubclass(entry.cls, api.Evaluator) else {}
             found = [metric for metric in declared if asked in (metric, *metric.split("_"))]
             if found:
                 tasks = [task.name for task in self.entries("task") if entry.name in _own_evaluators(task)]
@@ -248,14 +232,14 @@ class Registry:
             UnknownName, RecipeError: as `factory`.
         """
         if spec["name"] == AUTO:
-            starting = [e for e in self.entries(kind) if isinstance(e.cls, Starts) and e.cls.starter]
+            starting = [e for e in self.entries(kind) if isinstance(e.cls, api.Starts) and e.cls.starter]
             starting.sort(key=lambda entry: entry.origin.distribution != BUILT_IN)
             spec = {**spec, "name": starting[0].name} if starting else spec
         return self.factory(kind, spec, key)
 
     def loader_of(
         self, source: str, spec: Mapping[str, Any], key: str = "model.loader", *, leave_out: tuple[type, ...] = ()
-    ) -> ModelLoader:
+    ) -> api.ModelLoader:
         """Build the loader that is named, or the first by name that accepts a source.
 
         Args:

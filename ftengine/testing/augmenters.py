@@ -32,9 +32,6 @@ def check_augmenter(
         examples: rows such as the task takes, of JSON values.
         processor: tokenizer or image processor; needed where the augmenter reads it, or mixes batches.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(AugmenterChecks(make, task, examples, processor), expected_failed_checks)
 

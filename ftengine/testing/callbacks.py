@@ -13,39 +13,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftengine.api import (
-    BeforeStep,
-    Callback,
-    ChecksOptions,
-    Event,
-    Failed,
-    Finished,
-    HasViewer,
-    Saved,
-    Started,
-    Stepped,
-    Validated,
-)
+from ftengine import api
 from ftengine.errors import InputError, TrainingError
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.values import equal, explained, hooks
 
 
-def check_callback(make: Callable[[], Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
+def check_callback(make: Callable[[], api.Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
     """Check a callback on the events of a small run.
 
     Args:
         make: returns a fresh callback.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(CallbackChecks(make), expected_failed_checks)
 
 
-def events(run: Path) -> list[Event]:
+def events(run: Path) -> list[api.Event]:
     """Return the events of a run of two steps, and of one that fails; `run` is an existing folder."""
     records = stored_runs()["a sound run"]
     recipe = records.recipe.model_dump(mode="json")
@@ -54,15 +39,15 @@ def events(run: Path) -> list[Event]:
     saved = run / "checkpoints" / "step-000002"
     saved.mkdir(parents=True, exist_ok=True)
     return [
-        Started(run, 0, recipe),
-        BeforeStep(run, 1, _with_gradients(), 1.5),
-        Stepped(run, 1, {"step": 1, **step}),
-        Stepped(run, 2, {"step": 2, **step, "loss": float("inf")}),
-        Validated(run, 2, {"step": 2, "epoch": 0, "validation_loss": 1.4, "training_loss": 1.5}),
-        Saved(run, 2, saved),
-        Finished(run, 2, figures),
-        Started(run, 2, recipe),
-        Failed(run, 2, ValueError("something went wrong")),
+        api.Started(run, 0, recipe),
+        api.BeforeStep(run, 1, _with_gradients(), 1.5),
+        api.Stepped(run, 1, {"step": 1, **step}),
+        api.Stepped(run, 2, {"step": 2, **step, "loss": float("inf")}),
+        api.Validated(run, 2, {"step": 2, "epoch": 0, "validation_loss": 1.4, "training_loss": 1.5}),
+        api.Saved(run, 2, saved),
+        api.Finished(run, 2, figures),
+        api.Started(run, 2, recipe),
+        api.Failed(run, 2, ValueError("something went wrong")),
     ]
 
 
@@ -70,7 +55,7 @@ def events(run: Path) -> list[Event]:
 class CallbackChecks(Checks):
     """Checks of a callback on the events of a small run."""
 
-    make: Callable[[], Callback]
+    make: Callable[[], api.Callback]
 
     def it_takes_every_event(self) -> None:
         for callback, event in self._told():
@@ -85,7 +70,7 @@ class CallbackChecks(Checks):
 
     def the_model_stays_as_it_is(self) -> None:
         for callback, event in self._told():
-            model = event.model if isinstance(event, BeforeStep) else nn.Module()
+            model = event.model if isinstance(event, api.BeforeStep) else nn.Module()
             before = copy.deepcopy(_tensors(model))
             _tell(callback, event)
             assert equal(_tensors(model), before), (
@@ -96,21 +81,21 @@ class CallbackChecks(Checks):
 
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
-        if not isinstance(callback, HasViewer):
+        if not isinstance(callback, api.HasViewer):
             skip("it names no viewer")
         command = callback.view_command(Path("a-run"))
         told = isinstance(command, str) and bool(command.strip())
         assert told, f"view_command returns {command!r}"
 
-    def _told(self) -> Iterator[tuple[Callback, Event]]:
+    def _told(self) -> Iterator[tuple[api.Callback, api.Event]]:
         callback = self._made()
         with tempfile.TemporaryDirectory() as folder:
             for event in events(Path(folder)):
                 yield callback, event
 
-    def _made(self) -> Callback:
+    def _made(self) -> api.Callback:
         callback = self.make()
-        if isinstance(callback, ChecksOptions):
+        if isinstance(callback, api.ChecksOptions):
             try:
                 callback.check_options()
             except InputError as error:
@@ -118,13 +103,13 @@ class CallbackChecks(Checks):
         return callback
 
 
-def _tell(callback: Callback, event: Event) -> None:
+def _tell(callback: api.Callback, event: api.Event) -> None:
     """Tell a callback of an event; one that is to end the run says so by a TrainingError."""
     with suppress(TrainingError):
         callback.on(event)
 
 
-def _plain(event: Event) -> dict[str, Any]:
+def _plain(event: api.Event) -> dict[str, Any]:
     kept = (Path, BaseException, nn.Module)
     return {name: value for name, value in vars(event).items() if not isinstance(value, kept)}
 

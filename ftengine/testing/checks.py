@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 from ftengine.errors import FtengineError
@@ -85,35 +86,27 @@ class Checks:
         for kind in type(self).__mro__:
             for name, member in vars(kind).items():
                 if inspect.isfunction(member) and not name.startswith("_"):
-                    yield name, _located(getattr(self, name), self.on)
+                    yield name, partial(_located, getattr(self, name), self.on)
 
 
-def any_of(checks: Sequence[Callable[[], None]]) -> Callable[[], None]:
-    """Return a check that passes where one of several does."""
-
-    def check() -> None:
-        outcomes = dict(map(_outcome, checks))
-        if "passed" not in outcomes:
-            assert "failed" not in outcomes, outcomes["failed"]
-            skip(outcomes["skipped"])
-
-    return check
+def require_any(checks: Sequence[Callable[[], None]]) -> None:
+    """Pass where one of several checks does."""
+    outcomes = dict(map(_outcome, checks))
+    if "passed" not in outcomes:
+        assert "failed" not in outcomes, outcomes["failed"]
+        skip(outcomes["skipped"])
 
 
-def _located(check: Callable[[], None], on: str) -> Callable[[], None]:
-    """Return a check whose reasons say what it looked at."""
+def _located(check: Callable[[], None], on: str) -> None:
+    """Run a check, whose reasons say then what it looked at."""
     place = f"on {on}: " if on else ""
-
-    def located() -> None:
-        try:
-            check()
-        except NotApplicable as reason:
-            raise NotApplicable(f"{place}{reason}") from None
-        # A broken component may raise anything; each is that check's failure.
-        except Exception as error:
-            raise AssertionError(place + _told(error)) from error
-
-    return located
+    try:
+        check()
+    except NotApplicable as reason:
+        raise NotApplicable(f"{place}{reason}") from None
+    # A broken component may raise anything; each is that check's failure.
+    except Exception as error:
+        raise AssertionError(place + _told(error)) from error
 
 
 def _told(error: Exception) -> str:

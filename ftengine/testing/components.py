@@ -14,25 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from ftengine.api import (
-    AsksModels,
-    Augmenter,
-    Component,
-    Evaluator,
-    Example,
-    FileReader,
-    FitsOnValidation,
-    LearnsLabels,
-    LoadRequest,
-    ModelLoader,
-    Prediction,
-    Reader,
-    ReadsColumns,
-    ReadsProcessor,
-    Regularizer,
-    Strategy,
-    Task,
-)
+from ftengine import api
 from ftengine.data.augmentation import require_suitable
 from ftengine.errors import InputError, PluginError
 from ftengine.model import save_model
@@ -43,7 +25,7 @@ from ftengine.testing.asking import AskingChecks
 from ftengine.testing.audited import audited_rows, clean, messy
 from ftengine.testing.augmenters import AugmenterChecks
 from ftengine.testing.callbacks import CallbackChecks
-from ftengine.testing.checks import Check, CheckResult, any_of, require_passed, results_of, skip
+from ftengine.testing.checks import Check, CheckResult, require_any, require_passed, results_of, skip
 from ftengine.testing.evaluators import EvaluatorChecks
 from ftengine.testing.evaluators import rows_of as rows_of_predictions
 from ftengine.testing.findings import AuditChecks, RuleChecks
@@ -63,7 +45,7 @@ COMPLETE, OPTIONS = "it_is_complete", "its_options_are_given"
 
 
 def check_results(
-    cls: type[Component],
+    cls: type[api.Component],
     *,
     options: Mapping[str, Any] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
@@ -97,7 +79,7 @@ def check_results(
 
 
 def check_component(
-    cls: type[Component],
+    cls: type[api.Component],
     *,
     options: Mapping[str, Any] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
@@ -111,7 +93,7 @@ def check_component(
     require_passed(check_results(cls, options=options, expected_failed_checks=expected_failed_checks))
 
 
-def kind_of(cls: Any) -> tuple[str, type[Component]]:
+def kind_of(cls: Any) -> tuple[str, type[api.Component]]:
     """Return a component class's kind and the base class of it; PluginError where it has none."""
     for kind, (base, _) in KINDS.items():
         if isinstance(cls, type) and issubclass(cls, base):
@@ -120,52 +102,49 @@ def kind_of(cls: Any) -> tuple[str, type[Component]]:
     raise PluginError(f"{described(cls)} is no component: it derives from none of {bases} (ftengine.api).")
 
 
-def _require_documented(cls: type[Component]) -> None:
+def _require_documented(cls: type[api.Component]) -> None:
     own = inspect.getdoc(cls) if cls.__doc__ else ""
     assert own, "it has no docstring, whose first line is what `ftengine plugins list` shows of it"
     silent: Sequence[str] = [name for name, field in cls.Config.model_fields.items() if not field.description]
     assert not silent, f"its option {silent[0]!r} has no description: Field(…, description=…)"
 
 
-def _of_strategy(make: Callable[[], Strategy]) -> Iterator[Check]:
-    def suits(one: Fixture) -> None:
-        make().prepare(one.load())
+def _of_strategy(make: Callable[[], api.Strategy]) -> Iterator[Check]:
+    return _on_models(
+        lambda one: make().prepare(one.load()), lambda one: StrategyChecks(make, one.load, one.batch, on=one.name)
+    )
 
-    return _on_models(suits, lambda one: StrategyChecks(make, one.load, one.batch, on=one.name))
 
-
-def _of_regularizer(make: Callable[[], Regularizer]) -> Iterator[Check]:
+def _of_regularizer(make: Callable[[], api.Regularizer]) -> Iterator[Check]:
     """Yield a regularizer's checks on each model that it attaches to; all parameters train."""
+    return _on_models(
+        lambda one: Attached([make()], one.load_trainable(), one.task),
+        lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name),
+    )
 
-    def suits(one: Fixture) -> None:
-        Attached([make()], one.load_trainable(), one.task)
 
-    return _on_models(suits, lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name))
-
-
-def _of_augmenter(make: Callable[[], Augmenter]) -> Iterator[Check]:
+def _of_augmenter(make: Callable[[], api.Augmenter]) -> Iterator[Check]:
     """Yield an augmenter's checks on the rows of each task that it suits; it has to change something of one of them."""
 
     def suits(one: Fixture) -> None:
         augmenter = make()
         require_suitable(augmenter, one.task)
-        if isinstance(augmenter, ReadsProcessor):
+        if isinstance(augmenter, api.ReadsProcessor):
             augmenter.bind_processor(one.processor)
 
-    def checks(one: Fixture) -> Iterable[Check]:
-        return AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
-
     changes = []
-    for name, check in _on_models(suits, checks):
+    for name, check in _on_models(
+        suits, lambda one: AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
+    ):
         if name == "something_changes":
             changes.append(check)
         else:
             yield name, check
     if changes:
-        yield "something_changes", any_of(changes)
+        yield "something_changes", partial(require_any, changes)
 
 
-def _of_task(make: Callable[[], Task]) -> Iterator[Check]:
+def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
     """Yield a task's checks on rows of each shape that it takes, with a model where its head is shipped."""
     head, modality = make().head, make().modality
     known = next((one for one in fixtures() if one.head == head), None)
@@ -194,21 +173,23 @@ def _of_task(make: Callable[[], Task]) -> Iterator[Check]:
         yield "rows_suit_it", partial(skip, f"none of the shipped rows suit it; use check_task with yours ({told})")
 
 
-def _of_evaluator(make: Callable[[], Evaluator]) -> Iterator[Check]:
+def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
     """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
-    if isinstance(make(), AsksModels):
-        yield from _of_asker(make)
+    if isinstance(make(), api.AsksModels):
+        yield from _on_models(
+            lambda one: make().benchmarks(one.task), lambda one: AskingChecks(make, one.task, one.load, on=one.name)
+        )
     suited, refused = 0, []
     for one in predictions():
         evaluator = make()
-        columns = evaluator.columns if isinstance(evaluator, ReadsColumns) else frozenset()
+        columns = evaluator.columns if isinstance(evaluator, api.ReadsColumns) else frozenset()
         if not evaluator.reads <= one.keys | columns:
             continue
         try:
-            if isinstance(evaluator, LearnsLabels):
+            if isinstance(evaluator, api.LearnsLabels):
                 evaluator.bind("a-task", one.labels)
         except InputError as error:
-            refused.append((one.name, str(error)))
+            refused.append((one.name, partial(skip, str(error))))
             continue
         suited += 1
         rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
@@ -216,27 +197,18 @@ def _of_evaluator(make: Callable[[], Evaluator]) -> Iterator[Check]:
         yield "what_it_cannot_measure_is_refused", partial(_require_measured, failure, one.name)
         if failure is None:
             yield from EvaluatorChecks(make, rows, one.labels, on=one.name)
-    yield from _refused(refused)
+    yield from refused
     if not suited:
         keys = sorted(make().reads)
         why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
         yield "predictions_suit_it", partial(skip, why)
 
 
-def _of_asker(make: Callable[[], Any]) -> Iterator[Check]:
-    """Yield the checks of an evaluator that asks, on each model whose task it does not refuse."""
-
-    def suits(one: Fixture) -> None:
-        make().benchmarks(one.task)
-
-    return _on_models(suits, lambda one: AskingChecks(make, one.task, one.load, on=one.name))
-
-
-def _failure(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Exception | None:
+def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> Exception | None:
     """Return what an evaluator raises where it measures predictions; None where it measures them."""
     try:
         rows = rows_of_predictions(evaluator, predictions)
-        if isinstance(evaluator, FitsOnValidation):
+        if isinstance(evaluator, api.FitsOnValidation):
             evaluator.fit(rows)
         evaluator.score(rows, np.ones(len(predictions)))
     # Whatever it raises, a run would end there.
@@ -252,20 +224,20 @@ def _require_measured(error: Exception | None, on: str) -> None:
     )
 
 
-def _of_loader(make: Callable[[], ModelLoader]) -> Iterator[Check]:
+def _of_loader(make: Callable[[], api.ModelLoader]) -> Iterator[Check]:
     """Yield a loader's checks on a small transformers folder, where it accepts that; else those of `accepts`."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = fixture("causal-lm").load()
         save_model(loaded.module, loaded.processor, Path(folder))
         if _accepts(make(), folder):
-            yield from LoaderChecks(make, folder, LoadRequest(folder, loaded.head))
+            yield from LoaderChecks(make, folder, api.LoadRequest(folder, loaded.head))
             return
         yield from AcceptingChecks(make, folder)
     why = "it does not accept the shipped source, a transformers folder; use check_loader with a source of yours"
     yield "it_loads_what_was_asked", partial(skip, why)
 
 
-def _of_reader(make: Callable[[], Reader]) -> Iterator[Check]:
+def _of_reader(make: Callable[[], api.Reader]) -> Iterator[Check]:
     """Yield a reader's checks on the shipped sources that it accepts; else on their contents under its own suffixes."""
     with tempfile.TemporaryDirectory() as folder:
         sources = sample_sources(Path(folder))
@@ -275,7 +247,7 @@ def _of_reader(make: Callable[[], Reader]) -> Iterator[Check]:
         if accepted:
             return
         reader = make()
-        if isinstance(reader, FileReader):
+        if isinstance(reader, api.FileReader):
             for suffix in reader.suffixes:
                 yield from under_suffix(make, suffix, filter(os.path.isfile, sources))
         else:
@@ -296,7 +268,7 @@ def _of_rule(make: Callable[[], Any]) -> Iterator[Check]:
     return chain.from_iterable(RuleChecks(make, run, on=name) for name, run in stored_runs().items())
 
 
-def _on_models(suits: Callable[[Fixture], None], checks: Callable[[Fixture], Iterable[Check]]) -> Iterator[Check]:
+def _on_models(suits: Callable[[Fixture], object], checks: Callable[[Fixture], Iterable[Check]]) -> Iterator[Check]:
     """Yield checks on each model that suits; those that are refused are skipped, and one has to suit.
 
     Args:
@@ -315,22 +287,17 @@ def _on_models(suits: Callable[[Fixture], None], checks: Callable[[Fixture], Ite
             pass
         suited += 1
         yield from checks(one)
-    yield from _refused(refused)
+    yield from ((name, partial(skip, reason)) for name, reason in refused)
     if not suited:
         told = "; ".join(f"{name}: {reason}" for name, reason in refused)
         yield "it_suits_a_model", partial(_fail, f"it refuses each model that is shipped ({told})")
-
-
-def _refused(refused: Sequence[tuple[str, str]]) -> Iterator[Check]:
-    for name, reason in refused:
-        yield name, partial(skip, reason)
 
 
 def _fail(reason: str) -> None:
     raise AssertionError(reason)
 
 
-def _require_data_error(make: Callable[[], Task], shape: str, rows: Sequence[Example], error: Exception) -> None:
+def _require_data_error(make: Callable[[], api.Task], shape: str, rows: Iterable[Any], error: Exception) -> None:
     assert isinstance(error, InputError), (
         f"rows of {shape} raise {type(error).__name__}: {error}; a row that cannot be used is a DataError that names "
         "the column which is missing, or wrong"
@@ -340,7 +307,7 @@ def _require_data_error(make: Callable[[], Task], shape: str, rows: Sequence[Exa
             make().view(row)
 
 
-def _accepts(loader: ModelLoader | Reader, source: str) -> bool:
+def _accepts(loader: api.ModelLoader | api.Reader, source: str) -> bool:
     try:
         return bool(loader.accepts(source))
     except Exception:  # the checks will tell

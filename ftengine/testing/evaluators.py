@@ -9,34 +9,18 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 
-from ftengine.api import (
-    Baseline,
-    Display,
-    Estimate,
-    Evaluator,
-    FitsOnValidation,
-    KnowsTrials,
-    Labels,
-    LearnsLabels,
-    MeasuresBaseline,
-    MeasuresSlices,
-    Prediction,
-    Rows,
-    ScoresExamples,
-    ScoresResamples,
-    ShowsDetails,
-    SubtractsProportions,
-    WeighsExamples,
-)
+from ftengine import api
+from ftengine.evaluation.table import Predictions
 from ftengine.plugins.returned import each
 from ftengine.testing.checks import Checks, run_checks, skip
 
 
 def check_evaluator(
-    make: Callable[[], Evaluator],
-    predictions: Sequence[Prediction],
-    labels: Labels | None = None,
+    make: Callable[[], api.Evaluator],
+    predictions: Sequence[api.Prediction],
+    labels: api.Labels | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check an evaluator on some predictions.
@@ -46,49 +30,33 @@ def check_evaluator(
         predictions: four at least, such as the task makes, with the columns that the evaluator reads.
         labels: of the task.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(EvaluatorChecks(make, predictions, labels), expected_failed_checks)
 
 
-def rows_of(evaluator: Evaluator, predictions: Sequence[Prediction]) -> Rows:
-    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each."""
+def rows_of(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> api.Rows:
+    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each, as a run does."""
     kept = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
-    return {name: _column([row[name] for row in kept]) for name in (kept[0] if kept else ())}
-
-
-def _column(values: list[Any]) -> np.ndarray:
-    """Return numbers as (n,), lists of equally many numbers as (n, k), whatever else as objects."""
-    try:
-        column = np.array(values)
-    except ValueError:  # lists of different lengths
-        column = np.array(None)
-    if column.dtype.kind in "bif" and column.ndim:
-        return column
-    objects = np.empty(len(values), dtype=object)
-    objects[:] = values
-    return objects
+    return {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(kept)).columns.items()}
 
 
 @dataclass
 class EvaluatorChecks(Checks):
     """Checks of an evaluator on predictions of one kind."""
 
-    make: Callable[[], Evaluator]
-    predictions: Sequence[Prediction]
-    labels: Labels | None
+    make: Callable[[], api.Evaluator]
+    predictions: Sequence[api.Prediction]
+    labels: api.Labels | None
 
     def __post_init__(self) -> None:
         self._evaluator = self.make()
         self._fitted = False
-        if isinstance(self._evaluator, LearnsLabels):
+        if isinstance(self._evaluator, api.LearnsLabels):
             self._evaluator.bind("a-task", self.labels)
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> api.Rows:
         rows = rows_of(self._evaluator, self.predictions)
-        if isinstance(self._evaluator, FitsOnValidation) and not self._fitted:
+        if isinstance(self._evaluator, api.FitsOnValidation) and not self._fitted:
             self._evaluator.fit(rows)
             self._fitted = True
         return rows
@@ -96,7 +64,7 @@ class EvaluatorChecks(Checks):
     def _weights(self, resamples: int) -> np.ndarray:
         return np.random.default_rng(0).poisson(1, (resamples, len(self.predictions))).astype(np.float64)
 
-    def _scores(self, rows: Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
+    def _scores(self, rows: api.Rows, weights: Sequence[float] | np.ndarray) -> Mapping[str, float]:
         return self._evaluator.score(rows, np.asarray(weights, dtype=np.float64))
 
     def kept_columns_have_one_shape(self) -> None:
@@ -167,7 +135,7 @@ class EvaluatorChecks(Checks):
 
     def resamples_equal_scores(self) -> None:
         evaluator = self._evaluator
-        if not isinstance(evaluator, ScoresResamples):
+        if not isinstance(evaluator, api.ScoresResamples):
             skip("its resamples are scored one after another")
         rows, weights = self._rows(), self._weights(8)
         together = evaluator.score_resamples(rows, weights)
@@ -179,7 +147,7 @@ class EvaluatorChecks(Checks):
             _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
 
     def slices_have_the_same_scores(self) -> None:
-        if not isinstance(self._evaluator, MeasuresSlices):
+        if not isinstance(self._evaluator, api.MeasuresSlices):
             skip("slices are measured as the whole")
         rows, weights = self._rows(), self._weights(1)[0]
         quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
@@ -189,7 +157,7 @@ class EvaluatorChecks(Checks):
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
-        if not isinstance(self._evaluator, ScoresExamples):
+        if not isinstance(self._evaluator, api.ScoresExamples):
             skip("it scores no single examples")
         found, shape = self._evaluator.example_scores(self._rows()), (len(self.predictions),)
         assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
@@ -201,11 +169,11 @@ class EvaluatorChecks(Checks):
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
         found: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
-        if isinstance(evaluator, KnowsTrials):
+        if isinstance(evaluator, api.KnowsTrials):
             found.append((evaluator.trials(rows), ()))
-        if isinstance(evaluator, SubtractsProportions):
+        if isinstance(evaluator, api.SubtractsProportions):
             found.append((evaluator.proportions(rows, weights), (3,)))
-        if isinstance(evaluator, WeighsExamples):
+        if isinstance(evaluator, api.WeighsExamples):
             found.append((evaluator.example_weights(rows), (len(self.predictions),)))
         if not found:
             skip("it says of no metric what its interval rests on")
@@ -214,23 +182,23 @@ class EvaluatorChecks(Checks):
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
 
     def details_are_displays_and_json(self) -> None:
-        if not isinstance(self._evaluator, ShowsDetails):
+        if not isinstance(self._evaluator, api.ShowsDetails):
             skip("it shows no details")
         details = self._evaluator.details(self._rows(), self._estimate)
-        for detail in each(self._evaluator, "details", details, (tuple, *get_args(Display))):
+        for detail in each(self._evaluator, "details", details, (tuple, *get_args(api.Display))):
             if isinstance(detail, tuple):
                 name, fact = detail
                 assert isinstance(name, str), f"the fact {fact!r} has no text as name"
                 json.dumps(fact, allow_nan=False)
-                baseline = Baseline.of({name: fact})
+                baseline = api.Baseline.of({name: fact})
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
                 assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
 
     def a_baseline_is_measured_as_it_is_told(self) -> None:
         evaluator, rows = self._evaluator, self._rows()
-        if not isinstance(evaluator, MeasuresBaseline) or not isinstance(evaluator, ShowsDetails):
+        if not isinstance(evaluator, api.MeasuresBaseline) or not isinstance(evaluator, api.ShowsDetails):
             skip("it measures no baseline")
-        told = Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
+        told = api.Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
         found = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))
         assert all(values.shape == (1,) for values in found.values()), "not one value for each resample"
         assert told is not None, "a baseline is measured, and `details` tell none"
@@ -241,11 +209,11 @@ class EvaluatorChecks(Checks):
 
     def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
-    ) -> list[Estimate]:
+    ) -> list[api.Estimate]:
         plain, resampled = values(np.ones((1, len(self.predictions)))), values(self._weights(3))
         assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
         assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
-        return [Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
+        return [api.Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:

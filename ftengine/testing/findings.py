@@ -23,9 +23,6 @@ def check_audit(
         make: returns a fresh audit.
         data: what it looks at.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(AuditChecks(make, data), expected_failed_checks)
 
@@ -39,9 +36,6 @@ def check_rule(
         make: returns a fresh rule.
         run: what it judges.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(RuleChecks(make, run), expected_failed_checks)
 
@@ -88,9 +82,7 @@ class RuleChecks(Checks):
     def the_same_run_has_the_same_findings(self) -> None:
         rule = self.make()
         found = [list(one.judge(self.run)) for one in (rule, rule, self.make())]
-        assert found[0] == found[1] == found[2], (
-            "a second call finds something else: findings depend on the run's records alone"
-        )
+        assert found[0] == found[1] == found[2], "a second call finds something else: go by the run's records alone"
 
     def only_records_are_read(self) -> None:
         before = list(self.make().judge(self.run))

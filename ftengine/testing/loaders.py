@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
 from ftengine.errors import SourceError
+from ftengine.model import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import equal, require_meta
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
 
-ODD_SOURCES = (
-    "",
-    ".",
-    "/",
-    "nowhere/at/all",
-    "no such thing",
-    "scheme://name",
-    "a:b",
-    "x" * 300,
-    "nul\0byte",
-)
+ODD_SOURCES = ("", ".", "/", "nowhere/at/all", "no such thing", "scheme://name", "a:b", "x" * 300, "nul\0byte")
 
 
 def check_loader(
-    make: Callable[[], ModelLoader],
-    request: LoadRequest,
-    expected_failed_checks: Mapping[str, str] | None = None,
+    make: Callable[[], ModelLoader], request: LoadRequest, expected_failed_checks: Mapping[str, str] | None = None
 ) -> None:
     """Check a model loader on a small local source.
 
@@ -111,7 +98,8 @@ class LoaderChecks(AcceptingChecks):
     def the_processor_alone_is_the_models(self) -> None:
         alone, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
         assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
-        assert _described(alone) == _described(loaded), "load_processor and load give processors that differ"
+        same = fingerprint_processor(alone) == fingerprint_processor(loaded)
+        assert same, "load_processor and load give processors that differ"
 
     def missing_sources_are_source_errors(self) -> None:
         loader = self.make()
@@ -125,10 +113,3 @@ class LoaderChecks(AcceptingChecks):
 
 def _shapes(loaded: LoadedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in loaded.module.state_dict().items()}
-
-
-def _described(processor: Any) -> str:
-    """Return a processor's vocabulary or settings; of others, nothing."""
-    if hasattr(processor, "get_vocab"):
-        return json.dumps([processor.get_vocab(), str(getattr(processor, "chat_template", None))], sort_keys=True)
-    return json.dumps(processor.to_dict(), sort_keys=True, default=str) if hasattr(processor, "to_dict") else ""

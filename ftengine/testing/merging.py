@@ -26,13 +26,7 @@ TOLERANCE = 1e-4
 
 @dataclass
 class MergeChecks(Checks):
-    """Checks of a strategy that merges, on one model; each is skipped where it does not.
-
-    Args:
-        make: returns a fresh strategy.
-        load: returns the same model each time.
-        batch: its inputs with labels.
-    """
+    """Checks of a strategy that merges, on one model; each is skipped where it does not."""
 
     make: Callable[[], Strategy]
     load: Callable[[], LoadedModel]

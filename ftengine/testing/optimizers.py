@@ -32,9 +32,6 @@ def check_optimizer(make: Callable[[], Optimizer], expected_failed_checks: Mappi
     Args:
         make: returns a fresh component.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(OptimizerChecks(make), expected_failed_checks)
 
@@ -45,9 +42,6 @@ def check_schedule(make: Callable[[], Schedule], expected_failed_checks: Mapping
     Args:
         make: returns a fresh component.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(ScheduleChecks(make), expected_failed_checks)
 
@@ -152,9 +146,7 @@ class ScheduleChecks(Checks):
 
     def some_step_trains(self) -> None:
         for steps, warmup in LENGTHS[1:]:
-            assert any(self._factors(steps, warmup).values()), (
-                f"all factors of {steps} steps are 0: nothing would train"
-            )
+            assert any(self._factors(steps, warmup).values()), f"all factors of {steps} steps are 0: nothing trains"
 
     def _factors(self, steps: int, warmup: int, schedule: Schedule | None = None) -> dict[int, float]:
         schedule = schedule or self.make()

@@ -31,9 +31,6 @@ def check_reader(
         source: what it reads.
         rows: what is in it, where that is to be compared.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(ReaderChecks(make, source, rows), expected_failed_checks)
 
@@ -114,14 +111,11 @@ class ReaderChecks(AcceptingChecks):
         rows = [one for one in found if isinstance(one, Row)]
         assert rows, "read yields no Row of a source that has rows"
         for one in found:
-            assert isinstance(one, (Row, BrokenRow)), (
-                f"read yields a {type(one).__name__}; it must yield ftengine.api.Row and BrokenRow"
-            )
+            what = type(one).__name__
+            assert isinstance(one, (Row, BrokenRow)), f"read yields a {what}; it must yield Row and BrokenRow"
         for row in rows:
             assert isinstance(row.place, (int, str)), f"a row's place is {row.place!r}; it is a line's number, or text"
-            assert isinstance(row.values, Mapping), (
-                f"the values of {row.place!r} are {row.values!r}, no mapping of columns"
-            )
+            assert isinstance(row.values, Mapping), f"the values of {row.place!r} are {row.values!r}, no mapping"
             assert all(isinstance(name, str) for name in row.values), f"a column of {row.place} has no text as name"
             try:
                 json.dumps(dict(row.values))

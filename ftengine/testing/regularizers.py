@@ -39,9 +39,6 @@ def check_regularizer(
             came with the base.
         batch: a training batch.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(RegularizerChecks(make, task, load, batch), expected_failed_checks)
 

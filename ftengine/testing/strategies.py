@@ -13,17 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import (
-    Batch,
-    FreezesByStep,
-    LoadedModel,
-    References,
-    Regularizer,
-    Regularizes,
-    Reopens,
-    ReportsEnvironment,
-    Strategy,
-)
+from ftengine import api
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
 from ftengine.plugins.returned import json_mapping
@@ -46,9 +36,9 @@ RUN = 100
 
 
 def check_strategy(
-    make: Callable[[], Strategy],
-    load: Callable[[], LoadedModel],
-    batch: Batch,
+    make: Callable[[], api.Strategy],
+    load: Callable[[], api.LoadedModel],
+    batch: api.Batch,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check a strategy on a small model.
@@ -185,7 +175,7 @@ class StrategyChecks(MergeChecks):
 
     def it_answers_as_its_base(self) -> None:
         strategy, loaded = self._new()
-        if not isinstance(strategy, References):
+        if not isinstance(strategy, api.References):
             skip("it has no reference")
         with torch.no_grad():
             for parameter in _own(loaded).values():
@@ -204,7 +194,7 @@ class StrategyChecks(MergeChecks):
 
     def what_freezes_by_step_trains(self) -> None:
         strategy, loaded = self._new()
-        if not isinstance(strategy, FreezesByStep):
+        if not isinstance(strategy, api.FreezesByStep):
             skip("it freezes nothing by step")
         for step in range(4):
             asked = [set(map(id, strategy.frozen(loaded.module, step, 4, 2))) for _ in "ab"]
@@ -213,16 +203,16 @@ class StrategyChecks(MergeChecks):
             assert not other, f"{len(other)} parameters frozen in step {step} never train"
 
     def what_it_brings_regularizes(self) -> None:
-        if not isinstance(self.make(), Regularizes):
+        if not isinstance(self.make(), api.Regularizes):
             skip("it brings no regularizer")
-        prepared: list[Strategy] = []
+        prepared: list[api.Strategy] = []
 
-        def load() -> LoadedModel:
+        def load() -> api.LoadedModel:
             strategy, loaded = self._new()
             prepared.append(strategy)
             return loaded
 
-        def brought() -> Regularizer:
+        def brought() -> api.Regularizer:
             return own_regularizers(prepared[-1], RUN)[0]
 
         head = load().head
@@ -235,24 +225,24 @@ class StrategyChecks(MergeChecks):
 
     def reopened_options_are_its_own(self) -> None:
         strategy, _ = self._new()
-        if not isinstance(strategy, Reopens):
+        if not isinstance(strategy, api.Reopens):
             skip("it is reopened with its own options")
         type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
 
     def environment_is_json(self) -> None:
         strategy, _ = self._new()
-        if not isinstance(strategy, ReportsEnvironment):
+        if not isinstance(strategy, api.ReportsEnvironment):
             skip("it reports no environment")
         json_mapping(strategy, "environment", strategy.environment())
 
 
-def _own(loaded: LoadedModel) -> dict[str, nn.Parameter]:
+def _own(loaded: api.LoadedModel) -> dict[str, nn.Parameter]:
     """Return what trains beside the modules that were initialised afresh."""
     new = tuple(f"{path}." for path in loaded.new_modules)
     return {name: p for name, p in trainable(loaded.module).items() if not name.startswith(new)}
 
 
-def _copy_new_modules(loaded: LoadedModel, again: LoadedModel) -> None:
+def _copy_new_modules(loaded: api.LoadedModel, again: api.LoadedModel) -> None:
     """Give a reopened model the modules that were initialised afresh, which the engine saves and loads by itself."""
     for path in loaded.new_modules:
         again.module.get_submodule(path).load_state_dict(loaded.module.get_submodule(path).state_dict())

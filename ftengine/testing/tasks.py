@@ -11,19 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftengine.api import (
-    Batch,
-    Criterion,
-    Example,
-    Generates,
-    Infers,
-    Labels,
-    LoadedModel,
-    Prediction,
-    PredictsDistributions,
-    SeesModel,
-    Task,
-)
+from ftengine import api
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import close, equal, without_values
@@ -31,10 +19,10 @@ from ftengine.training.losses import loss_of
 
 
 def check_task(
-    make: Callable[[], Task],
+    make: Callable[[], api.Task],
     processor: Any,
-    examples: Sequence[Example],
-    load: Callable[[Labels | None], LoadedModel] | None = None,
+    examples: Sequence[api.Example],
+    load: Callable[[api.Labels | None], api.LoadedModel] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check a task on some of its examples.
@@ -45,9 +33,6 @@ def check_task(
         examples: two rows at least, of JSON values.
         load: returns a small model with the task's head for some labels; without it nothing is computed.
         expected_failed_checks: names of checks that fail, with reasons.
-
-    Raises:
-        AssertionError: as `check_strategy`.
     """
     run_checks(TaskChecks(make, processor, examples, load), expected_failed_checks)
 
@@ -56,10 +41,10 @@ def check_task(
 class TaskChecks(Checks):
     """Checks of a task on rows of one shape; what is computed is skipped where there is no model."""
 
-    make: Callable[[], Task]
+    make: Callable[[], api.Task]
     processor: Any
-    examples: Sequence[Example]
-    load: Callable[[Labels | None], LoadedModel] | None
+    examples: Sequence[api.Example]
+    load: Callable[[api.Labels | None], api.LoadedModel] | None
 
     def encoding_is_pure_and_whole(self) -> None:
         task, before = self._bound(), copy.deepcopy(list(self.examples))
@@ -74,14 +59,13 @@ class TaskChecks(Checks):
         task, other = self._bound(), self.make()
         if task.labels is not None:
             stored = json.loads(json.dumps(asdict(task.labels)))
-            other.labels = Labels(stored["kind"], tuple(stored["names"]))
+            other.labels = api.Labels(stored["kind"], tuple(stored["names"]))
         assert other.labels == task.labels, "labels differ after they were JSON"
         for name in ("evaluators", "predicts"):
             assert getattr(other, name) == getattr(task, name), f"{name} differ where the labels are given"
         for row in self.examples:
-            assert equal(other.encode(row, self.processor), task.encode(row, self.processor)), (
-                "features differ where labels are given"
-            )
+            same = equal(other.encode(row, self.processor), task.encode(row, self.processor))
+            assert same, "features differ where labels are given"
 
     def batches_hold_every_example(self) -> None:
         task = self._bound()
@@ -106,18 +90,18 @@ class TaskChecks(Checks):
 
     def the_criterion_is_what_is_summed(self) -> None:
         task, loaded, batch = self._ready()
-        loss, weight = loss_of(task, loaded.module, batch, Criterion())
+        loss, weight = loss_of(task, loaded.module, batch, api.Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert loss.requires_grad, "no gradient reaches the model"
         wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self.examples)
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
-        if isinstance(task, PredictsDistributions):
+        if isinstance(task, api.PredictsDistributions):
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
             assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
 
     def a_model_without_values_can_be_seen(self) -> None:
         task = self._bound()
-        if not isinstance(task, SeesModel):
+        if not isinstance(task, api.SeesModel):
             skip("it does not look at the model")
         with without_values("see_model"):
             task.see_model(on_meta(self._loaded(task)), None)
@@ -128,18 +112,16 @@ class TaskChecks(Checks):
         parts = [self._loss(task, loaded, [row]) for row in self.examples]
         sums = [sum(column) for column in zip(*parts, strict=True)]
         advice = "return the sum of losses and its weight, and leave padding out of both"
-        assert sums[1] == weight, (
-            f"the weight of a batch is {weight:g}, of its examples one by one {sums[1]:g}: {advice}"
-        )
+        assert sums[1] == weight, f"the weight of a batch is {weight:g}, that of its examples {sums[1]:g}: {advice}"
         assert abs(sums[0] - whole) <= 1e-3 * max(abs(whole), 1e-3), (
             f"the loss of a batch is {whole:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
         )
 
     def another_criterion_changes_the_loss(self) -> None:
         task, loaded, batch = self._ready()
-        if not isinstance(task, PredictsDistributions):
+        if not isinstance(task, api.PredictsDistributions):
             skip("it does not say that other criteria suit it (`distributions`)")
-        plain, _ = loss_of(task, loaded.module, batch, Criterion())
+        plain, _ = loss_of(task, loaded.module, batch, api.Criterion())
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
         assert not torch.allclose(plain, half, rtol=1e-3), (
             "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
@@ -148,9 +130,8 @@ class TaskChecks(Checks):
     def predictions_have_their_keys(self) -> None:
         task, loaded, batch = self._ready()
         predictions = self._predicted(task, loaded, batch)
-        assert len(predictions) == len(self.examples), (
-            f"{len(predictions)} predictions of {len(self.examples)} examples"
-        )
+        count = len(self.examples)
+        assert len(predictions) == count, f"{len(predictions)} predictions of {count} examples"
         missing = [sorted(task.predicts - found.keys()) for found in predictions if task.predicts - found.keys()]
         assert not missing, f"predictions lack {missing[0]}"
         odd = {k: type(v).__name__ for one in predictions for k, v in one.items() if isinstance(v, Tensor)}
@@ -167,13 +148,11 @@ class TaskChecks(Checks):
                     f"example {i} is predicted {key} {one[key]!r} among others and {two.get(key)!r} alone: padding, or "
                     "another example, has an influence"
                 )
-                assert close(one[key], three.get(key)), (
-                    f"predictions are not in the batch's order: {key} of example {i}"
-                )
+                assert close(one[key], three.get(key)), f"predictions are not in the batch's order: {key} of row {i}"
 
     def answers_have_their_keys(self) -> None:
         task, loaded, _ = self._ready()
-        if not isinstance(task, Generates):
+        if not isinstance(task, api.Generates):
             skip("it writes no free answers")
         rows = self.examples[:2]
         answers = task.answer(loaded, rows, {**task.brief})
@@ -185,48 +164,48 @@ class TaskChecks(Checks):
 
     def rows_without_an_answer_are_answered(self) -> None:
         task, loaded, _ = self._ready()
-        if not isinstance(task, Infers):
+        if not isinstance(task, api.Infers):
             skip("it answers no rows without labels")
         rows = self.examples[:2]
         for row in rows:
             task.check_input(row)
-        found = task.infer(loaded, rows, {**task.brief} if isinstance(task, Generates) else {})
+        found = task.infer(loaded, rows, {**task.brief} if isinstance(task, api.Generates) else {})
         assert len(found) == len(rows), f"{len(found)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
         json.dumps(found)
 
-    def _bound(self) -> Task:
+    def _bound(self) -> api.Task:
         task = self.make()
         task.labels = task.bind({"train": self.examples})
         return task
 
-    def _loss(self, task: Task, loaded: LoadedModel, rows: Sequence[Example]) -> tuple[float, float]:
+    def _loss(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> tuple[float, float]:
         with torch.no_grad():
-            loss, weight = loss_of(task, loaded.module, self._batch(task, loaded, rows), Criterion())
+            loss, weight = loss_of(task, loaded.module, self._batch(task, loaded, rows), api.Criterion())
         return float(loss), float(weight)
 
-    def _predicted(self, task: Task, loaded: LoadedModel, batch: Batch) -> list[Prediction]:
+    def _predicted(self, task: api.Task, loaded: api.LoadedModel, batch: api.Batch) -> list[api.Prediction]:
         with torch.no_grad():
             return task.predict(loaded.module, batch)
 
-    def _batch(self, task: Task, loaded: LoadedModel, rows: Sequence[Example]) -> Batch:
+    def _batch(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> api.Batch:
         return task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
 
-    def _loaded(self, task: Task) -> LoadedModel:
+    def _loaded(self, task: api.Task) -> api.LoadedModel:
         if self.load is None:
             skip(f"there is no model with the head {task.head!r} to compute with")
         return self.load(task.labels)
 
-    def _ready(self) -> tuple[Task, LoadedModel, Batch]:
+    def _ready(self) -> tuple[api.Task, api.LoadedModel, api.Batch]:
         task = self._bound()
         loaded = self._loaded(task)
         loaded.module.eval()
-        if isinstance(task, SeesModel):
+        if isinstance(task, api.SeesModel):
             task.see_model(loaded, None)
         return task, loaded, self._batch(task, loaded, self.examples)
 
 
-class _Scaled(Criterion):
+class _Scaled(api.Criterion):
     """The plain losses of so many passes together, times a factor."""
 
     def __init__(self, passes: int, factor: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 
 import torch
 
@@ -44,10 +45,8 @@ def measure_kernels(
             report.peaks.append(asdict(peaks[dtype]))
             progress("measuring what the device can do", done, len(settings.dtypes))
 
-        cases = [
-            (shape, rank, dtype) for shape in settings.shapes for dtype in settings.dtypes for rank in settings.ranks
-        ]
-        for done, (shape, rank, dtype) in enumerate(cases, 1):
+        cases = list(product(settings.shapes, settings.dtypes, settings.ranks))
+        for done, (shape, dtype, rank) in enumerate(cases, 1):
             for p in settings.dropouts:
                 layer = Layer.make(shape, rank, dtype, p, device)
                 steps = prepare(settings.providers, layer, asked["left_out"])

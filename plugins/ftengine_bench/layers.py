@@ -63,12 +63,7 @@ PRESETS = {
         ("output.dense", 3072, 768),
     ),
     # huggingface.co/openai-community/gpt2: n_embd 768; every layer is a Conv1D.
-    "gpt2": (
-        ("attn.c_attn", 768, 2304),
-        ("attn.c_proj", 768, 768),
-        ("mlp.c_fc", 768, 3072),
-        ("mlp.c_proj", 3072, 768),
-    ),
+    "gpt2": (("attn.c_attn", 768, 2304), ("attn.c_proj", 768, 768), ("mlp.c_fc", 768, 3072), ("mlp.c_proj", 3072, 768)),
 }
 """Every linear layer of one transformer block, (name, K, N), from the published configuration."""
 

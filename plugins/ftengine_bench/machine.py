@@ -83,10 +83,7 @@ def measure_peak(dtype: torch.dtype, device: str, clock: Clock, seconds: float) 
     source = torch.ones(count, dtype=dtype, device=device)
     target = torch.empty_like(source)
     left, right, product = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(3))
-    actions = {
-        "copy": [lambda: target.copy_(source)],
-        "product": [lambda: torch.mm(left, right.t(), out=product)],
-    }
+    actions = {"copy": [lambda: target.copy_(source)], "product": [lambda: torch.mm(left, right.t(), out=product)]}
     times = measure(actions, clock, seconds)
     copy, matmul = (spread([parts[0] for parts in times[name]])["p50"] for name in actions)
     return Peak(dtype_name(dtype), 2 * source.nbytes / copy, 2 * size**3 / matmul)

@@ -109,9 +109,7 @@ class Report:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path} holds no measurements; give a file that `ftengine bench kernels --json` wrote.")
         if content.get("schema") != SCHEMA:
-            raise InputError(
-                f"{path} has schema {content.get('schema')!r}; this ftengine reads schema {SCHEMA}. Measure again."
-            )
+            raise InputError(f"{path} has schema {content.get('schema')!r}; only {SCHEMA} is read. Measure again.")
         kinds = {"rows": Row, "operators": OperatorRow}
         try:
             parts = {field.name: content[field.name] for field in fields(cls)}

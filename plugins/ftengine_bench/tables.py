@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from ftengine_bench.compare import Comparison
 from ftengine_bench.figures import least_overhead, recovered
-from ftengine_bench.layers import OURS
+from ftengine_bench.layers import OURS, PROVIDERS
 from ftengine_bench.report import Case, Report, Row
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 NONE = "–"
 CASE = ("layer", "dtype", "rank", "dropout")
-
-OTHERS = ("eager", "peft", "torch-compile", "lorafusion", "unsloth")
-"""Other people's providers, as columns of the table of devices."""
 
 LEFT = 5
 """Columns of text in the tables of one measurement, before the figures."""
@@ -134,7 +131,7 @@ def device_table(reports: Sequence[Report]) -> Table:
     """Return each device's layers, forward and backward together: what others and we cost over the frozen layer."""
     rows: dict[tuple[str, ...], tuple[str, ...]] = {}
     measured = {row.provider for report in reports for row in report.rows}
-    others = [name for name in OTHERS if name in measured]
+    others = [name for name in PROVIDERS if name in measured and name not in ("frozen", *OURS)]
     for report in reports:
         machine = report.environment
         device = f"{machine['name']}, {machine['capability']}"

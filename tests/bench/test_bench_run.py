@@ -11,7 +11,8 @@ import torch
 from bench_samples import SMALL
 
 from ftengine.errors import InputError
-from ftengine.ops import active_backend, instruction_sets, reference
+from ftengine.ops import active_backend, instruction_sets
+from ftengine.ops.schemas import REFERENCE
 from ftengine_bench import layers, machine
 from ftengine_bench.__main__ import main
 from ftengine_bench.kernels import measure_kernels, prepare
@@ -151,13 +152,13 @@ def test_every_provider_computes_the_same_layer(name, transposed):
 def test_our_reference_takes_the_reference_in_both_directions(monkeypatch):
     called = []
     for name in ("lowrank_shrink", "lowrank_expand_", "lowrank_backward_output", "lowrank_backward_input_"):
-        original = getattr(reference, name)
+        original = getattr(REFERENCE, name)
 
         def record(*arguments, name=name, original=original):
             called.append(name)
             return original(*arguments)
 
-        monkeypatch.setattr(reference, name, record)
+        monkeypatch.setattr(REFERENCE, name, record)
     step = layers.our_reference(Layer.make(Shape(8, 16, 8), 2, torch.float32, 0.25, "cpu"))
     step.forward()
     step.backward()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ftengine.ops import lowrank_linear, lowrank_linears, quantise_dropout
 from ftengine.ops.composite import lowrank_group_backward, lowrank_group_forward
-from ftengine.ops.schemas import GROUP_BACKWARD, GROUP_FORWARD, PARTS
+from ftengine.ops.schemas import OPERATORS
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -90,9 +90,9 @@ def test_layers_made_of_their_parts_compute_the_same(dtype):
     """What a device does whose library has kernels for the parts alone."""
     x, (weights, biases, a, b, scales), dys = group((3, 17), 40, [(24, 4), (9, 3)], dtype)
     x, seed = x.detach(), torch.tensor(3)
-    made = (partial(f, PARTS) for f in (lowrank_group_forward, lowrank_group_backward))
+    made = (partial(f, OPERATORS) for f in (lowrank_group_forward, lowrank_group_backward))
     results = []
-    for forward, backward in ((GROUP_FORWARD, GROUP_BACKWARD), tuple(made)):
+    for forward, backward in ((OPERATORS.lowrank_group_forward, OPERATORS.lowrank_group_backward), tuple(made)):
         with torch.no_grad():
             ys, s, used = forward(x, weights, biases, a, b, scales, 0.25, seed)
             results.append([*ys, s, used, *backward(dys, x, s, used, weights, a, b, scales, 0.25, True)])

@@ -358,7 +358,7 @@ class Tuples(Lines):
         (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
         (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
         (Mappings, "rows_have_places_and_json_values", "no Row of a source"),
-        (Tuples, "rows_have_places_and_json_values", "no mapping of columns"),
+        (Tuples, "rows_have_places_and_json_values", "no mapping"),
         (Writing, "nothing_is_written", "writes files beside it"),
     ],
 )

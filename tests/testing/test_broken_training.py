@@ -280,7 +280,7 @@ class Nothing(Falling):
         (Falling, {}),
         (Negative, {"factors_are_numbers_of_0_or_more": "it must be a number, 0 or more"}),
         (Remembers, {"factors_depend_on_the_arguments_alone": "from the arguments and the options alone"}),
-        (Nothing, {"some_step_trains": "nothing would train"}),
+        (Nothing, {"some_step_trains": "nothing trains"}),
     ],
 )
 def test_a_broken_schedule_fails_the_check_that_is_meant(cls, expected):
