@@ -107,8 +107,7 @@ def show(comparison: Comparison) -> None:
         for row in comparison.strategies
     ]
     out.print(table(columns, rows, left=2))
-    out.print()
-    out.print(comparison.statement)
+    out.print(f"\n{comparison.statement}")
 
 
 def _pace(seconds: float | None) -> str:

@@ -24,7 +24,6 @@ MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
 """A larger matrix does not fit on a page; `--json` has it."""
-
 WIDEST = 110
 """Columns of running text; longer lines are hard to read."""
 
@@ -35,14 +34,8 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
     for finding in verdict.findings[1:]:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
-        text = fill(
-            one_line(finding.text),
-            width,
-            initial_indent=f"  {lead}  ",
-            subsequent_indent=" " * 9,
-            break_long_words=False,
-        )
-        out.print(text, soft_wrap=True)
+        text = f"  {lead}  {one_line(finding.text)}"
+        out.print(fill(text, width, subsequent_indent=" " * 9, break_long_words=False), soft_wrap=True)
 
 
 def show_figures(out: Console, result: EvaluationResult) -> None:
@@ -87,9 +80,8 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         if metric is None or not column.slices:
             continue
         told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
-        out.print()
         lead = f"{metric} by {name}, most surely behind first; gap to all others, p adjusted for all slices (Holm):"
-        out.print(one_line(lead))
+        out.print(f"\n{one_line(lead)}")
         rows = [
             (
                 one.value,
@@ -124,14 +116,12 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, change in list(probe.against.items())[:MOST_METRICS]
     ]
     if changed:
-        out.print()
-        out.print("robustness of the tuned model, on the same examples as they are and changed:")
+        out.print("\nrobustness of the tuned model, on the same examples as they are and changed:")
         out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), changed, left=6))
     for probe in result.probes:
         if probe.kind == "robustness":
             continue
-        out.print()
-        out.print(one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
+        out.print("\n" + one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
         out.print(figure_table(probe.base, probe.tuned, probe.difference, result.metrics))
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
@@ -146,8 +136,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
     for display in result.displays.tuned:
         if isinstance(display, Matrix) and len(display.names) <= MOST_LABELS:
             by = f" ({display.row_label} by row, {display.column_label} by column)" if display.row_label else ""
-            out.print()
-            out.print(one_line(f"tuned model, {display.title}{by}:"))
+            out.print("\n" + one_line(f"tuned model, {display.title}{by}:"))
             cells = zip(display.names, display.cells, strict=True)
             rows = [(name, *(f"{count:,}" for count in row)) for name, row in cells]
             out.print(table(("", *display.names), rows))

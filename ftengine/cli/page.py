@@ -81,23 +81,3 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
     for name, value in pairs:
         result.add_row(name, Text(one_line(value)) if isinstance(value, str) else value)
     return result
-
-
-def marked(pieces: Iterable[tuple[str, bool]], *, brackets: bool) -> Text:
-    """Return text with some pieces marked.
-
-    Args:
-        pieces: (text, is marked); the text must be safe to print.
-        brackets: mark with ⟦ ⟧, for where there is no colour.
-    """
-    from rich.text import Text
-
-    result = Text()
-    for text, is_marked in pieces:
-        if not is_marked:
-            result.append(text)
-        elif brackets:
-            result.append(f"⟦{text}⟧")
-        else:
-            result.append(text, style="green underline")
-    return result

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -23,16 +22,8 @@ if TYPE_CHECKING:
 OUTCOMES = ("passed", "failed", "expected", "skipped")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one check.
-
-    Args:
-        component: kind and name.
-        check: its name in `ftengine.testing`.
-        outcome: one of `OUTCOMES`.
-        reason: why it failed or was skipped; "" where it passed.
-    """
+class Result(NamedTuple):
+    """What came of a check (a `ftengine.testing.CheckResult`) of a component, which is named by kind and name."""
 
     component: str
     check: str
@@ -64,11 +55,10 @@ def check(package: str, as_json: bool) -> None:
     counts = Counter(result.outcome for result in results)
     if as_json:
         told = {"distribution": offered[0].distribution, "version": offered[0].version}
-        print_json({**told, "results": [asdict(result) for result in results], "counts": dict(counts)})
+        print_json({**told, "results": [result._asdict() for result in results], "counts": dict(counts)})
     else:
         out = page()
-        rows = [(result.component, result.check, result.outcome, result.reason) for result in results]
-        out.print(table(("component", "check", "outcome", "reason"), rows, left=4))
+        out.print(table(Result._fields, results, left=4))
         shown = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome])
         out.print(f"\n{offered[0]}: {shown}")
     if counts["failed"]:
@@ -150,13 +140,12 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
             yield from _checked(entry)
     for offer in offered:
         if offer.entry_point.group == COMMANDS:
-            what = f"command {offer.entry_point.name}"
+            outcome, reason = "passed", ""
             try:
                 load_command(offer.entry_point.name, [offer])
             except PluginError as error:
-                yield Result(what, "it_is_a_click_command", "failed", str(error))
-            else:
-                yield Result(what, "it_is_a_click_command", "passed")
+                outcome, reason = "failed", str(error)
+            yield Result(f"command {offer.entry_point.name}", "it_is_a_click_command", outcome, reason)
 
 
 def _checked(entry: Entry) -> Iterator[Result]:

@@ -30,7 +30,7 @@ def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> f
 def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
     """Print a step on 1, 2, 4, … processes, and what limits."""
     speed = number(8 * scaling["bandwidth"] / 1e9)
-    out.print(f"A step on several processes like this one, at {speed} Gb/s (computed):")
+    out.print(f"\nA step on several processes like this one, at {speed} Gb/s (computed):")
     columns = ("processes", "examples", "steps", "compute", "gradients", "not hidden", "efficiency", "training")
     rows = [
         (
