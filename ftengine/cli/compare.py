@@ -66,21 +66,17 @@ def compare(
 
 
 def parse_strategies(text: str) -> list[Any]:
-    """Read a YAML list without its brackets.
-
-    Raises:
-        InputError: it is no such list.
-    """
+    """Read a YAML list without its brackets (InputError: it is none)."""
     import yaml
 
     from ftengine.errors import InputError
+    from ftengine.run.yaml_text import load_yaml
 
     try:
-        return yaml.safe_load(f"[{text}]")
+        return load_yaml(f"[{text}]")
     except yaml.YAMLError:
-        raise InputError(
-            f"--strategies {text!r} cannot be read. Write names separated by commas, or {{name: NAME, OPTION: VALUE}}."
-        ) from None
+        hint = "Write names separated by commas, or {name: NAME, OPTION: VALUE}."
+        raise InputError(f"--strategies {text!r} cannot be read. {hint}") from None
 
 
 def show(comparison: Comparison) -> None:

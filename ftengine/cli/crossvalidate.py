@@ -68,9 +68,7 @@ def show(result: CrossValidation) -> None:
         out.print(one_line(f"{lead}: {', '.join(reached)}"))
     out.print("\ntuned models, fold by fold:")
     columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")
-    rows = [
-        (metric, *map(number, (*spread.values, spread.mean, spread.std))) for metric, spread in result.spread.items()
-    ]
+    rows = [(name, *map(number, (*spread.values, spread.mean, spread.std))) for name, spread in result.spread.items()]
     rows.append(("(examples)", *(f"{run.examples:,}" for run in result.runs), "", ""))
     out.print(table(columns, rows))
     out.print(f"\n{result.statement}")

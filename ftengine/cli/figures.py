@@ -143,12 +143,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
-    """Say in words what a difference means.
-
-    Args:
-        difference: of tuned and base.
-        no_interval: what is said where it has no interval.
-    """
+    """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
     if difference is None or not math.isfinite(difference.value):
         return ""
     low, high, p = difference.low, difference.high, difference.p

@@ -60,7 +60,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
     seen = look(data, tasks, registry) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
-    text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
+    text = starter(registry, chosen, model, data, strategy, seen.found)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:

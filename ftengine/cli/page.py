@@ -53,13 +53,7 @@ class _Trimmed(io.StringIO):
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
-    """Return a plain table, its cells safe to print.
-
-    Args:
-        columns: headings.
-        rows: cells by column.
-        left: columns aligned to the left; the others are numbers.
-    """
+    """Return a plain table, its cells safe to print; `left` columns are aligned to the left, the others are numbers."""
     from rich.table import Table
 
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")

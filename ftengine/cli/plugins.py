@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
-    "--kind",
-    metavar="KIND",
-    shell_complete=complete_kinds,
-    help=f"Only this kind: {', '.join(kinds())}.",
+    "--kind", metavar="KIND", shell_complete=complete_kinds, help=f"Only this kind: {', '.join(kinds())}."
 )
 
 
@@ -130,10 +127,8 @@ def _show_component(entry: Entry, options: list[Option]) -> None:
     out.print(f"\n{entry.docstring or 'no description'}")
     if entry.citation:
         out.print(f"\ncite: {entry.citation}")
-    if options:
-        rows = [
-            (o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options
-        ]
+    rows = [(o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options]
+    if rows:
         out.print("", table(("option", "default", "allowed", "what it does"), rows, left=4))
     else:
         out.print("\nno options")

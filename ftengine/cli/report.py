@@ -14,9 +14,7 @@ from ftengine.cli.page import page, print_json
 
 @click.command()
 @click.argument("runs", metavar="RUN...", type=PATH, nargs=-1, required=True)
-@click.option(
-    "--output", metavar="FILE", type=PATH, help="Write the page here; by default report.html in the folder of one run."
-)
+@click.option("--output", metavar="FILE", type=PATH, help="The page; by default report.html in the folder of one run.")
 @json_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write a page about finished runs, and say what they came to.
@@ -54,10 +52,8 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
         return
     out = page()
     if made is not None:
-        if isinstance(made, side_by_side.Comparison):
-            compare.show(made)
-        else:
-            crossvalidate.show(made)
+        show = compare.show if isinstance(made, side_by_side.Comparison) else crossvalidate.show
+        show(made)
         out.print()
     for run in runs:
         if len(runs) > 1:

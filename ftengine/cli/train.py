@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.failure import command_line, state_of, telling
+from ftengine.cli.failure import state_of, telling
 from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from ftengine.engine.fine_tune import Run
     from ftengine.run.evaluation_result import Answered
-    from ftengine.run.recipe import Recipe
     from ftengine.run.records import RunRecords, TrainingResult
 
 
@@ -50,14 +49,14 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
 
     end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
-    again = command_line("train", recipe_file, overrides)
-
-    def stands() -> str:
-        return state_of(recipe.output, again, f"{again} --resume")
-
+    sets = [part for override in overrides for part in ("--set", override)]
+    again = shlex.join(["ftengine", "train", recipe_file, *sets])
     with listening() as listener:
-        listener.message(_intention(recipe))
-        with telling(listener, stands):
+        listener.message(
+            f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
+            f"data {recipe.data.train}, output {recipe.output}"
+        )
+        with telling(listener, lambda: state_of(recipe.output, again)):
             from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line
 
             run = fine_tune(recipe, resume=resume, listener=listener)
@@ -68,13 +67,6 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
         print_json(_result(run, records))
     else:
         _show(run, records)
-
-
-def _intention(recipe: Recipe) -> str:
-    return (
-        f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
-        f"data {recipe.data.train}, output {recipe.output}"
-    )
 
 
 def _result(run: Run, records: RunRecords) -> dict[str, Any]:

@@ -75,11 +75,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Markup:
-    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond.
-
-    Args:
-        name: what is measured.
-    """
+    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond."""
     sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if known(one)]
     if not sides:
         return Markup("")
@@ -201,15 +197,14 @@ def told(chart: LineChart) -> str:
     for line in chart.lines:
         if not line.points:
             continue
-        (x, y), last = min(line.points, key=lambda point: point[1]), line.points[-1][1]
+        x, y = min(line.points, key=lambda point: point[1])
+        first, last = line.points[0][1], line.points[-1][1]
         name = line.name or chart.y_label
         if chart.diagonal:
             x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
             said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
         else:
-            said.append(
-                f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}."
-            )
+            said.append(f"{name}: from {number(first)} to {number(last)}, lowest {number(y)} at {number(x)}.")
     if chart.mark is not None:
         said.append(f"{chart.mark[1]}.")
     return safe(" ".join(said))
@@ -235,19 +230,16 @@ def _grid(
     )
     named = Markup("<strong>{}</strong> ").format(_text(title)) if title else ""
     top = Markup("<caption>{}{}</caption>").format(named, _text(caption)) if title or caption else ""
-    return Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
-        look, top, head, body
-    )
+    table = Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>')
+    return table.format(look, top, head, body)
 
 
 def _cell(cell: Cell, kind: str, first: bool) -> Markup:
     if first and isinstance(cell, str):
         return Markup('<th scope="row"><bdi>{}</bdi></th>').format(_text(cell))
     if isinstance(cell, str) and (found := INTERVAL.fullmatch(cell)):
-        value, ends = map(_text, found.groups())
-        return Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>').format(
-            value, ends
-        )
+        two = Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>')
+        return two.format(*map(_text, found.groups()))
     shown = _text(cell) if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else number(cell)
     return Markup('<td class="{}"><bdi>{}</bdi></td>').format(kind, shown.replace("-", "−") if kind == "num" else shown)
 

@@ -26,14 +26,9 @@ MOST_FACTS = 40
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page.
+    """One section of the page; a macro of `sections.html.jinja`, its `template`, shows its content.
 
-    Args:
-        id: for links to it.
-        title: its heading.
-        template: which macro of `sections.html.jinja` shows it.
-        content: what that reads.
-        kinds: kinds of findings that it explains.
+    Findings of its kinds have a link to it.
     """
 
     id: str
@@ -145,14 +140,9 @@ def _displays(run: RunRecords) -> list[Display]:
 
 def _slices(run: RunRecords) -> list[dict[str, Any]]:
     return [
-        {
-            "name": name,
-            "column": column,
-            "rows": _slice_rows(run, column),
-            "label": run.evaluation.metrics[metric].label,
-        }
+        {"name": name, "column": column, "rows": _slice_rows(run, column), "label": run.evaluation.metrics[key].label}
         for name, column in run.evaluation.slices.items()
-        if (metric := column.metric) is not None  # else nothing says what worse would be
+        if (key := column.metric) is not None  # else nothing says what worse would be
     ]
 
 
@@ -233,14 +223,14 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     if run.examples is None:
         return {}
     found = run.examples
-    groups: dict[str, Sequence[ChangedExample]]
     groups = {"What improved most": found.improved, "What got worse": found.worse}
     if found.mistakes:
         groups["Wrong answers that the tuned model was surest of"] = found.mistakes
-    intro = (
-        f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
-    )
-    return {"intro": intro, "groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
+    intro = f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer."
+    return {
+        "intro": intro if found.evaluator else "",
+        "groups": {title: [_item(one) for one in items] for title, items in groups.items()},
+    }
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:

@@ -50,10 +50,8 @@ class RunDirectory:
         """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
         if self._holds_something():
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
-            hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
-            raise RunError(
-                f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose {other}."
-            )
+            do = "Continue it with --resume, or" if held == "an unfinished run" else "Please"
+            raise RunError(f"output {str(self.path)!r} is not empty: it holds {held}. {do} choose {other}.")
         self._require_directory()
 
     def _holds_something(self) -> bool:

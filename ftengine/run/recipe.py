@@ -10,25 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
 from ftengine.run.recipe_values import Bytes, Named, NamedList, Place
-from ftengine.run.yaml_text import load_yaml, require_bounded
+from ftengine.run.yaml_text import key_and_value, load_yaml, require_bounded
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=False):
+    pass
 
 
 class ModelSection(_Section):
@@ -62,7 +53,6 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
 _File = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
 HeldOut = Annotated[float | Place | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
-
 
 By = Literal["random", "stratified", "group", "time"]
 
@@ -154,9 +144,7 @@ class TrainSection(_Section):
     """How training runs."""
 
     epochs: float = Field(3, gt=0, description="passes over the training data")
-    max_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimiser steps, if epochs do not end before"
-    )
+    max_steps: int | None = Field(None, ge=1, description="most optimiser steps, if epochs do not end before")
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         "auto", description="tokens at most of a micro-batch of several examples, padding included; null for no limit"
@@ -188,9 +176,7 @@ class TrainSection(_Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
     )
-    trackers: list[str] = Field(
-        [], description="names of callbacks, such as experiment trackers; the same as `callbacks`"
-    )
+    trackers: list[str] = Field([], description="names of callbacks, such as trackers; the same as `callbacks`")
 
 
 class FurtherExamples(_Section):
@@ -200,14 +186,11 @@ class FurtherExamples(_Section):
     limit: int | None = Field(500, ge=1, description="most examples, chosen by the seed; null for all")
 
 
-def _file_or_examples(value: Any) -> Any:
-    return {"data": value} if isinstance(value, str) else value
-
-
 FurtherData = Annotated[
     FurtherExamples | None,
     BeforeValidator(
-        _file_or_examples, json_schema_input_type=Annotated[str, Field(min_length=1)] | FurtherExamples | None
+        lambda value: {"data": value} if isinstance(value, str) else value,
+        json_schema_input_type=Annotated[str, Field(min_length=1)] | FurtherExamples | None,
     ),
 ]
 
@@ -286,7 +269,6 @@ class Recipe(_Section):
         shell would. Data files and model folders that are not there are looked for in the recipe's folder.
 
         Args:
-            path: a YAML file.
             overrides: "train.max_steps=40": dotted key, then a YAML value.
 
         Raises:
@@ -352,8 +334,7 @@ PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluati
 def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
 
-    Returns:
-        The content with such paths as seen from here, and those paths by key.
+    Returns the content with such paths as seen from here, and those paths by key.
     """
     folder, beside = recipe.parent, dict[str, str]()
     if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
@@ -375,14 +356,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
     """Return a copy of `content` with dotted `key=value` overrides applied; values are YAML."""
     result = deepcopy(dict(content))
     for override in overrides:
-        key, equals, raw = override.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set {override!r}: write key=value, for example train.max_steps=40.")
-        try:
-            value = load_yaml(raw)
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {override!r}: {raw!r} is not a YAML value.") from None
-        *parents, last = key.strip().split(".")
+        key, value = key_and_value(override, "--set", "train.max_steps=40")
+        *parents, last = key.split(".")
         place = result
         for i, step in enumerate(parents):
             inner = {} if place.get(step) is None else place[step]

@@ -19,9 +19,7 @@ def _named(value: Any) -> Any:
 Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 """A component: a name, or a mapping with `name` and its options."""
 
-NamedList = Annotated[
-    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
-]
+NamedList = Annotated[list[Named], BeforeValidator(lambda one: [one] if isinstance(one, (str, Mapping)) else one)]
 """Components; one may stand without a list around it."""
 
 
