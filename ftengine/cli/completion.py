@@ -13,8 +13,6 @@ from click.shell_completion import (
 
 from ftengine.cli.group import COMPLETING
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @add_completion_class
 class _Bash(BashComplete):
@@ -40,7 +38,7 @@ class _Bash(BashComplete):
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script by which a shell completes commands, options and names.
 

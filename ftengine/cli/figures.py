@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,7 @@ def figure_table(
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
     """Print how each slice of the held-out examples is served, the one most surely behind first."""
-    from ftengine.api.figures import known
+    from ftengine.api.figures import known, probability
 
     for name, column in result.slices.items():
         metric = column.metric
@@ -89,7 +88,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
                 _value(one.base.get(metric)),
                 with_interval(tuned),
                 with_interval(one.gap, sign="+"),
-                "–" if one.gap is None else _p_value(one.gap.p_adjusted),
+                (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
             )
             for one, tuned in told[:MOST_SLICES]
         ]
@@ -144,7 +143,9 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
-    if difference is None or not math.isfinite(difference.value):
+    from ftengine.api.figures import known, probability
+
+    if not known(difference):
         return ""
     low, high, p = difference.low, difference.high, difference.p
     if difference.better is not None:
@@ -155,14 +156,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
         return "no difference beyond chance"
     else:  # the evaluator does not say which direction is good
         word = "higher" if low > 0 else "lower"
-    return f"{word} (p {_p_value(p, '= ')})"
-
-
-def _p_value(p: float | None, equals: str = "") -> str:
-    """Return a p-value with two digits, as the verdict and the report show it."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{equals}{p:.2g}"
+    return f"{word} ({probability(p) or 'p –'})"
 
 
 def _told(metric: Metric | None, figure: Estimate | None) -> str:

@@ -25,14 +25,12 @@ from ftengine.plugins.distributions import offers
 if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
-Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
-
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
 """The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
 
 
-def component_names(kind: str = "") -> Complete:
+def component_names(kind: str = "") -> Callable[[Context, Parameter, str], list[CompletionItem]]:
     """Return what completes names of components, of one kind or of the one that the option `--kind` names."""
 
     def complete(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:

@@ -64,14 +64,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return result
 
 
-def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
-    """Return lines of a name and what there is to say about it, which is text or anything that rich prints."""
+def facts(pairs: Iterable[tuple[str, str | list[str] | None]]) -> Table:
+    """Return a name and what there is to say about it on each line: a text, or several with a line each, or nothing."""
     from rich.table import Table
     from rich.text import Text
 
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     result.add_column(style="bold", no_wrap=True)
     result.add_column(overflow="fold")
-    for name, value in pairs:
-        result.add_row(name, Text(one_line(value)) if isinstance(value, str) else value)
+    for name, said in pairs:
+        for i, line in enumerate([said] if isinstance(said, str) else said or ()):
+            result.add_row("" if i else name, Text(one_line(line)))
     return result

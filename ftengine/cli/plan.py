@@ -135,51 +135,42 @@ def show_count(counted: ParameterCount) -> None:
     """Print how many parameters train, and of what."""
     model, name = counted.model, counted.strategy["name"]
     trained, total = counted.trainable_parameters, counted.total_parameters
-    lines = [
-        ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
-        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
-    ]
-    lines += [
-        ("", f"of these {count:,} in {module}, which is initialised afresh")
-        for module, count in counted.new_modules.items()
-    ]
+    new = counted.new_modules.items()
     parts = [
         f"{name}: {pattern} matches {found['modules']:,} modules; of their {found['parameters']:,} parameters "
         f"{found['trainable_parameters']:,} train"
         for pattern, found in counted.patterns.items()
     ]
-    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(parts or [name])]
-    if model["labels"]:
-        lines.append(("labels", f"{len(model['labels'])}"))
+    lines = [
+        ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
+        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+        ("", [f"of these {count:,} in {module}, which is initialised afresh" for module, count in new]),
+        ("strategy", parts or name),
+        ("labels", f"{len(model['labels'])}" if model["labels"] else None),
+    ]
     page().print(facts(lines))
 
 
-def _lines(plan: Plan) -> list[tuple[str, str]]:
-    model, steps = plan.model, plan.steps
+def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
+    model, steps, regularizers = plan.model, plan.steps, plan.recipe["regularize"]
     trained, total = model["trainable_parameters"], model["total_parameters"]
-    lines = [
+    each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} an epoch"
+    return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
         ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
-    ]
-    if model["new_modules"]:
-        lines.append(("", f"initialised afresh: {', '.join(model['new_modules'])}"))
-    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(_strategy(plan))]
-    lines.append(("task", plan.recipe["task"]["name"]))
-    if model["labels"]:
-        lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
-    if plan.unread:
-        lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
-    total, each, epoch = steps["total"], steps["examples_a_step"], steps["per_epoch"]
-    lines += [
-        ("steps", f"{total:,}, of {each:,} examples each; {epoch:,} an epoch"),
+        ("", f"initialised afresh: {', '.join(model['new_modules'])}" if model["new_modules"] else None),
+        ("strategy", _strategy(plan)),
+        ("task", plan.recipe["task"]["name"]),
+        ("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE) if model["labels"] else None),
+        ("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE) if plan.unread else None),
+        ("steps", f"{steps['total']:,}, {each}"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
+        ("regularize", cut("; ".join(map(_component, regularizers)), SHOWN_PIECE) if regularizers else None),
+        ("evaluation", _evaluation(plan.evaluation)),
+        ("estimate", _estimate(plan.estimate)),
+        ("output", plan.recipe["output"]),
     ]
-    if plan.recipe["regularize"]:
-        lines.append(("regularize", cut("; ".join(map(_component, plan.recipe["regularize"])), SHOWN_PIECE)))
-    lines += [("evaluation" if i == 0 else "", line) for i, line in enumerate(_evaluation(plan.evaluation))]
-    lines += [("estimate", _estimate(plan.estimate)), ("output", plan.recipe["output"])]
-    return lines
 
 
 def _component(spec: dict[str, Any]) -> str:

@@ -122,8 +122,8 @@ def _show_component(entry: Entry, options: list[Option]) -> None:
     from ftengine.cli.starter import yaml_value
 
     out = page()
-    source = [("source", entry.origin.source)] if entry.origin.source else []
-    out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})"), *source]))
+    origin = f"{entry.origin} ({entry.cls.__module__})"
+    out.print(facts([(entry.kind, entry.name), ("from", origin), ("source", entry.origin.source or None)]))
     out.print(f"\n{entry.docstring or 'no description'}")
     if entry.citation:
         out.print(f"\ncite: {entry.citation}")

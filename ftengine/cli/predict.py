@@ -21,18 +21,13 @@ from ftengine.report.text import printable
     "--input", "source", metavar="FILE", type=PATH, required=True, help="The rows to answer; labels are not needed."
 )
 @click.option(
-    "--output",
-    metavar="FILE",
-    type=PATH,
-    help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout.",
+    "--output", metavar="FILE", type=PATH, help="Where answers go: .jsonl, .csv, .tsv, .parquet; else JSONL to stdout."
 )
 @click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
 @click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="What to compute in (default: the recipe's train.precision).",
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
 )
 @click.option(
     "--option",

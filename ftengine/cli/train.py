@@ -114,17 +114,17 @@ def show_answers(out: Console, answers: Sequence[Answered]) -> None:
         out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
 
 
-def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
+def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str | None]]:
     trained, total = training.trainable_parameters, training.total_parameters
     steps = f"{training.steps:,} of {training.planned_steps:,} steps"
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
-    kept = "" if best is None else f"the weights of step {best:,}, which have the lowest validation loss"
-    known = {"speed": speed(training), "kernels": training.kernels, "kept": kept}
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
-        *((name, text) for name, text in known.items() if text),
+        ("speed", speed(training) or None),
+        ("kernels", training.kernels or None),
+        ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

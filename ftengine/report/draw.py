@@ -19,18 +19,14 @@ from ftengine.report.text import number
 
 MOST_POINTS = 200
 """Points of a line that are drawn; more are averaged in groups of neighbours, which a small chart cannot tell apart."""
-
 MOST_ROWS = 40
 """Points of a line in the table of numbers behind a chart."""
-
 SHADES = 8
 """Shades of a matrix, classes s1 to s8 of report.css."""
-
 WIDE = 6
 """Columns from which a table takes the page's whole width."""
 
 UNDEFINED = "A dash stands where there is nothing to compute a figure from."
-
 NO_POINT = "A dash stands where a line has no point."
 
 INTERVAL = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
@@ -139,12 +135,9 @@ def _matrix(matrix: Matrix) -> Markup:
     rows: list[list[tuple[Cell, str]]] = []
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
-        shades = [count and max(1, round(SHADES * count / total)) for count in counts]
-        cells = [
-            (count, f"num s{shade}{' right' if i == j else ''}")
-            for j, (count, shade) in enumerate(zip(counts, shades, strict=True))
-        ]
-        rows.append([(name, ""), *cells])
+        looks = [f"num s{count and max(1, round(SHADES * count / total))}" for count in counts]
+        looks[i] += " right"
+        rows.append([(name, ""), *zip(counts, looks, strict=True)])
     corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
     by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
     caption = f"{by}. {matrix.caption}".strip()

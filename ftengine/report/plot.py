@@ -28,16 +28,13 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 440, 290
 """Units of a drawing; a unit is a pixel on a wide screen, and 0.8 on a phone of 390."""
-
 MARGIN = 3
 """Units around what is drawn."""
-
 TYPE = 13
 """Units of the type; `svg text` in report.css has the same."""
 
 MOST_LINES = 6
 """Lines of a chart; more cannot be told apart."""
-
 MOST_MARKERS = 40
 """Points of a line that get markers; more run into one another."""
 

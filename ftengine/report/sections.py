@@ -19,7 +19,6 @@ from ftengine.run.records import RunRecords
 
 BEYOND_CHANCE = 0.05
 """Adjusted p-values up to this say that a slice is behind, as in the verdict."""
-
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
 

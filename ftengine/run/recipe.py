@@ -22,6 +22,9 @@ class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=F
     pass
 
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
 class ModelSection(_Section):
     """Which model, and how it is loaded."""
 
@@ -30,9 +33,7 @@ class ModelSection(_Section):
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
     )
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="dtype of frozen weights; auto follows train.precision"
-    )
+    dtype: Precision = Field("auto", description="dtype of frozen weights; auto follows train.precision")
 
 
 _SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
@@ -161,7 +162,7 @@ class TrainSection(_Section):
     keep_best: bool = Field(True, description="end with the weights of the best validation loss")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: once an epoch")
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    precision: Precision = Field(
         "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
     )
     gradient_checkpointing: bool | Literal["auto"] = Field(
