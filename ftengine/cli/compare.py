@@ -11,6 +11,7 @@ from ftengine.cli.figures import with_interval
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
+from ftengine.errors import InputError
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def parse_strategies(text: str) -> list[Any]:
     """Read a YAML list without its brackets (InputError: it is none)."""
     import yaml
 
-    from ftengine.errors import InputError
     from ftengine.run.yaml_text import load_yaml
 
     try:
@@ -83,10 +83,8 @@ def show(comparison: Comparison) -> None:
     """Print the table, and what it supports."""
     direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
     out = page()
-    out.print(
-        f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction}), "
-        "with 95 % intervals:"
-    )
+    lead = f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction})"
+    out.print(f"{lead}, with 95 % intervals:")
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "a step", "on disk")
     rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
     rows += [

@@ -13,6 +13,7 @@ import click
 from ftengine.api.figures import counted
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
+from ftengine.errors import PluginError, RunError
 from ftengine.report.text import size
 
 Check = Callable[[list[str]], Any]
@@ -117,7 +118,6 @@ def _plugins(problems: list[str]) -> list[dict[str, str]]:
 def _commands(problems: list[str]) -> list[dict[str, str]]:
     """Load the commands of plugins, as calling them would."""
     from ftengine.cli import main
-    from ftengine.errors import PluginError
 
     found = []
     with click.Context(main, info_name="ftengine") as ctx:
@@ -132,7 +132,6 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
 
 def _clear_cache() -> None:
     from ftengine.data.cache_folder import clear, usage
-    from ftengine.errors import RunError
 
     before = usage()
     try:

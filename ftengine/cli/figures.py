@@ -85,7 +85,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
             (
                 one.value,
                 f"{one.examples:,}{' (few)' if one.small else ''}",
-                _value(one.base.get(metric)),
+                number(base.value) if known(base := one.base.get(metric)) else "–",
                 with_interval(tuned),
                 with_interval(one.gap, sign="+"),
                 (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
@@ -167,18 +167,11 @@ def _told(metric: Metric | None, figure: Estimate | None) -> str:
     return f"{with_interval(figure)} ({meaning})" if meaning else with_interval(figure)
 
 
-def _value(figure: Figure | None) -> str:
-    from ftengine.api.figures import known
-
-    return number(figure.value) if known(figure) else "–"
-
-
 def with_interval(figure: Figure | None, sign: str = "") -> str:
     """Return a figure as "0.9 [0.8, 1]"; "–" where it is undefined."""
     from ftengine.api.figures import ends, known
 
     if not known(figure):
         return "–"
-    value = f"{sign}{number(figure.value)}" if sign and figure.value > 0 else number(figure.value)
-    found = ends(figure)
-    return value if found is None else f"{value} [{number(found[0])}, {number(found[1])}]"
+    value = f"{sign if figure.value > 0 else ''}{number(figure.value)}"
+    return value if (found := ends(figure)) is None else f"{value} [{number(found[0])}, {number(found[1])}]"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -61,8 +62,7 @@ class Commands(Suggesting):
             if name in self.builtin:
                 if offers:
                     raise PluginError(conflict(name, offers, builtin=True))
-                module, _, attribute = self.builtin[name][0].partition(":")
-                command = getattr(import_module(module), attribute)
+                command = resolve_name(self.builtin[name][0])
             elif offers:
                 command = load_command(name, offers)
         except PluginError:

@@ -11,6 +11,7 @@ import click
 
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
+from ftengine.errors import InputError
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     from ftengine.cli.schema import FILE, first_line
     from ftengine.cli.starter import Seen, look, starter, starting_first
     from ftengine.data.readers import suffixes
-    from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
 
     registry = Registry()

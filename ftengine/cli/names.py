@@ -20,6 +20,7 @@ from click.shell_completion import CompletionItem
 
 from ftengine import __version__
 from ftengine.cli.external import GROUP as COMMANDS
+from ftengine.errors import RunError
 from ftengine.plugins.distributions import offers
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[
 
 def remember(entries: Iterable[Entry]) -> None:
     """Keep what plugins offer, for the next completion."""
-    from ftengine.errors import RunError
     from ftengine.plugins.registry import RECIPE_KEYS
     from ftengine.run.directory import RunDirectory
 

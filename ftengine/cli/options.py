@@ -7,6 +7,7 @@ import os
 import click
 
 from ftengine.cli.names import overrides
+from ftengine.errors import InputError
 
 PATH = click.Path(readable=False)
 """A path, as text, which the shell completes; whether it can be read is found out where it is."""
@@ -36,8 +37,6 @@ run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
 
 def require_one_process(command: str, does: str) -> None:
     """Refuse a command in one of several processes of a launcher (InputError); `does` says why."""
-    from ftengine.errors import InputError
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{command} {does}; call it without torchrun or accelerate launch.")
 

@@ -12,6 +12,7 @@ from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.cli.scaling import network, show_scaling
+from ftengine.errors import InputError
 from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 if TYPE_CHECKING:
@@ -80,7 +81,6 @@ def plan(
     """
     from ftengine.engine.count_parameters import count_parameters
     from ftengine.engine.fine_tune import plan as make_plan
-    from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
     if labels is not None and not parameters_only:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from ftengine.cli.names import distribution_names
+from ftengine.cli.external import GROUP as COMMANDS
+from ftengine.cli.external import load_command
+from ftengine.cli.names import GROUP, distribution_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json, table
+from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
+from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, normalised, offers
 
 if TYPE_CHECKING:
-    from ftengine.plugins.distributions import Offer
     from ftengine.plugins.registry import Entry
 
 OUTCOMES = ("passed", "failed", "expected", "skipped")
@@ -46,8 +49,6 @@ def check(package: str, as_json: bool) -> None:
       ftengine plugins check ftengine-bitfit
       ftengine plugins check . --json
     """
-    from ftengine.errors import InputError
-
     offered = _offered(package)
     results = list(_results(offered))
     if not results:
@@ -72,11 +73,6 @@ def _offered(package: str) -> list[Offer]:
         UnknownName: no installed distribution is called so.
         InputError: it offers nothing, is blocked, or the folder describes no distribution.
     """
-    from ftengine.cli.external import GROUP as COMMANDS
-    from ftengine.errors import InputError, UnknownName, did_you_mean
-    from ftengine.plugins.discovery import GROUP
-    from ftengine.plugins.distributions import BLOCK_VARIABLE, normalised, offers
-
     every = [offer for group in (GROUP, COMMANDS) for offer in offers(group)]
     folder = Path(package)
     in_folder = (folder / "pyproject.toml").is_file()
@@ -105,8 +101,6 @@ def _offered(package: str) -> list[Offer]:
 
 def _project(folder: Path) -> str:
     """Return the name that a folder's pyproject.toml gives its distribution."""
-    from ftengine.errors import InputError
-
     toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     file = folder / "pyproject.toml"
     try:
@@ -124,10 +118,7 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
     """Yield what came of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
     from ftengine.cli.components import installed
-    from ftengine.cli.external import GROUP as COMMANDS
-    from ftengine.cli.external import load_command
     from ftengine.cli.progress import listening
-    from ftengine.errors import PluginError
 
     distribution = offered[0].distribution
     everything = installed()

@@ -15,6 +15,8 @@ from string import Template
 import click
 
 from ftengine.cli.options import PATH
+from ftengine.errors import InputError
+from ftengine.report.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"
@@ -64,8 +66,6 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
       ftengine plugins new bitfit --kind strategy
       ftengine plugins new clinic --kind evaluator=sensitivity --kind augmenter=abbreviate
     """
-    from ftengine.errors import InputError
-    from ftengine.report.text import printable
     from ftengine.run.directory import writing
 
     name = name.removeprefix("ftengine-")
@@ -126,7 +126,6 @@ def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
 def _check(name: str, chosen: Mapping[str, str]) -> None:
     """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
     from ftengine.cli.components import require_kind
-    from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry, article
 
     for kind in chosen:

@@ -87,9 +87,7 @@ class Pace:
 class LineListener:
     """For logs: a line a phase, and one about every tenth of those that take long."""
 
-    def __init__(self) -> None:
-        self._pace: Pace | None = None
-        self._shown, self._tenth = 0.0, 0
+    _pace: Pace | None = None
 
     def phase(self, name: str, total: int | None = None) -> None:
         self._pace = Pace(name, total)
@@ -113,10 +111,11 @@ class LineListener:
 class TerminalListener:
     """Shows one bar, of a `rich.progress.Progress`, for the phase that goes on."""
 
+    _pace: Pace | None = None
+    _task: Any = None
+
     def __init__(self, bars: Any) -> None:
         self._bars = bars
-        self._pace: Pace | None = None
-        self._task: Any = None
 
     def phase(self, name: str, total: int | None = None) -> None:
         self.close()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from ftengine.errors import InputError
+from ftengine.report.text import printable
+
 FILE = "recipe.schema.json"
 """The file that `ftengine init` names in a recipe, where it lies beside it."""
 
@@ -29,9 +32,7 @@ def schema(output: Path | None) -> None:
     Example:
       ftengine schema --output recipe.schema.json
     """
-    from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
-    from ftengine.report.text import printable
     from ftengine.run.directory import writing
     from ftengine.run.recipe_schema import recipe_schema
 

@@ -115,7 +115,7 @@ def starter(
         else:
             lines.append(_line(option, Recipe))
             modality = cls.modality if issubclass(cls, api.Task) else None
-            lines += _others(registry, KINDS_OF_LISTS.get(option.name), "may hold", modality=modality)
+            lines += _rest(registry, KINDS_OF_LISTS.get(option.name), "may hold", modality=modality)
     return "\n".join(lines) + "\n"
 
 
@@ -141,15 +141,13 @@ def starting_first(entries: Sequence[Entry]) -> list[Entry]:
 def _component(registry: Registry, key: Option, chosen: Entry, given: Mapping[tuple[str, str], Any]) -> Iterator[str]:
     yield _commented(f"{key.name}:", "required")
     yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
-    yield from (f"  {line}" for line in _others(registry, chosen.kind, "or", but=chosen.name))
+    yield from (f"  {line}" for line in _rest(registry, chosen.kind, "or", but=chosen.name))
     for option in options(chosen.cls.Config):
         line = _line(option, chosen.cls.Config, given.get((key.name, option.name)), indent=2)
         yield f"  # {line.strip()}" if option.required else line
 
 
-def _others(
-    registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None
-) -> Iterator[str]:
+def _rest(registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None) -> Iterator[str]:
     """Name what else is installed of a kind, without augmenters of another modality than the data's."""
     for entry in registry.entries(kind) if kind else ():
         suits = not issubclass(entry.cls, api.Augmenter) or entry.cls.modality in (None, modality)

@@ -36,16 +36,7 @@ NAME_BYTES = 255
 Place = Annotated[str, AfterValidator(_possible)]
 """A path, or another name of a source."""
 
-Bytes = Annotated[
-    ByteSize,
-    Field(gt=0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"},
-                {"type": "integer", "exclusiveMinimum": 0},
-            ]
-        }
-    ),
-]
+_TEXT = {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"}
+_NUMBER = {"type": "integer", "exclusiveMinimum": 0}
+Bytes = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"anyOf": [_TEXT, _NUMBER]})]
 """A number of bytes, or text such as "6 GB" or "5.5GiB"."""
