@@ -107,6 +107,7 @@ def _environment() -> Environment:
         "thousands": lambda value: "–" if value is None else f"{value:,}",
     }
     environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": figures.known}
+    environment.globals |= {"at_zero": figures.at_zero, "no_interval": figures.no_interval}
     return environment
 
 
