@@ -49,9 +49,6 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
     Args:
         source: a file or a folder; of what is not there, such as a data set of the hub, nothing is found.
         tasks: those to ask; of equally certain ones the first is taken.
-
-    Raises:
-        DataError: the file cannot be read.
     """
     if not Path(source).expanduser().exists():
         return Seen()
@@ -78,9 +75,6 @@ def starter(
         model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
         data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
         how: the task reads that data.
-
-    Raises:
-        UnknownName: no such task or strategy.
     """
     chosen = {
         kind: registry.get(kind, name, f"--{kind}") if name else starting_first(registry.entries(kind))[0]

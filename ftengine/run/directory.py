@@ -172,14 +172,7 @@ class RunDirectory:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside its place and rename it, replacing an older one.
-
-    Args:
-        fill: writes the content into the folder that it is given.
-
-    Raises:
-        RunError: it cannot be written; the older folder stays.
-    """
+    """Fill a folder beside its place and rename it, replacing an older one (RunError: it cannot be; that one stays)."""
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         remove(partial)
@@ -220,10 +213,9 @@ def follow_umask(path: Path) -> None:
 
 @contextmanager
 def locked(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; when the process dies, the lock ends with it.
+    """Hold a lock file, made here, for as long as the block runs; when the process dies, the lock ends with it.
 
     Args:
-        file: made here and removed at the end.
         what: that it stands for, as the error names it.
 
     Raises:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationE
 
 from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
-from ftengine.run.recipe_values import Bytes, Named, NamedList, Place
+from ftengine.run.recipe_values import Bytes, Named, NamedList, Place, possible
 from ftengine.run.yaml_text import key_and_value, load_yaml, require_bounded
 
 
@@ -29,7 +29,6 @@ class ModelSection(_Section):
     """Which model, and how it is loaded."""
 
     source: Place = Field(
-        min_length=1,
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
     )
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
@@ -44,16 +43,17 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
         fraction = float(share[1].replace(",", ".")) / (100 if share[2] else 1)
         example = f", for example data.{info.field_name}: {fraction:g}" if 0 < fraction < 1 else ""
         raise ValueError(f"write a share as a number between 0 and 1{example}")
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value == "":
         raise ValueError("write a fraction between 0 and 1, a file, or null")
     if isinstance(value, (int, float)) and not 0 < value < 1:
         raise ValueError("a fraction lies between 0 and 1 (exclusive)")
-    return value
+    return possible(value) if isinstance(value, str) else value
 
 
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
-_File = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
-HeldOut = Annotated[float | Place | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
+_Text = Annotated[str, Field(min_length=1)]
+_File = Annotated[_Text, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
+HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
 
 By = Literal["random", "stratified", "group", "time"]
 
@@ -97,9 +97,7 @@ def _by(value: Any) -> Any:
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: Place = Field(
-        min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
-    )
+    train: Place = Field(description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id")
     reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
@@ -168,9 +166,7 @@ class TrainSection(_Section):
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False, description="compute activations twice to save memory; auto: where memory_limit asks for it"
     )
-    memory_limit: Bytes | None = Field(
-        None, description="most that a process may hold, such as 6 GB; null: what is free, for auto"
-    )
+    memory_limit: Bytes | None = Field(None, description="of a process, such as 6 GB; null: what is free, for auto")
     reuse_frozen: Literal["auto", False] = Field(
         "auto", description="keep what frozen blocks below the lowest trained one make of each example for later epochs"
     )
@@ -191,7 +187,7 @@ FurtherData = Annotated[
     FurtherExamples | None,
     BeforeValidator(
         lambda value: {"data": value} if isinstance(value, str) else value,
-        json_schema_input_type=Annotated[str, Field(min_length=1)] | FurtherExamples | None,
+        json_schema_input_type=_Text | FurtherExamples | None,
     ),
 ]
 
@@ -241,7 +237,7 @@ class Recipe(_Section):
     evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
-    output: Place = Field("runs/run", min_length=1, description="the run's folder; new or empty")
+    output: Place = Field("runs/run", description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
     _origin: str = PrivateAttr("")

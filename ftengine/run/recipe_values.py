@@ -23,7 +23,8 @@ NamedList = Annotated[list[Named], BeforeValidator(lambda one: [one] if isinstan
 """Components; one may stand without a list around it."""
 
 
-def _possible(value: str) -> str:
+def possible(value: str) -> str:
+    """Return a path (ValueError: a part of it is longer than any file's name)."""
     longest = max((len(part.encode(errors="replace")) for part in value.split("/")), default=0)
     if longest > NAME_BYTES:
         raise ValueError(f"a name of {longest:,} bytes; no file or folder has one of more than {NAME_BYTES}")
@@ -33,7 +34,7 @@ def _possible(value: str) -> str:
 NAME_BYTES = 255
 """What file systems allow for the name of a file or folder."""
 
-Place = Annotated[str, AfterValidator(_possible)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(possible)]
 """A path, or another name of a source."""
 
 _TEXT = {"type": "string", "pattern": r"^[1-9][0-9]*(\.[0-9]+)? ?[KMGT]i?B$"}
