@@ -17,9 +17,7 @@ from ftengine.report.text import printable
 
 @click.command()
 @run_argument
-@click.option(
-    "--input", "source", metavar="FILE", type=PATH, required=True, help="The rows to answer; labels are not needed."
-)
+@click.option("--input", "source", metavar="FILE", type=PATH, required=True, help="Rows to answer (no labels needed).")
 @click.option(
     "--output", metavar="FILE", type=PATH, help="Where answers go: .jsonl, .csv, .tsv, .parquet; else JSONL to stdout."
 )

@@ -62,10 +62,6 @@ class Pace:
         if self._first is None:  # a resumed phase starts with a jump, which says nothing about speed
             self._first = (time.monotonic(), self.done)
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
     def describe(self) -> str:
         """Say how far it is, the time that is left, the latest figures and the speed."""
         parts = [f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"]
@@ -139,8 +135,9 @@ class TerminalListener:
         if self._pace is None:
             return
         self._bars.remove_task(self._task)
-        if self._pace.seconds >= DELAY:
-            self.message(f"{self._pace.name}: {duration(self._pace.seconds)}")
+        seconds = time.monotonic() - self._pace.started
+        if seconds >= DELAY:
+            self.message(f"{self._pace.name}: {duration(seconds)}")
         self._pace = None
 
 

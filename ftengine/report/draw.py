@@ -91,12 +91,9 @@ def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Marku
         if (interval := ends(one)) is not None:
             left, right = map(x, interval)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
-        shape = (
-            f'<path d="M{x(one.value)} {y - 5}l5 5l-5 5l-5 -5z"'
-            if look == "tuned"
-            else f'<circle cx="{x(one.value)}" cy="{y}" r="4"'
-        )
-        parts.append(f'{shape} class="marker {look}"/>')
+        at = x(one.value)
+        ring, diamond = f'circle cx="{at}" cy="{y}" r="4"', f'path d="M{at} {y - 5}l5 5l-5 5l-5 -5z"'
+        parts.append(f'<{diamond if look == "tuned" else ring} class="marker {look}"/>')
     told = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
     return Markup(
         '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'

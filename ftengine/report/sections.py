@@ -183,10 +183,8 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     if found.mistakes:
         groups["Wrong answers that the tuned model was surest of"] = found.mistakes
     intro = f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer."
-    return {
-        "intro": intro if found.evaluator else "",
-        "groups": {title: [_item(one) for one in items] for title, items in groups.items()},
-    }
+    shown = {title: [_item(one) for one in items] for title, items in groups.items()}
+    return {"intro": intro if found.evaluator else "", "groups": shown}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:

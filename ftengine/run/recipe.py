@@ -22,7 +22,7 @@ class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=F
     pass
 
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSection(_Section):
@@ -32,7 +32,7 @@ class ModelSection(_Section):
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
     )
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
-    dtype: Precision = Field("auto", description="dtype of frozen weights; auto follows train.precision")
+    dtype: DType = Field("auto", description="dtype of frozen weights; auto follows train.precision")
 
 
 _SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
@@ -160,9 +160,7 @@ class TrainSection(_Section):
     keep_best: bool = Field(True, description="end with the weights of the best validation loss")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: once an epoch")
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
-    precision: Precision = Field(
-        "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
-    )
+    precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False, description="compute activations twice to save memory; auto: where memory_limit asks for it"
     )
