@@ -91,10 +91,17 @@ class Commands(Suggesting):
         """Run a command; what it returns means nothing, so that `main` sees exit codes alone."""
         super().invoke(ctx)
 
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **named: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run as a program: print one line for every error and exit with its status."""
         if not standalone_mode:
-            return super().main(args, *more, standalone_mode=False, **named)
+            return super().main(args, prog_name, complete_var, False, **extra)
         if COMPLETING in os.environ:
             import_module("ftengine.cli.completion")  # tells click how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
@@ -102,7 +109,7 @@ class Commands(Suggesting):
             sys.stdout.reconfigure(errors="backslashreplace")
         with nullcontext() if debug else quiet():
             try:
-                sys.exit(super().main(args, *more, standalone_mode=False, **named) or 0)
+                sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
             # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
             except BaseException as error:
                 if not (isinstance(error, Exception) or is_panic(error)):

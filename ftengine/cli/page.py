@@ -64,7 +64,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return result
 
 
-def facts(pairs: Iterable[tuple[str, str | list[str] | None]]) -> Table:
+def facts(pairs: Iterable[tuple[str, Sequence[str] | None]]) -> Table:
     """Return a name and what there is to say about it on each line: a text, or several with a line each, or nothing."""
     from rich.table import Table
     from rich.text import Text

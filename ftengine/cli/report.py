@@ -52,8 +52,10 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
         return
     out = page()
     if made is not None:
-        show = compare.show if isinstance(made, side_by_side.Comparison) else crossvalidate.show
-        show(made)
+        if isinstance(made, side_by_side.Comparison):
+            compare.show(made)
+        else:
+            crossvalidate.show(made)
         out.print()
     for run in runs:
         if len(runs) > 1:
