@@ -149,6 +149,8 @@ def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
         (SMALL | {"train": {"schedule": {"floor": 0.1}}}, [], r"train\.schedule.*a component is a name"),
         (SMALL | {"data": {"train": "a", "validation": 1.5}}, [], r"data\.validation.*between 0 and 1"),
         (SMALL | {"data": {"train": "a", "validation": True}}, [], r"data\.validation.*fraction"),
+        (SMALL | {"data": {"train": "a", "validation": ""}}, [], r"data\.validation.*fraction.*or null \(got ''\)"),
+        (SMALL | {"data": {"train": "a", "test": 256 * "x"}}, [], r"'data\.test': a name of 256 bytes[^']*'x+\.+\)\.$"),
         (SMALL | {"data": {"train": "a", "validation": 0.5, "test": 0.5}}, [], r"take 1 of the data"),
         (SMALL | {"strategy": {"rank": 8}}, [], r"strategy.*a component is a name"),
         ({k: v for k, v in SMALL.items() if k != "model"}, [], r"key 'model' is missing"),

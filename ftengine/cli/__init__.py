@@ -25,10 +25,7 @@ COMMANDS = {
         "Train once for each part of the data, on the other parts, and add up the figures.",
     ),
     "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
-    "schema": (
-        "ftengine.cli.schema:schema",
-        "Print the JSON schema of recipes, with the components that are installed.",
-    ),
+    "schema": ("ftengine.cli.schema:schema", "Print the JSON schema of recipes, with the installed components."),
     "completion": (
         "ftengine.cli.completion:completion",
         "Print the script by which a shell completes commands, options and names.",

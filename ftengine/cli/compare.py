@@ -11,6 +11,7 @@ from ftengine.cli.figures import with_interval
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
+from ftengine.errors import InputError
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
@@ -66,31 +67,24 @@ def compare(
 
 
 def parse_strategies(text: str) -> list[Any]:
-    """Read a YAML list without its brackets.
-
-    Raises:
-        InputError: it is no such list.
-    """
+    """Read a YAML list without its brackets (InputError: it is none)."""
     import yaml
 
-    from ftengine.errors import InputError
+    from ftengine.run.yaml_text import load_yaml
 
     try:
-        return yaml.safe_load(f"[{text}]")
+        return load_yaml(f"[{text}]")
     except yaml.YAMLError:
-        raise InputError(
-            f"--strategies {text!r} cannot be read. Write names separated by commas, or {{name: NAME, OPTION: VALUE}}."
-        ) from None
+        hint = "Write names separated by commas, or {name: NAME, OPTION: VALUE}."
+        raise InputError(f"--strategies {text!r} cannot be read. {hint}") from None
 
 
 def show(comparison: Comparison) -> None:
     """Print the table, and what it supports."""
     direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
     out = page()
-    out.print(
-        f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction}), "
-        "with 95 % intervals:"
-    )
+    lead = f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction})"
+    out.print(f"{lead}, with 95 % intervals:")
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "a step", "on disk")
     rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
     rows += [
@@ -107,8 +101,7 @@ def show(comparison: Comparison) -> None:
         for row in comparison.strategies
     ]
     out.print(table(columns, rows, left=2))
-    out.print()
-    out.print(comparison.statement)
+    out.print(f"\n{comparison.statement}")
 
 
 def _pace(seconds: float | None) -> str:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import (
-    BashComplete,
-    CompletionItem,
-    ShellComplete,
-    add_completion_class,
-    get_completion_class,
-)
+from click import shell_completion as shells
 
 from ftengine.cli.group import COMPLETING
 
-SHELLS = ("bash", "zsh", "fish")
 
-
-@add_completion_class
-class _Bash(BashComplete):
+@shells.add_completion_class
+class _Bash(shells.BashComplete):
     """Bash takes the = of KEY=VALUE for a word of its own, and puts what is completed behind it."""
 
     _key = ""
@@ -33,14 +25,14 @@ class _Bash(BashComplete):
             return args, self._key + value
         return args, incomplete
 
-    def format_completion(self, item: CompletionItem) -> str:
+    def format_completion(self, item: shells.CompletionItem) -> str:
         if item.type != "plain":
             return super().format_completion(item)
         return f"plain,{item.value.removeprefix(self._key)}"
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script by which a shell completes commands, options and names.
 
@@ -52,7 +44,7 @@ def completion(shell: str) -> None:
     """
     from ftengine.cli import main
 
-    made = get_completion_class(shell)
+    made = shells.get_completion_class(shell)
     assert made is not None, shell  # click brings all three
     # Not the class's own `source`, which starts a bash to ask for its version.
-    click.echo(ShellComplete.source(made(main, {}, "ftengine", COMPLETING)))
+    click.echo(shells.ShellComplete.source(made(main, {}, "ftengine", COMPLETING)))

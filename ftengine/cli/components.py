@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ftengine import api
 from ftengine.cli.names import remember
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
-from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
+from ftengine.plugins.discovery import Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, Entry, Registry, article
 
 CONSTRAINTS = {
@@ -35,12 +35,9 @@ class Option:
     """One key that a component takes.
 
     Args:
-        name: the key.
         type: what its values are, in words.
         choices: the values, where there are few; else "".
-        required: whether a recipe must give it.
-        default: its value otherwise.
-        description: what it does.
+        default: its value where a recipe does not give it.
         constraints: what is allowed beyond the type.
     """
 
@@ -60,13 +57,7 @@ class Option:
 
 @dataclass
 class Installed:
-    """Everything that plugins offer, also where some of them are broken.
-
-    Args:
-        plugins: the plugins with their origins.
-        entries: the components that work.
-        problems: what is wrong, a sentence each.
-    """
+    """Everything that plugins offer: the components that work, and what is wrong, a sentence each."""
 
     plugins: Plugins
     entries: list[Entry] = field(default_factory=list)
@@ -76,7 +67,8 @@ class Installed:
 def installed() -> Installed:
     """Find what is installed; where one plugin is broken, the others are still listed."""
     plugins = make_plugin_manager()
-    result = Installed(plugins, problems=[_broken(origin) for origin in plugins.broken()])
+    broken = [f"plugin {o.name!r} of {o} ({o.target}) failed to load: {o.cause}" for o in plugins.broken()]
+    result = Installed(plugins, problems=broken)
     try:
         result.entries = _entries(Registry(plugins))
     except PluginError as whole:
@@ -94,11 +86,7 @@ def installed() -> Installed:
 
 
 def require_kind(kind: str | None) -> None:
-    """Refuse a kind of component that does not exist.
-
-    Raises:
-        InputError: lists the kinds.
-    """
+    """Refuse a kind of component that does not exist (InputError lists the kinds)."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"--kind {kind!r}: kinds are {', '.join(KINDS)}." + did_you_mean(kind, KINDS))
 
@@ -181,10 +169,6 @@ def _has(component: Any, ability: type, member: str) -> bool:
 
 def _entries(registry: Registry) -> list[Entry]:
     return [entry for kind in KINDS for entry in registry.entries(kind)]
-
-
-def _broken(origin: PluginOrigin) -> str:
-    return f"plugin {origin.name!r} of {origin} ({origin.target}) failed to load: {origin.cause}"
 
 
 def _type(part: dict[str, Any], definitions: dict[str, Any]) -> str:

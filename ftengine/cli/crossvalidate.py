@@ -60,21 +60,15 @@ def show(result: CrossValidation) -> None:
 
     out = page()
     show_verdict(out, Verdict(headline=result.verdict.text, level=result.verdict.level, findings=(result.verdict,)))
-    out.print()
-    out.print(f"{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
+    out.print(f"\n{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
     out.print(figure_table(result.base, result.tuned, result.difference, {}))
     for baseline in result.baselines.values():
-        reached = ", ".join(
-            f"{name} {number(value)}" for name, value in baseline.figures.items() if name in result.tuned
-        )
-        out.print(one_line(f"without looking at the inputs, as by always answering {baseline.answer!r}: {reached}"))
-    out.print()
-    out.print("tuned models, fold by fold:")
+        reached = [f"{name} {number(value)}" for name, value in baseline.figures.items() if name in result.tuned]
+        lead = f"without looking at the inputs, as by always answering {baseline.answer!r}"
+        out.print(one_line(f"{lead}: {', '.join(reached)}"))
+    out.print("\ntuned models, fold by fold:")
     columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")
-    rows = [
-        (metric, *map(number, (*spread.values, spread.mean, spread.std))) for metric, spread in result.spread.items()
-    ]
+    rows = [(name, *map(number, (*spread.values, spread.mean, spread.std))) for name, spread in result.spread.items()]
     rows.append(("(examples)", *(f"{run.examples:,}" for run in result.runs), "", ""))
-    out.print(table(columns, rows, left=1))
-    out.print()
-    out.print(result.statement)
+    out.print(table(columns, rows))
+    out.print(f"\n{result.statement}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from ftengine.api.figures import counted
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
+from ftengine.errors import PluginError, RunError
 from ftengine.report.text import size
 
 Check = Callable[[list[str]], Any]
@@ -56,15 +58,9 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     return found, problems
 
 
-def _fact(name: str) -> Check:
-    """Return a check that is a function of `ftengine.run.environment`."""
-
-    def check(problems: list[str]) -> Any:
-        from ftengine.run import environment
-
-        return getattr(environment, name)()
-
-    return check
+def _fact(place: str) -> Check:
+    """Return a check that is a function elsewhere (`module:function`) and finds no problems."""
+    return lambda problems: resolve_name(place)()
 
 
 def _requirements(problems: list[str]) -> dict[str, str]:
@@ -81,10 +77,8 @@ def _requirements(problems: list[str]) -> dict[str, str]:
             version = "missing"
         found[requirement.name] = version
         if version == "missing" or not requirement.specifier.contains(version, prereleases=True):
-            problems.append(
-                f"{requirement.name} is {version}; ftengine needs {requirement}. "
-                f"Repair with: pip install '{requirement}'"
-            )
+            repair = f"Repair with: pip install '{requirement}'"
+            problems.append(f"{requirement.name} is {version}; ftengine needs {requirement}. {repair}")
     return found
 
 
@@ -124,7 +118,6 @@ def _plugins(problems: list[str]) -> list[dict[str, str]]:
 def _commands(problems: list[str]) -> list[dict[str, str]]:
     """Load the commands of plugins, as calling them would."""
     from ftengine.cli import main
-    from ftengine.errors import PluginError
 
     found = []
     with click.Context(main, info_name="ftengine") as ctx:
@@ -137,15 +130,8 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
     return found
 
 
-def _cache(problems: list[str]) -> dict[str, Any]:
-    from ftengine.data.cache_folder import usage
-
-    return usage()
-
-
 def _clear_cache() -> None:
     from ftengine.data.cache_folder import clear, usage
-    from ftengine.errors import RunError
 
     before = usage()
     try:
@@ -156,17 +142,16 @@ def _clear_cache() -> None:
 
 
 CHECKS: dict[str, Check] = {
-    "versions": _fact("versions"),
+    "versions": _fact("ftengine.run.environment:versions"),
     "requirements": _requirements,
-    "hardware": _fact("hardware"),
+    "hardware": _fact("ftengine.run.environment:hardware"),
     "precision": _precision,
-    "build": _fact("build"),
+    "build": _fact("ftengine.run.environment:build"),
     "kernels": _kernels,
-    "cache": _cache,
+    "cache": _fact("ftengine.data.cache_folder:usage"),
     "plugins": _plugins,
     "commands": _commands,
 }
-
 
 SERVES = {"compiled": "compiled kernels serve low-rank layers", "reference": "PyTorch serves low-rank layers"}
 
@@ -174,35 +159,28 @@ SERVES = {"compiled": "compiled kernels serve low-rank layers", "reference": "Py
 def _show(found: dict[str, Any], problems: list[str]) -> None:
     out = page()
     out.print(facts(_lines(found)))
-    out.print()
     if problems:
-        out.print(facts(("problem", problem) for problem in problems))
+        out.print("", facts(("problem", problem) for problem in problems))
     else:
-        out.print("no problems found")
+        out.print("\nno problems found")
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what was found out, in words; what was not is left out, as a problem tells of it."""
     lines = []
     if found["versions"]:
-        lines.append(
-            ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
-        )
+        known = [f"{name} {version}" for name, version in found["versions"].items() if version]
+        lines.append(("versions", ", ".join(known)))
     if found["hardware"]:
         machine = found["hardware"]
+        torch = f"torch uses {machine['threads']} threads and {machine['cpu_capability']}"
+        gpus = [f"{g['name']}, {size(g['memory_bytes'])}, capability {g['capability']}" for g in machine["gpus"]]
         lines += [
             ("machine", machine["platform"]),
-            (
-                "processor",
-                f"{machine['processor']}: {machine['cores']} cores, torch uses {machine['threads']} threads "
-                f"and {machine['cpu_capability']}",
-            ),
+            ("processor", f"{machine['processor']}: {machine['cores']} cores, {torch}"),
             ("memory", size(machine["memory_bytes"])),
+            *(("GPU", gpu) for gpu in gpus or ["none"]),
         ]
-        lines += [
-            ("GPU", f"{gpu['name']}, {size(gpu['memory_bytes'])}, capability {gpu['capability']}")
-            for gpu in machine["gpus"]
-        ] or [("GPU", "none")]
     if found["precision"]:
         precision = found["precision"]
         lines.append(("precision", f"auto is {precision['compute']} on {precision['device']}: {precision['reason']}"))
@@ -215,9 +193,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         held = f"{size(cache['bytes'])} of at most {size(cache['limit'])}"
         lines.append(("cache", f"{counted(cache['entries'], 'entry', 'entries')}, {held}, in {cache['folder']}"))
     for plugin in found["plugins"] or ():
-        lines.append(
-            ("plugin", f"{plugin['name']} of {plugin['distribution']} {plugin['version']}: {plugin['status']}")
-        )
+        origin = f"{plugin['distribution']} {plugin['version']}"
+        lines.append(("plugin", f"{plugin['name']} of {origin}: {plugin['status']}"))
     for command in found["commands"] or ():
         lines.append(("command", f"{command['name']} of {command['distribution']} {command['version']}"))
     return lines

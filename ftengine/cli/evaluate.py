@@ -12,9 +12,7 @@ from ftengine.cli.progress import is_main_process, listening
 
 @click.command()
 @run_argument
-@click.option(
-    "--data", metavar="FILE", type=PATH, help="Evaluate on these examples instead of the run's own held-out split."
-)
+@click.option("--data", metavar="FILE", type=PATH, help="Evaluate on these examples, not the run's held-out split.")
 @click.option(
     "--evaluators",
     metavar="LIST",

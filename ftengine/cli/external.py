@@ -51,11 +51,7 @@ def _source(module: str) -> bytes:
 
 
 def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
-    """Import a command.
-
-    Raises:
-        PluginError: it cannot be imported, is no click command, or is offered more than once.
-    """
+    """Import a command (PluginError: it cannot be imported, is no click command, or is offered more than once)."""
     if len(offers) > 1:
         raise PluginError(conflict(name, offers))
     (offer,) = offers

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import signal
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,12 +33,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def telling(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
-    """Say how things stand where the user or the system ends the command.
-
-    Args:
-        listener: whom to tell.
-        say: returns what is saved and how to go on.
-    """
+    """Where the user or the system ends the command, tell what is saved and how to go on, which `say` returns."""
     before: Any = None
     main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     if main:
@@ -58,24 +52,12 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-def command_line(command: str, recipe: str, overrides: Sequence[str]) -> str:
-    """Return a command as a shell takes it."""
-    sets = [part for override in overrides for part in ("--set", override)]
-    return shlex.join(["ftengine", command, recipe, *sets])
-
-
-def state_of(output: str, again: str, resume: str) -> str:
-    """Say what a run has saved, and the command that goes on.
-
-    Args:
-        output: the run's folder.
-        again: the command that was given.
-        resume: the one that continues a run.
-    """
+def state_of(output: str, again: str) -> str:
+    """Say what a run in a folder has saved, and the command that goes on; `again` is the one that was given."""
     from ftengine.run.directory import RunDirectory
     from ftengine.training.checkpoint import checkpoint_folders
 
-    run = RunDirectory(output)
+    run, resume = RunDirectory(output), f"{again} --resume"
     if not run.is_run():
         return f"nothing is saved yet; begin again with: {again}"
     if run.finished:

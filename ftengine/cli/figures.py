@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
 """A larger matrix does not fit on a page; `--json` has it."""
-
 WIDEST = 110
 """Columns of running text; longer lines are hard to read."""
 
@@ -35,14 +33,8 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
     for finding in verdict.findings[1:]:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
-        text = fill(
-            one_line(finding.text),
-            width,
-            initial_indent=f"  {lead}  ",
-            subsequent_indent=" " * 9,
-            break_long_words=False,
-        )
-        out.print(text, soft_wrap=True)
+        text = f"  {lead}  {one_line(finding.text)}"
+        out.print(fill(text, width, subsequent_indent=" " * 9, break_long_words=False), soft_wrap=True)
 
 
 def show_figures(out: Console, result: EvaluationResult) -> None:
@@ -80,24 +72,23 @@ def figure_table(
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
     """Print how each slice of the held-out examples is served, the one most surely behind first."""
-    from ftengine.api.figures import known
+    from ftengine.api.figures import known, probability
 
     for name, column in result.slices.items():
         metric = column.metric
         if metric is None or not column.slices:
             continue
         told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
-        out.print()
         lead = f"{metric} by {name}, most surely behind first; gap to all others, p adjusted for all slices (Holm):"
-        out.print(one_line(lead))
+        out.print(f"\n{one_line(lead)}")
         rows = [
             (
                 one.value,
                 f"{one.examples:,}{' (few)' if one.small else ''}",
-                _value(one.base.get(metric)),
+                number(base.value) if known(base := one.base.get(metric)) else "–",
                 with_interval(tuned),
                 with_interval(one.gap, sign="+"),
-                "–" if one.gap is None else _p_value(one.gap.p_adjusted),
+                (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
             )
             for one, tuned in told[:MOST_SLICES]
         ]
@@ -124,14 +115,12 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, change in list(probe.against.items())[:MOST_METRICS]
     ]
     if changed:
-        out.print()
-        out.print("robustness of the tuned model, on the same examples as they are and changed:")
+        out.print("\nrobustness of the tuned model, on the same examples as they are and changed:")
         out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), changed, left=6))
     for probe in result.probes:
         if probe.kind == "robustness":
             continue
-        out.print()
-        out.print(one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
+        out.print("\n" + one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
         out.print(figure_table(probe.base, probe.tuned, probe.difference, result.metrics))
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
@@ -146,21 +135,17 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
     for display in result.displays.tuned:
         if isinstance(display, Matrix) and len(display.names) <= MOST_LABELS:
             by = f" ({display.row_label} by row, {display.column_label} by column)" if display.row_label else ""
-            out.print()
-            out.print(one_line(f"tuned model, {display.title}{by}:"))
+            out.print("\n" + one_line(f"tuned model, {display.title}{by}:"))
             cells = zip(display.names, display.cells, strict=True)
             rows = [(name, *(f"{count:,}" for count in row)) for name, row in cells]
             out.print(table(("", *display.names), rows))
 
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
-    """Say in words what a difference means.
+    """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
+    from ftengine.api.figures import known, probability
 
-    Args:
-        difference: of tuned and base.
-        no_interval: what is said where it has no interval.
-    """
-    if difference is None or not math.isfinite(difference.value):
+    if not known(difference):
         return ""
     low, high, p = difference.low, difference.high, difference.p
     if difference.better is not None:
@@ -171,14 +156,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
         return "no difference beyond chance"
     else:  # the evaluator does not say which direction is good
         word = "higher" if low > 0 else "lower"
-    return f"{word} (p {_p_value(p, '= ')})"
-
-
-def _p_value(p: float | None, equals: str = "") -> str:
-    """Return a p-value with two digits, as the verdict and the report show it."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{equals}{p:.2g}"
+    return f"{word} ({probability(p) or 'p –'})"
 
 
 def _told(metric: Metric | None, figure: Estimate | None) -> str:
@@ -189,18 +167,11 @@ def _told(metric: Metric | None, figure: Estimate | None) -> str:
     return f"{with_interval(figure)} ({meaning})" if meaning else with_interval(figure)
 
 
-def _value(figure: Figure | None) -> str:
-    from ftengine.api.figures import known
-
-    return number(figure.value) if known(figure) else "–"
-
-
 def with_interval(figure: Figure | None, sign: str = "") -> str:
     """Return a figure as "0.9 [0.8, 1]"; "–" where it is undefined."""
     from ftengine.api.figures import ends, known
 
     if not known(figure):
         return "–"
-    value = f"{sign}{number(figure.value)}" if sign and figure.value > 0 else number(figure.value)
-    found = ends(figure)
-    return value if found is None else f"{value} [{number(found[0])}, {number(found[1])}]"
+    value = f"{sign if figure.value > 0 else ''}{number(figure.value)}"
+    return value if (found := ends(figure)) is None else f"{value} [{number(found[0])}, {number(found[1])}]"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -38,11 +39,7 @@ class Commands(Suggesting):
     """ftengine's own commands, and those of installed plugins."""
 
     def __init__(self, *args: Any, builtin: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        """Take the table of commands.
-
-        Args:
-            builtin: by name, the place of each command (`module:object`) and its line of help.
-        """
+        """Take the table of commands: by name, the place of each (`module:object`) and its line of help."""
         super().__init__(*args, **kwargs)
         add_debug(self)
         self.builtin = builtin
@@ -59,18 +56,13 @@ class Commands(Suggesting):
         return [*self.builtin, *sorted(self.external.keys() - self.builtin.keys())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Load a command.
-
-        Raises:
-            PluginError: it is broken, or more than one distribution offers it.
-        """
+        """Load a command (PluginError: it is broken, or more than one distribution offers it)."""
         offers, command = self.external.get(name, []), None
         try:
             if name in self.builtin:
                 if offers:
                     raise PluginError(conflict(name, offers, builtin=True))
-                module, _, attribute = self.builtin[name][0].partition(":")
-                command = getattr(import_module(module), attribute)
+                command = resolve_name(self.builtin[name][0])
             elif offers:
                 command = load_command(name, offers)
         except PluginError:

@@ -11,11 +11,11 @@ import click
 
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
+from ftengine.errors import InputError
 from ftengine.report.text import printable
 
 if TYPE_CHECKING:
     from ftengine.cli.starter import Seen
-    from ftengine.plugins.registry import Registry
 
 RECIPE = "recipe.yaml"
 
@@ -50,17 +50,17 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     """
     from ftengine.cli.schema import FILE, first_line
     from ftengine.cli.starter import Seen, look, starter, starting_first
-    from ftengine.errors import InputError
+    from ftengine.data.readers import suffixes
     from ftengine.plugins.registry import Registry
 
     registry = Registry()
     registry.plugins.raise_if_broken()
-    if data is None and _is_data(file, registry):
+    if data is None and (file.is_dir() or file.suffix.lower() in suffixes(registry)):  # no recipe but data
         file, data = Path(RECIPE), str(file)
     tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
     seen = look(data, tasks, registry) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
-    text = starter(registry, task=chosen, model=model, data=data, strategy=strategy, read=seen.found)
+    text = starter(registry, chosen, model, data, strategy, seen.found)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -77,13 +77,6 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     if data is not None and Path(data).suffix and not Path(data).exists():
         click.echo(printable(f"note: there is no {data!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
-
-
-def _is_data(file: Path, registry: Registry) -> bool:
-    """Say whether what was named is no recipe but data."""
-    from ftengine.data.readers import suffixes
-
-    return file.is_dir() or file.suffix.lower() in suffixes(registry)
 
 
 def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:

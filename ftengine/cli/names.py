@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import blake2b
@@ -21,25 +20,25 @@ from click.shell_completion import CompletionItem
 
 from ftengine import __version__
 from ftengine.cli.external import GROUP as COMMANDS
+from ftengine.errors import RunError
 from ftengine.plugins.distributions import offers
 
 if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
-
-Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
 """The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
 
 
-def component_names(kind: str = "") -> Complete:
+def component_names(kind: str = "") -> Callable[[Context, Parameter, str], list[CompletionItem]]:
     """Return what completes names of components, of one kind or of the one that the option `--kind` names."""
 
     def complete(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
         wanted = kind or ctx.params.get("kind")
         found = [item for item in _known()["components"] if wanted in (None, item["kind"])]
-        return [_item(item["name"], item["summary"]) for item in found if item["name"].startswith(incomplete)]
+        named = [item for item in found if item["name"].startswith(incomplete)]
+        return [CompletionItem(item["name"], help=item["summary"]) for item in named]
 
     return complete
 
@@ -48,7 +47,7 @@ def overrides(ctx: Context, param: Parameter, incomplete: str) -> list[Completio
     """Complete `KEY=NAME` where a key of the recipe holds components."""
     known = _known()
     pairs = [(f"{known['keys'][c['kind']]}={c['name']}", c) for c in known["components"] if c["kind"] in known["keys"]]
-    return [_item(pair, component["summary"]) for pair, component in pairs if pair.startswith(incomplete)]
+    return [CompletionItem(pair, help=c["summary"]) for pair, c in pairs if pair.startswith(incomplete)]
 
 
 def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
@@ -61,19 +60,13 @@ def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[
 def remember(entries: Iterable[Entry]) -> None:
     """Keep what plugins offer, for the next completion."""
     from ftengine.plugins.registry import RECIPE_KEYS
+    from ftengine.run.directory import RunDirectory
 
     components = [{"kind": e.kind, "name": e.name, "summary": e.summary} for e in entries]
-    known = {"of": _installed(), "components": components, "keys": RECIPE_KEYS}
-    file = _file()
-    with suppress(OSError):  # a full disk, a home that cannot be written
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False)  # noqa: SIM115
-        try:
-            with part:
-                json.dump(known, part)
-            os.replace(part.name, file)
-        except OSError:
-            os.unlink(part.name)
+    cache = RunDirectory(_file().parent)
+    with suppress(RunError):  # a full disk, a home that cannot be written
+        cache.create()
+        cache.write_json(_file().name, {"of": _installed(), "components": components, "keys": RECIPE_KEYS})
 
 
 def _known() -> dict[str, Any]:
@@ -105,7 +98,3 @@ def _installed() -> str:
 
 def _file() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "names.json"
-
-
-def _item(value: str, summary: str) -> CompletionItem:
-    return CompletionItem(value, help=summary)

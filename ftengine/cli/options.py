@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
 
 import click
 
 from ftengine.cli.names import overrides
+from ftengine.errors import InputError
 
 PATH = click.Path(readable=False)
 """A path, as text, which the shell completes; whether it can be read is found out where it is."""
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON alone to stdout; progress and messages go to stderr."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone to stdout, all else to stderr.")
 
 set_option = click.option(
     "--set",
@@ -26,10 +23,7 @@ set_option = click.option(
     help="Override a key of the recipe, e.g. train.max_steps=40; may be given several times.",
 )
 
-output_option = click.option(
-    "--output", metavar="DIR", type=PATH, help="Folder of the runs, instead of the recipe's output."
-)
-
+output_option = click.option("--output", metavar="DIR", type=PATH, help="Folder of the runs, not the recipe's output.")
 
 trust_code_option = click.option(
     "--trust-code",
@@ -43,8 +37,6 @@ run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
 
 def require_one_process(command: str, does: str) -> None:
     """Refuse a command in one of several processes of a launcher (InputError); `does` says why."""
-    from ftengine.errors import InputError
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{command} {does}; call it without torchrun or accelerate launch.")
 
@@ -56,25 +48,3 @@ def add_debug(command: click.Command) -> None:
         command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         add_debug(inner)
-
-
-def yaml_values(pairs: Iterable[str], option: str) -> dict[str, Any]:
-    """Read `key=value` pairs, values in YAML.
-
-    Raises:
-        InputError: a pair has no key or its value is no YAML.
-    """
-    import yaml
-
-    from ftengine.errors import InputError
-
-    values = {}
-    for pair in pairs:
-        key, equals, raw = pair.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"{option} {pair!r}: write key=value, for example max_new_tokens=40.")
-        try:
-            values[key.strip()] = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise InputError(f"{option} {pair!r}: {raw!r} is not a YAML value.") from None
-    return values

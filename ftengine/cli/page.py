@@ -53,13 +53,7 @@ class _Trimmed(io.StringIO):
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
-    """Return a plain table, its cells safe to print.
-
-    Args:
-        columns: headings.
-        rows: cells by column.
-        left: columns aligned to the left; the others are numbers.
-    """
+    """Return a plain table, its cells safe to print; `left` columns are aligned to the left, the others are numbers."""
     from rich.table import Table
 
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
@@ -70,34 +64,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return result
 
 
-def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
-    """Return lines of a name and what there is to say about it, which is text or anything that rich prints."""
+def facts(pairs: Iterable[tuple[str, Sequence[str] | None]]) -> Table:
+    """Return a name and what there is to say about it on each line: a text, or several with a line each, or nothing."""
     from rich.table import Table
     from rich.text import Text
 
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     result.add_column(style="bold", no_wrap=True)
     result.add_column(overflow="fold")
-    for name, value in pairs:
-        result.add_row(name, Text(one_line(value)) if isinstance(value, str) else value)
-    return result
-
-
-def marked(pieces: Iterable[tuple[str, bool]], *, brackets: bool) -> Text:
-    """Return text with some pieces marked.
-
-    Args:
-        pieces: (text, is marked); the text must be safe to print.
-        brackets: mark with ⟦ ⟧, for where there is no colour.
-    """
-    from rich.text import Text
-
-    result = Text()
-    for text, is_marked in pieces:
-        if not is_marked:
-            result.append(text)
-        elif brackets:
-            result.append(f"⟦{text}⟧")
-        else:
-            result.append(text, style="green underline")
+    for name, said in pairs:
+        for i, line in enumerate([said] if isinstance(said, str) else said or ()):
+            result.add_row("" if i else name, Text(one_line(line)))
     return result

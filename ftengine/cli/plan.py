@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.options import json_option, recipe_argument, set_option
-from ftengine.cli.page import facts, marked, page, print_json, table
+from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.cli.scaling import network, show_scaling
+from ftengine.errors import InputError
 from ftengine.report.text import cut, duration, number, one_line, printable, share, size
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ SHOWN_ROWS = 8
 """Rows of a table that a page shows; `--json` has all."""
 CONTEXT = 30
 """Characters shown before the first change and after the last."""
-
 SHOWN_TEXT = 240
 """Characters shown of a text, from the first change on; `--json` has all."""
 
@@ -81,55 +81,42 @@ def plan(
     """
     from ftengine.engine.count_parameters import count_parameters
     from ftengine.engine.fine_tune import plan as make_plan
-    from ftengine.errors import InputError
     from ftengine.run.recipe import Recipe
 
     if labels is not None and not parameters_only:
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
     speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
-    if parameters_only:
-        with listening() as listener:
-            counted = count_parameters(recipe, labels=labels or 2, listener=listener)
-        if as_json:
-            print_json(counted.to_json())
-        else:
-            show_count(counted)
-        return
+    result: Any
     with listening() as listener:
-        result = make_plan(recipe, measure=measure, processes=processes, bandwidth=speed, listener=listener)
+        if parameters_only:
+            result = count_parameters(recipe, labels=labels or 2, listener=listener)
+        else:
+            result = make_plan(recipe, measure=measure, processes=processes, bandwidth=speed, listener=listener)
     if as_json:
         print_json(result.to_json())
+    elif parameters_only:
+        show_count(result)
     else:
         show(result, recipe.beside)
 
 
 def show(plan: Plan, beside: Mapping[str, str]) -> None:
-    """Print a plan as a page.
-
-    Args:
-        plan: what a recipe would do.
-        beside: the recipe's paths, by key, that were found in its folder.
-    """
+    """Print a plan as a page; `beside` has the recipe's paths, by key, that were found in its folder."""
     out = page()
     out.print(facts(_lines(plan)))
     for key, path in beside.items():
         out.print(f"{key} is not in the working directory; it is read from the recipe's folder: {path}")
-    out.print()
-    out.print(_data(plan.data, plan.steps["unit"]))
+    out.print("", _data(plan.data, plan.steps["unit"]))
     show_audit(out, plan.data)
     if plan.example:
-        out.print()
         _example(out, plan.example)
     if plan.augmented:
-        out.print()
         show_changes(out, plan.augmented)
     if plan.scaling is not None:
-        out.print()
         show_scaling(out, plan.scaling)
     if plan.warnings:
-        out.print()
-        out.print(facts(_warnings(plan)))
+        out.print("", facts(_warnings(plan)))
 
 
 def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -148,51 +135,42 @@ def show_count(counted: ParameterCount) -> None:
     """Print how many parameters train, and of what."""
     model, name = counted.model, counted.strategy["name"]
     trained, total = counted.trainable_parameters, counted.total_parameters
-    lines = [
-        ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
-        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
-    ]
-    lines += [
-        ("", f"of these {count:,} in {module}, which is initialised afresh")
-        for module, count in counted.new_modules.items()
-    ]
+    new = counted.new_modules.items()
     parts = [
         f"{name}: {pattern} matches {found['modules']:,} modules; of their {found['parameters']:,} parameters "
         f"{found['trainable_parameters']:,} train"
         for pattern, found in counted.patterns.items()
     ]
-    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(parts or [name])]
-    if model["labels"]:
-        lines.append(("labels", f"{len(model['labels'])}"))
+    lines = [
+        ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
+        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+        ("", [f"of these {count:,} in {module}, which is initialised afresh" for module, count in new]),
+        ("strategy", parts or name),
+        ("labels", f"{len(model['labels'])}" if model["labels"] else None),
+    ]
     page().print(facts(lines))
 
 
-def _lines(plan: Plan) -> list[tuple[str, str]]:
-    model, steps = plan.model, plan.steps
+def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
+    model, steps, regularizers = plan.model, plan.steps, plan.recipe["regularize"]
     trained, total = model["trainable_parameters"], model["total_parameters"]
-    lines = [
+    each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} an epoch"
+    return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
         ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
-    ]
-    if model["new_modules"]:
-        lines.append(("", f"initialised afresh: {', '.join(model['new_modules'])}"))
-    lines += [("strategy" if i == 0 else "", line) for i, line in enumerate(_strategy(plan))]
-    lines.append(("task", plan.recipe["task"]["name"]))
-    if model["labels"]:
-        lines.append(("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE)))
-    if plan.unread:
-        lines.append(("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE)))
-    total, each, epoch = steps["total"], steps["examples_a_step"], steps["per_epoch"]
-    lines += [
-        ("steps", f"{total:,}, of {each:,} examples each; {epoch:,} an epoch"),
+        ("", f"initialised afresh: {', '.join(model['new_modules'])}" if model["new_modules"] else None),
+        ("strategy", _strategy(plan)),
+        ("task", plan.recipe["task"]["name"]),
+        ("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE) if model["labels"] else None),
+        ("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE) if plan.unread else None),
+        ("steps", f"{steps['total']:,}, {each}"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
+        ("regularize", cut("; ".join(map(_component, regularizers)), SHOWN_PIECE) if regularizers else None),
+        ("evaluation", _evaluation(plan.evaluation)),
+        ("estimate", _estimate(plan.estimate)),
+        ("output", plan.recipe["output"]),
     ]
-    if plan.recipe["regularize"]:
-        lines.append(("regularize", cut("; ".join(map(_component, plan.recipe["regularize"])), SHOWN_PIECE)))
-    lines += [("evaluation" if i == 0 else "", line) for i, line in enumerate(_evaluation(plan.evaluation))]
-    lines += [("estimate", _estimate(plan.estimate)), ("output", plan.recipe["output"])]
-    return lines
 
 
 def _component(spec: dict[str, Any]) -> str:
@@ -250,8 +228,7 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
     answers = f" and {estimate['answers']:,} answers (not timed)" if estimate["answers"] else ""
     return (
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
-        f"{answers}; "
-        f"{size(estimate['peak_bytes'])} of memory at the peak: weights ({size(estimate['weight_bytes'])}), "
+        f"{answers}; {size(estimate['peak_bytes'])} of memory at the peak: weights ({size(estimate['weight_bytes'])}), "
         f"optimiser ({size(estimate['optimizer_bytes'])}), activations ({size(estimate['activation_bytes'])}), "
         f"Python and its libraries ({size(estimate['other_bytes'])}){chosen}"
     )
@@ -263,11 +240,12 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
+        longest = (encoded.get("uncut") or {}).get("100", encoded["longest"])  # before cutting
         counts = (
             split["rows"],
             split["distinct"],
             encoded["tokens"],
-            *((_longest(encoded), encoded["truncated"]) if unit == TEXT else ()),
+            *((longest, encoded["truncated"]) if unit == TEXT else ()),
             encoded["untrained_rows"],
             split["skipped"]["count"] + encoded["skipped"],
         )
@@ -275,38 +253,30 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
     return table(columns, rows, left=2)
 
 
-def _longest(encoded: dict[str, Any]) -> int:
-    """Return the longest sequence before cutting, as the table of lengths has it."""
-    return (encoded.get("uncut") or {}).get("100", encoded["longest"])
-
-
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+    from rich.text import Text
+
     from ftengine.api import redact_pieces
 
     brackets = out.color_system is None or out.no_color
-    how = "in ⟦ ⟧" if brackets else "underlined"
-    out.print(f"One example as the model sees it; what is trained on is {how}:")
-    pieces = [(cut(printable(text), SHOWN_PIECE), trained) for text, trained in redact_pieces(example)]
-    text = marked(pieces, brackets=brackets)
+    how, style = ("in ⟦ ⟧", None) if brackets else ("underlined", "green underline")
+    out.print(f"\nOne example as the model sees it; what is trained on is {how}:")
+    text = Text()
+    for piece, trained in redact_pieces(example):
+        shown = cut(printable(piece), SHOWN_PIECE)
+        text.append(f"⟦{shown}⟧" if trained and brackets else shown, style if trained else None)
     text.rstrip()
     out.print(text)
 
 
 def show_audit(out: Console, audit: dict[str, Any]) -> None:
-    """Print findings that are good, and tables; warnings are left to the page.
-
-    Args:
-        out: where to.
-        audit: the content of an `AuditResult`.
-    """
+    """Print the good findings and the tables of an `AuditResult`; warnings are left to the page."""
     good = [(finding["kind"], finding["text"]) for finding in audit["findings"] if finding["level"] == "good"]
     if good:
-        out.print()
-        out.print(facts(good))
+        out.print("", facts(good))
     for display in audit["displays"]:
         if "rows" in display:
-            out.print()
-            out.print(one_line(f"{display['title']}:"))
+            out.print(f"\n{one_line(display['title'])}:")
             shown = [[_cell(cell) for cell in row] for row in display["rows"][:SHOWN_ROWS]]
             out.print(table(display["columns"], shown))
             if left := len(display["rows"]) - len(shown):
@@ -323,7 +293,7 @@ def _cell(value: Any) -> str:
 
 def show_changes(out: Console, augmented: Sequence[Mapping[str, Any]]) -> None:
     """Print what `Plan.augmented` holds."""
-    out.print("What augmenting makes of training examples, in the first epoch:")
+    out.print("\nWhat augmenting makes of training examples, in the first epoch:")
     lines: list[tuple[str, str]] = []
     for entry in augmented:
         before, after = _sides(entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
-    "--kind",
-    metavar="KIND",
-    shell_complete=complete_kinds,
-    help=f"Only this kind: {', '.join(kinds())}.",
+    "--kind", metavar="KIND", shell_complete=complete_kinds, help=f"Only this kind: {', '.join(kinds())}."
 )
 
 
@@ -48,12 +45,14 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
       ftengine plugins list --kind strategy
     """
     from ftengine.cli.components import installed, require_kind
+    from ftengine.run.environment import plugin_origins
 
     require_kind(kind)
     found = installed()
     found.entries = [entry for entry in found.entries if kind in (None, entry.kind)]
     if as_json:
-        print_json(_as_json(found))
+        components = [_component(entry) for entry in found.entries]
+        print_json({"components": components, "plugins": plugin_origins(found.plugins), "problems": found.problems})
     else:
         _show(found)
     if found.problems:
@@ -105,58 +104,37 @@ def _component(entry: Entry) -> dict[str, str]:
     }
 
 
-def _as_json(found: Installed) -> dict[str, Any]:
-    from ftengine.run.environment import plugin_origins
-
-    return {
-        "components": [_component(entry) for entry in found.entries],
-        "plugins": plugin_origins(found.plugins),
-        "problems": found.problems,
-    }
-
-
 def _show(found: Installed) -> None:
     out = page()
     loaded = {str(o): o.source for o in found.plugins.origins.values() if o.source and o.status == "loaded"}
     rows = [(entry.kind, entry.name, str(entry.origin), entry.summary) for entry in found.entries]
     out.print(table(("kind", "name", "from", "what it is"), rows, left=4))
     if loaded:
-        out.print()
-        out.print(table(("distribution", "installed from"), loaded.items(), left=2))
+        out.print("", table(("distribution", "installed from"), loaded.items(), left=2))
     blocked = [origin for origin in found.plugins.origins.values() if origin.status == "blocked"]
     if blocked or found.problems:
-        out.print()
-        out.print(facts([*(("blocked", str(o)) for o in blocked), *(("broken", text) for text in found.problems)]))
+        told = [*(("blocked", str(origin)) for origin in blocked), *(("broken", text) for text in found.problems)]
+        out.print("", facts(told))
 
 
 def _show_component(entry: Entry, options: list[Option]) -> None:
-    from rich.text import Text
-
     from ftengine.cli.components import abilities, metrics
     from ftengine.cli.starter import yaml_value
-    from ftengine.report.text import printable
 
     out = page()
-    source = [("source", entry.origin.source)] if entry.origin.source else []
-    out.print(facts([(entry.kind, entry.name), ("from", f"{entry.origin} ({entry.cls.__module__})"), *source]))
-    out.print()
-    out.print(Text(printable(entry.docstring) or "no description"))
+    origin = f"{entry.origin} ({entry.cls.__module__})"
+    out.print(facts([(entry.kind, entry.name), ("from", origin), ("source", entry.origin.source or None)]))
+    out.print(f"\n{entry.docstring or 'no description'}")
     if entry.citation:
-        out.print()
-        out.print(Text(printable(f"cite: {entry.citation}")))
-    out.print()
-    if not options:
-        out.print("no options")
+        out.print(f"\ncite: {entry.citation}")
+    rows = [(o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options]
+    if rows:
+        out.print("", table(("option", "default", "allowed", "what it does"), rows, left=4))
     else:
-        rows = [
-            (o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options
-        ]
-        out.print(table(("option", "default", "allowed", "what it does"), rows, left=4))
+        out.print("\nno options")
     better = {True: "higher", False: "lower", None: ""}
     measured = [(name, m.label, better[m.higher_is_better], m.meaning) for name, m in metrics(entry).items()]
     if measured:
-        out.print()
-        out.print(table(("metric", "label", "better", "meaning"), measured, left=4))
+        out.print("", table(("metric", "label", "better", "meaning"), measured, left=4))
     if can := abilities(entry):
-        out.print()
-        out.print(table(("ability", "what it is"), can.items(), left=2))
+        out.print("", table(("ability", "what it is"), can.items(), left=2))

@@ -5,34 +5,28 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from ftengine.cli.names import distribution_names
+from ftengine.cli.external import GROUP as COMMANDS
+from ftengine.cli.external import load_command
+from ftengine.cli.names import GROUP, distribution_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json, table
+from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
+from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, normalised, offers
 
 if TYPE_CHECKING:
-    from ftengine.plugins.distributions import Offer
     from ftengine.plugins.registry import Entry
 
 OUTCOMES = ("passed", "failed", "expected", "skipped")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one check.
-
-    Args:
-        component: kind and name.
-        check: its name in `ftengine.testing`.
-        outcome: one of `OUTCOMES`.
-        reason: why it failed or was skipped; "" where it passed.
-    """
+class Result(NamedTuple):
+    """What came of a check (a `ftengine.testing.CheckResult`) of a component, which is named by kind and name."""
 
     component: str
     check: str
@@ -55,8 +49,6 @@ def check(package: str, as_json: bool) -> None:
       ftengine plugins check ftengine-bitfit
       ftengine plugins check . --json
     """
-    from ftengine.errors import InputError
-
     offered = _offered(package)
     results = list(_results(offered))
     if not results:
@@ -64,11 +56,10 @@ def check(package: str, as_json: bool) -> None:
     counts = Counter(result.outcome for result in results)
     if as_json:
         told = {"distribution": offered[0].distribution, "version": offered[0].version}
-        print_json({**told, "results": [asdict(result) for result in results], "counts": dict(counts)})
+        print_json({**told, "results": [result._asdict() for result in results], "counts": dict(counts)})
     else:
         out = page()
-        rows = [(result.component, result.check, result.outcome, result.reason) for result in results]
-        out.print(table(("component", "check", "outcome", "reason"), rows, left=4))
+        out.print(table(Result._fields, results, left=4))
         shown = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome])
         out.print(f"\n{offered[0]}: {shown}")
     if counts["failed"]:
@@ -82,11 +73,6 @@ def _offered(package: str) -> list[Offer]:
         UnknownName: no installed distribution is called so.
         InputError: it offers nothing, is blocked, or the folder describes no distribution.
     """
-    from ftengine.cli.external import GROUP as COMMANDS
-    from ftengine.errors import InputError, UnknownName, did_you_mean
-    from ftengine.plugins.discovery import GROUP
-    from ftengine.plugins.distributions import BLOCK_VARIABLE, normalised, offers
-
     every = [offer for group in (GROUP, COMMANDS) for offer in offers(group)]
     folder = Path(package)
     in_folder = (folder / "pyproject.toml").is_file()
@@ -115,8 +101,6 @@ def _offered(package: str) -> list[Offer]:
 
 def _project(folder: Path) -> str:
     """Return the name that a folder's pyproject.toml gives its distribution."""
-    from ftengine.errors import InputError
-
     toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     file = folder / "pyproject.toml"
     try:
@@ -134,10 +118,7 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
     """Yield what came of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
     from ftengine.cli.components import installed
-    from ftengine.cli.external import GROUP as COMMANDS
-    from ftengine.cli.external import load_command
     from ftengine.cli.progress import listening
-    from ftengine.errors import PluginError
 
     distribution = offered[0].distribution
     everything = installed()
@@ -150,13 +131,12 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
             yield from _checked(entry)
     for offer in offered:
         if offer.entry_point.group == COMMANDS:
-            what = f"command {offer.entry_point.name}"
+            outcome, reason = "passed", ""
             try:
                 load_command(offer.entry_point.name, [offer])
             except PluginError as error:
-                yield Result(what, "it_is_a_click_command", "failed", str(error))
-            else:
-                yield Result(what, "it_is_a_click_command", "passed")
+                outcome, reason = "failed", str(error)
+            yield Result(f"command {offer.entry_point.name}", "it_is_a_click_command", outcome, reason)
 
 
 def _checked(entry: Entry) -> Iterator[Result]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -15,6 +15,8 @@ from string import Template
 import click
 
 from ftengine.cli.options import PATH
+from ftengine.errors import InputError
+from ftengine.report.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"
@@ -64,8 +66,7 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
       ftengine plugins new bitfit --kind strategy
       ftengine plugins new clinic --kind evaluator=sensitivity --kind augmenter=abbreviate
     """
-    from ftengine.errors import InputError
-    from ftengine.report.text import printable
+    from ftengine.run.directory import writing
 
     name = name.removeprefix("ftengine-")
     names = {kind: own or name for kind, _, own in (one.partition("=") for one in chosen)}
@@ -76,12 +77,10 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} exists and is not empty. Name another folder with --output.")
     found = distribution(name, names)
-    try:
+    with writing(folder):
         for path, text in found.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {str(folder)!r}: {error.strerror or error}.") from None
     place = str(folder) if folder.is_absolute() else f"./{folder}"
     click.echo(printable(f"wrote {len(found)} files to {folder}. Next:"))
     for line in (
@@ -93,12 +92,7 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
 
 
 def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the files of a distribution by path.
-
-    Args:
-        name: without "ftengine-".
-        chosen: the name of each component by its kind, one that `kinds` names.
-    """
+    """Return the files of a distribution by path: its name without "ftengine-", names of components by kind."""
     from ftengine import __version__
     from ftengine.plugins.registry import KINDS, RECIPE_KEYS, article
 
@@ -132,7 +126,6 @@ def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
 def _check(name: str, chosen: Mapping[str, str]) -> None:
     """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
     from ftengine.cli.components import require_kind
-    from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry, article
 
     for kind in chosen:
@@ -156,14 +149,9 @@ def _check(name: str, chosen: Mapping[str, str]) -> None:
 
 def _filled(template: str, words: dict[str, str]) -> dict[str, str]:
     """Return a template's files by path, with words in the place of their names."""
-    text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
-    return dict(_files(Template(text).substitute(words)))
-
-
-def _files(text: str) -> Iterator[tuple[str, str]]:
-    for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:]:
-        path, _, content = part.partition("\n")
-        yield path, content
+    text = Template((TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")).substitute(words)
+    parts = (part.partition("\n") for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:])
+    return {path: content for path, _, content in parts}
 
 
 def _summary(source: str, cls: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option, yaml_values
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
 from ftengine.report.text import printable
@@ -17,24 +17,15 @@ from ftengine.report.text import printable
 
 @click.command()
 @run_argument
+@click.option("--input", "source", metavar="FILE", type=PATH, required=True, help="Rows to answer (no labels needed).")
 @click.option(
-    "--input", "source", metavar="FILE", type=PATH, required=True, help="The rows to answer; labels are not needed."
-)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=PATH,
-    help="Where answers go: .jsonl, .csv, .tsv or .parquet; without it, JSONL to stdout.",
+    "--output", metavar="FILE", type=PATH, help="Where answers go: .jsonl, .csv, .tsv, .parquet; else JSONL to stdout."
 )
 @click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and go on behind them.")
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows answered together (default: the recipe's)."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="What to compute in (default: the recipe's train.precision).",
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
 )
 @click.option(
     "--option",
@@ -68,15 +59,13 @@ def predict(
     from ftengine.api.figures import counted
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
+    from ftengine.run.yaml_text import key_and_value
 
     require_one_process("predict", "writes each answer once")
     if output is None and (resume or as_json):
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
-    settings: dict[str, Any] = {
-        "base": base,
-        "batch_size": batch_size,
-        "options": yaml_values(options, "--option"),
-    }
+    chosen = dict(key_and_value(option, "--option", "max_new_tokens=40") for option in options)
+    settings: dict[str, Any] = {"base": base, "batch_size": batch_size, "options": chosen}
     with listening(bars=output is not None) as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 DELAY = 2.0
 """Seconds that a phase may take before it gets a bar."""
-
 LOG_DELAY = 10.0
 """Least seconds between two lines of a phase in a log."""
 
@@ -32,11 +31,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def listening(*, bars: bool = True) -> Iterator[Listener]:
-    """Give a listener that suits stderr.
-
-    Args:
-        bars: False where stdout and stderr may be one terminal and results stream to it.
-    """
+    """Give a listener that suits stderr; without bars where results stream to stdout, which may be one terminal."""
     from ftengine.api import SilentListener
 
     if not is_main_process():
@@ -49,12 +44,7 @@ def listening(*, bars: bool = True) -> Iterator[Listener]:
 
 
 class Pace:
-    """How far a phase is, and how fast.
-
-    Args:
-        name: the phase.
-        total: its number of steps, or None.
-    """
+    """How far a phase is, and how fast; `total` is its number of steps, where that is known."""
 
     def __init__(self, name: str, total: int | None) -> None:
         self.name, self.total, self.done = name, total, 0
@@ -71,10 +61,6 @@ class Pace:
         self.figures = figures
         if self._first is None:  # a resumed phase starts with a jump, which says nothing about speed
             self._first = (time.monotonic(), self.done)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
 
     def describe(self) -> str:
         """Say how far it is, the time that is left, the latest figures and the speed."""
@@ -97,9 +83,7 @@ class Pace:
 class LineListener:
     """For logs: a line a phase, and one about every tenth of those that take long."""
 
-    def __init__(self) -> None:
-        self._pace: Pace | None = None
-        self._shown, self._tenth = 0.0, 0
+    _pace: Pace | None = None
 
     def phase(self, name: str, total: int | None = None) -> None:
         self._pace = Pace(name, total)
@@ -121,27 +105,16 @@ class LineListener:
 
 
 class TerminalListener:
-    """Shows one bar for the phase that goes on; to be entered with `with`.
+    """Shows one bar, of a `rich.progress.Progress`, for the phase that goes on."""
 
-    Args:
-        bars: a rich.progress.Progress.
-    """
+    _pace: Pace | None = None
+    _task: Any = None
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
-        self._pace: Pace | None = None
-        self._task: Any = None
-
-    def __enter__(self) -> TerminalListener:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end_phase()
-        self._bars.stop()
 
     def phase(self, name: str, total: int | None = None) -> None:
-        self._end_phase()
+        self.close()
         self._pace = Pace(one_line(name), total)
         self._task = self._bars.add_task(self._pace.name, total=total, state="")
 
@@ -157,18 +130,20 @@ class TerminalListener:
 
         self._bars.console.print(Text(one_line(text)))
 
-    def _end_phase(self) -> None:
-        """Take the bar away; what took long leaves a line."""
+    def close(self) -> None:
+        """Take the phase's bar away; what took long leaves a line."""
         if self._pace is None:
             return
         self._bars.remove_task(self._task)
-        if self._pace.seconds >= DELAY:
-            self.message(f"{self._pace.name}: {duration(self._pace.seconds)}")
+        seconds = time.monotonic() - self._pace.started
+        if seconds >= DELAY:
+            self.message(f"{self._pace.name}: {duration(seconds)}")
         self._pace = None
 
 
-def terminal_listener(console: Console | None = None) -> TerminalListener:
-    """Return a listener whose bars show a phase once it has taken a while."""
+@contextmanager
+def terminal_listener(console: Console | None = None) -> Iterator[TerminalListener]:
+    """Give a listener whose bars show a phase once it has taken a while."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -176,14 +151,14 @@ def terminal_listener(console: Console | None = None) -> TerminalListener:
         def get_renderables(self) -> Iterator[Any]:
             yield self.make_tasks_table([task for task in self.tasks if (task.elapsed or 0) >= DELAY])
 
-    return TerminalListener(
-        Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=console or Console(stderr=True, markup=False, highlight=False, emoji=False),
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,
-        )
+    bars = Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[state]}", markup=False),
+        console=console or Console(stderr=True, markup=False, highlight=False, emoji=False),
+        transient=True,
+        refresh_per_second=4,
+        redirect_stdout=False,
     )
+    with bars, closing(TerminalListener(bars)) as listener:
+        yield listener

@@ -10,13 +10,12 @@ from ftengine.cli import compare, crossvalidate
 from ftengine.cli.figures import show_verdict
 from ftengine.cli.options import PATH, json_option
 from ftengine.cli.page import page, print_json
+from ftengine.errors import InputError
 
 
 @click.command()
 @click.argument("runs", metavar="RUN...", type=PATH, nargs=-1, required=True)
-@click.option(
-    "--output", metavar="FILE", type=PATH, help="Write the page here; by default report.html in the folder of one run."
-)
+@click.option("--output", metavar="FILE", type=PATH, help="The page; by default report.html in the folder of one run.")
 @json_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write a page about finished runs, and say what they came to.
@@ -30,7 +29,6 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
       ftengine report runs/first runs/second --output both.html
       ftengine report runs/compared
     """
-    from ftengine.errors import InputError
     from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
 
     made = overview = None

@@ -19,9 +19,7 @@ def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> f
     if processes is None or bandwidth is None:
         raise InputError("--processes and --bandwidth go together, as in --processes 64 --bandwidth 400Gb/s.")
     if not measure:
-        raise InputError(
-            "--processes works with what is measured of a step; leave --no-measure and --parameters-only out."
-        )
+        raise InputError("--processes needs a step to be measured; leave --no-measure and --parameters-only out.")
     from ftengine.engine.scaling import bandwidth_of
 
     return bandwidth_of(bandwidth)
@@ -30,7 +28,7 @@ def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> f
 def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
     """Print a step on 1, 2, 4, … processes, and what limits."""
     speed = number(8 * scaling["bandwidth"] / 1e9)
-    out.print(f"A step on several processes like this one, at {speed} Gb/s (computed):")
+    out.print(f"\nA step on several processes like this one, at {speed} Gb/s (computed):")
     columns = ("processes", "examples", "steps", "compute", "gradients", "not hidden", "efficiency", "training")
     rows = [
         (

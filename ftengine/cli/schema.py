@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from ftengine.errors import InputError
+from ftengine.report.text import printable
+
 FILE = "recipe.schema.json"
 """The file that `ftengine init` names in a recipe, where it lies beside it."""
 
@@ -19,7 +22,7 @@ def first_line(file: str) -> str:
 @click.command()
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help=f"Write it there, such as {FILE}.")
 def schema(output: Path | None) -> None:
-    """Print the JSON schema of recipes, with the components that are installed.
+    """Print the JSON schema of recipes, with the installed components.
 
     With it, editors complete keys, names and options and mark what is wrong. A recipe names it in its first line;
     `ftengine init` writes that line where recipe.schema.json lies beside the recipe. Write it again when plugins are
@@ -29,9 +32,8 @@ def schema(output: Path | None) -> None:
     Example:
       ftengine schema --output recipe.schema.json
     """
-    from ftengine.errors import InputError
     from ftengine.plugins.registry import Registry
-    from ftengine.report.text import printable
+    from ftengine.run.directory import writing
     from ftengine.run.recipe_schema import recipe_schema
 
     registry = Registry()
@@ -42,10 +44,8 @@ def schema(output: Path | None) -> None:
         return
     if output.exists() and not _is_schema(output):
         raise InputError(f"{str(output)!r} exists and is no schema of recipes. Name another file.")
-    try:
+    with writing(output):
         output.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {str(output)!r}: {error.strerror or error}.") from None
     click.echo(printable(f"wrote {output}. Begin recipes beside it with: {first_line(output.name).strip()}"))
 
 

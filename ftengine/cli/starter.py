@@ -11,16 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel
 
-from ftengine.api import (
-    Augmenter,
-    ProposesData,
-    ProposesLearningRate,
-    ProposesModel,
-    Recognised,
-    RecognisesData,
-    Starts,
-    Task,
-)
+from ftengine import api
 from ftengine.cli.components import Option, options
 from ftengine.data.read import read_rows
 from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
@@ -46,9 +37,9 @@ class Seen:
         hint: what may be wrong with the data where no task is for it.
     """
 
-    columns: list[str] = field(default_factory=list)
+    columns: Sequence[str] = ()
     task: Entry | None = None
-    found: Recognised = field(default_factory=lambda: Recognised(0))
+    found: api.Recognised = field(default_factory=lambda: api.Recognised(0))
     hint: str = ""
 
 
@@ -58,10 +49,6 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
     Args:
         source: a file or a folder; of what is not there, such as a data set of the hub, nothing is found.
         tasks: those to ask; of equally certain ones the first is taken.
-        registry: has the readers.
-
-    Raises:
-        DataError: the file cannot be read.
     """
     if not Path(source).expanduser().exists():
         return Seen()
@@ -70,7 +57,7 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
     known = []
     for entry in tasks:
         cls: Any = entry.cls  # the class itself has the ability
-        if isinstance(cls, RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
+        if isinstance(cls, api.RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, found))
     if not known:
         return Seen(rows.columns, hint=rows.hint)
@@ -79,40 +66,30 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
 
 
 def starter(
-    registry: Registry,
-    *,
-    task: str | None = None,
-    model: str | None = None,
-    data: str | None = None,
-    strategy: str | None = None,
-    read: Recognised | None = None,
+    registry: Registry, task: str | None, model: str | None, data: str | None, strategy: str | None, how: api.Recognised
 ) -> str:
     """Return a commented recipe with every key and its default.
 
     Args:
-        registry: what is installed.
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
         data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
-        read: how the task reads that data.
-
-    Raises:
-        UnknownName: no such task or strategy.
+        how: the task reads that data.
     """
     chosen = {
-        "task": registry.get("task", task, "--task") if task else _proposed(registry, "task"),
-        "strategy": registry.get("strategy", strategy, "--strategy") if strategy else _proposed(registry, "strategy"),
+        kind: registry.get(kind, name, f"--{kind}") if name else starting_first(registry.entries(kind))[0]
+        for kind, name in {"task": task, "strategy": strategy}.items()
     }
-    cls, how, read = chosen["task"].cls, chosen["strategy"].cls, read or Recognised(0)
+    cls, tuning = chosen["task"].cls, chosen["strategy"].cls
     given: dict[tuple[str, str], Any] = {
-        ("model", "source"): model or (cls.starter_model if isinstance(cls, ProposesModel) else MODEL),
-        ("data", "train"): data or (cls.starter_data if isinstance(cls, ProposesData) else DATA),
+        ("model", "source"): model or (cls.starter_model if isinstance(cls, api.ProposesModel) else MODEL),
+        ("data", "train"): data or (cls.starter_data if isinstance(cls, api.ProposesData) else DATA),
     }
-    if isinstance(how, ProposesLearningRate):
-        given["train", "learning_rate"] = how.starter_learning_rate
-    given |= {("task", option): value for option, value in read.options.items()}
-    if read.columns:
-        given["data", "columns"] = dict(read.columns)
+    if isinstance(tuning, api.ProposesLearningRate):
+        given["train", "learning_rate"] = tuning.starter_learning_rate
+    given |= {("task", option): value for option, value in how.options.items()}
+    if how.columns:
+        given["data", "columns"] = dict(how.columns)
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not listed as required may be left out; then it has the value written here.",
@@ -128,15 +105,11 @@ def starter(
             lines += _component(registry, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
-            lines += _keys(option.name, section, given, read.unread)
+            lines += _keys(option.name, section, given, how.unread)
         else:
             lines.append(_line(option, Recipe))
-            lines += _others(
-                registry,
-                KINDS_OF_LISTS.get(option.name),
-                "may hold",
-                modality=cls.modality if issubclass(cls, Task) else None,
-            )
+            modality = cls.modality if issubclass(cls, api.Task) else None
+            lines += _rest(registry, KINDS_OF_LISTS.get(option.name), "may hold", modality=modality)
     return "\n".join(lines) + "\n"
 
 
@@ -156,29 +129,22 @@ def yaml_value(value: Any) -> str:
 
 def starting_first(entries: Sequence[Entry]) -> list[Entry]:
     """Return components with those in front that their plugins call a good start."""
-    return sorted(entries, key=lambda entry: not (isinstance(entry.cls, Starts) and entry.cls.starter))
-
-
-def _proposed(registry: Registry, kind: str) -> Entry:
-    """Return the component that its plugin calls a good start, or the first of its kind."""
-    return starting_first(registry.entries(kind))[0]
+    return sorted(entries, key=lambda entry: not (isinstance(entry.cls, api.Starts) and entry.cls.starter))
 
 
 def _component(registry: Registry, key: Option, chosen: Entry, given: Mapping[tuple[str, str], Any]) -> Iterator[str]:
     yield _commented(f"{key.name}:", "required")
     yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
-    yield from (f"  {line}" for line in _others(registry, chosen.kind, "or", but=chosen.name))
+    yield from (f"  {line}" for line in _rest(registry, chosen.kind, "or", but=chosen.name))
     for option in options(chosen.cls.Config):
         line = _line(option, chosen.cls.Config, given.get((key.name, option.name)), indent=2)
         yield f"  # {line.strip()}" if option.required else line
 
 
-def _others(
-    registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None
-) -> Iterator[str]:
+def _rest(registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None) -> Iterator[str]:
     """Name what else is installed of a kind, without augmenters of another modality than the data's."""
     for entry in registry.entries(kind) if kind else ():
-        suits = not issubclass(entry.cls, Augmenter) or entry.cls.modality in (None, modality)
+        suits = not issubclass(entry.cls, api.Augmenter) or entry.cls.modality in (None, modality)
         if entry.name != but and suits:
             yield f"# {word} {entry.name}: {_flat(entry.summary)}"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.failure import command_line, state_of, telling
+from ftengine.cli.failure import state_of, telling
 from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
@@ -16,7 +17,6 @@ from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share,
 
 REPORT = "report.html"
 """The page that every run ends with."""
-
 MOST_ANSWERS = 3
 """Prompts whose answers are printed; the report has all."""
 LONGEST_ANSWER = 100
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ftengine.engine.fine_tune import Run
-    from ftengine.run.evaluation_result import Examples
-    from ftengine.run.recipe import Recipe
-    from ftengine.run.records import TrainingResult
+    from ftengine.run.evaluation_result import Answered
+    from ftengine.run.records import RunRecords, TrainingResult
 
 
 @click.command()
@@ -46,65 +45,52 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     """
     from ftengine.run.parent import end_with_parent
     from ftengine.run.recipe import Recipe
+    from ftengine.run.records import RunRecords
 
     end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
-    again = command_line("train", recipe_file, overrides)
-
-    def stands() -> str:
-        return state_of(recipe.output, again, f"{again} --resume")
-
+    sets = [part for override in overrides for part in ("--set", override)]
+    again = shlex.join(["ftengine", "train", recipe_file, *sets])
     with listening() as listener:
-        listener.message(_intention(recipe))
-        with telling(listener, stands):
+        listener.message(
+            f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
+            f"data {recipe.data.train}, output {recipe.output}"
+        )
+        with telling(listener, lambda: state_of(recipe.output, again)):
             from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line
 
             run = fine_tune(recipe, resume=resume, listener=listener)
     if not is_main_process():
         return
+    records = RunRecords.read(run.path)
     if as_json:
-        print_json(_result(run))
+        print_json(_result(run, records))
     else:
-        _show(run)
+        _show(run, records)
 
 
-def _intention(recipe: Recipe) -> str:
-    return (
-        f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
-        f"data {recipe.data.train}, output {recipe.output}"
-    )
-
-
-def _result(run: Run) -> dict[str, Any]:
-    from ftengine.run.records import TrainingResult
-
+def _result(run: Run, records: RunRecords) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "trained": str(run.trained),
-        "training": TrainingResult.read(run.directory).to_json(),
-        "evaluation": run.evaluation,
-        "answers": [answer.model_dump() for answer in _examples(run).answers],
+        "training": records.training.to_json(),
+        "evaluation": records.evaluation.to_json(),
+        "answers": [answer.model_dump() for answer in _answers(records)],
         "verdict": run.verdict.to_json(),
         "report": str(run.path / REPORT),
     }
 
 
-def _show(run: Run) -> None:
-    from ftengine.run.evaluation_result import EvaluationResult
-    from ftengine.run.records import TrainingResult
-
-    out, training = page(), TrainingResult.read(run.directory)
-    result = EvaluationResult.read(run.directory)
+def _show(run: Run, records: RunRecords) -> None:
+    out = page()
     for show in (show_figures, show_slices, show_probes):
-        show(out, result)
-    show_answers(out, _examples(run))
+        show(out, records.evaluation)
+    show_answers(out, _answers(records))
     out.print()
     show_verdict(out, run.verdict)
-    out.print()
-    out.print(facts(_lines(run, training)))
+    out.print("", facts(_lines(run, records.training)))
     path = shlex.quote(str(run.path))
-    out.print()
-    out.print("next:")
+    out.print("\nnext:")
     for command in (
         f"ftengine evaluate {path} --data FILE",
         f"ftengine predict {path} --input FILE --output FILE",
@@ -112,42 +98,33 @@ def _show(run: Run) -> None:
         *run.view_commands,
     ):
         out.print(f"  {command}", soft_wrap=True)
-    out.print()
-    out.print(f"report: {run.path / REPORT}", soft_wrap=True)
+    out.print(f"\nreport: {run.path / REPORT}", soft_wrap=True)
 
 
-def _examples(run: Run) -> Examples:
-    """Read examples.json; a run without held-out examples has none."""
-    from ftengine.run.evaluation_result import Examples
-
-    there = (run.path / Examples.file).is_file()
-    return Examples.read(run.directory) if there else Examples(evaluator=None, improved=(), worse=())
+def _answers(records: RunRecords) -> Sequence[Answered]:
+    return () if records.examples is None else records.examples.answers
 
 
-def show_answers(out: Console, examples: Examples) -> None:
+def show_answers(out: Console, answers: Sequence[Answered]) -> None:
     """Print what both models answer to the first few prompts, a line each."""
-    for i, one in enumerate(examples.answers[:MOST_ANSWERS]):
-        out.print()
-        if i == 0:
-            out.print(f"answers to held-out prompts (the report has all {len(examples.answers)}):")
+    lead = f"\nanswers to held-out prompts (the report has all {len(answers)}):"
+    for i, one in enumerate(answers[:MOST_ANSWERS]):
         told = [("prompt", one.prompt), ("wanted", one.wanted), ("base", one.base), ("tuned", one.tuned)]
         known = [(name, cut_middle(one_line(text), LONGEST_ANSWER)) for name, text in told if text is not None]
-        out.print(facts((f"  {name}", text or NOTHING) for name, text in known))
+        out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
 
 
-def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str]]:
+def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str | None]]:
     trained, total = training.trainable_parameters, training.total_parameters
     steps = f"{training.steps:,} of {training.planned_steps:,} steps"
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
-    rate = speed(training)
-    kept = [] if best is None else [("kept", f"the weights of step {best:,}, which have the lowest validation loss")]
     return [
         ("time", f"{duration(training.seconds)}, {steps}"),
-        *([("speed", rate)] if rate else []),
-        *([("kernels", training.kernels)] if training.kernels else []),
-        *kept,
+        ("speed", speed(training) or None),
+        ("kernels", training.kernels or None),
+        ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),
         ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

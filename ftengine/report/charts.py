@@ -17,23 +17,11 @@ Points = Iterable[tuple[float, float]]
 
 
 def losses(steps: Points, validation: Points, training: Points, kept: int) -> LineChart:
-    """Draw the losses over training.
-
-    Args:
-        steps: loss of each step's batch.
-        validation: loss on the validation split.
-        training: loss on training examples, measured as that on the validation split is.
-        kept: the step whose weights the run kept.
-    """
-    raw, held, seen = (
-        _line("loss of the batches", steps, "faint"),
-        _line("validation", validation),
-        _line("training examples", training),
-    )
+    """Draw the losses of batches, of the validation split, and of training examples measured like that."""
+    raw = _line("loss of the batches", steps, "faint")
+    held, seen = _line("validation", validation), _line("training examples", training)
     mean, width = smoothed(raw.points)
-    alike = (
-        "Loss on training examples (as many as validation has, 256 at most) and validation loss are measured alike, "
-    )
+    alike = "Loss on training examples (as many as validation has, 256 at most) is measured as validation loss is, "
     caption = f"The smoothed line is the mean of {width} neighbouring steps, fewer at the ends. " if mean else ""
     caption += f"{alike}without dropout. " if seen.points else ""
     caption += "A validation loss that rises while the training loss falls is over-fitting."
@@ -57,9 +45,8 @@ def smoothed(points: Sequence[tuple[float, float]]) -> tuple[list[tuple[float, f
         return [], 0
     ys = [y for _, y in points]
     reach = [min(half, i, last - i) for i in range(len(points))]
-    return [
-        (x, fmean(ys[i - r : i + r + 1])) for i, ((x, _), r) in enumerate(zip(points, reach, strict=True))
-    ], 2 * half + 1
+    means = [(x, fmean(ys[i - r : i + r + 1])) for i, ((x, _), r) in enumerate(zip(points, reach, strict=True))]
+    return means, 2 * half + 1
 
 
 def learning_rate(steps: Points) -> LineChart:
@@ -74,11 +61,7 @@ def learning_rate(steps: Points) -> LineChart:
 
 
 def trade_off(points: Sequence[Mapping[str, Any]]) -> LineChart | None:
-    """Draw the curve that a regularizer measured after training, e.g. losses against the share of tuned weights.
-
-    Args:
-        points: numbers by name; the first name is the horizontal axis.
-    """
+    """Draw what a regularizer measured after training: numbers by name, over those of the first name."""
     keys = [key for key, value in (points[0] if points else {}).items() if isinstance(value, (int, float))]
     if len(keys) < 2 or len(points) < 2:
         return None

@@ -19,18 +19,14 @@ from ftengine.report.text import number
 
 MOST_POINTS = 200
 """Points of a line that are drawn; more are averaged in groups of neighbours, which a small chart cannot tell apart."""
-
 MOST_ROWS = 40
 """Points of a line in the table of numbers behind a chart."""
-
 SHADES = 8
 """Shades of a matrix, classes s1 to s8 of report.css."""
-
 WIDE = 6
 """Columns from which a table takes the page's whole width."""
 
 UNDEFINED = "A dash stands where there is nothing to compute a figure from."
-
 NO_POINT = "A dash stands where a line has no point."
 
 INTERVAL = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
@@ -75,11 +71,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Markup:
-    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond.
-
-    Args:
-        name: what is measured.
-    """
+    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond."""
     sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if known(one)]
     if not sides:
         return Markup("")
@@ -99,12 +91,9 @@ def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Marku
         if (interval := ends(one)) is not None:
             left, right = map(x, interval)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
-        shape = (
-            f'<path d="M{x(one.value)} {y - 5}l5 5l-5 5l-5 -5z"'
-            if look == "tuned"
-            else f'<circle cx="{x(one.value)}" cy="{y}" r="4"'
-        )
-        parts.append(f'{shape} class="marker {look}"/>')
+        at = x(one.value)
+        ring, diamond = f'circle cx="{at}" cy="{y}" r="4"', f'path d="M{at} {y - 5}l5 5l-5 5l-5 -5z"'
+        parts.append(f'<{diamond if look == "tuned" else ring} class="marker {look}"/>')
     told = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
     return Markup(
         '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
@@ -143,12 +132,9 @@ def _matrix(matrix: Matrix) -> Markup:
     rows: list[list[tuple[Cell, str]]] = []
     for i, (name, counts) in enumerate(zip(matrix.names, matrix.cells, strict=True)):
         total = sum(counts) or 1
-        shades = [count and max(1, round(SHADES * count / total)) for count in counts]
-        cells = [
-            (count, f"num s{shade}{' right' if i == j else ''}")
-            for j, (count, shade) in enumerate(zip(counts, shades, strict=True))
-        ]
-        rows.append([(name, ""), *cells])
+        looks = [f"num s{count and max(1, round(SHADES * count / total))}" for count in counts]
+        looks[i] += " right"
+        rows.append([(name, ""), *zip(counts, looks, strict=True)])
     corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
     by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
     caption = f"{by}. {matrix.caption}".strip()
@@ -201,15 +187,14 @@ def told(chart: LineChart) -> str:
     for line in chart.lines:
         if not line.points:
             continue
-        (x, y), last = min(line.points, key=lambda point: point[1]), line.points[-1][1]
+        x, y = min(line.points, key=lambda point: point[1])
+        first, last = line.points[0][1], line.points[-1][1]
         name = line.name or chart.y_label
         if chart.diagonal:
             x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
             said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
         else:
-            said.append(
-                f"{name}: from {number(line.points[0][1])} to {number(last)}, lowest {number(y)} at {number(x)}."
-            )
+            said.append(f"{name}: from {number(first)} to {number(last)}, lowest {number(y)} at {number(x)}.")
     if chart.mark is not None:
         said.append(f"{chart.mark[1]}.")
     return safe(" ".join(said))
@@ -235,19 +220,16 @@ def _grid(
     )
     named = Markup("<strong>{}</strong> ").format(_text(title)) if title else ""
     top = Markup("<caption>{}{}</caption>").format(named, _text(caption)) if title or caption else ""
-    return Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
-        look, top, head, body
-    )
+    table = Markup('<table class="{} display">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>')
+    return table.format(look, top, head, body)
 
 
 def _cell(cell: Cell, kind: str, first: bool) -> Markup:
     if first and isinstance(cell, str):
         return Markup('<th scope="row"><bdi>{}</bdi></th>').format(_text(cell))
     if isinstance(cell, str) and (found := INTERVAL.fullmatch(cell)):
-        value, ends = map(_text, found.groups())
-        return Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>').format(
-            value, ends
-        )
+        two = Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>')
+        return two.format(*map(_text, found.groups()))
     shown = _text(cell) if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else number(cell)
     return Markup('<td class="{}"><bdi>{}</bdi></td>').format(kind, shown.replace("-", "−") if kind == "num" else shown)
 

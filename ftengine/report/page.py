@@ -27,16 +27,11 @@ LONGEST = 4000
 
 
 def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], overview: Overview | None = None) -> str:
-    """Return the page on one run, or on several side by side.
-
-    Args:
-        runs: their records and verdicts; the order is kept.
-        names: of the runs.
-        overview: what several runs come to together.
-    """
+    """Return the page on one run, or on several side by side, with what they come to together."""
     shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
     style = (resources("ftengine.report") / "templates" / "report.css").read_text(encoding="utf-8")
     overview = overview or Overview()
+    declared = [metric for run, _ in runs for metric in run.evaluation.metrics.values()]
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -46,7 +41,7 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], ove
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             beside=_beside(shown, overview) if len(shown) > 1 else None,
-            meanings=_meanings([run for run, _ in runs]),
+            meanings={metric.label: metric.meaning for metric in declared if metric.meaning},
         )
     )
 
@@ -64,25 +59,19 @@ class _Shown:
         self.anchors = {kind: section for section in self.sections for kind in section.kinds}
 
 
-def _meanings(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
-    """Return what the metrics of the runs mean, where their evaluators say so."""
-    declared = [metric for run in runs for metric in run.evaluation.metrics.values()]
-    return list({metric.label: metric.meaning for metric in declared if metric.meaning}.items())
-
-
 def _beside(shown: Sequence[_Shown], overview: Overview) -> dict[str, Any]:
     """Return what stands side by side: metrics, what lies between them, and the keys in which the recipes differ."""
     evaluations = [one.run.evaluation for one in shown]
     declared = {name: metric for evaluation in evaluations for name, metric in evaluation.metrics.items()}
-    metrics = dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
     contents = {one.run.audit.contents.get(one.run.evaluation.split or "") for one in shown}
     # One base has one set of figures on the same examples; its weights and theirs decide, not its name.
     base = evaluations[0].base if len({str(one.base) for one in evaluations}) == 1 else None
+    rows = [
+        (declared[name].label, base and base.get(name), [one.tuned.get(name) for one in evaluations])
+        for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
+    ]
     return {
-        "metrics": [
-            (declared[name].label, base and base.get(name), [one.tuned.get(name) for one in evaluations])
-            for name in metrics
-        ],
+        "metrics": rows,
         "base": base is not None,
         "same_examples": len(contents) == 1 and None not in contents,
         "overview": overview,
@@ -116,18 +105,14 @@ def _environment() -> Environment:
         "share": share,
         "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
-        "signed": lambda figure: figures.plain(figure, sign=True),
-        "signed_interval": lambda figure: figures.interval(figure, sign=True),
     }
     environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": figures.known}
+    environment.globals |= {"at_zero": figures.at_zero, "no_interval": figures.no_interval}
     return environment
 
 
 def _harmless(value: Any) -> Any:
-    """Mask likely personal data, and write as escapes what steers a reader's direction of writing or is no text.
-
-    jinja2 escapes the markup.
-    """
+    """Mask likely personal data, and escape what steers a reader's direction of writing; jinja2 escapes the markup."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return cut(printable(redact(value)), LONGEST)

@@ -28,22 +28,18 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 440, 290
 """Units of a drawing; a unit is a pixel on a wide screen, and 0.8 on a phone of 390."""
-
 MARGIN = 3
 """Units around what is drawn."""
-
 TYPE = 13
 """Units of the type; `svg text` in report.css has the same."""
 
 MOST_LINES = 6
 """Lines of a chart; more cannot be told apart."""
-
 MOST_MARKERS = 40
 """Points of a line that get markers; more run into one another."""
 
-SOLID: tuple[int, ...] = ()
-LOOKS = {
-    "tuned": (SOLID, "D", True),
+LOOKS: dict[str, tuple[tuple[int, ...], str, bool]] = {
+    "tuned": ((), "D", True),
     "base": ((7, 3), "o", False),
     "third": ((2, 2), "s", False),
     "fourth": ((9, 3, 2, 3), "^", True),
@@ -69,12 +65,7 @@ KEPT = ("fill", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", 
 
 
 def line_svg(chart: LineChart, told: str) -> Markup:
-    """Draw lines over common axes.
-
-    Args:
-        chart: its first six lines are drawn.
-        told: says what is seen, for those who do not see it.
-    """
+    """Draw the first six lines over common axes; `told` says what is seen, for those who do not see it."""
     import matplotlib  # when something is drawn, so that --help stays quick
     from matplotlib.backends.backend_svg import RendererSVG
     from matplotlib.figure import Figure
@@ -223,11 +214,7 @@ def _alike(low: float, high: float) -> bool:
 
 
 def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[float], list[str], str]:
-    """Return round numbers within [low, high], their texts, and what their unit is, e.g. " × 10⁻⁴".
-
-    Args:
-        whole: integers only.
-    """
+    """Return round numbers (integers: `whole`) within [low, high], their texts, and their unit, as " × 10⁻⁴"."""
     from matplotlib.ticker import MaxNLocator
 
     locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 2)

@@ -9,31 +9,25 @@ from typing import Any
 import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
-from ftengine.api.figures import at_zero, counted, no_interval
+from ftengine.api.figures import counted
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING, duration, number, size, speed
-from ftengine.run.evaluation_result import ChangedExample, Probe, Slice, SlicedColumn
+from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
 
 BEYOND_CHANCE = 0.05
 """Adjusted p-values up to this say that a slice is behind, as in the verdict."""
-
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page.
+    """One section of the page; a macro of `sections.html.jinja`, its `template`, shows its content.
 
-    Args:
-        id: for links to it.
-        title: its heading.
-        template: which macro of `sections.html.jinja` shows it.
-        content: what that reads.
-        kinds: kinds of findings that it explains.
+    Findings of its kinds have a link to it.
     """
 
     id: str
@@ -82,26 +76,7 @@ def _figures(run: RunRecords) -> dict[str, Any]:
     evaluation = run.evaluation
     seen = evaluation.training.tuned if evaluation.training is not None else {}
     one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
-    rows = [
-        {
-            "label": evaluation.metrics[metric].label,
-            "n": None if one_n else tuned.n,
-            "higher": evaluation.metrics[metric].higher_is_better,
-            "base": evaluation.base.get(metric),
-            "tuned": tuned,
-            "difference": evaluation.difference.get(metric),
-            "training": seen.get(metric),
-            "no_interval": no_interval(metric, evaluation.metrics, evaluation.tuned),
-            "at_zero": lambda figure, declared=evaluation.metrics[metric]: at_zero(declared, figure),
-        }
-        for metric, tuned in evaluation.tuned.items()
-    ]
-    return {
-        "rows": rows,
-        "split": evaluation.split if rows else None,
-        "paired": evaluation.paired,
-        "seen": any(row["training"] for row in rows),
-    }
+    return {"evaluation": evaluation, "seen": seen, "one_n": one_n} if evaluation.tuned else {}
 
 
 def _training(run: RunRecords) -> dict[str, Any]:
@@ -144,37 +119,20 @@ def _displays(run: RunRecords) -> list[Display]:
 
 
 def _slices(run: RunRecords) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "column": column,
-            "rows": _slice_rows(run, column),
-            "label": run.evaluation.metrics[metric].label,
-        }
-        for name, column in run.evaluation.slices.items()
-        if (metric := column.metric) is not None  # else nothing says what worse would be
-    ]
+    found = []
+    for name, column in run.evaluation.slices.items():
+        if column.metric is not None:  # else nothing says what worse would be
+            declared = run.evaluation.metrics[column.metric]
+            behind = [one for one in column.slices if _is_behind(one, column, declared.higher_is_better)]
+            found.append({"name": name, "column": column, "label": declared.label, "behind": behind})
+    return found
 
 
-def _slice_rows(run: RunRecords, column: SlicedColumn) -> list[dict[str, Any]]:
-    metric = column.metric or ""
-    higher = run.evaluation.metrics[metric].higher_is_better
-
-    def behind(one: Slice) -> bool:
-        gap = one.gap
-        sure = gap is not None and gap.p_adjusted is not None and gap.p_adjusted <= BEYOND_CHANCE
-        return gap is not None and sure and (gap.value < 0) == higher and not column.is_usual(one)
-
-    return [
-        {
-            "slice": one,
-            "behind": behind(one),
-            "base": one.base.get(metric),
-            "tuned": one.tuned.get(metric),
-            "difference": one.difference.get(metric),
-        }
-        for one in column.slices
-    ]
+def _is_behind(one: Slice, column: SlicedColumn, higher_is_better: bool | None) -> bool:
+    gap = one.gap
+    if gap is None or gap.p_adjusted is None or column.is_usual(one):
+        return False
+    return gap.p_adjusted <= BEYOND_CHANCE and (gap.value < 0) == higher_is_better
 
 
 INTROS = {
@@ -186,25 +144,13 @@ INTROS = {
 
 
 def _probes(run: RunRecords) -> list[Section]:
-    found = []
-    probes = run.evaluation.probes
-    for kind in dict.fromkeys(probe.kind for probe in probes):
-        rows = [_probe_row(run, probe, metric) for probe in probes if probe.kind == kind for metric in probe.tuned]
+    found, metrics = [], run.evaluation.metrics
+    for kind in dict.fromkeys(probe.kind for probe in run.evaluation.probes):
+        probes = [probe for probe in run.evaluation.probes if probe.kind == kind]
+        rows = [(probe, metric, metrics[metric].label) for probe in probes for metric in probe.tuned]
         content = {"rows": rows, "intro": INTROS.get(kind, "")}
         found.append(Section(kind, kind.capitalize(), "probes", content, (kind,)))
     return found
-
-
-def _probe_row(run: RunRecords, probe: Probe, metric: str) -> dict[str, Any]:
-    return {
-        "probe": probe,
-        "label": run.evaluation.metrics[metric].label,
-        "base": probe.base.get(metric),
-        "tuned": probe.tuned[metric],
-        "difference": probe.difference.get(metric),
-        "against": probe.against.get(metric),
-        "held_out": probe.held_out.get("tuned", {}).get(metric),
-    }
 
 
 def _answers(run: RunRecords) -> dict[str, Any]:
@@ -233,14 +179,12 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     if run.examples is None:
         return {}
     found = run.examples
-    groups: dict[str, Sequence[ChangedExample]]
     groups = {"What improved most": found.improved, "What got worse": found.worse}
     if found.mistakes:
         groups["Wrong answers that the tuned model was surest of"] = found.mistakes
-    intro = (
-        f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer." if found.evaluator else ""
-    )
-    return {"intro": intro, "groups": {title: [_item(one) for one in items] for title, items in groups.items()}}
+    intro = f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer."
+    shown = {title: [_item(one) for one in items] for title, items in groups.items()}
+    return {"intro": intro if found.evaluator else "", "groups": shown}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:

@@ -10,25 +10,19 @@ if TYPE_CHECKING:
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that move the cursor, change colours, or turn the direction of writing."""
-
 JOINERS = "\u200c\u200d"
 """Format characters that writing systems and emoji need, and that do no harm."""
-
 NOTHING = "(nothing but blanks)"
 """An answer in which there is nothing to see."""
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """Return text from data or models with whatever could steer a terminal written as an escape.
-
-    Args:
-        text: any text.
-        keep: control characters that stay.
-    """
+    """Return text with whatever could steer a terminal written as an escape, but for control characters to keep."""
     if text.isascii() and text.isprintable():
         return text
+    keep += JOINERS
     return "".join(
-        c if c in keep or c in JOINERS or unicodedata.category(c) not in UNSAFE else _escaped(c) for c in text
+        c if c in keep or unicodedata.category(c) not in UNSAFE else c.encode("unicode_escape").decode() for c in text
     )
 
 
@@ -91,7 +85,3 @@ def cut_middle(text: str, most: int) -> str:
     """Return text of at most so many characters, its beginning and its end."""
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

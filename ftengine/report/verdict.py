@@ -16,12 +16,7 @@ UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the qualit
 
 
 def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
-    """Return the verdict on a run.
-
-    Args:
-        run: its records.
-        registry: the rules; by default those of all installed plugins.
-    """
+    """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
     found = []
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
         for finding in each(rule, "judge", rule.judge(run), Finding):

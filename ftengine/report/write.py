@@ -10,11 +10,10 @@ from pathlib import Path
 from ftengine.api import Table
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
-from ftengine.run.directory import PARTIAL, RunDirectory, writing
+from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
 
 REPORT = "report.html"
-_PARTS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,20 @@ class Overview:
     folds: bool = False
 
 
-def conclude(
-    run: RunDirectory, registry: Registry | None = None, evaluation: EvaluationResult | None = None
-) -> Verdict:
+def conclude(run: RunDirectory, registry: Registry | None = None, figures: EvaluationResult | None = None) -> Verdict:
     """Write verdict.json and report.html of a run whose other files are complete; return the verdict.
 
-    Args:
-        evaluation: new figures, written to evaluation.json once verdict and page on them are made.
+    New figures are written to evaluation.json once verdict and page on them are made.
     """
     from ftengine.report.page import render
 
     records = RunRecords.read(run.path)
-    if evaluation is not None:
-        records = replace(records, evaluation=EvaluationResult.model_validate(evaluation.to_json()))
+    if figures is not None:
+        records = replace(records, evaluation=EvaluationResult.model_validate(figures.to_json()))
     verdict = judge(records, registry)
     page = render([(records, verdict)], names_of([run.path]))
-    if evaluation is not None:
-        evaluation.write(run)
+    if figures is not None:
+        figures.write(run)
     verdict.write(run)
     run.write_text(REPORT, page)
     return verdict
@@ -64,11 +60,7 @@ def concluded(run: RunDirectory) -> bool:
 
 
 def verdict_of(path: str | Path, registry: Registry | None = None) -> Verdict:
-    """Return the verdict on a finished run, from its files as they are now.
-
-    Raises:
-        RunError: there is no finished run, or a file of it cannot be read.
-    """
+    """Return the verdict on a finished run, from its files as they are now (RunError: one cannot be read)."""
     return judge(RunRecords.read(path), registry)
 
 
@@ -77,10 +69,12 @@ def runs_in(path: str | Path) -> list[Path]:
     path = Path(path)
     if RunDirectory(path).is_run() or not path.is_dir():
         return [path]
+
+    def order(run: Path) -> list[int | str]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
+
     found = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
-    return sorted(
-        found, key=lambda inner: [int(part) if part.isdecimal() else part for part in _PARTS.split(inner.name)]
-    ) or [path]
+    return sorted(found, key=order) or [path]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -92,15 +86,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def write_report(
-    runs: Sequence[str | Path], output: str | Path | None = None, overview: Overview | None = None
-) -> Path:
-    """Write the page on one run, or on several side by side.
-
-    Args:
-        runs: folders of finished runs.
-        output: the file; by default report.html in the folder of a single run.
-        overview: what several runs come to together.
+def write_report(runs: Sequence[str | Path], file: str | Path | None = None, overview: Overview | None = None) -> Path:
+    """Write the page on finished runs, by default as report.html into the folder of a single one.
 
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.
@@ -109,11 +96,8 @@ def write_report(
 
     registry = Registry()
     read = [RunRecords.read(path) for path in runs]
-    target = Path(output) if output is not None else read[0].path / REPORT
+    target = Path(file) if file is not None else read[0].path / REPORT
     text = render([(run, judge(run, registry)) for run in read], names_of([run.path for run in read]), overview)
-    partial = target.with_name(target.name + PARTIAL)
-    with writing(target, partial):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    return target
+    folder = RunDirectory(target.parent)
+    folder.create()
+    return folder.write_text(target.name, text)

@@ -50,10 +50,8 @@ class RunDirectory:
         """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
         if self._holds_something():
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
-            hint = " Continue it with --resume, or" if held == "an unfinished run" else ""
-            raise RunError(
-                f"output {str(self.path)!r} is not empty: it holds {held}.{hint or ' Please'} choose {other}."
-            )
+            do = "Continue it with --resume, or" if held == "an unfinished run" else "Please"
+            raise RunError(f"output {str(self.path)!r} is not empty: it holds {held}. {do} choose {other}.")
         self._require_directory()
 
     def _holds_something(self) -> bool:
@@ -174,14 +172,7 @@ class RunDirectory:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside its place and rename it, replacing an older one.
-
-    Args:
-        fill: writes the content into the folder that it is given.
-
-    Raises:
-        RunError: it cannot be written; the older folder stays.
-    """
+    """Fill a folder beside its place and rename it, replacing an older one (RunError: it cannot be; that one stays)."""
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         remove(partial)
@@ -222,10 +213,9 @@ def follow_umask(path: Path) -> None:
 
 @contextmanager
 def locked(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; when the process dies, the lock ends with it.
+    """Hold a lock file, made here, for as long as the block runs; when the process dies, the lock ends with it.
 
     Args:
-        file: made here and removed at the end.
         what: that it stands for, as the error names it.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from contextlib import suppress
 from functools import cache
 from importlib import import_module, metadata
@@ -46,13 +47,10 @@ def hardware() -> dict[str, Any]:
     import psutil
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [
-        {
-            "name": torch.cuda.get_device_name(i),
-            "memory_bytes": torch.cuda.get_device_properties(i).total_memory,
-            "capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
-        }
-        for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        {"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"}
+        for gpu in map(torch.cuda.get_device_properties, range(count))
     ]
     return {
         "platform": platform.platform(),
@@ -119,25 +117,19 @@ def _peak_bytes() -> int:
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
-    try:
+    with suppress(OSError, ValueError):  # not Linux
         # Of this program alone: getrusage counts what the process held that started it.
-        with open("/proc/self/status", encoding="utf-8") as file:
-            (peak,) = (line.split()[1] for line in file if line.startswith("VmHWM:"))
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
-    except (OSError, ValueError):  # not Linux
-        import resource
-        import sys
+    import resource
 
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return used if sys.platform == "darwin" else used * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
+    with suppress(OSError, StopIteration):  # not Linux; nothing there of a name
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()

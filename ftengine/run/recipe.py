@@ -10,38 +10,29 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from ftengine.errors import RecipeError, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
-from ftengine.run.recipe_values import Bytes, Named, NamedList, Place
-from ftengine.run.yaml_text import load_yaml, require_bounded
+from ftengine.run.recipe_values import Bytes, Named, NamedList, Place, possible
+from ftengine.run.yaml_text import key_and_value, load_yaml, require_bounded
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=False):
+    pass
+
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSection(_Section):
     """Which model, and how it is loaded."""
 
     source: Place = Field(
-        min_length=1,
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
     )
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="dtype of frozen weights; auto follows train.precision"
-    )
+    dtype: DType = Field("auto", description="dtype of frozen weights; auto follows train.precision")
 
 
 _SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
@@ -52,17 +43,17 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
         fraction = float(share[1].replace(",", ".")) / (100 if share[2] else 1)
         example = f", for example data.{info.field_name}: {fraction:g}" if 0 < fraction < 1 else ""
         raise ValueError(f"write a share as a number between 0 and 1{example}")
-    if isinstance(value, bool):
+    if isinstance(value, bool) or value == "":
         raise ValueError("write a fraction between 0 and 1, a file, or null")
     if isinstance(value, (int, float)) and not 0 < value < 1:
         raise ValueError("a fraction lies between 0 and 1 (exclusive)")
-    return value
+    return possible(value) if isinstance(value, str) else value
 
 
 _Fraction = Annotated[float, Field(gt=0, lt=1)]
-_File = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
-HeldOut = Annotated[float | Place | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
-
+_Text = Annotated[str, Field(min_length=1)]
+_File = Annotated[_Text, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
+HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
 
 By = Literal["random", "stratified", "group", "time"]
 
@@ -106,9 +97,7 @@ def _by(value: Any) -> Any:
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: Place = Field(
-        min_length=1, description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id"
-    )
+    train: Place = Field(description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id")
     reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
@@ -154,9 +143,7 @@ class TrainSection(_Section):
     """How training runs."""
 
     epochs: float = Field(3, gt=0, description="passes over the training data")
-    max_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimiser steps, if epochs do not end before"
-    )
+    max_steps: int | None = Field(None, ge=1, description="most optimiser steps, if epochs do not end before")
     batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         "auto", description="tokens at most of a micro-batch of several examples, padding included; null for no limit"
@@ -173,24 +160,18 @@ class TrainSection(_Section):
     keep_best: bool = Field(True, description="end with the weights of the best validation loss")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: once an epoch")
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="compute dtype; auto takes bfloat16 where the device multiplies it natively"
-    )
+    precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False, description="compute activations twice to save memory; auto: where memory_limit asks for it"
     )
-    memory_limit: Bytes | None = Field(
-        None, description="most that a process may hold, such as 6 GB; null: what is free, for auto"
-    )
+    memory_limit: Bytes | None = Field(None, description="of a process, such as 6 GB; null: what is free, for auto")
     reuse_frozen: Literal["auto", False] = Field(
         "auto", description="keep what frozen blocks below the lowest trained one make of each example for later epochs"
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
     )
-    trackers: list[str] = Field(
-        [], description="names of callbacks, such as experiment trackers; the same as `callbacks`"
-    )
+    trackers: list[str] = Field([], description="names of callbacks, such as trackers; the same as `callbacks`")
 
 
 class FurtherExamples(_Section):
@@ -200,14 +181,11 @@ class FurtherExamples(_Section):
     limit: int | None = Field(500, ge=1, description="most examples, chosen by the seed; null for all")
 
 
-def _file_or_examples(value: Any) -> Any:
-    return {"data": value} if isinstance(value, str) else value
-
-
 FurtherData = Annotated[
     FurtherExamples | None,
     BeforeValidator(
-        _file_or_examples, json_schema_input_type=Annotated[str, Field(min_length=1)] | FurtherExamples | None
+        lambda value: {"data": value} if isinstance(value, str) else value,
+        json_schema_input_type=_Text | FurtherExamples | None,
     ),
 ]
 
@@ -257,7 +235,7 @@ class Recipe(_Section):
     evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
-    output: Place = Field("runs/run", min_length=1, description="the run's folder; new or empty")
+    output: Place = Field("runs/run", description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
     _origin: str = PrivateAttr("")
@@ -286,7 +264,6 @@ class Recipe(_Section):
         shell would. Data files and model folders that are not there are looked for in the recipe's folder.
 
         Args:
-            path: a YAML file.
             overrides: "train.max_steps=40": dotted key, then a YAML value.
 
         Raises:
@@ -352,8 +329,7 @@ PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluati
 def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
 
-    Returns:
-        The content with such paths as seen from here, and those paths by key.
+    Returns the content with such paths as seen from here, and those paths by key.
     """
     folder, beside = recipe.parent, dict[str, str]()
     if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
@@ -375,14 +351,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
     """Return a copy of `content` with dotted `key=value` overrides applied; values are YAML."""
     result = deepcopy(dict(content))
     for override in overrides:
-        key, equals, raw = override.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set {override!r}: write key=value, for example train.max_steps=40.")
-        try:
-            value = load_yaml(raw)
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {override!r}: {raw!r} is not a YAML value.") from None
-        *parents, last = key.strip().split(".")
+        key, value = key_and_value(override, "--set", "train.max_steps=40")
+        *parents, last = key.split(".")
         place = result
         for i, step in enumerate(parents):
             inner = {} if place.get(step) is None else place[step]

@@ -23,7 +23,6 @@ TITLE = "ftengine recipe"
 PLACES = {**{key: kind for kind, key in RECIPE_KEYS.items()}, "evaluation.robustness": "augmenter"}
 """Recipe keys that hold components, and of which kind."""
 
-
 LENGTHS = (("minLength", "minItems"), ("maxLength", "maxItems"))
 
 

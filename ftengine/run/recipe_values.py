@@ -19,13 +19,12 @@ def _named(value: Any) -> Any:
 Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 """A component: a name, or a mapping with `name` and its options."""
 
-NamedList = Annotated[
-    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
-]
+NamedList = Annotated[list[Named], BeforeValidator(lambda one: [one] if isinstance(one, (str, Mapping)) else one)]
 """Components; one may stand without a list around it."""
 
 
-def _possible(value: str) -> str:
+def possible(value: str) -> str:
+    """Return a path (ValueError: a part of it is longer than any file's name)."""
     longest = max((len(part.encode(errors="replace")) for part in value.split("/")), default=0)
     if longest > NAME_BYTES:
         raise ValueError(f"a name of {longest:,} bytes; no file or folder has one of more than {NAME_BYTES}")
@@ -35,19 +34,10 @@ def _possible(value: str) -> str:
 NAME_BYTES = 255
 """What file systems allow for the name of a file or folder."""
 
-Place = Annotated[str, AfterValidator(_possible)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(possible)]
 """A path, or another name of a source."""
 
-Bytes = Annotated[
-    ByteSize,
-    Field(gt=0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGTkmgt]?i?[bB]?$"},
-                {"type": "integer", "exclusiveMinimum": 0},
-            ]
-        }
-    ),
-]
+_TEXT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGTkmgt]?i?[bB]?$"}
+_NUMBER = {"type": "integer", "exclusiveMinimum": 0}
+Bytes = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"anyOf": [_TEXT, _NUMBER]})]
 """A number of bytes, or text such as "6 GB" or "5.5GiB"."""

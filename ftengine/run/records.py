@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from ftengine.api import Display, Finding, Labels
 from ftengine.errors import RecipeError, RunError
@@ -25,13 +25,10 @@ class Skipped(Part):
 
 
 class SplitCounts(Part):
-    """The rows of one split.
+    """The rows of one split, as read from its source.
 
     Args:
-        source: the file, or whatever else they were read from.
-        rows: all rows.
-        distinct: rows without the copies.
-        duplicates: the copies.
+        distinct: rows without the copies, which are its duplicates.
         near_duplicates: distinct rows that nearly repeat another of the split.
         skipped: malformed rows that were left out.
     """
@@ -54,7 +51,6 @@ class AuditResult(RedactedRecord):
     """audit.json: what a run's data holds, and what is wrong with it.
 
     Args:
-        splits: counts of each split.
         split: how rows were divided, as the recipe says.
         encoded: for each split what the model gets: numbers of examples and tokens, percentiles of length, and a hash
             of the content, by which other data are noticed.
@@ -131,7 +127,6 @@ class TrainingResult(Record):
         best_step, best_loss: of the lowest validation loss; None without validation.
         seconds: training time, validation included.
         regularizers: what each regularizer did to the weights that are kept, under its name.
-        trainable_parameters, total_parameters: counts.
         peak_memory_bytes: the most that the process held.
         examples_per_second, tokens_per_second: over all steps, without validations; None in runs of older versions.
         kernels: what computes, where the strategy says so (`ReportsEnvironment`).
@@ -182,11 +177,7 @@ class Verdict(RedactedRecord):
     findings: tuple[Finding, ...]
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Step(_Line):
+class Step(BaseModel, frozen=True):
     """A line of metrics.jsonl: one optimiser step."""
 
     step: int
@@ -194,7 +185,7 @@ class Step(_Line):
     learning_rate: float
 
 
-class Validation(_Line):
+class Validation(BaseModel, frozen=True):
     """A line of metrics.jsonl: a validation, and the loss on training examples measured likewise."""
 
     step: int
@@ -227,11 +218,7 @@ class RunRecords:
 
     @classmethod
     def read(cls, path: str | Path) -> RunRecords:
-        """Read a run's folder.
-
-        Raises:
-            RunError: it holds no run, no finished one, or a file that is damaged or of another version.
-        """
+        """Read a run's folder (RunError: there is no finished run, or a file is damaged or of another version)."""
         run = RunDirectory(path)
         run.require_finished("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
         try:

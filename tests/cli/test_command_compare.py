@@ -121,8 +121,9 @@ def test_unknown_strategies_and_torchrun_are_refused(ftengine, recipe, tmp_path,
 def test_a_list_of_strategies_is_yaml():
     assert parse_strategies("full, lora") == ["full", "lora"]
     assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
-    with pytest.raises(InputError, match="cannot be read"):
-        parse_strategies("full,{name: lora")
+    for text in ("full,{name: lora", "2020-13-45"):
+        with pytest.raises(InputError, match="cannot be read"):
+            parse_strategies(text)
 
 
 def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compared):

@@ -99,6 +99,7 @@ def test_interrupting_exits_with_130_without_a_traceback(ftengine, failing):
         (["predict", "run"], ["--input"]),
         (["predict", "run", "--input", "x", "--output", "y", "--option", "tokens"], ["'tokens'", "key=value"]),
         (["predict", "run", "--input", "x", "--output", "y", "--option", "a={"], ["'{'", "YAML"]),
+        (["predict", "run", "--input", "x", "--output", "y", "--option", "a=2020-13-45"], ["'2020-13-45'", "YAML"]),
         (["predict", "run", "--input", "x", "--resume"], ["--output"]),
         (["evaluate", "no/such/run"], ["no/such/run", "does not exist"]),
         (["plan", "no.yaml"], ["no.yaml", "ftengine init"]),
