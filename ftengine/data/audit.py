@@ -171,7 +171,7 @@ def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any
         "distinct": len(found),
         "duplicates": len(rows) - len(found),
         "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
-        "skipped": {"count": rows.skipped.count, "first": list(rows.skipped.first)},
+        "skipped": rows.skipped.model_dump(mode="json"),
     }
 
 
@@ -184,7 +184,7 @@ def _sources(
         names = [name for name, rows in splits.items() if rows.source == source]
         found = np.unique(np.concatenate([of[name] for name in names]))
         inside = [] if near is None else near.pairs[np.isin(near.pairs, found).all(axis=1)][:SHOWN_PLACES].tolist()
-        skipped = splits[names[0]].skipped
+        first = splits[names[0]]
         result.append(
             {
                 "source": source,
@@ -193,8 +193,8 @@ def _sources(
                 "distinct": len(found),
                 "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
-                "note": splits[names[0]].note,
-                "skipped": {"count": skipped.count, "first": list(skipped.first)},
+                "note": first.note,
+                "skipped": first.skipped.model_dump(mode="json"),
             }
         )
     return result

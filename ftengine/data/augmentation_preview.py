@@ -54,15 +54,22 @@ def without_effect(split: EncodedSplit) -> list[str]:
     idle = []
     for augmenter in filterfalse(_mixes, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
-        if not any(_changes(alone, row) for row in sample_rows(split)):
+        if not any(_reads_otherwise(alone, row) for row in sample_rows(split)):
             _require_read(alone, augmenter)
             idle.append(augmenter.name)
     return idle
 
 
-def _changes(alone: EncodedSplit, row: int) -> bool:
-    after = [changed for changed, _ in alone.changed(row, 0)]
-    return len(after) > 1 or (bool(after) and _reads_otherwise(alone, alone.rows[row], after[0]))
+def _reads_otherwise(alone: EncodedSplit, row: int) -> bool:
+    """Say whether the model reads what is made of a row differently."""
+    made = list(alone.changed(row, 0))
+    if len(made) != 1:
+        return bool(made)
+    [(after, features)] = made
+    if _compared(alone.task, alone.rows[row], after) is None:
+        return False
+    # Features of images are tensors; other pixels are read as such.
+    return alone.task.modality == "image" or features != alone.features(row)
 
 
 def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
@@ -105,19 +112,6 @@ def sample_rows(split: EncodedSplit) -> list[int]:
 
 def _mixes(augmenter: Augmenter) -> bool:
     return isinstance(augmenter, MixesBatches)
-
-
-def _reads_otherwise(split: EncodedSplit, before: Example, after: Example) -> bool:
-    """Say whether the model reads a changed example differently."""
-    if _compared(split.task, before, after) is None:
-        return False
-    if split.task.modality == "image":  # whose features are tensors; other pixels are read as such
-        return True
-    try:
-        old, new = (split.task.encode(x, split.processor, max_length=split.max_length) for x in (before, after))
-    except DataError:  # the example is trained on as it stands, as it is where nothing of the other is
-        return False
-    return bool(new["weight"]) and old != new
 
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:

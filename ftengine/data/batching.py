@@ -82,11 +82,6 @@ def by_length(lengths: np.ndarray) -> np.ndarray:
     return np.argsort(-lengths, kind="stable")
 
 
-def ordered_batches(lengths: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
-    """Split a whole split into batches by length, longest first, for evaluation."""
-    return micro_batches(by_length(lengths), size, rank, ranks)
-
-
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
     """Return padded tokens for each real token when every batch is padded to its longest example."""
     real = sum(int(lengths[batch].sum()) for batch in batches)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -82,7 +83,8 @@ def keep_features(key: str, source: str, found: Iterable[Features | DataError]) 
     def write(folder: Path) -> dict[str, Any]:
         schema = pa.schema([("features", pa.large_string())])
         with pa.ipc.new_stream(str(folder / ROWS), schema) as writer:
-            for texts in _batches(map(_text, found)):
+            rows = map(_text, found)
+            while texts := list(islice(rows, BATCH_ROWS)):
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema))
         return {}
 
@@ -134,14 +136,3 @@ def _text(found: Features | DataError) -> str:
     if json.loads(text) != found:
         raise Unkeepable
     return text
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

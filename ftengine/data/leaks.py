@@ -94,7 +94,7 @@ def _partners(distinct: Distinct, near: Near | None, name: str) -> np.ndarray:
 
 def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
     """Put a leak into a sentence without its end."""
-    known, held = (_NAMES.get(name, name) for name in leak["between"])
+    known, held = ("training" if name == "train" else name for name in leak["between"])
     equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[leak["between"][1]])
     places, parts = leak["places"], []
     if equal:
@@ -112,6 +112,3 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataS
         both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"
         parts.append(f"{both} (e.g. {places[-1]})")
     return ", and ".join(parts)
-
-
-_NAMES = {"train": "training"}

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -168,23 +169,15 @@ class _Sketches:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
         self.formal = 0
-        parts: list[tuple[list[int], np.ndarray, np.ndarray]] = []
-        numbers: list[int] = []
-        bags: list[list[str]] = []
-        for number, words in self._words(distinct, form):
-            numbers.append(number)
-            bags.append(words)
-            if len(bags) == READ_ROWS:
-                parts.append((numbers, *self._sketch(bags)))
-                numbers, bags = [], []
-        if bags:
-            parts.append((numbers, *self._sketch(bags)))
-        self.members = np.array([number for part in parts for number in part[0]], dtype=np.int64)
+        members, parts, rows = list[int](), list[tuple[np.ndarray, np.ndarray]](), self._words(distinct, form)
+        while some := list(islice(rows, READ_ROWS)):
+            members += [number for number, _ in some]
+            parts.append(self._sketch([words for _, words in some]))
+        self.members = np.array(members, dtype=np.int64)
         if parts:
             order = np.argsort(self.members)  # the order of hashes again, so that files in another order change nothing
             self.members = self.members[order]
-            self.bands = np.concatenate([part[1] for part in parts])[order]
-            self.sketches = np.concatenate([part[2] for part in parts])[order]
+            self.bands, self.sketches = (np.concatenate(found)[order] for found in zip(*parts, strict=True))
 
     def _words(self, distinct: Distinct, form: Collection[str]) -> Iterator[tuple[int, list[str]]]:
         for number, text in distinct.texts():

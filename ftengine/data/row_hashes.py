@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import Rows, Skipped, plain
+from ftengine.data.read import NO_SKIPS, Rows, plain
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
@@ -37,7 +37,7 @@ class RowHashes:
         splits = dict(self.splits)
         for name, rows in sides.items():
             # What could not be read is counted once, with the training split.
-            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
+            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else NO_SKIPS)
         names = [name for name in ("train", "validation", "test") if name in splits]
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
