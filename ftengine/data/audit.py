@@ -28,13 +28,7 @@ LEVELS = ("alarm", "note", "good")
 
 
 class AuditRows:
-    """The rows of one split as views and texts; see `ftengine.api.AuditedRows`.
-
-    Args:
-        rows: rows of the split.
-        task: says what they hold.
-        room: bytes of text that are kept in memory.
-    """
+    """The rows of one split as views and texts (`ftengine.api.AuditedRows`); `room` bytes of texts are kept."""
 
     def __init__(self, rows: Rows, task: Task, room: int) -> None:
         self.source = rows.source
@@ -47,8 +41,7 @@ class AuditRows:
     def __iter__(self) -> Iterator[View]:
         for i, row in enumerate(self._rows):
             view = self._task.view(row)
-            if i == len(self._kept) and self._room > 0:
-                self._keep(text_of(view))
+            self._keep(i, view)
             yield view
 
     def texts(self) -> Iterator[str]:
@@ -58,14 +51,14 @@ class AuditRows:
         if kept == len(self):
             return
         for i, row in enumerate(self._rows.select(range(kept, len(self))), kept):
-            text = text_of(self._task.view(row))
-            if i == len(self._kept) and self._room > 0:
-                self._keep(text)
-            yield text
+            view = self._task.view(row)
+            self._keep(i, view)
+            yield text_of(view)
 
-    def _keep(self, text: str) -> None:
-        self._kept.append(text)
-        self._room -= sys.getsizeof(text) + 8
+    def _keep(self, row: int, view: View) -> None:
+        if row == len(self._kept) and self._room > 0:
+            self._kept.append(text_of(view))
+            self._room -= sys.getsizeof(self._kept[-1]) + 8
 
     def where(self, row: int) -> str:
         """Return a row's place."""
@@ -87,12 +80,8 @@ def to_audit(
     """Return what audits look at.
 
     Args:
-        hashes: rows and hashes by split, training first.
-        distinct: their distinct rows.
-        near: near duplicates among these; None where they were not looked for.
+        near: near duplicates among distinct rows; None where they were not looked for.
         leaks: from `find_leaks`.
-        section: how the recipe divides and compares.
-        task: says what rows hold.
         kept: rows of training that stay, where leaks are dropped.
         left_out: by split, rows (of those that stay) that no model can read and that data.on_error leaves out.
         asked: for a split that is a part of the training source, the share it should have.
@@ -134,16 +123,8 @@ def to_audit(
 
 
 def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], registry: Registry) -> AuditResult:
-    """Let every installed audit look at the data.
-
-    Args:
-        data: from `to_audit`.
-        encoded: for each split what the model gets.
-        registry: the audits.
-    """
-    data = replace(data, encoded=encoded)
-    findings: list[Finding] = []
-    displays: list[Display] = []
+    """Let every installed audit look at the data; `encoded` is for each split what the model gets."""
+    data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
     for entry in registry.entries("audit"):
         audit = entry.cls()
         for found in each(audit, "look", audit.look(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
@@ -152,9 +133,9 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
             else:
                 displays.append(found)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
-    facts = {name: value for name, value in data.facts.items() if name != "splits"}
+    facts = dict(data.facts)
     return AuditResult(
-        splits=data.facts["splits"],
+        splits=facts.pop("splits"),
         split=data.settings["split"],
         encoded={name: dict(counts) for name, counts in encoded.items()},
         findings=tuple(findings),

@@ -23,9 +23,7 @@ def find_leaks(
     """Count, for each pair of splits, the rows of the second that are also in the first.
 
     Args:
-        splits: rows by name.
-        distinct: their distinct rows.
-        near: near duplicates among these; None where they were not looked for.
+        near: near duplicates among distinct rows; None where they were not looked for.
         groups: for each split the hash of each row's group; empty where the data has none.
 
     Returns:

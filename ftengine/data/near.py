@@ -109,11 +109,8 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
     """Find near duplicates among distinct rows.
 
     Kept in memory are a sketch and a few hashes a row: about 250 bytes at a threshold of 0.8. Where many texts are
-    alike, each is compared with few of them, which joins them all the same.
-
-    Args:
-        distinct: the rows.
-        threshold: least Jaccard similarity of near duplicates, from 0.5 to 1.
+    alike, each is compared with few of them, which joins them all the same. `threshold` is the least Jaccard similarity
+    of near duplicates, from 0.5 to 1.
     """
     form = _form(distinct)
     sketches = _Sketches(distinct, threshold, form)
@@ -278,12 +275,7 @@ class _Search:
 
 
 def _runs(keys: np.ndarray, of: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of members with equal keys: all pairs of a short run, neighbours and the first of a long one.
-
-    Args:
-        keys: a hash of each member.
-        of: the members to look at, by number.
-    """
+    """Yield pairs of members `of` with equal keys: all pairs of a short run, neighbours and the first of a long one."""
     order = of[np.argsort(keys[of], kind="stable")]
     sorted_ = keys[order]
     _, start, size = np.unique(sorted_, return_index=True, return_counts=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -53,9 +53,6 @@ class Splits:
         assert self.to_audit is not None, "the splits were made without audits"
         return self.to_audit(left_out=left_out)
 
-    def items(self) -> ItemsView[str, Rows]:
-        return self.mapping().items()
-
 
 def make_splits(
     section: DataSection,
@@ -71,7 +68,6 @@ def make_splits(
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
 
     Args:
-        section: what to read, and how to divide it.
         task: says what equal rows are.
         seed: of the division.
         registry: has the readers; by default those that are installed.
@@ -101,8 +97,7 @@ def make_splits(
     leaks = find_leaks(hashes.splits, distinct, near, groups)
     if audited and section.leaks in ("auto", "fail"):
         _refuse(leaks, hashes.splits, section, cutting)
-    kept = None
-    held = [name for name in hashes.splits if name != "train"]
+    kept, held = None, [name for name in hashes.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
         kept = np.flatnonzero(~leaked(distinct, near, held, groups))
         if not len(kept):

@@ -104,8 +104,7 @@ def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_
         some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise SourceError(
             f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "
-            "holds them in another shape. Its config.json and its weights do not belong together, or it was saved "
-            "for another task."
+            "in another shape. Its config.json and weights do not belong together, or it was saved for another task."
         )
     return tuple(sorted({_outermost(module, key, keys) for key in keys}))
 

@@ -52,9 +52,7 @@ class PackageLoader(ModelLoader):
     def _resolved(self, source: str) -> tuple[Path, TransformersLoader | GgufLoader]:
         path = resolve(source)
         if not path.is_dir() and path.suffix.lower() != ".gguf":
-            raise SourceError(
-                f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
-            )
+            raise SourceError(f"{source!r} is neither a folder with config.json nor a .gguf file. Name one of these.")
         return path, self._folders if path.is_dir() else self._files
 
 
@@ -71,9 +69,8 @@ def resolve(source: str) -> Path:
     if ".." in parts or PurePosixPath(inside).is_absolute():
         raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
     roots = package_folders(name)
-    for root in roots:
-        if root.joinpath(*parts).exists():
-            return root.joinpath(*parts)
+    if found := next((place for root in roots if (place := root.joinpath(*parts)).exists()), None):
+        return found
     raise SourceError(f"package {name!r} has no {inside!r}. {_present(roots, parts)}")
 
 

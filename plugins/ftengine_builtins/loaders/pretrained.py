@@ -38,13 +38,7 @@ UNLIMITED = 10**9
 
 
 def load_pretrained(
-    request: LoadRequest,
-    folder: Path,
-    config: Any,
-    processor: Any,
-    *,
-    trust_remote_code: bool = False,
-    **options: Any,
+    request: LoadRequest, folder: Path, config: Any, processor: Any, *, trust_remote_code: bool = False, **options: Any
 ) -> LoadedModel:
     """Load the model that `request` asks for, with the checkpoint's `config`, which is not modified.
 
@@ -207,17 +201,11 @@ def require_possible(config: Mapping[str, Any], source: str) -> None:
         elif value is None and DROPS.search(key) and key.startswith("att"):  # a classifier's may be null
             raise SourceError(f"{source!r} has {key} null; a probability is from 0 to 1. Correct the file.")
         elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
-            raise SourceError(
-                f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."
-            )
+            raise SourceError(f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. Fetch it again.")
 
 
 def refuse_adapter(folder: Path, source: str) -> None:
-    """Refuse a folder with an adapter in it: transformers would apply it unasked.
-
-    Raises:
-        SourceError: names the adapter's base.
-    """
+    """Refuse a folder with an adapter in it, which transformers would apply unasked (SourceError: names its base)."""
     file = folder / "adapter_config.json"
     if file.exists():
         base = read_json(file, source).get("base_model_name_or_path") or "unknown"
@@ -228,11 +216,7 @@ def refuse_adapter(folder: Path, source: str) -> None:
 
 
 def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
-    """Return the shape of each tensor that a safetensors file's header names.
-
-    Raises:
-        SourceError: it is missing, damaged, or of another format.
-    """
+    """Return the shape of each tensor that a safetensors file's header names (SourceError: it cannot be read)."""
     try:
         if file.exists() and not file.is_file():
             raise OSError("it is no file")

@@ -208,10 +208,8 @@ class VisionLoader(ModelLoader):
         architecture = source.removeprefix(self._scheme) if by_name else str(saved.get("architecture"))
         self._check_arguments(source, saved.get("model_args") or {})
         if architecture not in self.architectures():
-            raise SourceError(
-                f"{source!r}: {self.library} has no model {architecture!r}."
-                + did_you_mean(architecture, self.architectures())
-            )
+            near = did_you_mean(architecture, self.architectures())
+            raise SourceError(f"{source!r}: {self.library} has no model {architecture!r}.{near}")
         if by_name and chosen is None:
             raise SourceError(
                 f"{source!r} names an architecture, not its weights. Write model.loader: {{name: {self.name}, "

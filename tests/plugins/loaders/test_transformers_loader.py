@@ -448,7 +448,7 @@ def test_a_hub_model_that_does_not_come_says_why(monkeypatch, error, expected) -
 
 def test_revision_of_a_folder_is_refused(llama_folder) -> None:
     loader = TransformersLoader(TransformersLoader.Config(revision="main"))
-    with pytest.raises(SourceError, match=r"revision.*exists only of hub models"):
+    with pytest.raises(SourceError, match=r"only hub models have a revision"):
         loader.check_source(str(llama_folder))
 
 
