@@ -138,10 +138,6 @@ def _mixed(split: EncodedSplit, count: int) -> list[dict[str, Any]]:
     if not mixers:
         return []
     members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in sample_rows(split)[:count]])
-    plain = split.batch(members)["labels"]
-    mixed = replace(split, augmenters=mixers).batch(members, 0)["labels"]
-    labels = [
-        [[round(x, 3) for x in row] if isinstance(row, list) else row for row in y.tolist()] for y in (plain, mixed)
-    ]
-    place = f"labels of a batch of {len(members)}"
-    return [{"place": place, "before": {"labels": labels[0]}, "after": {"labels": labels[1]}}]
+    batches = {"before": split.batch(members), "after": replace(split, augmenters=mixers).batch(members, 0)}
+    labels = {side: {"labels": np.round(batch["labels"].tolist(), 3).tolist()} for side, batch in batches.items()}
+    return [{"place": f"labels of a batch of {len(members)}", **labels}]

@@ -170,9 +170,7 @@ def read_rows(
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(
-            f"{source} is a pipe or a device, which may never end. Write its data to a file, and name that."
-        )
+        raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
     if path.exists():
         make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
         rows = _read(Reading(source, str(path), make, on_error))
@@ -282,9 +280,7 @@ def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Rows:
         dataset = datasets.load_dataset(hub["id"], hub["config"], split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise DataError(
-            f"no file {source!r}, and as a data set of the hub it cannot be loaded: {reason}. {data_is(registry)}."
-        ) from error
+        raise DataError(f"no file {source!r}, and no data set of the hub: {reason}. {data_is(registry)}.") from error
     if not len(dataset):
         raise DataError(f"{source} holds no rows in its split {split!r}.")
     check_free(source, dataset.column_names)

@@ -229,10 +229,8 @@ def _require_groups(
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
             cures.append("set data.split.duplicates: apart, with data.leaks: drop for what is held out then")
     cures.append("take a column of more values in data.split.column")
-    cure = ", or ".join(cures)
-    raise DataError(
-        f"{rows.source}: its {len(rows):,} rows fall into {said}; that is too few {task}. {cure[0].upper()}{cure[1:]}."
-    )
+    told, cure = f"its {len(rows):,} rows fall into {said}; that is too few {task}", ", or ".join(cures)
+    raise DataError(f"{rows.source}: {told}. {cure[0].upper()}{cure[1:]}.")
 
 
 def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:

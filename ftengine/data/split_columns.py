@@ -37,9 +37,7 @@ def values(rows: Rows, column: str) -> np.ndarray:
     for i, row in enumerate(rows):
         name = _name(row[column])
         if not name:
-            raise DataError(
-                f"{rows.where(i)}: no value in column {column!r}, by which data.split groups rows. Fill it."
-            )
+            raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which data.split groups. Fill it.")
         hashes += blake2b(name.encode(), digest_size=16).digest()
     return np.frombuffer(bytes(hashes), dtype="S16")
 

@@ -26,28 +26,18 @@ class BackTranslation(TextAugmenter):
     citation = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
 
     class Config(SeldomConfig):
-        forward: str = Field(
-            min_length=1, description="model into the other language: a folder or hub id of an encoder-decoder"
-        )
+        forward: str = Field(min_length=1, description="model there: a folder or hub id of an encoder-decoder")
         backward: str = Field(min_length=1, description="model back; may be the same one with another prefix")
         forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
         backward_prefix: str = Field("", description="the same for the way back")
-        temperature: float = Field(
-            1.0,
-            ge=0,
-            description="words are drawn from the model's distribution, divided by this; 0: the likeliest ones",
-        )
-        top_p: float = Field(
-            0.9, gt=0, le=1, description="share of the distribution, likeliest first, that is drawn from"
-        )
+        temperature: float = Field(1.0, ge=0, description="of the distribution words come from; 0: the likeliest ones")
+        top_p: float = Field(0.9, gt=0, le=1, description="share of the distribution, likeliest first, to draw from")
         beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
         variants: int = Field(4, ge=1, description="different back-translations of a text, after which they repeat")
         max_length: int | None = Field(
             None, ge=8, description="longest sentence in tokens; null: 256, or the models' limit if less"
         )
-        device: str = Field(
-            "auto", description="where both models run: cpu, cuda, cuda:1; auto: the GPU where there is one"
-        )
+        device: str = Field("auto", description="of both models: cpu, cuda, cuda:1; auto: the GPU where there is one")
 
         @model_validator(mode="after")
         def _one_way_to_choose(self) -> Any:

@@ -111,16 +111,10 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
 
 
 def key_of(text: str, where: str = "") -> str:
-    """Return a word as it is looked up, whatever its case and the blanks in it.
-
-    Raises:
-        DataError: with `where`, the text is no word or words that could be found in a text.
-    """
+    """Return a word as it is looked up, whatever its case and blanks (DataError: with `where`, it is no word)."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if where and " ".join(LEXICAL.findall(text)) != text:
-        raise DataError(
-            f"{where}: {text!r} is no word or words; looked up are letters, digits, _ and, inside of a word, ' and -."
-        )
+        raise DataError(f"{where}: {text!r} is no word or words (letters, digits, _ and, inside of a word, ' and -).")
     return text.casefold()
 
 
@@ -150,16 +144,13 @@ def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
     for word, others in content.items():
         others = [others] if isinstance(others, str) else others
         if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-            raise DataError(
-                f"{shown}: the replacements of {word!r} are {shown_value(others)}; they must be a list of texts."
-            )
+            raise DataError(f"{shown}: {word!r} has {shown_value(others)}, which must be a list of texts.")
         yield shown, (word, others)
 
 
 def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry]]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",", skipinitialspace=True
-    )
+    separator, file = "\t" if suffix == ".tsv" else ",", io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):

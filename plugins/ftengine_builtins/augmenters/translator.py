@@ -51,9 +51,7 @@ def check_translator(source: str) -> None:
     """
     loader = TransformersLoader()
     if not loader.accepts(source):
-        raise SourceError(
-            f"{source!r} is neither a folder that holds a model nor the name of a hub model (owner/name)."
-        )
+        raise SourceError(f"{source!r} is neither a folder with a model nor the name of a hub model (owner/name).")
     loader.check_source(source)
     loader.load_processor(source)
     skeleton = loader.load_skeleton(LoadRequest(source, HEAD, processor=False))
@@ -62,11 +60,8 @@ def check_translator(source: str) -> None:
 
 
 def load_translator(source: str, device: str) -> LoadedModel:
-    """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients.
-
-    The random numbers of the run stay as they are.
-    """
-    with seeded(0):
+    """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients."""
+    with seeded(0):  # the random numbers of the run stay as they are
         loaded = TransformersLoader().load(LoadRequest(source, HEAD, dtype="float32"))
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded.module.requires_grad_(False).eval().to(torch.device(wanted))

@@ -72,9 +72,7 @@ class CallableLoader(ModelLoader):
             limit = longest_input(module, processor)
             result = LoadedModel(module, processor, request.source, request.head, max_length=limit)
         if result.head != request.head:
-            raise SourceError(
-                f"{request.source!r} returned a model with the head {result.head!r}; the task needs {request.head!r}."
-            )
+            raise SourceError(f"{request.source!r} has the head {result.head!r}; the task needs {request.head!r}.")
         if result.labels not in (None, request.labels):
             raise SourceError(
                 f"{request.source!r} returned a model for {result.labels}; the data has {request.labels}. "

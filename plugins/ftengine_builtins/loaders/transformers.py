@@ -187,14 +187,10 @@ class TransformersLoader(ModelLoader):
             if remote:
                 cure = " Its code comes with it; read that, then write `loader: {name: transformers, "
                 cure += "trust_remote_code: true}` to run it."
-            raise SourceError(
-                f"{source!r} has model_type {kind!r}, which this version of transformers does not know.{cure}"
-            )
+            raise SourceError(f"{source!r} has model_type {kind!r}, unknown to this version of transformers.{cure}")
         named = config.get("transformers_weights")
         if named is not None and named not in (WEIGHTS, INDEX):
-            raise SourceError(
-                f"config.json of {source!r} names {named!r} as its weights; only {WEIGHTS} and {INDEX} are read."
-            )
+            raise SourceError(f"{source!r}: config.json names weights {named!r}; only {WEIGHTS} and {INDEX} are read.")
 
 
 def check_weights(folder: Path, source: str) -> None:
@@ -213,8 +209,7 @@ def check_weights(folder: Path, source: str) -> None:
             f"If you trust it, convert it: transformers.{cls}.from_pretrained({source!r}).save_pretrained('NEW'), and "
             "copy the tokenizer files."
         )
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise SourceError(
             f"{source!r} lacks {len(missing)} of {len(shards)} weight files, {missing[0]!r} first. Fetch them again."
         )

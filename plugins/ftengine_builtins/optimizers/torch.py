@@ -82,6 +82,5 @@ class Adafactor(Optimizer):
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         config = self.config
-        return torch.optim.Adafactor(
-            param_groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.clip
-        )
+        options = {"beta2_decay": config.beta2_decay, "eps": (None, config.eps), "d": config.clip}
+        return torch.optim.Adafactor(param_groups, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -132,11 +133,9 @@ def _other_separator(own: str, header: Sequence[str]) -> str:
         return ""
     found = {}
     for separator in ",;\t|":
-        try:
+        with suppress(csv.Error, ValueError):
             [fields] = csv.reader(header, delimiter=separator, strict=True)
-        except (csv.Error, ValueError):
-            continue
-        found[separator] = len(fields)
+            found[separator] = len(fields)
     other = max(found, key=lambda separator: found[separator], default=own)
     if other == own or found[other] < 2:
         return ""

@@ -5,14 +5,11 @@ from collections.abc import Iterator
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import percent
+from ftengine_builtins.audits.sources import LEAKED, REPEATED
 from ftengine_builtins.rules.quality import is_chosen
 
-LEAK_SHARE = 0.01
-"""Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
-than a point. A row that is there word for word is one always, where figures are made on it."""
-
-DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
-"""Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
+NOTE = 0.05
+"""Share of training rows that repeat another, from which it is said."""
 
 JUDGED_HERE = ("leaks", "duplicates", "lengths")
 """Audits whose findings the rules below judge, knowing what the run made of the data."""
@@ -50,7 +47,7 @@ class LeakedRows(Rule):
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            serious = known == "train" and ((used and exact + groups) or exact + near > LEAK_SHARE * rows)
+            serious = known == "train" and ((used and exact + groups) or exact + near > LEAKED * rows)
             if known == "train":
                 then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
             else:
@@ -73,12 +70,12 @@ class RepeatedRows(Rule):
         split = run.audit.splits["train"]
         rows, exact, near = split.rows, split.duplicates, split.near_duplicates
         share = (exact + near) / rows if rows else 0.0
-        if share < DUPLICATES_NOTE:
+        if share < NOTE:
             return
         also = f", {near:,} nearly" if near else ""
         text = f"{exact:,} of {rows:,} training rows repeat another word for word{also} ({percent(share)} in all): "
         text += "the data set is smaller than it looks."
-        level = "alarm" if share >= DUPLICATES_ALARM else "note"
+        level = "alarm" if share >= REPEATED else "note"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
         yield Finding(kind="data", level=level, text=text, figures=figures)
 

@@ -206,7 +206,7 @@ def test_pickled_weights_are_never_read(llama, name, monkeypatch) -> None:
 def test_pickle_named_in_the_config_is_not_read(llama) -> None:
     torch.save({}, llama / "other.bin")
     edit(llama / "config.json", transformers_weights="other.bin")
-    with pytest.raises(SourceError, match=r"names 'other\.bin' as its weights"):
+    with pytest.raises(SourceError, match=r"names weights 'other\.bin'"):
         load(llama)
 
 
