@@ -46,10 +46,8 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 def without_effect(split: EncodedSplit) -> list[str]:
     """Return the names of augmenters that leave all of `SAMPLED` examples as they are for the model, each by itself.
 
-    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters.
-
-    Raises:
-        PluginError: the task can read nothing that an augmenter makes of them.
+    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters
+    (PluginError: the task can read nothing that one makes of them).
     """
     idle = []
     for augmenter in filterfalse(_mixes, split.augmenters):
@@ -74,25 +72,17 @@ def _reads_otherwise(alone: EncodedSplit, row: int) -> bool:
 
 def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
     """Refuse an augmenter of whose rows the task cannot read a single one (PluginError)."""
-    rows = sample_rows(alone)
-    reasons = [_unread(alone, row) for row in rows]
-    if all(reasons):
-        raise PluginError(
-            f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
-            f"{alone.task.name!r} can read: {reasons[0]}. It must return or yield rows like the one that it is given."
-        )
-
-
-def _unread(alone: EncodedSplit, row: int) -> str:
-    """Say why the task cannot read what is made of a row; "" where it can read some of it."""
-    reason = "no row came back"
-    for made in alone.augmented(row, 0):
+    rows, reason = sample_rows(alone), ""
+    for made in (made for row in rows for made in alone.augmented(row, 0)):
         try:
             alone.task.encode(made, alone.processor, max_length=alone.max_length)
-            return ""
+            return
         except DataError as error:
-            reason = str(error).rstrip(".")
-    return reason
+            reason = reason or str(error).rstrip(".")
+    raise PluginError(
+        f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
+        f"{alone.task.name!r} can read: {reason or 'no row came back'}. It must return or yield rows like it."
+    )
 
 
 def idle_augmenters(split: EncodedSplit) -> list[str]:

@@ -219,13 +219,9 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
     """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
     content = blake2b(digest_size=16)
     for row in rows:
-        content.update(_content(row, task))
+        identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
+        content.update((to_json(row) + identity).encode())
     return content.hexdigest()
-
-
-def _content(row: Example, task: Task) -> bytes:
-    identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
-    return (to_json(row) + identity).encode()
 
 
 def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:

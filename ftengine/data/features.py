@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ftengine.api import Features, SeesModel, Task
+from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.read import file_columns
 from ftengine.errors import DataError
@@ -20,7 +21,6 @@ from ftengine.plugins.code import code_of
 
 FEATURES_FORMAT = 1
 """Part of every key; raised when features would be stored in another way."""
-BATCH_ROWS = 1000
 
 _processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
@@ -50,24 +50,13 @@ class KeptFeatures:
 
 
 def features_key(content: str, task: Task, processor: Any, max_length: int | None) -> str | None:
-    """Return a hash of all that features depend on, or None where something of that cannot be told.
-
-    Args:
-        content: a hash of all rows in their order.
-    """
+    """Return a hash of all that features depend on, `content` of rows among it; None where that cannot be told."""
     state = processor_state(processor)
     code = code_of([type(task), type(processor)]) if state else None
     if code is None or file_columns(task) or isinstance(task, SeesModel):
         return None
-    depends = [
-        FEATURES_FORMAT,
-        content,
-        task_state(task),
-        code,
-        state,
-        max_length,
-        [metadata.version(name) for name in ("tokenizers", "transformers")],
-    ]
+    versions = [metadata.version(name) for name in ("tokenizers", "transformers")]
+    depends = [FEATURES_FORMAT, content, task_state(task), code, state, max_length, versions]
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
 
 

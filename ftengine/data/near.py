@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.distinct import Distinct
 
 FEWEST_WORDS = 16
@@ -46,7 +47,6 @@ CLOSE_RUN, CLOSE = 32, 4
 """In a band with more members than `CLOSE_RUN`, each is compared with the first and with its `CLOSE` neighbours."""
 SLACK = 4
 """Standard deviations by which a sketch may fall short of the threshold before its pair is dropped unread."""
-READ_ROWS = 1000
 CACHED_TEXTS = 1024
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -167,7 +167,7 @@ class _Sketches:
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
         self.formal = 0
         members, parts, rows = list[int](), list[tuple[np.ndarray, np.ndarray]](), self._words(distinct, form)
-        while some := list(islice(rows, READ_ROWS)):
+        while some := list(islice(rows, BATCH_ROWS)):
             members += [number for number, _ in some]
             parts.append(self._sketch([words for _, words in some]))
         self.members = np.array(members, dtype=np.int64)

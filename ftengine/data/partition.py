@@ -125,13 +125,10 @@ def _apportioned(shares: np.ndarray) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, k: int, source: str = "the data", targets: np.ndarray | None = None) -> np.ndarray:
-    """Divide rows into k folds of about equal size, each group in one; arguments are as in `partition`.
+    """Return (rows,) the fold of each row, from 0, of k folds of about equal size; arguments are as in `partition`.
 
     The largest groups are placed first, those of one size in their order; each goes to the smallest fold, or with
     targets to the one that has the fewest rows of what most of the group's rows are to answer.
-
-    Returns:
-        (rows,) the fold of each row, from 0; none is empty.
 
     Raises:
         DataError: there are fewer groups than folds.

@@ -169,6 +169,7 @@ def read_rows(
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
+    misspelt = path.parent.is_dir() or path.suffix.lower() in suffixes(registry)  # if it is not there
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
     if path.exists():
@@ -176,18 +177,13 @@ def read_rows(
         rows = _read(Reading(source, str(path), make, on_error))
     elif (accepted := accepting(source, registry, reader)) is not None:
         rows, folder = _read(Reading(source, source, accepted, on_error)), None
-    elif not _is_path(path, registry) and (hub := HUB_ID.fullmatch(source)):
+    elif not misspelt and (hub := HUB_ID.fullmatch(source)):
         rows, folder = _read_hub(source, hub, registry), None
     else:
         raise DataError(_missing(source, path, registry))
     wanted = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
     names, dataset = _renamed(rows, wanted), _undecoded(rows.dataset)
     return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths))
-
-
-def _is_path(path: Path, registry: Registry) -> bool:
-    """Say whether what is not there was to be a file: by its suffix, or by its folder, which is there."""
-    return path.suffix.lower() in suffixes(registry) or path.parent.is_dir()
 
 
 def _missing(source: str, path: Path, registry: Registry) -> str:

@@ -52,22 +52,15 @@ class RowHashes:
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`View.identity`).
+    """Hash what makes each row the same as another (`View.identity`): (rows,) 16 bytes each, of dtype S16.
 
     Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
-
-    Returns:
-        (rows,) 16 bytes each, of dtype S16.
     """
     return fingerprints(rows, task, seed)[0]
 
 
 def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash what makes each row the same as another, and what is to be answered (`View.label`).
-
-    Returns:
-        (rows,) identities as from `identities`, and (rows,) int64 hashes of targets, 0 where there is none.
-    """
+    """Return (rows,) what `identities` does, and (rows,) int64 hashes of `View.label`, 0 where there is none."""
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for row in rows:

@@ -120,20 +120,17 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
     splits["train"] = splits["train"].without(left_out) if left_out else splits["train"]
     facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
+    by, column, keys = section.split.by, section.split.column or "", dict[str, np.ndarray]()
+    if by == "time":
+        keys = times(splits, column)
+    elif by == "group":
+        keys = {name: values(rows, column) for name, rows in splits.items()}
     return RowHashes(
         splits,
         {name: digests for name, (digests, _) in facts.items()},
         {name: targets for name, (_, targets) in facts.items()},
-        _keys(splits, section),
+        keys,
     )
-
-
-def _keys(splits: Mapping[str, Rows], section: DataSection) -> dict[str, np.ndarray]:
-    """Return for each split the hash of each row's group, or its time; nothing where the division asks for neither."""
-    by, column = section.split.by, section.split.column or ""
-    if by == "time":
-        return times(splits, column)
-    return {name: values(rows, column) for name, rows in splits.items()} if by == "group" else {}
 
 
 def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
@@ -274,19 +271,9 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
 
 
 def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> Rows:
-    """Read a source as the recipe says and let the task check its columns.
-
-    Raises:
-        DataError: it cannot be read, or its columns do not suit the task; the message names it.
-    """
-    rows = read_rows(
-        source,
-        registry=registry,
-        reader=section.reader,
-        on_error=section.on_error,
-        columns=section.columns,
-        paths=file_columns(task),
-    )
+    """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column)."""
+    told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
+    rows = read_rows(source, registry=registry, paths=file_columns(task), **told)
     try:
         if isinstance(task, ChecksColumns):
             task.check_columns(rows.columns)

@@ -50,11 +50,7 @@ class BackTranslation(TextAugmenter):
         self._known: dict[int, str] = {}  # the oldest first
 
     def check_options(self) -> None:
-        """Find out whether both models can be loaded, without reading their weights.
-
-        Raises:
-            SourceError: a model is missing, incomplete, or no encoder-decoder.
-        """
+        """Raise SourceError where a model is missing, incomplete or no encoder-decoder; no weights are read."""
         from ftengine_builtins.augmenters.translator import check_translator
 
         for option in ("forward", "backward"):
@@ -66,7 +62,8 @@ class BackTranslation(TextAugmenter):
     def change(self, text: str, rng: RandomSource) -> str:
         variant = rng.randrange(self.config.variants)
         # What is beam-searched has one back-translation only.
-        seed = _number(text, variant if self.config.temperature else 0)
+        key = f"{variant if self.config.temperature else 0} {text}".encode("utf-8", "surrogatepass")
+        seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") >> 1  # 63 bits, the same in every process
         if seed not in self._known:
             there, back = self._translators
             self._known[seed] = back(there(text, seed), seed)
@@ -82,9 +79,3 @@ class BackTranslation(TextAugmenter):
         there = load_translator(config.forward, config.device)
         back = there if config.backward == config.forward else load_translator(config.backward, config.device)
         return Translator(there, config.forward_prefix, config), Translator(back, config.backward_prefix, config)
-
-
-def _number(text: str, variant: int) -> int:
-    """Return 63 bits that a text and a variant give in every process."""
-    digest = blake2b(f"{variant} {text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

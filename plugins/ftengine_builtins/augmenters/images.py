@@ -10,8 +10,6 @@ from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.seldom import SeldomConfig
 
-SEEDS = 2**63
-
 
 class ImageAugmenter(InputAugmenter):
     """Changes images by a transform of torchvision, which a subclass makes."""
@@ -32,7 +30,7 @@ class ImageAugmenter(InputAugmenter):
 
         from ftengine.model import seeded
 
-        with seeded(rng.randrange(SEEDS)):
+        with seeded(rng.randrange(2**63)):
             return self.transform(v2, value)(value)
 
 

@@ -14,8 +14,6 @@ from ftengine.errors import InputError, RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SEEDS = 2**63
-
 
 class Mixing(Augmenter):
     """Mixes the images of a batch with those of the same batch in another order."""
@@ -44,7 +42,7 @@ class Mixing(Augmenter):
         name, pixels = self._images(batch)
         if rng.random() >= self.config.probability:
             return {**batch, "labels": labels}
-        drawn = random.Random(rng.randrange(SEEDS))  # has the distributions that `rng` need not have
+        drawn = random.Random(rng.randrange(2**63))  # has the distributions that `rng` need not have
         partners = drawn.sample(range(len(pixels)), len(pixels))
         share = drawn.betavariate(self.config.alpha, self.config.alpha)
         mixed, share = self.mixed(pixels, partners, share, drawn)

@@ -18,9 +18,6 @@ from ftengine_builtins.augmenters.words import LEXICAL
 
 FORMATS = (".csv", ".json", ".tsv", ".txt")
 
-Entry = tuple[str, list[str]]
-"""A word (or a phrase) and what may replace it."""
-
 
 class Synonyms(TextAugmenter):
     """Replace words from a word list of yours.
@@ -98,11 +95,10 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         DataError: the file is missing, of another format, malformed or empty; the message has the line.
     """
     found: dict[str, list[str]] = {}
-    for where, (word, others) in _entries(Path(path).expanduser(), path):
-        group = [word, *others]
+    for where, group in _entries(Path(path).expanduser(), path):
         if len(group) < 2 or not all(text.strip() for text in group):
-            raise DataError(f"{where}: {word!r} needs a word and at least one replacement, none of them empty.")
-        for one in group if both_ways else [word]:
+            raise DataError(f"{where}: {group[0]!r} needs a word and at least one replacement, none of them empty.")
+        for one in group if both_ways else group[:1]:
             replacements = found.setdefault(key_of(one, where), [])
             replacements += [x.strip() for x in group if key_of(x) != key_of(one) and x.strip() not in replacements]
     if not any(found.values()):
@@ -118,7 +114,8 @@ def key_of(text: str, where: str = "") -> str:
     return text.casefold()
 
 
-def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
+def _entries(path: Path, shown: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each place with a word (or a phrase) and what may replace it."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise DataError(f"word list {shown!r} has the suffix {suffix!r}. Allowed: {', '.join(FORMATS)}.")
@@ -134,7 +131,7 @@ def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
     yield from _from_json(text, shown) if suffix == ".json" else _from_lines(text, shown, suffix)
 
 
-def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
+def _from_json(text: str, shown: str) -> Iterator[tuple[str, list[str]]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -145,10 +142,10 @@ def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
         others = [others] if isinstance(others, str) else others
         if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
             raise DataError(f"{shown}: {word!r} has {shown_value(others)}, which must be a list of texts.")
-        yield shown, (word, others)
+        yield shown, [word, *others]
 
 
-def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry]]:
+def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, list[str]]]:
     separator, file = "\t" if suffix == ".tsv" else ",", io.StringIO(text, newline="")
     reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
     try:
@@ -157,6 +154,6 @@ def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry
                 continue
             while not cells[-1].strip():  # tables fill their last columns
                 cells.pop()
-            yield f"{shown}:{reader.line_num}", (cells[0], cells[1:])
+            yield f"{shown}:{reader.line_num}", cells
     except csv.Error as error:
         raise DataError(f"{shown}:{reader.line_num}: {error}.") from None

@@ -57,11 +57,7 @@ class PackageLoader(ModelLoader):
 
 
 def resolve(source: str) -> Path:
-    """Find what package://NAME/PATH means on this machine, without importing the package.
-
-    Raises:
-        SourceError: the package is not installed, or PATH is not in it.
-    """
+    """Find what package://NAME/PATH means here, without importing the package (SourceError: it is not there)."""
     name, _, inside = source.removeprefix(SCHEME).partition("/")
     parts = PurePosixPath(inside).parts
     if not source.startswith(SCHEME) or not name or not parts or "\\" in inside:
@@ -75,11 +71,7 @@ def resolve(source: str) -> Path:
 
 
 def package_folders(name: str) -> list[Path]:
-    """Return the folders of a package, given by its import name or by its distribution's name.
-
-    Raises:
-        SourceError: nothing of that name is installed, or it has no folder.
-    """
+    """Return the folders of a package, by its import or distribution name (SourceError: there are none)."""
     modules = [name] if name.isidentifier() and _spec(name) else _modules_of(name)
     if not modules:
         # A misspelt name may be somebody else's package, so it is not said to be installed where another is near.

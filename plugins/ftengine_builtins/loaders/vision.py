@@ -193,8 +193,7 @@ class VisionLoader(ModelLoader):
     def _named(self, source: str) -> tuple[str, dict[str, Any], Path | None]:
         """Return a source's architecture, the config.json beside its weights, and those, None without a file of them.
 
-        Raises:
-            SourceError: library, architecture or weights are missing, or a file beside them cannot be used.
+        SourceError: library, architecture or weights are missing, or a file beside them cannot be used.
         """
         if find_spec(self.library) is None:
             raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
@@ -215,8 +214,7 @@ class VisionLoader(ModelLoader):
             )
         if not by_name and chosen is not None:
             raise SourceError(
-                f"{source!r} is a folder, whose weights are its own; model.loader.weights ({chosen!r}) is for "
-                f"{self._scheme}NAME."
+                f"{source!r} is a folder with its own weights. Leave out model.loader.weights ({chosen!r})."
             )
         if file is not None:
             stored_tensors(file, source)
@@ -239,10 +237,7 @@ def fill(
     Args:
         heads: layers that give the logits.
         rows: the checkpoint's output for each label, or None where its head answers another question and the model's
-            random one stays.
-
-    Raises:
-        SourceError: keys are missing or unexpected, or a shape differs, anywhere but in a head that stays random.
+            random one stays. Anything else that does not fit is an error (SourceError).
     """
     inside = tuple(f"{name}." for name in heads)
     tensors = {key: value for key, value in tensors.items() if rows is not None or not key.startswith(inside)}

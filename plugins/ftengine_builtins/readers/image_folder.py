@@ -38,8 +38,7 @@ class ImageFolderReader(Reader):
 def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     """List the images of a folder by name: (path relative to it, label) of each, and the paths of other files.
 
-    Raises:
-        BrokenRow: there are no images, or some lie beside the subfolders and thus have no label.
+    There must be images, and none beside the subfolders, as it would have no label (BrokenRow).
     """
     try:
         files = [(path.relative_to(folder), label) for path, label in _labelled(folder)]
