@@ -81,7 +81,7 @@ def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
             reason = reason or str(error).rstrip(".")
     raise PluginError(
         f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
-        f"{alone.task.name!r} can read: {reason or 'no row came back'}. It must return or yield rows like it."
+        f"{alone.task.name!r} can read: {reason or 'no row came back'}. It must make rows like the one given."
     )
 
 
