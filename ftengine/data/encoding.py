@@ -95,18 +95,17 @@ class EncodedSplit:
         """
         numbers = [int(self.index[i]) for i in members]
         if self.standing is not None:
-            return self._collated([self._usable(number, self.standing)[0][1] for number in numbers])
-        if epoch is None or not self.augmenters:
-            batch = self._collated([self.features(number) for number in numbers])
+            features = [self._usable(number, self.standing)[0][1] for number in numbers]
+        elif epoch is None or not self.augmenters:
+            features = [self.features(number) for number in numbers]
         else:
-            batch = self._collated([f for number in numbers for _, f in self._usable(number, epoch)])
-        return batch if epoch is None else mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
-
-    def _collated(self, features: Sequence[Features]) -> Batch:
+            features = [one for number in numbers for _, one in self._usable(number, epoch)]
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
             raise wrong(self.task, "collate", batch, "a dict of tensors by name")
-        return batch
+        if epoch is None or self.standing is not None:
+            return batch
+        return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
     def features(self, number: int) -> Features:
         """Return what the task makes of a row as it stands."""

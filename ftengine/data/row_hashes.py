@@ -33,22 +33,17 @@ class RowHashes:
 
     def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
         """Return the same with training divided; `sides` has for each part the indices of its rows."""
-        whole = self.splits["train"]
-        splits = dict(self.splits)
+        whole, splits = self.splits["train"], dict(self.splits)
         for name, rows in sides.items():
             # What could not be read is counted once, with the training split.
             splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else NO_SKIPS)
-        names = [name for name in ("train", "validation", "test") if name in splits]
+        splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in names}
+            return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in splits}
 
-        return RowHashes(
-            {name: splits[name] for name in names},
-            divided(self.digests),
-            divided(self.targets),
-            divided(self.keys) if self.keys else {},
-        )
+        keys = divided(self.keys) if self.keys else {}
+        return RowHashes(splits, divided(self.digests), divided(self.targets), keys)
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:

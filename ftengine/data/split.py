@@ -119,18 +119,15 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
     splits["train"] = splits["train"].without(left_out) if left_out else splits["train"]
-    facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
+    digests, targets = {}, {}
+    for name, rows in splits.items():
+        digests[name], targets[name] = fingerprints(rows, task, seed)
     by, column, keys = section.split.by, section.split.column or "", dict[str, np.ndarray]()
     if by == "time":
         keys = times(splits, column)
     elif by == "group":
         keys = {name: values(rows, column) for name, rows in splits.items()}
-    return RowHashes(
-        splits,
-        {name: digests for name, (digests, _) in facts.items()},
-        {name: targets for name, (_, targets) in facts.items()},
-        keys,
-    )
+    return RowHashes(splits, digests, targets, keys)
 
 
 def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
@@ -185,23 +182,21 @@ def _sides(
 
 def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:
     """Return the group of each row of the training source, in an order that is a shuffle by the seed."""
-    of, rows = distinct.of["train"], hashes.splits["train"]
+    of, digests = distinct.of["train"], hashes.digests["train"]
+    equal = of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
     together = section.split.duplicates == "together"
-    if section.split.by == "group":
-        grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
-        if not together:
-            return _shuffled(grouped, hashes.digests["train"])
+    if section.split.by != "group":
+        return equal if together else _each(digests)
+    grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
+    if together:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
         # Rows of one value and duplicates of each other: whatever is connected by either stays together.
-        equal = of if near is None else near.groups[of]
         size = max(grouped.max(), equal.max()) + 1
-        links = coo_array((np.ones(len(rows), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
-        return _shuffled(connected_components(links, directed=False)[1][grouped], hashes.digests["train"])
-    if not together:
-        return _each(hashes.digests["train"])
-    return of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
+        links = coo_array((np.ones(len(of), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
+        grouped = connected_components(links, directed=False)[1][grouped]
+    return _shuffled(grouped, digests)
 
 
 def _require_groups(
@@ -234,20 +229,15 @@ def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
     """Number groups by the least hash of their rows, so that their order depends on the seed and not on the file."""
     order = np.argsort(digests, kind="stable")
     _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
     result = np.empty(len(labels), dtype=np.int64)
-    result[order] = rank[inverse]
+    result[order] = np.argsort(np.argsort(first))[inverse]
     return result
 
 
 def _each(digests: np.ndarray) -> np.ndarray:
     """Number rows in a shuffle in which equal ones do not stand together."""
     hashes = [blake2b(digest + i.to_bytes(8, "big"), digest_size=8).digest() for i, digest in enumerate(digests)]
-    order = np.argsort(np.array(hashes, dtype="S8"), kind="stable")
-    result = np.empty(len(digests), dtype=np.int64)
-    result[order] = np.arange(len(digests))
-    return result
+    return _shuffled(np.arange(len(digests)), np.array(hashes, dtype="S8"))
 
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
