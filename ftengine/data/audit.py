@@ -73,9 +73,9 @@ def to_audit(
     section: DataSection,
     task: Task,
     *,
-    kept: np.ndarray | None = None,
-    left_out: Mapping[str, Sequence[int]] | None = None,
-    asked: Mapping[str, float] | None = None,
+    kept: np.ndarray | None,
+    left_out: Mapping[str, Sequence[int]],
+    asked: Mapping[str, float],
 ) -> AuditedData:
     """Return what audits look at.
 
@@ -97,10 +97,10 @@ def to_audit(
     if kept is not None:
         dropped = len(splits["train"]) - len(kept)
         keep("train", kept)
-    for name, rows in (left_out or {}).items():
+    for name, rows in left_out.items():
         if len(rows):
             keep(name, np.delete(np.arange(len(splits[name])), rows))
-    files = [name for name in splits if name != "train" and name not in (asked or {})]
+    files = [name for name in splits if name != "train" and name not in asked]
     total = sum(map(len, splits.values()))
     return AuditedData(
         {name: AuditRows(rows, task, KEPT_BYTES * len(rows) // total) for name, rows in splits.items()},
@@ -111,7 +111,7 @@ def to_audit(
         {
             "splits": {name: _counts(rows, of[name], near) for name, rows in splits.items()},
             "sources": _sources(splits, of, near, distinct),
-            "sizes": _sizes(hashes.splits, asked or {}),
+            "sizes": _sizes(hashes.splits, asked),
             "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
             "dropped": dropped,
             "overlap": find_overlap(splits, times, section.split.column or "", files) if times else [],

@@ -147,14 +147,13 @@ def read_rows(
 ) -> Rows:
     """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
-    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a
-    hash of its content and of its reader, so that a changed file is never taken for the old one.
+    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a hash of its
+    content and of its reader.
 
     Args:
         source: a path or an address, or a data set of the hub (see `HUB_ID`). Categories with names, as of the hub's
             data sets, are handed out by name.
-        registry: has the readers; by default those that are installed.
-        reader: which one, as the recipe writes it.
+        reader: which one of the registry's (by default those that are installed), as the recipe writes it.
         on_error: "fail" raises at the first malformed row, "skip" leaves such rows out and counts them.
         columns: renames columns, {new name: name in the file}.
         partial: leave out what the file does not suit: renames of columns that it does not have, as of labels in data
@@ -162,9 +161,7 @@ def read_rows(
         paths: columns that hold paths, relative to the source's folder.
 
     Raises:
-        DataError: the source is missing, of another format, malformed or without rows; or a renamed
-            column does not exist.
-        UnknownName, RecipeError, PluginError: as of any component.
+        DataError: the source or a renamed column is missing, or it is of another format, malformed or without rows.
     """
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()

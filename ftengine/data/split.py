@@ -48,7 +48,7 @@ class Splits:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in splits.items() if rows is not None}
 
-    def audited(self, left_out: Mapping[str, Sequence[int]] | None = None) -> AuditedData:
+    def audited(self, left_out: Mapping[str, Sequence[int]] = MappingProxyType({})) -> AuditedData:
         """Return what audits look at, but for the rows of each split that are left out because no model reads them."""
         assert self.to_audit is not None, "the splits were made without audits"
         return self.to_audit(left_out=left_out)
@@ -68,7 +68,6 @@ def make_splits(
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
 
     Args:
-        task: says what equal rows are.
         seed: of the division.
         registry: has the readers; by default those that are installed.
         audited: whether audits are to look at it; else only what decides where a row goes is found.

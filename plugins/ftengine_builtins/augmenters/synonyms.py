@@ -89,10 +89,8 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         both_ways: take every entry as a group of words, each of which may replace the others.
 
     Returns:
-        For each word in the form of `key_of` its replacements, in the file's order.
-
-    Raises:
-        DataError: the file is missing, of another format, malformed or empty; the message has the line.
+        For each word in the form of `key_of` its replacements, in the file's order (DataError, with the line: the
+        file is missing, of another format, malformed or empty).
     """
     found: dict[str, list[str]] = {}
     for where, group in _entries(Path(path).expanduser(), path):

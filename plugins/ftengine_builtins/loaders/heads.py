@@ -91,8 +91,7 @@ def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_
     """
     keys = set(keys)
     allowed = {key for key in keys if head_may_be_new and "." in key and not _in_base(module, key)}
-    lacking = sorted(keys - allowed)
-    if lacking:
+    if lacking := sorted(keys - allowed):
         some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise SourceError(
             f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "

@@ -27,8 +27,6 @@ class TableReader(FileReader):
     suffixes = (".csv", ".tsv")
 
     class Config(Config):
-        """What stands between fields."""
-
         separator: str = Field(
             "auto", description="between fields: one character; auto: by the suffix, and for .csv by the header"
         )
