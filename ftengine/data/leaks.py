@@ -102,9 +102,8 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataS
         # Of several kinds each has a place; that of groups is the last, and the only one of them beside others.
         place = places[-2] if groups else places[-1]
         repeat = f"nearly {'repeats' if near == 1 else 'repeat'}"
-        how = f"(Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})"
         one = f"{near:,} more {repeat} one" if equal else f"{near:,} of {total:,} {held} rows {repeat} a {known} row"
-        parts.append(f"{one} {how}")
+        parts.append(f"{one} (Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})")
     if groups:
         values, are = counted(groups, "value"), "is" if groups == 1 else "are"
         both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"

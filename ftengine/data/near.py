@@ -210,18 +210,14 @@ class _Search:
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
         self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(said(normalised(distinct.text(number)), form)))
-        if len(sketches.members):
-            sketch = sketches.sketches.shape[1]
-            deviation = math.sqrt(threshold * (1 - threshold) / sketch)
-            self._agreeing = (threshold - SLACK * deviation) * sketch
+        sketch = BANDS * band_length(threshold)
+        self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch
 
     def groups(self) -> np.ndarray:
         """Return (distinct,) numbers, equal within a group."""
-        while True:
-            above = self._parent[self._parent]
-            if np.array_equal(above, self._parent):
-                return above
+        while not np.array_equal(above := self._parent[self._parent], self._parent):
             self._parent = above
+        return self._parent
 
     def pairs(self) -> np.ndarray:
         """Return the pairs found, each with the lower one first."""
